@@ -1,0 +1,30 @@
+"""hpctrack: track Slurm jobs in PostgreSQL.
+
+In a script: ``import hpctrack; hpctrack.log(step=3, loss=0.2)``. Importing this loads the standard
+library only; every public name is resolved on first use.
+"""
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "log": "hpctrack.script",
+    "set_args": "hpctrack.script",
+    "set_tags": "hpctrack.script",
+}
+__all__ = ["__version__", "log", "set_args", "set_tags"]  # noqa: F822 (resolved by __getattr__)
+
+
+def __getattr__(name: str) -> object:
+    """Resolve a public name (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError("module 'hpctrack' has no attribute " + repr(name))
+    import importlib
+
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> "list[str]":
+    return sorted(__all__)

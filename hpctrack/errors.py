@@ -1,0 +1,111 @@
+"""The exception tree. A class's docstring is its default message; each class owns its exit code.
+
+Exit codes follow ``sysexits.h`` where it has a fitting one, and otherwise stay clear of Slurm's own.
+"""
+
+from __future__ import annotations
+
+
+class HpctrackError(Exception):
+    """Something went wrong in hpctrack."""
+
+    exit_code = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class UsageError(HpctrackError):
+    """The command line can't be understood."""
+
+    exit_code = 2
+
+
+class RunNotFound(HpctrackError):
+    """No such run."""
+
+    exit_code = 3
+
+
+class AmbiguousRun(HpctrackError):
+    """The id names more than one run."""
+
+    exit_code = 3
+
+
+class BadInput(HpctrackError):
+    """The input can't be read."""
+
+    exit_code = 65  # EX_DATAERR
+
+
+class StoreError(HpctrackError):
+    """PostgreSQL could not do what was asked."""
+
+    exit_code = 74  # EX_IOERR
+
+
+class StoreUnavailable(StoreError):
+    """PostgreSQL can't be reached."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class StoreDenied(StoreError):
+    """PostgreSQL refused: not your right."""
+
+    exit_code = 77  # EX_NOPERM
+
+
+class SchemaError(StoreError):
+    """The database's schema does not fit this hpctrack."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class MigrationChanged(SchemaError):
+    """An SQL file changed after it was applied."""
+
+
+class EmbeddedError(StoreUnavailable):
+    """The embedded PostgreSQL can't be started."""
+
+
+class OwnedElsewhere(EmbeddedError):
+    """The embedded PostgreSQL of this folder runs on another host."""
+
+
+class SettingsError(HpctrackError):
+    """The configuration can't be used."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class SlurmError(HpctrackError):
+    """A Slurm command failed."""
+
+    exit_code = 70  # EX_SOFTWARE
+
+
+class SlurmUnavailable(SlurmError):
+    """Slurm can't be reached."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class CommandNotFound(SlurmError):
+    """A Slurm command is not on PATH."""
+
+    exit_code = 127
+
+
+class WireError(HpctrackError):
+    """A datagram is not one of ours."""
+
+    exit_code = 65  # EX_DATAERR
+
+
+class CollectorUnavailable(HpctrackError):
+    """No collector answers."""
+
+    exit_code = 69  # EX_UNAVAILABLE

@@ -1,0 +1,1 @@
+"""Slurm: commands, parsers, submission. `command` is the only module that starts Slurm commands."""
