@@ -11,7 +11,7 @@ _HOMES = {
     "set_args": "hpctrack.script",
     "set_tags": "hpctrack.script",
 }
-__all__ = ["__version__", "log", "set_args", "set_tags"]  # noqa: F822 (resolved by __getattr__)
+__all__ = ["__version__", "log", "set_args", "set_tags"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,1 +1,1 @@
-"""The stream: journals on nodes, datagrams, the collector. Node-side modules use the standard library only."""
+"""The stream: journals on nodes, datagrams, the collector. The node side is standard library only."""

@@ -1,0 +1,260 @@
+"""Configuration: the only reader of ``HPCTRACK_*`` and ``hpctrack.conf``.
+
+Strongest first: the command line, the environment (``HPCTRACK_<NAME>``, ``HPCTRACK_DSN_<PARAM>``),
+``./hpctrack.conf``, ``~/.config/hpctrack/hpctrack.conf``, ``/etc/hpctrack/hpctrack.conf``. A file holds
+``key = value`` lines as in libpq service files: libpq's keywords describe the PostgreSQL server, all others
+are the fields of `Settings`. Standard library only, and little of it: processes on compute nodes load it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpctrack import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+#: Connection keywords of libpq that a site may want (PostgreSQL manual, "Parameter Key Words").
+DSN_PARAMS = frozenset(
+    "host hostaddr port dbname user password passfile connect_timeout options service sslmode sslrootcert "
+    "sslcert sslkey sslpassword sslcrl sslnegotiation ssl_min_protocol_version channel_binding gssencmode "
+    "krbsrvname gsslib require_auth target_session_attrs load_balance_hosts keepalives keepalives_idle "
+    "keepalives_interval keepalives_count tcp_user_timeout application_name".split()
+)
+_DSN_ALIASES = {"database": "dbname"}
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+
+
+class Settings(NamedTuple):
+    """Everything that can be configured; the defaults are those of the personal mode."""
+
+    #: libpq parameters of the configured server; None means the embedded PostgreSQL.
+    dsn: dict[str, str] | None = None
+    schema: str = "hpctrack"
+    #: The user's data folder on the shared home: database, spool, owner file.
+    data_dir: str = "~/.local/share/hpctrack"
+    #: Where relays find the collector: ``host:port`` entries; empty means the address file in the spool.
+    collector: tuple[str, ...] = ()
+    #: Address and UDP port that ``hpctrack collector`` binds; port 0 takes any free one.
+    collector_bind: str = "0.0.0.0"  # noqa: S104 (compute nodes must reach it; every datagram carries a MAC)
+    collector_port: int = 0
+    #: Addresses the embedded PostgreSQL listens on (``listen_addresses``) for the user's other login nodes.
+    embedded_listen: str = "*"
+    #: ``auto`` (UDP, and the spool where nobody answers), ``udp`` or ``spool``.
+    transport: str = "auto"
+    #: ``record`` (in the spool) or ``script`` (in the submitted script, for clusters without a shared home).
+    key_in: str = "record"
+    #: Parent folder of the run folders on compute nodes; empty: the first of /var/tmp and /tmp on a disk.
+    node_dir: str = ""
+    #: Bytes one journal may hold unacknowledged on a node.
+    journal_cap: int = 1 << 30
+    #: Seconds that the end of a job may wait for the last acknowledgements.
+    flush: float = 5.0
+    #: Seconds between two usage samples.
+    usage_interval: float = 10.0
+    #: Append a folder that holds just this package to the job's PYTHONPATH.
+    python_path: bool = True
+    #: Which ranks of a parallel program log: ``0`` or ``all``.
+    ranks: str = "0"
+    #: What a submission gets where neither the command line nor the script says otherwise.
+    experiment: str = "default"
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    #: Let the collector add a ``double precision`` column for each new numeric metric; None: only in the
+    #: personal mode.
+    auto_columns: bool | None = None
+    slurm_backend: str = "auto"
+    #: Seconds between two passes of the reconciler.
+    reconcile_interval: float = 30.0
+    #: Seconds after the last live run at which a collector and an embedded PostgreSQL end that
+    #: ``hpctrack sbatch`` started.
+    idle_exit: float = 600.0
+
+    @property
+    def personal(self) -> bool:
+        """No server is configured: the embedded PostgreSQL serves this user alone."""
+        return self.dsn is None
+
+    @property
+    def spool(self) -> str:
+        """The spool folder: submission records and journals that could not be shipped yet."""
+        return os.path.join(self.data_dir, "spool")
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError("must be one of " + ", ".join(words))
+        return text
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in ("1", "yes", "true", "on"):
+        return True
+    if lowered in ("0", "no", "false", "off"):
+        return False
+    raise ValueError("must be yes or no")
+
+
+def _scaled(units: Mapping[str, float]) -> Callable[[str], float]:
+    """Accept a number with one of the units, as PostgreSQL's own configuration does."""
+
+    def parse(text: str) -> float:
+        number = text.strip().lower()
+        scale = 1.0
+        for unit in sorted(units, key=len, reverse=True):
+            if number.endswith(unit):
+                number, scale = number[: -len(unit)], units[unit]
+                break
+        try:
+            value = float(number) * scale
+        except ValueError:
+            raise ValueError("must be a number, or a number with a unit: " + " ".join(units)) from None
+        if not 0 <= value < float("inf"):
+            raise ValueError("must not be negative or infinite")
+        return value
+
+    return parse
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError("must be a port number, 0 to 65535")
+    return int(text)
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    entries = tuple(text.replace(",", " ").split())
+    for entry in entries:
+        host, _, port = entry.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"{entry!r} is not host:port")
+    return entries
+
+
+_seconds = _scaled(_SECONDS)
+_bytes = _scaled(_BYTES)
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "schema": str,
+    "data_dir": str,
+    "collector": _addresses,
+    "collector_bind": str,
+    "collector_port": _port,
+    "embedded_listen": str,
+    "transport": _choice("auto", "udp", "spool"),
+    "key_in": _choice("record", "script"),
+    "node_dir": str,
+    "journal_cap": lambda text: int(_bytes(text)),
+    "flush": _seconds,
+    "usage_interval": _seconds,
+    "python_path": _boolean,
+    "ranks": _choice("0", "all"),
+    "experiment": str,
+    "tags": lambda text: tuple(text.replace(",", " ").split()),
+    "note": str,
+    "auto_columns": _boolean,
+    "slurm_backend": _choice("auto", "cli", "pyslurm"),
+    "reconcile_interval": _seconds,
+    "idle_exit": _seconds,
+}
+
+
+def load(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    config_path: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the configuration.
+
+    ``overrides`` are values of the command line: fields of `Settings`, or DSN parameters as
+    ``dsn_<param>``; None values are left out. ``config_path`` replaces the three usual files.
+
+    Raises `errors.SettingsError`, naming file and line or the variable, for anything that does not parse.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    dsn: dict[str, str] = {}
+    paths = [config_path] if config_path else list(_usual_paths(environ))
+    for path in reversed(paths):
+        for where, key, text in _read_file(path, required=config_path is not None):
+            _take(values, dsn, key, text, where)
+    for name, text in environ.items():
+        if name.startswith("HPCTRACK_DSN_"):
+            _take(values, dsn, name[len("HPCTRACK_DSN_") :].lower(), text, name, dsn_only=True)
+        elif name.startswith("HPCTRACK_") and name[len("HPCTRACK_") :].lower() in _PARSERS:
+            _take(values, dsn, name[len("HPCTRACK_") :].lower(), text, name)
+    for name, value in (overrides or {}).items():
+        if value is None:
+            continue
+        if name.startswith("dsn_"):
+            dsn[name[len("dsn_") :]] = value
+        else:
+            values[name] = value
+    home = environ.get("HOME") or "~"
+    data_dir = values.get("data_dir") or os.path.join(
+        environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share"), "hpctrack"
+    )
+    values["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
+    return Settings(dsn=dsn or None, **values)
+
+
+def _usual_paths(environ: Mapping[str, str]) -> Iterator[str]:
+    yield "hpctrack.conf"
+    home = environ.get("HOME")
+    config_home = environ.get("XDG_CONFIG_HOME") or (os.path.join(home, ".config") if home else "")
+    if config_home:
+        yield os.path.join(config_home, "hpctrack", "hpctrack.conf")
+    yield "/etc/hpctrack/hpctrack.conf"
+
+
+def _read_file(path: str, *, required: bool) -> Iterator[tuple[str, str, str]]:
+    """Yield (where, key, text) of each line; ``where`` is ``file:line`` for messages."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        if required:
+            raise errors.SettingsError(f"{path}: no such configuration file") from None
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        if required or not isinstance(error, PermissionError):
+            raise errors.SettingsError(f"{path}: can't be read: {error}") from None
+        return
+    # A file that somebody else left in a shared folder must not choose where our data and password go.
+    if owner not in (0, os.geteuid()):
+        raise errors.SettingsError(f"{path}: belongs to another user; refusing to read it")
+    for number, raw in enumerate(lines, 1):
+        line = raw.strip()
+        if not line or line[0] in "#;" or (line[0] == "[" and line[-1] == "]"):
+            continue
+        key, equals, text = line.partition("=")
+        if not equals:
+            raise errors.SettingsError(f"{path}:{number}: expected key = value")
+        yield f"{path}:{number}", key.strip().lower(), text.strip()
+
+
+def _take(
+    values: dict[str, Any], dsn: dict[str, str], key: str, text: str, where: str, *, dsn_only: bool = False
+) -> None:
+    param = _DSN_ALIASES.get(key, key)
+    if param in DSN_PARAMS:
+        dsn[param] = text
+        return
+    if key == "schema":  # SQLTrack's files and variables list it among the DSN parameters
+        dsn_only = False
+    parse = None if dsn_only else _PARSERS.get(key)
+    if parse is None:
+        raise errors.SettingsError(f"{where}: unknown key {key!r}")
+    try:
+        values[key] = parse(text)
+    except ValueError as error:
+        raise errors.SettingsError(f"{where}: {key} {error}") from None
