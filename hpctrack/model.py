@@ -1,0 +1,116 @@
+"""The records that cross layers: frozen, typed, standard library only. Unknown stays None."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+Source = Literal["submit", "relay", "squeue", "sacct", "user"]
+
+
+class RunStatus(enum.Enum):
+    """Slurm's job states and state flags, one-to-one (slurm.h, ``job_states`` and ``JOB_STATE_FLAGS``)."""
+
+    BOOT_FAIL = "BOOT_FAIL"
+    CANCELLED = "CANCELLED"
+    CONFIGURING = "CONFIGURING"
+    COMPLETED = "COMPLETED"
+    COMPLETING = "COMPLETING"
+    DEADLINE = "DEADLINE"
+    FAILED = "FAILED"
+    NODE_FAIL = "NODE_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    PENDING = "PENDING"
+    PREEMPTED = "PREEMPTED"
+    RESV_DEL_HOLD = "RESV_DEL_HOLD"
+    REQUEUE_FED = "REQUEUE_FED"
+    REQUEUE_HOLD = "REQUEUE_HOLD"
+    REQUEUED = "REQUEUED"
+    RESIZING = "RESIZING"
+    REVOKED = "REVOKED"
+    RUNNING = "RUNNING"
+    SIGNALING = "SIGNALING"
+    SPECIAL_EXIT = "SPECIAL_EXIT"
+    STAGE_OUT = "STAGE_OUT"
+    STOPPED = "STOPPED"
+    SUSPENDED = "SUSPENDED"
+    TIMEOUT = "TIMEOUT"
+    LAUNCH_FAILED = "LAUNCH_FAILED"
+    RECONFIG_FAIL = "RECONFIG_FAIL"
+    EXPEDITING = "EXPEDITING"
+    POWER_UP_NODE = "POWER_UP_NODE"
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What one source says about one execution of a job. Times are aware; unknown is None."""
+
+    source: Source
+    cluster: str | None
+    job_id: int
+    """Raw job id: of an array task its own one."""
+    raw_state: str
+    """The source's own words, such as ``CANCELLED by 1000``."""
+    status: RunStatus | None
+    """None for a word that we do not know: never an end."""
+    user_name: str | None = None
+    array_job_id: int | None = None
+    array_task_id: int | None = None
+    het_job_id: int | None = None
+    het_offset: int | None = None
+    attempt: int | None = None
+    """Number of restarts, where the source says it."""
+    time_submitted: datetime | None = None
+    time_started: datetime | None = None
+    time_ended: datetime | None = None
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    reason: str | None = None
+    node_list: str | None = None
+    batch_host: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    job_name: str | None = None
+    time_limit: timedelta | None = None
+    stdout_path: str | None = None
+    stderr_path: str | None = None
+    resources: dict[str, Any] = field(default_factory=dict)
+    """``elapsed_s, cpu_s, max_rss_bytes, req_tres, alloc_tres`` as far as the source has them."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One stored execution of a run."""
+
+    attempt: int
+    status: RunStatus | None = None
+    time_submitted: datetime | None = None
+    time_started: datetime | None = None
+    time_ended: datetime | None = None
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    slurm_exit_code: int | None = None
+    slurm_exit_signal: int | None = None
+    node_list: str | None = None
+    batch_host: str | None = None
+    reason: str | None = None
+    stderr_tail: str | None = None
+    resources: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One change of a run's status."""
+
+    run_id: int
+    attempt: int
+    status: RunStatus | None
+    time: datetime
+    source: Source
+    reason: str | None = None
+    raw: str | None = None

@@ -1,0 +1,14 @@
+"""Where the SQL files and templates are: inside the installed package, or at the top of a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+_INSTALLED = _PACKAGE / "_resources"
+
+
+def folder(name: str) -> Path:
+    """Return the folder ``sql`` or ``sbatch_templates``."""
+    root = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
+    return root / name
