@@ -1,0 +1,202 @@
+"""Who may run the embedded PostgreSQL: the pure rules, and the owner file under competition."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from hpctrack import errors
+from hpctrack.settings import Settings
+from hpctrack.store import embedded, owner
+from hpctrack.store.owner import Action, Host, Owner
+
+HERE = Host("login1", "boot-a")
+
+
+def record(**fields):
+    known = Owner("login1", "boot-a", 5555, ("127.0.0.1",), "/tmp/x", "2024-01-01T00:00:00Z", "t1", 123, 456)
+    return known._replace(**fields)
+
+
+@pytest.mark.parametrize(
+    ("owned", "seen", "action"),
+    [
+        (None, {}, Action.START),
+        (None, {"leftover": True}, Action.REFUSE),
+        (record(), {"alive": True}, Action.USE_HERE),
+        (record(), {"alive": False}, Action.START),
+        (record(), {"alive": False, "answers": True}, Action.START),  # somebody else's server on that port
+        (record(), {"alive": True, "leftover": True}, Action.USE_HERE),
+        (record(pid=None), {"alive": True}, Action.ADOPT),
+        (record(pid=None), {"alive": False}, Action.START),
+        (record(boot_id="boot-0"), {"alive": True}, Action.START),  # a pid of an earlier boot proves nothing
+        (record(boot_id="boot-0"), {"alive": False}, Action.START),
+        (record(host="login2"), {"answers": True}, Action.USE_THERE),
+        (record(host="login2"), {"answers": False}, Action.REFUSE),
+        (record(host="login2"), {"answers": False, "alive": True}, Action.REFUSE),  # local pids say nothing
+        (record(host="login2", boot_id="boot-a"), {"alive": True}, Action.REFUSE),
+    ],
+)
+def test_decide(owned, seen, action):
+    assert owner.decide(owned, HERE, **seen) is action
+
+
+def test_only_one_of_many_creates_the_owner_file(tmp_path):
+    path = tmp_path / "owner.json"
+    won = []
+    gate = threading.Barrier(8)
+
+    def compete(number):
+        gate.wait()
+        if owner.create(path, record(token=f"t{number}")):
+            won.append(f"t{number}")
+
+    threads = [threading.Thread(target=compete, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert owner.read(path) == record(token=won[0])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["owner.json"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_remove_spares_the_record_of_a_successor(tmp_path):
+    path = tmp_path / "owner.json"
+    assert owner.create(path, record(token="new", host="login2"))
+    assert not owner.remove(path, record(token="old"))
+    assert owner.read(path) == record(token="new", host="login2")
+    assert owner.remove(path, record(token="new"))
+    assert owner.read(path) is None
+    assert not owner.remove(path, record(token="new"))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"host": 1', '{"addresses": 3}'])
+def test_a_damaged_owner_file_is_never_taken_for_none(tmp_path, text):
+    path = tmp_path / "owner.json"
+    path.write_text(text)
+    with pytest.raises(errors.EmbeddedError, match="owner.json"):
+        owner.read(path)
+
+
+def test_a_postmaster_is_known_by_start_time_and_folder(tmp_path):
+    started = owner.start_time(os.getpid())
+    here = os.path.realpath(os.getcwd())
+    assert owner.is_postmaster(os.getpid(), started, owner.Path(here))
+    assert not owner.is_postmaster(os.getpid(), started + 1, owner.Path(here))  # the pid was used again
+    assert not owner.is_postmaster(os.getpid(), started, tmp_path)
+
+
+def test_a_zombie_is_not_alive():
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert owner.start_time(child.pid) is None
+    child.wait()
+
+
+def test_only_what_speaks_postgresql_answers():
+    def serve(listener, reply):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(8)
+            connection.sendall(reply)
+
+    for reply, wanted in ((b"N", "127.0.0.1"), (b"SSH-2.0", "127.0.0.1"), (b"HTTP/1.1", None)):
+        if reply == b"SSH-2.0":
+            continue  # begins with S like a server that has TLS
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=serve, args=(listener, reply))
+            thread.start()
+            port = listener.getsockname()[1]
+            assert owner.answering(["127.0.0.1"], port) == wanted
+            thread.join()
+    assert owner.answering(["127.0.0.1"], port) is None  # nobody listens any more
+    assert owner.answering([], port) is None
+
+
+def test_private_dir_refuses_links_and_closes_what_is_open(tmp_path):
+    made = owner.private_dir(tmp_path / "a" / "b")
+    assert made.stat().st_mode & 0o777 == 0o700
+    made.chmod(0o777)
+    assert owner.private_dir(made).stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(made)
+    with pytest.raises(errors.EmbeddedError, match="link"):
+        owner.private_dir(tmp_path / "link")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.EmbeddedError, match="file"):
+        owner.private_dir(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
+def test_private_dir_refuses_another_users_folder(tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    with pytest.raises(errors.EmbeddedError, match="not a folder of this user"):
+        owner.private_dir(tmp_path / "theirs")
+
+
+def test_local_lock_excludes_and_survives_a_removed_file(tmp_path):
+    path = tmp_path / "lock"
+    with owner.local_lock(path, 1), pytest.raises(errors.EmbeddedError), owner.local_lock(path, 0.1):
+        pass
+    with owner.local_lock(path, 1):
+        path.unlink()  # a cleaner of /tmp
+    with owner.local_lock(path, 1):
+        assert path.exists()
+
+
+def test_the_socket_path_is_short_whatever_the_home_is(tmp_path):
+    place = owner.Place.of(Settings(data_dir=str(tmp_path / ("long" * 50) / "x")))
+    local = place.local_dir()
+    try:
+        assert len(os.fsencode(local / ".s.PGSQL.65535.lock")) < 107
+        assert local.stat().st_mode & 0o777 == 0o700
+    finally:
+        local.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("listen", "wanted"), [("127.0.0.1", ("127.0.0.1",)), ("10.0.0.1, ::1", ("10.0.0.1", "::1")), ("", ())]
+)
+def test_listed_addresses_are_the_addresses(listen, wanted):
+    assert owner.addresses("login1", listen) == wanted
+
+
+def test_everywhere_means_name_and_routes():
+    assert owner.addresses("login1", "*")[0] == "login1"
+
+
+def test_the_password_line_keeps_odd_user_names(tmp_path):
+    place = owner.Place(tmp_path)
+    place.data.mkdir()
+    name = "DOM\\anna:x"
+    place.passfile.write_text(f"*:*:*:{embedded._escape(name)}:secret\n")
+    assert owner._params(place, record(), "/tmp/x")["user"] == name
+
+
+def test_the_configuration_quotes_its_values():
+    text = embedded._config(Settings(embedded_listen="a'b"), record(), 18)
+    assert "listen_addresses = 'a''b'\n" in text
+    assert "io_method" in text
+    assert "io_method" not in embedded._config(Settings(), record(), 17)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "x\ninitdb: error: could not write: No space left on device\ninitdb: removing contents\n",
+            "No space left",
+        ),
+        ("LOG:  starting\nFATAL:  lock file exists\nHINT:  try\n", "FATAL:  lock file exists"),
+        ("something\nlast\n", "last"),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_telling_line(said, line):
+    assert line in embedded._relevant(said)
