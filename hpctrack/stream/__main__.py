@@ -1,0 +1,25 @@
+"""What the wrapper starts on a compute node: ``python -I -S .../hpctrack/stream/__main__.py MODE ...``.
+
+Isolated (``-I``) and without ``site`` (``-S``) the start reads few files and nothing of the user's; so the
+package's own folder has to be put on the path here.
+"""
+
+import os
+import sys
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+
+def main(arguments: "list[str]") -> int:
+    """Run ``--probe``, ``supervise`` (a batch script) or ``command`` (for ``hpctrack run``)."""
+    from hpctrack.stream import supervisor
+
+    if arguments == ["--probe"]:
+        from hpctrack.stream import relay  # noqa: F401 (what a start needs must be there)
+
+        return 0
+    return supervisor.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

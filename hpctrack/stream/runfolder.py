@@ -1,0 +1,101 @@
+"""The run folder: where a run's journals and its script stand on the node's local disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack.stream import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MEMORY_BACKED = frozenset(("tmpfs", "ramfs", "devtmpfs"))
+
+
+class RunFolder(NamedTuple):
+    """Paths of one attempt on one node; see docs/architecture.md."""
+
+    path: str
+    name: str
+    spool_path: str
+    shell_journal: str
+
+    @property
+    def script(self) -> str:
+        """The user's script. slurmd names its own copy so, and some scripts look at ``$0``."""
+        return os.path.join(self.path, "slurm_script")
+
+
+def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
+    """Make the run folder of one attempt.
+
+    ``label`` is ``<cluster>.<job id>`` or a UUID. Raises OSError if no candidate can be used.
+    """
+    name = f"{label}.{attempt}.{os.urandom(4).hex()}"
+    failure: OSError | None = None
+    for parent in _candidates(node_dir):
+        home = os.path.join(parent, f"hpctrack-{os.geteuid()}")
+        path = os.path.join(home, name)
+        try:
+            make_private(home)
+            os.mkdir(path, 0o700)
+            shell = create_journal(path, "shell", attempt, 0)
+        except OSError as error:
+            failure = error
+            continue
+        return RunFolder(path, name, os.path.join(spool, "journals", name), shell)
+    raise failure or FileNotFoundError("no folder for journals")
+
+
+def create_journal(folder: str, kind: str, attempt: int, rank: int) -> str:
+    """Create a journal that holds its header; return its path."""
+    path = os.path.join(folder, f"{os.urandom(8).hex()}.{kind}.journal")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, journal.format_header(attempt, rank))
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def make_private(path: str) -> None:
+    """Make a folder that only this user can enter, or check that it is one.
+
+    Raises PermissionError for a folder that is somebody else's or open to others: /tmp is everybody's.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise PermissionError(f"{path} is not a private folder of this user") from None
+
+
+def _candidates(node_dir: str) -> list[str]:
+    """Return where to try: what is configured, else disks before memory, which is charged to the job."""
+    if node_dir:
+        return [node_dir]
+    folders = ["/var/tmp", "/tmp"]  # noqa: S108 (private folders inside)
+    kinds = _file_systems()
+    return sorted(folders, key=lambda folder: kinds(folder) in _MEMORY_BACKED)
+
+
+def _file_systems() -> Callable[[str], str]:
+    """Return a function from a folder to its file system type (proc(5), ``/proc/self/mountinfo``)."""
+    mounts: dict[str, str] = {}
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                fields = line.split()
+                mounts[fields[4]] = fields[fields.index("-") + 1]
+    except (OSError, ValueError, IndexError):
+        pass
+
+    def kind(folder: str) -> str:
+        while folder not in mounts and folder != "/":
+            folder = os.path.dirname(folder)
+        return mounts.get(folder, "")
+
+    return kind

@@ -1,0 +1,391 @@
+"""The supervisor: the batch process that Slurm starts.
+
+It forks the relay, starts the user's script, passes on the signals that the script would have received as
+the batch process, and ends as the script ended. Whatever fails before the script runs, the script runs
+untracked, with one line on standard error; whatever fails later, the script is not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from hpctrack.stream import runfolder, signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_STALE = ("HPCTRACK_RUN_DIR", "HPCTRACK_SPOOL_DIR", "HPCTRACK_JOB_ID", "HPCTRACK_ATTEMPT", "HPCTRACK_RUN")
+_EXEC_FAILED = 127
+_FLUSH_MARGIN = 2.0
+"""Seconds beyond the flush cap after which a relay that does not answer is ended."""
+
+
+class Options(NamedTuple):
+    """What the wrapper or ``hpctrack run`` asks for."""
+
+    mode: str
+    spool: str
+    command: list[str]
+    script_line: int = 0
+    script: str = ""
+    record: str = ""
+    run: str = ""
+    node_dir: str = ""
+    python_path: bool = True
+    ranks: str = "0"
+    journal_cap: int = 1 << 30
+    flush: float = 5.0
+
+
+class Config(NamedTuple):
+    """What the relay needs to know at its start."""
+
+    run_dir: str
+    spool: str
+    spool_dir: str
+    #: Path of the submission record where it is known (``hpctrack run``); else it is found by job id.
+    record: str
+    cluster: str | None
+    #: Base job id: of an array task the array's.
+    job_id: int | None
+    #: Array task id, or -1.
+    task: int
+    #: Raw job id (SLURM_JOB_ID).
+    raw_job_id: int | None
+    attempt: int
+    flush: float
+    #: Files behind the script's standard output and error; empty where they are no files.
+    stdout: str
+    stderr: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the script or command; return its exit code, or die of its signal."""
+    options = parse(arguments)
+    try:
+        folder, argv = _prepare(options)
+    except Exception as error:  # noqa: BLE001 (nothing of ours may keep the script from running)
+        _say(f"this job runs untracked: {error}")
+        _run_untracked(options)
+    return _supervise(options, folder, argv)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the arguments that the wrapper passes; anything unknown is a bug of ours and raises."""
+    mode, *rest = arguments
+    values: dict[str, str] = {}
+    while rest and rest[0] != "--":
+        name = rest.pop(0).lstrip("-").replace("-", "_")
+        values[name] = "" if name == "no_python_path" else rest.pop(0)
+    return Options(
+        mode=mode,
+        spool=values["spool"],
+        command=rest[1:],
+        script_line=int(values.get("script_line", 0)),
+        script=values.get("script", ""),
+        record=values.get("record", ""),
+        run=values.get("run", ""),
+        node_dir=values.get("node_dir", ""),
+        python_path="no_python_path" not in values,
+        ranks=values.get("ranks", "0"),
+        journal_cap=int(values.get("journal_cap", 1 << 30)),
+        flush=float(values.get("flush", 5.0)),
+    )
+
+
+def _prepare(options: Options) -> tuple[runfolder.RunFolder, list[str]]:
+    """Make the run folder and, for a batch script, the script in it; return what to start."""
+    label = options.run.partition(":")[0] or ".".join(
+        (os.environ.get("SLURM_CLUSTER_NAME", "cluster"), os.environ["SLURM_JOB_ID"])
+    )
+    folder = runfolder.create(options.spool, options.node_dir, label, _attempt())
+    if options.mode == "command":
+        return folder, options.command
+    descriptor = os.open(folder.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
+    with open(descriptor, "wb") as file:
+        file.write(_script_text(options))
+    return folder, [folder.script, *options.command[1:]]
+
+
+def _script_text(options: Options) -> bytes:
+    """Cut the user's script out of the batch script, byte for byte."""
+    with open(options.command[0], "rb") as file:
+        for _ in range(options.script_line - 1):
+            file.readline()
+        return file.read()
+
+
+def _attempt() -> int:
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return int(restarts) if restarts.isdecimal() else 0
+
+
+def _integer(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _config(options: Options, folder: runfolder.RunFolder) -> Config:
+    task = _integer("SLURM_ARRAY_TASK_ID") if options.mode == "supervise" else None
+    base = _integer("SLURM_ARRAY_JOB_ID") if task is not None else None
+    raw = _integer("SLURM_JOB_ID")
+    return Config(
+        run_dir=folder.path,
+        spool=options.spool,
+        spool_dir=folder.spool_path,
+        record=options.record,
+        cluster=os.environ.get("SLURM_CLUSTER_NAME"),
+        job_id=base if base is not None else raw,
+        task=-1 if task is None else task,
+        raw_job_id=raw,
+        attempt=_attempt(),
+        flush=options.flush,
+        stdout=_file_behind(1),
+        stderr=_file_behind(2),
+    )
+
+
+def _file_behind(descriptor: int) -> str:
+    with contextlib.suppress(OSError):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if os.path.isfile(path):
+            return path
+    return ""
+
+
+def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
+    """Return the script's environment: the one we got, and what docs/architecture.md lists."""
+    environ = {name: value for name, value in os.environ.items() if name not in _STALE}
+    environ["HPCTRACK_JOURNAL"] = folder.shell_journal
+    environ["HPCTRACK_RUN_DIR"] = folder.path
+    environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
+    environ["HPCTRACK_JOB_ID"] = environ.get("SLURM_JOB_ID", "")
+    environ["HPCTRACK_ATTEMPT"] = str(_attempt())
+    environ["HPCTRACK_RANKS"] = options.ranks
+    environ["HPCTRACK_JOURNAL_CAP"] = str(options.journal_cap)
+    if options.run:
+        environ["HPCTRACK_RUN"] = options.run
+    if options.script:
+        environ["HPCTRACK_SCRIPT"] = options.script
+    if options.python_path:
+        with contextlib.suppress(OSError):
+            before = environ.get("PYTHONPATH")
+            environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before, _package_folder(folder))))
+    return environ
+
+
+def _package_folder(folder: runfolder.RunFolder) -> str:
+    """Make a folder that holds just this package, so that nothing else of ours shadows the job's modules."""
+    path = os.path.join(folder.path, "python")
+    os.mkdir(path, 0o700)
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    os.symlink(package, os.path.join(path, "hpctrack"))
+    return path
+
+
+def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -> int:
+    batch = options.mode == "supervise"
+    original_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.CATCHABLE)
+    environ = _environment(options, folder)
+    try:
+        inside = signals.Sentinel(own_group=False)
+        outside = signals.Sentinel(own_group=True) if batch else None
+        relay, channel = _fork_relay(_config(options, folder))
+    except OSError as error:  # no more processes
+        signal.pthread_sigmask(signal.SIG_SETMASK, original_mask)
+        _say(f"this job runs untracked: {error}")
+        _run_untracked(options)
+    pid = _start(argv, environ, original_mask, own_group=batch)
+    signals.silence()
+    _tell(channel, {"script_pid": pid})
+    status = _wait(pid, inside, outside, channel, own_group=batch)
+    _tell(channel, {"fin": {**_ending(status), "time": time.time()}})
+    _await_flush(channel, relay, options.flush + _FLUSH_MARGIN)
+    for sentinel in filter(None, (inside, outside)):
+        sentinel.end()
+    return _end_as(status)
+
+
+def _fork_relay(config: Config) -> tuple[int, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        signals.lead_group(pid)
+        return pid, ours
+    try:
+        signals.lead_group(0)  # what is sent to the script's or the supervisor's group is not for the relay
+        ours.close()
+        for signum in signals.CATCHABLE - {signal.SIGCHLD}:
+            with contextlib.suppress(OSError):
+                signal.signal(signum, signal.SIG_IGN)
+        # The script's standard error is not ours to fill, and a reader of a pipe waits for its end.
+        signals.silence()
+        from hpctrack.stream import relay
+
+        relay.main(config, theirs)
+    finally:
+        os._exit(0)
+
+
+def _start(argv: list[str], environ: dict[str, str], mask: Iterable[int], *, own_group: bool) -> int:
+    """Start the script in a child; what keeps it from starting is reported as slurmstepd would."""
+    pid = os.fork()
+    if pid:
+        if own_group:
+            signals.lead_group(pid)
+        return pid
+    try:
+        if own_group:
+            signals.lead_group(0)
+        signals.restore(mask)
+        execute(argv, environ)
+    except OSError as error:
+        _say(f"can't start {argv[0]}: {error.strerror}")
+    finally:
+        os._exit(_EXEC_FAILED)
+
+
+def execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
+    """Become the program, as the kernel would start it; raises OSError where it can't be started.
+
+    On a file system mounted noexec the interpreter that ``#!`` names is started with the script, which is
+    what the kernel does (execve(2), "Interpreter scripts").
+    """
+    try:
+        os.execvpe(argv[0], argv, environ)  # noqa: S606
+    except PermissionError:
+        with open(argv[0], "rb") as file:
+            first = file.readline(256)
+        if not first.startswith(b"#!"):
+            raise
+        interpreter = [os.fsdecode(part) for part in first[2:].strip().split(None, 1)]
+        os.execve(interpreter[0], [*interpreter, *argv], environ)  # noqa: S606
+
+
+def _run_untracked(options: Options) -> NoReturn:
+    """Become the script, without any of our processes. It stands in memory: no folder may have been left."""
+    environ = {name: value for name, value in os.environ.items() if name not in _STALE}
+    environ["HPCTRACK_JOURNAL"] = os.devnull
+    signals.restore(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    argv = options.command
+    try:
+        if options.mode == "supervise":
+            descriptor = os.memfd_create("slurm_script", 0)
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(_script_text(options))
+            argv = [f"/proc/self/fd/{descriptor}", *argv[1:]]
+        execute(argv, environ)
+    except OSError as error:
+        _say(f"can't start {argv[0]}: {error.strerror}")
+        os._exit(_EXEC_FAILED)
+
+
+def _wait(
+    pid: int,
+    inside: signals.Sentinel,
+    outside: signals.Sentinel | None,
+    channel: socket.socket,
+    *,
+    own_group: bool,
+) -> int:
+    """Pass signals on until the script has ended; return its wait status (waitpid(2))."""
+    while True:
+        signum = signal.sigwaitinfo(signals.CATCHABLE).si_signo
+        if signum == signal.SIGCHLD:
+            status = _reap(pid, os.WNOHANG if own_group else os.WNOHANG | os.WUNTRACED)
+            if status is not None:
+                return status
+            continue
+        found = signals.reach(signum, inside, outside)
+        _pass_on(signum, pid, found)
+        event = {"time": time.time(), "name": "signal", "signal": signum, "reach": found.value}
+        _tell(channel, {"event": event})
+
+
+def _reap(pid: int, flags: int) -> int | None:
+    """Reap every child that ended; return the script's status once it is among them."""
+    result = None
+    with contextlib.suppress(ChildProcessError):
+        while (child := os.waitpid(-1, flags))[0]:
+            ended, status = child
+            if ended == pid and os.WIFSTOPPED(status):
+                _stop_with_command(pid)
+            elif ended == pid:
+                result = status
+    return result
+
+
+def _pass_on(signum: int, pid: int, found: signals.Reach) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if found is signals.Reach.GROUP:
+            os.killpg(pid, signum)
+        elif found is signals.Reach.PROCESS:
+            os.kill(pid, signum)
+
+
+def _stop_with_command(pid: int) -> None:
+    """Ctrl-Z at a terminal: the shell waits for us to stop too; ``fg`` continues the whole group."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def _ending(status: int) -> dict[str, int | None]:
+    if os.WIFSIGNALED(status):
+        return {"exit_code": None, "exit_signal": os.WTERMSIG(status)}
+    return {"exit_code": os.WEXITSTATUS(status), "exit_signal": None}
+
+
+def _tell(channel: socket.socket, message: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):  # a dead relay: its journals are shipped later
+        channel.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
+
+
+def _await_flush(channel: socket.socket, relay: int, timeout: float) -> None:
+    """Wait until the relay has nothing more to do, is dead, or its time is up."""
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([channel], [], [], left)[0]:
+            break
+        try:
+            message = channel.recv(65536)
+        except OSError:
+            return
+        if not message or "flushed" in json.loads(message):
+            return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(relay, signal.SIGKILL)
+
+
+def _end_as(status: int) -> int:
+    """End as the script did: Slurm records the batch process's own exit code or signal."""
+    if not os.WIFSIGNALED(status):
+        return os.WEXITSTATUS(status)
+    signum = os.WTERMSIG(status)
+    # One byte of core also keeps a core_pattern pipe from being started (core(5)): the script dumped its own.
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard >= 0 else 1, hard))
+    with contextlib.suppress(OSError):
+        signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+    return 128 + signum
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"hpctrack: {message}\n".encode("utf-8", "replace"))
+
+
+if __name__ == "__main__":
+    sys.exit("start hpctrack/stream/__main__.py instead")
