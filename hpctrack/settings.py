@@ -206,6 +206,11 @@ def load(
     return Settings(dsn=dsn or None, **values)
 
 
+def debugging(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether ``HPCTRACK_DEBUG`` asks for tracebacks and a log on stderr."""
+    return (os.environ if environ is None else environ).get("HPCTRACK_DEBUG", "0") not in ("", "0")
+
+
 def _usual_paths(environ: Mapping[str, str]) -> Iterator[str]:
     yield "hpctrack.conf"
     home = environ.get("HOME")

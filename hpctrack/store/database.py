@@ -21,7 +21,7 @@ CONNECT_TIMEOUT = "5"
 
 
 def conninfo(settings: Settings) -> dict[str, str]:
-    """Return libpq parameters of the configured server, or of the embedded one, which is started if need be."""
+    """Return libpq parameters of the configured server, or of the embedded one, started if need be."""
     if settings.dsn is not None:
         return {"connect_timeout": CONNECT_TIMEOUT, **settings.dsn}
     from hpctrack.store import embedded
@@ -40,6 +40,7 @@ def connect(settings: Settings, *, autocommit: bool = False, check: bool = True)
         connection = psycopg.connect(
             **parameters,  # type: ignore[arg-type]
             autocommit=True,
+            client_encoding="UTF8",
             fallback_application_name="hpctrack",
         )
     try:
