@@ -7,7 +7,8 @@ Slurm signals a batch job in three ways (seen with 22.05; slurmstepd's ``_handle
 * ``scancel -b -s SIG J`` and ``--signal=B:SIG``: the batch process alone gets it.
 
 The batch process is the supervisor, and the script leads a group of its own, as the batch process would. So
-the first kind has reached the script already, the second must go to the script's group, the third to the script. Sentinels tell them apart: processes that only hold all signals blocked, one inside the supervisor's
+the first kind has reached the script already, the second must go to the script's group, the third to the
+script. Sentinels tell them apart: processes that only hold all signals blocked, one inside the supervisor's
 group and one outside of it. The kernel marks a blocked signal as pending the moment it is sent, so
 ``/proc/PID/status`` shows it even while every core is busy and the sentinel could not run.
 """

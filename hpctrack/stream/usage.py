@@ -1,0 +1,186 @@
+"""Usage: what a job takes of its node, from its cgroup where Slurm made one, else from its processes.
+
+The job's cgroup is the one named ``job_<id>`` above our own (cgroup/v1 and cgroup/v2 plugins alike): it also
+holds what srun started. Without one, a job's processes are those of this user that carry its mark in their
+environment, wherever in the process tree they stand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_JOB = re.compile(r"^(.*/job_(\d+))(?:/.*)?$")
+_ROOT = "/sys/fs/cgroup"
+
+
+class Processes(NamedTuple):
+    """What the processes of a job use, added up; counters include processes that have ended."""
+
+    cpu_s: float | None
+    memory_bytes: int | None
+    memory_peak_bytes: int | None
+    read_bytes: int | None
+    write_bytes: int | None
+    processes: int | None
+
+
+class Sampler:
+    """Samples the usage of one job on this node."""
+
+    def __init__(self, node: str, job_id: int | None, mark: tuple[str, str]) -> None:
+        """``mark`` is the environment variable, and its value, that all processes of the job carry."""
+        self._node = node
+        self._cgroups = find_cgroups(_read("/proc/self/cgroup"), job_id)
+        self._processes = _InCgroup(self._cgroups) if self._cgroups else _Marked(mark)
+
+    def sample(self) -> dict[str, Any]:
+        """Return one sample, the contents of a ``usage`` message; what can't be had is None."""
+        seen = self._processes.sample()
+        result: dict[str, Any] = {"time": time.time(), "node": self._node, "gpu": None, **seen._asdict()}
+        for name, value in (
+            ("cpu_s", _cgroup_cpu(self._cgroups)),
+            ("memory_bytes", _cgroup_memory(self._cgroups)),
+            ("memory_peak_bytes", _cgroup_peak(self._cgroups)),
+        ):
+            if value is not None:
+                result[name] = value
+        return result
+
+
+def find_cgroups(text: str, job_id: int | None) -> dict[str, str]:
+    """Return the folder of the job's cgroup by controller (``""`` for v2) from ``/proc/self/cgroup``."""
+    folders: dict[str, str] = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        match = _JOB.match(path)
+        if match is None or job_id is None or int(match[2]) != job_id:
+            continue
+        for controller in controllers.split(","):
+            folders[controller] = os.path.join(_ROOT, controller, match[1].lstrip("/"))
+    return {name: folder for name, folder in folders.items() if os.path.isdir(folder)}
+
+
+def _cgroup_cpu(cgroups: dict[str, str]) -> float | None:
+    if "cpuacct" in cgroups:
+        nanoseconds = _read(os.path.join(cgroups["cpuacct"], "cpuacct.usage"))
+        return int(nanoseconds) / 1e9 if nanoseconds else None
+    microseconds = _fields(cgroups.get(""), "cpu.stat").get("usage_usec")
+    return None if microseconds is None else microseconds / 1e6
+
+
+def _cgroup_memory(cgroups: dict[str, str]) -> int | None:
+    """Return resident bytes without the page cache, which the kernel takes back when it needs to."""
+    if "memory" in cgroups:
+        fields = _fields(cgroups["memory"], "memory.stat")
+        return fields["total_rss"] + fields.get("total_shmem", 0) if "total_rss" in fields else None
+    fields = _fields(cgroups.get(""), "memory.stat")
+    return fields["anon"] + fields.get("shmem", 0) if "anon" in fields else None
+
+
+def _cgroup_peak(cgroups: dict[str, str]) -> int | None:
+    if "memory" in cgroups:
+        text = _read(os.path.join(cgroups["memory"], "memory.max_usage_in_bytes"))
+    else:
+        text = _read(os.path.join(cgroups[""], "memory.peak")) if "" in cgroups else ""
+    return int(text) if text else None
+
+
+def _fields(folder: str | None, name: str) -> dict[str, int]:
+    text = _read(os.path.join(folder, name)) if folder else ""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+class _Totals:
+    """Counters that go on counting what processes had used when they ended."""
+
+    def __init__(self) -> None:
+        self._alive: dict[Any, tuple[float, ...]] = {}
+        self._ended: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+    def update(self, counters: dict[Any, tuple[float, ...]]) -> tuple[float, ...]:
+        """Take the counters of the processes that live now; return the sums over all that ever did."""
+        gone = [values for key, values in self._alive.items() if key not in counters]
+        self._ended = _add(self._ended, gone)
+        self._alive = counters
+        return _add(self._ended, counters.values())
+
+
+def _add(start: tuple[float, ...], rows: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(sum(column) for column in zip(start, *rows, strict=True))
+
+
+class _InCgroup:
+    """The processes in the job's cgroup; processor time and memory are the cgroup's own business."""
+
+    def __init__(self, cgroups: dict[str, str]) -> None:
+        self._folder = cgroups.get("memory") or next(iter(cgroups.values()))
+        self._totals = _Totals()
+
+    def sample(self) -> Processes:
+        counters: dict[Any, tuple[float, ...]] = {}
+        for folder, _, _ in os.walk(self._folder):
+            for pid in _read(os.path.join(folder, "cgroup.procs")).split():
+                io = dict(line.split(": ") for line in _read(f"/proc/{pid}/io").splitlines())
+                counters[pid] = (0.0, float(io.get("read_bytes", 0)), float(io.get("write_bytes", 0)))
+        _, read, written = self._totals.update(counters)
+        return Processes(None, None, None, int(read), int(written), len(counters))
+
+
+class _Marked:
+    """The processes of this user that carry the job's mark. psutil is imported on the first sample."""
+
+    def __init__(self, mark: tuple[str, str]) -> None:
+        self._mark = mark
+        self._ours: dict[tuple[int, float], bool] = {}
+        self._totals = _Totals()
+        self._peak = 0
+
+    def sample(self) -> Processes:
+        try:
+            import psutil
+        except ImportError:
+            return Processes(None, None, None, None, None, None)
+        memory = 0
+        counters: dict[Any, tuple[float, ...]] = {}
+        alive: set[tuple[int, float]] = set()
+        for process in psutil.process_iter(["pid", "create_time", "uids"]):
+            info = process.info
+            key = (info["pid"], info["create_time"])
+            alive.add(key)
+            if info["uids"] is None or info["uids"].real != os.getuid():
+                continue
+            try:
+                if not self._is_ours(key, process):
+                    continue
+                times, io, resident = process.cpu_times(), process.io_counters(), process.memory_info().rss
+            except (psutil.Error, OSError):
+                continue
+            memory += resident
+            counters[key] = (times.user + times.system, io.read_bytes, io.write_bytes)
+        self._ours = {key: ours for key, ours in self._ours.items() if key in alive}
+        self._peak = max(self._peak, memory)
+        cpu, read, written = self._totals.update(counters)
+        return Processes(cpu, memory, self._peak, int(read), int(written), len(counters))
+
+    def _is_ours(self, key: tuple[int, float], process: Any) -> bool:
+        """Look at an environment once: reading them all every few seconds would cost more than it tells."""
+        known = self._ours.get(key)
+        if known is None:
+            name, value = self._mark
+            known = self._ours[key] = process.environ().get(name) == value
+        return known
