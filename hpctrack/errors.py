@@ -109,3 +109,9 @@ class CollectorUnavailable(HpctrackError):
     """No collector answers."""
 
     exit_code = 69  # EX_UNAVAILABLE
+
+
+class LeaseLost(HpctrackError):
+    """Another collector reconciles with Slurm now."""
+
+    exit_code = 75  # EX_TEMPFAIL

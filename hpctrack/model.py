@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime, timedelta
 
 Source = Literal["submit", "relay", "squeue", "sacct", "user"]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunStatus(enum.Enum):
@@ -45,14 +48,13 @@ class RunStatus(enum.Enum):
     POWER_UP_NODE = "POWER_UP_NODE"
 
 
-@dataclass(frozen=True)
-class JobFacts:
+class JobFacts(NamedTuple):
     """What one source says about one execution of a job. Times are aware; unknown is None."""
 
     source: Source
     cluster: str | None
     job_id: int
-    """Raw job id: of an array task its own one."""
+    """Raw job id: of an array task its own one; of a line that stands for many pending tasks the array's."""
     raw_state: str
     """The source's own words, such as ``CANCELLED by 1000``."""
     status: RunStatus | None
@@ -68,6 +70,7 @@ class JobFacts:
     time_started: datetime | None = None
     time_ended: datetime | None = None
     exit_code: int | None = None
+    """From the relay the script's own; from Slurm the job's in Slurm's books."""
     exit_signal: int | None = None
     reason: str | None = None
     node_list: str | None = None
@@ -79,8 +82,15 @@ class JobFacts:
     time_limit: timedelta | None = None
     stdout_path: str | None = None
     stderr_path: str | None = None
-    resources: dict[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = _NOTHING
     """``elapsed_s, cpu_s, max_rss_bytes, req_tres, alloc_tres`` as far as the source has them."""
+    array_tasks: tuple[range, ...] = ()
+    """Tasks of an array that this line speaks for together (pending, or cancelled before they started)."""
+    time: datetime | None = None
+    """When the source said so."""
+    run_id: int | None = None
+    """The run itself, where the source knows it: the relay does."""
+    stderr_tail: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,3 +124,13 @@ class Transition:
     source: Source
     reason: str | None = None
     raw: str | None = None
+
+
+class RelayMessage(NamedTuple):
+    """A ``hello``, ``start`` or ``fin`` line of a relay's journal (docs/architecture.md, "Messages")."""
+
+    run_id: int
+    attempt: int
+    kind: str
+    body: Mapping[str, Any]
+    """The parsed JSON object, as the node sent it: nothing in it is trusted to have the right type."""

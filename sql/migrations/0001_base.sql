@@ -90,6 +90,8 @@ CREATE TABLE runs (
     node_list     text,
     slurm_state   text,
     time_seen     timestamptz,
+    kind          text NOT NULL DEFAULT 'batch' CHECK (kind IN ('batch', 'command')),
+    missing_since timestamptz,
     UNIQUE (submission, task)
 );
 CREATE INDEX runs_tags_gin ON runs USING gin (tags);
@@ -112,7 +114,9 @@ COMMENT ON COLUMN runs.exit_code IS 'Exit code of the script itself; Slurm''s ow
 COMMENT ON COLUMN runs.exit_signal IS 'Signal that ended the script itself';
 COMMENT ON COLUMN runs.reason IS 'Slurm''s reason (why pending, who cancelled), in its own words';
 COMMENT ON COLUMN runs.slurm_state IS 'Slurm''s latest word for the state, unchanged, also where runstatus does not know it';
-COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run';
+COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run; while it lives, renewed every five minutes';
+COMMENT ON COLUMN runs.kind IS 'batch: a job, whose end is Slurm''s word; command: hpctrack run, whose end is its own';
+COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
 
 CREATE TABLE run_relationships (
     from_id bigint NOT NULL REFERENCES runs ON DELETE CASCADE,
@@ -380,12 +384,12 @@ BEGIN
     WITH fresh AS (
         INSERT INTO runs (experiment_id, status, time_created, comment, tags, args, submission, task, user_name, cluster,
                           slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, account, qos,
-                          time_limit, time_updated)
+                          time_limit, kind, time_updated)
         SELECT the_experiment, 'PENDING', (submission->>'time')::timestamptz, run->>'comment', run->'tags', run->'args', the_uuid,
                t, who, submission->>'cluster', CASE WHEN t < 0 THEN (run->>'job_id')::bigint END,
                CASE WHEN t >= 0 THEN (run->>'job_id')::bigint END, CASE WHEN t >= 0 THEN t END,
                (run->>'het_job_id')::bigint, run->>'job_name', run->>'partition', run->>'account', run->>'qos',
-               make_interval(secs => (run->>'time_limit_s')::double precision), now()
+               make_interval(secs => (run->>'time_limit_s')::double precision), coalesce(run->>'kind', 'batch'), now()
         FROM unnest(tasks) AS t
         ON CONFLICT (submission, task) DO NOTHING
         RETURNING id AS new_id
