@@ -1,0 +1,57 @@
+# The two commands are `make demo` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo test unit integration cluster-test lint format bench cluster cluster-stop wheel clean
+
+help:  ## list what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,demo,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## track a real training on a real Slurm, from nothing
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
+
+test: $(STAMP)  ## everything: unit, integration (real PostgreSQL), cluster (real Slurm); writes build/junit.xml
+	@mkdir -p build
+	$(BIN)/python -m pytest --junitxml=build/junit.xml $(PYTEST_ARGS)
+
+unit: $(STAMP)  ## the pure tests only: seconds
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+integration: $(STAMP)  ## tests on a real PostgreSQL
+	$(BIN)/python -m pytest tests/integration $(PYTEST_ARGS)
+
+cluster-test: $(STAMP)  ## tests on a real Slurm
+	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## ruff, mypy --strict, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_imports.py
+
+format: $(STAMP)  ## put the code in ruff's format
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure every promise that has a number; writes build/bench.json
+	@mkdir -p build
+	$(BIN)/python -m benchmarks --output build/bench.json
+
+cluster:  ## start the mini cluster: a real four-node Slurm on this machine
+	$(PYTHON) scripts/minicluster.py start
+
+cluster-stop:  ## stop the mini cluster
+	$(PYTHON) scripts/minicluster.py stop
+
+wheel: $(STAMP)  ## build the wheel
+	$(BIN)/python -m build --wheel --outdir build/dist .
+
+clean:  ## remove what was built
+	rm -rf build dist $(VENV)
