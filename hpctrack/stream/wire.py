@@ -1,24 +1,27 @@
 """The wire: datagrams, their MAC, and the columnar body. Pure; standard library only. See docs/wire.md.
 
-A datagram is ``header | body | MAC``, at most `MAX_DATAGRAM` bytes, all integers big-endian. The MAC is keyed
-BLAKE2b over header and body under the run's own key; the kind in the header names the direction, so that
-nothing can be reflected. Every DATA datagram names the half-open byte range of the journal that it covers and
-can be decoded alone. An answer is never longer than its question: it has no body.
+A datagram is ``header | body | MAC``, at most `MAX_DATAGRAM` bytes, all numbers little-endian. The MAC is
+keyed BLAKE2b over header and body under the run's own key; the kind in the header names the direction, so
+that nothing can be reflected. Every DATA datagram names the half-open byte range of the journal that it
+covers and can be decoded alone. An answer is never longer than its question: it has no body.
 """
 
 from __future__ import annotations
 
+import json
 import struct
+
+# Not hashlib and hmac: those load OpenSSL, a third of the relay's memory.
+from _blake2 import blake2b
+from _operator import _compare_digest
 from array import array
-from hashlib import blake2b
-from hmac import compare_digest
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
 from hpctrack.stream import journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 MAX_DATAGRAM = 1400
 VERSION = 1
@@ -30,7 +33,7 @@ ACK = 2
 PING = 3
 PONG = 4
 
-_HEADER = struct.Struct("!2sBB16siHHH8sQQI")
+_HEADER = struct.Struct("<2sBB16siHHH8sQQI")
 HEADER_SIZE = _HEADER.size
 MAC_SIZE = 16
 MAX_BODY = MAX_DATAGRAM - HEADER_SIZE - MAC_SIZE
@@ -41,14 +44,23 @@ MAX_PARTS = 1024
 ROWS = 1
 MESSAGE = 2
 TORN = 3
-_BLOCK = struct.Struct("!BI")
+_BLOCK = struct.Struct("<BI")
+
+# Head of a block of rows: rows, modes of steps, progress and times, bytes of the column table.
+_ROWS = struct.Struct("<HBBBxH")
+# Head of an entry of the column table: type, presence, bytes of the name, which follows.
+_COLUMN = struct.Struct("<BBH")
 
 # How a block of rows holds its steps, progress and times.
 ABSENT = 0
-AFFINE = 1  # steps: first, stride
-RAW = 2
-DELTAS = 3  # times: first in microseconds, then unsigned 32-bit microseconds after it
-SOME = 4  # presence bitmap, then the values of the rows that have one
+RAW = 1  # a value for each row
+SOME = 2  # presence bitmap, then the values of the rows that have one
+AFFINE = 3  # steps only: first, stride
+DELTAS = 4  # times only: first in microseconds, then unsigned 32-bit microseconds after it
+
+# Presence of a column's values.
+EVERY = 0
+BITMAP = 1
 
 # Types of a column's values.
 FLOAT64 = 1
@@ -85,7 +97,7 @@ class Header(NamedTuple):
 
 def run_key(secret: bytes, task: int) -> bytes:
     """Return the key (32 bytes) of one run, derived from its submission's secret."""
-    return blake2b(struct.pack("!i", task), key=secret, digest_size=32, person=b"hpctrack run key").digest()
+    return blake2b(struct.pack("<i", task), key=secret, digest_size=32, person=b"hpctrack run key").digest()
 
 
 def seal(key: bytes, header: Header, body: bytes = b"") -> bytes:
@@ -132,7 +144,7 @@ def peek(datagram: bytes) -> Header:
 def verified(key: bytes, datagram: bytes) -> bool:
     """Whether the datagram's MAC is right, compared in constant time."""
     content, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    return compare_digest(blake2b(content, key=key, digest_size=MAC_SIZE).digest(), mac)
+    return _compare_digest(blake2b(content, key=key, digest_size=MAC_SIZE).digest(), mac)
 
 
 def body(datagram: bytes) -> bytes:
@@ -214,7 +226,7 @@ def _encode(lines: Sequence[journal.Line]) -> bytes:
     if rows:
         blocks.append(_block(ROWS, encode_rows(rows)))
     if torn:
-        blocks.append(_block(TORN, struct.pack("!I", torn)))
+        blocks.append(_block(TORN, struct.pack("<I", torn)))
     return b"".join(blocks)
 
 
@@ -223,11 +235,10 @@ def _block(kind: int, content: bytes) -> bytes:
 
 
 def encode_rows(rows: Sequence[journal.Row]) -> bytes:
-    """Encode rows as columns: count, steps, progress, times, then each column with its name and type."""
-    out = [struct.pack("!H", len(rows))]
-    out += _encode_steps([row.step for row in rows])
-    out += _encode_progress([row.progress for row in rows])
-    out += _encode_times([row.time for row in rows])
+    """Encode rows as columns; the columns that every row has in 64-bit floats come first."""
+    steps, step_data = _encode_steps([row.step for row in rows])
+    progress, progress_data = _encode_optional("d", [row.progress for row in rows])
+    times, time_data = _encode_times([row.time for row in rows])
     columns: dict[tuple[str, int], tuple[list[int], list[journal.Value]]] = {}
     for index, row in enumerate(rows):
         for name, value in row.values.items():
@@ -239,84 +250,70 @@ def encode_rows(rows: Sequence[journal.Row]) -> bytes:
                 column = columns[name, kind] = ([], [])
             column[0].append(index)
             column[1].append(value)
-    out.append(struct.pack("!H", len(columns)))
-    for (name, kind), (indexes, values) in columns.items():
+    table, data = [], []
+    for (name, kind), (indexes, values) in sorted(
+        columns.items(), key=lambda item: (item[0][1] != FLOAT64, len(item[1][0]) != len(rows))
+    ):
         encoded = name.encode("utf-8", "replace")
-        out.append(struct.pack("!HB", len(encoded), kind))
-        out.append(encoded)
-        out += _presence(indexes, len(rows))
-        out += _encode_values(kind, values)
-    return b"".join(out)
+        every = len(indexes) == len(rows)
+        table.append(_COLUMN.pack(kind, EVERY if every else BITMAP, len(encoded)) + encoded)
+        if not every:
+            data.append(_bitmap(indexes, len(rows)))
+        data.append(_encode_values(kind, values))
+    names = b"".join(table)
+    head = _ROWS.pack(len(rows), steps, progress, times, len(names))
+    return b"".join((head, names, step_data, progress_data, time_data, *data))
 
 
-def _presence(indexes: Sequence[int], count: int) -> list[bytes]:
-    """Encode which rows have a value: 0 for all of them, or 1 and a bitmap, least significant bit first."""
-    if len(indexes) == count:
-        return [b"\x00"]
-    bitmap = bytearray((count + 7) // 8)
+def _bitmap(indexes: Sequence[int], count: int) -> bytes:
+    """Return which of ``count`` rows have a value: a bit for each, least significant first."""
+    bits = bytearray((count + 7) // 8)
     for index in indexes:
-        bitmap[index >> 3] |= 1 << (index & 7)
-    return [b"\x01", bytes(bitmap)]
+        bits[index >> 3] |= 1 << (index & 7)
+    return bytes(bits)
 
 
-def _some(values: Sequence[float | None]) -> tuple[list[bytes], list[float]]:
+def _encode_optional(typecode: str, values: Sequence[float | None]) -> tuple[int, bytes]:
     indexes = [index for index, value in enumerate(values) if value is not None]
-    return _presence(indexes, len(values)), [value for value in values if value is not None]
+    if not indexes:
+        return ABSENT, b""
+    present = array(typecode, [value for value in values if value is not None]).tobytes()
+    if len(indexes) == len(values):
+        return RAW, present
+    return SOME, _bitmap(indexes, len(values)) + present
 
 
-def _encode_steps(steps: list[int | None]) -> list[bytes]:
-    present = [step for step in steps if step is not None]
-    if not present:
-        return [bytes((ABSENT,))]
-    if len(present) < len(steps):
-        bitmap, values = _some(steps)
-        return [bytes((SOME,)), *bitmap, _big_endian("q", values)]
-    first = present[0]
-    stride = present[1] - first if len(present) > 1 else 0
-    # A stride of zero takes part: several rows of one step.
-    if stride in _INT64 and all(step == first + i * stride for i, step in enumerate(present)):
-        return [struct.pack("!Bqq", AFFINE, first, stride)]
-    return [bytes((RAW,)), _big_endian("q", present)]
+def _encode_steps(steps: list[int | None]) -> tuple[int, bytes]:
+    first = steps[0]
+    if first is not None and None not in steps:
+        stride = (steps[1] or 0) - first if len(steps) > 1 else 0
+        # A stride of zero takes part: several rows of one step.
+        if stride in _INT64 and steps == [first + i * stride for i in range(len(steps))]:
+            return AFFINE, struct.pack("<qq", first, stride)
+    return _encode_optional("q", steps)
 
 
-def _encode_progress(values: list[float | None]) -> list[bytes]:
-    if all(value is None for value in values):
-        return [bytes((ABSENT,))]
-    bitmap, present = _some(values)
-    return [bytes((SOME,)), *bitmap, _big_endian("d", present)]
-
-
-def _encode_times(times: list[float | None]) -> list[bytes]:
+def _encode_times(times: Sequence[float | None]) -> tuple[int, bytes]:
     """Encode times as microseconds since the epoch, clipped to what PostgreSQL's timestamps can hold."""
     stamps = [None if time is None else round(min(max(time, -2e11), 9e12) * 1e6) for time in times]
-    present = [stamp for stamp in stamps if stamp is not None]
-    if not present:
-        return [bytes((ABSENT,))]
-    if len(present) < len(stamps):
-        bitmap, values = _some(stamps)
-        return [bytes((SOME,)), *bitmap, _big_endian("q", values)]
-    first = present[0]
-    if all(0 <= stamp - first < 1 << 32 for stamp in present):
-        return [struct.pack("!Bq", DELTAS, first), _big_endian("I", [stamp - first for stamp in present])]
-    return [bytes((RAW,)), _big_endian("q", present)]
+    first = stamps[0]
+    if first is not None:
+        deltas = [stamp - first for stamp in stamps if stamp is not None]
+        if len(deltas) == len(stamps) and min(deltas) >= 0 and max(deltas) < 1 << 32:
+            return DELTAS, struct.pack("<q", first) + array("I", deltas).tobytes()
+    return _encode_optional("q", stamps)
 
 
-def _encode_values(kind: int, values: Sequence[journal.Value]) -> list[bytes]:
+def _encode_values(kind: int, values: Sequence[journal.Value]) -> bytes:
     if kind == FLOAT64:
-        return [_big_endian("d", values)]
+        return array("d", values).tobytes()  # type: ignore[type-var]
     if kind == INT64:
-        return [_big_endian("q", values)]
+        return array("q", values).tobytes()  # type: ignore[type-var]
     if kind == BOOL:
-        return [bytes(values)]
-    texts = [journal.json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") for value in values]
-    return [_big_endian("I", [len(text) for text in texts]), *texts]
+        return bytes(values)  # type: ignore[arg-type]
+    texts = [json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") for value in values]
+    return array("I", [len(text) for text in texts]).tobytes() + b"".join(texts)
 
 
-def _big_endian(typecode: str, values: Iterable[float]) -> bytes:
-    numbers = array(typecode, values)
-    numbers.byteswap()  # every machine of a Slurm cluster that we know of is little-endian; checked below
-    return numbers.tobytes()
-
-
-if array("H", [1]).tobytes() != b"\x01\x00":  # pragma: no cover
+if array("H", [1]).tobytes() != b"\x01\x00" or array("I").itemsize != 4:  # pragma: no cover
     raise ImportError("hpctrack's wire format is written for little-endian machines")
