@@ -244,8 +244,8 @@ def _folder_lock(place: Place, here: Host | None = None, seconds: float = 10.0) 
                 raise errors.OwnedElsewhere(f"{record.host} is starting the embedded PostgreSQL: try again")
             if time.monotonic() >= deadline:
                 raise errors.OwnedElsewhere(
-                    f"a PostgreSQL that can't be reached from here still uses {place.data}: end it where it runs, "
-                    f"or, if that host is gone for good, delete {path}"
+                    f"a PostgreSQL that can't be reached from here still uses {place.data}: end it there, "
+                    f"or, if its host is gone for good, delete {path}"
                 )
             time.sleep(POLL_SECONDS)
         yield descriptor
@@ -267,6 +267,7 @@ def _start(place: Place, settings: Settings, here: Host) -> dict[str, str]:
         if not owners.create(place.owner_file, record):
             raise errors.OwnedElsewhere("another host is starting PostgreSQL on this folder: try again")
         try:
+            _sweep(place)
             binaries = _binaries(place)
             if not place.data.exists():
                 _initialise(place, binaries)
@@ -282,28 +283,16 @@ def _initialise(place: Place, binaries: Binaries) -> None:
     A start that dies in here leaves only that folder, which the next one sweeps away.
     """
     import secrets
-    import shutil
     import tempfile
 
-    for leftover in place.base.glob("new-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix="new-", dir=place.base))
     data, user, password = staging / "data", _user(), secrets.token_urlsafe(32)
     # Since 17 PostgreSQL brings its own UTF-8 locale, the same on all login nodes, whatever their libc has.
     locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if binaries.major >= 17 else []
     try:
         _write(staging / "password", password + "\n")
-        options = [
-            "-U",
-            user,
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "--auth=scram-sha-256",
-            "--data-checksums",
-            *locale,
-        ]
-        binaries.run("initdb", "-D", str(data), f"--pwfile={staging / 'password'}", *options)
+        options = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--data-checksums", *locale]
+        binaries.run("initdb", "-D", str(data), "-U", user, f"--pwfile={staging / 'password'}", *options)
         single = ("--single", "-D", str(data), "-c", "exit_on_error=true", "template1")
         binaries.run("postgres", *single, text=f"CREATE DATABASE {DBNAME}\n")
         _write(data / "passfile", f"*:*:*:{_escape(user)}:{password}\n")
@@ -312,7 +301,15 @@ def _initialise(place: Place, binaries: Binaries) -> None:
         _write(data / "postgresql.conf", include)
         data.rename(place.data)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _sweep(place)
+
+
+def _sweep(place: Place) -> None:
+    """Remove what initialising leaves, or left when it was killed."""
+    import shutil
+
+    for leftover in place.base.glob("new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _user() -> str:
@@ -333,9 +330,8 @@ def _escape(field: str) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a private file, all or nothing, to the disk."""
     draft = path.with_name(path.name + ".new")
-    with os.fdopen(
-        os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as file:
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -356,9 +352,8 @@ def _config(settings: Settings, record: Owner, major: int) -> str:
 def _relevant(said: str) -> str:
     """Return the last line that tells what went wrong."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [
-        line for line in lines if re.search(r"\b(FATAL|PANIC|ERROR|error|could not|failed|denied)\b", line)
-    ]
+    pattern = re.compile(r"\b(FATAL|PANIC|ERROR|error|could not|failed|denied)\b")
+    telling = [line for line in lines if pattern.search(line)]
     return (telling or lines or ["it said nothing"])[-1]
 
 

@@ -80,7 +80,7 @@ def test_remove_spares_the_record_of_a_successor(tmp_path):
 def test_a_damaged_owner_file_is_never_taken_for_none(tmp_path, text):
     path = tmp_path / "owner.json"
     path.write_text(text)
-    with pytest.raises(errors.EmbeddedError, match="owner.json"):
+    with pytest.raises(errors.EmbeddedError, match=r"owner\.json"):
         owner.read(path)
 
 
@@ -106,9 +106,7 @@ def test_only_what_speaks_postgresql_answers():
             connection.recv(8)
             connection.sendall(reply)
 
-    for reply, wanted in ((b"N", "127.0.0.1"), (b"SSH-2.0", "127.0.0.1"), (b"HTTP/1.1", None)):
-        if reply == b"SSH-2.0":
-            continue  # begins with S like a server that has TLS
+    for reply, wanted in ((b"N", "127.0.0.1"), (b"S", "127.0.0.1"), (b"HTTP/1.1", None)):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=serve, args=(listener, reply))
             thread.start()
