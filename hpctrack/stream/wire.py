@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 
-# Not hashlib and hmac: those load OpenSSL, a third of the relay's memory.
+# Not hashlib and hmac: those load OpenSSL into every relay.
 from _blake2 import blake2b
 from _operator import _compare_digest
 from array import array
