@@ -66,9 +66,7 @@ _PLAIN = re.compile(r"""(?xi)(?:
     )\Z""")
 # One in 64 AWS keys starts with a slash.
 _KEY_NOT_PATH = re.compile(r"(?=.*[A-Z])(?=.*[a-z])(?=.*\d)(?:[A-Za-z0-9+/]{40}|[A-Za-z0-9+/]{22,}={1,2})\Z")
-_REFERENCE = re.compile(
-    r"\$\(|`|\{\{|(?:\$\{[^{}]*\}|\$[\w@*#?!]+|[:@/.-]){1,20}\Z|<\w[^<>]*>\Z|\{[\w.]+\}\Z"
-)
+_REFERENCE = re.compile(r"\$\(|`|\{\{|(?:\$\{[^{}]*\}|\$[\w@*#?!]+|[:@/.-]){1,9}\Z|<\w[^<>]*>\Z|\{[\w.]+\}\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)*\Z")
 # A mask has as many lines as what it stands for.
 _LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
