@@ -345,7 +345,7 @@ SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.
        CASE WHEN d.visible THEN r.env END AS env,
        r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
-       r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state,
+       r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
        l.last_step, l.last_time, l.last, coalesce(l.rows, 0) AS rows, coalesce(l.lost, 0) AS lost,
        coalesce(l.waiting, 0) AS waiting
 FROM runs r
