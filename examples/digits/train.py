@@ -6,7 +6,6 @@ The one line that hpctrack needs is ``hpctrack.log(...)``; everything else is an
 import argparse
 import time
 
-import hpctrack
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
@@ -14,12 +13,16 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+import hpctrack
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--pause", type=float, default=0.2, help="seconds between epochs, to have something to watch")
+    parser.add_argument(
+        "--pause", type=float, default=0.2, help="seconds between epochs, to have something to watch"
+    )
     args = parser.parse_args()
     hpctrack.set_args(vars(args))
 
@@ -38,7 +41,10 @@ def main() -> None:
             "test/accuracy": model.score(test_x, test_y),
         }
         hpctrack.log(metrics, step=epoch, progress=epoch / args.epochs)
-        print(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()), flush=True)
+        print(
+            f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()),
+            flush=True,
+        )
         time.sleep(args.pause)
 
 

@@ -95,7 +95,12 @@ class Account:
     environ: dict[str, str] = field(default_factory=dict)
 
     def run(
-        self, *argv: str, check: bool = True, timeout: float = 120, env: dict[str, str] | None = None, **options: Any
+        self,
+        *argv: str,
+        check: bool = True,
+        timeout: float = 120,
+        env: dict[str, str] | None = None,
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as this user, at home (or in ``cwd``); ``env`` is added to a clean login environment."""
         cwd = options.pop("cwd", None)

@@ -1,0 +1,51 @@
+"""Run the benchmarks: ``python -m benchmarks [--output FILE] [NAME ...]``.
+
+Each module ``bench_<part>.py`` has ``measure()``, which yields `Result`s. A result is judged by its ratio to
+a floor that was measured in the same run, since machines are noisy; where the promise is absolute, by its
+value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.result import Result
+
+
+def discover(names: list[str]) -> Iterator[Result]:
+    """Run the benchmark modules whose results' names begin with one of ``names`` (all, if empty)."""
+    parts = {name.partition(".")[0] for name in names}
+    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
+        part = path.stem.removeprefix("bench_").partition("_")[0]
+        if parts and part not in parts:
+            continue
+        module = importlib.import_module(f"benchmarks.{path.stem}")
+        for result in module.measure():
+            if not names or any(result.name.startswith(name) for name in names):
+                yield result
+
+
+def main() -> int:
+    """Print a table as results come, write them as JSON, and fail if a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", help="only these, or a prefix such as stream.")
+    parser.add_argument("--output", type=Path, help="also write the results as JSON")
+    arguments = parser.parse_args()
+    print(f"{'benchmark':<44}{'value':>12} {'unit':<8}{'floor':>12}{'ratio':>8}  target")
+    results = []
+    for result in discover(arguments.names):
+        results.append(result)
+        print(result.line(), flush=True)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps([result.record() for result in results], indent=1) + "\n")
+    return 0 if all(result.met in (True, None) for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

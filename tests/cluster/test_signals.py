@@ -1,0 +1,127 @@
+"""A tracked script gets the signals, the exits and the surroundings that plain sbatch would give it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+#: Notes every signal that it and its child receive, in order, until SIGHUP ends both.
+LISTENER = """\
+#!/usr/bin/python3
+import os, signal, sys
+every = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+signal.pthread_sigmask(signal.SIG_BLOCK, every)
+who = "script" if os.fork() else "child"
+def note(what):
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{who} {what}\\n")
+note("ready")
+while True:
+    signum = signal.sigwaitinfo(every).si_signo
+    note(signal.Signals(signum).name)
+    if signum == signal.SIGHUP:
+        break
+"""
+
+SENDS = {
+    "scancel": ["scancel"],
+    "to the batch process": ["scancel", "-b", "-s", "USR1"],
+    "to the whole job": ["scancel", "-f", "-s", "USR1"],
+    "to the whole job twice": ["scancel", "-f", "-s", "USR2"],
+    "to steps only": ["scancel", "-s", "USR1"],
+}
+
+
+def submit(account, tracked, *argv):
+    """Submit a script, with or without hpctrack in front, and return the job id."""
+    front = ["hpctrack"] if tracked else []
+    return int(account.run(*front, "sbatch", "--parsable", *argv).stdout.split(";")[0])
+
+
+def signals_seen(account, await_until, tracked, send):
+    """Send a signal to a listening job; return what script and child noted, each sorted."""
+    script = account.write("listener.py", LISTENER)
+    log = account.home / f"signals-{'tracked' if tracked else 'plain'}-{time.time_ns()}"
+    job = submit(account, tracked, "-o", "listener.out", script, log)
+    await_until(lambda: log.exists() and log.read_text().count("ready") == 2, 60, f"job {job} listens")
+    account.run(*send, str(job))
+    if "twice" in str(send):
+        account.run(*send, str(job))
+    time.sleep(1.0)
+    seen = sorted(line for line in log.read_text().splitlines() if "ready" not in line)
+    account.run("scancel", str(job), check=False)
+    await_until(
+        lambda: not account.run("squeue", "-h", "-j", str(job), check=False).stdout.strip(), 30, "end"
+    )
+    return seen
+
+
+@pytest.mark.parametrize("way", SENDS)
+def test_signals_are_those_of_plain_sbatch(alice, await_until, way):
+    plain = signals_seen(alice, await_until, False, SENDS[way])
+    assert signals_seen(alice, await_until, True, SENDS[way]) == plain
+
+
+@pytest.mark.parametrize("way", ["to the batch process", "to the whole job", "scancel"])
+def test_signals_with_every_core_busy(alice, await_until, way):
+    plain = signals_seen(alice, await_until, False, SENDS[way])
+    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(6)]
+    try:
+        assert signals_seen(alice, await_until, True, SENDS[way]) == plain
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+ENDINGS = {
+    "exit 0": "exit 0",
+    "exit 3": "exit 3",
+    "death by SIGSEGV": "kill -SEGV $$",
+    "death by SIGTERM": "kill -TERM $$",
+    "kill 0": "kill 0; sleep 5; echo survived",
+    "kill the group": "kill -- -$$; sleep 5; echo survived",
+    "kill 0 on exit": "trap 'kill 0' EXIT; sleep 60 & exit 0",
+    "a trap that goes on": "trap 'echo got it; trap - TERM; exit 7' TERM; kill 0; sleep 1; echo survived",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_slurm_records_the_same_end(alice, await_until, ending):
+    script = alice.write("ending.sh", f"#!/bin/bash\necho begin\n{ENDINGS[ending]}\n")
+    found = {}
+    for tracked in (False, True):
+        output = alice.home / f"ending-{tracked}.out"
+        output.unlink(missing_ok=True)
+        job = submit(alice, tracked, "-W", "-o", output, script)
+        row = await_until(
+            lambda job=job: [r for r in alice.accounted(job) if r["End"] not in ("Unknown", "")], 30, "sacct"
+        )[0]
+        found[tracked] = (row["State"], row["ExitCode"], without_reports(output))
+    assert found[True] == found[False]
+
+
+def without_reports(output: Path):
+    """Return a job's output without the lines in which bash or slurmstepd name pids and files."""
+    return [line for line in output.read_text().splitlines() if "slurm" not in line]
+
+
+def test_surroundings_are_those_of_plain_sbatch(alice):
+    script = alice.write(
+        "surroundings.sh",
+        "#!/bin/bash\n"
+        'umask; pwd; ulimit -a; echo "$#:$*"; ls /proc/$$/fd | wc -l; readlink /proc/$$/fd/0\n'
+        "grep -E 'Sig(Blk|Ign)' /proc/$$/status; [ $(ps -o pgid= $$) = $$ ] && echo leads; cat\n"
+        "env -u HPCTRACK_JOURNAL | grep -v -E '^(HPCTRACK_|PYTHONPATH=|SLURM_(JOB_?ID|TASK_PID)=|_=)' | sort\n",
+    )
+    found = {}
+    for tracked in (False, True):
+        output = alice.home / f"surroundings-{tracked}.out"
+        submit(alice, tracked, "-W", "-w", "n1", "-o", output, script, "one", "two words", "*")
+        found[tracked] = output.read_text()
+    assert found[True] == found[False]
