@@ -102,7 +102,7 @@ class Account:
         env: dict[str, str] | None = None,
         **options: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as this user, at home (or in ``cwd``); ``env`` is added to a clean login environment."""
+        """Run a command as this user, at home or in ``cwd``, in a clean login environment and ``env``."""
         cwd = options.pop("cwd", None)
         variables = {"PATH": f"{self.bin}:{self.cluster.env()['PATH']}", **self.environ, **(env or {})}
         chdir = [f"--chdir={cwd}"] if cwd else []
