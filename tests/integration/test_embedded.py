@@ -292,12 +292,18 @@ def test_a_record_of_an_older_boot_is_taken_over_whatever_its_pid_is_now(setting
     kill_9(settings)
     while owner.processes(place.data):
         time.sleep(0.02)
-    # As after a reboot: the pid is in use again, here by this very test.
+    # As after a reboot: the pid is in use again, by a process that only the boot id tells from a postmaster.
+    other = subprocess.Popen(["sleep", "60"], cwd=place.data)
     dead = owner.read(place.owner_file)
-    owner.replace(place.owner_file, dead._replace(boot_id="older", pid=os.getpid(), pid_start=None))
+    started = owner.start_time(other.pid)
+    owner.replace(place.owner_file, dead._replace(boot_id="older", pid=other.pid, pid_start=started))
     lines = place.postmaster_pid.read_text().splitlines()
-    place.postmaster_pid.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
-    assert ask(embedded.ensure(settings)) == "hpctrack"
+    place.postmaster_pid.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
+    try:
+        assert ask(embedded.ensure(settings)) == "hpctrack"
+    finally:
+        other.kill()
+        other.wait()
     assert owner.read(place.owner_file).boot_id == HERE.boot_id
 
 
