@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _STALE = ("HPCTRACK_RUN_DIR", "HPCTRACK_SPOOL_DIR", "HPCTRACK_JOB_ID", "HPCTRACK_ATTEMPT", "HPCTRACK_RUN")
-_EXEC_FAILED = 127
 _FLUSH_MARGIN = 2.0
 """Seconds beyond the flush cap after which a relay that does not answer is ended."""
 
@@ -250,9 +249,9 @@ def _start(argv: list[str], environ: dict[str, str], mask: Iterable[int], *, own
         signals.restore(mask)
         execute(argv, environ)
     except OSError as error:
-        _say(f"can't start {argv[0]}: {error.strerror}")
+        _refuse(argv, error)
     finally:
-        os._exit(_EXEC_FAILED)
+        os._exit(1)
 
 
 def execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
@@ -286,8 +285,13 @@ def _run_untracked(options: Options) -> NoReturn:
             argv = [f"/proc/self/fd/{descriptor}", *argv[1:]]
         execute(argv, environ)
     except OSError as error:
-        _say(f"can't start {argv[0]}: {error.strerror}")
-        os._exit(_EXEC_FAILED)
+        _refuse(argv, error)
+
+
+def _refuse(argv: list[str], error: OSError) -> NoReturn:
+    """Say that the program can't be started, and end as slurmstepd does: with the number of the error."""
+    _say(f"can't start {argv[0]}: {error.strerror}")
+    os._exit(error.errno or 1)
 
 
 def _wait(

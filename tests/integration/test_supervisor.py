@@ -1,0 +1,148 @@
+"""The supervisor with real processes and signals, without Slurm and without a collector."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+MAIN = Path(__file__).parents[2] / "hpctrack" / "stream" / "__main__.py"
+
+
+class Job:
+    """A batch script under the supervisor, as the wrapper starts it."""
+
+    def __init__(self, folder: Path, script: bytes, *arguments: str, **environ: str):
+        self.folder = folder
+        batch = folder / "batch"
+        batch.write_bytes(b"#!/bin/sh\n# the wrapper\n" + script)
+        self.node = folder / "node"
+        self.node.mkdir(exist_ok=True)
+        variables = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", **environ}
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", MAIN, "supervise", "--spool", folder / "spool", "--script-line", "3",
+             "--script", "/home/a/train.sh", "--node-dir", self.node, "--flush", "0.5",
+             "--", batch, *arguments],
+            env=variables, cwd=folder, start_new_session=True, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def end(self) -> tuple[int, str, str]:
+        output, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, output, errors
+
+    def await_file(self, name: str) -> str:
+        path = self.folder / name
+        for _ in range(600):
+            if path.exists() and path.read_text().endswith("\n"):
+                return path.read_text()
+            time.sleep(0.05)
+        raise AssertionError(f"{name} did not appear: {self.process.poll()}")
+
+
+def test_arguments_exit_code_and_environment(tmp_path):
+    job = Job(
+        tmp_path,
+        b'#!/bin/sh\nprintf "%s\\n" "$#" "$@" "$HPCTRACK_JOB_ID" "$HPCTRACK_SCRIPT"\nexit 3\n',
+        "a b",
+        "*",
+    )
+    assert job.end() == (3, "2\na b\n*\n14\n/home/a/train.sh\n", "")
+
+
+def test_script_text_arrives_byte_for_byte(tmp_path):
+    script = b'#!/bin/sh\ncat "$0" > copy\n' + bytes(range(1, 256)) * 40 + b"no newline at the end"
+    Job(tmp_path, b'#!/bin/sh\ncat "$0" > copy\nexit 0\n' + script).end()
+    assert (tmp_path / "copy").read_bytes().endswith(script)
+
+
+def test_death_by_a_signal_is_passed_up(tmp_path):
+    assert Job(tmp_path, b"#!/bin/sh\nkill -SEGV $$\n").end()[0] == -signal.SIGSEGV
+
+
+def test_interpreter_that_is_missing(tmp_path):
+    code, _, errors = Job(tmp_path, b"#!/no/such/interpreter\n").end()
+    assert code == 2  # what plain sbatch gives: the number of the error
+    assert errors.startswith("hpctrack: can't start") and errors.count("\n") == 1
+
+
+def test_relay_that_is_killed_does_not_touch_the_script(tmp_path):
+    job = Job(tmp_path, b"#!/bin/sh\necho $PPID > up\nread line < go; exit 5\n")
+    os.mkfifo(tmp_path / "go")
+    supervisor = int(job.await_file("up"))
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    script = [pid for pid in children if b"slurm_script" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    for pid in set(children) - set(script):
+        os.kill(int(pid), signal.SIGKILL)
+    (tmp_path / "go").write_text("on\n")
+    assert job.end()[0] == 5
+
+
+def test_full_or_forbidden_disk_runs_the_script_untracked(tmp_path):
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / f"hpctrack-{os.geteuid()}").mkdir(mode=0o777)
+    (tmp_path / "node" / f"hpctrack-{os.geteuid()}").chmod(0o777)
+    code, output, errors = Job(tmp_path, b"#!/bin/sh\necho $HPCTRACK_JOURNAL $1\nexit 4\n", "x").end()
+    assert (code, output) == (4, "/dev/null x\n")
+    assert errors.count("\n") == 1 and "runs untracked" in errors
+
+
+@pytest.mark.parametrize(
+    ("send", "expected"),
+    [
+        (lambda job: os.kill(job.process.pid, signal.SIGUSR1), "script\n"),
+        (lambda job: os.killpg(job.process.pid, signal.SIGUSR1), "child\nscript\n"),
+    ],
+    ids=["batch process only", "process group"],
+)
+def test_signals_reach_whom_they_would_reach_without_us(tmp_path, send, expected):
+    script = b"""#!/usr/bin/env python3
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+who = "script" if os.fork() else "child"
+os.close(os.open(who + ".ready", os.O_CREAT))
+while signal.sigwait({signal.SIGUSR1, signal.SIGUSR2}) == signal.SIGUSR1:
+    with open("seen", "a") as file:
+        file.write(who + "\\n")
+"""
+    job = Job(tmp_path, script)
+    while not (tmp_path / "script.ready").exists() or not (tmp_path / "child.ready").exists():
+        time.sleep(0.05)
+    send(job)
+    time.sleep(0.6)
+    seen = "".join(sorted((tmp_path / "seen").read_text().splitlines(keepends=True)))
+    os.killpg(job.process.pid, signal.SIGUSR2)
+    assert job.end()[0] == 0
+    assert seen == expected
+
+
+def test_a_signal_to_every_process_is_not_doubled(tmp_path):
+    script = b"""#!/usr/bin/env python3
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+print(os.getppid(), file=open("up", "w"))
+count = 0
+while signal.sigtimedwait({signal.SIGUSR1}, 5 if count == 0 else 1):
+    count += 1
+raise SystemExit(count)
+"""
+    job = Job(tmp_path, script)
+    supervisor = int(job.await_file("up"))
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    for pid in [str(supervisor), *children]:
+        os.kill(int(pid), signal.SIGUSR1)
+    assert job.end()[0] == 1
+
+
+def test_readers_of_a_pipe_see_its_end_when_the_script_ends(tmp_path):
+    """Not only when the relay has flushed: nothing of ours keeps standard output open."""
+    job = Job(tmp_path, b"#!/bin/sh\necho out; exec 1>&- 2>&-; read line < go\n")
+    os.mkfifo(tmp_path / "go")
+    assert job.process.stdout is not None and job.process.stdout.read() == "out\n"
+    (tmp_path / "go").write_text("on\n")
+    assert job.process.wait(30) == 0

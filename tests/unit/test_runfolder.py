@@ -1,0 +1,55 @@
+"""Where the run folder goes, and whom it trusts."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from hpctrack.stream import journal, runfolder
+
+
+def test_create_makes_private_folder_and_shell_journal(tmp_path):
+    folder = runfolder.create("/home/a/spool", str(tmp_path), "cluster.14", 2)
+    assert folder.name.startswith("cluster.14.2.")
+    assert folder.path == str(tmp_path / f"hpctrack-{os.geteuid()}" / folder.name)
+    assert folder.spool_path == f"/home/a/spool/journals/{folder.name}"
+    assert stat.S_IMODE(os.stat(folder.path).st_mode) == 0o700
+    with open(folder.shell_journal, "rb") as file:
+        assert journal.parse_header(file.read()) == journal.Header(attempt=2, rank=0, lost=0)
+    assert stat.S_IMODE(os.stat(folder.shell_journal).st_mode) == 0o600
+
+
+def test_two_attempts_never_share_a_folder(tmp_path):
+    first = runfolder.create("/spool", str(tmp_path), "c.1", 0)
+    assert runfolder.create("/spool", str(tmp_path), "c.1", 0).path != first.path
+
+
+def test_a_folder_that_others_can_enter_is_refused(tmp_path):
+    home = tmp_path / f"hpctrack-{os.geteuid()}"
+    home.mkdir()
+    home.chmod(0o755)
+    with pytest.raises(PermissionError, match="not a private folder"):
+        runfolder.create("/spool", str(tmp_path), "c.1", 0)
+
+
+def test_a_planted_symbolic_link_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / f"hpctrack-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError):
+        runfolder.create("/spool", str(tmp_path), "c.1", 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_somebody_elses_folder_is_refused(tmp_path):
+    home = tmp_path / f"hpctrack-{os.geteuid()}"
+    home.mkdir(mode=0o700)
+    os.chown(home, 65534, 65534)
+    with pytest.raises(PermissionError):
+        runfolder.create("/spool", str(tmp_path), "c.1", 0)
+
+
+def test_a_missing_parent_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        runfolder.create("/spool", str(tmp_path / "missing"), "c.1", 0)
