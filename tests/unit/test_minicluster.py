@@ -1,0 +1,235 @@
+"""The parts of scripts/minicluster.py that need no Slurm: what it writes, what it reads from the kernel."""
+
+import importlib.util
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "minicluster.py"
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("minicluster", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["minicluster"] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+minicluster = load()
+
+V1 = """\
+tmpfs /sys/fs/cgroup tmpfs rw,relatime,mode=755 0 0
+cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0
+cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0
+cgroup /sys/fs/cgroup/freezer cgroup rw,relatime,freezer 0 0
+cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0
+"""
+V2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime,nsdelegate 0 0\n"
+
+
+@pytest.fixture
+def layout():
+    return minicluster.Layout("/var/tmp/My-cluster.2", nodes=3, base_port=17040, host="box", cgroup=1)
+
+
+def settings(text):
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and " " not in line)
+    return dict(pairs)
+
+
+def test_ports_follow_each_other_and_are_below_the_ephemeral_ones(layout):
+    daemons = ["slurmctld", "slurmdbd", "n1", "n2", "n3"]
+    assert [layout.port(name) for name in daemons] == list(range(17040, 17045))
+    assert max(minicluster.PORT_BLOCKS) + minicluster.PORT_BLOCKS.step < 32768
+
+
+def test_every_port_of_the_configuration_is_one_that_a_daemon_is_expected_on(layout):
+    conf = minicluster.slurm_conf(layout)
+    assert settings(conf)["SlurmctldPort"] == "17040"
+    assert settings(conf)["AccountingStoragePort"] == "17041"
+    assert settings(minicluster.slurmdbd_conf(layout))["DbdPort"] == "17041"
+    assert "NodeName=n[1-3] NodeHostname=box NodeAddr=127.0.0.1 Port=[17042-17044]" in conf
+
+
+def test_the_cluster_is_named_after_its_folder_in_a_way_slurm_accepts(layout):
+    assert settings(minicluster.slurm_conf(layout))["ClusterName"] == "my_cluster_2"
+
+
+def test_each_setting_stands_once_on_a_line_of_its_own(layout):
+    for text in (minicluster.slurm_conf(layout), minicluster.slurmdbd_conf(layout)):
+        keys = [line.split("=")[0] for line in text.splitlines() if "=" in line and " " not in line]
+        assert len(keys) == len(set(keys))
+        assert all(key.isidentifier() for key in keys)
+
+
+def test_all_paths_are_in_the_folder(layout):
+    conf = minicluster.slurm_conf(layout) + minicluster.slurmdbd_conf(layout)
+    paths = [value for value in settings(conf).values() if value.startswith("/") and value != "/bin/true"]
+    assert paths
+    assert all(path.startswith("/var/tmp/My-cluster.2/") for path in paths)
+
+
+def test_partitions_are_there_to_preempt_and_to_hide(layout):
+    partitions = [
+        line for line in minicluster.slurm_conf(layout).splitlines() if line.startswith("Partition")
+    ]
+    assert [line.split()[0] for line in partitions] == [
+        "PartitionName=main", "PartitionName=urgent", "PartitionName=scav", "PartitionName=hidden",
+    ]  # fmt: skip
+    assert [line for line in partitions if "Default=YES" in line] == partitions[:1]
+    assert [line for line in partitions if "Hidden=YES" in line] == partitions[3:]
+
+
+def test_local_settings_come_last_so_that_they_win(layout):
+    last = minicluster.slurm_conf(layout).splitlines()[-1]
+    assert last == "Include /var/tmp/My-cluster.2/etc/local.conf"
+
+
+def test_clusters_beside_each_other_do_not_share_job_ids():
+    blocks = list(minicluster.PORT_BLOCKS)
+    confs = [minicluster.slurm_conf(minicluster.Layout("/a", base_port=port)) for port in blocks]
+    firsts = [int(settings(conf)["FirstJobId"]) for conf in confs]
+    assert firsts[0] == 1
+    assert all(later - earlier >= 10000 for earlier, later in itertools.pairwise(firsts))
+
+
+@pytest.mark.parametrize(("cgroup", "tracking"), [(0, "linuxproc"), (1, "cgroup"), (2, "cgroup")])
+def test_without_control_groups_slurm_is_told_to_do_without(cgroup, tracking):
+    conf = settings(minicluster.slurm_conf(minicluster.Layout("/a", cgroup=cgroup)))
+    assert conf["ProctrackType"] == f"proctrack/{tracking}"
+    assert ("ConstrainRAMSpace=yes" in minicluster.cgroup_conf(cgroup, swap=True)) == bool(cgroup)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "systemd", "found"),
+    [
+        (V1, False, 1),
+        (V1, True, 1),
+        (V1.replace("memory cgroup rw", "memory cgroup ro"), True, 0),
+        (V1.replace(",freezer 0", ",blkio 0"), True, 0),
+        (V2, True, 2),
+        (V2, False, 0),
+        (V2.replace("cgroup2 rw", "cgroup2 ro"), True, 0),
+        ("proc /proc proc rw 0 0\n", True, 0),
+        ("", True, 0),
+    ],
+)
+def test_control_groups_are_found_by_what_is_mounted(mounts, systemd, found):
+    assert minicluster.find_cgroup(mounts, systemd=systemd) == found
+
+
+@pytest.mark.parametrize("state", ["idle", "mixed", "allocated", "completing", "mixed-", "planned"])
+def test_nodes_that_take_jobs(state):
+    assert minicluster.is_serving(state)
+
+
+@pytest.mark.parametrize("state", ["idle*", "down", "down*", "drained", "draining", "unk*", "inval", ""])
+def test_nodes_that_take_none(state):
+    assert not minicluster.is_serving(state)
+
+
+def test_a_moved_cluster_reads_its_marker_with_its_new_folder(tmp_path, layout):
+    (tmp_path / minicluster.MARKER).write_text(json.dumps(vars(layout)))
+    moved = minicluster.Cluster(tmp_path).layout
+    assert moved.directory == str(tmp_path.resolve())
+    assert (moved.nodes, moved.base_port, moved.cgroup) == (3, 17040, 1)
+
+
+@pytest.mark.parametrize("marker", [None, "", "{}", '{"nodes": 4, "colour": "red"}'])
+def test_a_folder_without_a_readable_marker_is_no_cluster(tmp_path, marker):
+    if marker is not None:
+        (tmp_path / minicluster.MARKER).write_text(marker)
+    if marker == "{}":
+        assert minicluster.Cluster(tmp_path).layout.nodes == 4
+    else:
+        with pytest.raises(minicluster.ClusterError, match="start it first"):
+            _ = minicluster.Cluster(tmp_path).layout
+
+
+def test_a_process_is_taken_for_a_daemon_only_by_mark_and_program_and_session(tmp_path):
+    mark = f"{minicluster.MARK}={tmp_path}:n1"
+    impostor = subprocess.Popen(["env", mark, "sleep", "60"], start_new_session=True)
+    other = subprocess.Popen(["bash", "-c", "exec -a slurmd sleep 60"], start_new_session=True)
+    real = subprocess.Popen(["env", mark, "bash", "-c", "exec -a slurmd sleep 60"], start_new_session=True)
+    try:
+        assert minicluster.wait_for(lambda: minicluster.daemon_pids(str(tmp_path)) == {"n1": real.pid}, 5)
+        minicluster.end(lambda: minicluster.daemon_pids(str(tmp_path)).values())
+        assert real.wait(5) == -15
+        assert impostor.poll() is None
+        assert other.poll() is None
+    finally:
+        for process in (impostor, other, real):
+            process.kill()
+            process.wait()
+
+
+def test_what_ignores_a_signal_is_killed(monkeypatch, tmp_path):
+    monkeypatch.setattr(minicluster, "GRACE_SECONDS", 0.2)
+    mark = f"{minicluster.MARK}={tmp_path}:slurmctld"
+    command = ["env", mark, "bash", "-c", "trap '' TERM; exec -a slurmctld sleep 60"]
+    stubborn = subprocess.Popen(command, start_new_session=True)
+    assert minicluster.wait_for(lambda: bool(minicluster.daemon_pids(str(tmp_path))), 5)
+    minicluster.end(lambda: minicluster.daemon_pids(str(tmp_path)).values())
+    assert stubborn.wait(5) == -9
+
+
+def test_listening_is_seen_without_connecting(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert minicluster.is_listening(port)
+    assert not minicluster.is_listening(port)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        assert minicluster.is_listening(str(tmp_path / "socket"))
+    assert not minicluster.is_listening(str(tmp_path / "socket"))  # The file is still there.
+
+
+def test_the_failure_of_a_command_is_one_line():
+    with pytest.raises(minicluster.ClusterError) as failure:
+        minicluster.run("sh", "-c", "echo first >&2; echo last >&2; exit 3")
+    assert str(failure.value).endswith("failed: last")
+    with pytest.raises(minicluster.ClusterError, match="No such file"):
+        minicluster.run("no-such-program")
+
+
+def test_env_is_for_eval_and_keeps_the_path(tmp_path):
+    directory = tmp_path / "a folder"
+    printed = subprocess.check_output(
+        [sys.executable, SCRIPT, "env", "--dir", directory],
+        env={**os.environ, "PATH": "/opt/x:/usr/bin"},
+        text=True,
+    )
+    shown = subprocess.check_output(["bash", "-c", f'{printed}echo "$SLURM_CONF|$PATH"'], text=True).strip()
+    assert shown.startswith(f"{directory}/etc/slurm.conf|/opt/x:/usr/bin:")
+    assert shown.endswith(":/sbin:/bin")
+
+
+def test_help_explains_itself_and_wrong_usage_exits_with_2():
+    text = subprocess.check_output([sys.executable, SCRIPT, "--help"], text=True)
+    assert all(word in text for word in ("start", "stop", "SPECIAL_EXIT", "Exit codes"))
+    with pytest.raises(SystemExit) as wrong:
+        minicluster.main(["start", "--nodes", "99"])
+    assert wrong.value.code == 2
+
+
+def test_stopping_where_no_cluster_is_does_nothing_and_removes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(minicluster, "require_root", lambda: None)
+    (tmp_path / "precious").touch()
+    assert minicluster.Cluster(tmp_path).stop().startswith("no cluster")
+    with pytest.raises(minicluster.ClusterError, match="not removed"):
+        minicluster.Cluster(tmp_path).stop(purge=True)
+    assert (tmp_path / "precious").exists()
+
+
+def test_who_is_not_root_is_told_so_with_an_exit_code_of_its_own(monkeypatch, capsys):
+    monkeypatch.setattr(minicluster.os, "geteuid", lambda: 1000)
+    assert minicluster.main(["start"]) == 4
+    assert "only root" in capsys.readouterr().err
