@@ -384,11 +384,13 @@ class Cluster:
 
     @property
     def layout(self) -> Layout:
-        """What the cluster was started with; the folder may have been moved since."""
+        """What it was started with, maybe by another version of this script, and in another folder."""
         try:
-            return Layout(**json.loads(self.marker.read_text()) | {"directory": str(self.directory)})
-        except (OSError, ValueError, TypeError):
+            known = json.loads(self.marker.read_text()).items()
+        except (OSError, ValueError, AttributeError):
             raise ClusterError(f"no cluster in {self.directory}: start it first") from None
+        ours = {field.name for field in dataclasses.fields(Layout)}
+        return Layout(**{k: v for k, v in known if k in ours} | {"directory": str(self.directory)})
 
     def start(self, nodes: int | None = None) -> str:
         """Bring up whatever is down, wait until all nodes take jobs, and say in one line what was done."""
