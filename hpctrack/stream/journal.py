@@ -3,10 +3,10 @@
 A journal is an append-only text file. Its first line is a header, lines that begin with ``#`` are comments,
 and every other line is one of
 
-* a row: ``key=value`` pairs split by white space, ``step=3 loss=0.25 phase="warm up"``. Keys and strings
-  are quoted like JSON strings where they need it. ``step``, ``progress`` and ``time`` (seconds since the
-  epoch) are reserved. Numbers follow C's grammar (``strtod``), with ``nan`` and ``inf``; ``true`` and
-  ``false`` are booleans; any other bare word is a string.
+* a row: ``key=value`` pairs split by ASCII white space, ``step=3 loss=0.25 phase="warm up"``. Keys and
+  strings are quoted like JSON strings where they need it. Bare ``step``, ``progress`` and ``time`` (seconds
+  since the epoch) are reserved; in quotes they are metrics like others. Numbers follow C's grammar
+  (``strtod``), with ``nan`` and ``inf``; ``true`` and ``false`` are booleans; other bare words are strings.
 * a message: ``!kind {json}``, for what is not a metric (args, tags, hello, usage, event, fin).
 
 A line is read whole or not at all. A writer whose line was cut short ends it with `CANCEL`; lines that are
@@ -15,12 +15,24 @@ glued together repeat a key or hold a bare ``=``. All of these count as torn.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Protocol
+
+    class Redactor(Protocol):
+        """What `parse` needs of `hpctrack.redact.Redactor`."""
+
+        def text(self, text: str) -> str:
+            """Mask the secrets in a text."""
+
+        def value(self, obj: Any) -> Any:
+            """Mask the secrets in a JSON value."""
+
 
 Value = Union[float, int, bool, str]
 
@@ -34,6 +46,9 @@ MAX_NAME = 1024  # bytes
 _HEADER = "# hpctrack journal 1 attempt={:06d} rank={:06d} lost={:012d}\n"
 HEADER_SIZE = len(_HEADER.format(0, 0, 0))
 _HEADER_PATTERN = re.compile(rb"# hpctrack journal 1 attempt=(\d{6}) rank=(\d{6}) lost=(\d{12})\n")
+#: Where the count of lost lines stands in the header, for a writer that updates it in place.
+LOST_OFFSET = HEADER_SIZE - 13
+_MAX_LOST = 10**12 - 1
 
 _NUMBER = re.compile(
     r"[+-]?(?:(?P<int>[0-9]+)|0[xX](?P<hex>[0-9a-fA-F]+)"
@@ -43,10 +58,13 @@ _NUMBER = re.compile(
 )
 _BARE = re.compile(r"[^\s=\"'!#\x00-\x20\x7f\\]+\Z")
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<key>[^\s="]+)|(?P<quoted_key>"(?:[^"\\]|\\.)*"))="""
-    r"""(?:(?P<quoted>"(?:[^"\\]|\\.)*")(?=\s|\Z)|(?P<bare>[^\s="]+)(?=\s|\Z))"""
+    r"""[ \t\r\v\f]*(?:(?P<key>[^ \t\r\v\f="]+)|(?P<quoted_key>"(?:[^"\\]|\\.)*"))="""
+    r"""(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<bare>[^ \t\r\v\f="]+))(?=[ \t\r\v\f]|\Z)"""
 )
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _INT64 = range(-(1 << 63), 1 << 63)
+# Longer ones would meet Python's limit on digits, and mean a float to everyone.
+_MAX_DIGITS = 400
 
 
 class Row(NamedTuple):
@@ -86,7 +104,12 @@ Line = Union[Row, Message, Torn]
 
 def format_header(attempt: int, rank: int, lost: int = 0) -> bytes:
     """Return the first line of a journal, always `HEADER_SIZE` bytes."""
-    return _HEADER.format(min(attempt, 999999), min(max(rank, 0), 999999), min(lost, 10**12 - 1)).encode()
+    return _HEADER.format(min(attempt, 999999), min(max(rank, 0), 999999), min(lost, _MAX_LOST)).encode()
+
+
+def format_lost(lost: int) -> bytes:
+    """Return what a writer puts at `LOST_OFFSET` of its journal to update the count."""
+    return f"{min(lost, _MAX_LOST):012d}".encode()
 
 
 def parse_header(data: bytes) -> Header | None:
@@ -109,8 +132,8 @@ def format_value(value: Value) -> str:
 
 
 def format_name(name: str) -> str:
-    """Format a key, quoted where it needs it."""
-    return name if _BARE.match(name) else json.dumps(name, ensure_ascii=False)
+    """Format the name of a metric, quoted where it needs it."""
+    return name if _BARE.match(name) and name not in RESERVED else json.dumps(name, ensure_ascii=False)
 
 
 def format_row(
@@ -135,116 +158,175 @@ def format_row(
 
 
 def format_message(kind: str, value: Any) -> bytes:
-    """Format a message line; ``value`` is anything that JSON takes."""
-    return f"!{kind} {json.dumps(value, separators=(',', ':'))}\n".encode()
+    """Format a message line; ``value`` is anything that JSON takes but nan and infinities.
+
+    Raises ValueError or TypeError for anything else.
+    """
+    return f"!{kind} {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n".encode()
 
 
-def parse(data: bytes, offset: int = 0) -> Iterator[Line]:
+def parse(data: bytes, offset: int = 0, redactor: Redactor | None = None) -> Iterator[Line]:
     """Read the complete lines of ``data``, which begins at byte ``offset`` of its journal.
 
     Blank lines and comments yield nothing; what follows the last newline is left for later. The caller
-    takes ``offset + data.rfind(b"\\n") + 1`` as read.
+    takes ``offset + data.rfind(b"\\n") + 1`` as read. ``redactor`` masks strings and messages.
     """
     position = 0
+    names: tuple[str, ...] = ()
+    match_same = _NOTHING.match
     while True:
+        match = match_same(data, position)
+        if match is not None:  # the common case: the same metrics as in the line before
+            position = match.end()
+            step, progress, time, *texts = match.groups()
+            integers = True in map(bytes.isdigit, texts)
+            yield Row(
+                offset + position,
+                None if step is None else int(step),
+                None if progress is None else float(progress),
+                None if time is None else float(time),
+                dict(zip(names, map(_plain_number if integers else float, texts))),
+            )
+            continue
         newline = data.find(b"\n", position)
         if newline < 0:
             return
         line = data[position:newline]
         position = newline + 1
-        parsed = parse_line(line, offset + position)
-        if parsed is not None:
-            yield parsed
+        parsed = parse_line(line, offset + position, redactor)
+        if parsed is None:
+            continue
+        yield parsed
+        if parsed.__class__ is Row:
+            before, names = names, tuple(parsed[-1])
+            match_same = _same_metrics(names).match if names == before else _NOTHING.match
 
 
-def parse_line(line: bytes, end: int) -> Line | None:
+def _plain_number(text: bytes) -> float:
+    return int(text) if text.isdigit() else float(text)
+
+
+_NOTHING = re.compile(rb"(?!)")
+_MANY = 64
+
+
+@functools.lru_cache(maxsize=16)
+def _same_metrics(names: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Compile what a row of these metrics looks like as `format_row` writes it, if all are numbers.
+
+    Its groups are step, progress, time and the values. It need not match everything that `parse_line`
+    reads, but what it matches must mean the same to both.
+    """
+    plain = [format_name(name) for name in names]
+    if not names or len(names) > _MANY or any(name.startswith('"') for name in plain):
+        return _NOTHING
+    floating = rb"[+-]?(?:\d+\.\d*|\.\d+|\d+(?=e))(?:e[+-]?\d+)?|nan|-?inf"
+    values = b" ".join(
+        re.escape(name.encode("utf-8", "replace")) + rb"=(\d{1,18}|" + floating + rb")" for name in plain
+    )
+    return re.compile(
+        rb"(?:step=(\d{1,18}) )?(?:progress=(" + floating + rb") )?(?:time=(\d+\.\d*) )?" + values + rb"\n"
+    )
+
+
+def parse_line(line: bytes, end: int, redactor: Redactor | None = None) -> Line | None:
     """Read one line without its newline. None for blank lines and comments; `Torn` for damage."""
-    if not line or line[:1] == b"#" or line.isspace():
+    stripped = line.strip()
+    if not stripped or stripped[:1] == b"#":
         return None
     if len(line) > MAX_LINE or CANCEL in line or b"\x00" in line:
         return Torn(end)
     try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        return Torn(end)
-    if text[0] == "!":
-        return _parse_message(text, end)
-    return (_parse_plain(text, end) if '"' not in text else None) or _parse_quoted(text, end)
-
-
-def _parse_message(text: str, end: int) -> Line:
-    kind, _, body = text[1:].partition(" ")
-    try:
-        json.loads(body)
+        text = stripped.decode()
+        if text[0] == "!":
+            return _parse_message(text, end, redactor)
+        if '"' in text:
+            return _parse_quoted(text, end, redactor)
+        return _parse_plain(stripped, end, redactor)
     except (ValueError, RecursionError):
         return Torn(end)
-    return Message(end, kind, body) if kind.isidentifier() else Torn(end)
 
 
-def _parse_plain(text: str, end: int) -> Line | None:
-    """Read a row without quotes: the common case, kept short because every row of a relay goes through."""
+def _parse_message(text: str, end: int, redactor: Redactor | None) -> Line:
+    kind, _, body = text[1:].partition(" ")
+    value = json.loads(body, parse_constant=_refuse)
+    if not _KIND.match(kind):
+        return Torn(end)
+    if redactor is not None:
+        body = json.dumps(redactor.value(value), separators=(",", ":"))
+    return Message(end, kind, body)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant + " is not JSON")
+
+
+def _parse_plain(line: bytes, end: int, redactor: Redactor | None) -> Line:
+    """Read a row without quotes."""
     values: dict[str, Value] = {}
-    tokens = text.split()
+    tokens = line.split()
     for token in tokens:
-        name, _, value = token.partition("=")
-        if not name or not value or "=" in value:
+        name, _, text = token.partition(b"=")
+        if not name or not text or b"=" in text:
             return Torn(end)
-        values[name] = _value(value)
+        value = _value(text.decode())
+        values[name.decode()] = redactor.text(value) if redactor and isinstance(value, str) else value
     if len(values) != len(tokens):
         return Torn(end)  # a repeated key: two lines glued together
-    return _row(values, end)
+    reserved = {name: values.pop(name) for name in RESERVED if name in values}
+    return _row(reserved, values, end)
 
 
-def _parse_quoted(text: str, end: int) -> Line:
+def _parse_quoted(text: str, end: int, redactor: Redactor | None) -> Line:
+    """Read a row some of whose keys or strings are quoted."""
+    reserved: dict[str, Value] = {}
     values: dict[str, Value] = {}
     position, count = 0, 0
-    stripped = text.rstrip()
-    while position < len(stripped):
-        match = _TOKEN.match(stripped, position)
+    while position < len(text):
+        match = _TOKEN.match(text, position)
         if match is None:
             return Torn(end)
         position = match.end()
         count += 1
-        try:
-            name = match["key"] or json.loads(match["quoted_key"])
-            values[name] = (
-                _value(match["bare"]) if match["bare"] else json.loads(match["quoted"], strict=False)
-            )
-        except ValueError:
-            return Torn(end)
-    if len(values) != count:
-        return Torn(end)
-    return _row(values, end)
+        key, quoted_key, quoted, bare = match.groups()
+        value = _value(bare) if bare else json.loads(quoted, strict=False)
+        if redactor is not None and isinstance(value, str):
+            value = redactor.text(value)
+        if key in RESERVED:
+            reserved[key] = value
+        else:
+            values[key or json.loads(quoted_key, strict=False)] = value
+    return _row(reserved, values, end) if len(reserved) + len(values) == count else Torn(end)
 
 
-def _row(values: dict[str, Value], end: int) -> Line:
-    step = values.pop("step", None)
-    progress = values.pop("progress", None)
-    time = values.pop("time", None)
-    if step is not None:
-        if isinstance(step, float) and step.is_integer():
-            step = int(step)
-        if type(step) is not int or step not in _INT64:
-            return Torn(end)
-    for number in (progress, time):
-        if number is not None and (isinstance(number, (str, bool)) or number != number):
-            return Torn(end)
-    if any(len(name) > MAX_NAME for name in values):
+def _row(reserved: Mapping[str, Value], values: dict[str, Value], end: int) -> Line:
+    step = reserved.get("step")
+    if isinstance(step, float) and step.is_integer():
+        step = int(step)
+    if step is not None and (type(step) is not int or step not in _INT64):
         return Torn(end)
-    return Row(
-        end,
-        step,
-        None if progress is None else float(progress),
-        None if time is None else float(time),
-        values,
-    )
+    if any(len(name) > MAX_NAME // 4 and len(name.encode("utf-8", "replace")) > MAX_NAME for name in values):
+        return Torn(end)
+    return Row(end, step, _real(reserved.get("progress")), _real(reserved.get("time")), values)
+
+
+def _real(value: Value | None) -> float | None:
+    """Check a reserved number; raises ValueError for what is none."""
+    if value is None:
+        return None
+    if isinstance(value, (str, bool)) or value != value:
+        raise ValueError(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(value) from None
 
 
 def _value(text: str) -> Value:
-    # The two common cases first; Python's own grammar is C's but for underscores and foreign digits.
+    # The common cases first; Python's own grammar is C's but for underscores and foreign digits.
     if text.isascii() and "_" not in text:
-        if text.isdecimal() and len(text) < 19:
-            return int(text)
+        if text.isdecimal():
+            return int(text) if len(text) < _MAX_DIGITS else float(text)
         try:
             number = float(text)
         except ValueError:
@@ -266,10 +348,12 @@ def _number(text: str) -> float | int | None:
     if match is None:
         return None
     if match["int"]:
-        # Longer ones would meet Python's limit on digits, and mean a float to everyone.
-        return int(text) if len(text) < 400 else float(text)
+        return int(text) if len(text) < _MAX_DIGITS else float(text)
     if match["hex"]:
         return int(text, 16)
     if "x" in text or "X" in text:
-        return float.fromhex(text)
+        try:
+            return float.fromhex(text)
+        except OverflowError:
+            return float("-inf" if text[0] == "-" else "inf")
     return float(text.partition("(")[0])
