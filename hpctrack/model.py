@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Mask = NDArray[np.bool_]
+    Array = NDArray[Any]
+
 Source = Literal["submit", "relay", "squeue", "sacct", "user"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -134,3 +140,66 @@ class RelayMessage(NamedTuple):
     kind: str
     body: Mapping[str, Any]
     """The parsed JSON object, as the node sent it: nothing in it is trusted to have the right type."""
+
+
+class NodeMessage(NamedTuple):
+    """A message line of a journal, as it came: nothing in it is trusted."""
+
+    kind: str
+    text: str
+    """Meant to be a JSON object."""
+
+
+class MetricColumn(NamedTuple):
+    """The values of one metric and type in a `MetricBlock`."""
+
+    name: str
+    present: Mask | None
+    """Which rows have a value; None: all."""
+    values: Array | list[str | int]
+    """Of the rows that have one, in their order: float64, int64, bool; or strings and longer integers."""
+
+
+class MetricBlock(NamedTuple):
+    """Rows that were logged one after the other, in columns. Arrays have an element for each row."""
+
+    rows: int
+    steps: Array | None
+    """int64; None: no row has one."""
+    stepped: Mask | None
+    """Which rows have a step; None: all, if there are steps."""
+    progress: Array | None
+    """float64, not NaN; None: 0.0."""
+    times: Array | None
+    """int64, microseconds since the epoch; None: no row has one."""
+    timed: Mask | None
+    names: tuple[str, ...]
+    """The metrics of ``matrix``."""
+    matrix: Array
+    """float64, of shape (names, rows): the metrics that every row has as a float."""
+    columns: tuple[MetricColumn, ...]
+    """All other metrics. A name may come again with another type, never twice in a row."""
+
+
+class Contents(NamedTuple):
+    """What a range of a journal says."""
+
+    blocks: list[MetricBlock | NodeMessage]
+    torn: int = 0
+    """Lines that could not be read whole."""
+
+
+class Piece(NamedTuple):
+    """The range ``[start, end)`` of a journal, ready to be stored."""
+
+    run_id: int
+    journal: str
+    """16 hex digits."""
+    attempt: int
+    start: int
+    end: int
+    contents: Contents
+    body: bytes
+    """What ``contents`` was decoded from (docs/wire.md), kept should PostgreSQL refuse it."""
+    fault: str | None = None
+    """Why it can't be stored, if that is known already."""

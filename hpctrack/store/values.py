@@ -1,0 +1,110 @@
+"""Values in JSONB: ``metrics.extra`` and ``run_latest.last``, such that each comes back exactly. Pure.
+
+JSONB's numbers are decimals: they know no nan, no infinity and no -0.0, and forget that 1e22 was a float.
+What would not come back is written as an object of one key: ``{"float": "nan"}``; ``{"int": "2 ** 53 + 1"}``
+in digits, beyond what a double holds; ``{"text": ...}`` with the JSON text of a string that PostgreSQL's
+texts can't hold. Everything else stands for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from hpctrack import model
+
+#: Integers up to here are exact in a double.
+EXACT = 1 << 53
+#: Floats from here (or 0.0) to there are written as plain decimals: no exponent, few digits, a point.
+_PLAIN_FROM, _PLAIN_BELOW = 1e-20, 1e16
+_FOREIGN = re.compile("[\0\ud800-\udfff]")
+_MAX_DEPTH = 100
+
+
+def encode(value: float | int | bool | str) -> str:
+    """Return the JSON text of one value of a metric."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, float):
+        return repr(value) if _is_plain(value) else f'{{"float": "{value!r}"}}'
+    if isinstance(value, int):
+        return repr(value) if -EXACT <= value <= EXACT else f'{{"int": "{_digits(value)}"}}'
+    if _FOREIGN.search(value):
+        return f'{{"text": {json.dumps(json.dumps(value))}}}'
+    return json.dumps(value, ensure_ascii=False)
+
+
+def decode(value: Any) -> Any:
+    """Return the value that an element of ``extra`` or ``last``, as `json.loads` reads it, stands for.
+
+    What was not written by `encode` comes back as it is.
+    """
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, text),) = value.items()
+        if isinstance(text, str):
+            try:
+                if kind == "float":
+                    return float(text)
+                if kind == "int":
+                    return int(text, 0)
+                if kind == "text":
+                    return json.loads(text)
+            except ValueError:
+                pass
+    return value
+
+
+def encode_array(values: model.Array) -> list[str]:
+    """Return the JSON text of each element of an array of float64, int64 or bool."""
+    if values.dtype.kind == "f":
+        magnitude = np.abs(values)
+        plain = (magnitude >= _PLAIN_FROM) & (magnitude < _PLAIN_BELOW)
+        if plain.all():
+            return [repr(value) for value in values.tolist()]
+    return [encode(value) for value in values.tolist()]
+
+
+def to_json(value: Any) -> str:
+    """Return JSON text that PostgreSQL takes for anything that `json.loads` gave.
+
+    Not exact where PostgreSQL can't be: nan and the infinities become strings, NUL and lone surrogates
+    U+FFFD, and what is nested very deeply "...".
+    """
+    return json.dumps(_storable(value, _MAX_DEPTH), ensure_ascii=False, allow_nan=False)
+
+
+def to_text(value: str) -> str:
+    """Return a text that PostgreSQL can hold: without NUL and lone surrogates."""
+    return _FOREIGN.sub("\ufffd", value)
+
+
+def _storable(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return to_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, (dict, list)) and depth == 0:
+        return "..."
+    if isinstance(value, dict):
+        return {to_text(str(key)): _storable(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item, depth - 1) for item in value]
+    return value
+
+
+def _is_plain(value: float) -> bool:
+    if value == 0.0:
+        return math.copysign(1.0, value) > 0
+    return _PLAIN_FROM <= abs(value) < _PLAIN_BELOW
+
+
+def _digits(value: int) -> str:
+    # Hexadecimal where Python limits decimal digits.
+    return repr(value) if value.bit_length() < 8192 else hex(value)
