@@ -1,0 +1,151 @@
+"""Submission records: what `hpctrack sbatch` leaves in the spool for the relay and for PostgreSQL.
+
+A record holds the run's secret, so that folders are 0700, files 0600, and nothing is believed that another
+user could have put there. docs/architecture.md, "On disk", lists the keys. Loaded on compute nodes: standard
+library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpctrack.stream import runfolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Record(NamedTuple):
+    """One submission. The run's key is ``wire.run_key(bytes.fromhex(secret), task)``."""
+
+    uuid: str
+    #: 32 bytes in hexadecimal.
+    secret: str
+    #: When it was submitted, in seconds since the epoch.
+    time: float
+    #: ClusterName and base job id; None outside Slurm.
+    cluster: str | None
+    job_id: int | None
+    #: Array specification; None for the one task -1.
+    tasks: str | None
+    #: The JSON arguments of ``register_submission()``; secrets are masked.
+    submission: dict[str, Any]
+    run: dict[str, Any]
+    #: What the relay needs of the submitter's settings, as in `hpctrack.settings.Settings`.
+    collector: tuple[str, ...] = ()
+    transport: str = "auto"
+    flush: float = 5.0
+    usage_interval: float = 10.0
+    journal_cap: int = 1 << 30
+
+    def __repr__(self) -> str:
+        return f"<Record {self.uuid} of job {self.cluster}.{self.job_id}>"  # the secret is for no log
+
+
+def path(spool: str, record: Record) -> str:
+    """Return where a record stands."""
+    if record.job_id is None:
+        return _path(spool, record.uuid)
+    return _path(spool, _job(record.cluster, record.job_id))
+
+
+def write(spool: str, record: Record) -> str:
+    """Write a record, marked as unknown to PostgreSQL; return its path.
+
+    Raises OSError where the spool can't be written or is not private.
+    """
+    os.makedirs(spool, 0o700, exist_ok=True)
+    target = path(spool, record)
+    marker = _marker(target)
+    for folder in (spool, os.path.dirname(target), os.path.dirname(marker)):
+        runfolder.make_private(folder)
+    # The marker first: a record without one would count as registered.
+    os.close(os.open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
+    draft = f"{target}.{os.urandom(4).hex()}"
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            json.dump(record._asdict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(draft, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+    return target
+
+
+def read(target: str) -> Record:
+    """Read one record.
+
+    Raises FileNotFoundError, PermissionError for a file that is not this user's own, ValueError for one that
+    is no record.
+    """
+    descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, encoding="ascii") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise PermissionError(f"{target} is not this user's own")
+        value = json.load(file)
+    try:
+        fields = {name: value[name] for name in Record._fields if name in value}
+        return Record(**{**fields, "collector": tuple(value.get("collector", ()))})
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(f"{target} is not a submission record") from None
+
+
+def find(spool: str, cluster: str | None, job_id: int) -> Record | None:
+    """Return the record of a base job id; None while there is none: the job may start before it is written.
+
+    ``cluster`` None finds the job id of any cluster, if only one has it. Raises as `read` does.
+    """
+    folder = os.path.join(spool, "submissions")
+    try:
+        # Opening the folder makes a network file system look again for what was not there before.
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return None
+    wanted = [_job(cluster, job_id) + ".json"]
+    if cluster is None:
+        wanted = [name for name in names if name.endswith(f".{job_id}.json")]
+    if len(wanted) != 1:
+        return None
+    try:
+        return read(os.path.join(folder, wanted[0]))
+    except FileNotFoundError:
+        return None
+
+
+def unregistered(spool: str) -> Iterator[str]:
+    """Yield the paths of records that PostgreSQL does not know yet."""
+    try:
+        names = sorted(os.listdir(os.path.join(spool, "unregistered")))
+    except FileNotFoundError:
+        return
+    for name in names:
+        target = os.path.join(spool, "submissions", name)
+        if os.path.exists(target):
+            yield target
+
+
+def set_registered(target: str) -> None:
+    """Remember that PostgreSQL knows the record at this path."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_marker(target))
+
+
+def _job(cluster: str | None, job_id: int) -> str:
+    return f"{cluster or ''}.{job_id}".replace("/", "_")
+
+
+def _path(spool: str, name: str) -> str:
+    return os.path.join(spool, "submissions", name + ".json")
+
+
+def _marker(target: str) -> str:
+    folder, name = os.path.split(target)
+    return os.path.join(os.path.dirname(folder), "unregistered", name)
