@@ -74,16 +74,12 @@ class Layout:
     """All that configuration and command lines depend on; the marker file remembers it."""
 
     directory: str
+    name: str
     nodes: int = 4
     base_port: int = PORT_BLOCKS.start
     host: str = "localhost"
     address: str = "127.0.0.1"
     cgroup: int = 0
-
-    @property
-    def name(self) -> str:
-        """The cluster's name in Slurm: the folder's."""
-        return re.sub(r"\W+", "_", Path(self.directory).name.lower())
 
     @property
     def node_names(self) -> list[str]:
@@ -254,14 +250,22 @@ def run(*argv: str, **variables: str) -> str:
     """Run a command and return what it printed; its failure is one line."""
     command, env = shlex.join(argv[:3]), {"PATH": SYSTEM_PATH, "LC_ALL": "C", **variables}
     try:
-        return subprocess.check_output(
-            argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60, env=env
-        )
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip() or f"exit code {error.returncode}").splitlines()[-1]
-        raise ClusterError(f"{command} failed: {last}") from error
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=env, start_new_session=True,
+        )  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=60)
+        except BaseException:  # ^C as well must leave nothing: mariadb-install-db runs a server below it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClusterError(f"{command}: {error}") from error
+    if process.returncode != 0:
+        last = (errors.strip() or f"exit code {process.returncode}").splitlines()[-1]
+        raise ClusterError(f"{command} failed: {last}")
+    return output
 
 
 def require_root() -> None:
@@ -326,11 +330,13 @@ def claim_folder(directory: Path) -> None:
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     if directory.stat().st_uid != 0 or (any(directory.iterdir()) and not (directory / MARKER).exists()):
         raise ClusterError(f"{directory} is there already, and not a cluster's")
+    (directory / MARKER).touch()
 
 
-def detect_layout(directory: Path, nodes: int) -> Layout:
+def detect_layout(before: Layout, nodes: int) -> Layout:
     """Look at the machine; where the search for free ports begins is up to the folder's name."""
-    begin = 0 if directory == DEFAULT_DIRECTORY else zlib.crc32(bytes(directory)) % len(PORT_BLOCKS)
+    first = before.directory == str(DEFAULT_DIRECTORY)
+    begin = 0 if first else zlib.crc32(before.directory.encode()) % len(PORT_BLOCKS)
     for port in (*PORT_BLOCKS[begin:], *PORT_BLOCKS[:begin]):
         if not any(map(is_listening, range(port, port + nodes + 2))):
             break
@@ -343,7 +349,8 @@ def detect_layout(directory: Path, nodes: int) -> Layout:
         raise Unsuitable(f"the host's name, {host}, has no address") from None
     mounts, systemd = Path("/proc/mounts").read_text(), Path("/run/systemd/system").exists()
     cgroup = find_cgroup(mounts, systemd=systemd)
-    return Layout(str(directory), nodes, port, host.split(".")[0], address, cgroup)
+    host, _, _ = host.partition(".")
+    return dataclasses.replace(before, nodes=nodes, base_port=port, host=host, address=address, cgroup=cgroup)
 
 
 def prepare(layout: Layout) -> None:
@@ -368,9 +375,12 @@ def prepare(layout: Layout) -> None:
         key.touch(0o400)
         key.write_bytes(os.urandom(1024))
         shutil.chown(key, "munge", "munge")
-    if not (folder / "mysql/data/mysql").exists():
-        data = f"--datadir={folder}/mysql/data"
-        run("mariadb-install-db", "--no-defaults", "--user=mysql", "--skip-test-db", data)
+    if not (data := folder / "mysql/data").exists():
+        # Renamed at last: what was interrupted begins anew.
+        shutil.rmtree(folder / "mysql/new", ignore_errors=True)
+        options = ("--no-defaults", "--user=mysql", "--skip-test-db", f"--datadir={folder}/mysql/new")
+        run("mariadb-install-db", *options)
+        (folder / "mysql/new").rename(data)
     for account in ACCOUNTS:
         ensure_account(account, folder / "home" / account)
 
@@ -386,11 +396,14 @@ class Cluster:
     def layout(self) -> Layout:
         """What it was started with, maybe by another version of this script, and in another folder."""
         try:
-            known = json.loads(self.marker.read_text()).items()
-        except (OSError, ValueError, AttributeError):
+            stored = dict(json.loads(self.marker.read_text() or "{}"))
+        except (OSError, ValueError, TypeError):
             raise ClusterError(f"no cluster in {self.directory}: start it first") from None
-        ours = {field.name for field in dataclasses.fields(Layout)}
-        return Layout(**{k: v for k, v in known if k in ours} | {"directory": str(self.directory)})
+        known = {
+            field.name: stored[field.name] for field in dataclasses.fields(Layout) if field.name in stored
+        }
+        name = re.sub(r"\W+", "_", self.directory.name.lower())
+        return Layout(**{"name": name, **known, "directory": str(self.directory)})
 
     def start(self, nodes: int | None = None) -> str:
         """Bring up whatever is down, wait until all nodes take jobs, and say in one line what was done."""
@@ -399,7 +412,7 @@ class Cluster:
         with self._locked():
             began, running = time.monotonic(), self._pids()
             if not running:
-                prepare(detect_layout(self.directory, nodes or 4))
+                prepare(detect_layout(self.layout, nodes or self.layout.nodes))
             layout = self.layout
             if nodes not in (None, layout.nodes):
                 raise ClusterError(f"{layout.name} runs with {layout.nodes} nodes: stop it first")

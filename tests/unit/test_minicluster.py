@@ -36,7 +36,7 @@ V2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime,nsdelegate 
 
 @pytest.fixture
 def layout():
-    return minicluster.Layout("/var/tmp/My-cluster.2", nodes=3, base_port=17040, host="box", cgroup=1)
+    return minicluster.Layout("/var/tmp/My-cluster.2", "mine", nodes=3, base_port=17040, host="box", cgroup=1)
 
 
 def settings(text):
@@ -56,10 +56,6 @@ def test_every_port_of_the_configuration_is_one_that_a_daemon_is_expected_on(lay
     assert settings(conf)["AccountingStoragePort"] == "17041"
     assert settings(minicluster.slurmdbd_conf(layout))["DbdPort"] == "17041"
     assert "NodeName=n[1-3] NodeHostname=box NodeAddr=127.0.0.1 Port=[17042-17044]" in conf
-
-
-def test_the_cluster_is_named_after_its_folder_in_a_way_slurm_accepts(layout):
-    assert settings(minicluster.slurm_conf(layout))["ClusterName"] == "my_cluster_2"
 
 
 def test_each_setting_stands_once_on_a_line_of_its_own(layout):
@@ -94,7 +90,7 @@ def test_local_settings_come_last_so_that_they_win(layout):
 
 def test_clusters_beside_each_other_do_not_share_job_ids():
     blocks = list(minicluster.PORT_BLOCKS)
-    confs = [minicluster.slurm_conf(minicluster.Layout("/a", base_port=port)) for port in blocks]
+    confs = [minicluster.slurm_conf(minicluster.Layout("/a", "a", base_port=port)) for port in blocks]
     firsts = [int(settings(conf)["FirstJobId"]) for conf in confs]
     assert firsts[0] == 1
     assert all(later - earlier >= 10000 for earlier, later in itertools.pairwise(firsts))
@@ -102,7 +98,7 @@ def test_clusters_beside_each_other_do_not_share_job_ids():
 
 @pytest.mark.parametrize(("cgroup", "tracking"), [(0, "linuxproc"), (1, "cgroup"), (2, "cgroup")])
 def test_without_control_groups_slurm_is_told_to_do_without(cgroup, tracking):
-    conf = settings(minicluster.slurm_conf(minicluster.Layout("/a", cgroup=cgroup)))
+    conf = settings(minicluster.slurm_conf(minicluster.Layout("/a", "a", cgroup=cgroup)))
     assert conf["ProctrackType"] == f"proctrack/{tracking}"
     assert ("ConstrainRAMSpace=yes" in minicluster.cgroup_conf(cgroup, swap=True)) == bool(cgroup)
 
@@ -139,10 +135,10 @@ def test_a_moved_cluster_reads_its_marker_with_its_new_folder(tmp_path, layout):
     (tmp_path / minicluster.MARKER).write_text(json.dumps(vars(layout)))
     moved = minicluster.Cluster(tmp_path).layout
     assert moved.directory == str(tmp_path.resolve())
-    assert (moved.nodes, moved.base_port, moved.cgroup) == (3, 17040, 1)
+    assert (moved.name, moved.nodes, moved.base_port, moved.cgroup) == ("mine", 3, 17040, 1)
 
 
-@pytest.mark.parametrize("marker", [None, "", "[]", "{"])
+@pytest.mark.parametrize("marker", [None, "[1]", "{"])
 def test_a_folder_without_a_readable_marker_is_no_cluster(tmp_path, marker):
     if marker is not None:
         (tmp_path / minicluster.MARKER).write_text(marker)
@@ -151,8 +147,33 @@ def test_a_folder_without_a_readable_marker_is_no_cluster(tmp_path, marker):
 
 
 def test_the_marker_of_another_version_is_understood(tmp_path):
-    (tmp_path / minicluster.MARKER).write_text('{"nodes": 2, "colour": "red"}')
-    assert minicluster.Cluster(tmp_path).layout.nodes == 2
+    (tmp_path / "My-cluster.2").mkdir()
+    (tmp_path / "My-cluster.2" / minicluster.MARKER).write_text('{"nodes": 2, "colour": "red"}')
+    layout = minicluster.Cluster(tmp_path / "My-cluster.2").layout
+    assert (layout.nodes, layout.name) == (2, "my_cluster_2")
+
+
+def test_a_start_that_was_interrupted_at_once_can_be_repeated(tmp_path):
+    (tmp_path / minicluster.MARKER).touch()
+    assert minicluster.Cluster(tmp_path).layout.nodes == 4
+
+
+def test_a_cluster_keeps_its_name_and_finds_ports_that_are_free(monkeypatch, layout):
+    monkeypatch.setattr(minicluster, "is_listening", lambda port: port < minicluster.PORT_BLOCKS[-1])
+    found = minicluster.detect_layout(layout, 2)
+    assert (found.name, found.nodes, found.base_port) == ("mine", 2, minicluster.PORT_BLOCKS[-1])
+    monkeypatch.setattr(minicluster, "is_listening", lambda port: True)
+    with pytest.raises(minicluster.ClusterError, match="no 4 free ports"):
+        minicluster.detect_layout(layout, 2)
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
+    real = subprocess.Popen.communicate
+    monkeypatch.setattr(subprocess.Popen, "communicate", lambda self, timeout: real(self, timeout=0.3))
+    with pytest.raises(minicluster.ClusterError, match="timed out"):
+        minicluster.run("sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait")
+    child = Path("/proc") / (tmp_path / "pid").read_text().strip()
+    assert minicluster.wait_for(lambda: not child.exists() or " Z " in (child / "stat").read_text(), 5)
 
 
 def test_a_process_is_taken_for_a_daemon_only_by_mark_and_program_and_session(tmp_path):
