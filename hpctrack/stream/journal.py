@@ -21,7 +21,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Protocol
 
     class Redactor(Protocol):
@@ -172,20 +172,19 @@ def parse(data: bytes, offset: int = 0, redactor: Redactor | None = None) -> Ite
     takes ``offset + data.rfind(b"\\n") + 1`` as read. ``redactor`` masks strings and messages.
     """
     position = 0
-    names: tuple[str, ...] = ()
-    match_same = _NOTHING.match
+    shape = seen = _NO_SHAPE
     while True:
-        match = match_same(data, position)
+        match = shape.match(data, position)
         if match is not None:  # the common case: the same metrics as in the line before
             position = match.end()
-            step, progress, time, *texts = match.groups()
-            integers = True in map(bytes.isdigit, texts)
+            groups = match.groups()
+            texts = groups[shape.reserved :]
             yield Row(
                 offset + position,
-                None if step is None else int(step),
-                None if progress is None else float(progress),
-                None if time is None else float(time),
-                dict(zip(names, map(_plain_number if integers else float, texts))),
+                int(groups[0]) if shape.step else None,
+                float(groups[shape.step]) if shape.progress else None,
+                float(groups[shape.reserved - 1]) if shape.time else None,
+                dict(zip(shape.names, map(_digits if True in map(bytes.isdigit, texts) else float, texts))),
             )
             continue
         newline = data.find(b"\n", position)
@@ -197,36 +196,42 @@ def parse(data: bytes, offset: int = 0, redactor: Redactor | None = None) -> Ite
         if parsed is None:
             continue
         yield parsed
-        if parsed.__class__ is Row:
-            before, names = names, tuple(parsed[-1])
-            match_same = _same_metrics(names).match if names == before else _NOTHING.match
+        if isinstance(parsed, Row):
+            before, seen = seen, _shape(tuple(parsed.values), *(value is not None for value in parsed[1:4]))
+            shape = seen if seen is before else _NO_SHAPE
 
 
-def _plain_number(text: bytes) -> float:
-    return int(text) if text.isdigit() else float(text)
+class _Shape:
+    """What a row of certain metrics looks like as `format_row` writes it, if all of them are numbers.
 
-
-_NOTHING = re.compile(rb"(?!)")
-_MANY = 64
-
-
-@functools.lru_cache(maxsize=16)
-def _same_metrics(names: tuple[str, ...]) -> re.Pattern[bytes]:
-    """Compile what a row of these metrics looks like as `format_row` writes it, if all are numbers.
-
-    Its groups are step, progress, time and the values. It need not match everything that `parse_line`
-    reads, but what it matches must mean the same to both.
+    It need not match everything that `parse_line` reads, but what it matches must mean the same to both.
     """
-    plain = [format_name(name) for name in names]
-    if not names or len(names) > _MANY or any(name.startswith('"') for name in plain):
-        return _NOTHING
-    floating = rb"[+-]?(?:\d+\.\d*|\.\d+|\d+(?=e))(?:e[+-]?\d+)?|nan|-?inf"
-    values = b" ".join(
-        re.escape(name.encode("utf-8", "replace")) + rb"=(\d{1,18}|" + floating + rb")" for name in plain
-    )
-    return re.compile(
-        rb"(?:step=(\d{1,18}) )?(?:progress=(" + floating + rb") )?(?:time=(\d+\.\d*) )?" + values + rb"\n"
-    )
+
+    def __init__(self, names: tuple[str, ...], step: bool, progress: bool, time: bool) -> None:
+        self.names, self.step, self.progress, self.time = names, step, progress, time
+        self.reserved = step + progress + time
+
+    @functools.cached_property
+    def match(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
+        """Compiled late: only what comes twice in a row is worth it."""
+        plain = [format_name(name) for name in self.names]
+        if not plain or len(plain) > _MANY or any(name.startswith('"') for name in plain):
+            return re.compile(rb"(?!)").match
+        real = rb"[+-]?\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|nan|-?inf"
+        tokens = [rb"step=(\d{1,18})"] if self.step else []
+        tokens += [rb"progress=(" + real + rb")"] if self.progress else []
+        tokens += [rb"time=(\d+\.\d*)"] if self.time else []
+        tokens += [re.escape(name.encode()) + rb"=(" + real + rb"|\d{1,18})" for name in plain]
+        return re.compile(b" ".join(tokens) + b"\n").match
+
+
+_MANY = 64
+_NO_SHAPE = _Shape((), False, False, False)
+_shape = functools.lru_cache(maxsize=64)(_Shape)
+
+
+def _digits(text: bytes) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 def parse_line(line: bytes, end: int, redactor: Redactor | None = None) -> Line | None:

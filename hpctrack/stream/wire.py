@@ -15,13 +15,13 @@ import struct
 from _blake2 import blake2b
 from _operator import _compare_digest
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
 from hpctrack.stream import journal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 MAX_DATAGRAM = 1400
 VERSION = 1
@@ -45,6 +45,7 @@ ROWS = 1
 MESSAGE = 2
 TORN = 3
 _BLOCK = struct.Struct("<BI")
+_TORN = struct.Struct("<BII")
 
 # Head of a block of rows: rows, modes of steps, progress and times, bytes of the column table.
 _ROWS = struct.Struct("<HBBBxH")
@@ -68,6 +69,11 @@ INT64 = 2
 BOOL = 3
 JSON = 4  # strings, and integers beyond 64 bits: lengths (4 bytes each), then the UTF-8 texts
 _TYPES = {float: FLOAT64, int: INT64, bool: BOOL, str: JSON}
+_WIDTH = {FLOAT64: 8, INT64: 8, BOOL: 1}
+#: Types whose values have one width, and all fit.
+_FIXED = frozenset((float, bool))
+_CLOSE = 4294.0  # seconds: their microseconds fit into 32 bits
+_ANY = 1 << 62
 _INT64 = range(-(1 << 63), 1 << 63)
 
 TASK_NONE = -1
@@ -171,119 +177,203 @@ def split(key: bytes, header: Header, content: bytes) -> list[bytes]:
     ]
 
 
-def pack(lines: Sequence[journal.Line], budget: int = MAX_BODY) -> tuple[bytes, int]:
+def pack(lines: Iterable[journal.Line], budget: int = MAX_BODY) -> tuple[bytes, int]:
     """Pack the first lines into one body of at most ``budget`` bytes.
 
     Returns the body and how many lines it holds: at least one, even if that alone exceeds the budget.
     """
-    count, size = 0, 0
-    columns: set[tuple[str, int]] = set()
-    for line in lines:
-        size += _line_cost(line, columns)
-        if size > budget and count:
-            break
-        count += 1
-    # The estimate is an upper bound but for rare mixtures of many sparse columns.
-    content = _encode(lines[:count])
-    while len(content) > budget and count > 1:
-        count = count * 3 // 4
-        content = _encode(lines[:count])
-    return content, count
-
-
-def _line_cost(line: journal.Line, columns: set[tuple[str, int]]) -> int:
-    if isinstance(line, journal.Message):
-        return _BLOCK.size + 1 + len(line.kind) + len(line.text.encode())
-    if isinstance(line, journal.Torn):
-        return 0 if columns else _BLOCK.size + 4
-    cost = 13 if columns else 64
-    for name, value in line.values.items():
-        column = (name, _TYPES[type(value)])
-        if column not in columns:
-            columns.add(column)
-            cost += 6 + 16 + len(name.encode("utf-8", "replace"))
-        cost += 8 if column[1] != JSON else 6 + 2 * len(str(value).encode("utf-8", "replace"))
-    return cost + len(columns) // 8
-
-
-def _encode(lines: Sequence[journal.Line]) -> bytes:
-    """Encode lines as blocks, in their order; torn lines are counted in one block at the end."""
     blocks: list[bytes] = []
-    rows: list[journal.Row] = []
-    torn = 0
+    rows = Rows()
+    count, torn, room = 0, 0, budget
     for line in lines:
         if isinstance(line, journal.Row):
-            rows.append(line)
-            continue
-        if isinstance(line, journal.Torn):
+            if not rows.append(line, room if count else _ANY):
+                break
+        elif isinstance(line, journal.Torn):
+            room -= 0 if torn else _TORN.size
+            if rows.size() > room and count:
+                break
             torn += 1
-            continue
-        if rows:
-            blocks.append(_block(ROWS, encode_rows(rows)))
-            rows = []
-        kind = line.kind.encode()
-        blocks.append(_block(MESSAGE, bytes((len(kind),)) + kind + line.text.encode("utf-8", "replace")))
-    if rows:
-        blocks.append(_block(ROWS, encode_rows(rows)))
+        else:
+            message = _encode_message(line)
+            room -= rows.size() + len(message)
+            if room < 0 and count:
+                break
+            blocks += (rows.encode(), message)
+            rows = Rows()
+        count += 1
+    blocks.append(rows.encode())
     if torn:
-        blocks.append(_block(TORN, struct.pack("<I", torn)))
-    return b"".join(blocks)
+        blocks.append(_TORN.pack(TORN, 4, torn))
+    return b"".join(blocks), count
 
 
-def _block(kind: int, content: bytes) -> bytes:
-    return _BLOCK.pack(kind, len(content)) + content
+def _encode_message(line: journal.Message) -> bytes:
+    kind = line.kind.encode()
+    content = bytes((len(kind),)) + kind + line.text.encode("utf-8", "replace")
+    return _BLOCK.pack(MESSAGE, len(content)) + content
 
 
-def encode_rows(rows: Sequence[journal.Row]) -> bytes:
-    """Encode rows as columns; the columns that every row has in 64-bit floats come first."""
-    steps, step_data = _encode_steps([row.step for row in rows])
-    progress, progress_data = _encode_optional("d", [row.progress for row in rows])
-    times, time_data = _encode_times([row.time for row in rows])
-    columns: dict[tuple[str, int], tuple[list[int], list[journal.Value]]] = {}
-    for index, row in enumerate(rows):
-        for name, value in row.values.items():
-            kind = _TYPES[type(value)]
-            if kind == INT64 and value not in _INT64:
-                kind = JSON
-            column = columns.get((name, kind))
-            if column is None:
-                column = columns[name, kind] = ([], [])
-            column[0].append(index)
-            column[1].append(value)
-    table, data = [], []
-    for (name, kind), (indexes, values) in sorted(
-        columns.items(), key=lambda item: (item[0][1] != FLOAT64, len(item[1][0]) != len(rows))
-    ):
-        encoded = name.encode("utf-8", "replace")
-        every = len(indexes) == len(rows)
-        table.append(_COLUMN.pack(kind, EVERY if every else BITMAP, len(encoded)) + encoded)
-        if not every:
-            data.append(_bitmap(indexes, len(rows)))
-        data.append(_encode_values(kind, values))
-    names = b"".join(table)
-    head = _ROWS.pack(len(rows), steps, progress, times, len(names))
-    return b"".join((head, names, step_data, progress_data, time_data, *data))
+class _Run(NamedTuple):
+    """Consecutive rows of a block that have the same metrics and types."""
+
+    columns: tuple[tuple[str, int], ...]
+    first: int
+    rows: list[Collection[Any]]
 
 
-def _bitmap(indexes: Sequence[int], count: int) -> bytes:
-    """Return which of ``count`` rows have a value: a bit for each, least significant first."""
-    bits = bytearray((count + 7) // 8)
-    for index in indexes:
-        bits[index >> 3] |= 1 << (index & 7)
-    return bytes(bits)
+class Rows:
+    """A block of rows in the making. Knows its size, so that datagrams are full."""
+
+    def __init__(self) -> None:
+        self._rows: list[journal.Row] = []
+        self._runs: list[_Run] = []
+        self._names: tuple[str, ...] | None = None  # of the last row; None if its width is not that of others
+        self._types: tuple[type, ...] = ()
+        self._width = 0
+        self._columns: set[tuple[str, int]] = set()
+        self._sparse: set[tuple[str, int]] = set()
+        self._table = 0  # bytes of the column table
+        self._cells = 0  # bytes of the columns' values
+        self._affine = True  # the steps are equally spaced
+        self._stride = 0
+        self._next_step: int | None = None
+        self._progressed = False  # a row has progress
+        self._times = 0  # bytes of a time: 0, 4 or 8
+        self._sure = 0  # how many more rows like the last one surely fit
+
+    def append(self, row: journal.Row, room: int) -> bool:
+        """Add a row if the block then takes at most ``room`` bytes; say whether it did.
+
+        After a refusal the block can only be encoded.
+        """
+        _, step, progress, time, values = row
+        cells = values.values()
+        if self._names == tuple(values) and self._types == tuple(map(type, cells)):
+            self._runs[-1].rows.append(cells)
+            self._cells += self._width
+        else:
+            self._append_other(values)
+            self._sure = 0
+        self._rows.append(row)
+        if step == self._next_step and self._affine:
+            self._next_step += self._stride  # type: ignore[operator]  # affine: not None
+        elif self._affine:
+            self._space(step)
+        if progress is not None and not self._progressed:
+            self._progressed, self._sure = True, 0
+        if time is None:
+            self._times = self._times and 8
+        elif self._times < 8:
+            first = self._rows[0].time
+            self._times = 4 if first is not None and 0 <= time - first < _CLOSE else 8
+        self._sure -= 1
+        return self._sure >= 0 or self._fits(room)
+
+    def _space(self, step: int | None) -> None:
+        """Look at a step that does not follow from the ones before."""
+        self._sure = 0
+        if step is None or len(self._rows) > 2:
+            self._affine = False
+        elif len(self._rows) == 2:
+            first = self._rows[0].step
+            self._stride = step - (first or 0)
+            self._affine = first is not None and self._stride in _INT64
+            self._next_step = step + self._stride
+
+    def _fits(self, room: int) -> bool:
+        """Look at the size of the block; drop the last row if it is too much."""
+        size = self.size()
+        if size > room:
+            self._rows.pop()
+            self._runs[-1].rows.pop()
+            return False
+        # A row takes at most this: its values, step, progress and time, and bits in the bitmaps.
+        self._sure = (room - size) // (self._width + 24 + (len(self._sparse) + 10) // 8) - 1
+        return True
+
+    def _append_other(self, values: Mapping[str, journal.Value]) -> None:
+        """Add the values of a row that differs from the one before, or whose width is its own."""
+        cells: list[Any] = list(values.values())
+        kinds = [_kind(cell) for cell in cells]
+        width = 0
+        for index, kind in enumerate(kinds):
+            if kind == JSON:
+                cells[index] = json.dumps(cells[index], ensure_ascii=False).encode("utf-8", "replace")
+                width += 4 + len(cells[index])
+            else:
+                width += _WIDTH[kind]
+        columns = tuple(zip(values, kinds, strict=True))
+        if not self._runs or self._runs[-1].columns != columns:
+            self._open_run(columns)
+        self._runs[-1].rows.append(cells)
+        self._types = tuple(map(type, values.values()))
+        self._names = tuple(values) if _FIXED.issuperset(self._types) else None
+        self._width = width
+        self._cells += width
+
+    def _open_run(self, columns: tuple[tuple[str, int], ...]) -> None:
+        fresh = [column for column in columns if column not in self._columns]
+        self._table += sum(_COLUMN.size + len(name.encode("utf-8", "replace")) for name, _ in fresh)
+        if self._runs:
+            self._sparse.update(self._columns.difference(columns), fresh)
+        self._columns.update(fresh)
+        self._runs.append(_Run(columns, len(self._rows), []))
+
+    def size(self) -> int:
+        """Return the bytes of the encoded block: exact, but a bound if only some rows have a step or time."""
+        count = len(self._rows)
+        if not count:
+            return 0
+        bitmap = (count + 7) >> 3
+        size = _BLOCK.size + _ROWS.size + self._table + self._cells + bitmap * len(self._sparse)
+        size += 16 if self._affine else 8 * count + bitmap
+        if self._progressed:
+            size += 8 * count + bitmap
+        return size + (0, 8 + 4 * count, 8 * count + bitmap)[self._times >> 2]
+
+    def encode(self) -> bytes:
+        """Return the block; nothing without rows. The columns of floats that every row has come first."""
+        count = len(self._rows)
+        if not count:
+            return b""
+        gathered: dict[tuple[str, int], tuple[int, list[Any]]] = {}
+        for run in self._runs:
+            bits = ((1 << len(run.rows)) - 1) << run.first
+            for column, cells in zip(run.columns, zip(*run.rows, strict=True), strict=False):
+                before, values = gathered.get(column, (0, []))
+                gathered[column] = before | bits, [*values, *cells]
+        every = (1 << count) - 1
+        table, data = [], []
+        for (name, kind), (bits, values) in sorted(
+            gathered.items(), key=lambda item: (item[0][1] != FLOAT64, item[1][0] != every)
+        ):
+            encoded = name.encode("utf-8", "replace")
+            table.append(_COLUMN.pack(kind, EVERY if bits == every else BITMAP, len(encoded)) + encoded)
+            if bits != every:
+                data.append(bits.to_bytes((count + 7) >> 3, "little"))
+            data.append(_encode_values(kind, values))
+        names = b"".join(table)
+        steps, step_data = _encode_steps([row.step for row in self._rows])
+        progress, progress_data = _encode_optional("d", [row.progress for row in self._rows])
+        times, time_data = _encode_times([row.time for row in self._rows])
+        head = _ROWS.pack(count, steps, progress, times, len(names))
+        content = b"".join((head, names, step_data, progress_data, time_data, *data))
+        return _BLOCK.pack(ROWS, len(content)) + content
 
 
 def _encode_optional(typecode: str, values: Sequence[float | None]) -> tuple[int, bytes]:
-    indexes = [index for index, value in enumerate(values) if value is not None]
-    if not indexes:
+    present = [value for value in values if value is not None]
+    if not present:
         return ABSENT, b""
-    present = array(typecode, [value for value in values if value is not None]).tobytes()
-    if len(indexes) == len(values):
-        return RAW, present
-    return SOME, _bitmap(indexes, len(values)) + present
+    data = array(typecode, present).tobytes()
+    if len(present) == len(values):
+        return RAW, data
+    bits = sum(1 << index for index, value in enumerate(values) if value is not None)
+    return SOME, bits.to_bytes((len(values) + 7) >> 3, "little") + data
 
 
-def _encode_steps(steps: list[int | None]) -> tuple[int, bytes]:
+def _encode_steps(steps: Sequence[int | None]) -> tuple[int, bytes]:
     first = steps[0]
     if first is not None and None not in steps:
         stride = (steps[1] or 0) - first if len(steps) > 1 else 0
@@ -295,24 +385,32 @@ def _encode_steps(steps: list[int | None]) -> tuple[int, bytes]:
 
 def _encode_times(times: Sequence[float | None]) -> tuple[int, bytes]:
     """Encode times as microseconds since the epoch, clipped to what PostgreSQL's timestamps can hold."""
-    stamps = [None if time is None else round(min(max(time, -2e11), 9e12) * 1e6) for time in times]
-    first = stamps[0]
-    if first is not None:
-        deltas = [stamp - first for stamp in stamps if stamp is not None]
-        if len(deltas) == len(stamps) and min(deltas) >= 0 and max(deltas) < 1 << 32:
-            return DELTAS, struct.pack("<q", first) + array("I", deltas).tobytes()
-    return _encode_optional("q", stamps)
+    present = [time for time in times if time is not None]
+    if present and len(present) == len(times) and min(present) > -2e11 and max(present) < 9e12:
+        stamps = [round(time * 1e6) for time in present]
+        first = stamps[0]
+        if min(stamps) == first and max(stamps) - first < 1 << 32:
+            return DELTAS, struct.pack("<q", first) + array(
+                "I", [stamp - first for stamp in stamps]
+            ).tobytes()
+    return _encode_optional(
+        "q", [None if time is None else round(min(max(time, -2e11), 9e12) * 1e6) for time in times]
+    )
 
 
-def _encode_values(kind: int, values: Sequence[journal.Value]) -> bytes:
+def _kind(value: journal.Value) -> int:
+    kind = _TYPES[type(value)]
+    return JSON if kind == INT64 and value not in _INT64 else kind
+
+
+def _encode_values(kind: int, values: list[Any]) -> bytes:
     if kind == FLOAT64:
-        return array("d", values).tobytes()  # type: ignore[type-var]
+        return array("d", values).tobytes()
     if kind == INT64:
-        return array("q", values).tobytes()  # type: ignore[type-var]
+        return array("q", values).tobytes()
     if kind == BOOL:
-        return bytes(values)  # type: ignore[arg-type]
-    texts = [json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") for value in values]
-    return array("I", [len(text) for text in texts]).tobytes() + b"".join(texts)
+        return bytes(values)
+    return array("I", [len(text) for text in values]).tobytes() + b"".join(values)
 
 
 if array("H", [1]).tobytes() != b"\x01\x00" or array("I").itemsize != 4:  # pragma: no cover
