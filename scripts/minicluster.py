@@ -479,7 +479,8 @@ class Cluster:
         except KeyError:
             raise ClusterError(f"no account {user}") from None
         login = {"HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash", "LANG": "C.UTF-8"}
-        variables = [f"{key}={value}" for key, value in (login | self.env()).items()]
+        login |= {"PATH": SYSTEM_PATH, "SLURM_CONF": self.env()["SLURM_CONF"]}
+        variables = [f"{key}={value}" for key, value in login.items()]
         return ["runuser", "-u", user, "--", "env", "-i", f"--chdir={home}", *variables, *argv]
 
     @contextlib.contextmanager

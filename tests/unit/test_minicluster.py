@@ -256,3 +256,42 @@ def test_who_is_not_root_is_told_so_with_an_exit_code_of_its_own(monkeypatch, ca
     monkeypatch.setattr(minicluster.os, "geteuid", lambda: 1000)
     assert minicluster.main(["start"]) == 4
     assert "only root" in capsys.readouterr().err
+
+
+@pytest.fixture
+def apt(monkeypatch, tmp_path):
+    """An apt-get that notes its calls, and can install only after an update."""
+    calls, policy = tmp_path / "calls", tmp_path / "policy-rc.d"
+    program = tmp_path / "bin" / "apt-get"
+    program.parent.mkdir()
+    program.write_text(f"""#!/bin/sh
+        echo "$DEBIAN_FRONTEND $1 $("{policy}"; echo $?)" >> "{calls}"
+        [ "$1" = update ] && touch "{tmp_path}/lists"
+        [ "$1" = install ] && [ -e "{tmp_path}/lists" ] && touch "{tmp_path}/installed"
+        exit 0""")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(
+        minicluster, "missing_programs", lambda: [] if (tmp_path / "installed").exists() else ["slurmd"]
+    )
+    return calls, policy
+
+
+def test_package_lists_are_fetched_only_when_needed_and_no_service_is_started(apt, tmp_path):
+    calls, policy = apt
+    minicluster.install_packages(tmp_path / "apt.log", policy)
+    assert calls.read_text().splitlines() == [
+        f"noninteractive {word} 101" for word in ("install", "update", "install")
+    ]
+    assert not policy.exists()
+    (tmp_path / "installed").unlink()
+    minicluster.install_packages(tmp_path / "apt.log", policy)
+    assert len(calls.read_text().splitlines()) == 4
+
+
+def test_packages_that_cannot_be_had_make_the_machine_unsuitable(apt, tmp_path, monkeypatch):
+    _, policy = apt
+    monkeypatch.setattr(minicluster, "missing_programs", lambda: ["slurmd"])
+    with pytest.raises(minicluster.Unsuitable, match=r"slurmd missing.*apt\.log"):
+        minicluster.install_packages(tmp_path / "apt.log", policy)
+    assert not policy.exists()
