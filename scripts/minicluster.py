@@ -371,10 +371,11 @@ def prepare(layout: Layout) -> None:
     (folder / "etc/cgroup.conf").write_text(cgroup_conf(layout.cgroup, swap=swap))
     with contextlib.suppress(FileExistsError), (folder / "etc/local.conf").open("x") as local:
         local.write("# Read after slurm.conf. Slurm rejects an empty file.\n")
-    if not (key := folder / "munge/key-file").exists():
-        key.touch(0o400)
+    key = folder / "munge/key-file"
+    key.touch(0o400)
+    if not key.stat().st_size:
         key.write_bytes(os.urandom(1024))
-        shutil.chown(key, "munge", "munge")
+    shutil.chown(key, "munge", "munge")
     if not (data := folder / "mysql/data").exists():
         # Renamed at last: what was interrupted begins anew.
         shutil.rmtree(folder / "mysql/new", ignore_errors=True)
