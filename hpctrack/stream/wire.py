@@ -8,6 +8,7 @@ covers and can be decoded alone. An answer is never longer than its question: it
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 
@@ -32,6 +33,7 @@ DATA = 1
 ACK = 2
 PING = 3
 PONG = 4
+HELD = 6
 
 _HEADER = struct.Struct("<2sBB16siHHH8sQQI")
 HEADER_SIZE = _HEADER.size
@@ -39,6 +41,8 @@ MAC_SIZE = 16
 MAX_BODY = MAX_DATAGRAM - HEADER_SIZE - MAC_SIZE
 #: A row or message may travel in this many parts; what needs more is counted as torn by the relay.
 MAX_PARTS = 1024
+#: Rows in one body.
+MAX_ROWS = 1024
 
 # Kinds of blocks in the body of a DATA datagram: kind (1 byte), length of the rest (4 bytes), the rest.
 ROWS = 1
@@ -84,9 +88,9 @@ class Header(NamedTuple):
     """Header of a datagram.
 
     For DATA, ``start`` and ``end`` are the range of the journal; a range that needs more than one datagram
-    travels as ``parts`` slices of its body, numbered by ``part``. For ACK, ``start`` is the committed
-    watermark and ``end`` the credit: up to which offset the collector is willing to hold. ``echo`` is the
-    sender's token, given back unchanged. PING and PONG carry no range.
+    travels as ``parts`` slices of its body, numbered by ``part``. For ACK and PONG, ``start`` is the
+    committed watermark, for HELD the end of what has arrived without a gap; ``end`` is the credit: up to
+    which offset the collector is willing to take more. ``echo`` is the sender's token, given back unchanged.
     """
 
     kind: int
@@ -164,6 +168,14 @@ def answer(question: Header, key: bytes, watermark: int, credit: int) -> bytes:
     return seal(key, question._replace(kind=kind, start=watermark, end=credit, part=0, parts=1))
 
 
+def held(question: Header, key: bytes, tail: int, credit: int) -> bytes:
+    """Return the answer to a DATA datagram that is kept in memory until ranges before it arrive.
+
+    ``tail`` is the end of what has arrived without a gap, committed or not. It promises nothing.
+    """
+    return seal(key, question._replace(kind=HELD, start=tail, end=credit, part=0, parts=1))
+
+
 def split(key: bytes, header: Header, content: bytes) -> list[bytes]:
     """Return the datagrams of one body: one, or as many parts as it needs.
 
@@ -185,7 +197,7 @@ def pack(lines: Iterable[journal.Line], budget: int = MAX_BODY) -> tuple[bytes, 
     blocks: list[bytes] = []
     rows = Rows()
     count, torn, room = 0, 0, budget
-    for line in lines:
+    for line in itertools.islice(lines, MAX_ROWS):
         if isinstance(line, journal.Row):
             if not rows.append(line, room if count else _ANY):
                 break
