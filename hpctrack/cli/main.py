@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -80,16 +81,20 @@ class Verbs(click.Group):
 
 @click.group(
     cls=Verbs,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="A bare number is a Slurm job id (14, 14_3); a run is written r14.",
 )
 @click.version_option(__version__, "-V", "--version", message="hpctrack %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Track Slurm jobs in PostgreSQL.
 
     Put hpctrack in front of sbatch, and PostgreSQL knows what ran, with which arguments, what it measured
     while it ran, and how Slurm says it ended.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @click.command()
@@ -114,15 +119,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. A verb returns None, or its own exit code."""
     _start_logging()
+    # A name that the terminal's encoding lacks must not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(arguments, prog_name="hpctrack", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except errors.HpctrackError as error:
         return _report(describe(error), error.exit_code)
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "hpctrack"
+        return _report(f"{error.format_message().rstrip('.')} (see {verb} --help)", error.exit_code)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _report(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
@@ -148,7 +159,7 @@ def _report(message: str, exit_code: int) -> int:
     logging.getLogger("hpctrack").debug("exit %d", exit_code, exc_info=True)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    click.echo(f"hpctrack: {message}", err=True)
+    click.echo(f"hpctrack: {' '.join(message.split())}", err=True)
     return exit_code
 
 

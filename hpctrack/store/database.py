@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg.types.datetime import TimestamptzLoader
 
 from hpctrack import errors, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
+
+    from psycopg.abc import Buffer
 
     from hpctrack.settings import Settings
+
+
+class _Timestamptz(TimestamptzLoader):
+    """Times that Python can't hold (PostgreSQL's reach to the year 294276) are read as unknown."""
+
+    def load(self, data: Buffer) -> datetime | None:  # type: ignore[override]
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return None
+
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -43,6 +59,7 @@ def connect(settings: Settings, *, autocommit: bool = False, check: bool = True)
             client_encoding="UTF8",
             fallback_application_name="hpctrack",
         )
+    connection.adapters.register_loader("timestamptz", _Timestamptz)
     try:
         with translated():
             connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", (settings.schema,))
@@ -57,6 +74,13 @@ def connect(settings: Settings, *, autocommit: bool = False, check: bool = True)
     return connection
 
 
+#: libpq gives no SQLSTATE when a connection fails, only the server's words.
+_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba.conf entry|permission denied|role .* does not exist"
+    r"|is not permitted to log in",
+)
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Translate what psycopg raises into hpctrack's own errors, without any password."""
@@ -67,6 +91,8 @@ def translated() -> Iterator[None]:
     except psycopg.errors.InsufficientPrivilege as error:
         raise errors.StoreDenied(_message("PostgreSQL refused", error)) from error
     except psycopg.OperationalError as error:
+        if error.sqlstate is None and _REFUSED.search(str(error)):
+            raise errors.StoreDenied(_message("PostgreSQL refused the login", error)) from error
         raise errors.StoreUnavailable(_message("PostgreSQL can't be reached", error)) from error
     except psycopg.Error as error:
         raise errors.StoreError(_message("PostgreSQL", error)) from error

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING, cast
+
+from psycopg import sql
 
 from hpctrack import errors, resources
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -30,3 +36,8 @@ def load_all() -> dict[str, bytes]:
 def statement(name: str) -> bytes:
     """Return one statement as psycopg takes it (bytes, so that nothing is interpolated)."""
     return load_all()[name]
+
+
+def composable(name: str) -> sql.SQL:
+    """Return one statement to be filled with identifiers and expressions by psycopg's ``format``."""
+    return sql.SQL(cast("LiteralString", load_all()[name].decode()))

@@ -141,6 +141,19 @@ COMMENT ON COLUMN metrics.time IS 'Clock of the node when the latest value of th
 COMMENT ON COLUMN metrics.attempt IS 'Attempt that wrote the latest value of the row';
 COMMENT ON COLUMN metrics.extra IS 'Values that have no column, by metric name';
 
+CREATE FUNCTION metric_number(value jsonb) RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE jsonb_typeof(value)
+        WHEN 'number' THEN value::double precision
+        WHEN 'boolean' THEN value::boolean::integer
+        WHEN 'object' THEN
+            CASE WHEN value ->> 'float' ~ '^(-?inf|nan|-?[0-9.]{1,30}(e[+-]?[0-9]{1,3})?)$' THEN (value ->> 'float')::double precision
+                 WHEN value ->> 'int' ~ '^-?[0-9]{1,308}$' THEN (value ->> 'int')::double precision
+                 WHEN value ->> 'int' ~ '^(0x)?[0-9a-f]+$' THEN 'Infinity'
+                 WHEN value ->> 'int' ~ '^-(0x)?[0-9a-f]+$' THEN '-Infinity' END
+    END;
+COMMENT ON FUNCTION metric_number IS 'A value of metrics.extra as a number; NULL where it is none. metric_number(extra -> ''train/loss'')';
+
 -- The published client of SQLTrack calls the relationships links.
 CREATE VIEW experiment_links WITH (security_invoker = true) AS SELECT from_id, kind, to_id FROM experiment_relationships;
 CREATE VIEW run_links WITH (security_invoker = true) AS SELECT from_id, kind, to_id FROM run_relationships;

@@ -1,0 +1,65 @@
+"""``hpctrack setup``: the schema, and the user's SQL files."""
+
+from __future__ import annotations
+
+import click
+
+from hpctrack import errors, settings
+from hpctrack.cli import common
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FILE.sql ...]", type=click.Path())
+@click.option("-u", "--user", help="PostgreSQL user.")
+@click.option("-a", "--host", help="Host of the PostgreSQL server, or folder of its socket.")
+@click.option("-p", "--port", help="Port of the PostgreSQL server.")
+@click.option("-d", "--database", help="Database.")
+@click.option("-s", "--schema", help="Schema (default: hpctrack).")
+@common.config_option
+@click.option(
+    "--take-over", is_flag=True, help="Take the embedded PostgreSQL over from a host that is gone for good."
+)
+def command(
+    *,
+    files: tuple[str, ...],
+    user: str | None,
+    host: str | None,
+    port: str | None,
+    database: str | None,
+    schema: str | None,
+    config_path: str | None,
+    take_over: bool,
+) -> None:
+    """Create or migrate the schema, and apply your own SQL files.
+
+    Each file is applied once, in the order given, in one transaction; run it again with more files whenever
+    you like. The usual file adds columns for metrics:
+
+    \b
+      ALTER TABLE metrics ADD COLUMN loss double precision;
+
+    Without a configured server (hpctrack.conf, HPCTRACK_DSN_HOST ...) this is the embedded PostgreSQL in your
+    data folder. Passwords come from ~/.pgpass or HPCTRACK_DSN_PASSWORD.
+    """
+    configuration = settings.load(
+        {"dsn_user": user, "dsn_host": host, "dsn_port": port, "dsn_dbname": database, "schema": schema},
+        config_path=config_path,
+    )
+    if take_over:
+        _take_over(configuration)
+    from hpctrack.store import migrate
+
+    report = migrate.setup(configuration, files)
+    click.echo(f"{report.where}:")
+    for step in report.steps:
+        what = "migration" if step.built_in else "file"
+        click.echo(f"  {what} {step.name}: {'applied' if step.applied else 'applied before'}")
+
+
+def _take_over(configuration: settings.Settings) -> None:
+    if not configuration.personal:
+        raise errors.UsageError("--take-over is for the embedded PostgreSQL, but a server is configured")
+    from hpctrack.store import embedded
+
+    click.echo("Taking over; this waits two minutes for a server that may still run.", err=True)
+    click.echo(embedded.take_over(configuration), err=True)

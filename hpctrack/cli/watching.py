@@ -1,0 +1,147 @@
+"""``hpctrack status --watch``: the same table again and again, from PostgreSQL; Slurm is not asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from hpctrack import errors
+from hpctrack.cli import render, status, table
+from hpctrack.store import database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hpctrack.settings import Settings
+
+#: Lines that our own line, the table's head, the summary and a warning take.
+_FRAME = 5
+
+
+def watch(settings: Settings, question: status.Question, interval: float) -> None:
+    """Draw until q or Ctrl-C, or until all runs that were asked for by id have ended.
+
+    Into a pipe the table is written whenever it has changed. A PostgreSQL that goes away is waited for, but
+    the first question fails like any other command's.
+    """
+    output = table.Output()
+    asker = _Asker(settings, question)
+    with contextlib.closing(asker), contextlib.suppress(KeyboardInterrupt):
+        asker.ask()
+        if output.plain:
+            _write(asker, question, interval, output)
+        else:
+            _redraw(asker, question, interval, output)
+    if not output.plain and asker.answer is not None:
+        output.print(*status.draw(asker.answer, question, output.width, plain=False))
+
+
+class _Asker:
+    """Asks the question again and again, on one connection as long as it lasts."""
+
+    def __init__(self, settings: Settings, question: status.Question) -> None:
+        self.answer: status.Answer | None = None
+        self.trouble = ""
+        self._settings = settings
+        self._question = question
+        self._connection: database.Connection | None = None
+
+    def ask(self) -> status.Answer:
+        """Return the newest answer; ``trouble`` says why it is not newer."""
+        try:
+            if self._connection is None:
+                self._connection = database.connect(self._settings, autocommit=True)
+            self.answer, self.trouble = status.ask(self._connection, self._question), ""
+        except errors.StoreUnavailable as error:
+            self.close()
+            if self.answer is None:
+                raise
+            self.trouble = str(error)
+        return self.answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+def _write(asker: _Asker, question: status.Question, interval: float, output: table.Output) -> None:
+    shown: object = None
+    while True:
+        answer = asker.ask()
+        if (answer.runs, answer.clusters) != shown:
+            output.print(*status.draw(answer, question, output.width, plain=True), Text())
+            sys.stdout.flush()
+            shown = (answer.runs, answer.clusters)
+        if _over(question, answer):
+            return
+        time.sleep(interval)
+
+
+def _redraw(asker: _Asker, question: status.Question, interval: float, output: table.Output) -> None:
+    with _keys() as quits, Live(console=output.console, screen=True, auto_refresh=False) as live:
+        while True:
+            answer = asker.ask()
+            line = Text(answer.now.astimezone().strftime("%H:%M:%S  "), style="dim")
+            line.append(
+                asker.trouble or f"every {interval:g} s; q ends", render.WARNING if asker.trouble else ""
+            )
+            live.update(Group(line, *_page(answer, question, output)), refresh=True)
+            if _over(question, answer) or quits(interval):
+                return
+
+
+def _over(question: status.Question, answer: status.Answer) -> bool:
+    return bool(question.refs) and all(run.time_ended is not None for run in answer.runs)
+
+
+def _page(answer: status.Answer, question: status.Question, output: table.Output) -> list[status.Drawn]:
+    """Return a screenful: the newest runs that fit."""
+    room = max(output.console.height - _FRAME, 1)
+    visible = status.Answer(answer.now, answer.runs[-room:], answer.counts, answer.clusters)
+    return status.draw(visible, question, output.width, plain=False)
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], bool]]:
+    """Yield a function that waits some seconds and says whether q was pressed meanwhile.
+
+    Without a keyboard it just waits. The terminal is given back as it was.
+    """
+    if not sys.stdin.isatty():
+        yield _just_wait
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield _wait_for_key
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _just_wait(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _wait_for_key(seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        ready, _, _ = select.select([sys.stdin], [], [], max(deadline - time.monotonic(), 0))
+        if not ready:
+            return False
+        keys = os.read(sys.stdin.fileno(), 64)
+        if not keys or b"q" in keys.lower():
+            return True

@@ -1,0 +1,39 @@
+"""How runs are named on the command line and in the API. Pure.
+
+A bare number is Slurm's job id, as in squeue and sacct: ``14`` (of an array all its tasks), ``14_3`` (one
+task), ``14+1`` (a component of a heterogeneous job, which is one run). A run's own id is written ``r14``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from hpctrack import errors
+
+_PATTERN = re.compile(r"r(?P<run>\d{1,18})|(?P<job>\d{1,18})(?:_(?P<task>\d{1,9})|\+\d{1,9})?")
+
+
+class RunRef(NamedTuple):
+    """What a user wrote: a run's id, or a job id with or without an array task."""
+
+    text: str
+    run_id: int | None = None
+    job_id: int | None = None
+    task: int | None = None
+
+
+def parse(text: str) -> RunRef:
+    """Read one id. Raises `errors.UsageError` for what is none."""
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise errors.UsageError(f"{text!r} names no run: write a Slurm job id (14, 14_3) or a run's id (r14)")
+    run, job, task = (None if group is None else int(group) for group in match.group("run", "job", "task"))
+    return RunRef(text.strip(), run, job, task)
+
+
+def job_text(job_id: int | None, array_job_id: int | None, array_task_id: int | None) -> str | None:
+    """Return a job's id as Slurm writes it: ``14_3`` for an array task, else ``14``; None outside Slurm."""
+    if array_job_id is not None and array_task_id is not None:
+        return f"{array_job_id}_{array_task_id}"
+    return None if job_id is None else str(job_id)

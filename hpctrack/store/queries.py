@@ -1,0 +1,330 @@
+"""The one read service under command line, API and web pages. Reads never write.
+
+Every function takes a connection of `hpctrack.store.database` and returns frozen records; unknown is None,
+times are aware. Lists read the view ``run_overview`` and never scan metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from psycopg.rows import dict_row
+
+from hpctrack import errors, runids
+from hpctrack.model import Attempt, RunStatus, Transition
+from hpctrack.store import database
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+_T = TypeVar("_T")
+_LISTED = 6
+"""How many candidates an ambiguous id lists."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run, as lists show it."""
+
+    id: int
+    experiment: str
+    status: RunStatus
+    time_created: datetime
+    time_started: datetime | None
+    time_ended: datetime | None
+    tags: dict[str, Any] | None
+    args: Any
+    """None also where its owner keeps it to himself."""
+    user_name: str
+    cluster: str | None
+    slurm_job_id: int | None
+    array_job_id: int | None
+    array_task_id: int | None
+    het_job_id: int | None
+    job_name: str | None
+    partition: str | None
+    time_limit: timedelta | None
+    attempt: int
+    """Counts from 0, as SLURM_RESTART_COUNT does."""
+    exit_code: int | None
+    """The script's own."""
+    exit_signal: int | None
+    reason: str | None
+    node_list: str | None
+    slurm_state: str | None
+    """Slurm's latest word, unchanged."""
+    missing_since: datetime | None
+    """Since when neither squeue nor accounting knows the job."""
+    last_step: int | None
+    last: dict[str, Any]
+    """Latest value of each metric."""
+    rows: int
+    """Rows of metrics that have arrived."""
+    lost: int
+    """Lines lost, torn or rejected."""
+    waiting: int
+    """Bytes known to wait in the spool."""
+
+    @property
+    def job(self) -> str | None:
+        """Slurm's id of the job (``14``, ``14_3``); None outside Slurm."""
+        return runids.job_text(self.slurm_job_id, self.array_job_id, self.array_task_id)
+
+    def elapsed(self, now: datetime) -> timedelta | None:
+        """Return how long the run has been running, or ran; None before it started."""
+        return None if self.time_started is None else (self.time_ended or now) - self.time_started
+
+
+@dataclass(frozen=True)
+class Run(RunRow):
+    """Everything that stands in a run's own row."""
+
+    comment: str | None
+    env: dict[str, str] | None
+    """What differs on the node from the submission's environment."""
+    submission: UUID | None
+    account: str | None
+    qos: str | None
+    stdout_path: str | None
+    stderr_path: str | None
+    time_seen: datetime | None
+    """When Slurm or the relay last vouched for it."""
+    kind: str
+    """``batch``, or ``command`` (hpctrack run)."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one ``hpctrack sbatch`` or ``hpctrack run`` handed in."""
+
+    uuid: UUID
+    user_name: str
+    cluster: str | None
+    time: datetime
+    submit_line: str | None
+    script: str | None
+    work_dir: str | None
+    git: dict[str, Any] | None
+    env: dict[str, str] | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one attempt used, over all its nodes."""
+
+    attempt: int
+    nodes: int
+    samples: int
+    time_first: datetime
+    time_last: datetime
+    cpu_s: float | None
+    memory_peak_bytes: int | None
+    read_bytes: int | None
+    write_bytes: int | None
+    processes: int | None
+
+
+class Losses(NamedTuple):
+    """What did not arrive whole, in lines and rows."""
+
+    lost: int
+    torn: int
+    rejected: int
+    replaced: int
+    """Rows of an earlier attempt that a later one replaced."""
+    reasons: tuple[tuple[str, int], ...] = ()
+    """Why PostgreSQL rejected datagrams, and how many."""
+
+
+class Relative(NamedTuple):
+    """A link between two runs; ``submitted``: ``from_id`` submitted ``to_id`` from inside its job."""
+
+    from_id: int
+    kind: str
+    to_id: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the reconciler knows about a Slurm cluster."""
+
+    name: str
+    time_checked: datetime | None
+    unreachable_since: datetime | None
+    error: str | None
+
+
+class Session(NamedTuple):
+    """PostgreSQL's clock, and who is logged in."""
+
+    now: datetime
+    user_name: str
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs to list; None means any."""
+
+    ids: tuple[int, ...] | None = None
+    statuses: tuple[RunStatus, ...] | None = None
+    users: tuple[str, ...] | None = None
+    experiment: str | None = None
+    since: datetime | None = None
+    """Created then or later."""
+
+    def params(self) -> dict[str, Any]:
+        """Return the parameters of the statements that list runs."""
+        return {
+            "ids": None if self.ids is None else list(self.ids),
+            "statuses": None if self.statuses is None else [status.value for status in self.statuses],
+            "users": None if self.users is None else list(self.users),
+            "experiment": self.experiment,
+            "since": self.since,
+        }
+
+
+def list_runs(
+    connection: database.Connection, which: RunFilter, limit: int = 50, before: int | None = None
+) -> list[RunRow]:
+    """Return the newest runs that match, newest first; ``before`` is the last id of the page before."""
+    params = {**which.params(), "limit": limit, "before": before}
+    return _fetch(connection, "list_runs", params, RunRow)
+
+
+def count_runs(connection: database.Connection, which: RunFilter) -> dict[RunStatus, int]:
+    """Return how many runs match, by status, the most frequent first."""
+    rows = _fetch(connection, "count_runs", which.params(), lambda status, count: (status, count))
+    return dict(rows)
+
+
+def get_run(connection: database.Connection, run_id: int) -> Run:
+    """Return one run. Raises `errors.RunNotFound`."""
+    runs = _fetch(connection, "get_run", {"id": run_id}, Run)
+    if not runs:
+        raise errors.RunNotFound(f"no run r{run_id}")
+    return runs[0]
+
+
+def find_all(connection: database.Connection, refs: Iterable[runids.RunRef]) -> tuple[int, ...]:
+    """Return the ids of all runs that the references mean. Raises `errors.RunNotFound`."""
+    found = (candidate.id for ref in refs for candidate in _resolve(connection, ref))
+    return tuple(dict.fromkeys(found))
+
+
+def find_one(connection: database.Connection, ref: runids.RunRef) -> int:
+    """Return the id of the one run that a reference means.
+
+    Raises `errors.RunNotFound`, and `errors.AmbiguousRun`, which lists the candidates: the tasks of an array,
+    or jobs of which Slurm has used one id again.
+    """
+    candidates = _resolve(connection, ref)
+    if len(candidates) > 1:
+        listed = ", ".join(map(str, candidates[:_LISTED]))
+        more = f" and {len(candidates) - _LISTED} more" if len(candidates) > _LISTED else ""
+        raise errors.AmbiguousRun(
+            f"{ref.text} means {len(candidates)} runs, name one of them: {listed}{more}"
+        )
+    return candidates[0].id
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    id: int
+    user_name: str
+    cluster: str | None
+    slurm_job_id: int | None
+    array_job_id: int | None
+    array_task_id: int | None
+    job_name: str | None
+    time_created: datetime
+
+    def __str__(self) -> str:
+        job = runids.job_text(self.slurm_job_id, self.array_job_id, self.array_task_id)
+        where = f" on {self.cluster}" if self.cluster else ""
+        when = self.time_created.astimezone().strftime("%Y-%m-%d %H:%M")
+        return f"r{self.id} (job {job}{where}, {self.user_name}, {when})"
+
+
+def _resolve(connection: database.Connection, ref: runids.RunRef) -> list[_Candidate]:
+    params = {"run_id": ref.run_id, "job_id": ref.job_id, "task": ref.task}
+    found = _fetch(connection, "resolve_run", params, _Candidate)
+    if not found:
+        what = "no run" if ref.run_id is not None else "no tracked run of job"
+        raise errors.RunNotFound(f"{what} {ref.text}: hpctrack status lists the runs")
+    return found
+
+
+def transitions(connection: database.Connection, run_id: int) -> list[Transition]:
+    """Return the timeline of a run."""
+    return _fetch(connection, "fetch_transitions", {"id": run_id}, Transition)
+
+
+def attempts(connection: database.Connection, run_id: int) -> list[Attempt]:
+    """Return the executions of a run, the first one first."""
+    return _fetch(connection, "fetch_attempts", {"id": run_id}, Attempt)
+
+
+def submission(connection: database.Connection, uuid: UUID | None) -> Submission | None:
+    """Return what was handed in; None where there is none, or its owner keeps it to himself."""
+    return next(iter(_fetch(connection, "fetch_submission", {"uuid": uuid}, Submission)), None)
+
+
+def relatives(connection: database.Connection, run_id: int) -> list[Relative]:
+    """Return the links of a run to others."""
+    return _fetch(connection, "fetch_relatives", {"id": run_id}, Relative)
+
+
+def usage(connection: database.Connection, run_id: int) -> list[Usage]:
+    """Return what each attempt used."""
+    return _fetch(connection, "fetch_usage", {"id": run_id}, Usage)
+
+
+def losses(connection: database.Connection, run_id: int) -> Losses:
+    """Return what did not arrive whole."""
+    (counts,) = _fetch(connection, "fetch_losses", {"id": run_id}, Losses)
+    if not counts.rejected:
+        return counts
+    reasons = _fetch(connection, "fetch_rejections", {"id": run_id}, lambda reason, count: (reason, count))
+    return counts._replace(reasons=tuple(reasons))
+
+
+def clusters(connection: database.Connection) -> list[Cluster]:
+    """Return what the reconciler knows about each Slurm cluster."""
+    return _fetch(connection, "fetch_clusters", {}, Cluster)
+
+
+def session(connection: database.Connection) -> Session:
+    """Return PostgreSQL's clock and who is logged in."""
+    (found,) = _fetch(
+        connection,
+        "fetch_now",
+        {},
+        lambda statement_timestamp, session_user: (statement_timestamp, session_user),
+    )
+    return Session(*found)
+
+
+def _fetch(
+    connection: database.Connection, name: str, params: Mapping[str, Any], make: Callable[..., _T]
+) -> list[_T]:
+    """Run a named statement; each row becomes a record, its columns the keyword arguments."""
+    with database.translated(), connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(statement(name), params).fetchall()
+    for row in rows:
+        if row.get("status") is not None:
+            row["status"] = RunStatus(row["status"])
+        if "last" in row:
+            row["last"] = {key: _decode(value) for key, value in (row["last"] or {}).items()}
+    return [make(**row) for row in rows]
+
+
+def _decode(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    from hpctrack.store import values  # late: it loads numpy
+
+    return values.decode(value)

@@ -1,0 +1,192 @@
+"""Metrics of a run, made small enough to draw by PostgreSQL itself; peaks survive.
+
+A metric's values live in a column of ``metrics`` or in its ``extra``, and are read as one. The SQL is put
+together from the statements in ``sql/queries/read.sql`` and quoted identifiers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from psycopg import sql
+
+from hpctrack.store import database
+from hpctrack.store.statements import composable, statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+#: So many metrics are read by one statement: PostgreSQL returns at most 1,664 columns.
+_AT_ONCE = 200
+_AGGREGATES = (
+    "count({0})",
+    "count({0}) FILTER (WHERE {1})",
+    "min({0}) FILTER (WHERE {1})",
+    "max({0}) FILTER (WHERE {1})",
+)
+_FINITE = "{0} > '-Infinity' AND {0} < 'Infinity'"
+
+
+class Bucket(NamedTuple):
+    """A stretch of the axis; ``x`` is its middle, in steps or progress."""
+
+    x: float
+    values: int
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric of a run. Booleans are 0 and 1."""
+
+    name: str
+    axis: Literal["step", "progress"]
+    count: int
+    """Number of values, ``nonfinite`` (nan and infinities) among them."""
+    nonfinite: int
+    first: float | None
+    last: float | None
+    minimum: float | None
+    """Of the finite values; None if there is none."""
+    maximum: float | None
+    buckets: tuple[Bucket, ...]
+    """In the order of the axis; those without finite values are left out."""
+
+
+class _Axis(NamedTuple):
+    name: Literal["step", "progress"]
+    low: float
+    high: float
+
+    def middle(self, bucket: int, buckets: int) -> float:
+        """Return the middle of a bucket, counted from 1."""
+        return self.low + (self.high - self.low) * (bucket - 0.5) / buckets
+
+
+def metric_names(connection: database.Connection, run_id: int) -> list[str]:
+    """Return the names of a run's metrics, also of those that are no numbers.
+
+    They stand in ``run_latest``; of a run whose rows another client wrote, every column is named.
+    """
+    with database.translated():
+        row = connection.execute(statement("fetch_latest_names"), {"id": run_id}).fetchone()
+        if row and row[0]:
+            return sorted(map(str, row[0]))  # type: ignore[call-overload]
+        extra = connection.execute(statement("fetch_extra_names"), {"id": run_id}).fetchall()
+    return sorted({*_columns(connection), *(str(name) for (name,) in extra)})
+
+
+def fetch(
+    connection: database.Connection, run_id: int, names: Iterable[str], buckets: int = 40
+) -> list[Series]:
+    """Return the numeric ones of some metrics, reduced to at most so many buckets each.
+
+    Names without a numeric value in this run are left out.
+    """
+    columns = _columns(connection)
+    values = {name: _value(name, columns.get(name)) for name in names}
+    axis = _axis(connection, run_id)
+    if axis is None:
+        return []
+    return [
+        series
+        for chunk in _chunks(list(values), _AT_ONCE)
+        for series in _fetch_chunk(connection, run_id, axis, {name: values[name] for name in chunk}, buckets)
+    ]
+
+
+def _columns(connection: database.Connection) -> dict[str, str]:
+    """Return the columns that hold metrics, with the category of their type."""
+    with database.translated():
+        rows = connection.execute(statement("fetch_metric_columns")).fetchall()
+    return {str(name): str(category) for name, category in rows}
+
+
+def _value(name: str, category: str | None) -> sql.Composable:
+    """Return the expression of a metric's value as a number."""
+    extra = sql.SQL("metric_number(m.extra -> {})").format(sql.Literal(name))
+    if category not in ("N", "B"):
+        return extra
+    cast = "{}::integer::double precision" if category == "B" else "{}::double precision"
+    return sql.SQL("coalesce(" + cast + ", {})").format(sql.Identifier("m", name), extra)
+
+
+def _axis(connection: database.Connection, run_id: int) -> _Axis | None:
+    """Return along what to draw: steps, or progress where all rows have the same step."""
+    with database.translated():
+        row = connection.execute(statement("fetch_axis"), {"id": run_id}).fetchone()
+    if row is None or row[0] is None:
+        return None
+    steps, progress = _Axis("step", *_floats(row[:2])), _Axis("progress", *_floats(row[2:]))
+    return progress if steps.low == steps.high and progress.low < progress.high else steps
+
+
+def _floats(values: Sequence[object]) -> Iterator[float]:
+    return (float(value) for value in values)  # type: ignore[arg-type]
+
+
+def _fetch_chunk(
+    connection: database.Connection,
+    run_id: int,
+    axis: _Axis,
+    values: dict[str, sql.Composable],
+    buckets: int,
+) -> Iterator[Series]:
+    params = {"id": run_id, "low": axis.low, "high": axis.high, "buckets": buckets}
+    labels = [sql.Identifier(f"v{number}") for number in range(len(values))]
+    query = composable("fetch_buckets").format(
+        axis=sql.Identifier("m", axis.name),
+        values=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, values.values(), labels)),
+        aggregates=sql.SQL(", ").join(itertools.chain.from_iterable(map(_aggregates, labels))),
+    )
+    with database.translated():
+        rows = connection.execute(query, params).fetchall()
+        ends = connection.execute(_ends(values.values()), {"id": run_id}).fetchone() or ()
+    for number, name in enumerate(values):
+        begin = 1 + number * len(_AGGREGATES)
+        cells = [(row[0], *row[begin : begin + len(_AGGREGATES)]) for row in rows]
+        series = _series(name, axis, cells, buckets, ends[2 * number : 2 * number + 2])
+        if series.count:
+            yield series
+
+
+def _aggregates(label: sql.Identifier) -> list[sql.Composable]:
+    finite = sql.SQL(_FINITE).format(label)
+    return [sql.SQL(aggregate).format(label, finite) for aggregate in _AGGREGATES]
+
+
+def _ends(values: Iterable[sql.Composable]) -> sql.Composed:
+    end = composable("fetch_end")
+    directions = (sql.SQL("ASC"), sql.SQL("DESC"))
+    queries = [end.format(value=value, direction=direction) for value in values for direction in directions]
+    return composable("fetch_ends").format(ends=sql.SQL(", ").join(queries))
+
+
+def _series(
+    name: str, axis: _Axis, cells: Sequence[tuple[Any, ...]], buckets: int, ends: Sequence[Any]
+) -> Series:
+    """Put one metric together; a cell is (bucket, count, finite count, minimum, maximum)."""
+    drawn = tuple(
+        Bucket(axis.middle(bucket, buckets), finite, minimum, maximum)
+        for bucket, _, finite, minimum, maximum in cells
+        if finite
+    )
+    count = sum(cell[1] for cell in cells)
+    return Series(
+        name,
+        axis.name,
+        count,
+        count - sum(bucket.values for bucket in drawn),
+        first=ends[0],
+        last=ends[1],
+        minimum=min((bucket.minimum for bucket in drawn), default=None),
+        maximum=max((bucket.maximum for bucket in drawn), default=None),
+        buckets=drawn,
+    )
+
+
+def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[begin : begin + size] for begin in range(0, len(names), size))

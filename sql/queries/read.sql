@@ -1,0 +1,163 @@
+-- What the command line, the API and the web pages read. Runs come from run_overview, so that lists never scan
+-- metrics and nobody sees more than they may.
+
+-- name: list_runs
+-- The newest runs that match, newest first; before is the id that the page before ended with.
+SELECT id, experiment, status, time_created, time_started, time_ended, tags, args, user_name, cluster,
+       slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, time_limit, attempt, exit_code,
+       exit_signal, reason, node_list, slurm_state, missing_since, last_step, last, rows, lost, waiting
+FROM run_overview
+WHERE (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s))
+  AND (%(statuses)s::runstatus[] IS NULL OR status = ANY (%(statuses)s))
+  AND (%(users)s::text[] IS NULL OR user_name = ANY (%(users)s))
+  AND (%(experiment)s::text IS NULL OR experiment = %(experiment)s)
+  AND (%(since)s::timestamptz IS NULL OR time_created >= %(since)s)
+  AND (%(before)s::bigint IS NULL OR id < %(before)s)
+ORDER BY id DESC
+LIMIT %(limit)s;
+
+-- name: count_runs
+-- How many runs match, by status.
+SELECT status, count(*)
+FROM run_overview
+WHERE (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s))
+  AND (%(statuses)s::runstatus[] IS NULL OR status = ANY (%(statuses)s))
+  AND (%(users)s::text[] IS NULL OR user_name = ANY (%(users)s))
+  AND (%(experiment)s::text IS NULL OR experiment = %(experiment)s)
+  AND (%(since)s::timestamptz IS NULL OR time_created >= %(since)s)
+GROUP BY status
+ORDER BY count(*) DESC, status;
+
+-- name: get_run
+-- Everything about one run that is in its own row.
+SELECT id, experiment, status, time_created, time_started, time_ended, tags, args, user_name, cluster,
+       slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, time_limit, attempt, exit_code,
+       exit_signal, reason, node_list, slurm_state, missing_since, last_step, last, rows, lost, waiting,
+       comment, env, submission, account, qos, stdout_path, stderr_path, time_seen, kind
+FROM run_overview
+WHERE id = %(id)s;
+
+-- name: resolve_run
+-- The runs that an id means: a run's own, or a job's, whether plain, array, array task or heterogeneous.
+SELECT id, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
+FROM run_overview
+WHERE id = %(run_id)s
+   OR CASE WHEN %(task)s::integer IS NULL
+           THEN slurm_job_id = %(job_id)s OR array_job_id = %(job_id)s OR het_job_id = %(job_id)s
+           ELSE array_job_id = %(job_id)s AND array_task_id = %(task)s END
+ORDER BY id;
+
+-- name: fetch_transitions
+-- The timeline of a run; sources report late, so it goes by their clocks.
+SELECT run_id, attempt, status, time, source, reason, raw
+FROM transitions
+WHERE run_id = %(id)s
+ORDER BY attempt, time, id;
+
+-- name: fetch_attempts
+-- The executions of a run.
+SELECT attempt, status, time_submitted, time_started, time_ended, exit_code, exit_signal, slurm_exit_code,
+       slurm_exit_signal, node_list, batch_host, reason, stderr_tail, coalesce(resources, '{}') AS resources
+FROM attempts
+WHERE run_id = %(id)s
+ORDER BY attempt;
+
+-- name: fetch_submission
+-- What was handed in; nothing where its owner keeps it to himself.
+SELECT uuid, user_name, cluster, time, submit_line, script, work_dir, git, env
+FROM submissions
+WHERE uuid = %(uuid)s;
+
+-- name: fetch_relatives
+-- Runs that submitted this one from inside their job, and runs that this one submitted.
+SELECT from_id, kind, to_id
+FROM run_relationships
+WHERE from_id = %(id)s OR to_id = %(id)s
+ORDER BY from_id, to_id;
+
+-- name: fetch_usage
+-- What each attempt used: counters count up on each node, so their greatest values are added up.
+SELECT attempt, count(*) AS nodes, sum(samples)::bigint AS samples, min(time_first) AS time_first,
+       max(time_last) AS time_last, sum(cpu_s) AS cpu_s, sum(memory_peak_bytes)::bigint AS memory_peak_bytes,
+       sum(read_bytes)::bigint AS read_bytes, sum(write_bytes)::bigint AS write_bytes,
+       sum(processes)::bigint AS processes
+FROM (SELECT attempt, node, count(*) AS samples, min(time) AS time_first, max(time) AS time_last, max(cpu_s) AS cpu_s,
+             max(coalesce(memory_peak_bytes, memory_bytes)) AS memory_peak_bytes, max(read_bytes) AS read_bytes,
+             max(write_bytes) AS write_bytes, max(processes) AS processes
+      FROM usage
+      WHERE run_id = %(id)s
+      GROUP BY attempt, node) per_node
+GROUP BY attempt
+ORDER BY attempt;
+
+-- name: fetch_losses
+-- What did not arrive whole, over all journals of a run.
+SELECT coalesce(sum(lost), 0)::bigint AS lost, coalesce(sum(torn), 0)::bigint AS torn,
+       coalesce(sum(rejected), 0)::bigint AS rejected, coalesce(sum(replaced), 0)::bigint AS replaced
+FROM streams
+WHERE run_id = %(id)s;
+
+-- name: fetch_rejections
+-- Why PostgreSQL refused rows of a run.
+SELECT reason, count(*)
+FROM rejected
+WHERE run_id = %(id)s
+GROUP BY reason
+ORDER BY count(*) DESC, reason
+LIMIT 5;
+
+-- name: fetch_clusters
+-- What the reconciler knows about each Slurm cluster.
+SELECT name, time_checked, unreachable_since, error
+FROM clusters
+ORDER BY name;
+
+-- name: fetch_now
+-- PostgreSQL's clock and who is logged in.
+SELECT statement_timestamp(), session_user;
+
+-- name: fetch_metric_columns
+-- The columns of metrics that hold metrics, with the category of their type (N: number, B: boolean).
+SELECT a.attname, t.typcategory
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = 'metrics'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+  AND a.attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
+ORDER BY a.attnum;
+
+-- name: fetch_axis
+-- Over which steps and progress the rows of a run go; infinite progress can't be drawn.
+SELECT min(step) AS first_step, max(step) AS last_step, min(progress) AS first_progress,
+       max(progress) AS last_progress
+FROM metrics
+WHERE run_id = %(id)s AND progress > '-Infinity' AND progress < 'Infinity';
+
+-- name: fetch_latest_names
+-- Names of the metrics that the collector has seen of a run.
+SELECT ARRAY (SELECT jsonb_object_keys(last)) FROM run_latest WHERE run_id = %(id)s;
+
+-- name: fetch_extra_names
+-- Names of the metrics of a run that have no column.
+SELECT DISTINCT jsonb_object_keys(extra) FROM metrics WHERE run_id = %(id)s AND extra IS NOT NULL;
+
+-- name: fetch_buckets
+-- The rows of a run in buckets along its steps or its progress; of each bucket and metric the count, and the least
+-- and the greatest finite value, so that no peak gets lost. Filled in: axis, values, aggregates.
+SELECT bucket, {aggregates}
+FROM (SELECT CASE WHEN %(low)s::double precision < %(high)s::double precision
+                  THEN least(width_bucket({axis}::double precision, %(low)s, %(high)s, %(buckets)s), %(buckets)s)
+                  ELSE 1 END AS bucket,
+             {values}
+      FROM metrics m
+      WHERE m.run_id = %(id)s AND m.progress > '-Infinity' AND m.progress < 'Infinity') v
+GROUP BY bucket
+ORDER BY bucket;
+
+-- name: fetch_ends
+-- The first and the last value of each metric of a run. Filled in: ends, a subquery for each.
+SELECT {ends};
+
+-- name: fetch_end
+-- One of the subqueries of fetch_ends. Filled in: value, direction.
+(SELECT {value} FROM metrics m WHERE m.run_id = %(id)s AND {value} IS NOT NULL
+ ORDER BY m.step {direction}, m.progress {direction} LIMIT 1)
