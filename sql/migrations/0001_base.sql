@@ -148,7 +148,7 @@ CREATE FUNCTION metric_number(value jsonb) RETURNS double precision
         WHEN 'boolean' THEN value::boolean::integer
         WHEN 'object' THEN
             CASE WHEN value ->> 'float' ~ '^(-?inf|nan|-?[0-9.]{1,30}(e[+-]?[0-9]{1,3})?)$' THEN (value ->> 'float')::double precision
-                 WHEN value ->> 'int' ~ '^-?[0-9]{1,308}$' THEN (value ->> 'int')::double precision
+                 WHEN value ->> 'int' ~ '^-?[0-9]+$' AND length(value ->> 'int') < 309 THEN (value ->> 'int')::double precision
                  WHEN value ->> 'int' ~ '^(0x)?[0-9a-f]+$' THEN 'Infinity'
                  WHEN value ->> 'int' ~ '^-(0x)?[0-9a-f]+$' THEN '-Infinity' END
     END;
