@@ -57,6 +57,22 @@ class StoreDenied(StoreError):
     exit_code = 77  # EX_NOPERM
 
 
+class StoreBusy(StoreError):
+    """A table is locked by somebody else."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
+class ContentRefused(StoreError):
+    """PostgreSQL refuses the data."""
+
+    exit_code = 65  # EX_DATAERR
+
+    def __init__(self, message: str | None = None, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
 class SchemaError(StoreError):
     """The database's schema does not fit this hpctrack."""
 
