@@ -43,6 +43,7 @@ COMMENT ON TYPE runstatus IS 'Slurm''s job states and state flags, one-to-one';
 CREATE TABLE submissions (
     uuid        uuid PRIMARY KEY,
     user_name   text NOT NULL,
+    slurm_user  text,
     cluster     text,
     time        timestamptz NOT NULL,
     submit_line text,
@@ -52,6 +53,7 @@ CREATE TABLE submissions (
     env         jsonb
 );
 COMMENT ON TABLE submissions IS 'What one hpctrack sbatch or hpctrack run handed in, once however many array tasks; secrets are masked';
+COMMENT ON COLUMN submissions.slurm_user IS 'Whose jobs these are for Slurm; user_name is who registered them with PostgreSQL';
 COMMENT ON COLUMN submissions.cluster IS 'Slurm''s ClusterName; NULL for a run outside Slurm';
 COMMENT ON COLUMN submissions.git IS 'Object: commit, branch, dirty, remote of the work dir';
 COMMENT ON COLUMN submissions.env IS 'Environment at submission; what differs on the node is in runs.env';
@@ -381,8 +383,8 @@ DECLARE
     parent bigint;
     known text;
 BEGIN
-    INSERT INTO submissions (uuid, user_name, cluster, time, submit_line, script, work_dir, git, env)
-    VALUES (the_uuid, who, submission->>'cluster', (submission->>'time')::timestamptz, submission->>'submit_line',
+    INSERT INTO submissions (uuid, user_name, slurm_user, cluster, time, submit_line, script, work_dir, git, env)
+    VALUES (the_uuid, who, coalesce(submission->>'user_name', who), submission->>'cluster', (submission->>'time')::timestamptz, submission->>'submit_line',
             submission->>'script', submission->>'work_dir', submission->'git', submission->'env')
     ON CONFLICT DO NOTHING;
     SELECT s.user_name INTO known FROM submissions s WHERE s.uuid = the_uuid;
