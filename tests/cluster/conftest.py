@@ -30,6 +30,15 @@ idle_exit = 10min
 """
 
 
+_ASK = """
+import json, sys
+from hpctrack import settings
+from hpctrack.store import database
+with database.connect(settings.load()) as connection:
+    print(json.dumps(connection.execute(sys.argv[1]).fetchall(), default=str))
+"""
+
+
 def _minicluster() -> Any:
     spec = importlib.util.spec_from_file_location("minicluster", ROOT / "scripts" / "minicluster.py")
     assert spec and spec.loader
@@ -142,6 +151,18 @@ class Account:
     def listed(self, *argv: str) -> list[dict[str, Any]]:
         """Return the runs of ``hpctrack status --json``."""
         return list(json.loads(self.hpctrack("status", "--json", *argv).stdout)["runs"])
+
+    def sql(self, query: str) -> list[list[Any]]:
+        """Return the rows of a query in this user's database, as JSON has them."""
+        return list(json.loads(self.run(self.bin / "python", "-c", _ASK, query).stdout))
+
+    def ended(self, run: str | int, seconds: float = 60) -> dict[str, Any]:
+        """Wait until a run is over for good; return what ``hpctrack show`` tells."""
+        return dict(await_for(lambda: self._over(run), seconds, f"the end of {run}"))
+
+    def _over(self, run: str | int) -> dict[str, Any] | None:
+        shown = self.shown(run)
+        return shown if shown["run"]["time_ended"] else None
 
     def accounted(self, job: int | str) -> list[dict[str, str]]:
         """Return what sacct says of a job, one record per execution."""
