@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 Source = Literal["submit", "relay", "squeue", "sacct", "user"]
+Kind = Literal["batch", "command"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -130,6 +131,44 @@ class Transition:
     source: Source
     reason: str | None = None
     raw: str | None = None
+
+
+class StoredRun(NamedTuple):
+    """What the reconciler knows of a run: the columns of ``runs`` that it reads or writes, and its attempts."""
+
+    run_id: int
+    kind: Kind
+    status: RunStatus
+    slurm_user: str | None
+    """Whose job it is for Slurm."""
+    cluster: str | None
+    """None for a run outside Slurm."""
+    time_submitted: datetime
+    slurm_job_id: int | None = None
+    array_job_id: int | None = None
+    array_task_id: int | None = None
+    het_job_id: int | None = None
+    attempt: int = 0
+    """Greatest one that started."""
+    time_started: datetime | None = None
+    time_ended: datetime | None = None
+    """When the run was over for good; None while it may still change."""
+    time_seen: datetime | None = None
+    missing_since: datetime | None = None
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    reason: str | None = None
+    node_list: str | None = None
+    slurm_state: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    job_name: str | None = None
+    time_limit: timedelta | None = None
+    stdout_path: str | None = None
+    stderr_path: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """In order; a run that is still waiting for its first start has none."""
 
 
 class RelayMessage(NamedTuple):
