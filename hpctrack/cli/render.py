@@ -119,6 +119,8 @@ def number(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
+    if isinstance(value, dict | list):
+        return clean(json.dumps(value, ensure_ascii=False))
     return clean(value)
 
 
@@ -146,7 +148,9 @@ def notes(run: RunRow) -> list[str]:
     """Return what is worth saying about a run beside its state."""
     found: list[str] = []
     if run.exit_signal or run.exit_code:
-        found.append(f"exit {exit_text(run.exit_code, run.exit_signal)}")
+        found.append(
+            exit_text(run.exit_code, run.exit_signal) if run.exit_signal else f"exit {run.exit_code}"
+        )
     if run.reason not in _SILENT_REASONS:
         found.append(clean(run.reason))
     if run.attempt > 0:

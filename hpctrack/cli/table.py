@@ -84,6 +84,8 @@ class Output:
     def __init__(self) -> None:
         self.console = Console(highlight=False, markup=False, emoji=False)
         self.plain = not self.console.is_terminal
+        #: Whether blocks and glyphs can be written.
+        self.unicode = self.console.encoding.lower().startswith("utf")
 
     @property
     def width(self) -> int:

@@ -30,7 +30,7 @@ _FINITE = "{0} > '-Infinity' AND {0} < 'Infinity'"
 
 
 class Bucket(NamedTuple):
-    """A stretch of the axis; ``x`` is its middle, in steps or progress."""
+    """A stretch of the axis; ``x`` is the middle of its rows, in steps or progress."""
 
     x: float
     values: int
@@ -60,10 +60,6 @@ class _Axis(NamedTuple):
     name: Literal["step", "progress"]
     low: float
     high: float
-
-    def middle(self, bucket: int, buckets: int) -> float:
-        """Return the middle of a bucket, counted from 1."""
-        return self.low + (self.high - self.low) * (bucket - 0.5) / buckets
 
 
 def metric_names(connection: database.Connection, run_id: int) -> list[str]:
@@ -145,10 +141,11 @@ def _fetch_chunk(
     with database.translated():
         rows = connection.execute(query, params).fetchall()
         ends = connection.execute(_ends(values.values()), {"id": run_id}).fetchone() or ()
+    middles = [sum(_floats(row[1:3])) / 2 for row in rows]
     for number, name in enumerate(values):
-        begin = 1 + number * len(_AGGREGATES)
-        cells = [(row[0], *row[begin : begin + len(_AGGREGATES)]) for row in rows]
-        series = _series(name, axis, cells, buckets, ends[2 * number : 2 * number + 2])
+        begin = 3 + number * len(_AGGREGATES)
+        cells = [row[begin : begin + len(_AGGREGATES)] for row in rows]
+        series = _series(name, axis.name, middles, cells, ends[2 * number : 2 * number + 2])
         if series.count:
             yield series
 
@@ -166,18 +163,22 @@ def _ends(values: Iterable[sql.Composable]) -> sql.Composed:
 
 
 def _series(
-    name: str, axis: _Axis, cells: Sequence[tuple[Any, ...]], buckets: int, ends: Sequence[Any]
+    name: str,
+    axis: Literal["step", "progress"],
+    middles: Sequence[float],
+    cells: Sequence[Sequence[Any]],
+    ends: Sequence[Any],
 ) -> Series:
-    """Put one metric together; a cell is (bucket, count, finite count, minimum, maximum)."""
+    """Put one metric together; a cell is (count, finite count, minimum, maximum)."""
     drawn = tuple(
-        Bucket(axis.middle(bucket, buckets), finite, minimum, maximum)
-        for bucket, _, finite, minimum, maximum in cells
+        Bucket(x, finite, minimum, maximum)
+        for x, (_, finite, minimum, maximum) in zip(middles, cells, strict=True)
         if finite
     )
-    count = sum(cell[1] for cell in cells)
+    count = sum(cell[0] for cell in cells)
     return Series(
         name,
-        axis.name,
+        axis,
         count,
         count - sum(bucket.values for bucket in drawn),
         first=ends[0],

@@ -143,8 +143,9 @@ SELECT DISTINCT jsonb_object_keys(extra) FROM metrics WHERE run_id = %(id)s AND 
 -- name: fetch_buckets
 -- The rows of a run in buckets along its steps or its progress; of each bucket and metric the count, and the least
 -- and the greatest finite value, so that no peak gets lost. Filled in: axis, values, aggregates.
-SELECT bucket, {aggregates}
-FROM (SELECT CASE WHEN %(low)s::double precision < %(high)s::double precision
+SELECT bucket, min(x), max(x), {aggregates}
+FROM (SELECT {axis}::double precision AS x,
+             CASE WHEN %(low)s::double precision < %(high)s::double precision
                   THEN least(width_bucket({axis}::double precision, %(low)s, %(high)s, %(buckets)s), %(buckets)s)
                   ELSE 1 END AS bucket,
              {values}
