@@ -1,4 +1,4 @@
-"""The parts of scripts/minicluster.py that need no Slurm: what it writes, what it reads from the kernel."""
+"""The parts of scripts/minicluster*.py that need no Slurm: what it writes, what it reads from the kernel."""
 
 import importlib.util
 import itertools
@@ -23,6 +23,7 @@ def load():
 
 
 minicluster = load()
+config, machine, processes = minicluster.config, minicluster.machine, minicluster.processes
 
 V1 = """\
 tmpfs /sys/fs/cgroup tmpfs rw,relatime,mode=755 0 0
@@ -36,7 +37,7 @@ V2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime,nsdelegate 
 
 @pytest.fixture
 def layout():
-    return minicluster.Layout("/var/tmp/My-cluster.2", "mine", nodes=3, base_port=17040, host="box", cgroup=1)
+    return config.Layout("/var/tmp/My-cluster.2", "mine", nodes=3, base_port=17040, host="box", cgroup=1)
 
 
 def settings(text):
@@ -47,35 +48,33 @@ def settings(text):
 def test_ports_follow_each_other_and_are_below_the_ephemeral_ones(layout):
     daemons = ["slurmctld", "slurmdbd", "n1", "n2", "n3"]
     assert [layout.port(name) for name in daemons] == list(range(17040, 17045))
-    assert max(minicluster.PORT_BLOCKS) + minicluster.PORT_BLOCKS.step < 32768
+    assert max(config.PORT_BLOCKS) + config.PORT_BLOCKS.step < 32768
 
 
 def test_every_port_of_the_configuration_is_one_that_a_daemon_is_expected_on(layout):
-    conf = minicluster.slurm_conf(layout)
+    conf = config.slurm_conf(layout)
     assert settings(conf)["SlurmctldPort"] == "17040"
     assert settings(conf)["AccountingStoragePort"] == "17041"
-    assert settings(minicluster.slurmdbd_conf(layout))["DbdPort"] == "17041"
+    assert settings(config.slurmdbd_conf(layout))["DbdPort"] == "17041"
     assert "NodeName=n[1-3] NodeHostname=box NodeAddr=127.0.0.1 Port=[17042-17044]" in conf
 
 
 def test_each_setting_stands_once_on_a_line_of_its_own(layout):
-    for text in (minicluster.slurm_conf(layout), minicluster.slurmdbd_conf(layout)):
+    for text in (config.slurm_conf(layout), config.slurmdbd_conf(layout)):
         keys = [line.split("=")[0] for line in text.splitlines() if "=" in line and " " not in line]
         assert len(keys) == len(set(keys))
         assert all(key.isidentifier() for key in keys)
 
 
 def test_all_paths_are_in_the_folder(layout):
-    conf = minicluster.slurm_conf(layout) + minicluster.slurmdbd_conf(layout)
+    conf = config.slurm_conf(layout) + config.slurmdbd_conf(layout)
     paths = [value for value in settings(conf).values() if value.startswith("/") and value != "/bin/true"]
     assert paths
     assert all(path.startswith("/var/tmp/My-cluster.2/") for path in paths)
 
 
 def test_partitions_are_there_to_preempt_and_to_hide(layout):
-    partitions = [
-        line for line in minicluster.slurm_conf(layout).splitlines() if line.startswith("Partition")
-    ]
+    partitions = [line for line in config.slurm_conf(layout).splitlines() if line.startswith("Partition")]
     assert [line.split()[0] for line in partitions] == [
         "PartitionName=main", "PartitionName=urgent", "PartitionName=scav", "PartitionName=hidden",
     ]  # fmt: skip
@@ -84,13 +83,13 @@ def test_partitions_are_there_to_preempt_and_to_hide(layout):
 
 
 def test_local_settings_come_last_so_that_they_win(layout):
-    last = minicluster.slurm_conf(layout).splitlines()[-1]
+    last = config.slurm_conf(layout).splitlines()[-1]
     assert last == "Include /var/tmp/My-cluster.2/etc/local.conf"
 
 
 def test_clusters_beside_each_other_do_not_share_job_ids():
-    blocks = list(minicluster.PORT_BLOCKS)
-    confs = [minicluster.slurm_conf(minicluster.Layout("/a", "a", base_port=port)) for port in blocks]
+    blocks = list(config.PORT_BLOCKS)
+    confs = [config.slurm_conf(config.Layout("/a", "a", base_port=port)) for port in blocks]
     firsts = [int(settings(conf)["FirstJobId"]) for conf in confs]
     assert firsts[0] == 1
     assert all(later - earlier >= 10000 for earlier, later in itertools.pairwise(firsts))
@@ -98,9 +97,9 @@ def test_clusters_beside_each_other_do_not_share_job_ids():
 
 @pytest.mark.parametrize(("cgroup", "tracking"), [(0, "linuxproc"), (1, "cgroup"), (2, "cgroup")])
 def test_without_control_groups_slurm_is_told_to_do_without(cgroup, tracking):
-    conf = settings(minicluster.slurm_conf(minicluster.Layout("/a", "a", cgroup=cgroup)))
+    conf = settings(config.slurm_conf(config.Layout("/a", "a", cgroup=cgroup)))
     assert conf["ProctrackType"] == f"proctrack/{tracking}"
-    assert ("ConstrainRAMSpace=yes" in minicluster.cgroup_conf(cgroup, swap=True)) == bool(cgroup)
+    assert ("ConstrainRAMSpace=yes" in config.cgroup_conf(cgroup, swap=True)) == bool(cgroup)
 
 
 @pytest.mark.parametrize(
@@ -118,21 +117,21 @@ def test_without_control_groups_slurm_is_told_to_do_without(cgroup, tracking):
     ],
 )
 def test_control_groups_are_found_by_what_is_mounted(mounts, systemd, found):
-    assert minicluster.find_cgroup(mounts, systemd=systemd) == found
+    assert config.find_cgroup(mounts, systemd=systemd) == found
 
 
 @pytest.mark.parametrize("state", ["idle", "mixed", "allocated", "completing", "mixed-", "planned"])
 def test_nodes_that_take_jobs(state):
-    assert minicluster.is_serving(state)
+    assert config.is_serving(state)
 
 
 @pytest.mark.parametrize("state", ["idle*", "down", "down*", "drained", "draining", "unk*", "inval", ""])
 def test_nodes_that_take_none(state):
-    assert not minicluster.is_serving(state)
+    assert not config.is_serving(state)
 
 
 def test_a_moved_cluster_reads_its_marker_with_its_new_folder(tmp_path, layout):
-    (tmp_path / minicluster.MARKER).write_text(json.dumps(vars(layout)))
+    (tmp_path / machine.MARKER).write_text(json.dumps(vars(layout)))
     moved = minicluster.Cluster(tmp_path).layout
     assert moved.directory == str(tmp_path.resolve())
     assert (moved.name, moved.nodes, moved.base_port, moved.cgroup) == ("mine", 3, 17040, 1)
@@ -141,49 +140,49 @@ def test_a_moved_cluster_reads_its_marker_with_its_new_folder(tmp_path, layout):
 @pytest.mark.parametrize("marker", [None, "[1]", "{"])
 def test_a_folder_without_a_readable_marker_is_no_cluster(tmp_path, marker):
     if marker is not None:
-        (tmp_path / minicluster.MARKER).write_text(marker)
+        (tmp_path / machine.MARKER).write_text(marker)
     with pytest.raises(minicluster.ClusterError, match="start it first"):
         _ = minicluster.Cluster(tmp_path).layout
 
 
 def test_the_marker_of_another_version_is_understood(tmp_path):
     (tmp_path / "My-cluster.2").mkdir()
-    (tmp_path / "My-cluster.2" / minicluster.MARKER).write_text('{"nodes": 2, "colour": "red"}')
+    (tmp_path / "My-cluster.2" / machine.MARKER).write_text('{"nodes": 2, "colour": "red"}')
     layout = minicluster.Cluster(tmp_path / "My-cluster.2").layout
     assert (layout.nodes, layout.name) == (2, "my_cluster_2")
 
 
 def test_a_start_that_was_interrupted_at_once_can_be_repeated(tmp_path):
-    (tmp_path / minicluster.MARKER).touch()
+    (tmp_path / machine.MARKER).touch()
     assert minicluster.Cluster(tmp_path).layout.nodes == 4
 
 
 def test_a_cluster_keeps_its_name_and_finds_ports_that_are_free(monkeypatch, layout):
-    monkeypatch.setattr(minicluster, "is_listening", lambda port: port < minicluster.PORT_BLOCKS[-1])
-    found = minicluster.detect_layout(layout, 2)
-    assert (found.name, found.nodes, found.base_port) == ("mine", 2, minicluster.PORT_BLOCKS[-1])
-    monkeypatch.setattr(minicluster, "is_listening", lambda port: True)
+    monkeypatch.setattr(processes, "is_listening", lambda port: port < config.PORT_BLOCKS[-1])
+    found = machine.detect_layout(layout, 2)
+    assert (found.name, found.nodes, found.base_port) == ("mine", 2, config.PORT_BLOCKS[-1])
+    monkeypatch.setattr(processes, "is_listening", lambda port: True)
     with pytest.raises(minicluster.ClusterError, match="no 4 free ports"):
-        minicluster.detect_layout(layout, 2)
+        machine.detect_layout(layout, 2)
 
 
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
     real = subprocess.Popen.communicate
     monkeypatch.setattr(subprocess.Popen, "communicate", lambda self, timeout: real(self, timeout=0.3))
     with pytest.raises(minicluster.ClusterError, match="timed out"):
-        minicluster.run("sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait")
+        processes.run("sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait")
     child = Path("/proc") / (tmp_path / "pid").read_text().strip()
-    assert minicluster.wait_for(lambda: not child.exists() or " Z " in (child / "stat").read_text(), 5)
+    assert processes.wait_for(lambda: not child.exists() or " Z " in (child / "stat").read_text(), 5)
 
 
 def test_a_process_is_taken_for_a_daemon_only_by_mark_and_program_and_session(tmp_path):
-    mark = f"{minicluster.MARK}={tmp_path}:n1"
+    mark = f"{processes.MARK}={tmp_path}:n1"
     impostor = subprocess.Popen(["env", mark, "sleep", "60"], start_new_session=True)
     other = subprocess.Popen(["bash", "-c", "exec -a slurmd sleep 60"], start_new_session=True)
     real = subprocess.Popen(["env", mark, "bash", "-c", "exec -a slurmd sleep 60"], start_new_session=True)
     try:
-        assert minicluster.wait_for(lambda: minicluster.daemon_pids(str(tmp_path)) == {"n1": real.pid}, 5)
-        minicluster.end(lambda: minicluster.daemon_pids(str(tmp_path)).values())
+        assert processes.wait_for(lambda: processes.daemon_pids(str(tmp_path)) == {"n1": real.pid}, 5)
+        processes.end(lambda: processes.daemon_pids(str(tmp_path)).values())
         assert real.wait(5) == -15
         assert impostor.poll() is None
         assert other.poll() is None
@@ -194,33 +193,33 @@ def test_a_process_is_taken_for_a_daemon_only_by_mark_and_program_and_session(tm
 
 
 def test_what_ignores_a_signal_is_killed(monkeypatch, tmp_path):
-    monkeypatch.setattr(minicluster, "GRACE_SECONDS", 0.2)
-    mark = f"{minicluster.MARK}={tmp_path}:slurmctld"
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.2)
+    mark = f"{processes.MARK}={tmp_path}:slurmctld"
     command = ["env", mark, "bash", "-c", "trap '' TERM; exec -a slurmctld sleep 60"]
     stubborn = subprocess.Popen(command, start_new_session=True)
-    assert minicluster.wait_for(lambda: bool(minicluster.daemon_pids(str(tmp_path))), 5)
-    minicluster.end(lambda: minicluster.daemon_pids(str(tmp_path)).values())
+    assert processes.wait_for(lambda: bool(processes.daemon_pids(str(tmp_path))), 5)
+    processes.end(lambda: processes.daemon_pids(str(tmp_path)).values())
     assert stubborn.wait(5) == -9
 
 
 def test_listening_is_seen_without_connecting(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert minicluster.is_listening(port)
-    assert not minicluster.is_listening(port)
+        assert processes.is_listening(port)
+    assert not processes.is_listening(port)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
         server.listen()
-        assert minicluster.is_listening(str(tmp_path / "socket"))
-    assert not minicluster.is_listening(str(tmp_path / "socket"))  # The file is still there.
+        assert processes.is_listening(str(tmp_path / "socket"))
+    assert not processes.is_listening(str(tmp_path / "socket"))  # The file is still there.
 
 
 def test_the_failure_of_a_command_is_one_line():
     with pytest.raises(minicluster.ClusterError) as failure:
-        minicluster.run("sh", "-c", "echo first >&2; echo last >&2; exit 3")
+        processes.run("sh", "-c", "echo first >&2; echo last >&2; exit 3")
     assert str(failure.value).endswith("failed: last")
     with pytest.raises(minicluster.ClusterError, match="No such file"):
-        minicluster.run("no-such-program")
+        processes.run("no-such-program")
 
 
 def test_env_is_for_eval_and_keeps_the_path(tmp_path):
@@ -235,6 +234,14 @@ def test_env_is_for_eval_and_keeps_the_path(tmp_path):
     assert shown.endswith(":/sbin:/bin")
 
 
+def test_it_runs_by_a_link_from_anywhere_and_leaves_nothing_beside_itself(tmp_path):
+    (tmp_path / "link").symlink_to(SCRIPT)
+    cache = {"PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "PYTHONSAFEPATH": "1"}
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | cache
+    subprocess.run([sys.executable, tmp_path / "link", "env"], cwd="/", env=env, check=True)
+    assert not list(tmp_path.glob("cache/**/minicluster*"))
+
+
 def test_help_explains_itself_and_wrong_usage_exits_with_2():
     text = subprocess.check_output([sys.executable, SCRIPT, "--help"], text=True)
     assert all(word in text for word in ("start", "stop", "SPECIAL_EXIT", "Exit codes"))
@@ -244,7 +251,7 @@ def test_help_explains_itself_and_wrong_usage_exits_with_2():
 
 
 def test_stopping_where_no_cluster_is_does_nothing_and_removes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(minicluster, "require_root", lambda: None)
+    monkeypatch.setattr(machine, "require_root", lambda: None)
     (tmp_path / "precious").touch()
     assert minicluster.Cluster(tmp_path).stop().startswith("no cluster")
     with pytest.raises(minicluster.ClusterError, match="not removed"):
@@ -272,26 +279,26 @@ def apt(monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(
-        minicluster, "missing_programs", lambda: [] if (tmp_path / "installed").exists() else ["slurmd"]
+        machine, "missing_programs", lambda: [] if (tmp_path / "installed").exists() else ["slurmd"]
     )
     return calls, policy
 
 
 def test_package_lists_are_fetched_only_when_needed_and_no_service_is_started(apt, tmp_path):
     calls, policy = apt
-    minicluster.install_packages(tmp_path / "apt.log", policy)
+    machine.install_packages(tmp_path / "apt.log", policy)
     assert calls.read_text().splitlines() == [
         f"noninteractive {word} 101" for word in ("install", "update", "install")
     ]
     assert not policy.exists()
     (tmp_path / "installed").unlink()
-    minicluster.install_packages(tmp_path / "apt.log", policy)
+    machine.install_packages(tmp_path / "apt.log", policy)
     assert len(calls.read_text().splitlines()) == 4
 
 
 def test_packages_that_cannot_be_had_make_the_machine_unsuitable(apt, tmp_path, monkeypatch):
     _, policy = apt
-    monkeypatch.setattr(minicluster, "missing_programs", lambda: ["slurmd"])
-    with pytest.raises(minicluster.Unsuitable, match=r"slurmd missing.*apt\.log"):
-        minicluster.install_packages(tmp_path / "apt.log", policy)
+    monkeypatch.setattr(machine, "missing_programs", lambda: ["slurmd"])
+    with pytest.raises(machine.Unsuitable, match=r"slurmd missing.*apt\.log"):
+        machine.install_packages(tmp_path / "apt.log", policy)
     assert not policy.exists()
