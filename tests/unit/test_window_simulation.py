@@ -1,0 +1,291 @@
+"""A relay's window against a model of the collector, over a seeded network, on a virtual clock.
+
+The criterion is always the same: every byte of every journal is committed exactly once, in order, and in a
+bounded time after the weather has cleared.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from hpctrack.stream import wire, window
+
+KEY = bytes(32)
+
+
+@dataclass
+class Weather:
+    """What the network and the collector do to the traffic until ``clear`` seconds."""
+
+    loss: float = 0.0
+    duplication: float = 0.0
+    reordering: float = 0.0
+    delay: float = 0.001
+    commit: float = 0.05
+    restarts: tuple[float, ...] = ()
+    absent: tuple[float, float] = (0.0, 0.0)
+    capacity: int = 1 << 40
+    rollback: float | None = None
+    clear: float = 60.0
+
+
+@dataclass
+class Collected:
+    """One journal in the model collector."""
+
+    committed: list[tuple[int, int]] = field(default_factory=list)
+    watermark: int = 0
+    pending: list[wire.Header] = field(default_factory=list)
+    held: dict[int, dict[tuple[int, int], dict[int, wire.Header]]] = field(default_factory=dict)
+
+    @property
+    def tail(self) -> int:
+        return self.pending[-1].end if self.pending else self.watermark
+
+
+class Collector:
+    """Answers as docs/wire.md says; commits every ``commit`` seconds what has arrived in order."""
+
+    def __init__(self, weather: Weather) -> None:
+        self.weather = weather
+        self.journals: dict[bytes, Collected] = {}
+        self.datagrams = 0
+
+    def receive(self, header: wire.Header) -> wire.Header | None:
+        self.datagrams += 1
+        journal = self.journals.setdefault(header.journal, Collected())
+        credit = journal.tail + self.weather.capacity
+        if header.end <= journal.watermark:
+            return header._replace(kind=wire.ACK, start=journal.watermark, end=credit)
+        if header.start < journal.watermark:
+            return header._replace(kind=wire.ACK, start=journal.watermark, end=credit, echo=0)
+        if header.start < journal.tail:
+            return None
+        if header.end > credit and header.start != journal.tail:
+            return header._replace(kind=wire.ACK, start=journal.watermark, end=credit, echo=0)
+        parts = journal.held.setdefault(header.start, {}).setdefault((header.end, header.parts), {})
+        parts[header.part] = header
+        before = journal.tail
+        self._join(journal)
+        if journal.tail > before:
+            return None
+        return header._replace(kind=wire.HELD, start=journal.tail, end=credit)
+
+    @staticmethod
+    def _join(journal: Collected) -> None:
+        while True:
+            complete = [
+                parts
+                for (_, count), parts in journal.held.get(journal.tail, {}).items()
+                if len(parts) == count
+            ]
+            if not complete:
+                break
+            start = journal.tail
+            journal.pending.append(max(complete[0].values(), key=lambda part: part.echo))
+            del journal.held[start]
+        for start in [start for start in journal.held if start < journal.tail]:
+            del journal.held[start]
+
+    def commit(self) -> list[wire.Header]:
+        answers = []
+        for journal in self.journals.values():
+            if not journal.pending:
+                continue
+            for header in journal.pending:
+                assert header.start == journal.watermark
+                journal.committed.append((header.start, header.end))
+                journal.watermark = header.end
+            newest = max(journal.pending, key=lambda header: header.echo)
+            journal.pending = []
+            credit = journal.watermark + self.weather.capacity
+            answers.append(newest._replace(kind=wire.ACK, start=journal.watermark, end=credit))
+        return answers
+
+    def restart(self) -> None:
+        for journal in self.journals.values():
+            journal.pending, journal.held = [], {}
+
+    def roll_back(self, lengths: dict[bytes, int]) -> None:
+        """PostgreSQL was restored from a backup: the last ranges of what still goes on are gone."""
+        self.restart()
+        for name, journal in self.journals.items():
+            if journal.watermark == lengths[name]:
+                continue
+            keep = len(journal.committed) // 2
+            del journal.committed[keep:]
+            journal.watermark = journal.committed[-1][1] if journal.committed else 0
+
+
+class Relay:
+    """Cuts journals of given lengths into ranges; a range may need several parts."""
+
+    def __init__(self, rng: random.Random, lengths: dict[bytes, int]) -> None:
+        self.rng = rng
+        self.lengths = lengths
+        self.start_window()
+
+    def start_window(self) -> None:
+        """Start, knowing nothing of what was sent before."""
+        self.window = window.Window(self.rng.random)
+        self.streams = {
+            name: self.window.open(name, first=index == 0) for index, name in enumerate(self.lengths)
+        }
+        self.sent = 0
+
+    def send(self, now: float) -> list[wire.Header]:
+        flights = list(self.window.send(now))
+        probe = self.window.probe(now)
+        if probe is not None:
+            flights.append(probe)
+        for _ in range(64):
+            cut = [stream for stream in self.window.hungry() if self._cut(stream)]
+            if not cut:
+                break
+            flights += self.window.send(now)
+        self.sent += len(flights)
+        return [
+            wire.Header(
+                wire.DATA, bytes(16), -1, 0, f.stream.journal, f.start, f.end, f.token, f.part, f.parts
+            )
+            for f in flights
+        ]
+
+    def _cut(self, stream: window.Stream) -> bool:
+        left = self.lengths[stream.journal] - stream.packed
+        if left <= 0:
+            return False
+        parts = 1 if self.rng.random() < 0.9 else self.rng.randint(2, 5)
+        self.window.add(stream, stream.packed + min(left, self.rng.randint(1, 3000)), [b""] * parts)
+        return True
+
+    def receive(self, header: wire.Header, now: float) -> None:
+        self.window.answered(header, now)
+
+
+@dataclass
+class Outcome:
+    seconds: float
+    sent: int
+    relay: Relay
+    collector: Collector
+
+
+def simulate(seed: int, weather: Weather, lengths: dict[bytes, int], relay_restarts: tuple[float, ...] = ()):
+    """Run until everything is committed and known to be."""
+    rng = random.Random(seed)
+    collector = Collector(weather)
+    relay = Relay(rng, lengths)
+    order = itertools.count()
+    events: list[tuple[float, int, str, object]] = []
+    sent_before = 0
+
+    def at(time: float, kind: str, value: object = None) -> None:
+        heapq.heappush(events, (time, next(order), kind, value))
+
+    def travel(now: float, kind: str, header: wire.Header) -> None:
+        stormy = now < weather.clear
+        if stormy and (rng.random() < weather.loss or weather.absent[0] <= now < weather.absent[1]):
+            return
+        for _ in range(2 if stormy and rng.random() < weather.duplication else 1):
+            late = rng.random() * 0.5 if stormy and rng.random() < weather.reordering else 0
+            at(now + weather.delay * (0.5 + rng.random()) + late, kind, header)
+
+    at(0.0, "tick")
+    at(weather.commit, "commit")
+    for time in weather.restarts:
+        at(time, "restart")
+    for time in relay_restarts:
+        at(time, "relay restart")
+    if weather.rollback is not None:
+        at(weather.rollback, "rollback")
+    while True:
+        now, _, kind, value = heapq.heappop(events)
+        assert now < weather.clear + 240, "it does not end"
+        if kind == "to collector":
+            answer = collector.receive(value)
+            if answer is not None:
+                travel(now, "to relay", answer)
+        elif kind == "to relay":
+            relay.receive(value, now)
+        elif kind == "commit":
+            for answer in collector.commit():
+                travel(now, "to relay", answer)
+            at(now + weather.commit * (0.5 + rng.random()), "commit")
+        elif kind == "restart":
+            collector.restart()
+        elif kind == "rollback":
+            collector.roll_back(lengths)
+        elif kind == "relay restart":
+            sent_before += relay.sent
+            relay.start_window()
+        else:
+            at(now + 0.02, "tick")
+        for header in relay.send(now):
+            travel(now, "to collector", header)
+        if all(stream.watermark == lengths[name] for name, stream in relay.streams.items()):
+            return Outcome(now, sent_before + relay.sent, relay, collector)
+
+
+def journals(rng: random.Random, count: int, size: int) -> dict[bytes, int]:
+    return {index.to_bytes(8, "big"): rng.randint(1, size) for index in range(count)}
+
+
+def check(outcome: Outcome, lengths: dict[bytes, int]) -> None:
+    for name, length in lengths.items():
+        ranges = outcome.collector.journals[name].committed
+        assert ranges[0][0] == 0 and ranges[-1][1] == length
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
+    assert not outcome.relay.window.outstanding()
+    assert outcome.relay.window._flying == 0
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_everything_arrives_once_whatever_the_weather(seed):
+    rng = random.Random(seed)
+    lengths = journals(rng, rng.randint(1, 5), 200_000)
+    weather = Weather(
+        loss=rng.choice((0, 0.01, 0.3, 0.7)),
+        duplication=rng.choice((0, 0.3)),
+        reordering=rng.choice((0, 0.1)),
+        delay=rng.choice((0.0005, 0.02)),
+        commit=rng.choice((0.01, 0.1, 1.0)),
+        restarts=tuple(rng.uniform(0, 20) for _ in range(rng.choice((0, 3)))),
+        absent=rng.choice(((0.0, 0.0), (0.5, 20.0), (0.0, 40.0))),
+        capacity=rng.choice((1 << 40, 20_000, 1_000)),
+        rollback=rng.choice((None, None, 3.0)),
+    )
+    relay_restarts = tuple(rng.uniform(0, 20) for _ in range(rng.choice((0, 0, 2))))
+    check(simulate(seed, weather, lengths, relay_restarts), lengths)
+
+
+def test_a_quiet_network_sees_every_range_once():
+    lengths = {bytes(8): 1_000_000}
+    outcome = simulate(1, Weather(), lengths)
+    check(outcome, lengths)
+    assert outcome.sent == outcome.collector.datagrams
+    assert outcome.sent <= sum(
+        5 for _ in outcome.collector.journals[bytes(8)].committed
+    )  # five parts at most
+
+
+def test_a_tenth_lost_costs_little_more_than_a_tenth():
+    lengths = {bytes(8): 1_000_000}
+    quiet = simulate(2, Weather(commit=0.02), lengths)
+    lossy = simulate(2, Weather(commit=0.02, loss=0.1), lengths)
+    assert lossy.sent < 1.6 * quiet.sent
+
+
+def test_silence_is_met_with_few_datagrams():
+    lengths = journals(random.Random(3), 20, 100_000)
+    outcome = simulate(3, Weather(absent=(0.0, 40.0), clear=60.0), lengths)
+    check(outcome, lengths)
+    relay = Relay(random.Random(4), lengths)
+    sent = [len(relay.send(tick / 50)) for tick in range(50 * 40)]
+    assert sum(sent) < 40
+    assert sum(sent[50 * 20 :]) <= 4
