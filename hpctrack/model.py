@@ -134,7 +134,7 @@ class Transition:
 
 
 class StoredRun(NamedTuple):
-    """What the reconciler knows of a run: the columns of ``runs`` that it reads or writes, and its attempts."""
+    """What the reconciler knows of a run: columns of ``runs`` that it reads or writes, and its attempts."""
 
     run_id: int
     kind: Kind
@@ -241,4 +241,5 @@ class Piece(NamedTuple):
     body: bytes
     """What ``contents`` was decoded from (docs/wire.md), kept should PostgreSQL refuse it."""
     fault: str | None = None
-    """Why it can't be stored, if that is known already."""
+    """Why it can't be stored, if that is known already; with PostgreSQL's code, if it said so."""
+    sqlstate: str | None = None

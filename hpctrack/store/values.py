@@ -1,13 +1,14 @@
 """Values in JSONB: ``metrics.extra`` and ``run_latest.last``, such that each comes back exactly. Pure.
 
 JSONB's numbers are decimals: they know no nan, no infinity and no -0.0, and forget that 1e22 was a float.
-What would not come back is written as an object of one key: ``{"float": "nan"}``; ``{"int": "2 ** 53 + 1"}``
-in digits, beyond what a double holds; ``{"text": ...}`` with the JSON text of a string that PostgreSQL's
-texts can't hold. Everything else stands for itself.
+What would not come back is written as an object of one key: ``{"float": "nan"}``;
+``{"int": "9007199254740993"}``, more than a double holds; ``{"text": ...}`` with the JSON text of a string
+that PostgreSQL's texts can't hold. Everything else stands for itself.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hpctrack import model
 
 #: Integers up to here are exact in a double.
@@ -39,6 +42,11 @@ def encode(value: float | int | bool | str) -> str:
     if _FOREIGN.search(value):
         return f'{{"text": {json.dumps(json.dumps(value))}}}'
     return json.dumps(value, ensure_ascii=False)
+
+
+def to_object(texts: Mapping[str, str]) -> str:
+    """Return the JSON object of metrics, by name, whose values are JSON texts from `encode`."""
+    return "{" + ",".join([f"{_quoted(name)}:{text}" for name, text in texts.items()]) + "}"
 
 
 def decode(value: Any) -> Any:
@@ -108,3 +116,8 @@ def _is_plain(value: float) -> bool:
 def _digits(value: int) -> str:
     # Hexadecimal where Python limits decimal digits.
     return repr(value) if value.bit_length() < 8192 else hex(value)
+
+
+@functools.lru_cache(maxsize=8192)
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)

@@ -19,8 +19,8 @@ from hpctrack.stream import journal, wire
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Most rows that one body may hold: as many as a full datagram has bytes.
-MAX_ROWS = wire.MAX_BODY
+
+
 _MAX_NAME = 4 * journal.MAX_NAME  # bytes of so many characters
 _MAX_KIND = 64
 
@@ -84,7 +84,7 @@ def decode(body: bytes) -> model.Contents:
         if kind == wire.ROWS:
             block = _rows(body, start, end)
             rows += block.rows
-            if rows > MAX_ROWS:
+            if rows > wire.MAX_ROWS:
                 _refuse("too many rows")
             blocks.append(block)
         elif kind == wire.MESSAGE:
@@ -131,7 +131,7 @@ def _message(body: bytes, start: int, end: int) -> model.NodeMessage:
 def _rows(body: bytes, start: int, end: int) -> model.MetricBlock:
     reader = _Reader(body, start, end)
     rows, step_mode, progress_mode, time_mode, size = _ROWS.unpack_from(body, reader.take(_ROWS.size))
-    if not 0 < rows <= MAX_ROWS:
+    if not 0 < rows <= wire.MAX_ROWS:
         _refuse("a block has no rows, or too many")
     begin = reader.take(size)
     shape = _shape(body[begin : begin + size])

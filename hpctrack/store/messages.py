@@ -1,0 +1,129 @@
+"""Messages of the node side, stored: usage, arguments, tags, losses. Nothing in them is trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpctrack.store import values
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from hpctrack import model
+    from hpctrack.store.database import Connection
+
+_JOURNAL = re.compile(r"[0-9a-f]{16}")
+_INT32, _INT64 = 1 << 31, 1 << 63
+_LAST_TIME = 2.5e11
+"""Seconds since the epoch: the year 9892."""
+#: Of how many journals of a run, and how many lines of each, the relay may report losses.
+_MAX_JOURNALS = 4096
+_MAX_LOST = 1 << 48
+_MAX_NODE = 255
+
+
+class Parsed(NamedTuple):
+    """A message whose text is a JSON object."""
+
+    run_id: int
+    attempt: int
+    kind: str
+    body: Mapping[str, Any]
+
+
+def parse(run_id: int, attempt: int, message: model.NodeMessage) -> Parsed | None:
+    """Read a message; None if it is not a JSON object."""
+    try:
+        body = json.loads(message.text)
+    except (ValueError, RecursionError):
+        return None
+    return Parsed(run_id, attempt, message.kind, body) if isinstance(body, dict) else None
+
+
+class Stored(NamedTuple):
+    """What `store` did."""
+
+    malformed: int
+    """Messages of which something could not be used."""
+    lossy: set[int]
+    """Runs of which a loss was reported."""
+
+
+def store(connection: Connection, messages: Iterable[Parsed]) -> Stored:
+    """Store what messages say about usage, arguments, tags and losses; other kinds are left alone.
+
+    Rows of ``runs`` are changed in the order of their ids. Raises what psycopg raises.
+    """
+    found = sorted(messages, key=lambda message: message.run_id)
+    samples = [_usage(message) for message in found if message.kind == "usage"]
+    known = [sample for sample in samples if sample is not None]
+    lost = [loss for message in found if message.kind == "fin" for loss in _losses(message)]
+    with connection.cursor() as cursor:
+        if known:
+            cursor.executemany(statement("insert_usage"), known)
+        for message in found:
+            if message.kind in ("args", "tags") and message.body:
+                name = "merge_args" if message.kind == "args" else "merge_tags"
+                value = values.to_json(message.body)
+                cursor.execute(statement(name), {"run_id": message.run_id, "value": value})
+        if lost:
+            cursor.executemany(statement("update_stream_lost"), lost)
+    return Stored(len(samples) - len(known), {int(loss["run_id"]) for loss in lost})
+
+
+def _usage(message: Parsed) -> dict[str, Any] | None:
+    body = message.body
+    time, node = _number(body.get("time")), body.get("node")
+    if time is None or not 0 <= time <= _LAST_TIME or not isinstance(node, str):
+        return None
+    gpu = body.get("gpu")
+    return {
+        "run_id": message.run_id,
+        "attempt": message.attempt,
+        "node": values.to_text(node)[:_MAX_NODE],
+        "time": time,
+        "cpu_s": _number(body.get("cpu_s")),
+        "processes": _integer(body.get("processes"), _INT32),
+        "gpu": None if gpu is None else values.to_json(gpu),
+        **{
+            name: _integer(body.get(name), _INT64)
+            for name in ("memory_bytes", "memory_peak_bytes", "read_bytes", "write_bytes")
+        },
+    }
+
+
+def _losses(message: Parsed) -> list[dict[str, Any]]:
+    lost = message.body.get("lost")
+    if not isinstance(lost, dict):
+        return []
+    counted = {
+        journal: count
+        for journal, given in sorted(lost.items())[:_MAX_JOURNALS]
+        if _JOURNAL.fullmatch(journal) and (count := _integer(given, _MAX_LOST))
+    }
+    return [
+        {"run_id": message.run_id, "journal": journal, "attempt": message.attempt, "lost": count}
+        for journal, count in counted.items()
+    ]
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _integer(value: object, limit: int) -> int | None:
+    """Return a count below the limit; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value < limit else None

@@ -1,0 +1,160 @@
+"""Write rows into ``metrics``: fresh ones by plain COPY, those that may meet stored ones through a table."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from hpctrack.store import columns, copy_binary, database, gather, rows
+from hpctrack.store.statements import composable, statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from hpctrack.store.database import Connection
+
+_TARGET = ("metrics",)
+_INCOMING = ("pg_temp", "incoming_metrics")
+_NO_NAMES = sql.SQL("'{{}}'::text[]").format()
+
+
+class Written(NamedTuple):
+    """What was written."""
+
+    latest: list[gather.Latest]
+    """Of each run; one that did not fit into one table comes again, later values behind earlier ones."""
+    next_steps: dict[int, int]
+    replaced: dict[int, int]
+    """Rows of an earlier attempt that were replaced, by the index of the journal."""
+
+
+class Writer:
+    """Writes rows through one connection, inside the caller's transactions."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._catalog = columns.Catalog("", {}, frozenset(), 0)
+        #: Signature of the columns that the temporary table has.
+        self._incoming = ""
+
+    def load(self) -> columns.Catalog:
+        """Return the columns of ``metrics`` as they were last seen. Raises `errors.StoreError`."""
+        if not self._catalog.signature:
+            with database.translated():
+                self._catalog = columns.load(self._connection)
+        return self._catalog
+
+    def forget(self) -> None:
+        """Forget what a transaction did that was rolled back."""
+        self._incoming = ""
+
+    def refresh(self) -> None:
+        """See which columns there are; inside a transaction they stay so until its end."""
+        self._connection.execute(statement("take_part_in_metrics"))
+        if columns.signature(self._connection) != self._catalog.signature:
+            self._catalog = columns.load(self._connection)
+
+    def write(self, logged: Sequence[rows.Logged], next_steps: Mapping[int, int]) -> Written:
+        """Write blocks; those of a run stand together, in order of attempt and arrival.
+
+        ``next_steps``: by run, the step after the greatest that is stored. Raises `errors.ContentRefused`
+        and what psycopg raises.
+        """
+        steps = dict(next_steps)
+        latest: list[gather.Latest] = []
+        replaced: dict[int, int] = {}
+        used = False
+        for part in rows.partition(logged, self._catalog.targets):
+            table, seen = gather.gather(part, self._catalog.targets, steps)
+            latest += seen
+            table, merged = rows.merge(table)
+            _add(replaced, merged)
+            fresh = rows.fresh(table, steps)
+            if fresh.any() and not self._copy_fresh(_where(table, fresh)):
+                fresh = np.zeros(len(table), dtype=bool)
+            if not fresh.all():
+                self._prepare_incoming(used)
+                used = True
+                _add(replaced, self._merge(_where(table, ~fresh)))
+            steps.update(rows.advance(table, steps))
+        return Written(latest, steps, replaced)
+
+    def _copy_fresh(self, table: rows.Table) -> bool:
+        """Copy rows straight into ``metrics``; False, and none of them, if one is there already."""
+        try:
+            with self._connection.transaction():
+                self._copy(_TARGET, *copy_binary.encode(table))
+        except psycopg.errors.UniqueViolation:
+            return False
+        return True
+
+    def _copy(self, table: tuple[str, ...], names: tuple[str, ...], data: bytes) -> None:
+        with self._connection.cursor() as cursor, cursor.copy(_copy_command(table, names)) as copy:
+            copy.write(data)
+
+    def _prepare_incoming(self, used: bool) -> None:
+        """Make the temporary table, or empty it of what this transaction put there."""
+        if self._incoming != self._catalog.signature:
+            self._connection.execute(statement("drop_incoming"))
+            self._connection.execute(statement("create_incoming"))
+            self._incoming = self._catalog.signature
+        elif used:
+            self._connection.execute(statement("truncate_incoming"))
+
+    def _merge(self, table: rows.Table) -> dict[int, int]:
+        names, data = copy_binary.encode(table, stream=True)
+        self._copy(_INCOMING, names, data)
+        replaced: dict[int, int] = {}
+        if table.attempt.any():
+            for stream, count in self._connection.execute(statement("count_replaced")).fetchall():
+                replaced[int(str(stream))] = int(str(count))
+        self._connection.execute(merge_command(table, self._catalog.targets))
+        return replaced
+
+
+@functools.lru_cache(maxsize=4096)
+def _copy_command(table: tuple[str, ...], names: tuple[str, ...]) -> bytes:
+    listed = _joined(map(sql.Identifier, names))
+    return composable("copy_rows").format(table=sql.Identifier(*table), columns=listed).as_bytes()
+
+
+def merge_command(table: rows.Table, targets: Mapping[str, columns.Target]) -> sql.Composed:
+    """Return the statement that merges the temporary table, filled from ``table``, into ``metrics``."""
+    names = [*table.names, *(column.target.name for column in table.declared)]
+    # Metrics that have a column but whose value, this time, it does not take.
+    elsewhere = {name for extra in table.extra or () for name in extra or () if name in targets}
+    names += sorted(elsewhere.difference(names))
+    column = composable("merge_column")
+    assignments = [column.format(column=sql.Identifier(name), name=sql.Literal(name)) for name in names]
+    return composable("merge_incoming").format(
+        columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier(name)) for name in names),
+        assignments=sql.SQL("").join(assignments),
+        given=_present("excluded", names),
+        stored=_present("m", names),
+    )
+
+
+def _present(row: str, names: Sequence[str]) -> sql.Composed:
+    """Return an array of those of the metrics that have a value in their column of a row."""
+    if not names:
+        return _NO_NAMES
+    case = sql.SQL("CASE WHEN {} IS NOT NULL THEN {} END")
+    cases = (case.format(sql.Identifier(row, name), sql.Literal(name)) for name in names)
+    return sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(_joined(cases))
+
+
+def _joined(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def _where(table: rows.Table, mask: np.ndarray) -> rows.Table:
+    return table if mask.all() else table.take(np.flatnonzero(mask))
+
+
+def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:
+    for key, count in more.items():
+        counts[key] = counts.get(key, 0) + count

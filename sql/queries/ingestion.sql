@@ -1,0 +1,169 @@
+-- What the collector does in the transaction that moves watermarks, and to the columns of metrics.
+
+-- name: fetch_columns
+-- Columns of metrics: name, type, modifier, whether it can be written, comment.
+SELECT a.attname::text, t.typname::text, a.atttypmod, a.attgenerated = '' AND a.attidentity <> 'a',
+       col_description(a.attrelid, a.attnum)
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = 'metrics'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
+
+-- name: fetch_columns_signature
+-- A digest of the same; every batch asks for it.
+SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attgenerated), ',' ORDER BY attnum))
+FROM pg_attribute
+WHERE attrelid = 'metrics'::regclass AND attnum > 0 AND NOT attisdropped;
+
+-- name: lock_metrics
+-- Keep everybody out while columns are added.
+LOCK TABLE metrics IN ACCESS EXCLUSIVE MODE;
+
+-- name: take_part_in_metrics
+-- Keep columns as they are until the batch is in.
+LOCK TABLE metrics IN ROW EXCLUSIVE MODE;
+
+-- name: fetch_watermarks
+-- How far journals are in; unknown ones are left out.
+SELECT s.run_id, s.journal_id, s.watermark
+FROM unnest(%(runs)s::bigint[], %(journals)s::text[]) AS k (run_id, journal_id)
+JOIN streams s USING (run_id, journal_id);
+
+-- name: hold_runs
+-- Keep the runs of a batch from being deleted; those that are gone already are left out.
+SELECT id FROM runs WHERE id = ANY (%(runs)s::bigint[]) ORDER BY id FOR KEY SHARE;
+
+-- name: insert_streams
+-- Journals that are new.
+INSERT INTO streams (run_id, journal_id, attempt)
+SELECT * FROM unnest(%(runs)s::bigint[], %(journals)s::text[], %(attempts)s::integer[])
+ON CONFLICT DO NOTHING;
+
+-- name: lock_streams
+-- Journals of a batch, locked in the order of their keys.
+SELECT s.run_id, s.journal_id, s.watermark
+FROM unnest(%(runs)s::bigint[], %(journals)s::text[]) AS k (run_id, journal_id)
+JOIN streams s USING (run_id, journal_id)
+ORDER BY s.run_id, s.journal_id
+FOR UPDATE OF s;
+
+-- name: update_streams
+-- Move watermarks and counters.
+UPDATE streams s
+SET watermark = k.watermark, rows = s.rows + k.rows, torn = s.torn + k.torn, rejected = s.rejected + k.rejected,
+    replaced = s.replaced + k.replaced, duplicates = s.duplicates + k.duplicates, time_last = now()
+FROM jsonb_to_recordset(%(journals)s::jsonb)
+     AS k (run_id bigint, journal_id text, watermark bigint, rows bigint, torn bigint, rejected bigint, replaced bigint,
+           duplicates bigint)
+WHERE s.run_id = k.run_id AND s.journal_id = k.journal_id;
+
+-- name: insert_rejected
+-- A datagram that PostgreSQL refused.
+INSERT INTO rejected (run_id, journal_id, start_offset, end_offset, sqlstate, reason, payload)
+VALUES (%(run_id)s, %(journal)s, %(start)s, %(end)s, %(sqlstate)s, %(reason)s, %(payload)s);
+
+-- name: insert_latest
+-- Rows of runs whose first metrics arrive.
+INSERT INTO run_latest (run_id) SELECT unnest(%(runs)s::bigint[]) ON CONFLICT DO NOTHING;
+
+-- name: lock_latest
+-- What is the latest of each run, and of which attempt; locked in the order of the runs.
+SELECT l.run_id, l.next_step,
+       greatest(r.attempt, (SELECT max(s.attempt) FROM streams s WHERE s.run_id = l.run_id AND s.rows > 0))
+FROM run_latest l JOIN runs r ON r.id = l.run_id
+WHERE l.run_id = ANY (%(runs)s::bigint[])
+ORDER BY l.run_id
+FOR UPDATE OF l;
+
+-- name: update_latest
+-- Latest values and counters of runs. What an earlier attempt logged late only fills in; and names without
+-- number don't make the row grow without end.
+UPDATE run_latest l
+SET next_step = k.next_step,
+    last_step = CASE WHEN k.current OR l.last_step IS NULL THEN k.last_step ELSE l.last_step END,
+    last_time = CASE WHEN k.current OR l.last_time IS NULL
+                     THEN coalesce(timestamptz 'epoch' + k.last_time * interval '1 microsecond', l.last_time)
+                     ELSE l.last_time END,
+    last = CASE WHEN NOT k.current THEN k.last || l.last
+                WHEN pg_column_size(l.last) < 500000 THEN l.last || k.last
+                ELSE l.last || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(k.last) WHERE l.last ? key)
+           END,
+    rows = l.rows + k.rows
+FROM jsonb_to_recordset(%(runs)s::jsonb)
+     AS k (run_id bigint, next_step bigint, current boolean, last_step bigint, last_time bigint, last jsonb, rows bigint)
+WHERE l.run_id = k.run_id;
+
+-- name: update_lost
+-- Count again what runs lost, after something was.
+INSERT INTO run_latest AS l (run_id, lost)
+SELECT s.run_id, sum(s.lost + s.torn + s.rejected) FROM streams s WHERE s.run_id = ANY (%(runs)s::bigint[])
+GROUP BY s.run_id ORDER BY s.run_id
+ON CONFLICT (run_id) DO UPDATE SET lost = excluded.lost;
+
+-- name: copy_rows
+-- Rows of a batch, as COPY BINARY.
+COPY {table} ({columns}) FROM STDIN (FORMAT BINARY);
+
+-- name: drop_incoming
+-- The table of before the columns changed.
+DROP TABLE IF EXISTS pg_temp.incoming_metrics;
+
+-- name: create_incoming
+-- Where rows go that may meet stored ones; without the constraints of metrics.
+CREATE TEMPORARY TABLE incoming_metrics ON COMMIT DELETE ROWS AS
+SELECT *, NULL::integer AS stream FROM metrics WITH NO DATA;
+
+-- name: truncate_incoming
+-- Make room for the next rows of the same batch.
+TRUNCATE pg_temp.incoming_metrics;
+
+-- name: count_replaced
+-- Rows of an earlier attempt that are about to be replaced, by journal.
+SELECT i.stream, count(*)
+FROM pg_temp.incoming_metrics i
+CROSS JOIN LATERAL (SELECT FROM metrics m
+                    WHERE m.run_id = i.run_id AND m.step = i.step AND m.progress = i.progress AND m.attempt < i.attempt
+                    LIMIT 1) earlier
+GROUP BY i.stream;
+
+-- name: merge_incoming
+-- Rows that may meet stored ones. Of each metric the later value stays, unless the earlier is of a later attempt.
+INSERT INTO metrics AS m (run_id, step, progress, attempt, time, extra{columns})
+SELECT run_id, step, progress, attempt, time, extra{columns} FROM pg_temp.incoming_metrics
+ORDER BY run_id, step, progress
+ON CONFLICT (run_id, step, progress) DO UPDATE
+SET attempt = greatest(m.attempt, excluded.attempt),
+    time = CASE WHEN excluded.attempt < m.attempt THEN coalesce(m.time, excluded.time) ELSE coalesce(excluded.time, m.time) END,
+    extra = CASE WHEN coalesce(m.extra, excluded.extra) IS NULL THEN NULL
+                 WHEN excluded.attempt < m.attempt
+                 THEN nullif(coalesce(excluded.extra, '{{}}') - {stored} || coalesce(m.extra, '{{}}'), '{{}}')
+                 ELSE nullif(coalesce(m.extra, '{{}}') - {given} || coalesce(excluded.extra, '{{}}'), '{{}}')
+            END{assignments};
+
+-- name: merge_column
+-- One metric's column in merge_incoming: a value that moved to extra leaves the column, and the other way round.
+, {column} = CASE WHEN excluded.attempt < m.attempt
+    THEN CASE WHEN m.{column} IS NULL AND NOT coalesce(m.extra ? {name}, false) THEN excluded.{column} ELSE m.{column} END
+    ELSE CASE WHEN excluded.{column} IS NULL AND NOT coalesce(excluded.extra ? {name}, false) THEN m.{column} ELSE excluded.{column} END
+    END
+
+-- name: update_stream_lost
+-- What the relay said at the end: lines that could not be written to a journal.
+INSERT INTO streams AS s (run_id, journal_id, attempt, lost) VALUES (%(run_id)s, %(journal)s, %(attempt)s, %(lost)s)
+ON CONFLICT (run_id, journal_id) DO UPDATE SET lost = greatest(s.lost, excluded.lost);
+
+-- name: insert_usage
+-- A sample of what the job used on a node.
+INSERT INTO usage (run_id, attempt, node, time, cpu_s, memory_bytes, memory_peak_bytes, read_bytes, write_bytes,
+                   processes, gpu)
+VALUES (%(run_id)s, %(attempt)s, %(node)s, to_timestamp(%(time)s), %(cpu_s)s, %(memory_bytes)s,
+        %(memory_peak_bytes)s, %(read_bytes)s, %(write_bytes)s, %(processes)s, %(gpu)s::jsonb)
+ON CONFLICT DO NOTHING;
+
+-- name: merge_args
+-- What set_args() said.
+UPDATE runs SET args = CASE jsonb_typeof(args) WHEN 'object' THEN args ELSE '{}' END || %(value)s::jsonb, time_updated = now()
+WHERE id = %(run_id)s;
+
+-- name: merge_tags
+-- What set_tags() said.
+UPDATE runs SET tags = CASE jsonb_typeof(tags) WHEN 'object' THEN tags ELSE '{}' END || %(value)s::jsonb, time_updated = now()
+WHERE id = %(run_id)s;
