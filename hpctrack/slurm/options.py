@@ -266,6 +266,7 @@ class Request(NamedTuple):
     account: str | None = None
     qos: str | None = None
     clusters: str | None = None
+    chdir: str | None = None
     test_only: bool = False
     components: int = 1
 
@@ -292,6 +293,7 @@ def request(command: CommandLine, environ: Mapping[str, str], script: CommandLin
         account=ask("account"),
         qos=ask("qos"),
         clusters=ask("clusters", "cluster"),
+        chdir=ask("chdir"),
         test_only=any(line.has("test-only") for line in lines),
         components=max(line.components for line in lines),
     )

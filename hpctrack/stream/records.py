@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+#: Begins the line of a batch script that holds its record, with ``key_in = script``.
+PREFIX = b"#HPCTRACK_RECORD "
+
+
 class Record(NamedTuple):
     """One submission. The run's key is ``wire.run_key(bytes.fromhex(secret), task)``."""
 
@@ -67,8 +71,8 @@ def write(spool: str, record: Record) -> str:
     os.close(os.open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
     draft = f"{target}.{os.urandom(4).hex()}"
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            json.dump(record._asdict(), file)
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(dumps(record))
             file.flush()
             os.fsync(file.fileno())
         os.rename(draft, target)
@@ -79,22 +83,28 @@ def write(spool: str, record: Record) -> str:
     return target
 
 
+def dumps(record: Record) -> bytes:
+    """Return a record as one line of JSON."""
+    return json.dumps(record._asdict()).encode("ascii")
+
+
 def read(target: str) -> Record:
-    """Read one record.
+    """Read one record: a file of its own, or a batch script that holds it.
 
     Raises FileNotFoundError, PermissionError for a file that is not this user's own, ValueError for one that
     is no record.
     """
     descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, encoding="ascii") as file:
+    with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise PermissionError(f"{target} is not this user's own")
-        value = json.load(file)
+        data = file.read()
     try:
+        value = json.loads(_line(data) if data.startswith(b"#!") else data)
         fields = {name: value[name] for name in Record._fields if name in value}
         return Record(**{**fields, "collector": tuple(value.get("collector", ()))})
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, AttributeError, ValueError):
         raise ValueError(f"{target} is not a submission record") from None
 
 
@@ -136,6 +146,12 @@ def set_registered(target: str) -> None:
     """Remember that PostgreSQL knows the record at this path."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_marker(target))
+
+
+def _line(script: bytes) -> bytes:
+    """Return the record in a batch script: the first, for the user's own comments come behind it."""
+    start = script.find(b"\n" + PREFIX) + 1
+    return script[start + len(PREFIX) :].split(b"\n", 1)[0] if start else b""
 
 
 def _job(cluster: str | None, job_id: int) -> str:

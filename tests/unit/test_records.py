@@ -149,3 +149,15 @@ def test_a_write_that_fails_leaves_no_draft(spool):
         records.write(spool, make(run={"args": object()}))
     assert os.listdir(os.path.join(spool, "submissions")) == ["hpc.14.json"]
     assert records.find(spool, "hpc", 14) == make()
+
+
+def test_a_record_in_a_batch_script(tmp_path):
+    script = tmp_path / "slurm_script"
+    script.write_bytes(
+        b"#!/bin/sh\n#SBATCH -n1 \xff\n" + records.PREFIX + records.dumps(make()) + b"\n: \xe9\n"
+    )
+    script.chmod(0o700)
+    assert records.read(str(script)) == make()
+    script.write_bytes(b"#!/bin/sh\n:\n")
+    with pytest.raises(ValueError, match="not a submission record"):
+        records.read(str(script))

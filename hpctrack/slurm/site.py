@@ -1,0 +1,82 @@
+"""What there is to know of the site's Slurm: asked once, then remembered in the user's data folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from hpctrack import errors
+from hpctrack.slurm import command, options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_SECONDS = 5.0
+_CLUSTER_NAME = re.compile(r"^ClusterName\s*=\s*(\S+)", re.MULTILINE)
+_DEFAULT_CONF = "/etc/slurm/slurm.conf"
+_T = TypeVar("_T")
+
+
+def cluster_name(environ: Mapping[str, str], cache: str) -> str:
+    """Return Slurm's ClusterName, which jobs see as SLURM_CLUSTER_NAME.
+
+    ``cache`` is a folder of the user's. Raises `errors.SlurmError`.
+    """
+
+    def ask() -> str:
+        text = command.run(["scontrol", "show", "config"], timeout=_SECONDS, environ=environ).stdout
+        found = _CLUSTER_NAME.search(text)
+        if found is None:
+            raise errors.SlurmError("scontrol show config names no cluster")
+        return found[1]
+
+    # A home may be shared between clusters: the host tells them apart where no file does.
+    key = [platform.node(), *_stamp(environ.get("SLURM_CONF") or _DEFAULT_CONF)]
+    return _remembered(Path(cache) / "cluster-name.json", key, ask)
+
+
+def sbatch_options(environ: Mapping[str, str], cache: str, *, fresh: bool = False) -> dict[str, int]:
+    """Return the options in ``sbatch --help``, plugins' ones included; see `options.parse_help`.
+
+    Remembered until sbatch or the configuration of plugins changes, or until ``fresh`` asks anew. Raises
+    `errors.SlurmError`.
+    """
+
+    def ask() -> dict[str, int]:
+        text = command.run(["sbatch", "--help"], timeout=_SECONDS, environ=environ).stdout
+        return options.parse_help(text)
+
+    conf = environ.get("SLURM_CONF") or _DEFAULT_CONF
+    plugins = str(Path(conf).parent / "plugstack.conf")
+    key = [platform.node(), *_stamp(command.find("sbatch", environ)), *_stamp(plugins)]
+    return _remembered(Path(cache) / "sbatch-options.json", key, ask, fresh=fresh)
+
+
+def _stamp(path: str) -> list[object]:
+    """Return what changes whenever a file does."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return [path]
+    return [path, found.st_mtime_ns, found.st_size]
+
+
+def _remembered(path: Path, key: list[object], ask: Callable[[], _T], *, fresh: bool = False) -> _T:
+    """Return what is stored under this key, or ask and store it; where that can't be, ask each time."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads(path.read_bytes())
+        if stored["key"] == key and not fresh:
+            answer: _T = stored["answer"]
+            return answer
+    answer = ask()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps({"key": key, "answer": answer}), encoding="ascii")
+        draft.replace(path)
+    return answer

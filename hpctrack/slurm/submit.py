@@ -1,0 +1,276 @@
+"""Submission: the user's own sbatch, run on a wrapped script.
+
+sbatch's standard output, standard error and exit code are passed on as they are. `scontrol show job` and
+Slurm's SubmitLine show the temporary file that was submitted; its last part is the user's, since that is the
+job's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpctrack import errors, git, submission
+from hpctrack.slurm import command, preparation, site
+from hpctrack.stream import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from hpctrack.settings import Settings
+    from hpctrack.slurm.preparation import Plan, Wrapped
+
+_ANSWER = re.compile(rb"(?:Submitted batch job (\d+)(?: on cluster (\S+))?|(\d+)(?:;(\S+))?)\s*\Z")
+_QUERY_SECONDS = 2.0
+#: Seconds after which a failing sbatch may have run into a time limit with its job submitted all the same.
+_SLOW = 5.0
+#: First and longest pause, in seconds, between questions for the job of ``sbatch --quiet --wait``.
+_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
+
+
+class Order(NamedTuple):
+    """What the user wants submitted."""
+
+    settings: Settings
+    #: sbatch's arguments.
+    argv: Sequence[str]
+    #: What the command line says to hpctrack.
+    own: submission.Own
+    #: The whole command.
+    line: Sequence[str]
+    environ: Mapping[str, str]
+
+
+class Delivery(NamedTuple):
+    """A job that was submitted, to be made known."""
+
+    record: records.Record
+    #: The record's file; None where it could not be written, for the reason in ``problem``.
+    path: str | None
+    problem: str = ""
+
+
+class Listener(NamedTuple):
+    """Who wants to know."""
+
+    #: Called once, as soon as the job's id is known.
+    deliver: Callable[[Delivery], None]
+    #: Takes lines for the user.
+    say: Callable[[str], None]
+
+
+def submit(order: Order, listener: Listener) -> int:
+    """Run sbatch on the wrapped script; return its exit code, negative for the signal that ended it.
+
+    Raises `errors.CommandNotFound`.
+    """
+    minted = submission.mint(order.settings, time.time())
+    with contextlib.ExitStack() as stack:
+        plan = _plan(stack, order, minted)
+        array = plan.wrapped is not None and plan.wrapped.request.array is not None
+        environ = preparation.for_child(order.environ, array=array)
+        argv = ["sbatch", *plan.argv]
+        if plan.wrapped is None:
+            returncode = stack.enter_context(_running(argv, environ, None)).wait()
+            submitted = returncode == 0
+        else:
+            job = _Job(order, plan.wrapped, environ, minted, listener)
+            returncode = _run(stack, argv, environ, plan, job)
+            submitted = job.known
+    for note in plan.notes if submitted else ():
+        listener.say(note)
+    return returncode
+
+
+def _plan(stack: contextlib.ExitStack, order: Order, minted: records.Record) -> Plan:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="hpctrack-", ignore_cleanup_errors=True)
+    except OSError as error:
+        return preparation.untracked(preparation.Plan(list(order.argv)), f"no temporary folder: {error}")
+    path = Path(stack.enter_context(folder))
+    return preparation.prepare(order.settings, order.argv, order.environ, path, records.dumps(minted))
+
+
+class _Job:
+    """The job that sbatch makes, once it is known."""
+
+    def __init__(
+        self,
+        order: Order,
+        wrapped: Wrapped,
+        environ: Mapping[str, str],
+        minted: records.Record,
+        listener: Listener,
+    ) -> None:
+        self.known = False
+        self._order = order
+        self._wrapped = wrapped
+        self._environ = environ
+        self._minted = minted
+        self._listener = listener
+        self._git = git.Inquiry(str(Path(wrapped.script.path).parent), environ)
+
+    def learn(self, job_id: int, cluster: str | None) -> None:
+        """Write the job's record and deliver it; what fails is told in one line."""
+        if self.known:
+            return
+        self.known = True
+        try:
+            cluster = cluster or site.cluster_name(
+                self._order.environ, preparation.cache_folder(self._order.settings)
+            )
+            record = self._record(job_id, cluster)
+            self._listener.deliver(self._write(record))
+        except Exception as error:  # noqa: BLE001 (the job is submitted: this must not look as if it were not)
+            self._listener.say(f"job {job_id} is submitted, but not tracked: {error or type(error).__name__}")
+
+    def look_up(self) -> None:
+        """Ask Slurm for the job where sbatch has not named it: nobody else's script has this path."""
+        with contextlib.suppress(errors.SlurmError):
+            found = _find(self._wrapped.path, self._wrapped.request.clusters, self._order.environ)
+            if found is not None:
+                self.learn(*found)
+
+    @property
+    def test_only(self) -> bool:
+        """Nothing is going to be submitted."""
+        return self._wrapped.request.test_only
+
+    def _record(self, job_id: int, cluster: str) -> records.Record:
+        request, script = self._wrapped.request, self._wrapped.script
+        source = submission.Source(
+            argv=self._order.line,
+            script=script.text.decode("utf-8", "surrogateescape"),
+            arguments=self._wrapped.arguments,
+            work_dir=str(Path.cwd() / (request.chdir or "")),
+            environ=self._environ,
+            time=self._minted.time,
+            git=self._git.answer(),
+        )
+        job = submission.Job(
+            cluster=cluster,
+            job_id=job_id,
+            tasks=request.array,
+            het=request.components > 1,
+            name=request.job_name or script.name,
+            partition=request.partition,
+            account=request.account,
+            qos=request.qos,
+            time_limit=request.time_limit,
+        )
+        own = self._order.own.over(self._wrapped.own).over(submission.from_settings(self._order.settings))
+        parent = submission.find_parent(self._order.environ, self._order.settings.spool)
+        return submission.complete(self._minted, source, own, job, parent)
+
+    def _write(self, record: records.Record) -> Delivery:
+        try:
+            return Delivery(record, records.write(self._order.settings.spool, record))
+        except OSError as error:
+            return Delivery(record, None, f"its metrics can't be recorded: {error}")
+
+
+# ---- sbatch ----------------------------------------------------------------------------------------------
+
+
+def _run(
+    stack: contextlib.ExitStack, argv: Sequence[str], environ: Mapping[str, str], plan: Plan, job: _Job
+) -> int:
+    """Run sbatch on a wrapped script, and learn which job it made."""
+    started = time.monotonic()
+    output = None if plan.quiet else subprocess.PIPE
+    process = stack.enter_context(_running(argv, environ, output))
+    if plan.quiet:
+        returncode = _wait(process, job)
+    else:
+        for line in process.stdout or ():
+            _pass_on(line)
+            answer = _ANSWER.match(line)
+            if answer is not None:
+                cluster = answer[2] or answer[4]
+                job.learn(int(answer[1] or answer[3]), os.fsdecode(cluster) if cluster else None)
+        returncode = process.wait()
+    slow = time.monotonic() - started >= _SLOW
+    if not job.known and not job.test_only and (returncode == 0 or plan.quiet or slow):
+        job.look_up()
+    return returncode
+
+
+def _wait(process: subprocess.Popen[Any], job: _Job) -> int:
+    """Wait for an sbatch that does not tell; with ``--wait``, the job is to be known while it runs."""
+    pause = _PAUSE
+    while True:
+        try:
+            return process.wait(pause)
+        except subprocess.TimeoutExpired:
+            if not job.known and not job.test_only:
+                job.look_up()
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+@contextlib.contextmanager
+def _running(
+    argv: Sequence[str], environ: Mapping[str, str], output: int | None
+) -> Iterator[subprocess.Popen[Any]]:
+    """Run sbatch, with signals meant for it: a terminal's reach it by themselves, others are handed on."""
+    processes: list[subprocess.Popen[Any]] = []
+
+    def hand_on(signum: int, _frame: object) -> None:
+        for process in processes:
+            process.send_signal(signum)
+
+    handlers = {
+        signal.SIGINT: _ignore,
+        signal.SIGQUIT: _ignore,
+        signal.SIGTERM: hand_on,
+        signal.SIGHUP: hand_on,
+    }
+    # What is ignored (nohup) stays so, for sbatch too.
+    before = {signum: signal.getsignal(signum) for signum in handlers}
+    replaced = {signum: handler for signum, handler in handlers.items() if before[signum] != signal.SIG_IGN}
+    for signum, handler in replaced.items():
+        signal.signal(signum, handler)
+    try:
+        with command.start(argv, environ, stdout=output) as process:
+            processes.append(process)
+            yield process
+    finally:
+        for signum in replaced:
+            signal.signal(signum, before[signum])
+
+
+def _ignore(_signum: int, _frame: object) -> None:
+    """A handler, since sbatch would inherit SIG_IGN."""
+
+
+def _pass_on(line: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: sbatch would not mind either
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+def _find(path: str, clusters: str | None, environ: Mapping[str, str]) -> tuple[int, str | None] | None:
+    """Find the job that was submitted from this file: (base job id, cluster if Slurm says it).
+
+    Of a heterogeneous job the first component leads, and has the smallest id.
+    """
+    argv = ["squeue", "--noheader", "--all", "--states=all", "--format=%F %o"]
+    argv += ["--user", pwd.getpwuid(os.getuid()).pw_name]
+    argv += ["--clusters", clusters] if clusters else []
+    found: list[tuple[int, str | None]] = []
+    cluster = None
+    for line in command.run(argv, timeout=_QUERY_SECONDS, environ=environ).stdout.splitlines():
+        if line.startswith("CLUSTER: "):
+            cluster = line[len("CLUSTER: ") :].strip()
+        job_id, _, script = line.partition(" ")
+        if script.startswith(path) and job_id.isdecimal():
+            found.append((int(job_id), cluster))
+    return min(found, default=None)

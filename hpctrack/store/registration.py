@@ -1,0 +1,79 @@
+"""Registration: submission records become rows in PostgreSQL, at once or later."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from psycopg.types.json import Jsonb
+
+from hpctrack import array_spec, errors
+from hpctrack.store import database
+from hpctrack.store.statements import statement
+from hpctrack.stream import records, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
+
+_log = logging.getLogger(__name__)
+
+
+def register(connection: Connection, record: records.Record) -> dict[int, int]:
+    """Store a submission, its secret and its runs; return the run's id of each task.
+
+    Doing so again changes nothing. Raises `errors.StoreError`, and ValueError for an array specification that
+    Slurm would refuse.
+    """
+    tasks = [wire.TASK_NONE] if record.tasks is None else array_spec.expand(record.tasks)
+    parameters = {
+        "submission": Jsonb(record.submission),
+        "secret": bytes.fromhex(record.secret),
+        "run": Jsonb(record.run),
+        "tasks": tasks,
+    }
+    with database.translated(), connection.transaction():
+        rows = connection.execute(statement("register_submission"), parameters).fetchall()
+    return {int(str(task)): int(str(run_id)) for task, run_id in rows}
+
+
+def register_pending(settings: Settings, connection: Connection | None = None) -> int:
+    """Register what earlier submissions left in the spool; return how many of them there were.
+
+    Costs the listing of a folder where nothing waits. A record that can't be read, or that PostgreSQL refuses
+    for its content, stays for another time and keeps none of the others. Raises `errors.StoreUnavailable`,
+    `errors.StoreDenied` and `errors.SchemaError`.
+    """
+    waiting = list(_unregistered(settings))
+    if not waiting:
+        return 0
+    if connection is not None:
+        return _register_all(connection, waiting)
+    with contextlib.closing(database.connect(settings, autocommit=True)) as own:
+        return _register_all(own, waiting)
+
+
+def _unregistered(settings: Settings) -> Iterable[str]:
+    try:
+        return list(records.unregistered(settings.spool))
+    except OSError as error:
+        _log.debug("%s can't be looked through: %s", settings.spool, error)
+        return ()
+
+
+def _register_all(connection: Connection, waiting: Iterable[str]) -> int:
+    count = 0
+    for path in waiting:
+        try:
+            register(connection, records.read(path))
+            records.set_registered(path)
+        except (errors.StoreUnavailable, errors.SchemaError):
+            raise
+        except (errors.StoreError, OSError, ValueError) as error:
+            _log.warning("%s can't be registered: %s", path, error)
+        else:
+            count += 1
+    return count

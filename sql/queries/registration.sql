@@ -1,0 +1,3 @@
+-- name: register_submission
+-- A submission and a run for each of its tasks; again with the same UUID, it changes nothing.
+SELECT task, run_id FROM register_submission(%(submission)s, %(secret)s, %(run)s, %(tasks)s);
