@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from hpctrack import errors
 
-_PATTERN = re.compile(r"r(?P<run>\d{1,18})|(?P<job>\d{1,18})(?:_(?P<task>\d{1,9})|\+\d{1,9})?")
+_PATTERN = re.compile(r"r(?P<run>[0-9]{1,18})|(?P<job>[0-9]{1,18})(?:_(?P<task>[0-9]{1,9})|\+[0-9]{1,9})?")
 
 
 class RunRef(NamedTuple):

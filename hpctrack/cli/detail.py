@@ -358,12 +358,16 @@ def to_object(story: Story) -> dict[str, Any]:
         "submission": story.submission and render.record_json(story.submission, leave_out=("env",)),
         "transitions": [_transition_object(row) for row in story.transitions],
         "attempts": [_attempt_object(row) for row in story.attempts],
-        "usage": [render.record_json(row) for row in story.usage],
+        "usage": [_usage_object(row) for row in story.usage],
         "losses": {**story.losses._asdict(), "reasons": dict(story.losses.reasons)},
         "links": [f"r{row.from_id} {row.kind} r{row.to_id}" for row in story.relatives],
         "metrics": [render.record_json(one, leave_out=("buckets",)) for one in story.series],
     }
     return {**render.run_json(run, story.now), **more}
+
+
+def _usage_object(row: Usage) -> dict[str, Any]:
+    return {"restarts": row.attempt, **render.record_json(row, leave_out=("attempt",))}
 
 
 def _transition_object(row: Transition) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""The exception tree, and how the command line tells of it."""
+
+import inspect
+
+import click
+import pytest
+
+from hpctrack import errors
+from hpctrack.cli import main
+
+CLASSES = [
+    one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.HpctrackError)
+]
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_the_docstring_is_the_default_message(error):
+    assert str(error()) == error.__doc__
+    assert str(error("other words")) == "other words"
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_the_exit_code_tells_of_failure_and_is_not_a_signal(error):
+    assert 0 < error.exit_code < 128
+
+
+def test_causes_are_told_in_one_line():
+    cause = errors.SlurmError("sbatch failed:\n  no such partition")
+    error = errors.HpctrackError("not submitted")
+    error.__cause__ = cause
+    assert main.describe(error) == "not submitted: sbatch failed: no such partition"
+
+
+def test_foreign_causes_are_not_told_since_they_may_hold_secrets():
+    error = errors.StoreError("PostgreSQL refused")
+    error.__cause__ = ValueError("password=hunter2")
+    assert main.describe(error) == "PostgreSQL refused"
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Replace what a verb does; the command line around it stays what it is."""
+
+    def replace(behaviour):
+        monkeypatch.setitem(main.VERBS, "status", main.Verb("Look", "hpctrack.cli.main:_under_test", "-"))
+        monkeypatch.setattr(main, "_under_test", click.Command("status", callback=behaviour), raising=False)
+
+    return replace
+
+
+def raising(error):
+    def behaviour():
+        raise error
+
+    return behaviour
+
+
+@pytest.mark.parametrize(
+    "error", [errors.RunNotFound("no run r9"), errors.StoreUnavailable("gone"), errors.SchemaError("old")]
+)
+def test_an_error_is_one_line_and_its_own_exit_code(verb, capsys, error):
+    verb(raising(error))
+    assert main.run(["status"]) == error.exit_code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"hpctrack: {error}\n")
+
+
+def test_a_bug_is_one_line(verb, capsys):
+    verb(raising(ZeroDivisionError("division\nby zero")))
+    assert main.run(["status"]) == 70
+    err = capsys.readouterr().err
+    assert (
+        err
+        == "hpctrack: ZeroDivisionError: division by zero (a bug; set HPCTRACK_DEBUG=1 for the traceback)\n"
+    )
+
+
+def test_debugging_shows_the_traceback(verb, capsys, monkeypatch, caplog):
+    monkeypatch.setenv("HPCTRACK_DEBUG", "1")
+    caplog.set_level("DEBUG", "hpctrack")
+    verb(raising(ZeroDivisionError("division by zero")))
+    assert main.run(["status"]) == 70
+    assert "Traceback" in caplog.text
+    assert capsys.readouterr().err.endswith("hpctrack: ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_ctrl_c_is_130_and_silent(verb, capsys, error):
+    verb(raising(error))
+    assert main.run(["status"]) == 130
+    assert capsys.readouterr().err.strip() == ""
+
+
+@pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_a_verb_may_return_its_exit_code(verb, result, code):
+    verb(lambda: result)
+    assert main.run(["status"]) == code
+
+
+@pytest.mark.parametrize("arguments", [["stauts"], ["--foo"], ["status", "--foo"], ["completion", "tcsh"]])
+def test_a_slip_of_the_pen_is_one_line_that_points_to_help(capsys, arguments):
+    assert main.run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hpctrack: ")
+    assert err.count("\n") == 1
+    assert "--help)" in err

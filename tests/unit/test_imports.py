@@ -1,0 +1,220 @@
+"""Who may import whom (docs/architecture.md), and how little is loaded where that matters."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "hpctrack"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: Libraries that only one part may import.
+OWNERS = {
+    "click": ("cli",),
+    "rich": ("cli",),
+    "plotext": ("cli",),
+    "psycopg": ("store",),
+    "pyslurm": ("slurm",),
+    "psutil": ("stream.usage",),
+}
+#: Started by thousands of nodes at once, from a network file system: standard library, and one another.
+NODE_SIDE = frozenset(
+    "errors settings redact script stream stream.journal stream.wire stream.window stream.records "
+    "stream.runfolder stream.signals stream.spool stream.supervisor stream.relay stream.usage "
+    "stream.__main__".split()
+)
+#: What may import the parts that touch the world; each part may import itself.
+IMPORTERS = {
+    "store": ("store", "cli", "web", "api", "reconcile", "stream.collector"),
+    "slurm": ("slurm", "cli", "web", "api", "reconcile", "plan", "attempts", "matching", "submission"),
+    "reconcile": ("cli", "web", "api", "stream.collector"),
+    "cli": ("cli",),
+    "web": ("web", "cli"),
+}
+#: The pure modules of stream, which every part may use.
+PURE_STREAM = frozenset(
+    "stream stream.journal stream.wire stream.window stream.records stream.decode".split()
+)
+#: At the bottom: these import nothing of hpctrack but errors.
+BOTTOM = frozenset("errors model settings redact resources runids".split())
+JOINS_STORE_AND_SLURM = ("reconcile", "cli", "api", "web")
+JOINS_STORE_AND_STREAM = ("stream.collector", "cli", "api", "web")
+#: Imported by the user's script, whose Python may be old.
+SCRIPT_SIDE = ("__init__.py", "script.py", "stream/__init__.py", "stream/journal.py")
+MAX_LINES = 500
+
+
+def is_in(name: str, parts) -> bool:
+    """Whether a module is one of these parts or inside one."""
+    return any(name == part or name.startswith(part + ".") for part in parts)
+
+
+def name_of(path: Path) -> str:
+    """Return a module's name inside hpctrack; the package itself is ``""``."""
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str) -> set[str]:
+    """Return everything that a module imports when it runs, late imports included, as dotted names."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(source))
+    return found
+
+
+def modules(names: set[str], known: frozenset[str]) -> set[str]:
+    """Return which modules of hpctrack are meant: ``hpctrack.errors.UsageError`` means ``errors``."""
+    inside = (name.removeprefix("hpctrack").lstrip(".") for name in names if is_in(name, ["hpctrack"]))
+    return {
+        max((one for one in known if name == one or name.startswith(one + ".")), key=len, default="")
+        for name in inside
+    }
+
+
+KNOWN = frozenset(map(name_of, FILES)) - {""}
+
+
+def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[str]:
+    """Return what a module's imports break, in words."""
+    names = imports(source)
+    ours = modules(names, known) - {"", module}
+    foreign = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"hpctrack"}
+    broken = [
+        f"only {', '.join(owners)} may import {library}"
+        for library, owners in OWNERS.items()
+        if library in foreign and not is_in(module, owners)
+    ]
+    broken += [
+        f"{module} may not import {part}"
+        for part, importers in IMPORTERS.items()
+        if any(is_in(one, [part]) for one in ours) and not is_in(module, importers)
+    ]
+    if module in BOTTOM and ours - {"errors"}:
+        broken.append(f"{module} is at the bottom")
+    if module == "" or (module in NODE_SIDE and module not in ("errors", "settings", "redact")):
+        broken += [f"the node side may not import {one}" for one in sorted(ours - NODE_SIDE)]
+    if module == "" or module in NODE_SIDE:
+        broken += [f"the node side may not import {one}" for one in sorted(foreign - {"psutil"})]
+    store = any(is_in(one, ["store"]) for one in ours) or is_in(module, ["store"])
+    slurm = any(is_in(one, ["slurm"]) for one in ours) or is_in(module, ["slurm"])
+    stream = any(is_in(one, ["stream"]) for one in ours - PURE_STREAM) or is_in(module, ["stream"])
+    if store and slurm and not is_in(module, JOINS_STORE_AND_SLURM):
+        broken.append(f"{module} may not join store and slurm")
+    if store and stream and not is_in(module, JOINS_STORE_AND_STREAM):
+        broken.append(f"{module} may not join store and stream")
+    if is_in(module, ["slurm"]) and module != "slurm.command" and "subprocess" in names:
+        broken.append("only slurm.command starts Slurm's commands")
+    return broken
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_it_may(path):
+    assert violations(name_of(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("name", SCRIPT_SIDE)
+def test_the_script_side_is_python_3_8(name):
+    ast.parse((PACKAGE / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def test_newer_syntax_is_noticed():
+    with pytest.raises(SyntaxError):
+        ast.parse("match x:\n    case 1: pass", feature_version=(3, 8))
+
+
+BAD = {
+    "stream.relay": "import psycopg",
+    "api": "import click",
+    "store.queries": "from rich.text import Text",
+    "slurm.parse": "import subprocess",
+    "stream.window": "import numpy",
+    "stream.journal": "def late():\n    from hpctrack.stream import decode",
+    "errors": "from hpctrack import settings",
+    "model": "from hpctrack import runids",
+    "": "import click",
+    "store.writes": "from hpctrack.slurm import states",
+    "slurm.native": "from hpctrack.store.database import connect",
+    "stream.ingest": "from hpctrack.store import ingestion",
+    "store.ingestion": "from hpctrack.stream.relay import Relay",
+    "plan": "from hpctrack.store import queries",
+    "settings": "from hpctrack.cli.main import main",
+    "stream.supervisor": "if True:\n    import hpctrack.slurm.command",
+    "redact": "try:\n    import re2\nexcept ImportError:\n    pass",
+}
+
+
+@pytest.mark.parametrize(("module", "source"), BAD.items(), ids=BAD)
+def test_a_violation_is_found(module, source):
+    assert violations(module, source, KNOWN | {"stream.relay", "stream.decode", "store.ingestion"}) != []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("api", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import psycopg, click"),
+        ("reconcile", "from hpctrack.store import queries\nfrom hpctrack.slurm import states"),
+        ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream import wire"),
+        ("store.ingestion", "import numpy, psycopg\nfrom hpctrack.stream import journal"),
+        ("stream.usage", "def sample():\n    import psutil"),
+        ("cli.status", "import click, rich\nfrom hpctrack.store import queries"),
+    ],
+)
+def test_what_is_allowed_is_not_complained_about(module, source):
+    assert violations(module, source) == []
+
+
+def test_a_relative_import_is_refused():
+    with pytest.raises(AssertionError, match="relative"):
+        imports("from . import wire")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a statement loads into a fresh interpreter, as it is started on a node."""
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, *{sys.path!r}]; before = set(sys.modules)\n"
+        f"{statement}\n"
+        "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(run.stderr.split())
+
+
+def test_import_hpctrack_loads_the_standard_library_only():
+    loaded = {name.partition(".")[0] for name in loaded_by("import hpctrack")}
+    assert loaded == {"hpctrack"}
+
+
+def test_help_loads_click_and_nothing_else():
+    loaded = {
+        name.partition(".")[0] for name in loaded_by("from hpctrack.cli.main import run; run(['--help'])")
+    }
+    assert {name for name in loaded - sys.stdlib_module_names if not name.startswith("_")} == {
+        "hpctrack",
+        "click",
+    }

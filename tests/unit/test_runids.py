@@ -1,0 +1,58 @@
+"""How runs are named."""
+
+import pytest
+
+from hpctrack import errors, runids
+from hpctrack.runids import RunRef
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("14", RunRef("14", job_id=14)),
+        ("14_3", RunRef("14_3", job_id=14, task=3)),
+        ("14_0", RunRef("14_0", job_id=14, task=0)),
+        ("14+1", RunRef("14+1", job_id=14)),
+        ("r7", RunRef("r7", run_id=7)),
+        (" r7 ", RunRef("r7", run_id=7)),
+    ],
+)
+def test_an_id_is_read(text, expected):
+    assert runids.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "r",
+        "14_",
+        "_3",
+        "14_3_1",
+        "14_[1-3]",
+        "-1",
+        "14.batch",
+        "R7",
+        "rr7",
+        "٣",
+        "9" * 30,
+        "14 15",
+        "14x",
+    ],
+)
+def test_anything_else_is_refused_with_what_to_write(text):
+    with pytest.raises(errors.UsageError, match=r"write a Slurm job id \(14, 14_3\) or a run's id \(r14\)"):
+        runids.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ((17, 14, 3), "14_3"),
+        ((None, 14, 0), "14_0"),
+        ((14, None, None), "14"),
+        ((None, None, None), None),
+    ],
+)
+def test_a_job_is_written_as_slurm_writes_it(ids, expected):
+    assert runids.job_text(*ids) == expected

@@ -1,0 +1,154 @@
+"""Tables that fit, and the words for times and states."""
+
+from datetime import datetime, timedelta, timezone
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.text import Text
+
+from hpctrack import errors
+from hpctrack.cli import chart, common, table
+from hpctrack.model import RunStatus
+from hpctrack.store.series import Bucket, Series
+
+
+def column(width: int, **how) -> table.Column:
+    return table.Column("h", [Text("x" * width)], **how)
+
+
+def test_what_fits_is_left_alone():
+    columns = [column(10, least=2), column(20, drop=1)]
+    assert table.fit(columns, 32) == [(columns[0], 10), (columns[1], 20)]
+
+
+def test_the_widest_gives_first():
+    columns = [column(10, least=4), column(30, least=4), column(5)]
+    assert [width for _, width in table.fit(columns, 39)] == [10, 20, 5]
+    assert [width for _, width in table.fit(columns, 21)] == [6, 6, 5]
+
+
+def test_columns_go_in_their_turn_when_shrinking_is_not_enough():
+    columns = [column(10), column(20, drop=2), column(30, least=20, drop=1)]
+    assert table.fit(columns, 40) == [(columns[0], 10), (columns[1], 20)]
+    assert table.fit(columns, 12) == [(columns[0], 10)]
+
+
+def test_what_can_neither_shrink_nor_go_stays():
+    columns = [column(10), column(10)]
+    assert [width for _, width in table.fit(columns, 5)] == [10, 10]
+
+
+@given(
+    st.lists(
+        st.builds(
+            column,
+            st.integers(0, 60),
+            least=st.none() | st.integers(0, 60),
+            drop=st.none() | st.integers(1, 5),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(1, 200),
+)
+def test_fitting_ends_and_only_narrows(columns, width):
+    fitted = table.fit(columns, width)
+    assert all(cells <= one.width for one, cells in fitted)
+    assert [one for one in columns if one.drop is None] == [one for one, _ in fitted if one.drop is None]
+
+
+def parse_since(text):
+    return common.since(click.Context(click.Command("x")), click.Argument(["x"]), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ago"),
+    [("90s", 90), ("30min", 1800), ("3h", 10800), ("2d", 172800), ("1.5 H", 5400), ("1w", 604800)],
+)
+def test_a_time_ago(text, ago):
+    found = parse_since(text)
+    assert abs((datetime.now(timezone.utc) - found).total_seconds() - ago) < 60
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31).astimezone()),
+        ("2026-01-31T12:00", datetime(2026, 1, 31, 12).astimezone()),
+        ("2026-01-31 12:00:00+02:00", datetime(2026, 1, 31, 10, tzinfo=timezone.utc)),
+    ],
+)
+def test_a_date(text, expected):
+    assert parse_since(text) == expected
+
+
+def test_no_time_is_none():
+    assert parse_since(None) is None
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2", "3 fortnights", "2026-13-01", "-2d", "9" * 30 + "w"])
+def test_what_is_no_time_is_refused_with_what_to_write(text):
+    with pytest.raises(errors.UsageError, match="write 2d, 3h or 30min"):
+        parse_since(text)
+
+
+def parse_states(*texts):
+    return common.states(click.Context(click.Command("x")), click.Argument(["x"]), texts)
+
+
+def test_states_in_any_form():
+    assert parse_states("PD,r", "Failed", "oom, cd") == (
+        RunStatus.PENDING,
+        RunStatus.RUNNING,
+        RunStatus.FAILED,
+        RunStatus.OUT_OF_MEMORY,
+        RunStatus.COMPLETED,
+    )
+
+
+def test_an_unknown_state_is_told_with_the_known_ones():
+    with pytest.raises(errors.UsageError, match=r"'DONE' is no job state of Slurm's: .*RUNNING"):
+        parse_states("R,done")
+
+
+def test_compact_forms_mean_different_states():
+    assert len(set(common.STATE_CODES.values())) == len(common.STATE_CODES)
+
+
+def line(*values: float) -> Series:
+    buckets = tuple(Bucket(float(x), 1, value, value) for x, value in enumerate(values, 1))
+    return Series("loss", "step", len(values), 0, values[0], values[-1], min(values), max(values), buckets)
+
+
+def test_a_chart_falls_where_the_metric_falls():
+    lines = chart.draw(line(*(10.0 - x for x in range(11))), "r7", 60)
+    assert "r7: loss" in lines[0]
+    assert lines[-1].strip() == "step"
+    assert all(len(one) <= 60 for one in lines)
+    body = [one.partition("┤")[2] or one.partition("│")[2] for one in lines[2:-3]]
+    marks = [[x for x, char in enumerate(one) if "⠁" <= char <= "⣿"] for one in body]
+    starts = [min(one) for one in marks if one]
+    assert len(starts) > 8
+    assert starts == sorted(starts)
+
+
+def test_ticks_are_round():
+    lines = chart.draw(line(*range(41)), "", 70)
+    assert [one.split("┤")[0].strip() for one in lines if "┤" in one] == ["40", "30", "20", "10", "0"]
+    assert lines[-2].split() == ["10", "20", "30", "40"]
+
+
+@pytest.mark.parametrize("values", [(1.0,), (2.0, 2.0), (0.0, 1e-300), (-1e300, 1e300), (1e15, 1e15 + 1)])
+def test_extremes_can_be_drawn(values):
+    assert len(chart.draw(line(*values), "x", 60)) > 10
+
+
+def test_nothing_finite_can_not_be_drawn():
+    with pytest.raises(ValueError, match="no finite value"):
+        chart.draw(Series("loss", "step", 1, 1, None, None, None, None, ()), "x", 60)
+
+
+def test_elapsed_words_need_no_zone():
+    assert parse_since("1d") - parse_since("2d") < timedelta(days=1, minutes=1)
