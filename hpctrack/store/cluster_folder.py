@@ -1,0 +1,175 @@
+"""The folder of the embedded PostgreSQL: what lies where, its initdb, its configuration, its login."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack.store import private_files
+
+if TYPE_CHECKING:
+    from hpctrack.settings import Settings
+    from hpctrack.store.owner import Owner
+    from hpctrack.store.postgres_binaries import Binaries
+
+DBNAME = "hpctrack"
+
+#: For one user on a shared login node (PostgreSQL manual, "Server Configuration").
+_SETTINGS = {
+    "unix_socket_permissions": "0700",
+    "password_encryption": "scram-sha-256",
+    "max_connections": "50",  # collector, commands and notebooks of one user
+    "shared_buffers": "128MB",  # touched only as far as it is used
+    "huge_pages": "off",  # the node's huge pages are for others
+    "dynamic_shared_memory_type": "mmap",  # /dev/shm may be tiny, and logind empties it (RemoveIPC) at logout
+    "max_parallel_workers_per_gather": "0",  # one core of a node that all share; hardly any dynamic memory
+    "max_parallel_maintenance_workers": "0",
+    "jit": "off",  # costs more than our queries take
+    "max_logical_replication_workers": "0",  # no replication: one process and much WAL less
+    "max_wal_senders": "0",
+    "wal_level": "minimal",
+    "min_wal_size": "32MB",  # the home has a quota
+    "max_wal_size": "256MB",
+    "fsync": "on",
+    "synchronous_commit": "on",  # the collector acknowledges what is committed, and then the node forgets it
+    "tcp_keepalives_idle": "60",  # clients on other login nodes may vanish
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "cluster_name": "hpctrack",  # what ps shows
+    # The log is cut at starts only. Statements' errors go to who sent them, so they need not fill it.
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+    "log_checkpoints": "off",
+    "log_line_prefix": "%m [%p] ",
+}
+#: Wherever a connection comes from, it needs the password (manual, "The pg_hba.conf File").
+_HBA = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
+
+
+class Place(NamedTuple):
+    """Where everything of an embedded PostgreSQL lies."""
+
+    base: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Place:
+        """Return the place that the settings name; touches nothing."""
+        return cls(Path(os.path.realpath(settings.data_dir)) / "postgres")
+
+    @property
+    def data(self) -> Path:
+        """The data folder (PGDATA)."""
+        return self.base / "data"
+
+    @property
+    def owner_file(self) -> Path:
+        """Who runs it."""
+        return self.base / "owner.json"
+
+    @property
+    def passfile(self) -> Path:
+        """User and password as libpq reads them; in the data folder, so that both come into being at once."""
+        return self.data / "passfile"
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.base / "server.log"
+
+    @property
+    def postmaster_pid(self) -> Path:
+        """PostgreSQL's own lock file (manual, "Database File Layout")."""
+        return self.data / "postmaster.pid"
+
+    def local_dir(self) -> Path:
+        """Make, or check, the folder on this host for socket and lock.
+
+        The same for every session of the user, so it depends on no environment variable.
+        """
+        digest = hashlib.sha256(os.fsencode(self.base)).hexdigest()[:12]
+        return private_files.folder(Path(f"/tmp/hpctrack-{os.geteuid()}-{digest}"))  # noqa: S108 (checked)
+
+    def read_postmaster_pid(self) -> list[str]:
+        """Return the lines of postmaster.pid: pid first, status eighth; empty if there is none."""
+        try:
+            return self.postmaster_pid.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+
+
+def initialise(place: Place, binaries: Binaries) -> None:
+    """Make the cluster, complete with password and database, in a folder beside, and move it in place.
+
+    A start that dies in here leaves only that folder, which the next one sweeps away.
+    """
+    import secrets
+    import tempfile
+
+    staging = Path(tempfile.mkdtemp(prefix="new-", dir=place.base))
+    data, user, password = staging / "data", _user(), secrets.token_urlsafe(32)
+    # Since 17 PostgreSQL brings its own UTF-8 locale, the same on all login nodes, whatever their libc has.
+    locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if binaries.major >= 17 else []
+    try:
+        private_files.write(staging / "password", password + "\n")
+        options = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--data-checksums", *locale]
+        binaries.run("initdb", "-D", str(data), "-U", user, f"--pwfile={staging / 'password'}", *options)
+        single = ("--single", "-D", str(data), "-c", "exit_on_error=true", "template1")
+        binaries.run("postgres", *single, text=f"CREATE DATABASE {DBNAME}\n")
+        private_files.write(data / "passfile", f"*:*:*:{_escape(user)}:{password}\n")
+        private_files.write(data / "pg_hba.conf", _HBA)
+        include = "include_if_exists = 'hpctrack.conf'  # written anew at each start\n# Settings below win.\n"
+        private_files.write(data / "postgresql.conf", include)
+        data.rename(place.data)
+    finally:
+        sweep(place)
+
+
+def sweep(place: Place) -> None:
+    """Remove what initialising leaves, or left when it was killed."""
+    import shutil
+
+    for leftover in place.base.glob("new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _user() -> str:
+    """Return the superuser's name: the user's, or ours where PostgreSQL reserves that ("CREATE ROLE")."""
+    import pwd
+
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container without accounts
+        return DBNAME
+    return DBNAME if name.startswith("pg_") or name in ("public", "none") else name
+
+
+def configuration(settings: Settings, record: Owner, major: int) -> str:
+    """Render ``hpctrack.conf`` for the server of a record; major is PostgreSQL's version."""
+    values = {
+        **_SETTINGS,
+        **({"io_method": "sync"} if major >= 18 else {}),  # three processes less
+        "listen_addresses": settings.embedded_listen,
+        "port": str(record.port),
+        "unix_socket_directories": record.socket_dir,
+    }
+    return "".join(f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in values.items())
+
+
+def connection_params(place: Place, host: str, port: int) -> dict[str, str]:
+    """Return libpq parameters; host is a socket folder, or an address."""
+    user = re.split(r"(?<!\\):", place.passfile.read_text(encoding="utf-8"))[3]
+    return {
+        "host": host,
+        "port": str(port),
+        "user": re.sub(r"\\(.)", r"\1", user),
+        "passfile": str(place.passfile),
+        "dbname": DBNAME,
+        "require_auth": "scram-sha-256",
+    }
+
+
+def _escape(field: str) -> str:
+    return re.sub(r"([\\:])", r"\\\1", field)

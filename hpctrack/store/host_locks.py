@@ -1,0 +1,78 @@
+"""Two locks around the start of the embedded PostgreSQL; `hpctrack.store.owner` says why there are two."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from typing import TYPE_CHECKING
+
+from hpctrack import errors
+from hpctrack.store import owner, postmaster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hpctrack.store.cluster_folder import Place
+    from hpctrack.store.owner import Host
+
+
+@contextlib.contextmanager
+def local_lock(path: Path, seconds: float) -> Iterator[None]:
+    """Hold a lock among the processes of this host; raises `errors.EmbeddedError` when it stays taken."""
+    deadline = time.monotonic() + seconds
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            # A cleaner of /tmp may have removed the file meanwhile: then this lock would guard nothing.
+            if _try_lock(descriptor) and os.fstat(descriptor).st_nlink:
+                yield
+                return
+        finally:
+            os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise errors.EmbeddedError(
+                f"another command has been starting PostgreSQL for {seconds:.0f} s ({path})"
+            )
+        time.sleep(postmaster.POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def folder_lock(place: Place, here: Host | None = None, seconds: float = 10.0) -> Iterator[int]:
+    """Hold the lock that the server inherits, and yield its file descriptor.
+
+    Children of a killed postmaster need a moment to end. With ``here``, another host's record ends the wait.
+
+    Raises `errors.OwnedElsewhere` when it stays taken.
+    """
+    path = place.base / "server.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + seconds
+        while not _try_lock(descriptor) or postmaster.processes(place.data):
+            if here and (rival := owner.read(place.owner_file)) and rival.host != here.name:
+                raise errors.OwnedElsewhere(f"{rival.host} is starting the embedded PostgreSQL: try again")
+            if time.monotonic() >= deadline:
+                raise errors.OwnedElsewhere(
+                    f"a PostgreSQL that can't be reached from here still uses {place.data}: end it there, "
+                    f"or, if its host is gone for good, delete {path}"
+                )
+            time.sleep(postmaster.POLL_SECONDS)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Take flock(2) if it is free. True as well where there are no locks: other guards must do then."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    return True

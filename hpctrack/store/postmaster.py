@@ -1,0 +1,128 @@
+"""The processes of the embedded PostgreSQL on this host: launched, recognised, waited for, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from hpctrack import errors
+from hpctrack.store.postgres_binaries import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from hpctrack.store.cluster_folder import Place
+    from hpctrack.store.owner import Host, Owner
+
+POLL_SECONDS = 0.02
+_STOP_SECONDS = 60.0
+#: What a server's processes are called (proc(5), comm); root's is called unshare for a moment.
+_COMMANDS = ("postgres", "unshare")
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks after boot; None if it is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def works_in(pid: int, folder: Path) -> bool:
+    """Say whether a process works in a folder, as every process of a PostgreSQL does in its data folder."""
+    try:
+        return Path(f"/proc/{pid}/cwd").samefile(folder)
+    except OSError:
+        return False
+
+
+def is_postmaster(pid: int, started: int | None, data: Path) -> bool:
+    """Say whether a process of this host is the postmaster of a data folder."""
+    now = start_time(pid)
+    return now is not None and started in (None, now) and works_in(pid, data)
+
+
+def processes(data: Path) -> list[int]:
+    """List the processes of this host that belong to the PostgreSQL of a data folder, orphans included."""
+    names = (entry.name for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    return [pid for pid in map(int, names) if _is_postgres(pid) and works_in(pid, data)]
+
+
+def _is_postgres(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip() in _COMMANDS
+    except OSError:
+        return False
+
+
+def find(place: Place, record: Owner | None, here: Host) -> int | None:
+    """Return the pid of the living postmaster, if this boot of this host runs it."""
+    if record is None or (record.host, record.boot_id) != here:
+        return None
+    pid = record.pid
+    if pid is None:  # its starter died or is at work; then postmaster.pid, of this host for sure, knows more
+        first = (place.read_postmaster_pid() or [""])[0]
+        pid = int(first) if first.isdecimal() else None
+    return pid if pid is not None and is_postmaster(pid, record.pid_start, place.data) else None
+
+
+def is_ready(place: Place, pid: int) -> bool:
+    """Say whether it accepts connections, by what it wrote itself (as pg_ctl does)."""
+    lines = place.read_postmaster_pid()
+    return len(lines) > 7 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
+
+
+def wait_ready(place: Place, pid: int, seconds: float = 90.0) -> bool:
+    """Wait until a server accepts connections; False if it ends instead."""
+    deadline = time.monotonic() + seconds
+    while not is_ready(place, pid):
+        if not is_postmaster(pid, None, place.data):
+            return False
+        if time.monotonic() > deadline:
+            raise errors.EmbeddedError(
+                f"PostgreSQL is still starting after {seconds:.0f} s, try again later; log: {place.log}"
+            )
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def spawn(command: list[str], place: Place, log: BinaryIO, lock: int) -> int:
+    """Start a process of its own session that holds nothing of ours but the folder lock."""
+    import subprocess
+
+    process = subprocess.Popen(
+        command, cwd=place.data, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT,
+        start_new_session=True, pass_fds=(lock,),
+    )  # fmt: skip
+    process.returncode = 0  # it is meant to outlive us: nothing for Popen to warn of
+    return process.pid
+
+
+def shut_down(place: Place, pid: int) -> None:
+    """End a postmaster: "fast", or "immediate" (the next start recovers) if that takes too long."""
+    import signal
+
+    for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)  # a long-lived starter is its parent
+            if start_time(pid) is None and not processes(place.data):
+                return
+            time.sleep(POLL_SECONDS)
+    raise errors.EmbeddedError(f"PostgreSQL (process {pid}) does not end; log: {place.log}")
+
+
+def open_log(place: Place) -> BinaryIO:
+    """Open the log to append to; beyond 1 MB a new one begins, and one old one is kept."""
+    with contextlib.suppress(FileNotFoundError):
+        if place.log.stat().st_size > 1 << 20:
+            place.log.replace(place.log.with_suffix(".log.1"))
+    log = place.log.open("ab")
+    place.log.chmod(0o600)
+    return log
