@@ -76,19 +76,23 @@ def submit(order: Order, listener: Listener) -> int:
     minted = submission.mint(order.settings, time.time())
     with contextlib.ExitStack() as stack:
         plan = _plan(stack, order, minted)
-        array = plan.wrapped is not None and plan.wrapped.request.array is not None
-        environ = preparation.for_child(order.environ, array=array)
-        argv = ["sbatch", *plan.argv]
         if plan.wrapped is None:
-            returncode = stack.enter_context(_running(argv, environ, None)).wait()
+            returncode = submit_plain(plan.argv, order.environ)
             submitted = returncode == 0
         else:
+            environ = preparation.for_child(order.environ, array=plan.wrapped.request.array is not None)
             job = _Job(order, plan.wrapped, environ, minted, listener)
-            returncode = _run(stack, argv, environ, plan, job)
+            returncode = _run(stack, environ, plan, job)
             submitted = job.known
     for note in plan.notes if submitted else ():
         listener.say(note)
     return returncode
+
+
+def submit_plain(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run sbatch on what the user typed, untracked; returns and raises as `submit` does."""
+    with _running(["sbatch", *argv], preparation.for_child(environ, array=False), None) as process:
+        return process.wait()
 
 
 def _plan(stack: contextlib.ExitStack, order: Order, minted: records.Record) -> Plan:
@@ -181,13 +185,11 @@ class _Job:
 # ---- sbatch ----------------------------------------------------------------------------------------------
 
 
-def _run(
-    stack: contextlib.ExitStack, argv: Sequence[str], environ: Mapping[str, str], plan: Plan, job: _Job
-) -> int:
+def _run(stack: contextlib.ExitStack, environ: Mapping[str, str], plan: Plan, job: _Job) -> int:
     """Run sbatch on a wrapped script, and learn which job it made."""
     started = time.monotonic()
     output = None if plan.quiet else subprocess.PIPE
-    process = stack.enter_context(_running(argv, environ, output))
+    process = stack.enter_context(_running(["sbatch", *plan.argv], environ, output))
     if plan.quiet:
         returncode = _wait(process, job)
     else:
