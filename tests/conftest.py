@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from hpctrack import settings as configuration
 from hpctrack.store import database as store
@@ -188,6 +190,24 @@ def connection(database):
     """A connection to `database`, in autocommit mode."""
     with store.connect(database, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def insert(connection):
+    """Insert a row into a table; returns its id if it has one. Dicts and lists become JSONB."""
+
+    def run(table, **values):
+        cells = [Jsonb(value) if isinstance(value, (dict, list)) else value for value in values.values()]
+        returning = " RETURNING id" if table in ("experiments", "runs") else ""
+        query = sql.SQL("INSERT INTO {} ({}) VALUES ({})" + returning).format(
+            sql.Identifier(table),
+            sql.SQL(", ").join(map(sql.Identifier, values)),
+            sql.SQL(", ").join([sql.Placeholder()] * len(values)),
+        )
+        cursor = connection.execute(query, cells)
+        return cursor.fetchone()[0] if returning else None
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -173,3 +173,7 @@ def _close_stdout() -> None:
     """Let the interpreter's own flush at exit go nowhere, since the reader has gone."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()
