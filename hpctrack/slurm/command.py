@@ -152,7 +152,8 @@ def start(
     path = find(argv[0], environ)
     try:
         return subprocess.Popen(
-            [path, *argv[1:]],
+            argv,  # under the name that was typed, which it shows in messages
+            executable=path,
             env=dict(environ),
             stdin=stdin,
             stdout=stdout,

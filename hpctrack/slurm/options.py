@@ -79,7 +79,7 @@ class CommandLine(NamedTuple):
     options: tuple[Option, ...]
     #: Place of the script in the list; None where there is none.
     script: int | None
-    #: An option that is not known here, so that all behind it is guesswork; None if all is understood.
+    #: An option that is not known here or lacks its value: all else is guesswork. None if all is clear.
     unknown: str | None = None
     #: Place of a word that was taken for the value of a plugin's option, which might not take one.
     doubtful: int | None = None
@@ -140,8 +140,11 @@ def parse(arguments: Sequence[str], listed: Mapping[str, int]) -> CommandLine:
         wants, unknown = _read(word, place, component, listed, options)
         if unknown:
             break
-        following = next(words, (None, 0))[0] if wants else None
-        if following is not None:
+        if wants:
+            following = next(words, (None, 0))[0]
+            if following is None:
+                unknown = word
+                break
             last = options[-1]
             options[-1] = last._replace(value=arguments[following], places=(place, following))
             doubtful = doubtful if last.name in KNOWN else following

@@ -92,7 +92,6 @@ def test_help_lists_the_options_of_plugins():
         ("-J : name train.sh", 3),
         (": train.sh", 1),
         ("-N 1", None),
-        ("-N", None),
         ("", None),
         ("- x", 0),
         ("-N -n train.sh", 2),
@@ -128,9 +127,10 @@ def test_the_last_of_repeated_options_counts():
 
 
 @pytest.mark.parametrize(
-    ("line", "unknown"), [("--plugin x", "--plugin"), ("-n1 -Y5 x", "-Y"), ("--plugin=5 x", "--plugin")]
+    ("line", "unknown"),
+    [("--plugin x", "--plugin"), ("-n1 -Y5 x", "-Y"), ("--plugin=5 x", "--plugin"), ("-n1 -HN", "-HN")],
 )
-def test_an_option_nobody_knows_ends_the_reading(line, unknown):
+def test_an_option_that_is_unknown_or_lacks_its_value_ends_the_reading(line, unknown):
     parsed = parse(line)
     assert (parsed.script, parsed.unknown) == (None, unknown)
     assert options.unfamiliar(line.split(), LISTED)
