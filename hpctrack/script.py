@@ -1,0 +1,322 @@
+"""What the user's script calls: `log`, `set_args`, `set_tags`. Never raises into it, never blocks.
+
+Each call appends one line to its process's journal with one write(2): the page cache keeps it even if the
+process is killed the next instant. No thread, no socket, no lock. Runs in any Python from 3.8 on, also where
+nothing of hpctrack is installed; standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from hpctrack.stream import journal
+from hpctrack.stream.writer import Writer, is_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+#: The first of these that is set is the rank: torchrun, Open MPI, PMIx, MPICH and Intel MPI, srun.
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+_DEFAULT_CAP = 1 << 30
+_CODES = {float: "d", int: "q", bool: "?"}
+_MAX_SHAPES = 1024
+_MAX_TEXT = 1000
+_MAX_STRING = 100_000
+_MAX_DEPTH = 8
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+def log(
+    values: Mapping[str, Any] | None = None,
+    /,
+    *,
+    step: int | None = None,
+    progress: float | None = None,
+    **metrics: Any,
+) -> None:
+    """Log metrics: ``log(step=3, loss=0.2)`` or ``log({"train/loss": 0.2}, step=3)``.
+
+    Takes numbers, booleans, strings, dates, and everything with ``item()`` (numpy scalars, tensors of one
+    element); None is left out, and nested dictionaries get names like ``train/loss``. Rows without a step are
+    numbered in order of arrival. Outside a tracked run it does nothing. It never raises.
+    """
+    try:
+        writer = _state["writer"] if "writer" in _state else _start()
+        if writer is None:
+            return
+        if values is not None:
+            metrics = {**values, **metrics}
+        now = time_ns()
+        packer = _packers.get((*metrics, *map(type, metrics.values())))
+        if packer is None or progress is not None or step.__class__ is not int or step not in _INT64:
+            line = _line(writer, metrics, step, progress, now)
+        else:
+            try:
+                line = f"={step} - {now} {packer[0]}{packer[1](*metrics.values()).hex()}\n".encode()
+            except (struct.error, OverflowError):  # an integer beyond 64 bits
+                line = _line(writer, metrics, step, progress, now)
+        if line:
+            writer.append(line, now)
+    except Exception as error:  # noqa: BLE001 (tracking never harms the job)
+        _warn("log", f"log() failed: {error!r}")
+
+
+def set_args(args: object = None, /, **more: Any) -> None:
+    """Store arguments of the run: ``set_args(lr=0.1)`` or ``set_args(vars(parser.parse_args()))``.
+
+    Later values replace earlier ones of the same name. Outside a tracked run it does nothing, and it never
+    raises.
+    """
+    try:
+        given: Any = args if args is None or hasattr(args, "keys") else vars(args)
+        _send("args", {**(given or {}), **more})
+    except Exception as error:  # noqa: BLE001
+        _warn("set_args", f"set_args() failed: {error!r}")
+
+
+def set_tags(*tags: str, **more: Any) -> None:
+    """Tag the run: ``set_tags("baseline", "debug", dataset="cifar")``.
+
+    Outside a tracked run it does nothing. It never raises.
+    """
+    try:
+        _send("tags", {**{str(tag): True for tag in tags}, **more})
+    except Exception as error:  # noqa: BLE001
+        _warn("set_tags", f"set_tags() failed: {error!r}")
+
+
+def _send(kind: str, contents: Mapping[str, Any]) -> None:
+    writer = _state["writer"] if "writer" in _state else _start()
+    if writer is None or not contents:
+        return
+    line = journal.format_message(kind, _jsonable(contents))
+    if len(line) > journal.MAX_LINE:
+        _warn("long " + kind, f"{len(line)} bytes of {kind} are too many; they are left out")
+        return
+    writer.append(line, time_ns())
+
+
+# --- values ---
+
+
+def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, now: int) -> bytes:
+    """Format any row, and remember how to format others like it."""
+    values = dict(_flat("", metrics, 0))
+    if step is None:
+        step = values.pop("step", None)
+    if progress is None:
+        progress = values.pop("progress", None)
+    if not values and step is None:
+        return b""
+    values = {name + writer.suffix: value for name, value in values.items()}
+    step, progress = _step(step), _progress(progress)
+    codes = "".join(
+        _CODES[type(value)] if type(value) is not int or value in _INT64 else "-"
+        for value in values.values()
+        if type(value) in _CODES
+    )
+    if len(codes) == len(values) and "-" not in codes:
+        packer = journal.packer(values, codes)
+        if packer is not None:
+            if len(values) == len(metrics) and all(_is_plain(value) for value in metrics.values()):
+                _remember(metrics, packer)
+            return journal.format_packed(packer.table, packer.pack(*values.values()), step, progress, now)
+    line = journal.format_row(values, step, progress, now / 1e9)
+    if len(line) > journal.MAX_LINE:
+        _warn("long row", f"a row of {len(line)} bytes is too long; it is left out")
+        return b""
+    return line
+
+
+def _remember(metrics: Mapping[str, Any], packer: journal.Packer) -> None:
+    if len(_packers) >= _MAX_SHAPES:
+        _packers.clear()
+    _packers[(*metrics, *map(type, metrics.values()))] = packer
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the type alone says what the value becomes, and `struct` takes it: numbers, numpy's scalars."""
+    kind = type(value)
+    return kind in _CODES or any(
+        base.__name__ == "generic" and base.__module__ == "numpy" for base in kind.__mro__
+    )
+
+
+def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, journal.Value]]:
+    """Yield names and plain values; what can't be had is left out with a warning."""
+    for key, value in values.items():
+        name = _clean(prefix + str(key))
+        try:
+            if value is None:
+                continue
+            if hasattr(value, "items") and hasattr(value, "keys") and depth < _MAX_DEPTH:
+                yield from _flat(name + "/", value, depth + 1)
+            else:
+                yield _cut(name), _plain(name, value)
+        except Exception as error:  # noqa: BLE001 (one bad value must not take the others along)
+            _warn("value " + name, f"{name} is left out: {error!r}")
+
+
+def _cut(name: str) -> str:
+    """Return a name that fits."""
+    encoded = name.encode("utf-8", "replace")
+    if len(encoded) <= journal.MAX_NAME - 16:
+        return name
+    _warn("long name", f"names of metrics are cut to {journal.MAX_NAME - 16} bytes: {name[:60]}...")
+    return encoded[: journal.MAX_NAME - 16].decode("utf-8", "ignore")
+
+
+def _clean(text: str) -> str:
+    return text.replace("\0", "\ufffd")  # PostgreSQL has no NUL in text
+
+
+def _plain(name: str, value: Any) -> journal.Value:
+    """Turn anything into what a journal holds."""
+    if isinstance(value, str):
+        if len(value) > _MAX_STRING:
+            _warn("string " + name, f"{name}: strings are cut to {_MAX_STRING} characters")
+        return _clean(str(value[:_MAX_STRING]))
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    for convert in (_item, _text_form, _number):
+        try:
+            return _plain(name, convert(value))
+        except Exception:  # noqa: BLE001, S112 (an array of many elements, a property that fails)
+            continue
+    _warn(f"type {type(value)}", f"{name} is of type {type(value).__name__}: stored as text")
+    return _clean(str(value)[:_MAX_TEXT])
+
+
+def _item(value: Any) -> Any:
+    """Scalars of numpy, torch and their like."""
+    item = value.item()
+    if type(item) is type(value):
+        raise TypeError(type(item))
+    return item
+
+
+def _text_form(value: Any) -> str:
+    """Dates, and paths."""
+    return str(value.isoformat()) if hasattr(value, "isoformat") else os.fspath(value)
+
+
+def _number(value: Any) -> float:
+    """Durations, in seconds; decimals, fractions, long doubles."""
+    return float(value.total_seconds() if hasattr(value, "total_seconds") else value)
+
+
+def _step(step: Any) -> int | None:
+    if step is None:
+        return None
+    try:
+        value = _plain("step", step)
+        if not isinstance(value, str) and int(value) == value and int(value) in _INT64:
+            return int(value)
+    except Exception as error:  # noqa: BLE001
+        step = error
+    _warn("step", f"step must be an integer of 64 bits, not {step!r}; the row gets the next one")
+    return None
+
+
+def _progress(progress: Any) -> float | None:
+    if progress is None:
+        return None
+    try:
+        value = float(_plain("progress", progress))
+        if value == value:
+            return value
+    except Exception as error:  # noqa: BLE001
+        progress = error
+    _warn("progress", f"progress must be a number, not {progress!r}; it is left out")
+    return None
+
+
+def _jsonable(value: Any, depth: int = 0) -> Any:
+    """Turn anything into what JSON and PostgreSQL's jsonb hold."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (str, int, float)):
+        value = _plain("", value)
+        return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
+    if depth < _MAX_DEPTH:
+        if hasattr(value, "items") and hasattr(value, "keys"):
+            return {_clean(str(key)): _jsonable(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [_jsonable(item, depth + 1) for item in value]
+        if hasattr(value, "__dict__") and not callable(value) and not hasattr(value, "item"):
+            return _jsonable(vars(value), depth + 1)
+    return _jsonable(_plain(f"a value of type {type(value).__name__}", value), depth)
+
+
+# --- this process's journal ---
+
+#: ``writer``, once the first call has found out; None where nothing is to be logged.
+_state: dict[str, Writer | None] = {}
+#: How to pack rows of metrics and types that were seen before.
+_packers: dict[tuple[object, ...], journal.Packer] = {}
+_warned: set[str] = set()
+
+
+def _start() -> Writer | None:
+    """Open this process's journal, or find that there is nothing to do."""
+    environ = os.environ
+    # HPCTRACK_* of another job were inherited by one that is not tracked.
+    job = environ.get("HPCTRACK_JOB_ID")
+    if job is None or job != environ.get("SLURM_JOB_ID", ""):
+        _warn("untracked", "not in a tracked run (hpctrack sbatch, hpctrack run): nothing is logged")
+        return _state.setdefault("writer", None)
+    rank = next((int(environ[name]) for name in _RANKS if environ.get(name, "").isdecimal()), 0)
+    every_rank = environ.get("HPCTRACK_RANKS") == "all"
+    if rank and not every_rank:
+        return _state.setdefault("writer", None)
+    run_dir, spool_dir = environ.get("HPCTRACK_RUN_DIR", ""), environ.get("HPCTRACK_SPOOL_DIR", "")
+    try:
+        writer = Writer(
+            [folder for folder in (run_dir if is_private(run_dir) else "", spool_dir) if folder],
+            attempt=_integer("HPCTRACK_ATTEMPT", 0),
+            rank=rank,
+            cap=_integer("HPCTRACK_JOURNAL_CAP", _DEFAULT_CAP),
+            suffix=f"@{rank}" if every_rank else "",
+            warn=lambda message: _warn("journal", message),
+        )
+    except OSError as error:
+        _warn("no journal", f"can't create a journal, nothing is logged: {error}")
+        return _state.setdefault("writer", None)
+    first = _state.setdefault("writer", writer)
+    if first is not writer:  # another thread was faster
+        writer.discard()
+    return first
+
+
+def _integer(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else default
+
+
+def _after_fork() -> None:
+    """A child opens a journal of its own."""
+    writer = _state.get("writer")
+    if writer is not None:
+        del _state["writer"]
+        writer.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _warn(kind: str, message: str) -> None:
+    """Say something on standard error, once."""
+    if kind in _warned or len(_warned) > 100:
+        return
+    _warned.add(kind)
+    with contextlib.suppress(Exception):  # it may be closed, or not be a file at all
+        sys.stderr.write(f"hpctrack: {message}\n")

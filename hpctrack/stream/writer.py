@@ -1,0 +1,200 @@
+"""The writer: one process's journal, on the side of the user's script. Python 3.8 or newer.
+
+It never blocks but for the file system, and holds no lock: O_APPEND and a single write(2) keep the lines of
+threads apart, and a forked child gets a journal of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from hpctrack.stream import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Lower file descriptors belong to the script, which may close or replace what it did not open.
+_DESCRIPTORS = (1000, 200, 20)
+#: Nanoseconds between two looks at the journal: is it still there, how much is not acknowledged.
+_LOOK_INTERVAL = 1_000_000_000
+_VOID = journal.CANCEL + b"\n"
+
+
+class Writer:
+    """This process's journal."""
+
+    def __init__(
+        self,
+        places: list[str],
+        *,
+        attempt: int,
+        rank: int,
+        cap: int,
+        suffix: str,
+        warn: Callable[[str], None],
+    ) -> None:
+        """Create the journal in the first of the folders that will have it; raises OSError if none does.
+
+        ``cap`` bounds the bytes that are not acknowledged; ``warn`` is called when a line is lost.
+        """
+        #: What the names of this process's metrics end with.
+        self.suffix = suffix
+        self._places, self._attempt, self._rank, self._cap = places, attempt, rank, cap
+        self._warn = warn
+        self._lost = 0
+        self._position = 0
+        self._full = self._torn = False
+        self._create()
+
+    def append(self, line: bytes, now: int) -> None:
+        """Append one line with one write(2), ``now`` in nanoseconds.
+
+        A line that finds no space is lost, and counted. Raises OSError for any other trouble.
+        """
+        try:
+            # The cheap look: nobody else moves our file offset, so another file under our number shows.
+            in_place = os.lseek(self._fd, 0, os.SEEK_CUR) == self._position
+            if not (in_place and 0 <= now - self._looked <= _LOOK_INTERVAL):
+                self._look(now)
+            if self._full:
+                self._lose()
+                return
+            self._write(line)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                self._lose()
+                return
+            self._look(now)
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        if self._torn:
+            line = _VOID + line
+        written = os.write(self._fd, line)
+        self._position += written
+        if written == len(line):
+            self._torn = False
+        elif written:
+            # Void what stands there, now or with the next line: nobody may read half of it.
+            self._torn = True
+            with contextlib.suppress(OSError):
+                voided = os.write(self._fd, _VOID)
+                self._position += voided
+                self._torn = voided < len(_VOID)
+
+    def _look(self, now: int) -> None:
+        """Is the journal still there, the descriptor ours, and how much of it is not acknowledged?"""
+        try:
+            found = os.fstat(self._fd)
+            ours = (found.st_dev, found.st_ino) == self._identity and found.st_nlink > 0
+        except OSError:
+            ours = False
+        if not ours:
+            self._reopen()
+            found = os.fstat(self._fd)
+        # The relay gives acknowledged space back to the file system.
+        self._full = min(found.st_blocks * 512, found.st_size) > self._cap
+        self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
+        self._looked = now
+
+    def _reopen(self) -> None:
+        """Open the journal again, or a new one if it is gone. What stands under our number is not ours."""
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags)
+            found = os.fstat(descriptor)
+            if (found.st_dev, found.st_ino) == self._identity:
+                self._fd = _move_high(descriptor)
+                return
+            os.close(descriptor)
+        except OSError:
+            pass
+        self._create()
+
+    def _create(self) -> None:
+        failure: OSError | None = None
+        for folder in self._places:
+            path = os.path.join(folder, f"{os.urandom(8).hex()}.log.journal")
+            try:
+                make_private(folder)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+                descriptor = os.open(path, flags, 0o600)
+                header = journal.format_header(self._attempt, self._rank, self._lost)
+                if os.write(descriptor, header) < len(header):
+                    os.close(descriptor)
+                    os.unlink(path)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            except OSError as error:
+                failure = failure or error
+                continue
+            found = os.fstat(descriptor)
+            self._path = path
+            self._identity = found.st_dev, found.st_ino
+            self._fd = _move_high(descriptor)
+            self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
+            self._looked = time_ns()
+            self._full = self._torn = False
+            self._lost = 0
+            return
+        raise failure or FileNotFoundError("no folder for the journal")
+
+    def _lose(self) -> None:
+        """Count a lost line in the header, in place, which works on a full disk too."""
+        self._lost += 1
+        self._warn("the journal can't grow (disk full, or nothing is acknowledged): metrics are lost")
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, journal.format_lost(self._lost), journal.LOST_OFFSET)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of the descriptor if it is still ours."""
+        try:
+            found = os.fstat(self._fd)
+            if (found.st_dev, found.st_ino) == self._identity:
+                os.close(self._fd)
+        except OSError:
+            pass
+
+    def discard(self) -> None:
+        """Remove a journal that nothing was written to."""
+        self.close()
+        os.unlink(self._path)
+
+
+def _move_high(descriptor: int) -> int:
+    """Move a file descriptor out of the way of programs that close or reuse low numbers."""
+    for lowest in _DESCRIPTORS:
+        try:
+            moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+        except OSError:  # beyond RLIMIT_NOFILE
+            continue
+        os.close(descriptor)
+        return moved
+    return descriptor
+
+
+def is_private(path: str) -> bool:
+    """Whether a path is a folder that only this user can enter."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def make_private(path: str) -> None:
+    """Make a private folder, and what is missing above it."""
+    if not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        if parent != path:
+            make_private(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
