@@ -41,6 +41,8 @@ class Outcome:
     """Pieces that begin beyond their journal's watermark: nothing was done about them."""
     ended: set[int] = field(default_factory=set)
     """Runs in a Slurm job whose script has ended."""
+    gone: set[int] = field(default_factory=set)
+    """Runs that do not exist any more."""
     counts: Counter[str] = field(default_factory=Counter)
     """Of ``pieces, rows, messages, torn, replaced, rejected, duplicates, malformed, homeless``."""
 
@@ -49,6 +51,7 @@ class Outcome:
         self.watermarks.update(other.watermarks)
         self.ahead += other.ahead
         self.ended |= other.ended
+        self.gone |= other.gone
         self.counts += other.counts
 
 
@@ -209,6 +212,7 @@ class _Batch:
         for piece in pieces:
             self._set_aside(piece._replace(fault=f"run {piece.run_id} does not exist"), None)
             self.outcome.counts["homeless"] += 1
+        self.outcome.gone.add(stream[0])
         self.outcome.watermarks[stream] = max(piece.end for piece in pieces)
 
     def store_rows(self, writer: metrics.Writer) -> None:

@@ -1,0 +1,121 @@
+"""Keys of runs, as the receiving thread needs them: in memory, or soon.
+
+A datagram of an unknown run costs a dictionary look-up and, at most once in a second, its place in one query
+for all of them. Everything is bounded, so that floods of invented runs reach neither PostgreSQL nor memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hpctrack.stream.mmsg import Addressed
+
+#: Submission and task, as in the header.
+Name: TypeAlias = tuple[bytes, int]
+
+_MAX_KEYS = 100_000
+#: Runs that are asked for at once, and seconds before one that is not there is asked for again.
+MAX_WANTED = 500
+_MAX_ABSENT = 100_000
+ABSENT_SECONDS = 1.0
+#: Datagrams that wait for the key of their run, per run and in all.
+_PARKED_PER_RUN = 4
+_MAX_PARKED = 1000
+
+
+class RunKey(NamedTuple):
+    """A run, and the key of its datagrams."""
+
+    run_id: int
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"<RunKey of {self.run_id}>"  # the key is for no log
+
+
+class Keys:
+    """Keys of runs. Two threads share it: one that receives, one that asks PostgreSQL."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._keys: OrderedDict[Name, RunKey] = OrderedDict()
+        self._absent: dict[Name, float] = {}
+        self._wanted: dict[Name, list[Addressed]] = {}
+        self._parked = 0
+        self._found: list[Addressed] = []
+        #: Datagrams that waited for runs that turned out not to exist.
+        self.refused = 0
+
+    # --- the receiving thread ---
+
+    def find(self, name: Name) -> RunKey | None:
+        """Return a run's key if it is in memory."""
+        return self._keys.get(name)
+
+    def want(self, name: Name, datagram: Addressed) -> bool:
+        """Have a run asked for; whether its datagram is kept until the answer."""
+        now = self._clock()
+        with self._lock:
+            if self._absent.get(name, now) > now:
+                return False
+            parked = self._wanted.get(name)
+            if parked is None:
+                if len(self._wanted) >= MAX_WANTED:
+                    return False
+                parked = self._wanted[name] = []
+                self._asked.set()
+            if len(parked) >= _PARKED_PER_RUN or self._parked >= _MAX_PARKED:
+                return False
+            parked.append(datagram)
+            self._parked += 1
+            return True
+
+    def found(self) -> list[Addressed]:
+        """Return datagrams whose runs have been found meanwhile."""
+        if not self._found:
+            return []
+        with self._lock:
+            found, self._found = self._found, []
+        return found
+
+    # --- the thread that asks ---
+
+    def wait(self, seconds: float) -> list[Name]:
+        """Wait until runs are wanted, or for so long; returns them."""
+        self._asked.wait(seconds)
+        with self._lock:
+            self._asked.clear()
+            return list(self._wanted)
+
+    def learn(self, asked: list[Name], keys: Mapping[Name, RunKey]) -> None:
+        """Take in the answer for runs that were asked for; the others do not exist."""
+        until = self._clock() + ABSENT_SECONDS
+        with self._lock:
+            if len(self._absent) + len(asked) > _MAX_ABSENT:
+                self._absent.clear()
+            for name in asked:
+                parked = self._wanted.pop(name, [])
+                self._parked -= len(parked)
+                key = keys.get(name)
+                if key is None:
+                    self._absent[name] = until
+                    self.refused += len(parked)
+                    continue
+                self._absent.pop(name, None)
+                self._keys[name] = key
+                self._found += parked
+            while len(self._keys) > _MAX_KEYS:
+                self._keys.popitem(last=False)
+
+    def forget(self, run_ids: set[int]) -> None:
+        """Forget the keys of runs that do not exist any more."""
+        with self._lock:
+            for name in [name for name, key in self._keys.items() if key.run_id in run_ids]:
+                del self._keys[name]

@@ -1,0 +1,173 @@
+"""The receiving side of the collector: sockets to verified datagrams, in a queue of bounded memory.
+
+Nothing is answered here but a PING under the right key: acknowledgements come from who commits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack import errors
+from hpctrack.stream import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hpctrack.stream.keys import Keys, RunKey
+    from hpctrack.stream.mmsg import Addressed, BatchSocket
+
+#: Bytes of datagrams that wait to be stored.
+INTAKE = 64 << 20
+#: What one costs beside its bytes.
+_OVERHEAD = 600
+#: Seconds that the first datagram of a batch waits for company.
+LINGER = 0.01
+_POLL_SECONDS = 0.05
+
+
+class Datagram(NamedTuple):
+    """A verified DATA datagram."""
+
+    header: wire.Header
+    body: bytes
+    run: RunKey
+    address: bytes
+    """Where answers go (struct sockaddr)."""
+
+
+class Intake:
+    """A queue between the thread that receives and the one that stores, bounded in bytes."""
+
+    def __init__(self, capacity: int = INTAKE) -> None:
+        self._capacity = capacity
+        self._size = 0
+        self._queue: deque[Datagram] = deque()
+        self._oldest = 0.0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def fill(self) -> float:
+        """How full it is, from 0 to 1."""
+        return self._size / self._capacity
+
+    def __len__(self) -> int:
+        """Return the number of datagrams that wait."""
+        return len(self._queue)
+
+    def put(self, datagrams: Sequence[Datagram]) -> int:
+        """Add datagrams as far as there is room; returns how many were left out."""
+        with self._changed:
+            if not self._queue:
+                self._oldest = time.monotonic()
+            for index, datagram in enumerate(datagrams):
+                if self._size >= self._capacity:
+                    return len(datagrams) - index
+                self._size += len(datagram.body) + _OVERHEAD
+                self._queue.append(datagram)
+            self._changed.notify()
+        return 0
+
+    def take(self, limit: int, seconds: float) -> list[Datagram]:
+        """Take up to ``limit`` datagrams, oldest first, after a moment for company; waits so long for any."""
+        with self._changed:
+            if not self._queue and not self._closed:
+                self._changed.wait(seconds)
+            if not self._queue:
+                return []
+            rest = self._oldest + LINGER - time.monotonic()
+            while rest > 0 and len(self._queue) < limit and not self._closed:
+                self._changed.wait(rest)
+                rest = self._oldest + LINGER - time.monotonic()
+            taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+            self._size -= sum(len(datagram.body) + _OVERHEAD for datagram in taken)
+            self._oldest = time.monotonic()
+            return taken
+
+    def close(self) -> None:
+        """Say that nothing more will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left and nothing more will come."""
+        return self._closed and not self._queue
+
+
+class Receiver:
+    """Receives in a thread of its own, until it is stopped and the socket is empty."""
+
+    def __init__(
+        self, sock: BatchSocket, keys: Keys, intake: Intake, watermark: Callable[[int, str], int]
+    ) -> None:
+        """``watermark`` says of a run's journal how far it is committed, 0 if that is not known."""
+        self._socket = sock
+        self._keys = keys
+        self._intake = intake
+        self._watermark = watermark
+        self._stopping = threading.Event()
+        #: Datagrams by what became of them; written by this thread alone.
+        self.counts: Counter[str] = Counter()
+
+    def stop(self) -> None:
+        """Have it take what has arrived, and end."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Receive until stopped; then close the queue."""
+        try:
+            while True:
+                stopping = self._stopping.is_set()
+                if not self._receive() and stopping:
+                    return
+        finally:
+            self._intake.close()
+
+    def _receive(self) -> bool:
+        """Take in a batch; returns whether there was anything."""
+        arrived = self._keys.found()
+        received = self._socket.receive()
+        if not received and not arrived:
+            if not self._stopping.is_set():
+                self._socket.wait(_POLL_SECONDS)
+            received = self._socket.receive()
+        self.counts["datagrams"] += len(received)
+        self.counts["bytes"] += sum(len(data) for data, _ in received)
+        datagrams = [d for one in arrived + received if (d := self._verify(one)) is not None]
+        if datagrams:
+            left_out = self._intake.put(datagrams)
+            self.counts["overflow"] += left_out
+            self.counts["accepted"] += len(datagrams) - left_out
+        return bool(received or arrived)
+
+    def _verify(self, arrived: Addressed) -> Datagram | None:
+        """Return a datagram that is for us and under its run's key; counts why not, otherwise."""
+        data, address = arrived
+        try:
+            header = wire.peek(data)
+        except errors.WireError as error:
+            self.counts[str(error)] += 1
+            return None
+        if header.kind not in (wire.DATA, wire.PING):
+            self.counts["wrong kind"] += 1
+            return None
+        name = (header.submission, header.task)
+        run = self._keys.find(name)
+        if run is None:
+            if not self._keys.want(name, arrived):
+                self.counts["unknown run"] += 1
+            return None
+        if not wire.verified(run.key, data):
+            self.counts["wrong MAC"] += 1
+            return None
+        if header.kind == wire.PING:
+            self.counts["pings"] += 1
+            watermark = self._watermark(run.run_id, header.journal.hex())
+            self._socket.send([(wire.answer(header, run.key, watermark, watermark), address)])
+            return None
+        return Datagram(header, wire.body(data), run, address)
