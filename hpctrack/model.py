@@ -171,6 +171,16 @@ class StoredRun(NamedTuple):
     """In order; a run that is still waiting for its first start has none."""
 
 
+class Change(NamedTuple):
+    """What the reconciler writes about one run."""
+
+    before: StoredRun
+    run: StoredRun
+    attempts: tuple[Attempt, ...] = ()
+    """Those that are new or different."""
+    transitions: tuple[Transition, ...] = ()
+
+
 class RelayMessage(NamedTuple):
     """A ``hello``, ``start`` or ``fin`` line of a relay's journal (docs/architecture.md, "Messages")."""
 

@@ -1,0 +1,233 @@
+"""Fold facts into the attempts of a run and its transitions. Pure.
+
+Per attempt the status only goes forward (`Stage`); Slurm's word about times and nodes goes before the
+relay's; nothing that was known becomes unknown. That makes the outcome independent of the order of the facts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from typing import TYPE_CHECKING, Any
+
+from hpctrack.model import Attempt, JobFacts, RunStatus, Source, StoredRun, Transition
+from hpctrack.slurm import states
+from hpctrack.slurm.states import Ends, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+#: How a shell reports that a program was interrupted or terminated.
+_STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_STOPPED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def verdict_of(exit_code: int | None, exit_signal: int | None, *, out_of_memory: bool = False) -> RunStatus:
+    """How a run ended of which we know no more than how its process did."""
+    if out_of_memory:
+        return RunStatus.OUT_OF_MEMORY
+    if exit_signal in _STOPPED_SIGNALS or exit_code in _STOPPED_CODES:
+        return RunStatus.CANCELLED
+    return RunStatus.COMPLETED if exit_code == 0 and not exit_signal else RunStatus.FAILED
+
+
+class History:
+    """The attempts of a run while facts are folded in, in the order of `plan.plan`."""
+
+    def __init__(self, run: StoredRun, now: datetime) -> None:
+        self.run = run
+        self.now = now
+        self.attempts = {attempt.attempt: attempt for attempt in run.attempts}
+        self.newest_before = self.newest
+        self.transitions: list[Transition] = []
+        self.heard = False
+        """A relay said that the run lives, which was not known."""
+        self.raw: str | None = None
+        """Slurm's latest word about the newest attempt."""
+        self.inferred: str | None = None
+        """Why the run is taken to have ended, where no source said so."""
+        self._waiting = run.status
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest attempt."""
+        return max(self.attempts, default=0)
+
+    @property
+    def top(self) -> Attempt | None:
+        """The newest attempt; None while the run waits for its first start."""
+        return self.attempts.get(self.newest)
+
+    @property
+    def status(self) -> RunStatus:
+        """Status of the newest attempt, which is the run's."""
+        top = self.top
+        return (top.status if top else None) or self._waiting
+
+    @property
+    def ended(self) -> bool:
+        """Whether the newest attempt is known to have ended."""
+        return states.stage_of(self.status) is Stage.ENDED
+
+    @property
+    def script_ended(self) -> bool:
+        """Whether the relay has told the end of the newest attempt."""
+        top = self.top
+        return top is not None and (top.exit_code is not None or top.exit_signal is not None)
+
+    def take(self, number: int, fact: JobFacts) -> None:
+        """Fold one fact into the attempt it is about."""
+        if fact.source != "relay" and number >= self.newest:
+            self.raw = fact.raw_state
+        status = self._claimed(fact)
+        if status is None:
+            if fact.raw_state != self.run.slurm_state:
+                self._add(number, None, fact.time, fact)
+            return
+        old = self._status_of(number, fact)
+        moves = _moves(old, status, fact) or self._is_final(old, status, fact)
+        if number or number in self.attempts or states.stage_of(status) >= Stage.RUNNING:
+            self._merge(number, fact, status if moves else old)
+        elif moves:
+            self._waiting = status
+        if moves:
+            self.heard = self.heard or (fact.source == "relay" and status is RunStatus.RUNNING)
+            self._note(number, old, status, fact)
+
+    def _claimed(self, fact: JobFacts) -> RunStatus | None:
+        """The status that a fact claims; of a script that ended in a batch job, only that."""
+        ended = fact.status is not None and states.stage_of(fact.status) is Stage.ENDED
+        if fact.source == "relay" and ended and self.run.kind == "batch":
+            return RunStatus.COMPLETING
+        return fact.status
+
+    def _is_final(self, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> bool:
+        """Whether a command told its own end, which goes before what its job's end made us think."""
+        told = self.run.kind == "command" and fact.source == "relay"
+        return told and old is not status and states.stage_of(status) is Stage.ENDED
+
+    def _status_of(self, number: int, fact: JobFacts) -> RunStatus | None:
+        attempt = self.attempts.get(number)
+        if attempt:
+            return attempt.status
+        if number or self.attempts:
+            return None
+        # A run that ended without an execution on record did so by inference: a sign of life undoes that.
+        undone = fact.source == "relay" and self.run.time_ended is not None
+        return RunStatus.PENDING if undone else self._waiting
+
+    def _merge(self, number: int, fact: JobFacts, status: RunStatus | None) -> None:
+        attempt = self.attempts.get(number) or Attempt(number)
+        told = dict(_told(attempt, fact, status, final=self.run.kind == "command"))
+        different: dict[str, Any] = {
+            name: value for name, value in told.items() if getattr(attempt, name) != value
+        }
+        if different or number not in self.attempts:
+            self.attempts[number] = dataclasses.replace(attempt, **different)
+
+    def _note(self, number: int, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> None:
+        """Note a change of status, and the steps on the way there that the fact proves."""
+        before = states.stage_of(old) if old else 0
+        after = states.stage_of(status)
+        by_slurm = fact.source != "relay"
+        implied = fact._replace(reason=None, raw_state="")
+        if number and not before and after > Stage.WAITING and by_slurm and fact.time_submitted:
+            self._add(number, RunStatus.PENDING, fact.time_submitted, implied)
+        if before < Stage.RUNNING < after and fact.time_started:
+            self._add(number, RunStatus.RUNNING, fact.time_started, implied)
+        when = {
+            Stage.WAITING: fact.time_submitted if number and not before else fact.time,
+            Stage.RUNNING: fact.time_started if before < Stage.RUNNING else fact.time,
+            Stage.ENDED: fact.time_ended,
+        }.get(after)
+        self._add(number, status, when or fact.time, fact)
+
+    def _add(self, number: int, status: RunStatus | None, when: datetime | None, fact: JobFacts) -> None:
+        transition = Transition(
+            self.run.run_id,
+            number,
+            status,
+            when or self.now,
+            fact.source,
+            fact.reason,
+            fact.raw_state or None,
+        )
+        self.transitions.append(transition)
+
+    def conclude(self, status: RunStatus, when: datetime | None, source: Source, reason: str) -> None:
+        """Let the run end so, by inference: no source has said it in these words."""
+        top = self.top
+        self.inferred = reason
+        if top:
+            ended = top.time_ended or when
+            self.attempts[self.newest] = dataclasses.replace(
+                top, status=status, reason=reason, time_ended=ended
+            )
+        else:
+            self._waiting = status
+        transition = Transition(self.run.run_id, self.newest, status, when or self.now, source, reason)
+        self.transitions.append(transition)
+
+    def set_components(self, components: list[dict[str, object]]) -> None:
+        """Keep what is known of the other components of a heterogeneous job."""
+        top = self.top
+        if top and top.resources.get("components") != components:
+            resources = {**top.resources, "components": components}
+            self.attempts[self.newest] = dataclasses.replace(top, resources=resources)
+
+
+def _moves(old: RunStatus | None, new: RunStatus, fact: JobFacts) -> bool:
+    """Whether a fact moves an attempt on. It never moves back."""
+    if old is None:
+        return True
+    before, after = states.stage_of(old), states.stage_of(new)
+    if before is not after or old is new:
+        return after > before
+    if after is Stage.ENDED:
+        return _end_rank(new) > _end_rank(old)
+    return fact.source == "squeue"
+
+
+def _end_rank(status: RunStatus) -> tuple[bool, str]:
+    """Rank two ends of one execution: accounting says FAILED, and then REQUEUED if Slurm requeues the job."""
+    return states.ends(status) is Ends.ATTEMPT, status.value
+
+
+def _told(
+    attempt: Attempt, fact: JobFacts, status: RunStatus | None, *, final: bool
+) -> Iterator[tuple[str, object]]:
+    """What a fact says about an attempt whose status becomes ``status``."""
+    yield "status", status
+    by_slurm = fact.source != "relay"
+    ended = fact.status is not None and states.stage_of(fact.status) is Stage.ENDED
+    settled = attempt.status is not None and states.stage_of(attempt.status) is Stage.ENDED and not ended
+    for name in ("time_submitted", "time_started", "node_list", "batch_host"):
+        value = getattr(fact, name)
+        if value is not None and (getattr(attempt, name) is None or (by_slurm and not settled)):
+            yield name, value
+    if not by_slurm:
+        if ended:
+            yield from _told_by_script(attempt, fact, final=final)
+    elif not ended:
+        if not settled and fact.source == "squeue":
+            yield "reason", fact.reason
+    elif status is fact.status:
+        yield "time_ended", fact.time_ended
+        yield "slurm_exit_code", fact.exit_code
+        yield "slurm_exit_signal", fact.exit_signal
+        yield "reason", fact.reason
+        if fact.resources:
+            yield "resources", {**attempt.resources, **fact.resources}
+
+
+def _told_by_script(attempt: Attempt, fact: JobFacts, *, final: bool) -> Iterator[tuple[str, object]]:
+    """The end of the script itself, as its supervisor saw it."""
+    yield "exit_code", fact.exit_code
+    yield "exit_signal", fact.exit_signal
+    if fact.stderr_tail is not None:
+        yield "stderr_tail", fact.stderr_tail
+    if final or attempt.time_ended is None:
+        yield "time_ended", fact.time_ended
+    if final:
+        yield "reason", None

@@ -1,0 +1,100 @@
+"""``hpctrack reconcile``: one pass of the reconciler, by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpctrack import errors, settings
+from hpctrack.cli import common, render
+
+if TYPE_CHECKING:
+    from hpctrack.model import Change
+    from hpctrack.reconcile import Report
+
+
+@click.command()
+@click.option("--cluster", help="Cluster to ask about (default: this host's).")
+@click.option("--user", help="Only this user's runs (default: your own; with a configured server, all).")
+@common.json_option
+@common.config_option
+def command(*, cluster: str | None, user: str | None, as_json: bool, config_path: str | None) -> None:
+    """Compare PostgreSQL with Slurm once, and correct PostgreSQL.
+
+    The collector does this by itself; by hand it is of use where none runs. Asks squeue once, and sacct about
+    the jobs that squeue no longer lists. Prints what changed.
+    """
+    configuration = settings.load(config_path=config_path)
+    report = _pass(configuration, cluster, user)
+    if as_json:
+        click.echo(
+            json.dumps({"changes": [_keys(change) for change in report.changes], "error": report.error})
+        )
+    else:
+        for change in report.changes:
+            click.echo(_line(change))
+        if not report.changes and report.error is None:
+            click.echo("nothing changed")
+    if report.error is not None:
+        raise errors.SlurmUnavailable(
+            f"Slurm did not answer everything, nothing was concluded: {report.error}"
+        )
+
+
+def _pass(configuration: settings.Settings, cluster: str | None, user: str | None) -> Report:
+    from hpctrack import reconcile
+    from hpctrack.slurm import accounting, site
+    from hpctrack.store import database
+
+    cache = str(Path(configuration.data_dir) / "cache")
+    here = site.cluster_name(os.environ, cache) if cluster is None else cluster
+    backend = accounting.CommandLine(here, remote=cluster is not None)
+    if user is None and configuration.personal:
+        user = getpass.getuser()
+    with contextlib.closing(database.connect(configuration)) as connection:
+        return reconcile.run_once(connection, backend, here, user)
+
+
+def _line(change: Change) -> str:
+    before, run = change.before, change.run
+    job = f"job {render.clean(_job(change))}"
+    was = "" if before.status is run.status else f"{before.status.value} -> "
+    reason = f" ({render.clean(run.reason)})" if run.reason else ""
+    return f"r{run.run_id}  {job}  {was}{run.status.value}{reason}"
+
+
+def _job(change: Change) -> str:
+    run = change.run
+    if run.array_task_id is not None:
+        return f"{run.array_job_id}_{run.array_task_id}"
+    return str(run.slurm_job_id)
+
+
+def _keys(change: Change) -> dict[str, object]:
+    run = change.run
+    return {
+        "run": run.run_id,
+        "job": _job(change),
+        "before": change.before.status.value,
+        "state": run.status.value,
+        "slurm_state": run.slurm_state,
+        "reason": run.reason,
+        "restarts": run.attempt,
+        "time_ended": run.time_ended.isoformat() if run.time_ended else None,
+        "transitions": [
+            {
+                "restarts": transition.attempt,
+                "state": transition.status.value if transition.status else None,
+                "time": transition.time.isoformat(),
+                "source": transition.source,
+                "reason": transition.reason,
+            }
+            for transition in change.transitions
+        ],
+    }

@@ -1,0 +1,184 @@
+"""Which facts are about which run. Pure.
+
+A job id alone names nothing: ids wrap and are used again. A fact is about a run if cluster and user fit and
+the job was submitted when the run was. A requeued job gets a new submit time with each execution.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack.model import JobFacts, RunStatus, StoredRun
+from hpctrack.slurm import states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+#: How much Slurm's clock may be behind the submitter's.
+BEHIND = timedelta(minutes=5)
+#: How long after its registered time a job may reach Slurm: sbatch waits for a slow slurmctld.
+LATE = timedelta(hours=1)
+
+
+class Evidence(NamedTuple):
+    """The facts about one run."""
+
+    relay: Sequence[JobFacts] = ()
+    live: JobFacts | None = None
+    """squeue lists the job, and not as one that ended."""
+    rows: Sequence[JobFacts] = ()
+    """Executions on record, each once, in order."""
+    components: Sequence[JobFacts] = ()
+    """Of a heterogeneous job: what is said about its other components."""
+    siblings: bool = False
+    """Of an array task that has no fact of its own: Slurm knows its array."""
+
+
+NOTHING = Evidence()
+
+
+class Index:
+    """Facts, found by what a run has of its job."""
+
+    def __init__(self, facts: Iterable[JobFacts]) -> None:
+        self._runs: dict[int, list[JobFacts]] = defaultdict(list)
+        self._jobs: dict[int, list[JobFacts]] = defaultdict(list)
+        self._tasks: dict[tuple[int, int], list[JobFacts]] = defaultdict(list)
+        self._arrays: dict[int, list[JobFacts]] = defaultdict(list)
+        self._members: dict[int, JobFacts] = {}
+        self._components: dict[int, list[JobFacts]] = defaultdict(list)
+        for fact in facts:
+            self._add(fact)
+
+    def _add(self, fact: JobFacts) -> None:
+        if fact.run_id is not None:
+            self._runs[fact.run_id].append(fact)
+        elif fact.array_tasks:
+            self._arrays[fact.array_job_id or fact.job_id].append(fact)
+        else:
+            self._jobs[fact.job_id].append(fact)
+            if fact.array_job_id is not None and fact.array_task_id is not None:
+                self._tasks[fact.array_job_id, fact.array_task_id].append(fact)
+                self._members[fact.array_job_id] = fact
+            if fact.het_offset:
+                self._components[fact.het_job_id or fact.job_id].append(fact)
+
+    def of(self, run: StoredRun) -> Evidence:
+        """Return the facts about a run."""
+        relay = self._runs.get(run.run_id, ())
+        if run.kind == "command":
+            return self._of_command(run, relay)
+        found, siblings = self._candidates(run)
+        ours = [fact for fact in found if is_ours(run, fact)]
+        if not ours and not relay:
+            return Evidence(siblings=siblings) if siblings else NOTHING
+        live, rows = _sorted(ours)
+        if rows and _submitted(rows[0]) > run.time_submitted + LATE and rows[0].attempt is None:
+            rows = []  # the first execution on record is a later job with the same id
+        components = self._components.get(run.slurm_job_id or 0, ()) if run.array_task_id is None else ()
+        return Evidence(relay, live, rows, [part for part in components if is_ours(run, part)], siblings)
+
+    def _candidates(self, run: StoredRun) -> tuple[Sequence[JobFacts], bool]:
+        """Facts under the run's ids, and whether there are only some about the rest of its array."""
+        if run.array_job_id is None or run.array_task_id is None:
+            return self._jobs.get(run.slurm_job_id or -1, ()), False
+        own = self._tasks.get((run.array_job_id, run.array_task_id))
+        if own:
+            return own, False
+        lines = self._arrays.get(run.array_job_id, ())
+        covering = [fact for fact in lines if any(run.array_task_id in part for part in fact.array_tasks)]
+        if covering:
+            return covering, False
+        others = [*lines, *((self._members[run.array_job_id],) if run.array_job_id in self._members else ())]
+        return (), any(is_ours(run, fact) for fact in others)
+
+    def _of_command(self, run: StoredRun, relay: Sequence[JobFacts]) -> Evidence:
+        """Facts about the execution of the job in which a command runs."""
+        found = self._jobs.get(run.slurm_job_id or -1, ())
+        live, rows = _sorted([fact for fact in found if _same_owner(run, fact) and _covers(fact, run)])
+        return Evidence(relay, live, rows)
+
+
+def is_ours(run: StoredRun, fact: JobFacts) -> bool:
+    """Whether a fact under the id of a batch job is about this run's job, not about one that had the id."""
+    submitted = fact.time_submitted
+    if not _same_owner(run, fact):
+        return False
+    if submitted is None:
+        return True
+    if submitted < run.time_submitted - BEHIND:
+        return False
+    # The first execution keeps the time at which the job was submitted.
+    return fact.attempt != 0 or submitted <= run.time_submitted + LATE
+
+
+def _same_owner(run: StoredRun, fact: JobFacts) -> bool:
+    return (fact.cluster is None or run.cluster is None or fact.cluster == run.cluster) and (
+        fact.user_name is None or run.slurm_user is None or fact.user_name == run.slurm_user
+    )
+
+
+def _covers(fact: JobFacts, run: StoredRun) -> bool:
+    """Whether a command began during this execution of its job."""
+    if fact.time_started is None or fact.time_started > run.time_submitted + BEHIND:
+        return False
+    return fact.time_ended is None or fact.time_ended >= run.time_submitted - BEHIND
+
+
+def _sorted(facts: Iterable[JobFacts]) -> tuple[JobFacts | None, list[JobFacts]]:
+    """Tell the newest line of the living from the executions on record, each once and in order."""
+    live: JobFacts | None = None
+    rows: dict[datetime, JobFacts] = {}
+    for fact in facts:
+        if fact.source == "squeue" and goes_on(fact):
+            live = fact if live is None else max(live, fact, key=_freshness)
+        else:
+            submitted = _submitted(fact)
+            known = rows.get(submitted)
+            rows[submitted] = fact if known is None else max(known, fact, key=_freshness)
+    return live, [rows[submitted] for submitted in sorted(rows)]
+
+
+def goes_on(fact: JobFacts) -> bool:
+    """Whether a line of squeue is about a job that has not ended. One with an unknown word has not."""
+    return (
+        fact.status is None
+        or fact.status is RunStatus.REQUEUED
+        or states.stage_of(fact.status) is not states.Stage.ENDED
+    )
+
+
+def _submitted(fact: JobFacts) -> datetime:
+    found = fact.time_submitted or fact.time_started or fact.time_ended or fact.time
+    assert found is not None, "every backend says when it was asked"  # noqa: S101
+    return found
+
+
+def _freshness(fact: JobFacts) -> tuple[float, int, int, str]:
+    stage = states.stage_of(fact.status) if fact.status else 0
+    return fact.time.timestamp() if fact.time else 0.0, fact.attempt or 0, stage, fact.raw_state
+
+
+def missing_tasks(facts: Iterable[JobFacts], stored: Iterable[StoredRun]) -> list[tuple[int, int]]:
+    """Find tasks of our arrays that squeue lists and that have no run among ``stored``.
+
+    Returns pairs of a run of the same array and the task's number.
+    """
+    arrays: dict[int, tuple[StoredRun, set[int]]] = {}
+    for run in stored:
+        if run.kind == "batch" and run.array_job_id is not None and run.array_task_id is not None:
+            arrays.setdefault(run.array_job_id, (run, set()))[1].add(run.array_task_id)
+    found = []
+    for fact in facts if arrays else ():
+        if fact.array_job_id in arrays and fact.source == "squeue":
+            run, known = arrays[fact.array_job_id]
+            listed = {task for part in fact.array_tasks for task in part}
+            if fact.array_task_id is not None:
+                listed.add(fact.array_task_id)
+            if not listed <= known and is_ours(run, fact):
+                found += [(run.run_id, task) for task in sorted(listed - known)]
+                known |= listed
+    return found

@@ -1,0 +1,311 @@
+"""What follows from facts: the changes that make PostgreSQL say what Slurm and the relays say. Pure.
+
+Slurm is the truth about a job's status, and what it does not say is no evidence. A run is over when its job
+is: when accounting has an end for its newest execution and squeue no longer lists it; after a preemption or a
+requeue only when squeue has not listed it for a while, since Slurm may start it again. A command
+(`hpctrack run`) is over when it says so.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpctrack import matching
+from hpctrack.attempts import History, verdict_of
+from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun
+from hpctrack.slurm import states
+from hpctrack.slurm.states import Ends, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+#: How long squeue must not have listed a job before its absence means anything.
+GRACE = timedelta(minutes=5)
+#: How often ``runs.time_seen`` is renewed.
+VOUCH = timedelta(minutes=5)
+#: ``runs.reason`` where neither squeue nor accounting knows the job.
+UNKNOWN = "unknown to Slurm"
+#: ``runs.reason`` where Slurm knows the array, and the task is in it no more.
+TAKEN_OUT = "no longer in its array: cancelled before it started"
+
+_TRUST = {"relay": 0, "squeue": 1, "sacct": 2}
+
+
+class Survey(NamedTuple):
+    """What was asked: without it, what is missing among the facts means nothing."""
+
+    queue: bool = False
+    """squeue answered, and every job it lists is among the facts."""
+    accounts: Collection[int] = frozenset()
+    """Runs whose jobs accounting was asked about, and answered."""
+
+
+NOTHING_ASKED = Survey()
+
+
+def plan(
+    facts: Iterable[JobFacts],
+    stored: Iterable[StoredRun],
+    now: datetime,
+    *,
+    survey: Survey = NOTHING_ASKED,
+    grace: timedelta = GRACE,
+) -> list[Change]:
+    """Return what follows from the facts for the stored runs: only for those that change.
+
+    The order of the facts does not matter, nor whether they come again.
+    """
+    index = matching.Index(facts)
+    changes = []
+    for run in stored:
+        evidence = index.of(run)
+        if evidence.relay or not _says_nothing_new(run, evidence, survey):
+            decide = _command if run.kind == "command" else _batch
+            change = decide(run, evidence, now, survey, grace)
+            if change is not None:
+                changes.append(change)
+    return changes
+
+
+def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Survey) -> bool:
+    """Recognise quickly the two usual cases: nothing was said, or all is as it was."""
+    live = evidence.live
+    if live is None:
+        return not evidence.rows and not survey.queue
+    return (
+        live.status is run.status
+        and live.raw_state == run.slurm_state
+        and live.reason == run.reason
+        and (live.attempt == run.attempt or not run.attempts)
+        and live.node_list in (run.node_list, None)
+        and (live.job_id == run.slurm_job_id or bool(live.array_tasks))
+        and live.time_limit in (run.time_limit, None)
+        and live.partition in (run.partition, None)
+        and live.job_name in (run.job_name, None)
+        and run.missing_since is None
+        and not evidence.rows
+        and not evidence.components
+        and not _worth_vouching(run, live.time)
+    )
+
+
+def _worth_vouching(run: StoredRun, seen: datetime | None) -> bool:
+    return seen is not None and (run.time_seen is None or seen - run.time_seen >= VOUCH)
+
+
+def _batch(
+    run: StoredRun, evidence: matching.Evidence, now: datetime, survey: Survey, grace: timedelta
+) -> Change | None:
+    """Decide about a batch job, whose end is Slurm's word."""
+    history = History(run, now)
+    for number, fact in _numbered(history, evidence, survey):
+        history.take(number, fact)
+    _keep_components(history, evidence)
+    listed = evidence.live is not None or any(
+        part.source == "squeue" and matching.goes_on(part) for part in evidence.components
+    )
+    missing = _missing(history, survey, listed=listed)
+    long_gone = missing is not None and now - missing >= grace
+    if long_gone and not history.ended and run.run_id in survey.accounts:
+        _conclude_without_slurm(history, evidence, missing)
+    over = _is_over(history, listed=listed, long_gone=long_gone)
+    return _change(history, evidence, over=over, missing=missing, long_gone=long_gone)
+
+
+def _command(
+    run: StoredRun, evidence: matching.Evidence, now: datetime, survey: Survey, grace: timedelta
+) -> Change | None:
+    """Decide about an `hpctrack run`: the end of the job around it counts only if it never told its own."""
+    history = History(run, now)
+    for fact in sorted(evidence.relay, key=lambda fact: _order((fact.attempt or 0, fact))):
+        history.take(fact.attempt or 0, fact)
+    missing = None
+    long_gone = False
+    if not history.ended and run.cluster is not None:
+        missing = _missing(history, survey, listed=evidence.live is not None)
+        long_gone = missing is not None and now - missing >= grace
+        last = evidence.rows[-1] if evidence.rows else None
+        if long_gone and last and last.status and states.stage_of(last.status) is Stage.ENDED:
+            # A job that ended well before its command did has killed it.
+            killed = last.status is RunStatus.COMPLETED
+            status = RunStatus.CANCELLED if killed else last.status
+            history.conclude(status, last.time_ended, "sacct", f"its job ended: {last.raw_state}")
+    return _change(history, evidence, over=history.ended, missing=missing, long_gone=long_gone)
+
+
+def _missing(history: History, survey: Survey, *, listed: bool) -> datetime | None:
+    """Since when squeue does not list the job."""
+    if listed or history.heard:
+        return None
+    return (history.run.missing_since or history.now) if survey.queue else history.run.missing_since
+
+
+def _is_over(history: History, *, listed: bool, long_gone: bool) -> bool:
+    run, status = history.run, history.status
+    if run.time_ended is not None and status is run.status and history.newest == history.newest_before:
+        return True
+    if listed or not history.ended:
+        return False
+    return states.ends(status) is Ends.RUN or long_gone
+
+
+def _conclude_without_slurm(history: History, evidence: matching.Evidence, missing: datetime | None) -> None:
+    """Decide about a job that is long gone, and of which accounting has no end."""
+    top = history.top
+    if top and history.script_ended:
+        verdict = verdict_of(top.exit_code, top.exit_signal)
+        history.conclude(verdict, top.time_ended, "relay", UNKNOWN)
+    elif not top and evidence.siblings:
+        # Slurm keeps no record of a task that is cancelled before it is split off its array.
+        history.conclude(RunStatus.CANCELLED, missing, "sacct", TAKEN_OUT)
+
+
+def _numbered(history: History, evidence: matching.Evidence, survey: Survey) -> list[tuple[int, JobFacts]]:
+    """Tell to which attempt each fact belongs, and leave out what must not count yet."""
+    numbered = [(fact.attempt or 0, fact) for fact in evidence.relay]
+    live_at = None
+    if evidence.live:
+        live_at, live = _live(history, evidence.live)
+        numbered.append((live_at, live))
+    last = len(evidence.rows) - 1
+    for index, row in enumerate(evidence.rows):
+        number = index if row.attempt is None else row.attempt
+        if live_at is not None:
+            # While squeue lists the job, its newest execution has not ended.
+            counts = number < live_at
+        else:
+            # A job that failed may be requeued for it; only squeue shows whether.
+            counts = index < last or survey.queue or row.status is RunStatus.COMPLETED
+        if counts:
+            numbered.append((number, row))
+    return sorted(numbered, key=_order)
+
+
+def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts]:
+    """Number a line of squeue by its restart count, which Slurm raises when a requeue begins."""
+    number = fact.attempt or 0
+    if fact.status is RunStatus.REQUEUED:
+        return number, fact._replace(status=RunStatus.PENDING)
+    if number and fact.status is RunStatus.COMPLETING:
+        known = history.attempts.get(number)
+        if known is None or known.time_submitted != fact.time_submitted:
+            # Still the execution before; its start is wiped or a forecast by now.
+            return number - 1, fact._replace(time_started=None)
+    return number, fact
+
+
+def _order(numbered: tuple[int, JobFacts]) -> tuple[int, int, int, float, str]:
+    number, fact = numbered
+    stage = states.stage_of(fact.status) if fact.status else 0
+    return number, stage, _TRUST[fact.source], fact.time.timestamp() if fact.time else 0.0, fact.raw_state
+
+
+def _keep_components(history: History, evidence: matching.Evidence) -> None:
+    if evidence.components:
+        newest = {part.het_offset or 0: part for part in sorted(evidence.components, key=_component_order)}
+        told: list[dict[str, object]] = [
+            {"offset": offset, "job_id": part.job_id, "state": part.raw_state, "node_list": part.node_list}
+            for offset, part in sorted(newest.items())
+        ]
+        history.set_components(told)
+
+
+def _component_order(part: JobFacts) -> tuple[float, int, str]:
+    submitted = part.time_submitted.timestamp() if part.time_submitted else 0.0
+    return submitted, _TRUST[part.source], part.raw_state
+
+
+def _change(
+    history: History,
+    evidence: matching.Evidence,
+    *,
+    over: bool,
+    missing: datetime | None,
+    long_gone: bool,
+) -> Change | None:
+    """Return what is to be written, or None if all is as it was."""
+    run = history.run
+    fields: dict[str, Any] = {
+        "status": history.status,
+        "missing_since": None if over else missing,
+        "reason": _reason(history, evidence, long_gone=long_gone),
+        "time_ended": _time_ended(history, over=over),
+        **dict(_attempt_fields(history, evidence)),
+    }
+    if run.kind == "batch":
+        fields.update(_job_fields(run, evidence))
+    different = {name: value for name, value in fields.items() if getattr(run, name) != value}
+    known = {attempt.attempt: attempt for attempt in run.attempts}
+    written = tuple(attempt for _, attempt in sorted(history.attempts.items()))
+    attempts = tuple(attempt for attempt in written if known.get(attempt.attempt) != attempt)
+    seen = max((fact.time for fact in (*evidence.relay, evidence.live) if fact and fact.time), default=None)
+    if seen and (_worth_vouching(run, seen) or (different and seen > (run.time_seen or seen))):
+        different["time_seen"] = seen
+    if not different and not attempts and not history.transitions:
+        return None
+    new = run._replace(**different, attempts=written)
+    return Change(run, new, attempts, tuple(history.transitions))
+
+
+def _time_ended(history: History, *, over: bool) -> datetime | None:
+    run, top = history.run, history.top
+    if not over:
+        return None
+    if run.time_ended is not None and run.kind == "batch":
+        return run.time_ended
+    return (top.time_ended if top else None) or run.missing_since or history.now
+
+
+def _reason(history: History, evidence: matching.Evidence, *, long_gone: bool) -> str | None:
+    run, top = history.run, history.top
+    if history.ended:
+        return top.reason if top else history.inferred or run.reason
+    if evidence.live:
+        return evidence.live.reason if evidence.live.status in (history.status, None) else None
+    if long_gone:
+        return UNKNOWN
+    return run.reason if history.status is run.status and not history.heard else None
+
+
+def _attempt_fields(history: History, evidence: matching.Evidence) -> Iterator[tuple[str, object]]:
+    """What a run shows of its latest attempt that started."""
+    if history.raw is not None:
+        yield "slurm_state", history.raw
+    started = [attempt for attempt in history.attempts.values() if _has_started(attempt)]
+    if started:
+        shown = max(started, key=lambda attempt: attempt.attempt)
+        yield "attempt", shown.attempt
+        yield "time_started", shown.time_started
+        yield "exit_code", shown.exit_code
+        yield "exit_signal", shown.exit_signal
+        yield "node_list", shown.node_list or history.run.node_list
+    elif evidence.live and evidence.live.node_list:
+        yield "node_list", evidence.live.node_list
+
+
+def _has_started(attempt: Attempt) -> bool:
+    if attempt.time_started is not None:
+        return True
+    return attempt.status is not None and Stage.RUNNING <= states.stage_of(attempt.status) < Stage.ENDED
+
+
+def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[str, object]]:
+    """What belongs to the job as a whole."""
+    newest = evidence.live or (evidence.rows[-1] if evidence.rows else None)
+    if newest:
+        for name in ("partition", "account", "qos", "time_limit"):
+            value = getattr(newest, name)
+            if value is not None:
+                yield name, value
+        # Accounting stores names with their quotes replaced.
+        if newest.job_name and (newest.source == "squeue" or not run.job_name):
+            yield "job_name", newest.job_name
+        if not newest.array_tasks:
+            yield "slurm_job_id", newest.job_id
+    for fact in evidence.relay:
+        for name in ("stdout_path", "stderr_path"):
+            if getattr(fact, name) is not None:
+                yield name, getattr(fact, name)
+        if newest is None and run.slurm_job_id is None and fact.job_id:
+            yield "slurm_job_id", fact.job_id

@@ -1,0 +1,166 @@
+"""Runs as the reconciler reads and writes them: few statements, however many runs.
+
+Every function works inside the caller's transaction and lets psycopg's errors through, so that whoever owns
+the transaction decides what they mean (`database.translated`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, cast
+
+from hpctrack import errors
+from hpctrack.model import Attempt, RunStatus, StoredRun
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from hpctrack.model import Change, Transition
+    from hpctrack.store.database import Connection
+
+_STATUSES = {status.value: status for status in RunStatus}
+#: Columns of runs that `apply` writes as they are.
+_WRITTEN = (
+    "slurm_job_id attempt time_started time_ended time_seen missing_since exit_code exit_signal reason "
+    "node_list slurm_state partition account qos job_name stdout_path stderr_path"
+).split()
+_ATTEMPT = (
+    "attempt time_submitted time_started time_ended exit_code exit_signal slurm_exit_code slurm_exit_signal "
+    "node_list batch_host reason stderr_tail"
+).split()
+
+
+def load_open(connection: Connection, cluster: str, user: str | None = None) -> list[StoredRun]:
+    """Return the runs of a cluster that are not over, of one Slurm user or of all, in the order of ids."""
+    rows = connection.execute(statement("load_open_runs"), {"cluster": cluster, "user": user}).fetchall()
+    return _runs(connection, rows)
+
+
+def load(connection: Connection, ids: Collection[int]) -> list[StoredRun]:
+    """Return these runs, locked in the order of their ids."""
+    return _runs(connection, connection.execute(statement("lock_runs"), {"ids": list(ids)}).fetchall())
+
+
+def find_ended(
+    connection: Connection, cluster: str, jobs: Collection[int], tasks: Collection[tuple[int, int]]
+) -> list[int]:
+    """Return the ids of runs that are over, by job ids or by (array, task)."""
+    parameters = {
+        "cluster": cluster,
+        "jobs": list(jobs),
+        "arrays": [array for array, _ in tasks],
+        "tasks": [task for _, task in tasks],
+    }
+    return _ids(connection.execute(statement("find_ended_runs"), parameters).fetchall())
+
+
+def add_tasks(connection: Connection, missing: Sequence[tuple[int, int]]) -> list[int]:
+    """Create runs for array tasks: pairs of a run of the same array and the task. Return the new ids."""
+    parameters = {"like": [like for like, _ in missing], "tasks": [task for _, task in missing]}
+    return _ids(connection.execute(statement("add_array_tasks"), parameters).fetchall())
+
+
+def apply(connection: Connection, changes: Iterable[Change]) -> None:
+    """Write changes. The runs must be locked by this transaction, and be as the changes say they were."""
+    changes = list(changes)
+    _write(connection, "update_runs", [_run_row(change) for change in changes if change.run != change.before])
+    _write(
+        connection,
+        "write_attempts",
+        [_attempt_row(change.run, attempt) for change in changes for attempt in change.attempts],
+    )
+    _write(
+        connection,
+        "add_transitions",
+        [_transition_row(transition) for change in changes for transition in change.transitions],
+    )
+
+
+def set_env(connection: Connection, environments: Mapping[int, Mapping[str, Any]]) -> None:
+    """Store what the environment on the node has that the submission's has not, by run."""
+    _write(connection, "set_run_env", [{"id": run, "env": env} for run, env in sorted(environments.items())])
+
+
+def check_lease(connection: Connection, collector: UUID) -> None:
+    """Raise `errors.LeaseLost` unless this collector reconciles; hold that until the transaction ends."""
+    found = connection.execute(statement("check_lease"), {"id": collector}).fetchone()
+    if not found or not found[0]:
+        raise errors.LeaseLost
+
+
+def last_checked(connection: Connection, cluster: str) -> datetime | None:
+    """Return when Slurm last answered everything."""
+    found = connection.execute(statement("get_cluster_checked"), {"name": cluster}).fetchone()
+    return cast("datetime | None", found[0]) if found else None
+
+
+def note_cluster(connection: Connection, cluster: str, error: str | None) -> None:
+    """Note that Slurm answered, or why it did not."""
+    if error is None:
+        connection.execute(statement("note_cluster_answered"), {"name": cluster})
+    else:
+        connection.execute(statement("note_cluster_silent"), {"name": cluster, "error": error})
+
+
+def _ids(rows: Sequence[tuple[object, ...]]) -> list[int]:
+    return [cast("int", row[0]) for row in rows]
+
+
+def _runs(connection: Connection, rows: Sequence[Sequence[Any]]) -> list[StoredRun]:
+    attempts: dict[int, list[Attempt]] = defaultdict(list)
+    for run_id, number, status, *rest in cast(
+        "list[tuple[Any, ...]]",
+        connection.execute(statement("load_attempts"), {"ids": [row[0] for row in rows]}).fetchall(),
+    ):
+        *told, resources = rest
+        attempts[run_id].append(
+            Attempt(number, _STATUSES.get(status), *told, resources=resources or {})  # type: ignore[misc]
+        )
+    return [
+        StoredRun._make((row[0], row[1], _STATUSES[row[2]], *row[3:], tuple(attempts[row[0]])))
+        for row in rows
+    ]
+
+
+def _write(connection: Connection, name: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(statement(name), {"rows": json.dumps(rows, default=_encode)})
+
+
+def _encode(value: object) -> str:
+    return str(value)  # times, which PostgreSQL reads as Python prints them
+
+
+def _run_row(change: Change) -> dict[str, Any]:
+    run = change.run
+    row = {name: getattr(run, name) for name in _WRITTEN}
+    limit = run.time_limit.total_seconds() if run.time_limit is not None else None
+    return {**row, "id": run.run_id, "status": run.status.value, "time_limit_s": limit}
+
+
+def _attempt_row(run: StoredRun, attempt: Attempt) -> dict[str, Any]:
+    row = {name: getattr(attempt, name) for name in _ATTEMPT}
+    status = attempt.status.value if attempt.status else None
+    return {
+        **row,
+        "run_id": run.run_id,
+        "slurm_job_id": run.slurm_job_id,
+        "status": status,
+        "resources": attempt.resources or None,
+    }
+
+
+def _transition_row(transition: Transition) -> dict[str, Any]:
+    return {
+        "run_id": transition.run_id,
+        "attempt": transition.attempt,
+        "status": transition.status.value if transition.status else None,
+        "time": transition.time,
+        "source": transition.source,
+        "reason": transition.reason,
+        "raw": transition.raw,
+    }

@@ -1,0 +1,122 @@
+-- What the reconciler reads and writes. store/runs.py names the columns.
+
+-- name: load_open_runs
+-- The runs of a cluster that are not over; of one user, or of all.
+SELECT r.id, r.kind, r.status, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
+       r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
+       r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
+       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path
+FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
+WHERE r.cluster = %(cluster)s AND r.time_ended IS NULL AND r.submission IS NOT NULL
+  AND (%(user)s::text IS NULL OR coalesce(s.slurm_user, r.user_name) = %(user)s)
+ORDER BY r.id;
+
+-- name: lock_runs
+-- The same of given runs, which nobody else changes until the transaction ends.
+SELECT r.id, r.kind, r.status, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
+       r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
+       r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
+       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path
+FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
+WHERE r.id = ANY (%(ids)s)
+ORDER BY r.id
+FOR UPDATE OF r;
+
+-- name: load_attempts
+-- Their attempts. The tail of standard error stays where it is.
+SELECT run_id, attempt, status, time_submitted, time_started, time_ended, exit_code, exit_signal, slurm_exit_code,
+       slurm_exit_signal, node_list, batch_host, reason, resources
+FROM attempts
+WHERE run_id = ANY (%(ids)s)
+ORDER BY run_id, attempt;
+
+-- name: find_ended_runs
+-- Runs that are over although Slurm goes on with their jobs.
+SELECT id FROM runs
+WHERE cluster = %(cluster)s AND kind = 'batch' AND time_ended IS NOT NULL AND submission IS NOT NULL
+  AND (slurm_job_id = ANY (%(jobs)s)
+       OR (array_job_id, array_task_id) IN (SELECT * FROM unnest(%(arrays)s::bigint[], %(tasks)s::integer[])));
+
+-- name: add_array_tasks
+-- Runs for tasks that Slurm has in an array of ours, like the run of another task.
+WITH fresh AS (
+    INSERT INTO runs (experiment_id, status, time_created, comment, tags, args, submission, task, user_name, cluster,
+                      array_job_id, array_task_id, job_name, partition, account, qos, time_limit, kind, time_updated)
+    SELECT r.experiment_id, 'PENDING', r.time_created, r.comment, r.tags, r.args, r.submission, w.task, r.user_name,
+           r.cluster, r.array_job_id, w.task, r.job_name, r.partition, r.account, r.qos, r.time_limit, r.kind, now()
+    FROM unnest(%(like)s::bigint[], %(tasks)s::integer[]) AS w(id, task) JOIN runs r ON r.id = w.id
+    ON CONFLICT (submission, task) DO NOTHING
+    RETURNING id, time_created
+), noted AS (
+    INSERT INTO transitions (run_id, status, time, source)
+    SELECT id, 'PENDING', time_created, 'squeue' FROM fresh
+)
+SELECT id FROM fresh;
+
+-- name: update_runs
+-- Write what the reconciler decided.
+UPDATE runs r
+SET status = c.status::runstatus, slurm_job_id = c.slurm_job_id, attempt = c.attempt, time_started = c.time_started,
+    time_ended = c.time_ended, time_seen = c.time_seen, missing_since = c.missing_since, exit_code = c.exit_code,
+    exit_signal = c.exit_signal, reason = c.reason, node_list = c.node_list, slurm_state = c.slurm_state,
+    partition = c.partition, account = c.account, qos = c.qos, job_name = c.job_name,
+    time_limit = make_interval(secs => c.time_limit_s), stdout_path = c.stdout_path, stderr_path = c.stderr_path,
+    time_updated = now()
+FROM json_to_recordset(%(rows)s::json) AS c(
+    id bigint, status text, slurm_job_id bigint, attempt integer, time_started timestamptz, time_ended timestamptz,
+    time_seen timestamptz, missing_since timestamptz, exit_code integer, exit_signal integer, reason text,
+    node_list text, slurm_state text, partition text, account text, qos text, job_name text,
+    time_limit_s double precision, stdout_path text, stderr_path text)
+WHERE r.id = c.id;
+
+-- name: write_attempts
+-- Write whole attempts; a tail of standard error that is not given stays.
+INSERT INTO attempts (run_id, attempt, slurm_job_id, status, time_submitted, time_started, time_ended, exit_code,
+                      exit_signal, slurm_exit_code, slurm_exit_signal, node_list, batch_host, reason, stderr_tail,
+                      resources)
+SELECT run_id, attempt, slurm_job_id, status::runstatus, time_submitted, time_started, time_ended, exit_code,
+       exit_signal, slurm_exit_code, slurm_exit_signal, node_list, batch_host, reason, stderr_tail, resources
+FROM json_to_recordset(%(rows)s::json) AS c(
+    run_id bigint, attempt integer, slurm_job_id bigint, status text, time_submitted timestamptz,
+    time_started timestamptz, time_ended timestamptz, exit_code integer, exit_signal integer,
+    slurm_exit_code integer, slurm_exit_signal integer, node_list text, batch_host text, reason text,
+    stderr_tail text, resources jsonb)
+ON CONFLICT (run_id, attempt) DO UPDATE
+SET slurm_job_id = excluded.slurm_job_id, status = excluded.status, time_submitted = excluded.time_submitted,
+    time_started = excluded.time_started, time_ended = excluded.time_ended, exit_code = excluded.exit_code,
+    exit_signal = excluded.exit_signal, slurm_exit_code = excluded.slurm_exit_code,
+    slurm_exit_signal = excluded.slurm_exit_signal, node_list = excluded.node_list,
+    batch_host = excluded.batch_host, reason = excluded.reason,
+    stderr_tail = coalesce(excluded.stderr_tail, attempts.stderr_tail), resources = excluded.resources;
+
+-- name: add_transitions
+-- In the order given.
+INSERT INTO transitions (run_id, attempt, status, time, source, reason, raw)
+SELECT run_id, attempt, status::runstatus, time, source, reason, raw
+FROM json_to_recordset(%(rows)s::json) AS c(
+    run_id bigint, attempt integer, status text, time timestamptz, source text, reason text, raw text);
+
+-- name: set_run_env
+-- What the node's environment has that the submission's has not.
+UPDATE runs r SET env = c.env, time_updated = now()
+FROM json_to_recordset(%(rows)s::json) AS c(id bigint, env jsonb)
+WHERE r.id = c.id AND r.env IS DISTINCT FROM c.env;
+
+-- name: check_lease
+-- Whether a collector still is the one that reconciles; until the transaction ends nobody else becomes it.
+SELECT lease > now() FROM collectors WHERE id = %(id)s FOR UPDATE;
+
+-- name: get_cluster_checked
+-- When Slurm last answered.
+SELECT time_checked FROM clusters WHERE name = %(name)s;
+
+-- name: note_cluster_answered
+-- Slurm answered everything.
+INSERT INTO clusters (name, time_checked) VALUES (%(name)s, now())
+ON CONFLICT (name) DO UPDATE SET time_checked = now(), unreachable_since = NULL, error = NULL;
+
+-- name: note_cluster_silent
+-- Slurm did not answer: since the first time in a row.
+INSERT INTO clusters (name, unreachable_since, error) VALUES (%(name)s, now(), %(error)s)
+ON CONFLICT (name) DO UPDATE
+SET unreachable_since = coalesce(clusters.unreachable_since, now()), error = excluded.error;
