@@ -313,12 +313,12 @@ def _metrics_title(story: Story) -> str:
     return "Metrics" + (f": {', '.join(facts)}" if facts else "")
 
 
-def _metrics(story: Story, output: table.Output, width: int) -> Table | None:
+def _metrics(story: Story, output: table.Output, width: int) -> Table | Text | None:
     others = {
         name: value for name, value in story.run.last.items() if name not in {s.name for s in story.series}
     }
     if not story.series and not others:
-        return None
+        return Text("none has arrived") if any(story.losses[:4]) else None
     names = [*(one.name for one in story.series), *others]
     fill = [""] * len(others)
 

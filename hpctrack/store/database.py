@@ -76,8 +76,8 @@ def connect(settings: Settings, *, autocommit: bool = False, check: bool = True)
 
 #: libpq gives no SQLSTATE when a connection fails, only the server's words.
 _REFUSED = re.compile(
-    r"authentication failed|no password supplied|no pg_hba.conf entry|permission denied|role .* does not exist"
-    r"|is not permitted to log in",
+    r"authentication failed|no password supplied|no pg_hba.conf entry|permission denied"
+    r"|role .* does not exist|is not permitted to log in"
 )
 
 

@@ -131,16 +131,19 @@ def _fetch_chunk(
     values: dict[str, sql.Composable],
     buckets: int,
 ) -> Iterator[Series]:
-    params = {"id": run_id, "low": axis.low, "high": axis.high, "buckets": buckets}
     labels = [sql.Identifier(f"v{number}") for number in range(len(values))]
     query = composable("fetch_buckets").format(
         axis=sql.Identifier("m", axis.name),
         values=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, values.values(), labels)),
         aggregates=sql.SQL(", ").join(itertools.chain.from_iterable(map(_aggregates, labels))),
+        id=run_id,
+        low=axis.low,
+        high=axis.high,
+        buckets=buckets,
     )
     with database.translated():
-        rows = connection.execute(query, params).fetchall()
-        ends = connection.execute(_ends(values.values()), {"id": run_id}).fetchone() or ()
+        rows = connection.execute(query).fetchall()
+        ends = connection.execute(_ends(run_id, values.values())).fetchone() or ()
     middles = [sum(_floats(row[1:3])) / 2 for row in rows]
     for number, name in enumerate(values):
         begin = 3 + number * len(_AGGREGATES)
@@ -155,10 +158,14 @@ def _aggregates(label: sql.Identifier) -> list[sql.Composable]:
     return [sql.SQL(aggregate).format(label, finite) for aggregate in _AGGREGATES]
 
 
-def _ends(values: Iterable[sql.Composable]) -> sql.Composed:
+def _ends(run_id: int, values: Iterable[sql.Composable]) -> sql.Composed:
     end = composable("fetch_end")
     directions = (sql.SQL("ASC"), sql.SQL("DESC"))
-    queries = [end.format(value=value, direction=direction) for value in values for direction in directions]
+    queries = [
+        end.format(id=run_id, value=value, direction=direction)
+        for value in values
+        for direction in directions
+    ]
     return composable("fetch_ends").format(ends=sql.SQL(", ").join(queries))
 
 

@@ -142,23 +142,25 @@ SELECT DISTINCT jsonb_object_keys(extra) FROM metrics WHERE run_id = %(id)s AND 
 
 -- name: fetch_buckets
 -- The rows of a run in buckets along its steps or its progress; of each bucket and metric the count, and the least
--- and the greatest finite value, so that no peak gets lost. Filled in: axis, values, aggregates.
+-- and the greatest finite value, so that no peak gets lost. Filled in by psycopg's format: names of metrics may
+-- hold a percent sign, which parameters do not get along with.
 SELECT bucket, min(x), max(x), {aggregates}
 FROM (SELECT {axis}::double precision AS x,
-             CASE WHEN %(low)s::double precision < %(high)s::double precision
-                  THEN least(width_bucket({axis}::double precision, %(low)s, %(high)s, %(buckets)s), %(buckets)s)
+             CASE WHEN {low}::double precision < {high}::double precision
+                  THEN least(width_bucket({axis}::double precision, {low}::double precision,
+                                          {high}::double precision, {buckets}), {buckets})
                   ELSE 1 END AS bucket,
              {values}
       FROM metrics m
-      WHERE m.run_id = %(id)s AND m.progress > '-Infinity' AND m.progress < 'Infinity') v
+      WHERE m.run_id = {id} AND m.progress > '-Infinity' AND m.progress < 'Infinity') v
 GROUP BY bucket
 ORDER BY bucket;
 
 -- name: fetch_ends
--- The first and the last value of each metric of a run. Filled in: ends, a subquery for each.
+-- The first and the last value of each metric of a run: a subquery for each.
 SELECT {ends};
 
 -- name: fetch_end
--- One of the subqueries of fetch_ends. Filled in: value, direction.
-(SELECT {value} FROM metrics m WHERE m.run_id = %(id)s AND {value} IS NOT NULL
+-- One of the subqueries of fetch_ends.
+(SELECT {value} FROM metrics m WHERE m.run_id = {id} AND {value} IS NOT NULL
  ORDER BY m.step {direction}, m.progress {direction} LIMIT 1)
