@@ -1,0 +1,122 @@
+"""``hpctrack run -- COMMAND``: track one command, on a laptop or inside any plain job.
+
+The command starts at once: this process becomes its supervisor, and a child makes PostgreSQL and the
+collector know of it meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from hpctrack import errors, git, settings, stream, submission
+from hpctrack.stream import records
+
+#: Programs that are less of a name than the script they run.
+_INTERPRETERS = ("python", "bash", "sh", "zsh", "Rscript", "julia", "perl", "ruby", "node")
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("-E", "--experiment", help="Experiment of the run.")
+@click.option("-T", "--tag", "tags", multiple=True, metavar="NAME[=VALUE]", help="Tag (several: repeat).")
+@click.option("--note", help="A remark.")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG ...]")
+def command(experiment: str | None, tags: tuple[str, ...], note: str | None, argv: tuple[str, ...]) -> None:
+    """Run a command here, tracked: same output, same exit code.
+
+    Inside a job each command is a run of its own, and the job may hold several. Without Slurm its exit code
+    is the verdict.
+    """
+    if shutil.which(argv[0]) is None:
+        raise errors.CommandNotFound(f"{argv[0]}: command not found")
+    configuration = settings.load()
+    own = submission.Own(experiment, tags, note).over(submission.from_settings(configuration))
+    try:
+        record = _make(configuration, own, argv)
+        path = records.write(configuration.spool, record)
+    except OSError as error:
+        click.echo(f"hpctrack: this command runs untracked: {error}", err=True)
+        _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
+    _register_meanwhile()
+    options = _supervisor_options(configuration, path, f"{record.uuid}:-1")
+    main = str(Path(stream.__file__).with_name("__main__.py"))
+    _become(sys.executable, [sys.executable, "-I", "-S", main, "command", *options, "--", *argv], os.environ)
+
+
+def _make(configuration: settings.Settings, own: submission.Own, argv: tuple[str, ...]) -> records.Record:
+    source = submission.Source(
+        argv=["hpctrack", "run", "--", *argv],
+        script=None,
+        arguments=argv[1:],
+        work_dir=str(Path.cwd()),
+        environ=os.environ,
+        time=time.time(),
+        git=git.Inquiry(str(Path.cwd()), os.environ).answer(),
+        kind="command",
+    )
+    # No job id: the job may be a tracked run as well, whose record carries it. The relay's hello tells it.
+    job = submission.Job(cluster=os.environ.get("SLURM_CLUSTER_NAME"), name=name_of(argv))
+    parent = submission.find_parent(os.environ, configuration.spool)
+    return submission.make(configuration, source, own, job, parent)
+
+
+def name_of(argv: tuple[str, ...]) -> str:
+    """Return what to call a command: its program, or the script that an interpreter runs."""
+    program = Path(argv[0]).name
+    if program.rstrip("0123456789.") in _INTERPRETERS:
+        scripts = (word for word in argv[1:] if not word.startswith("-"))
+        return Path(next(scripts, program)).name
+    return program
+
+
+def _supervisor_options(configuration: settings.Settings, path: str, run: str) -> list[str]:
+    options = {
+        "--spool": configuration.spool,
+        "--record": path,
+        "--run": run,
+        "--node-dir": configuration.node_dir,
+        "--ranks": configuration.ranks,
+        "--journal-cap": str(configuration.journal_cap),
+        "--flush": str(configuration.flush),
+    }
+    words = [word for pair in options.items() if pair[1] for word in pair]
+    return words if configuration.python_path else [*words, "--no-python-path"]
+
+
+def _register_meanwhile() -> None:
+    """Tell PostgreSQL and make sure of a collector in a process of its own, out of the command's way."""
+    program = "from hpctrack.cli import run; run.register()"
+    with contextlib.suppress(OSError):
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def register() -> None:
+    """Make PostgreSQL and a collector know what was submitted; one line on standard error if they can't."""
+    from hpctrack.store import registration
+    from hpctrack.stream import collector
+
+    try:
+        configuration = settings.load()
+        registration.register_pending(configuration)
+        if configuration.personal:
+            collector.ensure_running(configuration)
+    except errors.HpctrackError as error:
+        click.echo(f"hpctrack: {error} (what is logged is kept; deliver it with: hpctrack sync)", err=True)
+
+
+def _become(program: str, argv: list[str], environ: os._Environ[str] | dict[str, str]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execvpe(program, argv, environ)  # noqa: S606 (that is the verb)
