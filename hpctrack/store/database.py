@@ -32,6 +32,9 @@ class _Timestamptz(TimestamptzLoader):
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
+#: Compiling takes longer than any of our statements (manual, "When to JIT?").
+_SESSION = "SELECT set_config('search_path', quote_ident(%s), false), set_config('jit', 'off', false)"
+
 CONNECT_TIMEOUT = "5"
 """Seconds (libpq's ``connect_timeout``) where the configuration does not say otherwise."""
 
@@ -62,7 +65,7 @@ def connect(settings: Settings, *, autocommit: bool = False, check: bool = True)
     connection.adapters.register_loader("timestamptz", _Timestamptz)
     try:
         with translated():
-            connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", (settings.schema,))
+            connection.execute(_SESSION, (settings.schema,))
             if check:
                 from hpctrack.store import migrate
 

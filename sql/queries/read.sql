@@ -152,7 +152,8 @@ FROM (SELECT {axis}::double precision AS x,
                   ELSE 1 END AS bucket,
              {values}
       FROM metrics m
-      WHERE m.run_id = {id} AND m.progress > '-Infinity' AND m.progress < 'Infinity') v
+      WHERE m.run_id = {id} AND m.progress > '-Infinity' AND m.progress < 'Infinity'
+      OFFSET 0) v  -- so that each value is worked out once, not once for each aggregate
 GROUP BY bucket
 ORDER BY bucket;
 
