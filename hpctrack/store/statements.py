@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, cast
 
 from psycopg import sql
 
 from hpctrack import errors, resources
-
-if TYPE_CHECKING:
-    from typing_extensions import LiteralString
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -40,4 +36,4 @@ def statement(name: str) -> bytes:
 
 def composable(name: str) -> sql.SQL:
     """Return one statement to be filled with identifiers and expressions by psycopg's ``format``."""
-    return sql.SQL(cast("LiteralString", load_all()[name].decode()))
+    return sql.SQL(load_all()[name].decode())

@@ -20,7 +20,7 @@ OWNERS = {
     "plotext": ("cli",),
     "psycopg": ("store",),
     "pyslurm": ("slurm",),
-    "psutil": ("stream.usage",),
+    "psutil": ("stream.usage", "stream.collector"),
 }
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
 NODE_SIDE = frozenset(
