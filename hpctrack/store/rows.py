@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hpctrack import model
 
 #: Columns that runs with different metrics may share in one table, for the NULLs that this makes.
-_SHARED_COLUMNS = 32
+_SHARED_COLUMNS = 64
 #: Cells (rows times columns) of one table, for the memory that it takes.
 _MAX_CELLS = 2_000_000
 _MAX_STEP = (1 << 63) - 1

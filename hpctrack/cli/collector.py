@@ -1,0 +1,129 @@
+"""``hpctrack collector``: the process that receives what running jobs send."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpctrack import settings
+from hpctrack.cli import common, render
+
+if TYPE_CHECKING:
+    from hpctrack.settings import Settings
+    from hpctrack.store.collectors import CollectorRow
+    from hpctrack.stream.collector.reconciling import Slurm
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+@click.command()
+@click.option("--bind", help="Address to listen on (default: collector_bind, 0.0.0.0).")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="UDP port; 0 takes any (default: collector_port)."
+)
+@click.option("--foreground", is_flag=True, help="Stay in the foreground; so it does anyway.")
+@click.option("--detached", is_flag=True, hidden=True)
+@click.option("--reconcile/--no-reconcile", default=True, help="Compare with Slurm, too (default: yes).")
+@click.option("--status", is_flag=True, help="Show the collectors that PostgreSQL knows of, and end.")
+@common.json_option
+@common.config_option
+def command(
+    *,
+    bind: str | None,
+    port: int | None,
+    foreground: bool,
+    detached: bool,
+    reconcile: bool,
+    status: bool,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """Receive what running jobs send, and commit it to PostgreSQL.
+
+    Ends cleanly on SIGTERM, with everything that was received committed. hpctrack sbatch starts one by itself
+    where no PostgreSQL server is configured.
+    """
+    overrides = {"collector_bind": bind, "collector_port": port}
+    configuration = settings.load(overrides, config_path=config_path)
+    if status:
+        _show_status(configuration, as_json=as_json)
+        return
+    _log_to_stderr(configuration, bounded=detached)
+    from hpctrack.stream.collector import service
+
+    run = service.run_detached if detached else service.run_foreground
+    run(configuration, (lambda: _find_slurm(configuration)) if reconcile else None)
+
+
+def _find_slurm(configuration: Settings) -> Slurm:
+    from hpctrack.slurm import accounting, site
+    from hpctrack.stream.collector.reconciling import Slurm
+
+    cluster = site.cluster_name(os.environ, str(Path(configuration.data_dir) / "cache"))
+    user = getpass.getuser() if configuration.personal else None
+    return Slurm(cluster, accounting.CommandLine(cluster), user)
+
+
+def _log_to_stderr(configuration: Settings, *, bounded: bool) -> None:
+    """Log one line per event; a collector that nobody watches into a file that does not grow."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if bounded:
+        from hpctrack.stream.collector import starting
+
+        handler = logging.handlers.RotatingFileHandler(
+            starting.log_path(configuration), maxBytes=starting.LOG_BYTES, backupCount=1
+        )
+    logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING, handlers=[handler], force=True)
+    level = logging.DEBUG if settings.debugging() else logging.INFO
+    logging.getLogger("hpctrack").setLevel(level)
+
+
+def _show_status(configuration: Settings, *, as_json: bool) -> None:
+    from hpctrack.store import collectors, database
+
+    with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
+        rows = collectors.fetch(connection)
+    if as_json:
+        click.echo(json.dumps({"collectors": [_keys(row) for row in rows]}))
+    elif not rows:
+        click.echo("no collector is known")
+    for row in rows if not as_json else ():
+        click.echo(_text(row))
+
+
+def _keys(row: CollectorRow) -> dict[str, object]:
+    return {
+        "id": str(row.id),
+        "host": row.host,
+        "pid": row.pid,
+        "addresses": list(row.addresses),
+        "started": row.started.isoformat(),
+        "heartbeat": row.heartbeat.isoformat(),
+        "live": row.live,
+        "reconciles": row.reconciles,
+        "stats": row.stats,
+    }
+
+
+def _text(row: CollectorRow) -> str:
+    """Return a collector in a few lines."""
+    state = "live" if row.live else f"silent for {row.silent:.0f} s"
+    head = f"{render.clean(row.host)}, process {row.pid}: {state}" + (
+        ", reconciles" if row.reconciles else ""
+    )
+    lines = [head, "  listens on " + " ".join(map(render.clean, row.addresses))]
+    for name, value in row.stats.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {value[key]}" for key in sorted(value))  # noqa: PLW2901
+        if value not in (None, "", 0):
+            lines.append(f"  {name.replace('_', ' ')}: {render.clean(str(value))}")
+    return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""Collectors in PostgreSQL: keys of runs, heartbeat, the lease of the one that reconciles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from hpctrack.store import database
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from hpctrack.store.database import Connection
+
+#: Seconds without a heartbeat after which a collector counts as gone.
+SILENT = 30.0
+#: Seconds that a lease lasts if it is not renewed.
+LEASE = 30.0
+_APPLICATION = "hpctrack"
+"""``application_name`` of `database.connect`."""
+
+
+@dataclass(frozen=True)
+class CollectorRow:
+    """A collector as its row says."""
+
+    id: UUID
+    host: str
+    pid: int
+    addresses: tuple[str, ...]
+    started: datetime
+    heartbeat: datetime
+    stats: dict[str, Any]
+    silent: float
+    """Seconds since its last heartbeat."""
+    reconciles: bool
+    """Whether it holds the lease."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it has been heard of lately."""
+        return self.silent < SILENT
+
+
+def run_keys(
+    connection: Connection, names: Sequence[tuple[bytes, int]]
+) -> dict[tuple[bytes, int], tuple[int, bytes]]:
+    """Return id and secret of runs by submission (16 bytes) and task; those that do not exist are left out.
+
+    Raises `errors.StoreError`.
+    """
+    parameters = {
+        "submissions": [UUID(bytes=submission) for submission, _ in names],
+        "tasks": [task for _, task in names],
+    }
+    with database.translated():
+        rows: list[tuple[Any, ...]] = connection.execute(statement("fetch_run_keys"), parameters).fetchall()
+    return {(submission.bytes, task): (run_id, bytes(secret)) for submission, task, run_id, secret in rows}
+
+
+def beat(
+    connection: Connection,
+    collector: UUID,
+    *,
+    host: str,
+    pid: int,
+    addresses: Sequence[str],
+    stats: Mapping[str, Any],
+) -> None:
+    """Say that a collector lives. Raises `errors.StoreError`."""
+    parameters = {
+        "id": collector,
+        "host": host,
+        "pid": pid,
+        "addresses": list(addresses),
+        "stats": Jsonb(stats),
+    }
+    with database.translated():
+        connection.execute(statement("beat"), parameters)
+
+
+def take_lease(connection: Connection, collector: UUID) -> bool:
+    """Take or renew the lease for `LEASE` seconds; False while another has it. Raises `errors.StoreError`."""
+    with database.translated(), connection.transaction():
+        connection.execute(statement("lock_lease"))
+        parameters = {"id": collector, "seconds": LEASE}
+        return connection.execute(statement("take_lease"), parameters).fetchone() is not None
+
+
+def leave(connection: Connection, collector: UUID) -> None:
+    """Say that a collector ends, and give up its lease. Raises `errors.StoreError`."""
+    with database.translated():
+        connection.execute(statement("delete_collector"), {"id": collector})
+        connection.execute(statement("delete_silent_collectors"))
+
+
+def fetch(connection: Connection) -> list[CollectorRow]:
+    """Return all collectors, oldest first. Raises `errors.StoreError`."""
+    with database.translated():
+        rows: list[tuple[Any, ...]] = connection.execute(statement("list_collectors")).fetchall()
+    return [
+        CollectorRow(id_, host, pid, tuple(addresses), started, heartbeat, stats, silent, bool(reconciles))
+        for id_, host, pid, addresses, started, heartbeat, _lease, stats, silent, reconciles in rows
+    ]
+
+
+def live_runs(connection: Connection) -> int:
+    """Return how many runs may still have something to say. Raises `errors.StoreError`."""
+    return _count(connection, "count_live_runs", {})
+
+
+def other_sessions(connection: Connection, seconds: float) -> int:
+    """Return how many sessions that are not hpctrack's did something in the last seconds."""
+    return _count(connection, "count_other_sessions", {"own": _APPLICATION, "seconds": seconds})
+
+
+def _count(connection: Connection, name: str, parameters: Mapping[str, Any]) -> int:
+    with database.translated():
+        row = connection.execute(statement(name), parameters).fetchone()
+    return int(str(row[0])) if row else 0

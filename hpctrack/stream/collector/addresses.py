@@ -1,0 +1,73 @@
+"""Where the collector listens, and where compute nodes reach it."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+
+import psutil
+
+from hpctrack import errors
+from hpctrack.stream.mmsg import BatchSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hpctrack.settings import Settings
+
+#: As many addresses as relays are told, at most.
+_MAX_ADDRESSES = 8
+
+
+def bind(settings: Settings, before: Sequence[str]) -> BatchSocket:
+    """Bind as configured; where any port will do, the one of ``before`` if it is free: relays know it.
+
+    Raises `errors.CollectorUnavailable`.
+    """
+    host, port = settings.collector_bind, settings.collector_port
+    known = {int(address.rpartition(":")[2]) for address in before if address.rpartition(":")[2].isdecimal()}
+    failure: OSError | None = None
+    for candidate in (port,) if port else (*sorted(known), 0):
+        try:
+            return BatchSocket(host, candidate)
+        except OSError as error:
+            failure = error
+    raise errors.CollectorUnavailable(f"can't listen on {_joined(host, port)}: {failure}") from failure
+
+
+def reachable(host: str, port: int) -> list[str]:
+    """Return where others reach a socket that is bound to a host, best first: ``host:port``."""
+    if not ipaddress.ip_address(host).is_unspecified:
+        return [_joined(host, port)]
+    found = [_name(), *_interfaces(with_ipv6=":" in host)]
+    return [_joined(address, port) for address in dict.fromkeys(filter(None, found))][:_MAX_ADDRESSES]
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _name() -> str | None:
+    """Return this host's name, if others may know it: what means loopback is known to itself alone."""
+    name = socket.getfqdn()
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except OSError:
+        return None
+    return None if any(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found) else name
+
+
+def _interfaces(*, with_ipv6: bool) -> Iterable[str]:
+    """Return the addresses of this host; loopback only where there is nothing else."""
+    every = [
+        entry.address for entries in psutil.net_if_addrs().values() for entry in entries if _is_ip(entry)
+    ]
+    parsed = [ipaddress.ip_address(address) for address in every if "%" not in address]
+    usable = [one for one in parsed if not one.is_link_local and (with_ipv6 or one.version == 4)]
+    outside = [str(one) for one in usable if not one.is_loopback]
+    return outside or [str(one) for one in usable]
+
+
+def _is_ip(entry: object) -> bool:
+    return getattr(entry, "family", None) in (socket.AF_INET, socket.AF_INET6)

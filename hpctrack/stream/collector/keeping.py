@@ -1,0 +1,105 @@
+"""The collector's errands: keys of new runs, heartbeat, lease, and what waits to be registered."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from hpctrack import errors
+from hpctrack.store import collectors, database, registration
+from hpctrack.stream import wire
+from hpctrack.stream.keys import RunKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from uuid import UUID
+
+    from hpctrack.settings import Settings
+    from hpctrack.stream.keys import Keys
+
+_BEAT_SECONDS = 5.0
+_REGISTER_SECONDS = 30.0
+#: Seconds at least between two queries for keys, so that floods of invented runs cost little.
+_QUERY_SECONDS = 0.02
+_PAUSE = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Keeping:
+    """Runs errands in a thread of its own, over a connection of its own, until it is stopped."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys,
+        collector: UUID,
+        identity: Mapping[str, Any],
+        stats: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """``identity``: host, pid and addresses of the row in ``collectors``."""
+        self._settings = settings
+        self._keys = keys
+        self._collector = collector
+        self._identity = identity
+        self._stats = stats
+        self._stopping = threading.Event()
+        self._connection: database.Connection | None = None
+        self._next_beat = self._next_registration = 0.0
+        #: Whether this is the collector that reconciles.
+        self.leads = False
+        #: Runs that may still have something to say; None if that is not known.
+        self.live_runs: int | None = None
+
+    def stop(self) -> None:
+        """Have it end."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Run errands until stopped; then say that the collector ends."""
+        while not self._stopping.is_set():
+            try:
+                self._run_errands(self._connected())
+            except errors.StoreError as error:
+                _log.debug("%s", error)
+                self._disconnect()
+                self._stopping.wait(_PAUSE)
+        try:
+            collectors.leave(self._connected(), self._collector)
+        except errors.StoreError as error:
+            _log.debug("%s", error)
+        self._disconnect()
+
+    def _run_errands(self, connection: database.Connection) -> None:
+        if time.monotonic() >= self._next_registration:
+            count = registration.register_pending(self._settings, connection)
+            if count:
+                _log.info("registered %d submissions that waited in the spool", count)
+            self._next_registration = time.monotonic() + _REGISTER_SECONDS
+        if time.monotonic() >= self._next_beat:
+            collectors.beat(connection, self._collector, **self._identity, stats=self._stats())
+            self.leads = collectors.take_lease(connection, self._collector)
+            self.live_runs = collectors.live_runs(connection)
+            self._next_beat = time.monotonic() + _BEAT_SECONDS
+        wanted = self._keys.wait(min(_BEAT_SECONDS, 0.5))
+        if wanted:
+            found = collectors.run_keys(connection, wanted)
+            keys = {
+                name: RunKey(run_id, wire.run_key(secret, name[1]))
+                for name, (run_id, secret) in found.items()
+            }
+            self._keys.learn(wanted, keys)
+            time.sleep(_QUERY_SECONDS)
+
+    def _connected(self) -> database.Connection:
+        if self._connection is None:
+            self._connection = database.connect(self._settings, autocommit=True)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        self.leads = False
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None

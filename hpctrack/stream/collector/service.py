@@ -1,0 +1,215 @@
+"""The collector as a process: its socket, its threads, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from hpctrack import errors
+from hpctrack.store import collectors, database, embedded
+from hpctrack.stream import keys, receive, records
+from hpctrack.stream.collector import addresses, keeping, reconciling, starting, storing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from hpctrack.settings import Settings
+
+    FindSlurm = Callable[[], reconciling.Slurm]
+
+_TICK = 0.2
+_IDLE_CHECK_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Collector:
+    """One collector. `run` returns after `stop`, with everything that was received committed."""
+
+    def __init__(self, settings: Settings, slurm: FindSlurm | None = None) -> None:
+        """Bind the socket.
+
+        ``slurm`` finds out how to ask Slurm; None: without a reconciler. Raises
+        `errors.CollectorUnavailable` where the address can't be had.
+        """
+        self._settings = settings
+        self.id = uuid.uuid4()
+        self._socket = addresses.bind(settings, starting.read_addresses(settings))
+        self.addresses = addresses.reachable(*self._socket.address)
+        self._started = time.monotonic()
+        self._stopping = threading.Event()
+        self._failed: list[str] = []
+        self._keys = keys.Keys(time.monotonic)
+        self._intake = receive.Intake()
+        self._reconciling = (
+            None if slurm is None else reconciling.Reconciling(settings, self.id, slurm, self._leads)
+        )
+        self._storing = storing.Storing(settings, self._socket, self._intake, self._keys, self._ended)
+        self._receiver = receive.Receiver(self._socket, self._keys, self._intake, self._storing.watermark)
+        identity = {"host": socket.gethostname(), "pid": os.getpid(), "addresses": self.addresses}
+        self._keeping = keeping.Keeping(settings, self._keys, self.id, identity, self.stats)
+
+    def stop(self) -> None:
+        """Have `run` end. For any thread, and for signal handlers."""
+        self._stopping.set()
+
+    def run(self, *, idle_exit: float | None = None) -> bool:
+        """Collect until stopped, or for so many seconds after the last live run.
+
+        Returns whether it ended for want of runs. Raises `errors.HpctrackError` if a part of it failed.
+        """
+        _log.info("collector %s listens on %s", self.id, " ".join(self.addresses))
+        threads = [
+            self._thread("receive", self._receiver.run),
+            self._thread("store", self._storing.run),
+            self._thread("keep", self._keeping.run),
+        ]
+        if self._reconciling is not None:
+            threads.append(self._thread("reconcile", self._reconciling.run))
+        for thread in threads:
+            thread.start()
+        idle = self._wait(idle_exit)
+        self._end(threads)
+        if self._failed:
+            raise errors.HpctrackError("the collector failed: " + "; ".join(self._failed))
+        return idle
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the collector did since it started, for its row in ``collectors``."""
+        received, stored = dict(self._receiver.counts), dict(self._storing.counts)
+        return {
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "received": received,
+            "stored": stored,
+            "unknown_runs": self._keys.refused,
+            "kernel_drops": self._socket.dropped,
+            "waiting": len(self._intake),
+            "held_bytes": self._storing.held,
+            "commit_s": round(self._storing.commit_s, 4),
+            "trouble": self._storing.trouble,
+            "slurm_trouble": self._reconciling.trouble if self._reconciling else None,
+            "slurm_passes": self._reconciling.passes if self._reconciling else 0,
+        }
+
+    def _leads(self) -> bool:
+        return self._keeping.leads
+
+    def _ended(self, run_ids: Iterable[int]) -> None:
+        if self._reconciling is not None:
+            self._reconciling.ended(set(run_ids))
+
+    def _thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                run()
+            except Exception as error:  # noqa: BLE001 (said, and the whole collector ends)
+                _log.exception("thread %s failed", name)
+                self._failed.append(f"{name}: {error or type(error).__name__}")
+                self.stop()
+
+        return threading.Thread(target=guarded, name=name, daemon=True)
+
+    def _wait(self, idle_exit: float | None) -> bool:
+        """Wait until stopped; True if there has been no live run for too long."""
+        busy, next_check = time.monotonic(), 0.0
+        while not self._stopping.wait(_TICK):
+            now = time.monotonic()
+            if idle_exit is None or now < next_check:
+                continue
+            next_check = now + min(_IDLE_CHECK_SECONDS, idle_exit / 4)
+            if self._keeping.live_runs != 0 or len(self._intake) or waits_for_registration(self._settings):
+                busy = now
+            elif now - busy >= idle_exit:
+                return True
+        return False
+
+    def _end(self, threads: list[threading.Thread]) -> None:
+        """Take in what has arrived, store it, acknowledge it, and only then let go."""
+        receiver, store, *others = threads
+        self._receiver.stop()
+        receiver.join()
+        self._storing.stop()
+        store.join()
+        self._keeping.stop()
+        if self._reconciling is not None:
+            self._reconciling.stop()
+        for thread in others:
+            thread.join(10.0)
+        self._socket.close()
+        counts = self._storing.counts
+        _log.info("collector %s ends: %d rows in %d batches", self.id, counts["rows"], counts["batches"])
+
+
+def waits_for_registration(settings: Settings) -> bool:
+    """Whether the spool holds submissions that PostgreSQL does not know yet."""
+    try:
+        return any(True for _ in records.unregistered(settings.spool))
+    except OSError:
+        return False
+
+
+def run_foreground(settings: Settings, slurm: FindSlurm | None = None) -> None:
+    """Run until a signal comes. In the personal mode there can be only one.
+
+    Raises `errors.CollectorUnavailable` if there is one already, or nothing to listen on.
+    """
+    if not settings.personal:
+        _run_published(settings, slurm, None)
+        return
+    with starting.Lock(settings) as lock:
+        if not lock.acquire():
+            raise errors.CollectorUnavailable(f"a collector of yours runs already: {lock.holder()}")
+        lock.sign()
+        _run_published(settings, slurm, None)
+
+
+def run_detached(settings: Settings, slurm: FindSlurm | None = None) -> None:
+    """Run as the collector that a command started: until there is nothing to do for it.
+
+    Ends at once if there is one already. Ends the embedded PostgreSQL with itself.
+    """
+    with starting.Lock(settings) as lock:
+        while lock.acquire():
+            lock.sign()
+            idle = _run_published(settings, slurm, settings.idle_exit)
+            lock.release()
+            # A submission that found the lock taken has left its record before it looked.
+            if not idle:
+                return
+            if not waits_for_registration(settings) and _is_idle(settings):
+                _log.info("nothing runs any more: PostgreSQL ends, too")
+                embedded.stop(settings)
+                return
+
+
+def _run_published(settings: Settings, slurm: FindSlurm | None, idle_exit: float | None) -> bool:
+    """Run until a signal comes, or until idle; relays without a configured address find it in the spool."""
+    collector = Collector(settings, slurm)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: collector.stop())
+    try:
+        if not settings.collector:
+            starting.write_addresses(settings, collector.addresses)
+        return collector.run(idle_exit=idle_exit)
+    finally:
+        starting.remove_addresses(settings, collector.addresses)
+
+
+def _is_idle(settings: Settings) -> bool:
+    """Whether no run lives, and nobody but hpctrack itself uses PostgreSQL."""
+    if embedded.running(settings) is None:
+        return True
+    try:
+        with contextlib.closing(database.connect(settings, autocommit=True)) as connection:
+            if collectors.live_runs(connection):
+                return False
+            return not collectors.other_sessions(connection, settings.idle_exit)
+    except errors.StoreError as error:
+        _log.warning("%s", error)
+        return True

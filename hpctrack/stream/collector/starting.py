@@ -1,0 +1,193 @@
+"""A collector of the user's own: started where none runs, found by its lock and its address file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from hpctrack import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hpctrack.settings import Settings
+
+LOG_BYTES = 1 << 20
+#: What flock(2) says where a file system has no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def log_path(settings: Settings) -> str:
+    """Return where a collector that was started by a command logs."""
+    return os.path.join(settings.data_dir, "collector.log")
+
+
+def address_path(settings: Settings) -> str:
+    """Return the file in which the user's own collector says where it is."""
+    return os.path.join(settings.spool, "collector")
+
+
+def ensure_running(settings: Settings) -> bool:
+    """Start a collector on this host if the user has none; whether one was started.
+
+    Says so in one line on standard error. Raises `errors.CollectorUnavailable` where none can be started.
+    """
+    try:
+        os.makedirs(settings.data_dir, 0o700, exist_ok=True)
+        with Lock(settings) as lock:
+            if not lock.acquire():
+                return False
+        if lives_elsewhere(settings):
+            return False
+        if "SLURMD_NODENAME" in os.environ:
+            raise errors.CollectorUnavailable(
+                "no collector runs, and none is started inside a job: it would end with the job; "
+                "run hpctrack sync on a login node"
+            )
+        _start(settings)
+    except OSError as error:
+        raise errors.CollectorUnavailable(
+            f"no collector can be started: {error.filename or settings.data_dir}: {error.strerror}"
+        ) from error
+    sys.stderr.write(
+        f"hpctrack: started a collector on {socket.gethostname()}, log in {log_path(settings)}\n"
+    )
+    return True
+
+
+class Lock:
+    """The lock that the user's one collector holds while it lives; the file says who that is."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = os.path.join(settings.data_dir, "collector.lock")
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free. Raises OSError."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Without locks two collectors may run: that costs effort, but no data.
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    return False
+                raise
+        self._descriptor = descriptor
+        return True
+
+    def sign(self) -> None:
+        """Write down who holds it."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
+
+    def holder(self) -> str:
+        """Return who holds it, in words."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                host, _, pid = file.read().strip().partition(" ")
+        except (OSError, UnicodeDecodeError):
+            host, pid = "", ""
+        return f"process {pid} on {host}" if host and pid else "somewhere"
+
+    def release(self) -> None:
+        """Give it up."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+
+
+def lives_elsewhere(settings: Settings) -> bool:
+    """Whether a collector on another host is known to live, where locks do not reach from host to host."""
+    try:
+        with open(os.path.join(settings.data_dir, "collector.lock"), encoding="utf-8") as file:
+            host = file.read().partition(" ")[0]
+    except (OSError, UnicodeDecodeError):
+        return False
+    if not host or host == socket.gethostname():
+        return False
+    from hpctrack.store import collectors, database, embedded
+
+    if settings.personal and embedded.running(settings) is None:
+        return False
+    with (
+        contextlib.suppress(errors.StoreError),
+        contextlib.closing(database.connect(settings, autocommit=True)) as connection,
+    ):
+        return any(row.live and row.host == host for row in collectors.fetch(connection))
+    return False
+
+
+def _start(settings: Settings) -> None:
+    """Start a collector that survives this command and its terminal."""
+    log = log_path(settings)
+    if os.path.exists(log) and os.path.getsize(log) > LOG_BYTES:
+        os.replace(log, log + ".1")
+    program = "from hpctrack.cli import main; main.main()"
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-c", program, "collector", "--detached"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=settings.data_dir,
+            env={**os.environ, **environment(settings)},
+            start_new_session=True,
+        )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the variables that make another process see the same settings (`hpctrack.settings.load`)."""
+    values: Mapping[str, Any] = settings._asdict()
+    found = {
+        f"HPCTRACK_{name.upper()}": _text(value)
+        for name, value in values.items()
+        if name != "dsn" and value is not None
+    }
+    return found | {f"HPCTRACK_DSN_{name.upper()}": value for name, value in (settings.dsn or {}).items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def write_addresses(settings: Settings, addresses: Sequence[str]) -> None:
+    """Say in the spool where the collector is. Raises OSError."""
+    path = address_path(settings)
+    os.makedirs(settings.spool, 0o700, exist_ok=True)
+    draft = f"{path}.{os.getpid()}"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.writelines(address + "\n" for address in addresses)
+    os.replace(draft, path)
+
+
+def read_addresses(settings: Settings) -> list[str]:
+    """Return what the address file says; nothing if there is none."""
+    try:
+        with open(address_path(settings), encoding="utf-8") as file:
+            return file.read().split()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def remove_addresses(settings: Settings, addresses: Sequence[str]) -> None:
+    """Take the address file away if it still says this."""
+    if read_addresses(settings) == list(addresses):
+        with contextlib.suppress(OSError):
+            os.unlink(address_path(settings))

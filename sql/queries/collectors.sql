@@ -1,0 +1,51 @@
+-- Collectors: keys of runs, heartbeat, lease, and what keeps one alive.
+
+-- name: fetch_run_keys
+-- Runs by what the wire calls them, with the secret of their submission.
+SELECT w.submission, w.task, r.id, k.secret
+FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[]) AS w (submission, task)
+JOIN runs r ON r.submission = w.submission AND r.task = w.task
+JOIN run_keys k ON k.submission = w.submission;
+
+-- name: beat
+-- A collector lives, and this is what it does.
+INSERT INTO collectors AS c (id, host, pid, addresses, stats)
+VALUES (%(id)s, %(host)s, %(pid)s, %(addresses)s, %(stats)s::jsonb)
+ON CONFLICT (id) DO UPDATE SET addresses = excluded.addresses, stats = excluded.stats, heartbeat = now();
+
+-- name: lock_lease
+-- One collector at a time asks for the lease.
+SELECT pg_advisory_xact_lock(hashtextextended('hpctrack lease ' || current_schema(), 0));
+
+-- name: take_lease
+-- Take the lease, or keep it; nothing comes back while another collector has it.
+UPDATE collectors c SET lease = now() + make_interval(secs => %(seconds)s)
+WHERE c.id = %(id)s AND NOT EXISTS (SELECT FROM collectors o WHERE o.id <> c.id AND o.lease > now())
+RETURNING id;
+
+-- name: delete_collector
+-- A collector ends.
+DELETE FROM collectors WHERE id = %(id)s;
+
+-- name: delete_silent_collectors
+-- Forget collectors that ended without saying so, long ago.
+DELETE FROM collectors WHERE heartbeat < now() - interval '1 day';
+
+-- name: list_collectors
+-- What `hpctrack collector --status` shows.
+SELECT id, host, pid, addresses, started, heartbeat, lease, stats,
+       extract(epoch FROM now() - heartbeat)::double precision AS silent_s, lease > now() AS reconciles
+FROM collectors ORDER BY started;
+
+-- name: count_live_runs
+-- Runs that may still have something to say; commands tell of their end themselves, if they can.
+SELECT count(*) FROM runs r
+WHERE r.time_ended IS NULL AND r.submission IS NOT NULL
+  AND (r.kind = 'batch' OR r.time_created > now() - interval '1 hour'
+       OR EXISTS (SELECT FROM streams s WHERE s.run_id = r.id AND s.time_last > now() - interval '1 hour'));
+
+-- name: count_other_sessions
+-- Who else uses this database, now or a moment ago: an analysis is not cut short.
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> %(own)s
+  AND (state <> 'idle' OR state_change > now() - make_interval(secs => %(seconds)s));
