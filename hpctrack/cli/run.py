@@ -72,7 +72,8 @@ def name_of(argv: tuple[str, ...]) -> str:
     program = Path(argv[0]).name
     if program.rstrip("0123456789.") in _INTERPRETERS:
         scripts = (word for word in argv[1:] if not word.startswith("-"))
-        return Path(next(scripts, program)).name
+        script = Path(next(scripts, program))
+        return script.name if script.is_file() else program
     return program
 
 
@@ -112,7 +113,7 @@ def register() -> None:
         registration.register_pending(configuration)
         if configuration.personal:
             collector.ensure_running(configuration)
-    except errors.HpctrackError as error:
+    except Exception as error:  # noqa: BLE001 (nobody waits for this process: one line is all it can say)
         click.echo(f"hpctrack: {error} (what is logged is kept; deliver it with: hpctrack sync)", err=True)
 
 
