@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import contextlib
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpctrack import errors, model
+from hpctrack.stream import decode, journal, wire
+
+INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+FLOATS = st.floats(allow_nan=True)
+VALUES = FLOATS | INT64 | st.booleans() | st.text(max_size=20) | st.integers(1 << 63, 1 << 90)
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
+PROGRESS = st.none() | st.floats(allow_nan=False)
+TIMES = st.none() | st.floats(0, 4e9)
+ROWS = st.builds(
+    lambda step, progress, time, values: journal.Row(0, step, progress, time, values),
+    st.none() | INT64,
+    PROGRESS,
+    TIMES,
+    st.dictionaries(NAMES, VALUES, max_size=5),
+)
+
+
+def bits(value):
+    """Tell values apart as `==` does not: nan from nan, 0.0 from -0.0, 1 from 1.0 and True."""
+    return (type(value), struct.pack("<d", value) if isinstance(value, float) else value)
+
+
+def rows_of(block: model.MetricBlock) -> list[tuple]:
+    """Return step, progress, time and values of each row, as logged."""
+    found = []
+    for row in range(block.rows):
+        step = None
+        if block.steps is not None and (block.stepped is None or block.stepped[row]):
+            step = int(block.steps[row])
+        time = None
+        if block.times is not None and (block.timed is None or block.timed[row]):
+            time = int(block.times[row])
+        values = {name: float(block.matrix[index, row]) for index, name in enumerate(block.names)}
+        for column in block.columns:
+            if column.present is None or column.present[row]:
+                index = row if column.present is None else int(np.count_nonzero(column.present[:row]))
+                value = column.values[index]
+                values[column.name] = value if isinstance(value, (str, int)) else value.item()
+        found.append((step, 0.0 if block.progress is None else float(block.progress[row]), time, values))
+    return found
+
+
+def expected(row: journal.Row) -> tuple:
+    time = None if row.time is None else round(row.time * 1e6)
+    return row.step, row.progress or 0.0, time, row.values
+
+
+@given(st.lists(ROWS, min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_rows_come_back_bit_for_bit(rows):
+    body, count = wire.pack(rows, 1 << 20)
+    assert count == len(rows)
+    (block,) = decode.decode(body).blocks
+    for got, row in zip(rows_of(block), rows, strict=True):
+        step, progress, time, values = expected(row)
+        assert got[:3] == (step, progress, time)
+        assert {k: bits(v) for k, v in got[3].items()} == {k: bits(v) for k, v in values.items()}
+
+
+def test_messages_and_torn_lines_keep_their_place():
+    lines = [
+        journal.Message(1, "hello", '{"a": "é"}'),
+        journal.Row(2, 1, None, None, {"x": 1.0}),
+        journal.Torn(3),
+        journal.Message(4, "fin", "{}"),
+        journal.Torn(5),
+    ]
+    contents = decode.decode(wire.pack(lines)[0])
+    kinds = [getattr(block, "kind", "rows") for block in contents.blocks]
+    assert kinds == ["hello", "rows", "fin"]
+    assert contents.blocks[0].text == '{"a": "é"}'
+    assert contents.torn == 2
+
+
+def test_floats_in_every_row_are_one_matrix():
+    rows = [journal.Row(0, i, None, 1e9, {"b": i + 0.5, "a": 1.0}) for i in range(5)]
+    (block,) = decode.decode(wire.pack(rows)[0]).blocks
+    assert set(block.names) == {"a", "b"}
+    assert block.columns == ()
+    assert block.matrix.shape == (2, 5)
+
+
+def test_nothing_is_nothing():
+    assert decode.decode(b"") == model.Contents([], 0)
+
+
+def block(kind: int, content: bytes) -> bytes:
+    return struct.pack("<BI", kind, len(content)) + content
+
+
+def rows_block(
+    rows: int, table: bytes = b"", data: bytes = b"", modes: tuple[int, int, int] = (0, 0, 0)
+) -> bytes:
+    return block(wire.ROWS, struct.pack("<HBBBxH", rows, *modes, len(table)) + table + data)
+
+
+def column(kind: int, presence: int, name: bytes) -> bytes:
+    return struct.pack("<BBH", kind, presence, len(name)) + name
+
+
+FLOAT = column(wire.FLOAT64, 0, b"x")
+NAN = struct.pack("<d", float("nan"))
+MALFORMED = {
+    "cut short": b"\x01\x00",
+    "longer than its body": struct.pack("<BI", wire.ROWS, 1 << 31) + b"x",
+    "no head": block(wire.ROWS, b"\0\0\0"),
+    "no rows": rows_block(0),
+    "too many rows": rows_block(65535, modes=(wire.AFFINE, 0, 0), data=struct.pack("<qq", 0, 1)),
+    "too many rows in all": rows_block(1000) + rows_block(1000),
+    "unknown mode": rows_block(1, modes=(9, 0, 0)),
+    "affine progress": rows_block(1, modes=(0, wire.AFFINE, 0), data=bytes(16)),
+    "table beyond the block": block(wire.ROWS, struct.pack("<HBBBxH", 1, 0, 0, 0, 999)),
+    "half a column": rows_block(1, b"\x01\x00"),
+    "name beyond the table": rows_block(1, struct.pack("<BBH", 1, 0, 50) + b"x"),
+    "unknown type": rows_block(1, column(9, 0, b"x")),
+    "unknown presence": rows_block(1, column(1, 7, b"x")),
+    "name not UTF-8": rows_block(1, column(1, 0, b"\xff"), bytes(8)),
+    "column twice": rows_block(1, FLOAT + FLOAT, bytes(16)),
+    "two values of a name": rows_block(1, FLOAT + column(wire.INT64, 0, b"x"), bytes(16)),
+    "values missing": rows_block(2, FLOAT, bytes(8)),
+    "bytes left over": rows_block(1, FLOAT, bytes(9)),
+    "bits beyond the rows": rows_block(1, column(1, 1, b"x"), b"\xff" + bytes(8)),
+    "boolean of 2": rows_block(1, column(wire.BOOL, 0, b"x"), b"\x02"),
+    "text longer than its block": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 1 << 31)),
+    "text not JSON": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 1) + b"{"),
+    "text of a list": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 2) + b"[]"),
+    "text of true": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 4) + b"true"),
+    "text not UTF-8": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 3) + b'"\xff"'),
+    "nan as progress": rows_block(1, modes=(0, wire.RAW, 0), data=NAN),
+    "steps beyond 64 bits": rows_block(3, modes=(3, 0, 0), data=struct.pack("<qq", 1, (1 << 63) - 1)),
+    "message without kind": block(wire.MESSAGE, b""),
+    "message of a bad kind": block(wire.MESSAGE, b"\x02a b{}"),
+    "message cut short": block(wire.MESSAGE, b"\x09abc"),
+    "message not UTF-8": block(wire.MESSAGE, b"\x01a\xff"),
+    "torn of a wrong size": block(wire.TORN, b"\0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+def test_what_the_wire_does_not_allow_is_refused(body):
+    with pytest.raises(errors.WireError):
+        decode.decode(body)
+
+
+def test_a_block_of_an_unknown_kind_is_skipped():
+    body = block(200, b"of the future") + block(wire.TORN, struct.pack("<I", 3))
+    assert decode.decode(body) == model.Contents([], 3)
+
+
+def test_a_name_with_a_nul_is_kept_as_far_as_postgresql_can():
+    (found,) = decode.decode(rows_block(1, column(1, 0, b"a\0b"), bytes(8))).blocks
+    assert found.names == ("a\ufffdb",)
+
+
+def test_times_at_the_end_of_time_do_not_overflow():
+    data = struct.pack("<qI", (1 << 63) - 1, 5)
+    (found,) = decode.decode(rows_block(1, modes=(0, 0, wire.DELTAS), data=data)).blocks
+    assert found.times[0] > 1 << 62
+
+
+@given(st.binary(max_size=1400) | st.sampled_from(list(MALFORMED.values())).flatmap(
+    lambda body: st.integers(0, max(0, len(body) - 1)).map(lambda cut: body[cut:] + body[:cut])
+))  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_random_bytes_are_decoded_or_refused(body):
+    try:
+        contents = decode.decode(body)
+    except errors.WireError:
+        return
+    assert sum(b.rows for b in contents.blocks if isinstance(b, model.MetricBlock)) <= wire.MAX_ROWS
+
+
+@given(st.lists(ROWS, min_size=1, max_size=5), st.data())
+@settings(max_examples=100, deadline=None)
+def test_damaged_bodies_are_decoded_or_refused(rows, data):
+    body = bytearray(wire.pack(rows, 1 << 20)[0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(errors.WireError):
+        decode.decode(bytes(body))
+
+
+def test_absurd_counts_allocate_nothing():
+    absurd = [
+        rows_block(wire.MAX_ROWS, column(1, 0, b"x")),
+        rows_block(wire.MAX_ROWS, column(wire.JSON, 0, b"x"), bytes(4)),
+        block(wire.MESSAGE, b"\xff"),
+        rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 0xFFFFFFFF)),
+    ]
+    tracemalloc.start()
+    try:
+        for body in absurd:
+            with pytest.raises(errors.WireError):
+                decode.decode(body)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
