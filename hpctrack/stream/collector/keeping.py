@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.stream.keys import Keys
 
-_BEAT_SECONDS = 5.0
+_BEAT_SECONDS = 2.0
 _REGISTER_SECONDS = 30.0
 #: Seconds at least between two queries for keys, so that floods of invented runs cost little.
 _QUERY_SECONDS = 0.02

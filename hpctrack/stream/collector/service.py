@@ -174,6 +174,7 @@ def run_detached(settings: Settings, slurm: FindSlurm | None = None) -> None:
 
     Ends at once if there is one already. Ends the embedded PostgreSQL with itself.
     """
+    os.chdir("/")  # whatever folder it was started in can be removed
     with starting.Lock(settings) as lock:
         while lock.acquire():
             lock.sign()

@@ -140,11 +140,11 @@ def _start(settings: Settings) -> None:
     program = "from hpctrack.cli import main; main.main()"
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
         subprocess.Popen(
-            [sys.executable, "-c", program, "collector", "--detached"],
+            # All of the configuration is in the environment: what this folder's file says is not asked again.
+            [sys.executable, "-c", program, "collector", "--detached", "--config-path", os.devnull],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=settings.data_dir,
             env={**os.environ, **environment(settings)},
             start_new_session=True,
         )

@@ -1,0 +1,590 @@
+"""The collector as a process: real datagrams, a real PostgreSQL, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+import pytest
+
+from hpctrack import errors
+from hpctrack import settings as configuration
+from hpctrack.store import collectors, embedded
+from hpctrack.store import database as store
+from hpctrack.stream import journal, records, wire
+from hpctrack.stream.collector import starting
+
+PROGRAM = "from hpctrack.cli import main; main.main()"
+PATIENCE = 60.0
+
+
+def eventually(check, seconds=PATIENCE):
+    """Wait until something is so; returns what the check returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+def environment(settings) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPCTRACK_")}
+    return {**inherited, **starting.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+class Process:
+    """A collector in the foreground."""
+
+    def __init__(self, settings, *options: str) -> None:
+        self.settings = settings
+        command = [sys.executable, "-c", PROGRAM, "collector", "--no-reconcile", *options]
+        os.makedirs(settings.data_dir, exist_ok=True)
+        self.process = subprocess.Popen(command, env=environment(settings), cwd=settings.data_dir)
+
+    def address(self) -> tuple[str, int]:
+        def listening():
+            assert self.process.poll() is None
+            return starting.read_addresses(self.settings)
+
+        host, _, port = eventually(listening)[0].rpartition(":")
+        return host, int(port)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def settings(database):
+    return database._replace(collector_bind="127.0.0.1", auto_columns=True)
+
+
+@pytest.fixture
+def start(settings):
+    """Start collectors; all are ended with the test."""
+    started = []
+
+    def run(*options, **changes):
+        started.append(Process(settings._replace(**changes), *options))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def submit(connection):
+    """Register submissions of one run; returns run id, UUID and secret."""
+
+    def run():
+        name, secret = uuid.uuid4(), os.urandom(32)
+        (run_id,) = connection.execute(
+            "WITH e AS (INSERT INTO experiments (name) VALUES (%(u)s::text) RETURNING id),"
+            " s AS (INSERT INTO submissions (uuid, user_name, time) VALUES (%(u)s::uuid, 'u', now())),"
+            " k AS (INSERT INTO run_keys VALUES (%(u)s::uuid, %(secret)s))"
+            " INSERT INTO runs (experiment_id, status, submission, task, kind)"
+            " SELECT id, 'RUNNING', %(u)s::uuid, -1, 'command' FROM e RETURNING id",
+            {"u": str(name), "secret": secret},
+        ).fetchone()
+        return run_id, name, secret
+
+    return run
+
+
+class Sender:
+    """Ships journals as a relay does, but simply: everything unacknowledged, again and again."""
+
+    def __init__(self, address, name: uuid.UUID, secret: bytes, rng=None, loss=0.0) -> None:
+        self.key = wire.run_key(secret, -1)
+        self.submission = name.bytes
+        self.rng, self.loss = rng or random.Random(0), loss
+        self.token = 0
+        self.acknowledged: dict[bytes, int] = {}
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.connect(address)
+
+    def header(self, name: bytes, start: int, end: int, **options) -> wire.Header:
+        self.token += 1
+        return wire.Header(
+            wire.DATA, self.submission, -1, options.pop("attempt", 0), name, start, end, self.token, **options
+        )
+
+    def send(self, *datagrams: bytes) -> None:
+        for datagram in datagrams:
+            with contextlib.suppress(ConnectionRefusedError):
+                self.socket.send(datagram)
+
+    def answer(self, seconds: float = 0.2) -> wire.Header | None:
+        self.socket.settimeout(seconds)
+        try:
+            data = self.socket.recv(2000)
+        except (TimeoutError, BlockingIOError, ConnectionRefusedError):
+            return None
+        assert wire.verified(self.key, data)
+        assert len(data) <= wire.HEADER_SIZE + wire.MAC_SIZE
+        found = wire.peek(data)
+        if found.kind == wire.ACK:
+            self.acknowledged[found.journal] = max(found.start, self.acknowledged.get(found.journal, 0))
+        return found
+
+    def ping(self) -> None:
+        """Wait until the collector answers under the key."""
+        ping = wire.Header(wire.PING, self.submission, -1, 0, bytes(8), 0, 0, 1)
+
+        def answered():
+            self.send(wire.seal(self.key, ping))
+            return self.answer()
+
+        eventually(answered)
+
+    def ship(self, name: bytes, bodies: list[bytes], *, window: int = 40, seconds: float = PATIENCE) -> None:
+        """Ship a journal, 100 bytes to a range, over a network that loses, doubles and reorders."""
+        deadline = time.monotonic() + seconds
+        while self.acknowledged.get(name, 0) < 100 * len(bodies):
+            assert time.monotonic() < deadline, "it was never acknowledged"
+            first = self.acknowledged.get(name, 0) // 100
+            flight = []
+            for index in range(first, min(first + window, len(bodies))):
+                header = self.header(name, 100 * index, 100 * index + 100)
+                flight += wire.split(self.key, header, bodies[index])
+            if self.loss:
+                self.rng.shuffle(flight)
+                flight += self.rng.sample(flight, len(flight) // 4)
+                flight = [one for one in flight if self.rng.random() >= self.loss]
+            self.send(*flight)
+            while self.answer(0.05 if first * 100 == self.acknowledged.get(name, 0) else 0.0) is not None:
+                pass
+
+
+def rows(first: int, count: int = 3, **more) -> bytes:
+    lines = [
+        journal.Row(0, step, None, 1.7e9, {"x": step + 0.5, **more}) for step in range(first, first + count)
+    ]
+    body, packed = wire.pack(lines)
+    assert packed == count
+    return body
+
+
+def message(kind: str, **body) -> bytes:
+    return wire.pack([journal.Message(0, kind, json.dumps(body))])[0]
+
+
+def logged(connection, run_id) -> dict[int, float]:
+    return dict(connection.execute("SELECT step, x FROM metrics WHERE run_id = %s", [run_id]).fetchall())
+
+
+def whole(count: int) -> dict[int, float]:
+    return {step: step + 0.5 for step in range(count)}
+
+
+def stats(connection) -> dict:
+    """Return what the collectors say once they have said something new."""
+    query = "SELECT max(heartbeat) FROM collectors"
+    (before,) = connection.execute(query).fetchone()
+    eventually(lambda: connection.execute(query).fetchone()[0] not in (None, before))
+    return connection.execute("SELECT stats FROM collectors ORDER BY heartbeat DESC LIMIT 1").fetchone()[0]
+
+
+def test_rows_are_acknowledged_once_they_are_committed(connection, start, submit):
+    run_id, *identity = submit()
+    sender = Sender(start().address(), *identity)
+    sender.ping()
+    name = b"journal1"
+    sender.send(wire.seal(sender.key, sender.header(name, 0, 100), rows(0)))
+    answer = eventually(sender.answer)
+    assert (answer.kind, answer.start, answer.echo) == (wire.ACK, 100, sender.token)
+    assert answer.end > 100
+    assert logged(connection, run_id) == whole(3)
+    assert connection.execute("SELECT watermark FROM streams").fetchall() == [(100,)]
+
+
+def test_each_case_is_answered_as_the_wire_says(start, submit):
+    _, *identity = submit()
+    sender = Sender(start().address(), *identity)
+    sender.ping()
+    name = b"journal1"
+
+    def ask(begin, end, **options):
+        sender.send(wire.seal(sender.key, sender.header(name, begin, end, **options), rows(begin)))
+        answer = eventually(sender.answer)
+        return answer.kind, answer.start, answer.echo == sender.token
+
+    assert ask(0, 100) == (wire.ACK, 100, True)
+    assert ask(0, 100) == (wire.ACK, 100, True)  # it is in already
+    assert ask(50, 150)[:2] == (wire.ACK, 100)  # cut anew
+    assert sender.token not in (0, None)
+    assert ask(50, 150)[2] is False
+    assert ask(200, 300) == (wire.HELD, 100, True)
+    assert ask(300, 400, part=1, parts=2) == (wire.HELD, 100, True)
+    assert ask(100, 200) == (wire.ACK, 300, True)  # and what was held with it
+    assert ask(300, 400, part=0, parts=2)[:2] == (wire.ACK, 400)
+
+
+@pytest.mark.parametrize("loss", [0.3, 0.7])
+def test_everything_arrives_once_over_a_bad_network(connection, start, submit, loss):
+    run_id, *identity = submit()
+    sender = Sender(start().address(), *identity, rng=random.Random(7), loss=loss)
+    long = message("args", text="x" * 20_000)
+    bodies = [rows(3 * i) if i != 30 else long for i in range(100)]
+    sender.ship(b"journal1", bodies)
+    assert logged(connection, run_id) == {
+        step: value for step, value in whole(300).items() if step // 3 != 30
+    }
+    assert connection.execute("SELECT rows, watermark, rejected FROM streams").fetchall() == [
+        (297, 10_000, 0)
+    ]
+    assert connection.execute("SELECT args->>'text' FROM runs").fetchone() == ("x" * 20_000,)
+
+
+def test_a_killed_collector_loses_and_doubles_nothing(connection, start, submit):
+    run_id, *identity = submit()
+    rng = random.Random(3)
+    process = start()
+    sender = Sender(process.address(), *identity, rng=rng, loss=0.1)
+    bodies = [rows(3 * i) for i in range(600)]
+    done = 0
+    for _ in range(5):
+        done += 120
+        with contextlib.suppress(AssertionError):
+            sender.ship(b"journal1", bodies[:done], seconds=rng.uniform(0.1, 0.6))
+        process.end(signal.SIGKILL)
+        process = start()
+        assert process.address() == sender.socket.getpeername()
+    sender.ship(b"journal1", bodies)
+    assert logged(connection, run_id) == whole(1800)
+    assert connection.execute("SELECT rows FROM streams").fetchall() == [(1800,)]
+
+
+def test_sigterm_commits_and_acknowledges_what_has_arrived(connection, start, submit):
+    run_id, *identity = submit()
+    process = start()
+    sender = Sender(process.address(), *identity)
+    sender.ping()
+    bodies = [rows(3 * i) for i in range(400)]
+    sender.send(*(wire.seal(sender.key, sender.header(b"journal1", 100 * i, 100 * i + 100), body)
+                  for i, body in enumerate(bodies)))  # fmt: skip
+    assert process.end(signal.SIGTERM) == 0
+    while sender.answer(0.1) is not None:
+        pass
+    assert sender.acknowledged == {b"journal1": 40_000}
+    assert logged(connection, run_id) == whole(1200)
+    assert connection.execute("SELECT count(*) FROM collectors").fetchone() == (0,)
+    assert starting.read_addresses(process.settings) == []
+
+
+def test_strangers_get_no_answer_and_change_only_counters(connection, start, submit):
+    run_id, *identity = submit()
+    _, *other = submit()
+    address = start().address()
+    sender, stranger = Sender(address, *identity), Sender(address, *identity)
+    sender.ping()
+    good = wire.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0))
+    unknown = [
+        wire.seal(sender.key, sender.header(b"j" * 8, 0, 9)._replace(submission=os.urandom(16)))
+        for _ in range(300)
+    ]
+    wrong_run = wire.seal(Sender(address, *other).key, sender.header(b"journal1", 0, 100), rows(0))
+    answers = [
+        wire.seal(sender.key, sender.header(b"journal1", 0, 0)._replace(kind=kind)) for kind in (2, 4, 6)
+    ]
+    garbage = [random.Random(i).randbytes(random.Random(i).randint(0, 1400)) for i in range(300)]
+    flipped = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in range(0, len(good), 3)]
+    cut = [good[:size] for size in range(0, len(good), 7)]
+    stranger.send(wrong_run, *answers, *garbage, *flipped, *cut, *unknown)
+    assert stranger.answer(1.0) is None
+    sender.ship(b"journal1", [rows(0)])
+    assert logged(connection, run_id) == whole(3)
+    received = stats(connection)["received"]
+    assert {name for name in received if name.startswith("wrong")} >= {
+        "wrong MAC",
+        "wrong size",
+        "wrong magic",
+    }
+    assert received["accepted"] == 1
+    assert connection.execute("SELECT count(*) FROM streams").fetchone() == (1,)
+    assert connection.execute("SELECT count(*) FROM rejected").fetchone() == (0,)
+
+
+def test_a_flood_of_invented_runs_leaves_others_alone(connection, start, submit):
+    run_id, *identity = submit()
+    sender = Sender(start().address(), *identity)
+    flood = [
+        wire.seal(sender.key, sender.header(b"j" * 8, 0, 9)._replace(submission=os.urandom(16)))
+        for _ in range(3000)
+    ]
+    for _ in range(5):
+        sender.send(*flood)
+    sender.ship(b"journal1", [rows(3 * i) for i in range(50)])
+    assert logged(connection, run_id) == whole(150)
+
+
+def test_a_valid_key_with_absurd_contents_is_set_aside(connection, start, submit):
+    run_id, *identity = submit()
+    sender = Sender(start().address(), *identity)
+    bodies = [rows(0), b"\x01\xff\xff\xff\xff", random.Random(1).randbytes(1000), rows(3)]
+    sender.ship(b"journal1", bodies)
+    assert logged(connection, run_id) == whole(6)
+    found = connection.execute("SELECT start_offset, payload FROM rejected ORDER BY id").fetchall()
+    assert found == [(100, bodies[1]), (200, bodies[2])]
+
+
+def test_a_poisoned_row_stops_nobody(connection, start, submit):
+    (good_id, *good), (bad_id, *bad) = submit(), submit()
+    connection.execute("ALTER TABLE metrics ADD COLUMN x double precision CHECK (x <> 31.5)")
+    address = start().address()
+    for identity in (bad, good):
+        bodies = [rows(3 * i) for i in range(20)] if identity is bad else [rows(100)]
+        Sender(address, *identity).ship(b"journal1", bodies)
+    assert set(logged(connection, bad_id)) == set(range(60)) - {30, 31, 32}
+    assert set(logged(connection, good_id)) == {100, 101, 102}
+
+
+def test_lost_connections_are_made_again(connection, start, submit):
+    run_id, *identity = submit()
+    sender = Sender(start().address(), *identity)
+    bodies = [rows(3 * i) for i in range(300)]
+    for done in range(60, 301, 60):
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        sender.ship(b"journal1", bodies[:done])
+    assert logged(connection, run_id) == whole(900)
+
+
+def test_memory_is_bounded_while_postgresql_does_not_answer(settings, connection, start, submit):
+    run_id, *identity = submit()
+    process = start()
+    sender = Sender(process.address(), *identity)
+    sender.ping()
+    body = wire.pack([journal.Row(0, 0, None, None, {f"m{i}": 1.0 for i in range(80)})])[0]
+    with store.connect(settings) as blocker:
+        blocker.execute("LOCK TABLE streams, metrics IN ACCESS EXCLUSIVE MODE")
+        deadline = time.monotonic() + PATIENCE
+        # Nothing of it is acknowledged, and it is far more than what may wait.
+        for i in range(130_000):
+            sender.send(wire.seal(sender.key, sender.header(b"junkjunk", 10 * i, 10 * i + 10), body))
+            assert time.monotonic() < deadline
+        held = psutil.Process(process.process.pid).memory_info().rss
+        assert sender.answer(0.0) is None
+        blocker.rollback()
+    assert held < 400 << 20
+    sender.ship(b"journal1", [rows(3 * i) for i in range(50)])
+    assert {step: x for step, x in logged(connection, run_id).items() if x is not None} == whole(150)
+    assert stats(connection)["received"].get("overflow", 0) > 0
+
+
+def test_one_collector_leads_and_another_takes_over(connection, start, tmp_path):
+    def leaders():
+        return [row.pid for row in collectors.fetch(connection) if row.reconciles]
+
+    first = start()
+    assert eventually(leaders) == [first.process.pid]
+    second = start(data_dir=str(tmp_path / "other"))
+    eventually(lambda: len(collectors.fetch(connection)) == 2)
+    assert leaders() == [first.process.pid]
+    assert first.end() == 0
+    assert eventually(leaders) == [second.process.pid]
+
+
+def test_status_tells_what_a_collector_does(connection, settings, start, submit):
+    run_id, *identity = submit()
+    process = start()
+    Sender(process.address(), *identity).ship(b"journal1", [rows(0)])
+    stats(connection)
+
+    def status(*options):
+        command = [sys.executable, "-c", PROGRAM, "collector", "--status", *options]
+        return subprocess.run(
+            command, env=environment(settings), capture_output=True, text=True, check=True
+        ).stdout
+
+    (shown,) = json.loads(status("--json"))["collectors"]
+    assert (shown["pid"], shown["live"], shown["reconciles"]) == (process.process.pid, True, True)
+    assert shown["addresses"] == ["{}:{}".format(*process.address())]
+    assert shown["stats"]["stored"]["rows"] == 3
+    assert f"process {process.process.pid}: live, reconciles" in status()
+    assert run_id
+
+
+def test_no_password_and_no_key_is_logged_or_published(connection, settings, submit):
+    _, name, secret = submit()
+    command = [sys.executable, "-c", PROGRAM, "collector", "--no-reconcile"]
+    process = subprocess.Popen(
+        command, env={**environment(settings), "HPCTRACK_DEBUG": "1"}, stderr=subprocess.PIPE, text=True,
+        cwd=settings.data_dir if os.path.isdir(settings.data_dir) else None,
+    )  # fmt: skip
+    host, _, port = eventually(lambda: starting.read_addresses(settings))[0].rpartition(":")
+    Sender((host, int(port)), name, secret).ship(b"journal1", [rows(0)])
+    published = connection.execute("SELECT to_jsonb(c)::text FROM collectors c").fetchall()
+    process.terminate()
+    said = process.communicate(timeout=PATIENCE)[1] + str(published)
+    assert "listens on" in said
+    for hidden in (settings.dsn["password"], secret.hex(), wire.run_key(secret, -1).hex()):
+        assert hidden not in said
+
+
+def test_an_address_that_is_taken_is_one_clear_line(settings):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        command = [sys.executable, "-c", PROGRAM, "collector", "--port", str(taken.getsockname()[1])]
+        run = subprocess.run(command, env=environment(settings), capture_output=True, text=True, check=False)
+    assert run.returncode == 69
+    assert "can't listen on 127.0.0.1" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+
+
+# --- the personal mode ---
+
+
+@pytest.fixture
+def personal(tmp_path, wheel_server):
+    """Settings of the personal mode, with an embedded PostgreSQL that ends with the test."""
+    assert wheel_server
+    settings = configuration.Settings(
+        data_dir=str(tmp_path / "data"),
+        embedded_listen="127.0.0.1",
+        collector_bind="127.0.0.1",
+        idle_exit=600.0,
+    )
+    yield settings
+    for process in detached(settings):
+        process.terminate()
+        process.wait(PATIENCE)
+    embedded.stop(settings)
+
+
+def detached(settings) -> list[psutil.Process]:
+    """Return the detached collectors of these settings."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if (
+                "--detached" in process.cmdline()
+                and process.environ().get("HPCTRACK_DATA_DIR") == settings.data_dir
+            ):
+                found.append(process)
+    return found
+
+
+def record(settings) -> records.Record:
+    name = str(uuid.uuid4())
+    made = records.Record(
+        name, os.urandom(32).hex(), time.time(), None, None, None,
+        {"uuid": name, "user_name": "u", "time": "2026-01-01T00:00:00Z"},
+        {"experiment": "e", "kind": "command"},
+    )  # fmt: skip
+    records.write(settings.spool, made)
+    return made
+
+
+def test_the_first_submission_starts_one_collector_which_does_everything(personal, capfd):
+    made = record(personal)
+    program = (
+        "from hpctrack import settings; from hpctrack.stream import collector;"
+        "print(collector.ensure_running(settings.load()))"
+    )
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], env=environment(personal), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = [command.communicate(timeout=PATIENCE)[0].strip() for command in commands]
+    assert set(said) <= {"True", "False"}
+    assert "True" in said
+    assert "hpctrack: started a collector on " in capfd.readouterr().err
+    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
+    eventually(lambda: len(detached(personal)) == 1)
+    assert not starting.ensure_running(personal)
+    # It sets up PostgreSQL, and registers what waits in the spool: then the run's key is known.
+    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
+    sender.ship(b"journal1", [rows(0)])
+    with store.connect(personal, autocommit=True) as connection:
+        assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
+    with open(starting.log_path(personal), encoding="utf-8") as log:
+        assert "registered 1 submissions" in log.read()
+
+
+def test_a_second_one_in_the_foreground_is_refused(personal):
+    with starting.Lock(personal._replace(data_dir=_made(personal.data_dir))) as lock:
+        assert lock.acquire()
+        lock.sign()
+        command = [sys.executable, "-c", PROGRAM, "collector"]
+        run = subprocess.run(command, env=environment(personal), capture_output=True, text=True, check=False)
+    assert run.returncode == 69
+    assert f"runs already: process {os.getpid()} on " in run.stderr
+
+
+def _made(folder: str) -> str:
+    os.makedirs(folder)
+    return folder
+
+
+def test_an_idle_collector_ends_and_ends_postgresql(personal):
+    personal = personal._replace(idle_exit=1.0)
+    made = record(personal)
+    assert starting.ensure_running(personal)
+    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
+    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
+    sender.ship(b"journal1", [rows(0)])
+    with store.connect(personal, autocommit=True) as connection:
+        connection.execute("UPDATE runs SET time_ended = now()")
+    eventually(lambda: embedded.running(personal) is None)
+    eventually(lambda: not detached(personal))
+    assert starting.read_addresses(personal) == []
+    # The next submission starts it again, and everything is still there.
+    record(personal)
+    assert starting.ensure_running(personal)
+    eventually(lambda: starting.read_addresses(personal))
+    with store.connect(personal, autocommit=True) as connection:
+        assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
+
+
+def test_postgresql_restarts_in_mid_stream(personal):
+    made = record(personal)
+    assert starting.ensure_running(personal)
+    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
+    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
+    bodies = [rows(3 * i) for i in range(300)]
+    for done in (100, 200, 300):
+        sender.ship(b"journal1", bodies[: done - 50])
+        embedded.stop(personal)
+        sender.ship(b"journal1", bodies[:done])
+    with store.connect(personal, autocommit=True) as connection:
+        (run_id,) = connection.execute("SELECT id FROM runs").fetchone()
+        assert logged(connection, run_id) == whole(900)
+
+
+def test_nothing_is_started_inside_a_job(personal, monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    with pytest.raises(errors.CollectorUnavailable, match="inside a job"):
+        starting.ensure_running(personal)
+    assert detached(personal) == []
+
+
+def test_settings_reach_the_collector_that_is_started(personal):
+    changed = personal._replace(
+        auto_columns=False,
+        journal_cap=12345,
+        collector=("a:1", "b:2"),
+        tags=("x", "y"),
+        idle_exit=2.5,
+        dsn=None,
+    )
+    assert configuration.load(environ=starting.environment(changed)) == changed
+    site = changed._replace(dsn={"host": "h", "dbname": "d"})
+    assert configuration.load(environ=starting.environment(site)) == site
