@@ -32,7 +32,6 @@ SENDS = {
     "scancel": ["scancel"],
     "to the batch process": ["scancel", "-b", "-s", "USR1"],
     "to the whole job": ["scancel", "-f", "-s", "USR1"],
-    "to the whole job twice": ["scancel", "-f", "-s", "USR2"],
     "to steps only": ["scancel", "-s", "USR1"],
 }
 
@@ -40,43 +39,45 @@ SENDS = {
 def submit(account, tracked, *argv):
     """Submit a script, with or without hpctrack in front, and return the job id."""
     front = ["hpctrack"] if tracked else []
-    return int(account.run(*front, "sbatch", "--parsable", *argv).stdout.split(";")[0])
+    return int(account.run(*front, "sbatch", "--parsable", *argv, check=False).stdout.split(";")[0])
 
 
-def signals_seen(account, await_until, tracked, send):
-    """Send a signal to a listening job; return what script and child noted, each sorted."""
+def signals_seen(account, await_until, send):
+    """Send a signal to a plain and to a tracked job; return what scripts and children noted, sorted."""
     script = account.write("listener.py", LISTENER)
-    log = account.home / f"signals-{'tracked' if tracked else 'plain'}-{time.time_ns()}"
-    job = submit(account, tracked, "-o", "listener.out", script, log)
-    await_until(lambda: log.exists() and log.read_text().count("ready") == 2, 60, f"job {job} listens")
-    account.run(*send, str(job))
-    if "twice" in str(send):
-        account.run(*send, str(job))
-    time.sleep(1.0)
-    seen = sorted(line for line in log.read_text().splitlines() if "ready" not in line)
-    account.run("scancel", str(job), check=False)
-    await_until(
-        lambda: not account.run("squeue", "-h", "-j", str(job), check=False).stdout.strip(), 30, "end"
-    )
+    logs = {tracked: account.home / f"signals-{tracked}-{time.time_ns()}" for tracked in (False, True)}
+    jobs = {
+        tracked: submit(account, tracked, "-o", "listener.out", script, log) for tracked, log in logs.items()
+    }
+    for log in logs.values():
+        await_until(lambda log=log: log.exists() and log.read_text().count("ready") == 2, 60, "listening")
+    account.run(*send, *map(str, jobs.values()))
+    time.sleep(1.5)
+    seen = {
+        tracked: sorted(line for line in log.read_text().splitlines() if "ready" not in line)
+        for tracked, log in logs.items()
+    }
+    account.run("scancel", "-s", "KILL", "-f", *map(str, jobs.values()), check=False)
     return seen
 
 
 @pytest.mark.parametrize("way", SENDS)
 def test_signals_are_those_of_plain_sbatch(alice, await_until, way):
-    plain = signals_seen(alice, await_until, False, SENDS[way])
-    assert signals_seen(alice, await_until, True, SENDS[way]) == plain
+    seen = signals_seen(alice, await_until, SENDS[way])
+    assert seen[True] == seen[False]
+    assert bool(seen[True]) == (way != "to steps only")
 
 
 @pytest.mark.parametrize("way", ["to the batch process", "to the whole job", "scancel"])
 def test_signals_with_every_core_busy(alice, await_until, way):
-    plain = signals_seen(alice, await_until, False, SENDS[way])
     busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(6)]
     try:
-        assert signals_seen(alice, await_until, True, SENDS[way]) == plain
+        seen = signals_seen(alice, await_until, SENDS[way])
     finally:
         for process in busy:
             process.kill()
             process.wait()
+    assert seen[True] == seen[False] != []
 
 
 ENDINGS = {
@@ -94,15 +95,14 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_slurm_records_the_same_end(alice, await_until, ending):
     script = alice.write("ending.sh", f"#!/bin/bash\necho begin\n{ENDINGS[ending]}\n")
+    outputs = {tracked: alice.home / f"ending-{tracked}.out" for tracked in (False, True)}
+    jobs = {tracked: submit(alice, tracked, "-o", output, script) for tracked, output in outputs.items()}
     found = {}
-    for tracked in (False, True):
-        output = alice.home / f"ending-{tracked}.out"
-        output.unlink(missing_ok=True)
-        job = submit(alice, tracked, "-W", "-o", output, script)
+    for tracked, job in jobs.items():
         row = await_until(
-            lambda job=job: [r for r in alice.accounted(job) if r["End"] not in ("Unknown", "")], 30, "sacct"
+            lambda job=job: [r for r in alice.accounted(job) if r["End"] not in ("Unknown", "")], 60, "sacct"
         )[0]
-        found[tracked] = (row["State"], row["ExitCode"], without_reports(output))
+        found[tracked] = (row["State"], row["ExitCode"], without_reports(outputs[tracked]))
     assert found[True] == found[False]
 
 
