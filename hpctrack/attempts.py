@@ -85,6 +85,12 @@ class History:
             if fact.raw_state != self.run.slurm_state:
                 self._add(number, None, fact.time, fact)
             return
+        attempt = self.attempts.get(number)
+        if attempt and fact.time_submitted and attempt.time_submitted:
+            if fact.time_submitted < attempt.time_submitted:
+                return
+            if fact.time_submitted > attempt.time_submitted:
+                self._withdraw(attempt, fact)
         old = self._status_of(number, fact)
         moves = _moves(old, status, fact) or self._is_final(old, status, fact)
         if number or number in self.attempts or states.stage_of(status) >= Stage.RUNNING:
@@ -94,6 +100,23 @@ class History:
         if moves:
             self.heard = self.heard or (fact.source == "relay" and status is RunStatus.RUNNING)
             self._note(number, old, status, fact)
+
+    def _withdraw(self, attempt: Attempt, fact: JobFacts) -> None:
+        """Begin an attempt anew: Slurm took its start back, without counting a restart."""
+        stage = states.stage_of(attempt.status) if attempt.status else Stage.WAITING
+        if stage is Stage.ENDED:
+            return
+        if stage is not Stage.WAITING:
+            implied = fact._replace(reason=None, raw_state="")
+            self._add(attempt.attempt, RunStatus.PENDING, fact.time_submitted, implied)
+        self.attempts[attempt.attempt] = Attempt(
+            attempt.attempt,
+            RunStatus.PENDING,
+            batch_host=attempt.batch_host,
+            exit_code=attempt.exit_code,
+            exit_signal=attempt.exit_signal,
+            stderr_tail=attempt.stderr_tail,
+        )
 
     def _claimed(self, fact: JobFacts) -> RunStatus | None:
         """The status that a fact claims; of a script that ended in a batch job, only that."""

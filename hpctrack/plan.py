@@ -167,7 +167,8 @@ def _numbered(history: History, evidence: matching.Evidence, survey: Survey) -> 
     live_at = None
     if evidence.live:
         live_at, live = _live(history, evidence.live)
-        numbered.append((live_at, live))
+        if live:
+            numbered.append((live_at, live))
     last = len(evidence.rows) - 1
     for index, row in enumerate(evidence.rows):
         number = index if row.attempt is None else row.attempt
@@ -182,7 +183,7 @@ def _numbered(history: History, evidence: matching.Evidence, survey: Survey) -> 
     return sorted(numbered, key=_order)
 
 
-def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts]:
+def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts | None]:
     """Number a line of squeue by its restart count, which Slurm raises when a requeue begins."""
     number = fact.attempt or 0
     if fact.status is RunStatus.REQUEUED:
@@ -190,15 +191,20 @@ def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts]:
     if number and fact.status is RunStatus.COMPLETING:
         known = history.attempts.get(number)
         if known is None or known.time_submitted != fact.time_submitted:
-            # Still the execution before; its start is wiped or a forecast by now.
-            return number - 1, fact._replace(time_started=None)
+            # Still the execution before; its start is wiped or a forecast by now. If we never saw it start,
+            # accounting will tell how it went.
+            before = history.attempts.get(number - 1)
+            seen = before is not None and before.time_started is not None
+            return number - 1, fact._replace(time_started=None) if seen else None
     return number, fact
 
 
-def _order(numbered: tuple[int, JobFacts]) -> tuple[int, int, int, float, str]:
+def _order(numbered: tuple[int, JobFacts]) -> tuple[int, float, int, int, float, str]:
     number, fact = numbered
+    submitted = fact.time_submitted.timestamp() if fact.time_submitted else 0.0
+    said = fact.time.timestamp() if fact.time else 0.0
     stage = states.stage_of(fact.status) if fact.status else 0
-    return number, stage, _TRUST[fact.source], fact.time.timestamp() if fact.time else 0.0, fact.raw_state
+    return number, submitted, stage, _TRUST[fact.source], said, fact.raw_state
 
 
 def _keep_components(history: History, evidence: matching.Evidence) -> None:

@@ -175,7 +175,16 @@ def sacct(
                 steps[newest[job]].append(_Step(size(row.get("MaxRSS", "")), times[row["Start"]]))
         except ValueError:
             raise _unreadable("sacct", record) from None
-    return _unresized([_with_steps(fact, rows) for fact, rows in zip(facts, steps, strict=True)])
+    told = [_with_steps(fact, rows) for fact, rows in zip(facts, steps, strict=True)]
+    return _unresized([fact for fact in told if not _was_withdrawn(fact)])
+
+
+def _was_withdrawn(fact: JobFacts) -> bool:
+    """Whether Slurm took a start back: a heterogeneous job of which not all components could start.
+
+    The row stays behind, waiting and with an end; neither was anything executed nor is it a restart.
+    """
+    return fact.status is RunStatus.PENDING and fact.time_ended is not None
 
 
 def _accounted(
