@@ -1,20 +1,20 @@
 """A table of rows as PostgreSQL's COPY BINARY takes it (manual, "COPY", "Binary Format"). Pure.
 
 A row is the number of its fields, then for each its length (-1: NULL) and its bytes, all big-endian. Fields
-of fixed size are laid out for all rows at once; where some are NULL their bytes are cut out afterwards.
+of fixed size are laid out for all rows at once.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hpctrack.store import columns, values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from hpctrack import model
     from hpctrack.store.rows import Declared, Table
@@ -27,6 +27,8 @@ _JSONB_VERSION = b"\x01"
 _EPOCH = 946_684_800_000_000
 #: What PostgreSQL's timestamps can hold, in microseconds since 1970 (manual, "Date/Time Types"), roundly.
 _TIMES = (-200_000_000_000_000_000, 9_000_000_000_000_000_000)
+#: Values that move at once.
+_SCATTERED = 1 << 16
 
 
 class Field(NamedTuple):
@@ -39,21 +41,37 @@ class Field(NamedTuple):
     """None: no row has NULL."""
 
 
+class _Laid(NamedTuple):
+    """The fields of fixed size of all rows, one row behind the other."""
+
+    data: bytes
+    ends: Sequence[int]
+    """Where each row ends."""
+
+
 def encode(table: Table, *, stream: bool = False) -> tuple[tuple[str, ...], bytes]:
     """Return the columns, in their order, and the data of a COPY of all rows.
 
     ``stream`` adds the column of that name, for the temporary table.
     """
     fixed = _fixed(table, stream)
+    every = [field for field in fixed if field.present is None]
+    some = [field for field in fixed if field.present is not None]
     varying = [column for column in table.declared if column.values.dtype == object]
-    names = [field.name for field in fixed] + list(table.names) + [c.target.name for c in varying]
-    names += ["extra"] if table.extra is not None else []
-    layout, keep = _lay_out(table, fixed, len(names))
-    if table.extra is None and not varying:
-        data = layout.tobytes() if keep is None else _bytes(layout)[keep].tobytes()
-    else:
-        data = _join(table, layout, keep, varying)
-    return tuple(names), b"".join((_HEADER, data, _TRAILER))
+    dense, sparse = (table.names, ()) if table.present is None else ((), table.names)
+    names = (
+        *(field.name for field in every),
+        *dense,
+        *(field.name for field in some),
+        *sparse,
+        *(column.target.name for column in varying),
+        *(("extra",) if table.extra is not None else ()),
+    )
+    laid = _lay_out(table, every, len(names), floats=len(dense))
+    if some or sparse:
+        laid = _with_nulls(table, laid, some)
+    data = laid.data if table.extra is None and not varying else _join(table, laid, varying)
+    return names, b"".join((_HEADER, data, _TRAILER))
 
 
 def _fixed(table: Table, stream: bool) -> list[Field]:
@@ -83,9 +101,8 @@ def _mask(present: model.Mask) -> model.Mask | None:
     return None if present.all() else present
 
 
-def _lay_out(table: Table, fixed: list[Field], fields: int) -> tuple[model.Array, model.Mask | None]:
-    """Return the rows as a structured array, and which of its bytes count (None: all)."""
-    floats = len(table.names)
+def _lay_out(table: Table, fixed: list[Field], fields: int, floats: int) -> _Laid:
+    """Lay out what no row has NULL in: some fields, and the matrix if it has ``floats`` columns."""
     layout = np.dtype(
         [("fields", ">i2")]
         + [
@@ -98,48 +115,70 @@ def _lay_out(table: Table, fixed: list[Field], fields: int) -> tuple[model.Array
     out = np.empty(len(table), layout)
     out["fields"] = fields
     for index, field in enumerate(fixed):
-        size = layout[f"v{index}"].itemsize
-        out[f"n{index}"] = size if field.present is None else np.where(field.present, size, -1)
+        out[f"n{index}"] = layout[f"v{index}"].itemsize
         out[f"v{index}"] = field.values
-    out["floats"]["n"] = 8 if table.present is None else np.where(table.present.T, 8, -1)
-    out["floats"]["v"] = table.floats.T
-    if table.present is None and all(field.present is None for field in fixed):
-        return out, None
-    return out, _kept(table, fixed, layout)
+    if floats:
+        out["floats"]["n"] = 8
+        out["floats"]["v"] = table.floats.T
+    size = layout.itemsize
+    return _Laid(out.tobytes(), range(size, size * len(table) + 1, size))
 
 
-def _kept(table: Table, fixed: list[Field], layout: np.dtype) -> model.Mask:
-    """Return which bytes of the laid out rows are not those of NULLs, of shape (rows, bytes of a row)."""
-    keep = np.ones((len(table), layout.itemsize), dtype=bool)
-    places: Mapping[str, Any] = layout.fields or {}
-    for index, field in enumerate(fixed):
-        if field.present is not None:
-            kind, offset = places[f"v{index}"][:2]
-            keep[:, offset : offset + kind.itemsize] = field.present[:, None]
-    if table.present is not None and table.names:
-        cells = keep[:, places["floats"][1] :].reshape(len(table), len(table.names), 12)
-        cells[:, :, 4:] = table.present.T[:, :, None]
-    return keep
+def _with_nulls(table: Table, laid: _Laid, some: list[Field]) -> _Laid:
+    """Append fields that some rows have NULL in: ``some``, and the matrix if it has gaps.
+
+    Begins with all bits set, which is NULL in every field; then the values that are there move in.
+    """
+    masks = [field.present for field in some if field.present is not None]
+    if table.present is not None:
+        masks += list(table.present)
+    rows, fields = np.nonzero(np.column_stack(masks))
+    widths = np.full(len(masks), 8)
+    widths[: len(some)] = [np.dtype(field.dtype).itemsize for field in some]
+    width = widths[fields]
+    values = np.bincount(rows, weights=width, minlength=len(table)).astype(np.int64)
+    head = len(laid.data) // len(table)
+    sizes = head + 4 * len(masks) + values
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    before = np.cumsum(width) - width - (np.cumsum(values) - values)[rows]
+    places = starts[rows] + head + 4 * fields + before
+    out = np.full(int(ends[-1]), 0xFF, dtype=np.uint8)
+    _scatter(out, starts, np.frombuffer(laid.data, np.uint8).reshape(len(table), head))
+    for index, field in enumerate(some):
+        chosen = fields == index
+        _scatter(out, places[chosen], _cells(field.values[rows[chosen]], field.dtype))
+    if table.present is not None:
+        chosen = fields >= len(some)
+        found = table.floats[fields[chosen] - len(some), rows[chosen]]
+        _scatter(out, places[chosen], _cells(found, ">f8"))
+    return _Laid(out.tobytes(), ends.tolist())
 
 
-def _bytes(layout: model.Array) -> model.Array:
-    return layout.view(np.uint8).reshape(len(layout), layout.dtype.itemsize)
+def _cells(values: model.Array, dtype: str) -> model.Array:
+    """Return fields with their length, one to a row of bytes."""
+    cells = np.empty(len(values), [("n", ">i4"), ("v", dtype)])
+    cells["n"] = cells.dtype["v"].itemsize
+    cells["v"] = values
+    return cells.view(np.uint8).reshape(len(values), cells.itemsize)
 
 
-def _join(table: Table, layout: model.Array, keep: model.Mask | None, varying: list[Declared]) -> bytes:
+def _scatter(out: model.Array, places: model.Array, cells: model.Array) -> None:
+    """Write rows of bytes to their places, a part at a time for the memory of the indexes."""
+    within = np.arange(cells.shape[1])
+    for begin in range(0, len(places), _SCATTERED):
+        part = slice(begin, begin + _SCATTERED)
+        out[places[part, None] + within] = cells[part]
+
+
+def _join(table: Table, laid: _Laid, varying: list[Declared]) -> bytes:
     """Put fields without a fixed size behind the others of their row."""
-    if keep is None:
-        data = layout.tobytes()
-        ends = range(layout.dtype.itemsize, len(data) + 1, layout.dtype.itemsize)
-    else:
-        data = _bytes(layout)[keep].tobytes()
-        ends = np.cumsum(np.count_nonzero(keep, axis=1)).tolist()
-    starts = itertools.chain((0,), ends)
+    starts = itertools.chain((0,), laid.ends)
     tails = [_texts(column) for column in varying]
     if table.extra is not None:
         tails.append([_jsonb(extra) for extra in table.extra])
-    parts = zip((data[start:end] for start, end in zip(starts, ends, strict=False)), *tails, strict=True)
-    return b"".join(itertools.chain.from_iterable(parts))
+    heads = (laid.data[start:end] for start, end in zip(starts, laid.ends, strict=False))
+    return b"".join(itertools.chain.from_iterable(zip(heads, *tails, strict=True)))
 
 
 def _texts(column: Declared) -> list[bytes]:

@@ -100,7 +100,7 @@ class _Gathered:
                 [{} for _ in range(len(ends))],
             )
         )
-        for name, run, row, text in self._last_floats(table, starts, ends):
+        for name, run, row, text in self._last_floats(table, ends):
             latest = found[run]
             noted = self._last.get(latest.run_id)
             if noted is None or row >= noted.get(name, (0, ""))[0]:
@@ -110,16 +110,20 @@ class _Gathered:
                 latest.values.setdefault(name, text)
         return found
 
-    def _last_floats(
-        self, table: rows.Table, starts: model.Array, ends: model.Array
-    ) -> Iterator[tuple[str, int, int, str]]:
+    def _last_floats(self, table: rows.Table, ends: model.Array) -> Iterator[tuple[str, int, int, str]]:
         """Yield metric, index of the run, row and text of each last value in the matrix."""
         if table.present is None:
-            last = np.broadcast_to(ends, (len(table.names), len(ends)))
+            indexes, runs = (grid.ravel() for grid in np.indices((len(table.names), len(ends))))
+            last = ends[runs]
         else:
-            last = rows.last_rows(table.present, starts)
-        indexes, runs = np.nonzero(last >= 0)
-        last = last[indexes, runs]
+            indexes, last = np.nonzero(table.present)
+            runs = np.searchsorted(ends, last)
+            final = np.append((indexes[1:] != indexes[:-1]) | (runs[1:] != runs[:-1]), np.ones(1, bool))
+            indexes, runs, last = (
+                indexes[final[: len(last)]],
+                runs[final[: len(last)]],
+                last[final[: len(last)]],
+            )
         names = (table.names[index] for index in indexes.tolist())
         texts = values.encode_array(table.floats[indexes, last])
         return zip(names, runs.tolist(), last.tolist(), texts, strict=True)

@@ -112,7 +112,7 @@ class Writer:
         if table.attempt.any():
             for stream, count in self._connection.execute(statement("count_replaced")).fetchall():
                 replaced[int(str(stream))] = int(str(count))
-        self._connection.execute(merge_command(table, self._catalog.targets))
+        self._connection.execute(_merge_command(_touched(table, self._catalog.targets)))
         return replaced
 
 
@@ -122,20 +122,25 @@ def _copy_command(table: tuple[str, ...], names: tuple[str, ...]) -> bytes:
     return composable("copy_rows").format(table=sql.Identifier(*table), columns=listed).as_bytes()
 
 
-def merge_command(table: rows.Table, targets: Mapping[str, columns.Target]) -> sql.Composed:
-    """Return the statement that merges the temporary table, filled from ``table``, into ``metrics``."""
-    names = [*table.names, *(column.target.name for column in table.declared)]
-    # Metrics that have a column but whose value, this time, it does not take.
+def _touched(table: rows.Table, targets: Mapping[str, columns.Target]) -> tuple[str, ...]:
+    """Return the columns that a table changes, also those whose metrics it has in ``extra`` this time."""
+    names = (*table.names, *(column.target.name for column in table.declared))
     elsewhere = {name for extra in table.extra or () for name in extra or () if name in targets}
-    names += sorted(elsewhere.difference(names))
+    return (*names, *sorted(elsewhere.difference(names)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _merge_command(names: tuple[str, ...]) -> bytes:
+    """Return the statement that merges the temporary table into these columns of ``metrics``."""
     column = composable("merge_column")
     assignments = [column.format(column=sql.Identifier(name), name=sql.Literal(name)) for name in names]
-    return composable("merge_incoming").format(
+    merge = composable("merge_incoming").format(
         columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier(name)) for name in names),
         assignments=sql.SQL("").join(assignments),
         given=_present("excluded", names),
         stored=_present("m", names),
     )
+    return merge.as_bytes()
 
 
 def _present(row: str, names: Sequence[str]) -> sql.Composed:

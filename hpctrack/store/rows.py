@@ -197,14 +197,12 @@ def merge(table: Table) -> tuple[Table, dict[int, int]]:
     )
     if (~same_run | later).all():
         return table, {}
-    table = table.take(np.lexsort((table.progress, table.step, table.run)))
-    starts = _starts(
-        (table.run[1:] != table.run[:-1])
-        | (table.step[1:] != table.step[:-1])
-        | (table.progress[1:] != table.progress[:-1])
-    )
+    order = np.lexsort((table.progress, table.step, table.run))
+    keys = (table.run[order], table.step[order], table.progress[order])
+    starts = _starts(np.logical_or.reduce([key[1:] != key[:-1] for key in keys]))
     if len(starts) == len(table):
         return table, {}
+    table = table.take(order)
     return _merge_groups(table, starts), _replaced(table, starts)
 
 

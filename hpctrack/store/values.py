@@ -74,7 +74,7 @@ def encode_array(values: model.Array) -> list[str]:
     if values.dtype.kind == "f":
         magnitude = np.abs(values)
         plain = (magnitude >= _PLAIN_FROM) & (magnitude < _PLAIN_BELOW)
-        if plain.all():
+        if (plain | ((values == 0) & ~np.signbit(values))).all():
             return [repr(value) for value in values.tolist()]
     return [encode(value) for value in values.tolist()]
 
