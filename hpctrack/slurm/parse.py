@@ -30,7 +30,7 @@ SACCT_FIELDS = (
     "TimelimitRaw NodeList ElapsedRaw TotalCPU MaxRSS ReqTRES AllocTRES ConsumedEnergyRaw JobName"
 ).split()
 #: Without these rows of sacct mean nothing.
-_REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User".split())
+_REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
 
 _NONE = frozenset(
     ("", "N/A", "n/a", "None", "NONE", "Unknown", "None assigned", "(null)", "INVALID", "NOT_SET")
@@ -193,7 +193,7 @@ def _accounted(
     array_job_id, array_task_id, array_tasks = _array(row["JobID"])
     het_job_id, plus, het_offset = row["JobID"].partition("+")
     exit_code, exit_signal = _exit(row.get("ExitCode", ""))
-    node_list = _text(row.get("NodeList", ""))
+    node_list = _text(row["NodeList"])
     raw_state = row["State"]
     return JobFacts(
         source="sacct",

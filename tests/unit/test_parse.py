@@ -1,0 +1,381 @@
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpctrack import errors
+from hpctrack.model import RunStatus
+from hpctrack.slurm import parse
+
+DATA = Path(__file__).parents[1] / "data" / "slurm-22.05.8"
+RECORDED = "\x1f#\x1f"
+D = "\x1fd3adb33f\x1f"
+NOW = datetime(2026, 11, 21, tzinfo=timezone.utc)
+FIELDS = parse.sacct_fields((DATA / "sacct-helpformat.txt").read_text())
+
+QUEUED = {
+    "JobID": "12", "JobArrayID": "12", "HetJobID": "N/A", "HetJobOffset": "N/A", "State": "RUNNING",
+    "RestartCnt": "0", "SubmitTime": "1795223351", "StartTime": "1795223352", "EndTime": "N/A",
+    "exit_code": "0", "UserName": "alice", "Partition": "main", "Account": "lab", "QOS": "normal",
+    "TimeLimit": "1-02:03:04", "BatchHost": "n1", "NodeList": "n[1-2]", "Reason": "None",
+    "Name": "train",
+}  # fmt: skip
+ROW = {
+    "JobID": "12", "JobIDRaw": "12", "Cluster": "mini", "State": "COMPLETED", "Submit": "1795223351",
+    "Start": "1795223352", "End": "1795223362", "ExitCode": "0:0", "DerivedExitCode": "0:0",
+    "User": "alice", "Partition": "main", "Account": "lab", "QOS": "normal", "TimelimitRaw": "60",
+    "NodeList": "n1", "ElapsedRaw": "10", "TotalCPU": "00:01.500", "MaxRSS": "",
+    "ReqTRES": "billing=1,cpu=1,mem=250M,node=1", "AllocTRES": "", "ConsumedEnergyRaw": "",
+    "JobName": "train",
+}  # fmt: skip
+
+
+def at(seconds):
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def queue_text(*lines):
+    records = [QUEUED | line for line in lines]
+    return "".join("".join(record[f] + D for f in parse.SQUEUE_FIELDS) + "\n" for record in records)
+
+
+def queued(*lines):
+    return parse.squeue(queue_text(*lines), D, "mini", NOW)
+
+
+def row_text(*rows):
+    return "".join("".join((ROW | row)[f] + D for f in FIELDS) + "\n" for row in rows)
+
+
+def accounted(*rows):
+    return parse.sacct(row_text(*rows), D, FIELDS, NOW, {1000: "carol"}.get)
+
+
+def recorded_rows():
+    text = (DATA / "sacct.txt").read_text()
+    return parse.sacct(text, RECORDED, FIELDS, NOW, lambda uid: f"user{uid}")
+
+
+def test_every_recorded_line_of_squeue_is_read():
+    facts = parse.squeue((DATA / "squeue.txt").read_text(), RECORDED, "mini", NOW)
+    seen = Counter(fact.status for fact in facts)
+    words = {status.name for status in seen}
+    assert words == {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "SPECIAL_EXIT"}
+    assert {fact.user_name for fact in facts} == {"hpcalice"}
+    assert {fact.cluster for fact in facts} == {"mini"}
+    assert max(fact.attempt for fact in facts) == 2
+    for fact in facts:
+        assert (fact.time_started is None) == (
+            fact.status in (RunStatus.PENDING, RunStatus.SPECIAL_EXIT)
+        ) or (fact.status is RunStatus.COMPLETING and fact.attempt)
+        assert fact.time_ended is None
+    assert next(f.job_name for f in facts if f.partition == "hidden") == 'a\nname|with "quotes"\x1f and é'
+    reasons = {fact.reason for fact in facts}
+    assert {"DependencyNeverSatisfied", "JobHeldUser", "job requeued in held state", None} <= reasons
+    [het] = {(f.het_job_id, f.het_offset) for f in facts if f.het_offset}
+    assert het == (600333, 1)
+    lines = {f.array_tasks for f in facts if f.array_job_id == 600337}
+    assert tuple(range(n, n + 1) for n in (1, 3, 5, 7, 9)) in lines
+
+
+def test_recorded_ends_in_slurmctlds_memory():
+    facts = parse.squeue((DATA / "squeue-states-all.txt").read_text(), RECORDED, "mini", NOW)
+    by_end = {fact.status: fact for fact in facts}
+    failed = by_end[RunStatus.OUT_OF_MEMORY]
+    assert (failed.exit_code, failed.exit_signal) == (0, 125)
+    assert failed.time_ended and failed.time_started
+    never = [fact for fact in facts if fact.status is RunStatus.CANCELLED and fact.node_list is None]
+    assert never
+    assert all(fact.time_started is None for fact in never)
+
+
+def test_recorded_executions():
+    facts = recorded_rows()
+    ends = Counter(fact.status for fact in facts)
+    assert ends[RunStatus.REQUEUED] == 5
+    assert ends[RunStatus.PREEMPTED] == 2
+    assert ends[RunStatus.NODE_FAIL] == 2
+    assert ends[RunStatus.PENDING] == 0, "a start that Slurm took back is no execution"
+    by_job = {}
+    for fact in facts:
+        by_job.setdefault(fact.job_id, []).append(fact)
+    assert [fact.status.name for fact in by_job[600325]] == ["REQUEUED", "REQUEUED", "FAILED"]
+    assert [fact.exit_code for fact in by_job[600325]] == [111, 111, 5]
+
+
+def test_the_start_that_slurm_wiped_comes_from_the_steps():
+    [wiped, _] = [fact for fact in recorded_rows() if fact.job_id == 600327]
+    assert (wiped.status, wiped.time_started) == (RunStatus.REQUEUED, at(1795227922))
+    assert wiped.resources["elapsed_s"] == 0
+
+
+def test_resources_have_units():
+    [fact] = [fact for fact in recorded_rows() if fact.job_id == 600332]
+    assert fact.resources["derived_exit_code"] == 7
+    assert fact.resources["req_tres"] == {"billing": 2, "cpu": 2, "mem": 500 << 20, "node": 1}
+    assert fact.resources["elapsed_s"] == 2
+    assert fact.resources["max_rss_bytes"] > 1024
+    assert 0 < fact.resources["cpu_s"] < 10
+
+
+def test_tasks_cancelled_together_are_one_fact():
+    [fact] = [fact for fact in recorded_rows() if fact.job_id == 600338]
+    assert (fact.array_job_id, fact.array_tasks, fact.time_started) == (600338, (range(4),), None)
+    assert fact.reason == "CANCELLED by user1001"
+
+
+def test_never_started_has_no_start():
+    [fact] = [fact for fact in recorded_rows() if fact.job_id == 600324]
+    assert (fact.status, fact.time_started, fact.node_list) == (RunStatus.CANCELLED, None, None)
+
+
+def test_a_line_of_squeue():
+    [fact] = queued({})
+    assert (fact.source, fact.job_id, fact.status, fact.attempt) == ("squeue", 12, RunStatus.RUNNING, 0)
+    assert (fact.time_submitted, fact.time_started, fact.time) == (at(1795223351), at(1795223352), NOW)
+    assert fact.time_limit == timedelta(days=1, hours=2, minutes=3, seconds=4)
+    assert (fact.node_list, fact.batch_host, fact.reason) == ("n[1-2]", "n1", None)
+    assert (fact.exit_code, fact.time_ended) == (None, None)
+
+
+def test_a_forecast_is_no_start():
+    [fact] = queued({"State": "PENDING", "StartTime": "1795229999", "NodeList": "", "BatchHost": "n/a"})
+    assert (fact.time_started, fact.node_list, fact.batch_host) == (None, None, None)
+
+
+@pytest.mark.parametrize("state", ["HIBERNATING", "?", "COMPLETED_LATER"])
+def test_an_unknown_word_is_kept_and_no_end(state):
+    [fact] = queued({"State": state})
+    assert (fact.status, fact.raw_state, fact.time_ended) == (None, state, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "array", "task", "tasks"),
+    [
+        ("123_4", 123, 4, ()),
+        ("123_[4]", 123, None, (range(4, 5),)),
+        ("123_[1-5,7%2]", 123, None, (range(1, 6), range(7, 8))),
+        ("123_[0-15:4,20]", 123, None, (range(0, 16, 4), range(20, 21))),
+        ("123_[1,3,5,...]", 123, None, (range(1, 2), range(3, 4), range(5, 6))),
+        ("123_[1-9,11-2", 123, None, (range(1, 10), range(11, 3))),
+        ("123", None, None, ()),
+        ("123+1", None, None, ()),
+    ],
+)
+def test_arrays(text, array, task, tasks):
+    [fact] = queued({"JobArrayID": text, "JobID": "123"})
+    assert (fact.array_job_id, fact.array_task_id, fact.array_tasks) == (array, task, tasks)
+
+
+def test_ten_thousand_pending_tasks_are_one_fact():
+    [fact] = queued({"JobArrayID": "5_[0-9999%10]", "State": "PENDING"})
+    assert fact.array_tasks == (range(10_000),)
+
+
+def test_components_of_a_het_job():
+    facts = accounted({"JobID": "15+0", "JobIDRaw": "15"}, {"JobID": "15+1", "JobIDRaw": "16"})
+    assert [(f.job_id, f.het_job_id, f.het_offset) for f in facts] == [(15, 15, 0), (16, 15, 1)]
+
+
+FORGED = "\n99\x1f99\x1fCOMPLETED\x1f\n99|99|COMPLETED|\n99\x1fdeadbeef\x1f99\x1fdeadbeef\x1f"
+
+
+@pytest.mark.parametrize("name", ["a|b", "\nx", "x\n", "a\nb\nc", FORGED, "\x1f", "", "  ", "ü 'q' \"d\""])
+def test_a_name_forges_nothing(name):
+    facts = queued({"Name": name}, {"JobID": "13", "Name": name})
+    assert [(fact.job_id, fact.job_name) for fact in facts] == [(12, name), (13, name)]
+    facts = accounted({"JobName": name}, {"JobID": "13", "JobIDRaw": "13", "JobName": name})
+    assert [(fact.job_id, fact.job_name) for fact in facts] == [(12, name), (13, name)]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_name_and_reason(name, reason):
+    [fact] = queued({"Name": name, "Reason": reason})
+    assert fact.job_name == name
+    assert fact.reason in (reason, None)
+
+
+def test_bytes_that_are_no_text_are_replaced():
+    [fact] = queued({"Name": b"caf\xe9".decode("utf-8", "surrogateescape")})
+    assert fact.job_name == "caf\ufffd"
+
+
+def test_nothing_is_nothing():
+    assert parse.squeue("", D, "mini", NOW) == []
+    assert parse.squeue("\n", D, "mini", NOW) == []
+    assert parse.sacct("", D, FIELDS, NOW) == []
+
+
+def test_the_heading_of_another_cluster_is_passed_over():
+    assert len(parse.squeue("CLUSTER: mini\n" + queue_text({}, {}), D, "mini", NOW)) == 2
+
+
+@given(st.integers(0, len(queue_text({}, {"JobID": "13"})) - 2))
+def test_truncated_output_is_refused(cut):
+    text = queue_text({}, {"JobID": "13"})[:cut]
+    whole = {"", *(queue_text({}).removesuffix("\n") + end for end in ("", "\n"))}
+    if text in whole:
+        return
+    with pytest.raises(errors.SlurmError):
+        parse.squeue(text, D, "mini", NOW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "slurm_load_jobs error: something\n",
+        "garbage" + D + "\n",
+        D * 19 + "\n",
+        "x\n" + queue_text({}),
+        queue_text({"JobID": "twelve"}),
+        queue_text({"RestartCnt": "-"}),
+        queue_text({"SubmitTime": "yesterday"}),
+        queue_text({}) + "Segmentation fault\n",
+    ],
+)
+def test_garbage_is_refused_and_named(text):
+    with pytest.raises(errors.SlurmError, match=r"squeue printed what can't be read: '"):
+        parse.squeue(text, D, "mini", NOW)
+
+
+@pytest.mark.parametrize("row", [{"JobIDRaw": "x"}, {"Submit": "soon"}, {"End": "1795223362.5x"}])
+def test_garbage_of_sacct_is_refused(row):
+    with pytest.raises(errors.SlurmError, match="sacct printed what can't be read"):
+        accounted(row)
+
+
+def test_fields_are_chosen_from_what_sacct_offers():
+    few = "jobid JobIDRaw State Submit Start End User NodeList ExitCode Restarts"
+    fields = parse.sacct_fields(few)
+    assert fields == ["JobID", "JobIDRaw", "State", "Submit", "Start", "End", "ExitCode", "User", "NodeList"]
+    text = "".join(ROW[field] + D for field in fields) + "\n"
+    [fact] = parse.sacct(text, D, fields, NOW)
+    assert (fact.status, fact.node_list, fact.resources) == (RunStatus.COMPLETED, "n1", {})
+    assert fact.time_started == at(1795223352)
+
+
+def test_too_few_fields_are_an_error():
+    with pytest.raises(errors.SlurmError, match="no field End, NodeList, Submit"):
+        parse.sacct_fields("JobID JobIDRaw State Start User")
+
+
+def test_memory_of_the_hungriest_step():
+    [fact] = accounted(
+        {},
+        {"JobIDRaw": "12.batch", "MaxRSS": "216K"},
+        {"JobIDRaw": "12.extern", "MaxRSS": ""},
+        {"JobIDRaw": "12.0", "MaxRSS": "1.5G"},
+    )
+    assert fact.resources["max_rss_bytes"] == 3 << 29
+
+
+def test_steps_belong_to_their_own_execution():
+    first, second = accounted(
+        {"State": "REQUEUED", "Start": "None"},
+        {"JobIDRaw": "12.batch", "MaxRSS": "1K", "Start": "1795223355"},
+        {"Submit": "1795223370"},
+        {"JobIDRaw": "12.batch", "MaxRSS": "2K"},
+    )
+    assert (first.resources["max_rss_bytes"], first.time_started) == (1024, at(1795223355))
+    assert first.resources["elapsed_s"] == 7
+    assert second.resources["max_rss_bytes"] == 2048
+
+
+def test_a_resized_job_is_one_execution():
+    [fact] = accounted(
+        {"State": "RESIZING", "End": "1795223360"},
+        {"Submit": "1795223360", "Start": "1795223360", "NodeList": "n[1-2]"},
+    )
+    assert (fact.status, fact.time_submitted, fact.time_started) == (
+        RunStatus.COMPLETED, at(1795223351), at(1795223352),
+    )  # fmt: skip
+
+
+def test_who_cancelled():
+    by_name, by_id = accounted(
+        {"State": "CANCELLED by 1000"}, {"State": "CANCELLED by 77", "Submit": "1795223370"}
+    )
+    assert (by_name.reason, by_name.raw_state) == ("CANCELLED by carol", "CANCELLED by 1000")
+    assert by_id.reason == "CANCELLED by 77"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0:0", (0, 0)),
+        ("3:0", (3, 0)),
+        ("0:125", (0, 125)),
+        ("0:11", (0, 11)),
+        ("59136", (231, 0)),
+        ("11", (0, 11)),
+        ("", (None, None)),
+    ],
+)
+def test_exits(text, expected):
+    [fact] = queued({"State": "FAILED", "exit_code": text})
+    assert (fact.exit_code, fact.exit_signal) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1795223351", at(1795223351)),
+        ("0", at(0)),
+        ("Unknown", None),
+        ("None", None),
+        ("N/A", None),
+        ("", None),
+    ],
+)
+def test_times(text, expected):
+    assert parse.time(text) == expected
+
+
+def test_local_times_where_slurm_knows_no_epoch(monkeypatch):
+    import time
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert parse.time("2026-01-31T12:00:00") == datetime(2026, 1, 31, 11, tzinfo=timezone.utc)
+        assert parse.time("2026-07-31T12:00:00") == datetime(2026, 7, 31, 10, tzinfo=timezone.utc)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("00:00.002", 0.002), ("01:02", 62), ("1:00", 60), ("10:00:00", 36000), ("2-03:04:05", 183845),
+        ("365-00:00:00", 31536000), ("UNLIMITED", None), ("NOT_SET", None), ("Partition_Limit", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_spans(text, seconds):
+    assert parse.clock_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("216K", 216 << 10),
+        ("0", 0),
+        ("1.5G", 3 << 29),
+        ("4000Mc", 4000 << 20),
+        ("2Tn", 2 << 40),
+        ("", None),
+        ("x", None),
+    ],
+)
+def test_sizes(text, size):
+    assert parse.size(text) == size
+
+
+def test_trackable_resources():
+    expected = {"cpu": 2, "mem": 500 << 20, "gres/gpu": 1, "gres/gpu:a100": 1}
+    assert parse.tres("cpu=2,mem=500M,gres/gpu=1,gres/gpu:a100=1") == expected
+    assert parse.tres("") == {}
