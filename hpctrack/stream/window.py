@@ -123,7 +123,7 @@ class Window:
         """Yield the streams that may add a range now, in the order in which they should."""
         if self._timeouts >= _SILENT:
             return
-        for stream in sorted(self._turn, key=lambda stream: not stream.first):
+        for stream in self._in_order():
             if self._flying >= self.limit:
                 return
             if not stream.waiting and (stream.packed < stream.credit or not stream.flights):
@@ -147,7 +147,10 @@ class Window:
     def send(self, now: float) -> Iterator[Flight]:
         """Yield what is to be sent now, each flight with a token of its own for this transmission."""
         self._look_at_clock(now)
-        for stream in sorted(self._turn, key=lambda stream: not stream.first):
+        if self._timeouts >= _SILENT:
+            yield from self._probe(now)
+            return
+        for stream in self._in_order():
             while stream.waiting:
                 flight = stream.waiting[0][-1]
                 if flight.state == WAITING and not self._may_go(flight):
@@ -161,8 +164,6 @@ class Window:
 
     def _may_go(self, flight: Flight) -> bool:
         stream = flight.stream
-        if self._timeouts >= _SILENT:
-            return False
         if flight.tries and flight is stream.flights[0]:
             return True
         head = flight.start == stream.watermark
@@ -177,12 +178,6 @@ class Window:
         flight.deadline = now + self._backed_off(flight.tries)
         flight.tries += 1
         self._flying += 1
-
-    def unsent(self, flight: Flight) -> None:
-        """Take back a flight that the socket did not take; it is tried again next time."""
-        del flight.stream.tokens[flight.token]
-        flight.tries -= 1
-        self._set_waiting(flight)
 
     def _set_waiting(self, flight: Flight) -> None:
         if flight.state == FLYING:
@@ -228,20 +223,21 @@ class Window:
             self.limit, self._threshold = 1.0, max(self._threshold, MAX_LIMIT / 8)
             self._probe_at = now
 
-    def probe(self, now: float) -> Flight | None:
-        """Return the one datagram to send now to a collector that has gone silent; None if it is not time."""
-        if self._timeouts < _SILENT or now < self._probe_at:
-            return None
-        streams = [stream for stream in sorted(self._turn, key=lambda s: not s.first) if stream.flights]
-        if not streams:
-            return None
-        flight = streams[0].flights[0]
+    def _probe(self, now: float) -> Iterator[Flight]:
+        """Yield the one datagram to send now to a collector that has gone silent, if it is time."""
+        first = next((stream for stream in self._in_order() if stream.flights), None)
+        if first is None or now < self._probe_at:
+            return
+        flight = first.flights[0]
         if flight.state == FLYING:
             self._flying -= 1
         self._launch(flight, now)
         self._timeouts += 1
         self._probe_at = now + self._backed_off(self._timeouts)
-        return flight
+        yield flight
+
+    def _in_order(self) -> list[Stream]:
+        return sorted(self._turn, key=lambda stream: not stream.first)
 
     def wakeup(self) -> float | None:
         """Return when something is to be done although nothing arrives; None for never."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hpctrack.stream import wire, window
+from hpctrack.stream import window, wire
 
 KEY = bytes(32)
 
@@ -140,9 +140,6 @@ class Relay:
 
     def send(self, now: float) -> list[wire.Header]:
         flights = list(self.window.send(now))
-        probe = self.window.probe(now)
-        if probe is not None:
-            flights.append(probe)
         for _ in range(64):
             cut = [stream for stream in self.window.hungry() if self._cut(stream)]
             if not cut:

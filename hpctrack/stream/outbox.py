@@ -1,0 +1,268 @@
+"""The outbox: journals of one run, on their way to the collector. Shared by the relay and by `spool.deliver`.
+
+It joins the pure parts, `journal`, `wire` and `window`, with the files of `tail`. It has no socket and no
+clock of its own: `Link` has the first, callers the second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack import errors
+from hpctrack.stream import journal, wire
+from hpctrack.stream.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from hpctrack.stream.tail import Tail
+    from hpctrack.stream.window import Stream
+
+#: Times that a journal may be cut by its writer and start again under the next name.
+_MAX_RENEWALS = 64
+#: Datagrams that are sent before answers are looked at.
+BURST = 64
+
+
+class Run(NamedTuple):
+    """Whose journals these are."""
+
+    submission: bytes  # 16 bytes, a UUID
+    task: int
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"<Run {self.submission.hex()}:{self.task}>"  # the key is for no log
+
+
+class _Shipment:
+    """One journal: its tail, its stream, and lines that are read and not packed."""
+
+    def __init__(self, tail: Tail, stream: Stream) -> None:
+        self.tail, self.stream = tail, stream
+        self.lines: list[journal.Line] = []
+        self.next = 0
+        self.renewals = 0
+
+    def cut_anew(self, offset: int) -> None:
+        self.tail.seek(offset)
+        self.lines, self.next = [], 0
+
+    def has_line(self) -> bool:
+        if self.next == len(self.lines):
+            self.lines, self.next = self.tail.read(), 0
+        return bool(self.lines)
+
+
+class Outbox:
+    """Ships journals from their watermarks until everything is acknowledged."""
+
+    def __init__(self, run: Run, random: Callable[[], float]) -> None:
+        self._run = run
+        self._window = Window(random)
+        self._shipments: dict[bytes, _Shipment] = {}
+        #: When the last answer came; None before the first.
+        self.heard: float | None = None
+        #: Since when nothing has been answered although something was sent; None while all is well.
+        self.silent_since: float | None = None
+
+    def add(self, tail: Tail, *, first: bool = False) -> None:
+        """Take up a journal; ``first`` ones go before all others."""
+        self._shipments[tail.name] = _Shipment(
+            tail, self._window.open(tail.name, tail.files[0].base, first=first)
+        )
+
+    def remove(self, tail: Tail) -> None:
+        """Forget a journal."""
+        self._window.close(self._shipments.pop(tail.name).stream)
+
+    def tails(self) -> list[Tail]:
+        """Return the journals."""
+        return [shipment.tail for shipment in self._shipments.values()]
+
+    def watermark(self, tail: Tail) -> int:
+        """Return up to which offset a journal is acknowledged."""
+        return self._shipments[tail.name].stream.watermark
+
+    def delivered(self, tail: Tail) -> bool:
+        """Whether every complete line that could be read of a journal is acknowledged."""
+        shipment = self._shipments[tail.name]
+        return not shipment.stream.flights and not shipment.has_line()
+
+    def drained(self) -> bool:
+        """Whether that is so of all of them."""
+        return all(self.delivered(tail) for tail in self.tails())
+
+    def look(self) -> bool:
+        """Look for what was appended to the journals; whether there is anything to read."""
+        grown = False
+        for shipment in list(self._shipments.values()):
+            grown |= shipment.tail.look()
+            if shipment.tail.shrunk:
+                self._renew(shipment)
+        return grown
+
+    def datagrams(self, now: float) -> Iterator[bytes]:
+        """Yield what is to be sent now, at most about `BURST` datagrams."""
+        sent = 0
+        for datagram in self._waiting(now):
+            sent += 1
+            yield datagram
+        progress = True
+        while progress and sent < BURST:
+            progress = False
+            for stream in list(self._window.hungry()):
+                if self._pack(self._shipments[stream.journal]):
+                    progress = True
+                    for datagram in self._waiting(now):
+                        sent += 1
+                        yield datagram
+
+    def _waiting(self, now: float) -> Iterator[bytes]:
+        for flight in self._window.send(now):
+            if self.silent_since is None:
+                self.silent_since = now
+            yield wire.seal(
+                self._run.key,
+                wire.Header(
+                    wire.DATA,
+                    self._run.submission,
+                    self._run.task,
+                    self._shipments[flight.stream.journal].tail.attempt,
+                    flight.stream.journal,
+                    flight.start,
+                    flight.end,
+                    flight.token,
+                    flight.part,
+                    flight.parts,
+                ),
+                flight.content,
+            )
+
+    def _pack(self, shipment: _Shipment) -> bool:
+        """Cut the next range of a journal; False if there is nothing to cut."""
+        if not shipment.has_line():
+            return False
+        body, count = wire.pack(itertools.islice(shipment.lines, shipment.next, None))
+        end = shipment.lines[shipment.next + count - 1].end
+        if len(body) > wire.MAX_BODY * wire.MAX_PARTS:
+            body, _ = wire.pack([journal.Torn(end)])
+        shipment.next += count
+        pieces = [body[i : i + wire.MAX_BODY] for i in range(0, len(body), wire.MAX_BODY)]
+        self._window.add(shipment.stream, end, pieces or [b""])
+        return True
+
+    def receive(self, datagram: bytes, now: float) -> bool:
+        """Take in an answer; whether it is one to this run, under its key."""
+        try:
+            header = wire.peek(datagram)
+        except errors.WireError:
+            return False
+        if (header.submission, header.task) != (self._run.submission, self._run.task):
+            return False
+        if header.kind not in (wire.ACK, wire.HELD, wire.PONG) or not wire.verified(self._run.key, datagram):
+            return False
+        self.heard = now
+        cut = self._window.answered(header, now)
+        self.silent_since = now if self._window.outstanding() else None
+        if cut is not None:
+            stream, offset = cut
+            shipment = self._shipments[stream.journal]
+            shipment.cut_anew(offset)
+            if offset > shipment.tail.end:
+                shipment.tail.look()
+            if shipment.tail.shrunk:
+                self._renew(shipment)
+        return True
+
+    def _renew(self, shipment: _Shipment) -> None:
+        """The writer has emptied its journal: what comes now is a journal of its own, with the next name."""
+        tail = shipment.tail
+        if shipment.renewals == _MAX_RENEWALS:
+            return
+        del self._shipments[tail.name]
+        self._window.close(shipment.stream)
+        tail.name = ((int.from_bytes(tail.name, "big") + 1) % (1 << 64)).to_bytes(8, "big")
+        tail.seek(0)
+        self.add(tail)
+        self._shipments[tail.name].renewals = shipment.renewals + 1
+
+    def oldest(self) -> float | None:
+        """Return when the oldest of what is not acknowledged was first sent; None if there is nothing."""
+        return self._window.oldest()
+
+    def wakeup(self) -> float | None:
+        """Return when something is to be sent again; None for never."""
+        return self._window.wakeup()
+
+
+class Link:
+    """A UDP socket, and the addresses where the collector may be."""
+
+    def __init__(self, addresses: Callable[[], Sequence[str]]) -> None:
+        """``addresses`` returns ``host:port`` entries; it is asked again at each `turn`."""
+        self._addresses = addresses
+        self._targets: list[tuple[int, tuple[object, ...]]] = []
+        self._sockets: dict[int, socket.socket] = {}
+        self._target: tuple[int, tuple[object, ...]] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an address to send to."""
+        return self._target is not None
+
+    def turn(self) -> None:
+        """Try the next address."""
+        targets: list[tuple[int, tuple[object, ...]]] = []
+        for entry in self._addresses():
+            host, _, port = entry.rpartition(":")
+            try:
+                found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+            except (OSError, ValueError, UnicodeError):
+                continue
+            targets += [
+                (family, address) for family, _, _, _, address in found if (family, address) not in targets
+            ]
+        self._targets = targets
+        if not targets:
+            self._target = None
+            return
+        index = targets.index(self._target) + 1 if self._target in targets else 0
+        self._target = targets[index % len(targets)]
+
+    def send(self, datagram: bytes) -> bool:
+        """Send one datagram; False if there is no address, or no room. What is lost is sent again anyway."""
+        if self._target is None:
+            return False
+        family, address = self._target
+        try:
+            self._socket(family).sendto(datagram, address)
+        except OSError:
+            return False
+        return True
+
+    def _socket(self, family: int) -> socket.socket:
+        if family not in self._sockets:
+            self._sockets[family] = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        return self._sockets[family]
+
+    def receive(self) -> Iterator[bytes]:
+        """Yield the datagrams that have arrived."""
+        for one in self._sockets.values():
+            try:
+                while True:
+                    yield one.recv(wire.MAX_DATAGRAM + 1)
+            except OSError:
+                continue
+
+    def filenos(self) -> list[int]:
+        """Return what to poll."""
+        return [one.fileno() for one in self._sockets.values()]
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for one in self._sockets.values():
+            one.close()
+        self._sockets.clear()

@@ -1,0 +1,379 @@
+"""The relay: beside the script, it reads the journals and ships them until everything is acknowledged.
+
+A forked child of the supervisor, which calls `main` with a connected SOCK_SEQPACKET socket. On it go small
+JSON objects, one a packet. From the supervisor: ``{"script_pid": N}``; ``{"event": {...}}``, to be told as it
+is; ``{"fin": {"exit_code", "exit_signal", "time", ...}}`` when the script has ended. From the relay:
+``{"flushed": true}`` when it has nothing more to do, at most the flush cap and two seconds later. The end of
+the channel means that the supervisor is dead: the relay stays while the script lives.
+
+Nothing that happens here may touch the script: failures go to ``relay.log`` in the run folder, and what could
+not be shipped stays, in the spool or on the node, for a later relay or ``hpctrack sync``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from hpctrack import redact
+from hpctrack.stream import folders, journal, report, runfolder, usage, wire
+from hpctrack.stream.journals import Journals
+from hpctrack.stream.outbox import BURST, Link, Outbox, Run
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from hpctrack.stream.records import Record
+    from hpctrack.stream.supervisor import Config
+    from hpctrack.stream.tail import Tail
+
+#: Seconds between two looks at the journals: while something happens, while nothing does, and at the end.
+_BUSY, _QUIET, _ENDING = 0.1, 0.25, 0.02
+_ACTIVE = 2.0
+_SEARCH_PAUSE = 5.0
+#: Seconds without an acknowledgement after which journals are copied to the spool.
+_MIRROR_AFTER = 30.0
+_MIRROR_BYTES = 4 << 20
+_SPOOL_TROUBLE = 60.0
+#: Seconds without an answer after which the next address is tried.
+_TURN_AFTER = 2.0
+#: Seconds that the end of a job waits for a first answer, or for its submission record.
+_FIRST_ANSWER = 1.0
+_RECORD_AT_END = 3.0
+#: Seconds of copying to the spool after the flush cap; the supervisor waits for two.
+_COPY_AT_END = 1.5
+_HOUSEKEEPING = 1.0
+_LEASE = 30.0
+_MAX_LOG = 1 << 16
+_MAX_SCRIPT = 1 << 20
+
+
+def main(config: Config, channel: socket.socket) -> None:
+    """Do the relay's work; return when it is done. Never raises."""
+    log = _Log(config.run_dir)
+    try:
+        # What is loaded by now stays; rows are many small objects without cycles.
+        gc.freeze()
+        gc.set_threshold(20_000)
+        Relay(config, channel, log).run()
+    except Exception:  # noqa: BLE001 (the script goes on, the journals stay)
+        log.write(traceback.format_exc())
+    with contextlib.suppress(OSError):
+        channel.send(json.dumps({"flushed": True}).encode())
+
+
+class _Log:
+    """The relay's log file, bounded."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, "relay.log")
+        self._left = _MAX_LOG
+
+    def write(self, text: str) -> None:
+        """Write a few lines, if there is room."""
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text.rstrip()}\n"
+        self._left -= len(line)
+        if self._left > 0 and os.path.isdir(os.path.dirname(self._path)):
+            with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+                file.write(line)
+
+
+class _OwnJournal:
+    """The journal of the relay itself."""
+
+    def __init__(self, places: list[str], attempt: int) -> None:
+        self._places = places
+        self._attempt = attempt
+        self._descriptor = -1
+
+    def append(self, kind: str, contents: dict[str, Any]) -> None:
+        """Append a message; on a full disk to a new journal in the next place, else raise OSError."""
+        line = journal.format_message(kind, contents)
+        while True:
+            if self._descriptor < 0:
+                path = runfolder.create_journal(self._places.pop(0), "relay", self._attempt, 0)
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                if os.write(self._descriptor, line) == len(line):
+                    return
+            except OSError:
+                pass
+            if not self._places:
+                raise OSError(f"no space for the relay's own {kind}")
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _random() -> float:
+    return int.from_bytes(os.urandom(4), "little") / 2**32  # the module of this name loads much
+
+
+class Relay:
+    """One run's relay on one node."""
+
+    def __init__(self, config: Config, channel: socket.socket, log: _Log) -> None:
+        self._config, self._channel, self._log = config, channel, log
+        self._identity = folders.Identity(
+            uuid=None,
+            task=config.task,
+            cluster=config.cluster,
+            job_id=config.job_id,
+            record=config.record or None,
+            host=folders.host(),
+            boot=folders.boot(),
+            pid=os.getppid(),
+        )
+        self._own = _OwnJournal([config.run_dir, config.spool_dir], config.attempt)
+        self._journals = Journals(config, self._identity, self._watermark)
+        self._record: Record | None = None
+        self._outbox: Outbox | None = None
+        self._link = Link(self._addresses)
+        self._redactor: redact.Redactor | None = None
+        self._sampler: usage.Sampler | None = None
+        now = time.monotonic()
+        self._started = self._active = now
+        self._turned = self._next_search = self._next_look = self._next_refresh = 0.0
+        self._next_sample = self._spool_again = 0.0
+        self._search_pause = 0.05
+        self._first_sent: float | None = None
+        self._answered = self._more = self._done = False
+        self._supervised = True
+        self._script_pid = 0
+        #: When the flush cap is reached; None while the script runs.
+        self._deadline: float | None = None
+
+    # --- the loop ---
+
+    def run(self) -> None:
+        """Work until the script has ended and its journals are shipped or kept."""
+        self._attempt(self._journals.open)
+        self._attempt(self._own.append, "hello", report.hello(self._config, os.environ))
+        while not self._done:
+            self._wait()
+            self._attempt(self._round, time.monotonic())
+            if self._deadline is not None and time.monotonic() > self._deadline + _COPY_AT_END:
+                break
+        self._attempt(self._journals.close, self._is_delivered)
+        self._link.close()
+
+    def _attempt(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Do something. What goes wrong is logged; the journals are still there, and so is the next round."""
+        try:
+            act(*arguments)
+        except Exception:  # noqa: BLE001
+            self._log.write(traceback.format_exc())
+            self._more = False
+            time.sleep(_BUSY)
+
+    def _wait(self) -> None:
+        """Wait until something arrives or is due."""
+        now = time.monotonic()
+        pause = _QUIET if now - self._active > _ACTIVE else _BUSY
+        if self._deadline is not None:
+            pause = _ENDING
+        wakeup = self._outbox.wakeup() if self._outbox is not None else None
+        if wakeup is not None:
+            pause = min(pause, max(wakeup - now, 0.001))
+        poll = select.poll()
+        for descriptor in self._link.filenos():
+            poll.register(descriptor, select.POLLIN)
+        if self._supervised:
+            poll.register(self._channel, select.POLLIN)
+        for descriptor, _ in poll.poll(0 if self._more else pause * 1000):
+            if descriptor == self._channel.fileno():
+                self._attempt(self._hear)
+
+    def _hear(self) -> None:
+        """Take in one message of the supervisor."""
+        try:
+            packet = self._channel.recv(1 << 16)
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            self._supervised = False
+            self._own.append("event", {"time": time.time(), "name": "supervisor lost"})
+            return
+        message = json.loads(packet)
+        self._script_pid = message.get("script_pid", self._script_pid)
+        if "event" in message:
+            self._own.append("event", message["event"])
+        if "fin" in message:
+            self._deadline = time.monotonic() + self._flush
+            self._journals.end_lines()
+            ending = report.fin(message["fin"], self._journals.lost(), self._config.stderr, self._mask())
+            self._own.append("fin", ending)
+
+    def _round(self, now: float) -> None:
+        if self._record is None and now >= self._next_search:
+            self._search(now)
+        for one in self._journals.new():
+            self._add(one)
+        if self._outbox is not None and self._record is not None:
+            if self._outbox.look():
+                self._active = now
+            self._ship(self._outbox, self._record, now)
+        if now >= self._next_look:
+            self._next_look = now + _HOUSEKEEPING
+            self._keep_house(now)
+        if self._deadline is not None:
+            self._finish(now, self._deadline)
+        elif not self._supervised and not os.path.exists(f"/proc/{self._script_pid}/stat"):
+            self._deadline = now + self._flush
+
+    @property
+    def _flush(self) -> float:
+        return self._config.flush
+
+    # --- whose journals ---
+
+    def _search(self, now: float) -> None:
+        """Look for the submission record: the job may have started before it was written."""
+        self._next_search = now + self._search_pause
+        self._search_pause = min(self._search_pause * 1.5, _SEARCH_PAUSE)
+        record = folders.find_record(self._config.spool, self._identity)
+        if record is None:
+            return
+        key = wire.run_key(bytes.fromhex(record.secret), self._config.task)
+        run = Run(bytes.fromhex(record.uuid.replace("-", "")), self._config.task, key)
+        self._outbox = Outbox(run, _random)
+        self._record = record
+        self._identity = self._identity._replace(uuid=record.uuid)
+        for one in [*self._journals.identify(self._identity), *self._journals]:
+            self._add(one)
+
+    def _add(self, one: Tail) -> None:
+        """Ship a journal. Before the first answer only the relay's own goes, which then holds ids only."""
+        if self._outbox is None or one in self._outbox.tails():
+            return
+        if self._answered or (one.kind == "relay" and one in self._journals.here()):
+            one.redactor = self._mask()
+            self._outbox.add(one, first=one.kind == "relay")
+
+    def _mask(self) -> redact.Redactor:
+        """Return the redactor, which knows the secrets in the job's environment and script."""
+        if self._redactor is None:
+            texts = []
+            path = os.path.join(self._config.run_dir, "slurm_script")
+            with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+                texts.append(file.read(_MAX_SCRIPT))
+            self._redactor = redact.Redactor.collect(os.environ, texts=texts)
+        return self._redactor
+
+    def _watermark(self, one: Tail) -> int:
+        if self._outbox is None or one not in self._outbox.tails():
+            return one.files[0].base
+        return self._outbox.watermark(one)
+
+    def _is_delivered(self, one: Tail) -> bool:
+        return self._outbox is not None and one in self._outbox.tails() and self._outbox.delivered(one)
+
+    # --- shipping ---
+
+    def _addresses(self) -> list[str]:
+        if self._record is not None and self._record.collector:
+            return list(self._record.collector)
+        path = os.path.join(self._config.spool, "collector")
+        with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="ascii") as file:
+            return file.read().split()
+        return []
+
+    def _ship(self, box: Outbox, record: Record, now: float) -> None:
+        for datagram in self._link.receive():
+            box.receive(datagram, now)
+        if record.transport == "spool":
+            return
+        if box.heard is not None and not self._answered:
+            self._introduce(record)
+        waited = now - max(self._turned, box.silent_since or 0.0)
+        if (box.silent_since or not self._link.ready) and waited > (
+            _TURN_AFTER if self._link.ready else _BUSY
+        ):
+            self._turned = now
+            self._link.turn()
+        if not self._link.ready:
+            return
+        sent = 0
+        for datagram in box.datagrams(now):
+            self._link.send(datagram)
+            sent += 1
+        if sent and self._first_sent is None:
+            self._first_sent = now
+        self._more = sent >= BURST
+
+    def _introduce(self, record: Record) -> None:
+        """The collector knows the key: it is told more than ids."""
+        self._answered = True
+        submitted = record.submission.get("env") or {}
+        self._own.append("start", report.start(self._config, os.environ, submitted, self._mask()))
+        for one in self._journals:
+            self._add(one)
+
+    # --- once a second ---
+
+    def _keep_house(self, now: float) -> None:
+        if now >= self._next_refresh:
+            self._next_refresh = now + _LEASE
+            self._attempt(self._journals.refresh)
+        by_spool = self._record is not None and self._record.transport == "spool"
+        if (by_spool or self._is_stuck(now)) and now >= self._spool_again:
+            self._journals.look()
+            self._copy(now, _MIRROR_BYTES)
+        self._journals.keep_house(in_spool_for_good=by_spool)
+        self._journals.clear(self._is_delivered)
+        if now >= self._next_sample and (self._answered or by_spool or self._is_stuck(now)):
+            self._next_sample = now + (self._record.usage_interval if self._record is not None else 10.0)
+            self._sample()
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether something has waited for its acknowledgement for long."""
+        if not self._answered:
+            return now - self._started > _MIRROR_AFTER
+        oldest = self._outbox.oldest() if self._outbox is not None else None
+        return oldest is not None and now - oldest > _MIRROR_AFTER
+
+    def _copy(self, now: float, limit: int) -> int:
+        """Copy to the spool; if that fails, not again for a while."""
+        try:
+            return self._journals.copy(limit)
+        except OSError as error:
+            self._spool_again = now + _SPOOL_TROUBLE
+            self._log.write(f"the spool can't be written: {error}")
+            return 0
+
+    def _sample(self) -> None:
+        if self._sampler is None:
+            environ = os.environ
+            # In a plain job that holds several tracked commands, the job's cgroup is not ours alone.
+            job_id = None if self._config.record else self._config.raw_job_id
+            mark = ("HPCTRACK_RUN_DIR", self._config.run_dir)
+            self._sampler = usage.Sampler(report.node(environ), job_id, mark)
+        self._own.append("usage", self._sampler.sample())
+
+    # --- the end ---
+
+    def _finish(self, now: float, deadline: float) -> None:
+        """The script has ended: wait for the last acknowledgements, then keep the rest in the spool."""
+        if self._answered and self._outbox is not None and self._outbox.drained():
+            self._done = True
+        elif now >= min(deadline, self._patience(deadline)):
+            self._journals.look()
+            while time.monotonic() < deadline + _COPY_AT_END and self._copy(now, _MIRROR_BYTES):
+                pass
+            self._done = True
+
+    def _patience(self, deadline: float) -> float:
+        """Return until when to wait for somebody who may not be there at all."""
+        if self._record is None:
+            return self._started + _RECORD_AT_END
+        if self._record.transport == "spool":
+            return 0.0
+        if self._answered:
+            return deadline
+        return (self._started if self._first_sent is None else self._first_sent) + _FIRST_ANSWER

@@ -1,0 +1,98 @@
+"""What a relay tells of its own accord: contents of ``hello``, ``start`` and ``fin``, with secrets masked."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hpctrack.redact import Redactor
+    from hpctrack.stream.supervisor import Config
+
+_STDERR_TAIL = 4096
+#: What is read before it, so that a secret is seen whole before it is cut.
+_CONTEXT = 12 << 10
+_MAX_VARIABLE = 32 << 10
+_MAX_ENVIRONMENT = 512 << 10
+
+
+def node(environ: Mapping[str, str]) -> str:
+    """Return Slurm's name of this node; outside Slurm the host's."""
+    return environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
+
+
+def hello(config: Config, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the first thing that is sent: ids only, since nobody has shown yet that he knows the key."""
+    return {
+        "time": time.time(),
+        "attempt": config.attempt,
+        "node": node(environ),
+        "job_id": config.raw_job_id,
+        "array_job_id": config.job_id if config.task >= 0 else None,
+        "array_task_id": config.task if config.task >= 0 else None,
+        "cluster": config.cluster,
+        "pid": os.getpid(),
+    }
+
+
+def start(
+    config: Config, environ: Mapping[str, str], submitted: Mapping[str, Any], redactor: Redactor
+) -> dict[str, Any]:
+    """Return what the collector is told once it has answered under the key.
+
+    ``submitted`` is the environment at submission, masked: only what differs from it is told again.
+    """
+    env: dict[str, str] = {}
+    size = 0
+    for name, value in redactor.environ(dict(environ)).items():
+        size += len(name) + len(value)
+        if submitted.get(name) != value and len(value) <= _MAX_VARIABLE and size <= _MAX_ENVIRONMENT:
+            env[name] = value
+    return {
+        "time": time.time(),
+        "env": env,
+        "stdout": redactor.text(config.stdout) or None,
+        "stderr": redactor.text(config.stderr) or None,
+        "node_list": environ.get("SLURM_JOB_NODELIST"),
+        "work_dir": redactor.text(os.getcwd()),
+        "job_name": environ.get("SLURM_JOB_NAME"),
+        "partition": environ.get("SLURM_JOB_PARTITION"),
+        "account": environ.get("SLURM_JOB_ACCOUNT"),
+        "qos": environ.get("SLURM_JOB_QOS"),
+    }
+
+
+def fin(
+    ending: Mapping[str, Any], lost: Mapping[str, int], stderr: str, redactor: Redactor
+) -> dict[str, Any]:
+    """Return how the script ended, as the supervisor saw it, with the end of what a failure had to say.
+
+    ``lost`` counts lines by journal; ``stderr`` is the path of the script's standard error, or empty.
+    """
+    failed = bool(ending.get("exit_code") or ending.get("exit_signal"))
+    tail = stderr_tail(stderr, redactor) if failed and stderr else None
+    return {**ending, "stderr_tail": tail, "lost": dict(lost)}
+
+
+def stderr_tail(path: str, redactor: Redactor) -> str | None:
+    """Return the last 4 KB of a file, masked; None if it can't be read or is no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        begin = max(found.st_size - _STDERR_TAIL - _CONTEXT, 0)
+        data = os.pread(descriptor, _STDERR_TAIL + _CONTEXT, begin)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    masked = redactor.text(data.decode("utf-8", "replace")).encode("utf-8", "replace")
+    return masked[-_STDERR_TAIL:].decode("utf-8", "ignore")

@@ -1,0 +1,231 @@
+"""Journals on disk: found in their folders, read as they grow, given back as they are acknowledged."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack.stream import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,19})\.part)\Z")
+_CHUNK = 1 << 16
+#: Acknowledged bytes that are given back at once.
+_PUNCH = 1 << 20
+_PAGE = 4096
+#: fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE.
+_PUNCH_HOLE = 0x01 | 0x02
+#: Nanoseconds for which a folder's time of change may stay the same although it has changed.
+_SETTLED = 2_000_000_000
+
+
+class File(NamedTuple):
+    """A file that holds a journal, or the part of it from offset ``base`` on."""
+
+    path: str
+    journal: bytes  # 8 bytes
+    kind: str
+    base: int
+    whole: bool
+
+
+def parse_name(path: str) -> File | None:
+    """Return what a path says about a journal; None for other files."""
+    match = _NAME.match(os.path.basename(path))
+    if match is None:
+        return None
+    name, kind, base = match.groups()
+    return File(path, bytes.fromhex(name), kind, int(base or 0), base is None)
+
+
+def find(folder: str) -> list[File]:
+    """Return the journals in a folder; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            files = [parse_name(entry.path) for entry in entries]
+    except OSError:
+        return []
+    return sorted(file for file in files if file is not None)
+
+
+class Watch:
+    """Notices new journals in a folder, for the price of one stat(2)."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._seen: set[str] = set()
+        self._changed = -1
+
+    def new(self, now_ns: int) -> list[File]:
+        """Return what is there for the first time. ``now_ns``: nanoseconds since the epoch."""
+        try:
+            changed = os.stat(self._folder).st_mtime_ns
+        except OSError:
+            return []
+        if changed == self._changed:
+            return []
+        self._changed = changed if changed < now_ns - _SETTLED else -1
+        found = [file for file in find(self._folder) if file.path not in self._seen]
+        self._seen.update(file.path for file in found)
+        return found
+
+
+class Tail:
+    """Reads the complete lines of one journal, from the files that hold it."""
+
+    def __init__(self, files: Iterable[File]) -> None:
+        """``files`` hold the same journal, wholly or in parts."""
+        self.files = sorted(files, key=lambda file: (file.base, not file.whole))
+        self.name = self.files[0].journal
+        self.kind = self.files[0].kind
+        #: Everything before it has been read.
+        self.offset = self.files[0].base
+        #: The journal's end, when it was last looked at.
+        self.end = self.offset
+        #: Lines that the writer could not append, and the attempt it belongs to.
+        self.lost = 0
+        self.attempt = 0
+        #: Masks strings and messages; to be set before anything is read.
+        self.redactor: journal.Redactor | None = None
+        self._descriptors: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
+        self._time: float | None = None
+        self._skipping = False
+        self._incomplete = -1
+        self._punched = _PAGE
+        self.look()
+        self.read_header()
+
+    def close(self) -> None:
+        """Close the files."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _open(self, file: File) -> int:
+        descriptor = self._descriptors.get(file.path)
+        if descriptor is None:
+            flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            try:
+                descriptor = os.open(file.path, os.O_RDWR | flags)
+            except OSError:
+                descriptor = os.open(file.path, os.O_RDONLY | flags)
+            self._descriptors[file.path] = descriptor
+        return descriptor
+
+    def look(self) -> bool:
+        """Look how far the journal has grown; whether there is anything new to read."""
+        for file in self.files:
+            try:
+                found = os.fstat(self._open(file))
+            except OSError:
+                continue
+            if stat.S_ISREG(found.st_mode):
+                self._ends[file.path] = file.base + found.st_size
+                self._time = found.st_mtime
+        self.end = max(self._ends.values(), default=self.offset)
+        return self.end > max(self.offset, self._incomplete)
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether somebody has cut the journal: ``>`` in place of ``>>``."""
+        return self.end < self.offset and self.files[-1].whole
+
+    def read_header(self) -> None:
+        """Read the journal's first line again: the count of lost lines is kept up to date there."""
+        first = self.files[0]
+        if first.base == 0 and first.path in self._descriptors:
+            header = journal.parse_header(os.pread(self._descriptors[first.path], journal.HEADER_SIZE, 0))
+            if header is not None:
+                self.attempt, _, self.lost = header
+
+    def seek(self, offset: int) -> None:
+        """Go on reading from an offset, which is the begin of a line."""
+        self.offset = offset
+        self._skipping = False
+        self._incomplete = -1
+
+    def read(self) -> list[journal.Line]:
+        """Read some more lines; none if there is no complete one left."""
+        while self.offset < self.end:
+            left = [file for file in self.files if self._ends.get(file.path, 0) > self.offset]
+            for file in sorted(left, key=lambda file: max(file.base, self.offset)):
+                if self.offset < file.base:  # acknowledged once, and not kept: PostgreSQL was set back
+                    self.seek(file.base)
+                    return [journal.Torn(file.base)]
+                lines = self._read_some(file)
+                if lines:
+                    return lines
+                if lines is not None:
+                    break
+            else:
+                break
+        return []
+
+    def _read_some(self, file: File) -> list[journal.Line] | None:
+        """Read a chunk, which may hold nothing of interest; None if no complete line is left in this file."""
+        data = self._bytes(file, self.offset, _CHUNK)
+        newline = data.rfind(b"\n")
+        if newline < 0 and not self._skipping:
+            data = self._bytes(file, self.offset, journal.MAX_LINE + 1)
+            newline = data.rfind(b"\n")
+        if newline < 0:
+            if len(data) <= journal.MAX_LINE and not self._skipping:
+                self._incomplete = self.end
+                return None
+            # Too long to be read: step over it, without holding it, and count it as torn.
+            self._skipping = True
+            self.offset += len(data)
+            return None if not data else []
+        if self._skipping:
+            self._skipping = False
+            self.offset += data.index(b"\n") + 1
+            return [journal.Torn(self.offset)]
+        lines = [self._stamped(line) for line in journal.parse(data, self.offset, self.redactor)]
+        self.offset += newline + 1
+        return lines
+
+    def _bytes(self, file: File, offset: int, size: int) -> bytes:
+        return os.pread(self._open(file), size, offset - file.base)
+
+    def _stamped(self, line: journal.Line) -> journal.Line:
+        """A row without a time was written about when the file last changed."""
+        return line._replace(time=self._time) if isinstance(line, journal.Row) and line.time is None else line
+
+    def raw(self, offset: int, size: int) -> bytes:
+        """Return bytes as they stand in a journal that one file holds."""
+        return self._bytes(self.files[0], offset, size)
+
+    def close_line(self) -> None:
+        """Void a last line that has no end: its writer is gone, and nobody may read half of it."""
+        last = self.files[-1]
+        if last.whole and self.end and self._bytes(last, self.end - 1, 1) != b"\n":
+            descriptor = os.open(last.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, journal.CANCEL + b"\n")
+            finally:
+                os.close(descriptor)
+
+    def give_back(self, watermark: int) -> None:
+        """Free the disk space of what is acknowledged, where the file system can."""
+        end = watermark // _PAGE * _PAGE
+        if end - self._punched < _PUNCH or not self.files[0].whole:
+            return
+        punched = punch_hole(self._open(self.files[0]), self._punched, end - self._punched)
+        self._punched = end if punched else 1 << 62
+
+
+def punch_hole(descriptor: int, offset: int, size: int) -> bool:
+    """Free a range of a file (fallocate(2)); False where that can't be done."""
+    import ctypes  # late: few journals grow so long
+
+    try:
+        libc = ctypes.CDLL(None)
+        libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        return bool(libc.fallocate(descriptor, _PUNCH_HOLE, offset, size) == 0)
+    except (OSError, AttributeError):
+        return False
