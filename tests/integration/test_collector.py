@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import random
@@ -10,18 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
 import psutil
 import pytest
 
-from hpctrack import errors
+from hpctrack import errors, model
 from hpctrack import settings as configuration
 from hpctrack.store import collectors, embedded
 from hpctrack.store import database as store
 from hpctrack.stream import journal, records, wire
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import reconciling, starting
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
 PATIENCE = 60.0
@@ -445,6 +447,86 @@ def test_an_address_that_is_taken_is_one_clear_line(settings):
     assert run.returncode == 69
     assert "can't listen on 127.0.0.1" in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
+
+
+# --- the early check of a run whose script has ended ---
+
+
+class Books:
+    """Slurm's books, which learn of the end of job 14 only when they have been looked at twice."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def _fact(self, source, status) -> model.JobFacts:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        ended = now if status is model.RunStatus.FAILED else None
+        submitted = now - datetime.timedelta(minutes=1)
+        return model.JobFacts(
+            source, "c", 14, status.value, status, user_name="u", attempt=0, time_submitted=submitted,
+            time_started=submitted, time_ended=ended, exit_code=3 if ended else None,
+        )  # fmt: skip
+
+    def queue(self, users=None):
+        return [] if self.looks > 2 else [self._fact("squeue", model.RunStatus.COMPLETING)]
+
+    def ended(self, jobs, since):
+        self.looks += 1
+        status = model.RunStatus.FAILED if self.looks > 2 else model.RunStatus.RUNNING
+        return [self._fact("sacct", status)]
+
+
+def test_a_finished_job_shows_its_final_state_within_seconds(settings, connection, insert):
+    experiment, name, books = insert("experiments", name="e"), uuid.uuid4(), Books()
+    before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=1)
+    insert("submissions", uuid=name, user_name="u", time=before, cluster="c")
+    run_id = insert(
+        "runs", experiment_id=experiment, status="RUNNING", submission=name, task=-1, user_name="u",
+        cluster="c", slurm_job_id=14, time_created=before,
+    )  # fmt: skip
+    collector = uuid.uuid4()
+    collectors.beat(connection, collector, host="h", pid=1, addresses=["h:1"], stats={})
+    assert collectors.take_lease(connection, collector)
+    rarely = settings._replace(reconcile_interval=3600.0)
+    thread = reconciling.Reconciling(
+        rarely, collector, lambda: reconciling.Slurm("c", books, None), lambda: True
+    )
+    running = threading.Thread(target=thread.run)
+    running.start()
+    try:
+        eventually(lambda: thread.passes)  # the regular pass, for the next hour
+        thread.ended({run_id})
+        query = "SELECT status::text FROM runs WHERE id = %s"
+        eventually(lambda: connection.execute(query, [run_id]).fetchone() == ("FAILED",))
+        assert books.looks == 3
+    finally:
+        thread.stop()
+        running.join(PATIENCE)
+    assert thread.trouble is None
+
+
+def test_who_does_not_lead_leaves_slurm_alone(settings):
+    def find():
+        raise AssertionError
+
+    thread = reconciling.Reconciling(settings, uuid.uuid4(), find, lambda: False)
+    running = threading.Thread(target=thread.run)
+    running.start()
+    thread.ended({1})
+    time.sleep(1.0)
+    thread.stop()
+    running.join(PATIENCE)
+    assert thread.passes == 0
+
+
+def test_without_slurm_the_collector_goes_on(connection, start, submit, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run_id, *identity = submit()
+    process = start("--reconcile")
+    Sender(process.address(), *identity).ship(b"journal1", [rows(0)])
+    eventually(lambda: stats(connection)["slurm_trouble"])
+    assert process.process.poll() is None
+    assert logged(connection, run_id) == whole(3)
 
 
 # --- the personal mode ---

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, reconcile
+from hpctrack import settings as settings_
 from hpctrack.store import database
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from hpctrack.slurm.accounting import Backend
 
 #: Seconds from a script's end to the first look at Slurm's books, and between early looks.
-_FIRST_LOOK = 1.0
+_FIRST_LOOK = 0.5
 _BETWEEN_LOOKS = 2.0
 #: Each look that finds a run unfinished doubles the wait for the next; then the regular passes will do.
-_LOOKS = 6
-#: In the personal mode Slurm is asked once a minute at most.
+_FIRST_PAUSE = 1.0
+_LOOKS = 7
+#: In the personal mode Slurm is asked once a minute, unless the configuration says otherwise.
 _PERSONAL_INTERVAL = 60.0
+_DEFAULT_INTERVAL = settings_.Settings().reconcile_interval
 _RETRY_SECONDS = 300.0
 _TICK = 0.5
 
@@ -79,7 +82,7 @@ class Reconciling:
         """Look early at runs whose script has ended. For any thread."""
         due = time.monotonic() + _FIRST_LOOK
         with self._lock:
-            self._looks.update(dict.fromkeys(run_ids, _Look(due, _BETWEEN_LOOKS, _LOOKS)))
+            self._looks.update(dict.fromkeys(run_ids, _Look(due, _FIRST_PAUSE, _LOOKS)))
 
     def run(self) -> None:
         """Reconcile until stopped."""
@@ -99,7 +102,9 @@ class Reconciling:
     @property
     def _interval(self) -> float:
         interval = self._settings.reconcile_interval
-        return max(interval, _PERSONAL_INTERVAL) if self._settings.personal else interval
+        if self._settings.personal and interval == _DEFAULT_INTERVAL:
+            return _PERSONAL_INTERVAL
+        return interval
 
     def _tick(self, now: float) -> None:
         slurm = self._slurm
