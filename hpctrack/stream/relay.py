@@ -205,7 +205,9 @@ class Relay:
         if "event" in message:
             self._own.append("event", message["event"])
         if "fin" in message:
-            self._deadline = time.monotonic() + self._flush
+            self._deadline = time.monotonic() + self._config.flush
+            if self._sampler is not None:
+                self._attempt(self._sample)
             self._journals.end_lines()
             ending = report.fin(message["fin"], self._journals.lost(), self._config.stderr, self._mask())
             self._own.append("fin", ending)
@@ -225,11 +227,7 @@ class Relay:
         if self._deadline is not None:
             self._finish(now, self._deadline)
         elif not self._supervised and not os.path.exists(f"/proc/{self._script_pid}/stat"):
-            self._deadline = now + self._flush
-
-    @property
-    def _flush(self) -> float:
-        return self._config.flush
+            self._deadline = now + self._config.flush
 
     # --- whose journals ---
 
@@ -327,7 +325,11 @@ class Relay:
             self._copy(now, _MIRROR_BYTES)
         self._journals.keep_house(in_spool_for_good=by_spool)
         self._journals.clear(self._is_delivered)
-        if now >= self._next_sample and (self._answered or by_spool or self._is_stuck(now)):
+        if (
+            self._deadline is None
+            and now >= self._next_sample
+            and (self._answered or by_spool or self._is_stuck(now))
+        ):
             self._next_sample = now + (self._record.usage_interval if self._record is not None else 10.0)
             self._sample()
 
