@@ -46,6 +46,10 @@ class Leftover:
                     os.unlink(file.path)
         return mirror.remove_if_empty(self.path)
 
+    def refresh(self) -> None:
+        """Give a sign of life, to be repeated within a minute."""
+        self._lock.refresh()
+
     def release(self) -> None:
         """Give the folder back."""
         self._lock.release()

@@ -73,6 +73,12 @@ def make_private(path: str) -> None:
             raise PermissionError(f"{path} is not a private folder of this user") from None
 
 
+def homes(node_dir: str) -> list[str]:
+    """Return the folders on this host that hold run folders of this user."""
+    found = (os.path.join(parent, f"hpctrack-{os.geteuid()}") for parent in _candidates(node_dir))
+    return [home for home in found if os.path.isdir(home)]
+
+
 def _candidates(node_dir: str) -> list[str]:
     """Return where to try: what is configured, else disks before memory, which is charged to the job."""
     if node_dir:

@@ -1,0 +1,137 @@
+"""The spool: what could not be shipped when it happened, found and delivered later.
+
+``hpctrack sync`` and the collector deliver with the same engine as relays. A folder in which somebody works,
+its relay or another delivery, is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack import errors, redact
+from hpctrack.stream import folders, leftovers, runfolder, wire
+from hpctrack.stream.outbox import Link, Outbox, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from hpctrack.stream.records import Record
+    from hpctrack.stream.tail import Tail
+
+#: Seconds without any answer after which the next address is tried, and after which nobody is there.
+_TURN_AFTER = 2.0
+_GIVE_UP_AFTER = 10.0
+_REFRESH = 30.0
+_PAUSE = 0.05
+
+
+class Spooled(NamedTuple):
+    """A folder of journals that its relay has left, in the spool or on this host."""
+
+    path: str
+    identity: folders.Identity
+    in_spool: bool
+    #: Bytes in it.
+    size: int
+
+
+def pending(spool: str, node_dir: str = "") -> list[Spooled]:
+    """Return what waits: folders of the spool, and run folders of this host whose supervisor is gone."""
+    places = [(os.path.join(spool, "journals"), True)]
+    places += [(home, False) for home in runfolder.homes(node_dir)]
+    return [found for place, in_spool in places for found in _waiting(place, in_spool=in_spool)]
+
+
+def _waiting(place: str, *, in_spool: bool) -> Iterator[Spooled]:
+    for path in sorted(folders.others(place, "")):
+        identity = folders.read_identity(path)
+        if identity is None or (not in_spool and folders.supervisor_lives(identity)):
+            continue
+        size = 0
+        for file in leftovers.Leftover(path, identity, in_spool=in_spool).files:
+            try:
+                size += os.stat(file.path).st_size
+            except OSError:
+                continue
+        yield Spooled(path, identity, in_spool, size)
+
+
+def deliver(
+    spooled: Spooled, spool: str, addresses: Callable[[], Sequence[str]], progress: Callable[[int], None]
+) -> bool:
+    """Ship a folder until all of it is acknowledged, and delete it; False if somebody else works in it.
+
+    ``addresses`` returns ``host:port`` entries of collectors; ``progress`` is told the number of bytes each
+    time that some are acknowledged. Raises `errors.CollectorUnavailable` if nobody answers,
+    `errors.BadInput` if there is no submission record, OSError if the folder can't be read or written.
+    """
+    record = folders.find_record(spool, spooled.identity)
+    if record is None:
+        raise errors.BadInput(
+            f"{spooled.path}: its submission record is gone, so nobody can prove whose it is"
+        )
+    leftover = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool)
+    if not leftover.take():
+        return False
+    link = Link(addresses)
+    tails = leftovers.tails_of([leftover])
+    try:
+        if leftover.identity.closed:
+            for one in tails:
+                one.close_line()  # whoever began that line is gone
+                one.look()
+        box = _outbox(record, spooled.identity.task, tails)
+        _ship(box, link, leftover, progress)
+        delivered = {one.name for one in box.tails() if box.delivered(one)}
+        leftover.clear(lambda file: file.journal in delivered)
+    finally:
+        link.close()
+        for one in tails:
+            one.close()
+        leftover.release()
+    return True
+
+
+def _outbox(record: Record, task: int, tails: list[Tail]) -> Outbox:
+    key = wire.run_key(bytes.fromhex(record.secret), task)
+    run = Run(bytes.fromhex(record.uuid.replace("-", "")), task, key)
+    box = Outbox(run, lambda: int.from_bytes(os.urandom(4), "little") / 2**32)
+    for one in tails:
+        one.redactor = redact.Redactor()
+        box.add(one, first=one.kind == "relay")
+    return box
+
+
+def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Callable[[int], None]) -> None:
+    began = turned = refreshed = time.monotonic()
+    link.turn()
+    before = 0
+    while not box.drained():
+        now = time.monotonic()
+        for datagram in link.receive():
+            box.receive(datagram, now)
+        acknowledged = sum(box.watermark(one) - one.files[0].base for one in box.tails())
+        if acknowledged > before:
+            progress(acknowledged - before)
+            before = acknowledged
+        silent = now - max(began, box.heard or 0.0)
+        if silent > _GIVE_UP_AFTER:
+            raise errors.CollectorUnavailable("no collector answers")
+        if silent > _TURN_AFTER and now - turned > _TURN_AFTER:
+            turned = now
+            link.turn()
+        if now - refreshed > _REFRESH:
+            refreshed = now
+            leftover.refresh()
+        sent = sum(link.send(datagram) for datagram in box.datagrams(now))
+        _wait(link, 0.0 if sent else _PAUSE)
+
+
+def _wait(link: Link, seconds: float) -> None:
+    poll = select.poll()
+    for descriptor in link.filenos():
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(seconds * 1000)
