@@ -13,7 +13,7 @@ import threading
 import pytest
 from psycopg import sql
 
-from hpctrack import errors, model
+from hpctrack import errors, model, reconcile
 from hpctrack.store import columns, ingestion, values
 from hpctrack.store import database as store
 from hpctrack.stream import decode, journal, wire
@@ -629,6 +629,35 @@ SHAPES = [
     {"lost": {f"{i:016x}": 1 for i in range(9000)}},
     {"deep": [[[[[]]]]], "\ud800": "\ud800"},
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["hello", "start", "fin"])
+def test_hostile_words_about_status_harm_nothing(connection, run, kind):
+    run_id = run()
+    log = Journal(run_id)
+    strange = {"time": 1e300, "node": "a\0b", "stdout": "\ud800", "stderr_tail": "x\0y", "exit_code": 1 << 70}
+    bodies = [{name: value} for name, value in strange.items()]
+    bodies += [strange, {"env": {"A\0": "b\0", "C": "\ud800"}}, {"env": 3}, {"node": "x" * 100_000}]
+    real = ingestion.Ingestion(connection, reconcile.observe)
+    outcome = real.store([*(log.message(kind, body) for body in bodies), log.rows({"step": 1, "x": 1.0})])
+    assert outcome.watermarks == {(run_id, A): 100 * (len(bodies) + 1)}
+    assert stored(connection, run_id) == {(1, 0.0): {"x": 1.0}}
+
+
+def test_a_mistake_of_ours_costs_only_what_brings_it_to_light(connection, run):
+    run_id = run()
+    log = Journal(run_id)
+
+    def observe(_connection, messages):
+        for message in messages:
+            if message.body.get("bad"):
+                raise KeyError("bad")
+        return frozenset()
+
+    mistaken = ingestion.Ingestion(connection, observe)
+    batch = [log.message("hello", {"bad": i == 3}) for i in range(6)]
+    assert mistaken.store(batch).watermarks == {(run_id, A): 600}
+    assert one(connection, "SELECT start_offset, reason FROM rejected") == (300, "KeyError: 'bad'")
 
 
 @pytest.mark.parametrize("kind", ["usage", "args", "tags", "fin", "hello", "event", "start", "nonsense"])

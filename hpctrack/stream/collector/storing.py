@@ -201,7 +201,7 @@ class Storing:
 
     def _note_trouble(self, state: tenacity.RetryCallState) -> None:
         error = str(state.outcome.exception() if state.outcome else "")
-        if self.trouble is None:
+        if self.trouble != error:
             _log.warning("%s; what arrives is kept, and not acknowledged", error)
         self.trouble = error
         self._disconnect()
