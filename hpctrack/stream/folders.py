@@ -35,6 +35,7 @@ class Identity(NamedTuple):
     job_id: int | None = None
     #: Path of the submission record.
     record: str | None = None
+    attempt: int = 0
     #: The supervisor, on the host and in the boot that are named.
     host: str = ""
     boot: str = ""
@@ -116,6 +117,11 @@ class Lock:
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, "lock")
         self._descriptor = -1
+
+    @property
+    def taken(self) -> bool:
+        """Whether we have it."""
+        return self._descriptor >= 0
 
     def take(self) -> bool:
         """Take the lock; False if somebody else has it. Raises OSError if there can't be one."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hpctrack.stream import folders, mirror, tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class Leftover:
@@ -30,10 +30,17 @@ class Leftover:
         self.files = tail.find(self.path)
         return True
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the processes that wrote here have ended."""
+        if self._in_spool:
+            return self.identity.closed
+        return self.identity.closed or not folders.supervisor_lives(self.identity)
+
     def clear(self, is_delivered: Callable[[tail.File], bool]) -> bool:
         """Delete what is delivered and at rest; whether the folder is gone. Only after `take`."""
         now = self._lock.refresh()
-        over = self.identity.closed or not (self._in_spool or folders.supervisor_lives(self.identity))
+        over = self.is_over
         if not self._in_spool:
             # The script may append to its journals by their names: all of them go, or none.
             if not over or not all(map(is_delivered, tail.find(self.path))):
@@ -47,8 +54,9 @@ class Leftover:
         return mirror.remove_if_empty(self.path)
 
     def refresh(self) -> None:
-        """Give a sign of life, to be repeated within a minute."""
-        self._lock.refresh()
+        """Give a sign of life, to be repeated within a minute, if the folder is ours."""
+        if self._lock.taken:
+            self._lock.refresh()
 
     def release(self) -> None:
         """Give the folder back."""
@@ -71,10 +79,19 @@ def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Left
                 yield leftover
 
 
-def tails_of(leftovers: list[Leftover]) -> list[tail.Tail]:
+def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
     """Return one tail for each journal, whichever folders hold it."""
-    files: dict[bytes, list[tail.File]] = {}
-    for leftover in leftovers:
-        for file in leftover.files:
-            files.setdefault(file.journal, []).append(file)
-    return [tail.Tail(found) for found in files.values()]
+    holders: dict[bytes, list[Leftover]] = {}
+    for leftover in found:
+        for name in {file.journal for file in leftover.files}:
+            holders.setdefault(name, []).append(leftover)
+    tails = []
+    for name, leftovers in holders.items():
+        one = tail.Tail(file for leftover in leftovers for file in leftover.files if file.journal == name)
+        if one.files[0].base:  # without its first line
+            one.attempt = leftovers[0].identity.attempt
+        if all(leftover.is_over for leftover in leftovers):
+            with contextlib.suppress(OSError):
+                one.close_line()
+        tails.append(one)
+    return tails

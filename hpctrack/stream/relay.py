@@ -126,6 +126,7 @@ class Relay:
             cluster=config.cluster,
             job_id=config.job_id,
             record=config.record or None,
+            attempt=config.attempt,
             host=folders.host(),
             boot=folders.boot(),
             pid=os.getppid(),

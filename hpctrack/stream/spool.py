@@ -1,11 +1,12 @@
 """The spool: what could not be shipped when it happened, found and delivered later.
 
-``hpctrack sync`` and the collector deliver with the same engine as relays. A folder in which somebody works,
-its relay or another delivery, is left alone.
+``hpctrack sync`` and the collector deliver with the same engine as relays. Where somebody works in a folder
+of the spool, its relay or another delivery, what is there is delivered, and stays in place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -26,6 +27,7 @@ _TURN_AFTER = 2.0
 _GIVE_UP_AFTER = 10.0
 _REFRESH = 30.0
 _PAUSE = 0.05
+_MAX_SCRIPT = 1 << 20
 
 
 class Spooled(NamedTuple):
@@ -62,7 +64,7 @@ def _waiting(place: str, *, in_spool: bool) -> Iterator[Spooled]:
 def deliver(
     spooled: Spooled, spool: str, addresses: Callable[[], Sequence[str]], progress: Callable[[int], None]
 ) -> bool:
-    """Ship a folder until all of it is acknowledged, and delete it; False if somebody else works in it.
+    """Ship a folder until all of it is acknowledged, and delete it; False if somebody still works in it.
 
     ``addresses`` returns ``host:port`` entries of collectors; ``progress`` is told the number of bytes each
     time that some are acknowledged. Raises `errors.CollectorUnavailable` if nobody answers,
@@ -74,33 +76,38 @@ def deliver(
             f"{spooled.path}: its submission record is gone, so nobody can prove whose it is"
         )
     leftover = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool)
-    if not leftover.take():
-        return False
+    taken = leftover.take()
+    if not taken and not spooled.in_spool:
+        return False  # its relay ships it
     link = Link(addresses)
     tails = leftovers.tails_of([leftover])
     try:
-        if leftover.identity.closed:
-            for one in tails:
-                one.close_line()  # whoever began that line is gone
-                one.look()
-        box = _outbox(record, spooled.identity.task, tails)
+        box = _outbox(record, spooled.identity.task, tails, _mask(spooled.path))
         _ship(box, link, leftover, progress)
-        delivered = {one.name for one in box.tails() if box.delivered(one)}
-        leftover.clear(lambda file: file.journal in delivered)
+        paths = {file.path for one in tails if box.delivered(one) for file in one.files}
+        return taken and leftover.clear(lambda file: file.path in paths)
     finally:
         link.close()
         for one in tails:
             one.close()
         leftover.release()
-    return True
 
 
-def _outbox(record: Record, task: int, tails: list[Tail]) -> Outbox:
+def _mask(folder: str) -> redact.Redactor:
+    """Return a redactor that knows the secrets of this environment and of the script, if that is here."""
+    texts = []
+    path = os.path.join(folder, "slurm_script")
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        texts.append(file.read(_MAX_SCRIPT))
+    return redact.Redactor.collect(os.environ, texts=texts)
+
+
+def _outbox(record: Record, task: int, tails: list[Tail], mask: redact.Redactor) -> Outbox:
     key = wire.run_key(bytes.fromhex(record.secret), task)
     run = Run(bytes.fromhex(record.uuid.replace("-", "")), task, key)
     box = Outbox(run, lambda: int.from_bytes(os.urandom(4), "little") / 2**32)
     for one in tails:
-        one.redactor = redact.Redactor()
+        one.redactor = mask
         box.add(one, first=one.kind == "relay")
     return box
 
@@ -109,7 +116,7 @@ def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Calla
     began = turned = refreshed = time.monotonic()
     link.turn()
     before = 0
-    while not box.drained():
+    while True:
         now = time.monotonic()
         for datagram in link.receive():
             box.receive(datagram, now)
@@ -117,6 +124,8 @@ def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Calla
         if acknowledged > before:
             progress(acknowledged - before)
             before = acknowledged
+        if box.drained():
+            return
         silent = now - max(began, box.heard or 0.0)
         if silent > _GIVE_UP_AFTER:
             raise errors.CollectorUnavailable("no collector answers")
