@@ -380,7 +380,7 @@ def _number(text: str) -> float | int | None:
         return int(text) if len(text) < _MAX_DIGITS else float(text)
     if match["hex"]:
         return int(text, 16)
-    if "x" in text or "X" in text:
+    if text[:3].lower().lstrip("+-")[:2] == "0x":
         try:
             return float.fromhex(text)
         except OverflowError:
