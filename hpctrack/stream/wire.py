@@ -268,10 +268,11 @@ class Rows:
             self._append_other(values)
             self._sure = 0
         self._rows.append(row)
-        if step == self._next_step and self._affine:
-            self._next_step += self._stride  # type: ignore[operator]  # affine: not None
-        elif self._affine:
-            self._space(step)
+        if self._affine:
+            if step is not None and step == self._next_step:
+                self._next_step = step + self._stride
+            else:
+                self._space(step)
         if progress is not None and not self._progressed:
             self._progressed, self._sure = True, 0
         if time is None:
