@@ -104,8 +104,14 @@ def run_refs(
 
 @contextlib.contextmanager
 def connected(configuration: Settings) -> Iterator[Connection]:
-    """Connect for reading: each statement its own transaction, so that nothing is held while we draw."""
-    from hpctrack.store import database
+    """Connect for reading: each statement its own transaction, so that nothing is held while we draw.
+
+    Submissions of this user that PostgreSQL does not know yet are registered first, so that who asks for a
+    job right after sbatch finds it.
+    """
+    from hpctrack.store import database, registration
 
     with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
+        with contextlib.suppress(errors.HpctrackError, OSError):
+            registration.register_pending(configuration, connection)
         yield connection
