@@ -98,6 +98,7 @@ class Window:
         self.limit = float(FIRST_LIMIT)
         self._threshold = float(MAX_LIMIT)
         self._flying = 0
+        self._busy = False  # the limit was made use of
         self._token = 0
         self._recovering = 0  # losses of tokens up to this one have been answered for
         self._timeouts = 0
@@ -262,6 +263,7 @@ class Window:
         if stream is None:
             return None
         self._wake(now)
+        self._busy = self._flying >= self.limit / 2
         arrived = stream.tokens.get(header.echo)
         if arrived is not None:
             stream.newest = max(stream.newest, header.echo)
@@ -339,9 +341,8 @@ class Window:
 
     def _arrive(self, flight: Flight) -> None:
         if flight.state == FLYING:
-            busy = self._flying >= self.limit / 2
             self._flying -= 1
-            if busy and self.limit < MAX_LIMIT:
+            if self._busy and self.limit < MAX_LIMIT:
                 self.limit += 1 if self.limit < self._threshold else GROWTH
         flight.state = ARRIVED
 
