@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.stream.spool import Spooled
 
+#: So many folders without an answer, and none with one: nobody is there.
+_SILENCE_ENOUGH = 3
+
 
 @click.command()
 @common.config_option
@@ -64,18 +67,18 @@ def _deliver(configuration: Settings, waiting: list[Spooled]) -> tuple[int, int,
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("delivering", total=sum(spooled.size for spooled in waiting))
         for spooled in waiting:
             try:
                 done = spool.deliver(
                     spooled, configuration.spool, addresses, lambda count: bar.advance(task, count)
                 )
-            except errors.CollectorUnavailable as error:
-                places = ", ".join(addresses()) or "no address is known"
-                hint = "start one with hpctrack collector, or see what is configured"
-                problems.insert(0, errors.CollectorUnavailable(f"{error} ({places}): {hint}"))
-                break
+            except errors.CollectorUnavailable:
+                problems.append(_unanswered(spooled, addresses()))
+                if not delivered and len(problems) == _SILENCE_ENOUGH:
+                    break
             except errors.HpctrackError as error:
                 problems.append(error)
             except OSError as error:
@@ -84,6 +87,14 @@ def _deliver(configuration: Settings, waiting: list[Spooled]) -> tuple[int, int,
                 delivered += done
                 size += spooled.size if done else 0
     return delivered, size, problems
+
+
+def _unanswered(spooled: Spooled, addresses: list[str]) -> errors.CollectorUnavailable:
+    """Nobody answers what nobody can verify: the collector is away, or the run was deleted."""
+    places = ", ".join(addresses) or "no address is known"
+    return errors.CollectorUnavailable(
+        f"no collector answers for {spooled.path} ({places}): see hpctrack collector --status"
+    )
 
 
 def _summary(registered: int, delivered: int, size: int, left: int) -> str:

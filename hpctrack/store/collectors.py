@@ -12,7 +12,7 @@ from hpctrack.store import database
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from hpctrack.store.database import Connection
@@ -48,19 +48,24 @@ class CollectorRow:
 
 
 def run_keys(
-    connection: Connection, names: Sequence[tuple[bytes, int]]
+    connection: Connection, names: Collection[tuple[bytes, int]]
 ) -> dict[tuple[bytes, int], tuple[int, bytes]]:
     """Return id and secret of runs by submission (16 bytes) and task; those that do not exist are left out.
 
     Raises `errors.StoreError`.
     """
-    parameters = {
+    with database.translated():
+        rows: list[tuple[Any, ...]] = connection.execute(
+            statement("fetch_run_keys"), _names(names)
+        ).fetchall()
+    return {(submission.bytes, task): (run_id, bytes(secret)) for submission, task, run_id, secret in rows}
+
+
+def _names(names: Collection[tuple[bytes, int]]) -> dict[str, list[Any]]:
+    return {
         "submissions": [UUID(bytes=submission) for submission, _ in names],
         "tasks": [task for _, task in names],
     }
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(statement("fetch_run_keys"), parameters).fetchall()
-    return {(submission.bytes, task): (run_id, bytes(secret)) for submission, task, run_id, secret in rows}
 
 
 def beat(
@@ -107,6 +112,30 @@ def fetch(connection: Connection) -> list[CollectorRow]:
         CollectorRow(id_, host, pid, tuple(addresses), started, heartbeat, stats, silent, bool(reconciles))
         for id_, host, pid, addresses, started, heartbeat, _lease, stats, silent, reconciles in rows
     ]
+
+
+def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int], int]:
+    """Return the ids of runs by submission (16 bytes) and task; those that do not exist are left out.
+
+    Raises `errors.StoreError`.
+    """
+    with database.translated():
+        rows: list[tuple[Any, ...]] = connection.execute(
+            statement("fetch_known_runs"), _names(names)
+        ).fetchall()
+    return {(submission.bytes, task): run_id for submission, task, run_id in rows}
+
+
+def note_waiting(connection: Connection, waiting: Mapping[int, int]) -> None:
+    """Say how many bytes wait in the spool, by run; nothing waits of all others. Raises `errors.StoreError`.
+
+    For the one collector of a user, who has one spool.
+    """
+    parameters = {"runs": list(waiting), "bytes": list(waiting.values())}
+    with database.translated():
+        connection.execute(statement("note_waiting"), parameters)
+        if waiting:
+            connection.execute(statement("insert_waiting"), parameters)
 
 
 def live_runs(connection: Connection) -> int:

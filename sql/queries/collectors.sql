@@ -49,3 +49,20 @@ WHERE r.time_ended IS NULL AND r.submission IS NOT NULL
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> %(own)s
   AND (state <> 'idle' OR state_change > now() - make_interval(secs => %(seconds)s));
+
+-- name: fetch_known_runs
+-- Which of these runs exist, by what the wire calls them.
+SELECT r.submission, r.task, r.id
+FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[]) AS w (submission, task)
+JOIN runs r ON r.submission = w.submission AND r.task = w.task;
+
+-- name: note_waiting
+-- What is known to wait in the spool, of all runs of this spool's submissions.
+UPDATE run_latest l SET waiting = coalesce(w.bytes, 0)
+FROM runs r LEFT JOIN unnest(%(runs)s::bigint[], %(bytes)s::bigint[]) AS w (run_id, bytes) ON w.run_id = r.id
+WHERE l.run_id = r.id AND (l.waiting > 0 OR w.bytes > 0) AND l.waiting <> coalesce(w.bytes, 0);
+
+-- name: insert_waiting
+-- Runs of which nothing but this is known yet.
+INSERT INTO run_latest (run_id, waiting)
+SELECT * FROM unnest(%(runs)s::bigint[], %(bytes)s::bigint[]) ON CONFLICT DO NOTHING;

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hpctrack import errors
 from hpctrack.store import collectors, database, embedded
 from hpctrack.stream import keys, receive, records
-from hpctrack.stream.collector import addresses, keeping, reconciling, starting, storing
+from hpctrack.stream.collector import addresses, delivering, keeping, reconciling, starting, storing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,6 +54,7 @@ class Collector:
         self._receiver = receive.Receiver(self._socket, self._keys, self._intake, self._storing.watermark)
         identity = {"host": socket.gethostname(), "pid": os.getpid(), "addresses": self.addresses}
         self._keeping = keeping.Keeping(settings, self._keys, self.id, identity, self.stats)
+        self._delivering = delivering.Delivering(settings, self.addresses)
 
     def stop(self) -> None:
         """Have `run` end. For any thread, and for signal handlers."""
@@ -69,6 +70,7 @@ class Collector:
             self._thread("receive", self._receiver.run),
             self._thread("store", self._storing.run),
             self._thread("keep", self._keeping.run),
+            self._thread("deliver", self._delivering.run),
         ]
         if self._reconciling is not None:
             threads.append(self._thread("reconcile", self._reconciling.run))
@@ -117,13 +119,14 @@ class Collector:
 
     def _wait(self, idle_exit: float | None) -> bool:
         """Wait until stopped; True if there has been no live run for too long."""
-        busy, next_check = time.monotonic(), 0.0
+        busy, next_check, accepted = time.monotonic(), 0.0, 0
         while not self._stopping.wait(_TICK):
             now = time.monotonic()
             if idle_exit is None or now < next_check:
                 continue
             next_check = now + min(_IDLE_CHECK_SECONDS, idle_exit / 4)
-            if self._keeping.live_runs != 0 or len(self._intake) or waits_for_registration(self._settings):
+            before, accepted = accepted, self._receiver.counts["accepted"]
+            if self._keeping.live_runs != 0 or accepted > before or waits_for_registration(self._settings):
                 busy = now
             elif now - busy >= idle_exit:
                 return True
@@ -131,6 +134,7 @@ class Collector:
 
     def _end(self, threads: list[threading.Thread]) -> None:
         """Take in what has arrived, store it, acknowledge it, and only then let go."""
+        self._delivering.stop()
         receiver, store, *others = threads
         self._receiver.stop()
         receiver.join()

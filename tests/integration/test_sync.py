@@ -1,0 +1,218 @@
+"""What could not be sent when it happened: delivered from the spool, by hand and by the collector."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from hpctrack import settings as configuration
+from hpctrack.store import database as store
+from hpctrack.store import embedded, registration
+from hpctrack.stream import folders, journal, records
+from hpctrack.stream.collector import delivering, starting
+
+PROGRAM = "from hpctrack.cli import main; main.main()"
+PATIENCE = 60.0
+
+
+def eventually(check):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := check()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def environment(settings) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPCTRACK_")}
+    return {**inherited, **starting.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def hpctrack(settings, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words],
+        env=environment(settings), cwd=settings.data_dir, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def settings(database, tmp_path):
+    """A site: a server, and a spool of one's own; nothing of this host's other runs is looked at."""
+    settings = database._replace(
+        collector_bind="127.0.0.1", auto_columns=True, node_dir=str(tmp_path / "node")
+    )
+    os.makedirs(settings.data_dir)
+    return settings
+
+
+@pytest.fixture
+def collector(settings):
+    """A collector of the site, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "collector", "--no-reconcile"], env=environment(settings)
+    )
+    eventually(lambda: starting.read_addresses(settings))
+    yield process
+    process.kill()
+    process.wait(PATIENCE)
+
+
+class Left:
+    """A submission, and a folder in the spool with the journals of its run."""
+
+    def __init__(self, settings) -> None:
+        name = str(uuid.uuid4())
+        self.record = records.Record(
+            name, os.urandom(32).hex(), time.time(), None, None, None,
+            {"uuid": name, "user_name": "u", "time": "2026-01-01T00:00:00Z"},
+            {"experiment": "e", "kind": "command"},
+        )  # fmt: skip
+        path = records.write(settings.spool, self.record)
+        self.folder = os.path.join(settings.spool, "journals", f"{name}.0.{os.urandom(4).hex()}")
+        folders.make(self.folder)
+        folders.write_identity(self.folder, folders.Identity(name, -1, record=path, closed=True))
+
+    def journal(self, lines: list[bytes], *, name: str | None = None, kind: str = "log") -> str:
+        path = os.path.join(self.folder, f"{name or os.urandom(8).hex()}.{kind}.journal")
+        with open(path, "wb") as file:
+            file.write(journal.format_header(0, 0) + b"".join(lines))
+        return path
+
+
+def lines(first: int, count: int) -> list[bytes]:
+    return [journal.format_row({"x": step + 0.5}, step=step) for step in range(first, first + count)]
+
+
+def logged(settings) -> dict[int, float]:
+    with store.connect(settings, autocommit=True) as connection:
+        try:
+            return dict(connection.execute("SELECT step, x FROM metrics").fetchall())
+        except store.psycopg.errors.UndefinedColumn:
+            return {}
+
+
+def whole(count: int) -> dict[int, float]:
+    return {step: step + 0.5 for step in range(count)}
+
+
+def test_what_waits_is_registered_and_delivered_and_once_more_adds_nothing(settings, collector):
+    left = Left(settings)
+    left.journal(lines(0, 3000))
+    left.journal([journal.format_message("args", {"lr": 0.1})], kind="relay")
+    other = Left(settings)
+    other.journal([])
+    first = hpctrack(settings, "sync")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert len(first.stdout.splitlines()) == 1
+    assert "2 folders of journals delivered" in first.stdout
+    assert logged(settings) == whole(3000)
+    assert not os.path.exists(left.folder)
+    second = hpctrack(settings, "sync")
+    assert (second.returncode, second.stdout) == (0, "nothing waits\n")
+    with store.connect(settings, autocommit=True) as connection:
+        assert connection.execute("SELECT sum(rows), sum(duplicates) FROM streams").fetchone() == (3000, 0)
+        assert connection.execute("SELECT count(*) FROM runs WHERE args = '{\"lr\": 0.1}'").fetchone() == (1,)
+    assert collector.poll() is None
+
+
+def test_a_copy_that_is_delivered_again_changes_nothing(settings, collector):
+    left = Left(settings)
+    path = left.journal(lines(0, 500))
+    with open(path, "rb") as file:
+        content = file.read()
+    assert hpctrack(settings, "sync").returncode == 0
+    folders.make(left.folder)
+    identity = folders.Identity(
+        left.record.uuid, -1, record=records.path(settings.spool, left.record), closed=True
+    )
+    folders.write_identity(left.folder, identity)
+    with open(path, "wb") as file:
+        file.write(content + b"".join(lines(500, 100)))
+    assert hpctrack(settings, "sync").returncode == 0
+    assert logged(settings) == whole(600)
+    with store.connect(settings, autocommit=True) as connection:
+        assert connection.execute("SELECT rows, watermark FROM streams").fetchall() == [
+            (600, len(content) + sum(map(len, lines(500, 100))))
+        ]
+    assert collector.poll() is None
+
+
+def test_without_a_collector_everything_stays_and_one_line_says_so(settings):
+    left = Left(settings)
+    path = left.journal(lines(0, 10))
+    settings = settings._replace(collector=("127.0.0.1:9",))
+    run = hpctrack(settings, "sync")
+    assert run.returncode == 69
+    assert "no collector answers" in run.stderr.splitlines()[-1]
+    assert "127.0.0.1:9" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert os.path.exists(path)
+
+
+def test_an_interrupted_sync_goes_on_where_it_was(settings, collector):
+    left = Left(settings)
+    left.journal(lines(0, 60_000))
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "sync"], env=environment(settings), cwd=settings.data_dir,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    eventually(lambda: len(logged(settings)) > 100)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) in (130, 0)
+    assert hpctrack(settings, "sync").returncode == 0
+    assert logged(settings) == whole(60_000)
+    assert not os.path.exists(left.folder)
+    assert collector.poll() is None
+
+
+def test_the_collector_delivers_what_it_can_read(settings, collector):
+    left = Left(settings)
+    left.journal(lines(0, 200))
+    registration.register_pending(settings)
+    own = delivering.Delivering(settings, starting.read_addresses(settings))
+    own.deliver_all()
+    assert logged(settings) == whole(200)
+    assert not os.path.exists(left.folder)
+    assert collector.poll() is None
+
+
+def test_a_deleted_run_is_not_waited_for(settings, collector):
+    gone, left = Left(settings), Left(settings)
+    gone.journal(lines(1000, 10))
+    left.journal(lines(0, 10))
+    registration.register_pending(settings)
+    with store.connect(settings, autocommit=True) as connection:
+        connection.execute("DELETE FROM runs WHERE submission = %s", [gone.record.uuid])
+    delivering.Delivering(settings, starting.read_addresses(settings)).deliver_all()
+    assert logged(settings) == whole(10)
+    assert os.path.exists(gone.folder)
+    assert collector.poll() is None
+
+
+def test_in_the_personal_mode_it_starts_what_it_needs(tmp_path, wheel_server):
+    assert wheel_server
+    personal = configuration.Settings(
+        data_dir=str(tmp_path / "data"), node_dir=str(tmp_path / "node"), embedded_listen="127.0.0.1",
+        collector_bind="127.0.0.1", idle_exit=6.0,
+    )  # fmt: skip
+    os.makedirs(personal.data_dir)
+    left = Left(personal)
+    left.journal(lines(0, 300))
+    try:
+        run = hpctrack(personal, "sync")
+        assert run.returncode == 0, run.stderr
+        assert "started a collector" in run.stderr
+        assert logged(personal) == whole(300)
+        assert not os.path.exists(left.folder)
+        with store.connect(personal, autocommit=True) as connection:
+            connection.execute("UPDATE runs SET time_ended = now()")
+        eventually(lambda: embedded.running(personal) is None)
+    finally:
+        embedded.stop(personal)
