@@ -39,6 +39,8 @@ class History:
         self.run = run
         self.now = now
         self.attempts = {attempt.attempt: attempt for attempt in run.attempts}
+        self.newest = max(self.attempts, default=0)
+        """Number of the newest attempt."""
         self.newest_before = self.newest
         self.transitions: list[Transition] = []
         self.heard = False
@@ -48,11 +50,6 @@ class History:
         self.inferred: str | None = None
         """Why the run is taken to have ended, where no source said so."""
         self._waiting = run.status
-
-    @property
-    def newest(self) -> int:
-        """Number of the newest attempt."""
-        return max(self.attempts, default=0)
 
     @property
     def top(self) -> Attempt | None:
@@ -83,7 +80,7 @@ class History:
         status = self._claimed(fact)
         if status is None:
             if fact.raw_state != self.run.slurm_state:
-                self._add(number, None, fact.time, fact)
+                self._add(number, None, fact.time, fact.source, fact.reason, fact.raw_state)
             return
         attempt = self.attempts.get(number)
         if attempt and fact.time_submitted and attempt.time_submitted:
@@ -107,8 +104,7 @@ class History:
         if stage is Stage.ENDED:
             return
         if stage is not Stage.WAITING:
-            implied = fact._replace(reason=None, raw_state="")
-            self._add(attempt.attempt, RunStatus.PENDING, fact.time_submitted, implied)
+            self._add(attempt.attempt, RunStatus.PENDING, fact.time_submitted, fact.source)
         self.attempts[attempt.attempt] = Attempt(
             attempt.attempt,
             RunStatus.PENDING,
@@ -141,41 +137,42 @@ class History:
         return RunStatus.PENDING if undone else self._waiting
 
     def _merge(self, number: int, fact: JobFacts, status: RunStatus | None) -> None:
-        attempt = self.attempts.get(number) or Attempt(number)
-        told = dict(_told(attempt, fact, status, final=self.run.kind == "command"))
-        different: dict[str, Any] = {
-            name: value for name, value in told.items() if getattr(attempt, name) != value
+        attempt = self.attempts.get(number)
+        known = attempt or Attempt(number)
+        told: dict[str, Any] = {
+            name: value
+            for name, value in _told(known, fact, status, final=self.run.kind == "command")
+            if getattr(known, name) != value
         }
-        if different or number not in self.attempts:
-            self.attempts[number] = dataclasses.replace(attempt, **different)
+        if attempt is None:
+            self.attempts[number] = Attempt(number, **told)
+            self.newest = max(self.newest, number)
+        elif told:
+            self.attempts[number] = dataclasses.replace(attempt, **told)
 
     def _note(self, number: int, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> None:
         """Note a change of status, and the steps on the way there that the fact proves."""
         before = states.stage_of(old) if old else 0
         after = states.stage_of(status)
-        by_slurm = fact.source != "relay"
-        implied = fact._replace(reason=None, raw_state="")
-        if number and not before and after > Stage.WAITING and by_slurm and fact.time_submitted:
-            self._add(number, RunStatus.PENDING, fact.time_submitted, implied)
+        source = fact.source
+        if number and not before and after > Stage.WAITING and source != "relay" and fact.time_submitted:
+            self._add(number, RunStatus.PENDING, fact.time_submitted, source)
         if before < Stage.RUNNING < after and fact.time_started:
-            self._add(number, RunStatus.RUNNING, fact.time_started, implied)
-        when = {
-            Stage.WAITING: fact.time_submitted if number and not before else fact.time,
-            Stage.RUNNING: fact.time_started if before < Stage.RUNNING else fact.time,
-            Stage.ENDED: fact.time_ended,
-        }.get(after)
-        self._add(number, status, when or fact.time, fact)
+            self._add(number, RunStatus.RUNNING, fact.time_started, source)
+        when = None
+        if after is Stage.WAITING and number and not before:
+            when = fact.time_submitted
+        elif after is Stage.RUNNING and before < Stage.RUNNING:
+            when = fact.time_started
+        elif after is Stage.ENDED:
+            when = fact.time_ended
+        self._add(number, status, when or fact.time, source, fact.reason, fact.raw_state)
 
-    def _add(self, number: int, status: RunStatus | None, when: datetime | None, fact: JobFacts) -> None:
-        transition = Transition(
-            self.run.run_id,
-            number,
-            status,
-            when or self.now,
-            fact.source,
-            fact.reason,
-            fact.raw_state or None,
-        )
+    def _add(
+        self, number: int, status: RunStatus | None, when: datetime | None, source: Source, *words: str | None
+    ) -> None:
+        """Add a transition; ``words`` are its reason and the source's own words."""
+        transition = Transition(self.run.run_id, number, status, when or self.now, source, *words)
         self.transitions.append(transition)
 
     def conclude(self, status: RunStatus, when: datetime | None, source: Source, reason: str) -> None:
@@ -189,8 +186,7 @@ class History:
             )
         else:
             self._waiting = status
-        transition = Transition(self.run.run_id, self.newest, status, when or self.now, source, reason)
-        self.transitions.append(transition)
+        self._add(self.newest, status, when, source, reason)
 
     def set_components(self, components: list[dict[str, object]]) -> None:
         """Keep what is known of the other components of a heterogeneous job."""

@@ -54,6 +54,9 @@ class RunStatus(enum.Enum):
     EXPEDITING = "EXPEDITING"
     POWER_UP_NODE = "POWER_UP_NODE"
 
+    # Members are singletons; Enum's own hash is written in Python, and the reconciler looks up many.
+    __hash__ = object.__hash__
+
 
 class JobFacts(NamedTuple):
     """What one source says about one execution of a job. Times are aware; unknown is None."""

@@ -180,7 +180,9 @@ def _numbered(history: History, evidence: matching.Evidence, survey: Survey) -> 
             counts = index < last or survey.queue or row.status is RunStatus.COMPLETED
         if counts:
             numbered.append((number, row))
-    return sorted(numbered, key=_order)
+    if len(numbered) > 1:
+        numbered.sort(key=_order)
+    return numbered
 
 
 def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts | None]:
@@ -242,9 +244,8 @@ def _change(
     if run.kind == "batch":
         fields.update(_job_fields(run, evidence))
     different = {name: value for name, value in fields.items() if getattr(run, name) != value}
-    known = {attempt.attempt: attempt for attempt in run.attempts}
-    written = tuple(attempt for _, attempt in sorted(history.attempts.items()))
-    attempts = tuple(attempt for attempt in written if known.get(attempt.attempt) != attempt)
+    written = tuple(history.attempts[number] for number in sorted(history.attempts))
+    attempts = tuple(attempt for attempt in written if attempt not in run.attempts)
     seen = max((fact.time for fact in (*evidence.relay, evidence.live) if fact and fact.time), default=None)
     if seen and (_worth_vouching(run, seen) or (different and seen > (run.time_seen or seen))):
         different["time_seen"] = seen

@@ -9,22 +9,22 @@ local times where a command does not oblige. What can't be read whole raises `er
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
 from hpctrack.model import JobFacts, RunStatus
-from hpctrack.slurm import states
+from hpctrack.slurm import states, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 #: Fields of ``squeue -O``; all exist from Slurm 20.11 on. One field per attribute of `_Queued`, in its order.
 SQUEUE_FIELDS = (
     "JobID JobArrayID HetJobID HetJobOffset State RestartCnt SubmitTime StartTime EndTime exit_code UserName "
     "Partition Account QOS TimeLimit BatchHost NodeList Reason Name"
 ).split()
-#: Fields of ``sacct -o`` that every release has had since 20.11.
+#: Fields of ``sacct -o`` that releases have had since 20.11. One per attribute of `_Row`, in its order.
 SACCT_FIELDS = (
     "JobID JobIDRaw Cluster State Submit Start End ExitCode DerivedExitCode User Partition Account QOS "
     "TimelimitRaw NodeList ElapsedRaw TotalCPU MaxRSS ReqTRES AllocTRES ConsumedEnergyRaw JobName"
@@ -32,13 +32,6 @@ SACCT_FIELDS = (
 #: Without these rows of sacct mean nothing.
 _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
 
-_NONE = frozenset(
-    ("", "N/A", "n/a", "None", "NONE", "Unknown", "None assigned", "(null)", "INVALID", "NOT_SET")
-)
-_ARRAY = re.compile(r"(\d+)_(?:(\d+)|\[([^\]]*)\]?)\Z")
-_ITEM = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?\Z")
-_SIZE = re.compile(r"(\d+(?:\.\d*)?)([KMGTPE]?)[cn]?\Z", re.IGNORECASE)
-_SCALE = {unit: 1 << 10 * power for power, unit in enumerate(("", "K", "M", "G", "T", "P", "E"))}
 _CANCELLED_BY = re.compile(r"CANCELLED by (\d+)\Z")
 
 
@@ -63,6 +56,33 @@ class _Queued(NamedTuple):
     batch_host: str
     node_list: str
     reason: str
+    name: str
+
+
+class _Row(NamedTuple):
+    """One row of sacct; empty where the release has no such field."""
+
+    job_id: str
+    raw_id: str
+    cluster: str
+    state: str
+    submitted: str
+    started: str
+    ended: str
+    exit_code: str
+    derived_exit_code: str
+    user: str
+    partition: str
+    account: str
+    qos: str
+    time_limit: str
+    node_list: str
+    elapsed: str
+    cpu: str
+    max_rss: str
+    req_tres: str
+    alloc_tres: str
+    energy: str
     name: str
 
 
@@ -97,7 +117,7 @@ def squeue(text: str, delimiter: str, cluster: str | None, now: datetime) -> lis
     One fact per line: the pending tasks of an array stay together (`JobFacts.array_tasks`). A pending job's
     start is a forecast, and so is a running job's end: neither is a fact.
     """
-    times = _Times()
+    times = units.Times()
     facts = []
     for record in _records("squeue", text, delimiter, len(SQUEUE_FIELDS)):
         line = _Queued._make(record)
@@ -108,24 +128,24 @@ def squeue(text: str, delimiter: str, cluster: str | None, now: datetime) -> lis
     return facts
 
 
-def _queued(line: _Queued, cluster: str | None, now: datetime, times: _Times) -> JobFacts:
+def _queued(line: _Queued, cluster: str | None, now: datetime, times: units.Times) -> JobFacts:
     status = states.status_of(line.state)
     stage = states.stage_of(status) if status else states.Stage.WAITING
     ended = stage is states.Stage.ENDED
-    array_job_id, array_task_id, array_tasks = _array(line.array_id)
-    exit_code, exit_signal = _exit(line.exit_code) if ended else (None, None)
-    node_list = _text(line.node_list)
+    array_job_id, array_task_id, array_tasks = units.array(line.array_id)
+    exit_code, exit_signal = units.exit_status(line.exit_code) if ended else (None, None)
+    node_list = units.text(line.node_list)
     return JobFacts(
         source="squeue",
         cluster=cluster,
         job_id=int(line.job_id),
         raw_state=line.state,
         status=status,
-        user_name=_text(line.user),
+        user_name=units.text(line.user),
         array_job_id=array_job_id,
         array_task_id=array_task_id,
-        het_job_id=_number(line.het_job_id),
-        het_offset=_number(line.het_offset),
+        het_job_id=units.number(line.het_job_id),
+        het_offset=units.number(line.het_offset),
         attempt=int(line.restarts),
         time_submitted=times[line.submitted],
         # An ended job that never got a node has its end for a start.
@@ -133,14 +153,14 @@ def _queued(line: _Queued, cluster: str | None, now: datetime, times: _Times) ->
         time_ended=times[line.ended] if ended else None,
         exit_code=exit_code,
         exit_signal=exit_signal,
-        reason=_text(line.reason),
+        reason=units.text(line.reason),
         node_list=node_list,
-        batch_host=_text(line.batch_host),
-        partition=_text(line.partition),
-        account=_text(line.account),
-        qos=_text(line.qos),
+        batch_host=units.text(line.batch_host),
+        partition=units.text(line.partition),
+        account=units.text(line.account),
+        qos=units.text(line.qos),
         job_name=line.name,
-        time_limit=_clock(line.time_limit),
+        time_limit=units.span(line.time_limit),
         array_tasks=array_tasks,
         time=now,
     )
@@ -159,20 +179,23 @@ def sacct(
     and, where Slurm has wiped the start of an execution that it requeued, its start. ``user_of`` names the
     user id of whoever cancelled a job.
     """
-    times = _Times()
+    times = units.Times()
     facts: list[JobFacts] = []
     steps: list[list[_Step]] = []
     newest: dict[str, int] = {}
+    places = [fields.index(field) if field in fields else len(fields) for field in SACCT_FIELDS]
+    raw_id, started, max_rss = (places[_Row._fields.index(name)] for name in ("raw_id", "started", "max_rss"))
     for record in _records("sacct", text, delimiter, len(fields)):
-        row = dict(zip(fields, record, strict=True))
-        job, dot, _ = row["JobIDRaw"].partition(".")
+        record.append("")
+        job, dot, _ = record[raw_id].partition(".")
         try:
             if not dot:
+                row = _Row._make([record[place] for place in places])
                 facts.append(_accounted(row, now, times, user_of))
                 newest[job] = len(steps)
                 steps.append([])
             elif job in newest:
-                steps[newest[job]].append(_Step(size(row.get("MaxRSS", "")), times[row["Start"]]))
+                steps[newest[job]].append(_Step(units.size(record[max_rss]), times[record[started]]))
         except ValueError:
             raise _unreadable("sacct", record) from None
     told = [_with_steps(fact, rows) for fact, rows in zip(facts, steps, strict=True)]
@@ -188,36 +211,36 @@ def _was_withdrawn(fact: JobFacts) -> bool:
 
 
 def _accounted(
-    row: Mapping[str, str], now: datetime, times: _Times, user_of: Callable[[int], str | None]
+    row: _Row, now: datetime, times: units.Times, user_of: Callable[[int], str | None]
 ) -> JobFacts:
-    array_job_id, array_task_id, array_tasks = _array(row["JobID"])
-    het_job_id, plus, het_offset = row["JobID"].partition("+")
-    exit_code, exit_signal = _exit(row.get("ExitCode", ""))
-    node_list = _text(row["NodeList"])
-    raw_state = row["State"]
+    array_job_id, array_task_id, array_tasks = units.array(row.job_id)
+    het_job_id, plus, het_offset = row.job_id.partition("+")
+    exit_code, exit_signal = units.exit_status(row.exit_code)
+    node_list = units.text(row.node_list)
     return JobFacts(
         source="sacct",
-        cluster=_text(row.get("Cluster", "")),
-        job_id=int(row["JobIDRaw"]),
-        raw_state=raw_state,
-        status=states.status_of(raw_state),
-        user_name=_text(row["User"]),
+        cluster=units.text(row.cluster),
+        job_id=int(row.raw_id),
+        raw_state=row.state,
+        status=states.status_of(row.state),
+        user_name=units.text(row.user),
         array_job_id=array_job_id,
         array_task_id=array_task_id,
         het_job_id=int(het_job_id) if plus else None,
         het_offset=int(het_offset) if plus else None,
-        time_submitted=times[row["Submit"]],
-        time_started=times[row["Start"]] if node_list else None,
-        time_ended=times[row["End"]],
+        time_submitted=times[row.submitted],
+        # A job that never got a node may have its end for a start.
+        time_started=times[row.started] if node_list else None,
+        time_ended=times[row.ended],
         exit_code=exit_code,
         exit_signal=exit_signal,
-        reason=_cancelled_by(raw_state, user_of),
+        reason=_cancelled_by(row.state, user_of),
         node_list=node_list,
-        partition=_text(row.get("Partition", "")),
-        account=_text(row.get("Account", "")),
-        qos=_text(row.get("QOS", "")),
-        job_name=row.get("JobName"),
-        time_limit=_minutes(row.get("TimelimitRaw", "")),
+        partition=units.text(row.partition),
+        account=units.text(row.account),
+        qos=units.text(row.qos),
+        job_name=row.name,
+        time_limit=units.minutes(row.time_limit),
         resources=_resources(row),
         array_tasks=array_tasks,
         time=now,
@@ -226,21 +249,21 @@ def _accounted(
 
 def _cancelled_by(raw_state: str, user_of: Callable[[int], str | None]) -> str | None:
     found = _CANCELLED_BY.match(raw_state)
-    if not found:
+    if found is None:
         return None
     name = user_of(int(found[1]))
     return f"CANCELLED by {name}" if name else raw_state
 
 
-def _resources(row: Mapping[str, str]) -> dict[str, object]:
-    derived, _ = _exit(row.get("DerivedExitCode", ""))
+def _resources(row: _Row) -> dict[str, object]:
+    derived, _ = units.exit_status(row.derived_exit_code)
     found = {
-        "elapsed_s": _number(row.get("ElapsedRaw", "")),
-        "cpu_s": clock_seconds(row.get("TotalCPU", "")),
-        "max_rss_bytes": size(row.get("MaxRSS", "")),
-        "req_tres": tres(row.get("ReqTRES", "")) or None,
-        "alloc_tres": tres(row.get("AllocTRES", "")) or None,
-        "energy_j": _number(row.get("ConsumedEnergyRaw", "")) or None,
+        "elapsed_s": units.number(row.elapsed),
+        "cpu_s": units.seconds(row.cpu),
+        "max_rss_bytes": units.size(row.max_rss),
+        "req_tres": units.tres(row.req_tres) or None,
+        "alloc_tres": units.tres(row.alloc_tres) or None,
+        "energy_j": units.number(row.energy) or None,
         "derived_exit_code": derived or None,
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -306,90 +329,3 @@ def _clean(text: str) -> str:
 def _unreadable(program: str, parts: list[str]) -> errors.SlurmError:
     line = " ".join(" ".join(part for part in parts if part).split())
     return errors.SlurmError(f"{program} printed what can't be read: {line[:120]!r}")
-
-
-def _text(text: str) -> str | None:
-    return None if text in _NONE else text
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
-
-
-class _Times(dict[str, "datetime | None"]):
-    """Times by their text, each read once. Raises ValueError for what is no time."""
-
-    def __missing__(self, text: str) -> datetime | None:
-        self[text] = found = time(text)
-        return found
-
-
-def time(text: str) -> datetime | None:
-    """Read a time: seconds since the epoch, or local without a zone; None for ``Unknown`` and the like."""
-    if text in _NONE:
-        return None
-    if text.isdecimal():
-        return datetime.fromtimestamp(int(text), timezone.utc)
-    return datetime.fromisoformat(text).astimezone(timezone.utc)
-
-
-def _clock(text: str) -> timedelta | None:
-    """Read a time limit, ``[days-][[hours:]minutes:]seconds``; None for ``UNLIMITED`` and the like."""
-    seconds = clock_seconds(text)
-    return None if seconds is None else timedelta(seconds=seconds)
-
-
-def _minutes(text: str) -> timedelta | None:
-    return timedelta(minutes=int(text)) if text.isdecimal() else None
-
-
-def clock_seconds(text: str) -> float | None:
-    """Read a span of time, ``[[days-]hours:]minutes:seconds[.fraction]``."""
-    days, dash, clock = text.rpartition("-")
-    seconds = 0.0
-    try:
-        for part in clock.split(":"):
-            seconds = seconds * 60 + float(part)
-        return seconds + 86400 * int(days) if dash else seconds
-    except ValueError:
-        return None
-
-
-def size(text: str) -> int | None:
-    """Read a size such as ``216K``, ``1.5G`` or ``4000Mc`` in bytes; a count without unit stays as it is."""
-    found = _SIZE.match(text)
-    return int(float(found[1]) * _SCALE[found[2].upper()]) if found else None
-
-
-def tres(text: str) -> dict[str, int]:
-    """Read trackable resources, ``cpu=2,mem=500M,gres/gpu=1``: counts, and memory in bytes."""
-    pairs = (item.partition("=") for item in text.split(","))
-    return {name: found for name, _, value in pairs if (found := size(value)) is not None}
-
-
-def _exit(text: str) -> tuple[int | None, int | None]:
-    """Read ``code:signal``, or a wait status as squeue prints it before Slurm 23.11."""
-    code, colon, number = text.partition(":")
-    if not code.isdecimal():
-        return None, None
-    if colon:
-        return int(code), int(number) if number.isdecimal() else None
-    status = int(code)
-    return (0, status & 0x7F) if status & 0x7F else (status >> 8, 0)
-
-
-def _array(text: str) -> tuple[int | None, int | None, tuple[range, ...]]:
-    """Read ``12_3``, ``12_[1-5,7%2]`` or a plain id: array's id, task, or the tasks that stand together."""
-    found = _ARRAY.match(text)
-    if not found:
-        return None, None, ()
-    if found[2]:
-        return int(found[1]), int(found[2]), ()
-    return int(found[1]), None, array_tasks(found[3])
-
-
-def array_tasks(text: str) -> tuple[range, ...]:
-    """Read a list of array tasks, ``0-15:4,20%2``. What Slurm cut off (``...``) is left out."""
-    items = text.partition("%")[0].split(",")
-    found = (_ITEM.match(item) for item in items)
-    return tuple(range(int(f[1]), int(f[2] or f[1]) + 1, int(f[3] or 1)) for f in found if f)

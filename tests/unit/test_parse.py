@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hpctrack import errors
 from hpctrack.model import RunStatus
-from hpctrack.slurm import parse
+from hpctrack.slurm import parse, units
 
 DATA = Path(__file__).parents[1] / "data" / "slurm-22.05.8"
 RECORDED = "\x1f#\x1f"
@@ -241,7 +241,9 @@ def test_garbage_is_refused_and_named(text):
         parse.squeue(text, D, "mini", NOW)
 
 
-@pytest.mark.parametrize("row", [{"JobIDRaw": "x"}, {"Submit": "soon"}, {"End": "1795223362.5x"}])
+@pytest.mark.parametrize(
+    "row", [{"JobIDRaw": "x"}, {"Submit": "9" * 20}, {"Submit": "soon"}, {"End": "1795223362.5x"}]
+)
 def test_garbage_of_sacct_is_refused(row):
     with pytest.raises(errors.SlurmError, match="sacct printed what can't be read"):
         accounted(row)
@@ -331,7 +333,7 @@ def test_exits(text, expected):
     ],
 )
 def test_times(text, expected):
-    assert parse.time(text) == expected
+    assert units.time(text) == expected
 
 
 def test_local_times_where_slurm_knows_no_epoch(monkeypatch):
@@ -340,8 +342,8 @@ def test_local_times_where_slurm_knows_no_epoch(monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
-        assert parse.time("2026-01-31T12:00:00") == datetime(2026, 1, 31, 11, tzinfo=timezone.utc)
-        assert parse.time("2026-07-31T12:00:00") == datetime(2026, 7, 31, 10, tzinfo=timezone.utc)
+        assert units.time("2026-01-31T12:00:00") == datetime(2026, 1, 31, 11, tzinfo=timezone.utc)
+        assert units.time("2026-07-31T12:00:00") == datetime(2026, 7, 31, 10, tzinfo=timezone.utc)
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -356,7 +358,7 @@ def test_local_times_where_slurm_knows_no_epoch(monkeypatch):
     ],
 )  # fmt: skip
 def test_spans(text, seconds):
-    assert parse.clock_seconds(text) == seconds
+    assert units.seconds(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -372,10 +374,10 @@ def test_spans(text, seconds):
     ],
 )
 def test_sizes(text, size):
-    assert parse.size(text) == size
+    assert units.size(text) == size
 
 
 def test_trackable_resources():
     expected = {"cpu": 2, "mem": 500 << 20, "gres/gpu": 1, "gres/gpu:a100": 1}
-    assert parse.tres("cpu=2,mem=500M,gres/gpu=1,gres/gpu:a100=1") == expected
-    assert parse.tres("") == {}
+    assert units.tres("cpu=2,mem=500M,gres/gpu=1,gres/gpu:a100=1") == expected
+    assert units.tres("") == {}

@@ -1,0 +1,118 @@
+"""How squeue and sacct write times, spans, sizes, exits and array tasks. Pure."""
+
+from __future__ import annotations
+
+import functools
+import re
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NONE = frozenset(
+    ("", "N/A", "n/a", "None", "NONE", "Unknown", "None assigned", "(null)", "INVALID", "NOT_SET")
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # adding to it is many times faster than fromtimestamp()
+_ARRAY = re.compile(r"(\d+)_(?:(\d+)|\[([^\]]*)\]?)\Z")
+_ITEM = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?\Z")
+_SIZE = re.compile(r"(\d+(?:\.\d*)?)([KMGTPE]?)[cn]?\Z", re.IGNORECASE)
+_SCALE = {unit: 1 << 10 * power for power, unit in enumerate(("", "K", "M", "G", "T", "P", "E"))}
+
+
+def text(word: str) -> str | None:
+    """Return a word, or None for the many ways in which Slurm says that there is none."""
+    return None if word in _NONE else word
+
+
+def number(word: str) -> int | None:
+    """Read a natural number; None for any other word."""
+    return int(word) if word.isdecimal() else None
+
+
+class Times(dict[str, "datetime | None"]):
+    """Times by their text, each read once. Raises ValueError for what is no time."""
+
+    def __missing__(self, word: str) -> datetime | None:
+        self[word] = found = time(word)
+        return found
+
+
+def time(word: str) -> datetime | None:
+    """Read a time: seconds since the epoch, or local without a zone; None for ``Unknown`` and the like."""
+    if word in _NONE:
+        return None
+    if word.isdecimal():
+        try:
+            return _EPOCH + timedelta(seconds=int(word))
+        except OverflowError as error:
+            raise ValueError(word) from error
+    return datetime.fromisoformat(word).astimezone(timezone.utc)
+
+
+@functools.lru_cache(4096)
+def seconds(word: str) -> float | None:
+    """Read a span of time, ``[[days-]hours:]minutes:seconds[.fraction]``; None for ``UNLIMITED``."""
+    days, dash, clock = word.rpartition("-")
+    total = 0.0
+    try:
+        for part in clock.split(":"):
+            total = total * 60 + float(part)
+        return total + 86400 * int(days) if dash else total
+    except ValueError:
+        return None
+
+
+def span(word: str) -> timedelta | None:
+    """Read a time limit as squeue prints it."""
+    found = seconds(word)
+    return None if found is None else timedelta(seconds=found)
+
+
+@functools.lru_cache(4096)
+def minutes(word: str) -> timedelta | None:
+    """Read a time limit in minutes; None for ``UNLIMITED`` and ``Partition_Limit``."""
+    return timedelta(minutes=int(word)) if word.isdecimal() else None
+
+
+@functools.lru_cache(4096)
+def size(word: str) -> int | None:
+    """Read a size such as ``216K``, ``1.5G`` or ``4000Mc`` in bytes; a count without unit stays as it is."""
+    found = _SIZE.match(word)
+    return int(float(found[1]) * _SCALE[found[2].upper()]) if found else None
+
+
+@functools.lru_cache(4096)
+def tres(words: str) -> Mapping[str, int]:
+    """Read trackable resources, ``cpu=2,mem=500M,gres/gpu=1``: counts, and memory in bytes."""
+    pairs = (item.partition("=") for item in words.split(","))
+    return {name: found for name, _, value in pairs if (found := size(value)) is not None}
+
+
+@functools.lru_cache(4096)
+def exit_status(word: str) -> tuple[int | None, int | None]:
+    """Read ``code:signal``, or a wait status as squeue prints it before Slurm 23.11."""
+    code, colon, signal = word.partition(":")
+    if not code.isdecimal():
+        return None, None
+    if colon:
+        return int(code), number(signal)
+    status = int(code)
+    return (0, status & 0x7F) if status & 0x7F else (status >> 8, 0)
+
+
+def array(word: str) -> tuple[int | None, int | None, tuple[range, ...]]:
+    """Read ``12_3``, ``12_[1-5,7%2]`` or a plain id: array's id, task, or the tasks that stand together."""
+    found = _ARRAY.match(word) if "_" in word else None
+    if not found:
+        return None, None, ()
+    if found[2]:
+        return int(found[1]), int(found[2]), ()
+    return int(found[1]), None, array_tasks(found[3])
+
+
+def array_tasks(words: str) -> tuple[range, ...]:
+    """Read a list of array tasks, ``0-15:4,20%2``. What Slurm cut off (``...``) is left out."""
+    items = words.partition("%")[0].split(",")
+    found = (_ITEM.match(item) for item in items)
+    return tuple(range(int(f[1]), int(f[2] or f[1]) + 1, int(f[3] or 1)) for f in found if f)
