@@ -1,0 +1,104 @@
+"""What the reconciler costs: reading accounting, and comparing a large site's runs with its queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+
+from benchmarks.result import Result
+from hpctrack.model import Attempt, JobFacts, RunStatus, StoredRun
+from hpctrack.plan import Survey, plan
+from hpctrack.slurm import parse
+
+RUNS = 100_000
+QUEUED = 20_000
+_T0 = datetime(2026, 11, 21, tzinfo=timezone.utc)
+_EPOCH = int(_T0.timestamp())
+_D = "\x1fd3adb33f\x1f"
+_ROW = (
+    "{0} {0}{1} mini COMPLETED {2} {2} {2} 0:0 0:0 alice main lab normal 60 n1 10 00:01.500 {3} "
+    "cpu=1,mem=250M,node=1 cpu=1,mem=250M,node=1 0 train"
+)
+_LINE = "{0} {0} N/A N/A RUNNING 0 {1} {2} N/A 0 alice main lab normal 1:00:00 n1 n1 None train"
+
+
+def measure() -> Iterator[Result]:
+    """Yield seconds of processor time; the targets are the project's promises."""
+    rows = [
+        _ROW.format(100 + n // 3, ("", ".batch", ".0")[n % 3], _EPOCH + n // 3, "216K" if n % 3 else "-")
+        for n in range(RUNS)
+    ]
+    text = _text(rows)
+    fields = list(parse.SACCT_FIELDS)
+    spent = _seconds(lambda: parse.sacct(text, _D, fields, _T0))
+    yield Result("slurm.parse_sacct_100k_rows", spent, "s", target=1.5)
+
+    stored = [_run(n) for n in range(RUNS)]
+    facts = [_fact(n, RunStatus.RUNNING) for n in range(RUNS)]
+    survey = Survey(queue=True)
+    spent = _seconds(lambda: plan(facts, stored, _T0, survey=survey))
+    yield Result("slurm.plan_100k_runs", spent, "s", target=2.0, note="nothing changed")
+    facts[::50] = [_fact(n, RunStatus.COMPLETING) for n in range(0, RUNS, 50)]
+    spent = _seconds(lambda: plan(facts, stored, _T0, survey=survey))
+    yield Result("slurm.plan_100k_runs_2k_changes", spent, "s", target=2.0)
+
+    queue = _text([_LINE.format(n, _EPOCH, _EPOCH + 5) for n in range(QUEUED)])
+    mine = stored[:QUEUED]
+    spent = _seconds(lambda: plan(parse.squeue(queue, _D, "mini", _T0), mine, _T0, survey=survey))
+    yield Result("slurm.cycle_20k_jobs", spent, "s", target=1.0, note="parse and plan")
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Return the least processor time of three runs."""
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def _text(lines: list[str]) -> str:
+    return "".join("".join(word + _D for word in line.split()) + "\n" for line in lines)
+
+
+def _run(number: int) -> StoredRun:
+    started = _T0 + timedelta(seconds=5)
+    attempt = Attempt(0, RunStatus.RUNNING, _T0, started, node_list="n1")
+    return StoredRun(
+        run_id=number,
+        kind="batch",
+        status=RunStatus.RUNNING,
+        slurm_user="alice",
+        cluster="mini",
+        time_submitted=_T0,
+        slurm_job_id=number,
+        time_started=started,
+        time_seen=_T0,
+        node_list="n1",
+        slurm_state="RUNNING",
+        job_name="train",
+        partition="main",
+        account="lab",
+        qos="normal",
+        time_limit=timedelta(hours=1),
+        attempts=(attempt,),
+    )
+
+
+def _fact(number: int, status: RunStatus) -> JobFacts:
+    return JobFacts(
+        source="squeue",
+        cluster="mini",
+        job_id=number,
+        raw_state=status.value,
+        status=status,
+        user_name="alice",
+        attempt=0,
+        time_submitted=_T0,
+        time_started=_T0 + timedelta(seconds=5),
+        node_list="n1",
+        job_name="train",
+        time=_T0,
+    )
