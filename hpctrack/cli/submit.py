@@ -118,5 +118,5 @@ def _see_to_collector(configuration: Settings, problems: list[str]) -> bool:
 
         collector.ensure_running(configuration)
     except Exception as error:  # noqa: BLE001 (tracking goes on without: the journals wait)
-        problems.append(f"no collector can be started: {error or type(error).__name__}")
+        problems.append(str(error) or type(error).__name__)
     return embedded.running(configuration) is not None
