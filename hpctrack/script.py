@@ -307,6 +307,7 @@ def _after_fork() -> None:
     writer = _state.get("writer")
     if writer is not None:
         del _state["writer"]
+        _packers.clear()  # they hold the names, which may end with another rank now
         writer.close()
 
 

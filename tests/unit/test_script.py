@@ -1,0 +1,363 @@
+"""What the script's calls write, and when they write nothing."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import fractions
+import json
+import math
+import pathlib
+import struct
+import types
+
+import numpy as np
+import pytest
+
+from hpctrack import script
+from hpctrack.stream import journal
+
+VARIABLES = (
+    "SLURM_JOB_ID",
+    "HPCTRACK_JOB_ID",
+    "HPCTRACK_RUN_DIR",
+    "HPCTRACK_SPOOL_DIR",
+    "HPCTRACK_ATTEMPT",
+    "HPCTRACK_RANKS",
+    "HPCTRACK_JOURNAL_CAP",
+    *script._RANKS,
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A tracked run, as its supervisor makes it; the module as it is in a fresh process."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(script, "_state", {})
+    monkeypatch.setattr(script, "_packers", {})
+    monkeypatch.setattr(script, "_warned", set())
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("HPCTRACK_JOB_ID", "14")
+    monkeypatch.setenv("SLURM_JOB_ID", "14")
+    monkeypatch.setenv("HPCTRACK_RUN_DIR", str(folder))
+    monkeypatch.setenv("HPCTRACK_SPOOL_DIR", str(tmp_path / "spool" / "journals" / "c.14.0"))
+    monkeypatch.setenv("HPCTRACK_ATTEMPT", "2")
+    yield folder
+    writer = script._state.get("writer")
+    if writer is not None:
+        writer.close()
+
+
+def lines(folder: pathlib.Path) -> list[journal.Line]:
+    return [
+        line for path in sorted(folder.glob("*.log.journal")) for line in journal.parse(path.read_bytes())
+    ]
+
+
+def logged(folder: pathlib.Path) -> dict[str, journal.Value]:
+    """Return the values of the one row that was logged."""
+    (row,) = lines(folder)
+    assert isinstance(row, journal.Row)
+    return row.values
+
+
+def test_one_line_a_call(run):
+    for step in range(3):
+        script.log(step=step, loss=step / 4, epoch=step, ok=step > 1)
+    script.log({"train/loss": 0.5}, step=3)
+    script.log({"a": 1.0}, b=2.0)
+    rows = lines(run)
+    assert [row.step for row in rows] == [0, 1, 2, 3, None]
+    assert rows[2].values == {"loss": 0.5, "epoch": 2, "ok": True} and rows[4].values == {"a": 1.0, "b": 2.0}
+    assert all(abs(row.time - datetime.datetime.now().timestamp()) < 60 for row in rows)
+    (path,) = run.glob("*")
+    assert journal.parse_header(path.read_bytes()) == journal.Header(2, 0, 0)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+class Tensor:
+    """Stands in for a tensor of one element."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def item(self):
+        return self.value
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.1, 0.1),
+        (-0.0, -0.0),
+        (5e-324, 5e-324),
+        (math.inf, math.inf),
+        (3, 3),
+        (2**63 - 1, 2**63 - 1),
+        (2**63, 2**63),
+        (-(10**300), -(10**300)),
+        (True, True),
+        ("a b", "a b"),
+        ("nan", "nan"),
+        ("", ""),
+        ("a\0b", "a\ufffdb"),
+        (np.float64(0.1), 0.1),
+        (np.float32(0.1), float(np.float32(0.1))),
+        (np.float16(0.1), float(np.float16(0.1))),
+        (np.int8(-3), -3),
+        (np.uint64(2**64 - 1), 2**64 - 1),
+        (np.bool_(True), True),
+        (np.longdouble(1.5), 1.5),
+        (np.array(2.5), 2.5),
+        (np.array([7]), 7),
+        (np.str_("x"), "x"),
+        (np.datetime64("2026-01-02T03:04:05"), "2026-01-02T03:04:05"),
+        (np.timedelta64(1500, "ms"), 1.5),
+        (Tensor(0.25), 0.25),
+        (Tensor(4), 4),
+        (Tensor(np.float32(0.5)), 0.5),
+        (decimal.Decimal("1.5"), 1.5),
+        (fractions.Fraction(1, 4), 0.25),
+        (Level.HIGH, 3),
+        (datetime.datetime(2026, 1, 2, 3, 4, 5), "2026-01-02T03:04:05"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (datetime.timedelta(minutes=1), 60.0),
+        (pathlib.Path("/a/b"), "/a/b"),
+    ],
+    ids=repr,
+)
+def test_values(run, value, expected, capfd):
+    script.log(step=1, x=value)
+    script.log(step=1, x=value)  # by what was learnt the first time
+    first, second = (row.values["x"] for row in lines(run))
+    assert type(first) is type(second) is type(expected)
+    if isinstance(expected, float):
+        assert struct.pack("<d", first) == struct.pack("<d", second) == struct.pack("<d", expected)
+    assert first == second == expected
+    assert capfd.readouterr().err == ""
+
+
+def test_nan(run):
+    script.log(x=math.nan, y=np.float32("nan"))
+    assert all(math.isnan(value) for value in logged(run).values())
+
+
+def test_a_type_may_change_from_call_to_call(run):
+    for value in (1.0, 1, True, "1", None, 2**70, 1.0, np.float32(1)):
+        script.log(step=0, x=value, y=1.0)
+    assert [row.values.get("x") for row in lines(run)] == [1.0, 1, True, "1", None, 2**70, 1.0, 1.0]
+
+
+def test_nested_dictionaries_and_none(run):
+    script.log({"train": {"loss": 1.0, "top": {"k": 5}}, "none": None, 3: 4.0})
+    assert logged(run) == {"train/loss": 1.0, "train/top/k": 5, "3": 4.0}
+
+
+def test_other_things_become_text_with_one_warning(run, capfd):
+    for _ in range(2):
+        script.log(step=1, a=np.arange(3), b=[1, 2], c=Colour.RED, d=1 + 2j)
+    assert [row.values for row in lines(run)] == [
+        {"a": "[0 1 2]", "b": "[1, 2]", "c": "Colour.RED", "d": "(1+2j)"}
+    ] * 2
+    assert capfd.readouterr().err.count("\n") == 4
+    script.log(long=list(range(10_000)))
+    assert len(lines(run)[-1].values["long"]) == 1000
+
+
+def test_a_value_that_fails_does_not_take_the_others_along(run, capfd):
+    class Bad:
+        def __str__(self):
+            raise RuntimeError("no")
+
+    script.log(step=1, bad=Bad(), good=1.0)
+    assert logged(run) == {"good": 1.0}
+    assert "bad is left out" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a=b", "a,b", '"', "é/ü", "名前", "time", "n" * 200, "\n", "a\ud800", "#x", "!x"]
+)
+def test_names(run, name):
+    script.log({name: 1.0}, step=2)
+    script.log({name: 2.0, "b": 3.0}, step=2)
+    first, second = lines(run)
+    expected = name.replace("\ud800", "?")
+    assert (first.step, first.values) == (2, {expected: 1.0}) and second.values == {expected: 2.0, "b": 3.0}
+
+
+def test_long_names_are_cut(run, capfd):
+    script.log({"é" * 2000: 1.0})
+    ((name, value),) = logged(run).items()
+    assert value == 1.0 and name == "é" * 504
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_step_and_progress_in_the_dictionary(run):
+    script.log({"step": 3, "progress": 0.5, "loss": 1.0})
+    script.log({"step": 3, "loss": 1.0}, step=4)
+    first, second = lines(run)
+    assert (first.step, first.progress, first.values) == (3, 0.5, {"loss": 1.0})
+    assert second.step == 4
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(3, 3), (3.0, 3), (np.int64(3), 3), (True, 1), (Tensor(3), 3), (-5, -5), (2**63 - 1, 2**63 - 1)],
+    ids=repr,
+)
+def test_steps(run, step, expected):
+    script.log(step=step, loss=1.0)
+    assert [line.step for line in lines(run)] == [expected]
+
+
+@pytest.mark.parametrize("step", ["x", 1.5, math.nan, math.inf, 2**63, object()], ids=repr)
+def test_a_step_that_is_none_is_told_and_the_values_are_kept(run, step, capfd):
+    script.log(step=step, loss=1.0)
+    (row,) = lines(run)
+    assert row.step is None and row.values == {"loss": 1.0}
+    assert "step must be" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("progress", ["x", math.nan], ids=repr)
+def test_a_progress_that_is_none(run, progress, capfd):
+    script.log(step=1, progress=progress, loss=1.0)
+    (row,) = lines(run)
+    assert row.progress is None and "progress must be" in capfd.readouterr().err
+
+
+def test_nothing_to_log(run):
+    script.log()
+    script.log({})
+    script.log(loss=None)
+    assert lines(run) == []
+    script.log(step=3)
+    assert [line.step for line in lines(run)] == [3]
+
+
+def test_nonsense_is_told_not_raised(run, capfd):
+    script.log(3)
+    script.log([("a", 1.0)])
+    script.set_args(3)
+    script.set_tags(*"ab", **{"c": float("nan")})
+    assert capfd.readouterr().err.count("\n") == 2
+
+
+def test_only_exceptions_are_caught(run):
+    class Interrupted:
+        def item(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        script.log(x=Interrupted())
+
+
+def test_arguments_and_tags(run):
+    script.set_args(
+        {"lr": 0.1, "nested": {"a": [1, (2, {3})]}, "path": pathlib.Path("/a")}, batch=np.int64(8), none=None
+    )
+    script.set_args(
+        types.SimpleNamespace(nan=math.nan, inf=-math.inf, d=datetime.date(2026, 1, 2), nul="a\0")
+    )
+    script.set_tags("baseline", "debug", dataset="cifar")
+    script.set_tags()
+    found = [(line.kind, json.loads(line.text)) for line in lines(run)]
+    assert found == [
+        ("args", {"lr": 0.1, "nested": {"a": [1, [2, [3]]]}, "path": "/a", "batch": 8, "none": None}),
+        ("args", {"nan": "nan", "inf": "-inf", "d": "2026-01-02", "nul": "a\ufffd"}),
+        ("tags", {"baseline": True, "debug": True, "dataset": "cifar"}),
+    ]
+
+
+def test_arguments_that_are_too_long_are_told(run, capfd):
+    script.set_args(text=["x" * 100_000] * 20)
+    script.log({str(i): "x" * 100_000 for i in range(20)})
+    assert lines(run) == [] and capfd.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"HPCTRACK_JOB_ID": None}, {"SLURM_JOB_ID": "15"}, {"SLURM_JOB_ID": None}, {"HPCTRACK_JOB_ID": ""}],
+    ids=str,
+)
+def test_outside_its_run_it_says_one_line_and_does_nothing(run, monkeypatch, environ, capfd):
+    for name, value in environ.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    for _ in range(3):
+        script.log(loss=1.0)
+        script.set_args(a=1)
+    assert list(run.iterdir()) == [] and capfd.readouterr().err.count("\n") == 1
+
+
+def test_outside_slurm_both_ids_are_empty(run, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID")
+    monkeypatch.setenv("HPCTRACK_JOB_ID", "")
+    script.log(loss=1.0)
+    assert logged(run) == {"loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("environ", "rank"),
+    [
+        ({}, 0),
+        ({"SLURM_PROCID": "0"}, 0),
+        ({"SLURM_PROCID": "3"}, 3),
+        ({"RANK": "0", "SLURM_PROCID": "3"}, 0),
+        ({"PMI_RANK": "2", "SLURM_PROCID": "0"}, 2),
+        ({"PMIX_RANK": "1", "PMI_RANK": "2"}, 1),
+        ({"OMPI_COMM_WORLD_RANK": "4", "PMIX_RANK": "0"}, 4),
+        ({"RANK": "", "SLURM_PROCID": "5"}, 5),
+    ],
+    ids=str,
+)
+def test_ranks(run, monkeypatch, environ, rank, capfd):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    script.log(loss=1.0)
+    assert len(lines(run)) == (rank == 0)
+    assert capfd.readouterr().err == ""
+    script._state.clear()
+    script._packers.clear()
+    monkeypatch.setenv("HPCTRACK_RANKS", "all")
+    script.log(step=1, loss=2.0)
+    found = {name for line in lines(run) for name in line.values}
+    assert f"loss@{rank}" in found
+    assert any(journal.parse_header(path.read_bytes()).rank == rank for path in run.iterdir())
+
+
+def test_without_a_run_folder_it_writes_to_the_spool(run, monkeypatch, tmp_path):
+    run.rmdir()
+    script.log(loss=1.0)
+    spool = tmp_path / "spool" / "journals" / "c.14.0"
+    assert logged(spool) == {"loss": 1.0}
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in (spool, spool.parent, spool.parent.parent))
+
+
+def test_a_run_folder_that_others_can_enter_is_not_used(run, tmp_path):
+    run.chmod(0o755)
+    script.log(loss=1.0)
+    assert lines(run) == [] and logged(tmp_path / "spool" / "journals" / "c.14.0") == {"loss": 1.0}
+
+
+def test_nowhere_to_write_is_told_once(run, monkeypatch, capfd):
+    monkeypatch.setenv("HPCTRACK_RUN_DIR", "/nowhere")
+    monkeypatch.setenv("HPCTRACK_SPOOL_DIR", "/proc/nowhere")
+    for _ in range(3):
+        script.log(loss=1.0)
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_many_shapes_do_not_grow_without_bound(run):
+    for number in range(3000):
+        script.log({f"m{number}": 1.0}, step=number)
+    assert len(script._packers) <= script._MAX_SHAPES and len(lines(run)) == 3000
