@@ -44,13 +44,15 @@ def pending(spool: str, node_dir: str = "") -> list[Spooled]:
     """Return what waits: folders of the spool, and run folders of this host whose supervisor is gone."""
     places = [(os.path.join(spool, "journals"), True)]
     places += [(home, False) for home in runfolder.homes(node_dir)]
-    return [found for place, in_spool in places for found in _waiting(place, in_spool=in_spool)]
+    return [found for place, in_spool in places for found in _waiting(spool, place, in_spool=in_spool)]
 
 
-def _waiting(place: str, *, in_spool: bool) -> Iterator[Spooled]:
+def _waiting(spool: str, place: str, *, in_spool: bool) -> Iterator[Spooled]:
     for path in sorted(folders.others(place, "")):
         identity = folders.read_identity(path)
-        if identity is None or (not in_spool and folders.supervisor_lives(identity)):
+        if identity is None:
+            continue
+        if not in_spool and (folders.supervisor_lives(identity) or not _is_of(spool, identity)):
             continue
         size = 0
         for file in leftovers.Leftover(path, identity, in_spool=in_spool).files:
@@ -59,6 +61,16 @@ def _waiting(place: str, *, in_spool: bool) -> Iterator[Spooled]:
             except OSError:
                 continue
         yield Spooled(path, identity, in_spool, size)
+
+
+def _is_of(spool: str, identity: folders.Identity) -> bool:
+    """Whether a run folder's record is in this spool: a user may have several, or has removed one."""
+    if identity.record is not None and not identity.record.startswith(os.path.join(spool, "")):
+        return False
+    try:
+        return folders.find_record(spool, identity) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def deliver(
