@@ -61,10 +61,12 @@ def _make(configuration: settings.Settings, own: submission.Own, argv: tuple[str
         git=git.Inquiry(str(Path.cwd()), os.environ).answer(),
         kind="command",
     )
-    # No job id: the job may be a tracked run as well, whose record carries it. The relay's hello tells it.
     job = submission.Job(cluster=os.environ.get("SLURM_CLUSTER_NAME"), name=name_of(argv))
     parent = submission.find_parent(os.environ, configuration.spool)
-    return submission.make(configuration, source, own, job, parent)
+    record = submission.make(configuration, source, own, job, parent)
+    # The run has the id of the job around it, the record has not: that is the job's own, if it is tracked.
+    inside = os.environ.get("SLURM_JOB_ID", "")
+    return record._replace(run={**record.run, "job_id": int(inside) if inside.isdecimal() else None})
 
 
 def name_of(argv: tuple[str, ...]) -> str:

@@ -48,11 +48,11 @@ WHERE id = %(run_id)s
 ORDER BY id;
 
 -- name: fetch_transitions
--- The timeline of a run; sources report late, so it goes by their clocks.
+-- The timeline of a run, in the order in which it was learnt: clocks differ, and Slurm tells whole seconds.
 SELECT run_id, attempt, status, time, source, reason, raw
 FROM transitions
 WHERE run_id = %(id)s
-ORDER BY attempt, time, id;
+ORDER BY id;
 
 -- name: fetch_attempts
 -- The executions of a run.
