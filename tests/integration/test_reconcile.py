@@ -1,0 +1,585 @@
+"""The reconciler on a real PostgreSQL, with executable stand-ins for squeue and sacct."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import threading
+import uuid
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from psycopg.rows import dict_row
+
+from hpctrack import errors, reconcile
+from hpctrack.cli import reconcile as verb
+from hpctrack.model import RelayMessage
+from hpctrack.plan import UNKNOWN
+from hpctrack.slurm import accounting, command
+from hpctrack.store import database as store
+
+T0 = datetime.now(timezone.utc).replace(microsecond=0) - timedelta(minutes=10)
+#: Prints what the test wrote into a file, in the fields and with the delimiter asked for, and notes the call.
+FAKE = """\
+#!{python} -IS
+import json, os, sys
+folder = os.path.dirname(os.path.abspath(__file__))
+name = os.path.basename(__file__)
+argv = sys.argv[1:]
+with open(folder + "/calls", "a") as file:
+    print(json.dumps([name, argv, dict(os.environ)]), file=file)
+answer = json.load(open(f"{folder}/{name}.json"))
+if answer.get("sleep"):
+    import time
+    time.sleep(answer["sleep"])
+if answer.get("stderr"):
+    sys.stderr.write(answer["stderr"])
+if "--helpformat" in argv:
+    print(answer["helpformat"])
+    sys.exit()
+if answer.get("raw") is not None:
+    sys.stdout.write(answer["raw"])
+elif name == "squeue":
+    fields = [field.split(":", 1) for field in argv[argv.index("-O") + 1].split(",")]
+    for line in answer["lines"]:
+        sys.stdout.write("".join(line.get(name, "N/A") + end for name, end in fields) + "\\n")
+else:
+    [end] = [option.partition("=")[2] for option in argv if option.startswith("--delimiter=")]
+    jobs = argv[argv.index("-j") + 1].split(",")
+    for line in answer["lines"]:
+        if {line["JobID"], line["JobID"].partition("_")[0]} & set(jobs):
+            names = argv[argv.index("-o") + 1].split(",")
+            sys.stdout.write("".join(line.get(name, "") + end for name in names) + "\\n")
+sys.exit(answer.get("exit", 0))
+"""
+HELP = "JobID JobIDRaw State Submit Start End User NodeList ExitCode Cluster JobName"
+
+
+def epoch(seconds):
+    return str(int((T0 + timedelta(seconds=seconds)).timestamp()))
+
+
+class Slurm:
+    """Stand-ins for squeue and sacct on a PATH of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("squeue", "sacct"):
+            path = folder / name
+            path.write_text(FAKE.replace("{python}", sys.executable))
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        self.says("squeue")
+        self.says("sacct")
+
+    def says(self, name, *lines, **answer):
+        (self.folder / f"{name}.json").write_text(json.dumps({"lines": lines, "helpformat": HELP, **answer}))
+
+    @property
+    def environ(self):
+        return {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
+
+    def calls(self, name):
+        """Return what the command was called with, but for --helpformat, and forget it."""
+        path = self.folder / "calls"
+        calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [call for call in calls if call[0] == name and "--helpformat" not in call[1]]
+
+    def backend(self, **options):
+        return accounting.CommandLine("mini", self.environ, **options)
+
+
+def line(job, state="RUNNING", **fields):
+    started = {"StartTime": epoch(5), "NodeList": "n1"} if state == "RUNNING" else {}
+    return {
+        "JobID": str(job), "JobArrayID": str(job), "State": state, "RestartCnt": "0", "SubmitTime": epoch(0),
+        "UserName": "alice", "Reason": "None", "Name": "train", "Partition": "main", **started, **fields,
+    }  # fmt: skip
+
+
+def row(job, state="COMPLETED", **fields):
+    return {
+        "JobID": str(job), "JobIDRaw": str(job), "State": state, "Submit": epoch(0), "Start": epoch(5),
+        "End": epoch(50), "User": "alice", "NodeList": "n1", "ExitCode": "0:0", "Cluster": "mini", **fields,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    return Slurm(folder)
+
+
+@pytest.fixture
+def register(connection):
+    """Register a submission as hpctrack sbatch does; returns the run's id, or ids by task."""
+
+    def run(job, tasks=None, cluster="mini", user="alice", **fields):
+        submission = {
+            "uuid": str(uuid.uuid4()), "user_name": user, "cluster": cluster, "time": T0.isoformat(),
+        }  # fmt: skip
+        rows = connection.execute(
+            "SELECT * FROM register_submission(%s, %s, %s, %s)",
+            (
+                json.dumps(submission),
+                b"x",
+                json.dumps({"experiment": "e", "job_id": job, **fields}),
+                tasks or [-1],
+            ),
+        ).fetchall()
+        found = dict(rows)
+        return found if tasks else found[-1]
+
+    return run
+
+
+@pytest.fixture
+def fetch(connection):
+    """Query; returns the one row, or the list of rows if told so."""
+
+    def run(query, *parameters, many=False):
+        with connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(query, parameters).fetchall()
+        assert many or len(rows) == 1
+        return rows if many else rows[0]
+
+    return run
+
+
+@pytest.fixture
+def get(fetch):
+    return lambda run_id: fetch("SELECT * FROM runs WHERE id = %s", run_id)
+
+
+@pytest.fixture
+def once(connection, slurm):
+    """Make one pass."""
+    return lambda **options: reconcile.run_once(connection, slurm.backend(timeout=5), "mini", **options)
+
+
+# ---- A life ------------------------------------------------------------------------------------------------
+
+
+def test_from_the_queue_to_the_end(slurm, register, once, get, fetch):
+    run_id = register(10)
+    slurm.says("squeue", line(10, "PENDING", Reason="Priority"))
+    assert once().changed == (run_id,)
+    assert (get(run_id)["status"], get(run_id)["reason"]) == ("PENDING", "Priority")
+    slurm.says("squeue", line(10, TimeLimit="1-00:00:00", Account="lab", QOS="high", BatchHost="n1"))
+    once()
+    run = get(run_id)
+    assert (run["status"], run["time_started"]) == ("RUNNING", T0 + timedelta(seconds=5))
+    assert (run["account"], run["qos"], run["time_limit"]) == ("lab", "high", timedelta(days=1))
+    slurm.says("squeue")
+    slurm.says("sacct", row(10, "OUT_OF_MEMORY", ExitCode="0:125"))
+    assert once().changed == (run_id,)
+    run = get(run_id)
+    assert (run["status"], run["time_ended"]) == ("OUT_OF_MEMORY", T0 + timedelta(seconds=50))
+    attempt = fetch("SELECT * FROM attempts WHERE run_id = %s", run_id)
+    assert (attempt["slurm_exit_code"], attempt["slurm_exit_signal"], attempt["batch_host"]) == (0, 125, "n1")
+    assert attempt["slurm_job_id"] == 10
+    steps = fetch("SELECT * FROM transitions WHERE run_id = %s ORDER BY id", run_id, many=True)
+    assert [(step["status"], step["source"]) for step in steps] == [
+        ("PENDING", "submit"), ("RUNNING", "squeue"), ("OUT_OF_MEMORY", "sacct"),
+    ]  # fmt: skip
+    assert once() == reconcile.Report(), "nothing is asked about what is over"
+
+
+def test_one_squeue_and_chunks_of_sacct(slurm, register, once, connection):
+    for job in range(1, 1202):
+        register(job)
+    slurm.says("squeue", *[line(job) for job in range(1, 101)])
+    slurm.says("sacct", *[row(job) for job in range(1, 1202)])
+    report = once()
+    assert len(report.changed) == 1201
+    calls = slurm.calls("sacct")
+    slurm.says("squeue")
+    assert [len(argv[argv.index("-j") + 1].split(",")) for _, argv, _ in calls] == [500, 500, 101]
+    ended = connection.execute("SELECT count(*) FROM runs WHERE time_ended IS NOT NULL").fetchone()
+    assert ended == (1101,)
+
+
+def test_a_quiet_pass_writes_nothing(slurm, register, once, fetch):
+    register(10)
+    slurm.says("squeue", line(10))
+    once()
+    before = fetch("SELECT xmin, * FROM runs")
+    assert once() == reconcile.Report()
+    assert fetch("SELECT xmin, * FROM runs") == before
+    assert fetch("SELECT * FROM clusters")["unreachable_since"] is None
+
+
+def test_users_and_clusters_are_kept_apart(slurm, register, once, get):
+    alices, bobs, far = register(10), register(11, user="bob"), register(12, cluster="far")
+    slurm.says("squeue", line(10), line(11, UserName="bob"), line(12))
+    assert once(user="bob").changed == (bobs,)
+    assert "--user=bob" in slurm.calls("squeue")[0][1]
+    assert once().changed == (alices,)
+    assert get(far)["status"] == "PENDING"
+
+
+# ---- Arrays ------------------------------------------------------------------------------------------------
+
+
+def test_tasks_that_slurm_adds_become_runs(slurm, register, once, fetch):
+    register(20, tasks=[0, 1], partition="main", tags={"a": 1})
+    slurm.says("squeue", line(20, "PENDING", JobArrayID="20_[1-3]"), line(21, JobArrayID="20_0"))
+    once()
+    rows = fetch("SELECT * FROM runs ORDER BY array_task_id", many=True)
+    assert [row["array_task_id"] for row in rows] == [0, 1, 2, 3]
+    assert [row["slurm_job_id"] for row in rows] == [21, None, None, None]
+    assert {(row["array_job_id"], row["user_name"], row["experiment_id"]) for row in rows} == {
+        (20, rows[0]["user_name"], rows[0]["experiment_id"])
+    }
+    assert [row["tags"] for row in rows] == [{"a": 1}] * 4
+    steps = fetch("SELECT source FROM transitions WHERE run_id = %s", rows[3]["id"], many=True)
+    assert [step["source"] for step in steps] == ["squeue"]
+    assert once() == reconcile.Report()
+
+
+def test_tasks_are_asked_for_one_by_one_and_then_through_their_array(slurm, register, once, get):
+    runs = register(20, tasks=[0, 1, 2])
+    never = {"JobIDRaw": "20", "Start": "None", "NodeList": "None assigned"}
+    slurm.says("sacct", row("20_0", JobIDRaw="21"), row("20_[1]", "CANCELLED by 7", **never))
+    once()
+    asked = [argv[argv.index("-j") + 1] for _, argv, _ in slurm.calls("sacct")]
+    assert asked == ["20_0,20_1,20_2", "20"]
+    assert get(runs[0])["status"] == "COMPLETED"
+    assert get(runs[1])["status"] == "CANCELLED"
+    assert (get(runs[2])["status"], get(runs[2])["time_ended"]) == ("PENDING", None)
+
+
+def test_large_arrays_are_asked_for_at_once(slurm, register, once):
+    register(20, tasks=list(range(1000)))
+    slurm.says("sacct", *[row(f"20_{task}", JobIDRaw=str(100 + task)) for task in range(1000)])
+    assert len(once().changed) == 1000
+    assert [argv[argv.index("-j") + 1] for _, argv, _ in slurm.calls("sacct")] == ["20"]
+
+
+# ---- Trouble -----------------------------------------------------------------------------------------------
+
+TROUBLES = {
+    "hangs": {"sleep": 60},
+    "fails": {"stderr": "squeue: error: something broke\n", "exit": 1},
+    "can't reach slurmctld": {
+        "stderr": "slurm_load_jobs error: Unable to contact slurm controller\n",
+        "exit": 1,
+    },
+    "prints garbage": {"raw": "Segmentation fault (core dumped)\n"},
+    "is cut short": {"raw": "10\x1f"},
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_when_squeue_fails_nothing_is_concluded(slurm, register, connection, once, get, fetch, trouble):
+    run_id = register(10)
+    slurm.says("squeue", line(10))
+    once()
+    before = get(run_id)
+    slurm.says("squeue", **TROUBLES[trouble])
+    slurm.says("sacct", row(10, "FAILED"))
+    backend = slurm.backend(timeout=1)
+    report = reconcile.run_once(connection, backend, "mini")
+    assert report.changed == ()
+    assert report.error
+    assert get(run_id) == before
+    first = fetch("SELECT * FROM clusters")
+    assert first["unreachable_since"] >= first["time_checked"]
+    assert first["error"] == report.error
+    reconcile.run_once(connection, backend, "mini")
+    assert fetch("SELECT * FROM clusters")["unreachable_since"] == first["unreachable_since"], (
+        "since the first"
+    )
+    slurm.says("squeue")
+    assert once().changed == (run_id,)
+    assert get(run_id)["status"] == "FAILED"
+    assert fetch("SELECT * FROM clusters")["unreachable_since"] is None
+
+
+def test_when_sacct_fails_the_living_are_still_known(slurm, register, once, get, fetch):
+    lives, gone = register(10), register(11)
+    slurm.says("squeue", line(10))
+    slurm.says("sacct", stderr="sacct: error: Problem talking to the database: Connection refused\n", exit=1)
+    report = once()
+    assert "Connection refused" in report.error
+    assert get(lives)["status"] == "RUNNING"
+    assert (get(gone)["status"], get(gone)["time_ended"]) == ("PENDING", None)
+    assert fetch("SELECT * FROM clusters")["unreachable_since"]
+    slurm.says("sacct", row(11))
+    assert once().error is None
+    assert get(gone)["status"] == "COMPLETED"
+    assert fetch("SELECT * FROM clusters")["error"] is None
+
+
+def test_without_accounting_slurmctld_remembers(slurm, register, once, get):
+    run_id, forgotten = register(10), register(11)
+    slurm.says("sacct", stderr="Slurm accounting storage is disabled\n", exit=1)
+    ended = line(10, "FAILED", exit_code="768", StartTime=epoch(5), EndTime=epoch(50), NodeList="n1")
+    slurm.says("squeue", ended)
+    assert once().error is None
+    run = get(run_id)
+    assert (run["status"], run["time_ended"]) == ("FAILED", T0 + timedelta(seconds=50))
+    assert get(forgotten)["time_ended"] is None
+    assert "--states=all" in slurm.calls("squeue")[-1][1]
+
+
+def test_a_job_that_nobody_knows_is_asked_for_ever_more_rarely(slurm, register, once, get, connection):
+    run_id = register(10)
+    once()
+    assert get(run_id)["missing_since"]
+    connection.execute("UPDATE runs SET missing_since = now() - interval '10 days'")
+    slurm.calls("sacct")
+    once()
+    assert (get(run_id)["status"], get(run_id)["reason"]) == ("PENDING", UNKNOWN)
+    for _ in range(5):
+        once()
+    assert len(slurm.calls("sacct")) <= 1
+    connection.execute("UPDATE clusters SET time_checked = now() - interval '8 days'")
+    once()
+    assert len(slurm.calls("sacct")) == 1, "after a long pause it is asked for again"
+
+
+def test_the_users_settings_of_slurm_change_nothing(slurm, register, connection, get):
+    run_id = register(10)
+    slurm.says("squeue", line(10))
+    odd = {
+        "SQUEUE_STATES": "CD", "SQUEUE_USERS": "nobody", "SLURM_CLUSTERS": "far", "SACCT_FORMAT": "jobid",
+        "SLURM_TIME_FORMAT": "%H", "SLURM_BITSTR_LEN": "8", "LC_ALL": "de_DE.UTF-8", "SQUEUE_FORMAT2": "name",
+        "TZ": "Pacific/Chatham",
+    }  # fmt: skip
+    backend = accounting.CommandLine("mini", {**slurm.environ, **odd})
+    reconcile.run_once(connection, backend, "mini")
+    assert get(run_id)["status"] == "RUNNING"
+    [[_, argv, environ]] = slurm.calls("squeue")
+    assert "-a" in argv
+    assert environ["SLURM_TIME_FORMAT"] == "%s"
+    assert environ["SLURM_BITSTR_LEN"] == "0"
+    assert environ["LC_ALL"] == "C"
+    assert not {"SQUEUE_STATES", "SQUEUE_USERS", "SLURM_CLUSTERS", "SACCT_FORMAT", "SQUEUE_FORMAT2"} & set(
+        environ
+    )
+
+
+def test_sacct_is_asked_from_before_the_oldest_submission(slurm, register, once, connection):
+    register(10)
+    connection.execute("UPDATE submissions SET time = now() - interval '7 days'")
+    once()
+    [[_, argv, _]] = slurm.calls("sacct")
+    since = int(argv[argv.index("-S") + 1].removeprefix("uts"))
+    week = timedelta(days=7).total_seconds()
+    assert since < datetime.now().timestamp() - week
+    assert "-D" in argv
+
+
+def test_another_cluster_is_asked_with_m(slurm, register, connection, get):
+    run_id = register(10)
+    slurm.says("squeue", line(10))
+    reconcile.run_once(connection, slurm.backend(remote=True), "mini")
+    [[_, argv, _]] = slurm.calls("squeue")
+    assert argv[:2] == ["-M", "mini"]
+    assert get(run_id)["status"] == "RUNNING"
+
+
+def test_commands_and_failures_are_counted(slurm, register, once):
+    register(10)
+    before = (command.counters.commands, command.counters.failures)
+    slurm.says("squeue", exit=1)
+    once()
+    assert (command.counters.commands, command.counters.failures) == (before[0] + 1, before[1] + 1)
+
+
+# ---- Early checks ------------------------------------------------------------------------------------------
+
+
+def test_an_early_check_of_a_success_asks_sacct_alone(slurm, register, once, get):
+    run_id, other = register(10), register(11)
+    slurm.says("sacct", row(10), row(11))
+    report = once(only=[run_id])
+    assert (report.changed, report.waiting) == ((run_id,), ())
+    assert get(run_id)["status"] == "COMPLETED"
+    assert get(other)["status"] == "PENDING"
+    assert slurm.calls("squeue") == []
+
+
+def test_an_early_check_of_a_failure_makes_sure_that_it_is_not_requeued(slurm, register, once, get):
+    run_id = register(10)
+    slurm.says("sacct", row(10, "FAILED"))
+    slurm.says("squeue", line(10, "COMPLETING", NodeList="n1", StartTime=epoch(5)))
+    report = once(only=[run_id])
+    assert (get(run_id)["status"], report.waiting) == ("COMPLETING", (run_id,))
+    slurm.says("squeue")
+    report = once(only=[run_id])
+    assert (get(run_id)["status"], report.waiting) == ("FAILED", ())
+
+
+def test_an_early_check_that_comes_too_early(slurm, register, once, get):
+    run_id = register(10)
+    slurm.says("sacct", row(10, "RUNNING", End="Unknown"))
+    report = once(only=[run_id])
+    assert (get(run_id)["time_ended"], report.waiting) == (None, (run_id,))
+    assert slurm.calls("squeue") == []
+
+
+def test_a_requeue_after_the_end_reopens_the_run(slurm, register, once, get):
+    run_id, other = register(10), register(11)
+    slurm.says("squeue", line(11))
+    slurm.says("sacct", row(10))
+    once()
+    assert get(run_id)["time_ended"]
+    slurm.says("squeue", line(11), line(10, "PENDING", RestartCnt="1", SubmitTime=epoch(300)))
+    assert once().changed == (run_id,)
+    assert (get(run_id)["status"], get(run_id)["time_ended"]) == ("PENDING", None)
+    assert get(other)["status"] == "RUNNING"
+
+
+# ---- Who may write -----------------------------------------------------------------------------------------
+
+
+def test_without_the_lease_nothing_is_written(slurm, register, connection, once, get):
+    run_id, ours, theirs = register(10), uuid.uuid4(), uuid.uuid4()
+    slurm.says("squeue", line(10))
+    now = datetime.now(timezone.utc)
+    for name, lease in ((ours, now - timedelta(seconds=1)), (theirs, now + timedelta(minutes=1))):
+        connection.execute(
+            "INSERT INTO collectors (id, host, pid, addresses, lease) VALUES (%s, 'h', 1, '{}', %s)",
+            (name, lease),
+        )
+    for lease in (ours, uuid.uuid4()):
+        with pytest.raises(errors.LeaseLost):
+            once(lease=lease)
+        assert get(run_id)["status"] == "PENDING"
+    assert once(lease=theirs).changed == (run_id,)
+
+
+def test_passes_side_by_side_write_once(slurm, register, database, fetch):
+    for job in range(1, 21):
+        register(job)
+    slurm.says("sacct", *[row(job) for job in range(1, 21)])
+    found = []
+
+    def work():
+        with store.connect(database) as own:
+            found.append(reconcile.run_once(own, slurm.backend(), "mini"))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 4
+    assert fetch("SELECT count(*) FROM transitions")["count"] == 20 * 3
+    assert sum(len(report.changed) for report in found) == 20
+
+
+# ---- Relays ------------------------------------------------------------------------------------------------
+
+
+def say(connection, run_id, kind, attempt=0, **body):
+    with connection.transaction():
+        return reconcile.observe(connection, [RelayMessage(run_id, attempt, kind, body)])
+
+
+def test_what_relays_say_is_written(connection, register, get, fetch):
+    run_id = register(10)
+    when = T0.timestamp() + 6
+    assert say(connection, run_id, "hello", time=when, node="n7", job_id=10) == frozenset()
+    assert get(run_id)["status"] == "RUNNING"
+    env = {"SLURM_JOB_ID": "10", "BAD": "a\x00b", "NUMBER": 3}
+    say(connection, run_id, "start", time=when, stdout="/o", stderr="/e", node_list="n[7-8]", env=env)
+    run = get(run_id)
+    assert (run["stdout_path"], run["stderr_path"], run["node_list"]) == ("/o", "/e", "n[7-8]")
+    assert run["env"] == {"SLURM_JOB_ID": "10", "BAD": "a\ufffdb"}
+    ended = say(connection, run_id, "fin", time=when + 30, exit_code=3, stderr_tail="oops\x00")
+    assert ended == {run_id}
+    run = get(run_id)
+    assert (run["status"], run["exit_code"], run["time_ended"]) == ("COMPLETING", 3, None)
+    attempt = fetch("SELECT * FROM attempts")
+    assert (attempt["batch_host"], attempt["stderr_tail"]) == ("n7", "oops\ufffd")
+
+
+def test_the_tail_of_stderr_survives_slurms_verdict(connection, register, slurm, once, fetch):
+    run_id = register(10)
+    say(connection, run_id, "hello", time=T0.timestamp())
+    say(connection, run_id, "fin", time=T0.timestamp() + 9, exit_code=3, stderr_tail="oops")
+    slurm.says("sacct", row(10, "FAILED", ExitCode="3:0"))
+    once()
+    attempt = fetch("SELECT * FROM attempts")
+    assert (attempt["status"], attempt["stderr_tail"], attempt["slurm_exit_code"]) == ("FAILED", "oops", 3)
+
+
+def test_a_command_outside_slurm(connection, register, get):
+    run_id = register(None, cluster=None, kind="command")
+    say(connection, run_id, "hello", time=T0.timestamp())
+    assert say(connection, run_id, "fin", time=T0.timestamp() + 9, exit_signal=15) == frozenset()
+    run = get(run_id)
+    assert (run["status"], run["time_ended"]) == ("CANCELLED", T0 + timedelta(seconds=9))
+
+
+def test_many_runs_and_messages_at_once(connection, register):
+    ids = [register(job) for job in range(1, 101)]
+    messages = [RelayMessage(run_id, 0, kind, {}) for run_id in ids for kind in ("hello", "usage", "fin")]
+    with connection.transaction():
+        ended = reconcile.observe(connection, [*messages, RelayMessage(10**9, 0, "hello", {})])
+    assert ended == set(ids)
+    states = connection.execute("SELECT status, count(*) FROM runs GROUP BY 1").fetchall()
+    assert states == [("COMPLETING", 100)]
+
+
+@pytest.mark.parametrize(
+    "body", [{"time": "soon", "node": [1], "env": "x", "exit_code": 1 << 60}, {"time": 1e99}]
+)
+def test_messages_of_any_shape_are_taken(connection, register, get, body):
+    run_id = register(10)
+    for kind in ("hello", "start", "fin", "nonsense"):
+        say(connection, run_id, kind, **body)
+    assert get(run_id)["status"] == "COMPLETING"
+
+
+# ---- The command -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def invoke(database, slurm, monkeypatch):
+    """Run hpctrack reconcile as it comes from the command line."""
+    for name, value in database.dsn.items():
+        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
+    monkeypatch.setenv("PATH", slurm.environ["PATH"])
+    monkeypatch.setenv("HPCTRACK_DATA_DIR", database.data_dir)
+    scontrol = slurm.folder / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho 'ClusterName             = mini'\n")
+    scontrol.chmod(0o755)
+    return lambda *argv: CliRunner().invoke(verb.command, argv)
+
+
+def test_the_command_prints_what_changed(slurm, register, invoke):
+    run_id = register(10)
+    slurm.says("sacct", row(10, "CANCELLED by 4242"))
+    done = invoke()
+    assert done.exit_code == 0, done.output
+    assert done.output == f"r{run_id}  job 10  PENDING -> CANCELLED (CANCELLED by 4242)\n"
+    assert invoke().output == "nothing changed\n"
+
+
+def test_the_command_as_json(slurm, register, invoke):
+    run_id = register(20, tasks=[3])[3]
+    slurm.says("sacct", row("20_3", JobIDRaw="23"))
+    told = json.loads(invoke("--json").output)
+    [change] = told["changes"]
+    assert (change["run"], change["job"], change["before"], change["state"]) == (
+        run_id, "20_3", "PENDING", "COMPLETED",
+    )  # fmt: skip
+    assert [step["state"] for step in change["transitions"]] == ["RUNNING", "COMPLETED"]
+    assert told["error"] is None
+
+
+def test_the_command_says_when_slurm_is_silent(slurm, register, invoke):
+    register(10)
+    slurm.says("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller\n", exit=1)
+    done = invoke()
+    assert isinstance(done.exception, errors.SlurmUnavailable)
+    assert "Unable to contact slurm controller" in str(done.exception)
