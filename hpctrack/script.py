@@ -15,7 +15,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from hpctrack.stream import journal
-from hpctrack.stream.writer import Writer, is_private
+from hpctrack.stream.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +28,8 @@ _MAX_SHAPES = 1024
 _MAX_TEXT = 1000
 _MAX_STRING = 100_000
 _MAX_DEPTH = 8
-_INT64 = range(-(1 << 63), 1 << 63)
+_MIN, _MAX = -(1 << 63), (1 << 63) - 1
+_INT64 = range(_MIN, _MAX + 1)
 
 
 def log(
@@ -53,7 +54,7 @@ def log(
             metrics = {**values, **metrics}
         now = time_ns()
         packer = _packers.get((*metrics, *map(type, metrics.values())))
-        if packer is None or progress is not None or step.__class__ is not int or step not in _INT64:
+        if packer is None or progress is not None or type(step) is not int or not _MIN <= step <= _MAX:
             line = _line(writer, metrics, step, progress, now)
         else:
             try:
@@ -281,7 +282,8 @@ def _start() -> Writer | None:
     run_dir, spool_dir = environ.get("HPCTRACK_RUN_DIR", ""), environ.get("HPCTRACK_SPOOL_DIR", "")
     try:
         writer = Writer(
-            [folder for folder in (run_dir if is_private(run_dir) else "", spool_dir) if folder],
+            run_dir,
+            spool_dir,
             attempt=_integer("HPCTRACK_ATTEMPT", 0),
             rank=rank,
             cap=_integer("HPCTRACK_JOURNAL_CAP", _DEFAULT_CAP),
@@ -319,5 +321,12 @@ def _warn(kind: str, message: str) -> None:
     if kind in _warned or len(_warned) > 100:
         return
     _warned.add(kind)
+    text = f"hpctrack: {message}\n"
     with contextlib.suppress(Exception):  # it may be closed, or not be a file at all
-        sys.stderr.write(f"hpctrack: {message}\n")
+        try:
+            descriptor = sys.stderr.fileno()
+        except (AttributeError, OSError):
+            sys.stderr.write(text)
+        else:
+            # Nothing may stay in a buffer that can't be flushed: Python would exit with 120.
+            os.write(descriptor, text.encode("utf-8", "replace"))

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+from os import SEEK_CUR, lseek, write
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,19 @@ _VOID = journal.CANCEL + b"\n"
 class Writer:
     """This process's journal."""
 
+    _fd: int
+    _path: str
+    _identity: tuple[int, int]  # device and inode
+    _position: int  # where our file offset was left
+    _looked: int
+    _full: bool  # as much is not acknowledged as may be
+    _torn: bool  # the last line is cut short and not voided yet
+    _lost: int
+
     def __init__(
         self,
-        places: list[str],
+        run_dir: str,
+        spool_dir: str,
         *,
         attempt: int,
         rank: int,
@@ -39,17 +50,16 @@ class Writer:
         suffix: str,
         warn: Callable[[str], None],
     ) -> None:
-        """Create the journal in the first of the folders that will have it; raises OSError if none does.
+        """Create the journal in the run folder, or where that is not to be had in the run's spool folder.
 
-        ``cap`` bounds the bytes that are not acknowledged; ``warn`` is called when a line is lost.
+        Raises OSError if neither will have it. An empty name stands for no folder; ``cap`` bounds the bytes
+        that are not acknowledged; ``warn`` is called when a line is lost.
         """
         #: What the names of this process's metrics end with.
         self.suffix = suffix
-        self._places, self._attempt, self._rank, self._cap = places, attempt, rank, cap
+        self._run_dir, self._spool_dir = run_dir, spool_dir
+        self._attempt, self._rank, self._cap = attempt, rank, cap
         self._warn = warn
-        self._lost = 0
-        self._position = 0
-        self._full = self._torn = False
         self._create()
 
     def append(self, line: bytes, now: int) -> None:
@@ -59,34 +69,38 @@ class Writer:
         """
         try:
             # The cheap look: nobody else moves our file offset, so another file under our number shows.
-            in_place = os.lseek(self._fd, 0, os.SEEK_CUR) == self._position
+            in_place = lseek(self._fd, 0, SEEK_CUR) == self._position
             if not (in_place and 0 <= now - self._looked <= _LOOK_INTERVAL):
                 self._look(now)
             if self._full:
                 self._lose()
-                return
-            self._write(line)
+            elif self._torn:
+                self._write(_VOID + line)
+            else:
+                self._position += (written := write(self._fd, line))
+                if written < len(line):
+                    self._void()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 self._lose()
                 return
             self._look(now)
-            self._write(line)
+            self._write(_VOID + line if self._torn else line)
 
     def _write(self, line: bytes) -> None:
-        if self._torn:
-            line = _VOID + line
-        written = os.write(self._fd, line)
+        written = write(self._fd, line)
         self._position += written
-        if written == len(line):
-            self._torn = False
-        elif written:
-            # Void what stands there, now or with the next line: nobody may read half of it.
-            self._torn = True
-            with contextlib.suppress(OSError):
-                voided = os.write(self._fd, _VOID)
-                self._position += voided
-                self._torn = voided < len(_VOID)
+        self._torn = False
+        if written < len(line):
+            self._void()
+
+    def _void(self) -> None:
+        """Void the piece of a line, now or with the next line: nobody may read half of it."""
+        self._torn = True
+        with contextlib.suppress(OSError):
+            voided = write(self._fd, _VOID)
+            self._position += voided
+            self._torn = voided < len(_VOID)
 
     def _look(self, now: int) -> None:
         """Is the journal still there, the descriptor ours, and how much of it is not acknowledged?"""
@@ -118,31 +132,38 @@ class Writer:
         self._create()
 
     def _create(self) -> None:
-        failure: OSError | None = None
-        for folder in self._places:
-            path = os.path.join(folder, f"{os.urandom(8).hex()}.log.journal")
+        if is_private(self._run_dir):
             try:
-                make_private(folder)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-                descriptor = os.open(path, flags, 0o600)
-                header = journal.format_header(self._attempt, self._rank, self._lost)
-                if os.write(descriptor, header) < len(header):
-                    os.close(descriptor)
-                    os.unlink(path)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-            except OSError as error:
-                failure = failure or error
-                continue
-            found = os.fstat(descriptor)
-            self._path = path
-            self._identity = found.st_dev, found.st_ino
-            self._fd = _move_high(descriptor)
-            self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
-            self._looked = time_ns()
-            self._full = self._torn = False
-            self._lost = 0
-            return
-        raise failure or FileNotFoundError("no folder for the journal")
+                self._create_in(self._run_dir)
+                return
+            except OSError:
+                if not self._spool_dir:
+                    raise
+        if not self._spool_dir:
+            raise FileNotFoundError("there is no folder for it")
+        make_private(self._spool_dir)
+        self._create_in(self._spool_dir)
+
+    def _create_in(self, folder: str) -> None:
+        path = os.path.join(folder, f"{os.urandom(8).hex()}.log.journal")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            header = journal.format_header(self._attempt, self._rank)
+            if os.write(descriptor, header) < len(header):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        except OSError:
+            os.close(descriptor)
+            os.unlink(path)
+            raise
+        found = os.fstat(descriptor)
+        self._path = path
+        self._identity = found.st_dev, found.st_ino
+        self._fd = _move_high(descriptor)
+        self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
+        self._looked = time_ns()
+        self._full = self._torn = False
+        self._lost = 0
 
     def _lose(self) -> None:
         """Count a lost line in the header, in place, which works on a full disk too."""
