@@ -17,7 +17,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## track a real training on a real Slurm, from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
-test: $(STAMP)  ## everything: unit, integration (real PostgreSQL), cluster (real Slurm); writes build/junit.xml
+# Integration tests also want a PostgreSQL server of the system's packages; the mini cluster installs its own.
+/usr/lib/postgresql:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then scripts/install_postgresql.sh; fi
+
+test: $(STAMP) /usr/lib/postgresql  ## everything: unit, integration (real PostgreSQL), cluster (real Slurm); writes build/junit.xml
 	@mkdir -p build
 	$(BIN)/python -m pytest --junitxml=build/junit.xml $(PYTEST_ARGS)
 

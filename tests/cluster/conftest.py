@@ -138,9 +138,10 @@ class Account:
             shutil.chown(made, self.name, self.name)
         return path
 
-    def sbatch(self, *argv: str, **options: Any) -> int:
-        """Submit through hpctrack; return the job id."""
-        done = self.hpctrack("sbatch", "--parsable", *argv, **options)
+    def sbatch(self, *argv: str, own: tuple[str, ...] = (), **options: Any) -> int:
+        """Submit through hpctrack, with its own options first; return the job id."""
+        done = self.hpctrack("sbatch", *own, "--parsable", *argv, **options)
+        assert done.stderr == "" or "started a collector" in done.stderr, done.stderr
         return int(done.stdout.split(";")[0])
 
     def shown(self, run: str | int) -> dict[str, Any]:
@@ -162,7 +163,7 @@ class Account:
 
     def _over(self, run: str | int) -> dict[str, Any] | None:
         shown = self.shown(run)
-        return shown if shown["run"]["time_ended"] else None
+        return shown if shown["time_ended"] else None
 
     def accounted(self, job: int | str) -> list[dict[str, str]]:
         """Return what sacct says of a job, one record per execution."""

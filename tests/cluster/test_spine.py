@@ -26,15 +26,13 @@ for step in range(int(sys.argv[1])):
 
 def test_a_job_from_sbatch_to_slurms_last_word(alice, await_until):
     script = alice.write("train.py", TRAIN)
-    job = alice.sbatch(
-        "-E", "spine", "-T", "smoke", "--note", "first", "-t", "5", "-o", "%x-%j.out", script, "60"
-    )
+    own = ("-E", "spine", "-T", "smoke", "--note", "first")
+    job = alice.sbatch("-t", "5", "-o", "%x-%j.out", script, "60", own=own)
     row = await_until(
         lambda: [r for r in alice.listed(str(job)) if r["last_step"]], 30, "metrics while it runs"
     )[0]
     assert row["state"] in ("RUNNING", "CONFIGURING"), "a metric was visible before the job had ended"
-    shown = alice.ended(job)
-    run = shown["run"]
+    run = alice.ended(job)
     assert (run["state"], run["exit_code"], run["exit_signal"]) == ("COMPLETED", 0, None)
     assert (run["experiment"], run["name"], run["job_id"]) == ("spine", "train.py", str(job))
     assert (run["rows"], run["lost"], run["last_step"]) == (60, 0, 59)
@@ -42,7 +40,7 @@ def test_a_job_from_sbatch_to_slurms_last_word(alice, await_until):
     assert run["args"] == {"_": [60], "lr": 0.1, "layers": [4, 2]}
     assert run["tags"] == {"smoke": True, "baseline": True, "kind": "test"}
     assert run["time_limit_s"] == 300
-    states = [(t["status"], t["source"]) for t in shown["transitions"]]
+    states = [(t["state"], t["source"]) for t in run["transitions"]]
     assert states[0] == ("PENDING", "submit")
     assert [status for status, _ in states if status not in ("CONFIGURING", "COMPLETING")] == [
         "PENDING", "RUNNING", "COMPLETED",
@@ -66,7 +64,7 @@ def test_an_array_is_a_run_for_each_task(alice):
     job = alice.sbatch("--array=1,3-4%2", "-o", "/dev/null", script)
     assert {row["job_id"] for row in alice.listed(str(job))} == {f"{job}_{task}" for task in (1, 3, 4)}
     for task in (1, 3, 4):
-        run = alice.ended(f"{job}_{task}")["run"]
+        run = alice.ended(f"{job}_{task}")
         assert (run["state"], run["last"]) == ("COMPLETED", {"task": task})
     [[submissions]] = alice.sql(f"SELECT count(DISTINCT submission) FROM runs WHERE array_job_id = {job}")
     assert submissions == 1
@@ -75,7 +73,7 @@ def test_an_array_is_a_run_for_each_task(alice):
 def test_a_failure_tells_exit_code_and_stderr(alice):
     script = alice.write("fail.sh", "#!/bin/bash\necho the last words >&2\nexit 3\n")
     shown = alice.ended(alice.sbatch("-o", "fail.out", "-e", "fail.err", script))
-    assert (shown["run"]["state"], shown["run"]["exit_code"]) == ("FAILED", 3)
+    assert (shown["state"], shown["exit_code"]) == ("FAILED", 3)
     assert "the last words" in shown["attempts"][-1]["stderr_tail"]
 
 
@@ -86,7 +84,7 @@ def test_what_was_logged_before_a_sigkill_is_there(alice):
         "for step in range(1000):\n    hpctrack.log(step=step, loss=step / 7)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n",
     )
-    run = alice.ended(alice.sbatch("-o", "killed.out", script))["run"]
+    run = alice.ended(alice.sbatch("-o", "killed.out", script))
     assert (run["state"], run["exit_signal"], run["rows"], run["lost"]) == ("FAILED", 9, 1000, 0)
 
 
@@ -98,7 +96,7 @@ def test_collector_killed_in_mid_run(alice, await_until):
     os.kill(pid, signal.SIGKILL)
     time.sleep(2)
     alice.hpctrack("sync")  # starts one again, as the next sbatch would
-    run = alice.ended(job)["run"]
+    run = alice.ended(job)
     assert (run["rows"], run["lost"]) == (120, 0)
     assert alice.sql(f"SELECT count(*), count(DISTINCT step) FROM metrics WHERE run_id = {run['id']}") == [
         [120, 120]
@@ -121,11 +119,11 @@ def test_nothing_answers_and_sync_delivers_later(alice, await_until):
     )
     await_until(lambda: list(alice.home.glob(".local/share/hpctrack/spool/journals/*/*.part")), 30, "spooled")
     alice.hpctrack("sync")
-    run = alice.ended(job)["run"]
+    run = alice.ended(job)
     assert (run["state"], run["rows"], run["last"]) == ("COMPLETED", 3, {"x": 3})
     assert not list(alice.home.glob(".local/share/hpctrack/spool/journals/*"))
     alice.hpctrack("sync")
-    assert alice.shown(job)["run"]["rows"] == 3
+    assert alice.shown(job)["rows"] == 3
 
 
 @pytest.mark.parametrize("options", [["--export=NONE"], ["--export=HOME"], []], ids=str)
@@ -133,7 +131,7 @@ def test_whatever_is_exported_the_job_is_tracked(alice, options):
     script = alice.write(
         "strict.sh", '#!/bin/bash\nset -eu\necho "step=1 x=2" >> "$HPCTRACK_JOURNAL"\necho done\n'
     )
-    run = alice.ended(alice.sbatch(*options, "-o", "strict.out", script))["run"]
+    run = alice.ended(alice.sbatch(*options, "-o", "strict.out", script))
     assert (run["state"], run["last"]) == ("COMPLETED", {"x": 2})
 
 
@@ -176,7 +174,7 @@ def test_node_on_which_hpctrack_is_broken_runs_the_script_untracked(alice, await
     lines = (alice.home / "broken.out").read_text().splitlines()
     assert sum("untracked" in line for line in lines) == 1
     assert sum(line.startswith("argument") for line in lines) == 1
-    assert alice.ended(job)["run"]["state"] == "FAILED"  # Slurm's word is known all the same
+    assert alice.ended(job)["state"] == "FAILED"  # Slurm's word is known all the same
 
 
 def test_a_job_submitted_from_inside_a_job(alice, await_until):
@@ -197,16 +195,16 @@ def test_a_job_submitted_from_inside_a_job(alice, await_until):
     )
     job = alice.sbatch("-o", "parent.out", parent)
     shown = alice.ended(job)
-    assert shown["run"]["last"] == {"parent": 1}
+    assert shown["last"] == {"parent": 1}
     tracked = int((alice.home / "child.id").read_text())
-    assert alice.ended(tracked)["run"]["last"] == {"child": 1}
-    links = alice.sql("SELECT p.slurm_job_id, kind, c.slurm_job_id FROM run_relationships"
+    assert alice.ended(tracked)["last"] == {"child": 1}
+    links = alice.sql("SELECT p.slurm_job_id, l.kind, c.slurm_job_id FROM run_relationships l"
                       " JOIN runs p ON p.id = from_id JOIN runs c ON c.id = to_id")  # fmt: skip
     assert [job, "submitted", tracked] in links
     untracked = int((alice.home / "plain.id").read_text())
     await_until(lambda: [r for r in alice.accounted(untracked) if r["State"] == "COMPLETED"], 30, "plain job")
     time.sleep(2)
-    assert alice.shown(job)["run"]["last"] == {"parent": 1}
+    assert alice.shown(job)["last"] == {"parent": 1}
     assert alice.sql(f"SELECT count(*) FROM runs WHERE slurm_job_id = {untracked}") == [[0]]
 
 
@@ -254,7 +252,7 @@ def test_two_users_cannot_read_each_other(alice, bob, await_until):
             ["touch", f"{path}/x"],
         ):
             assert bob.run(*attempt, check=False).returncode, f"bob could {attempt}"
-    run = alice.ended(job)["run"]
+    run = alice.ended(job)
     assert secret in (alice.home / "private.out").read_text(), "the job itself gets its bytes unchanged"
     assert key not in (alice.home / "private.out").read_text(), (
         "the key is in no argument list and no environment"
