@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-
 _MAX_NAME = 4 * journal.MAX_NAME  # bytes of so many characters
 _MAX_KIND = 64
 
