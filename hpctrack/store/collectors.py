@@ -76,8 +76,11 @@ def beat(
     pid: int,
     addresses: Sequence[str],
     stats: Mapping[str, Any],
-) -> None:
-    """Say that a collector lives. Raises `errors.StoreError`."""
+) -> bool:
+    """Say that a collector lives; whether it has the lease, which it takes or renews if it can.
+
+    Raises `errors.StoreError`.
+    """
     parameters = {
         "id": collector,
         "host": host,
@@ -85,16 +88,12 @@ def beat(
         "addresses": list(addresses),
         "stats": Jsonb(stats),
     }
-    with database.translated():
-        connection.execute(statement("beat"), parameters)
-
-
-def take_lease(connection: Connection, collector: UUID) -> bool:
-    """Take or renew the lease for `LEASE` seconds; False while another has it. Raises `errors.StoreError`."""
+    lease = {"id": collector, "seconds": LEASE}
     with database.translated(), connection.transaction():
+        connection.execute(statement("relax_commit"))
+        connection.execute(statement("beat"), parameters)
         connection.execute(statement("lock_lease"))
-        parameters = {"id": collector, "seconds": LEASE}
-        return connection.execute(statement("take_lease"), parameters).fetchone() is not None
+        return connection.execute(statement("take_lease"), lease).fetchone() is not None
 
 
 def leave(connection: Connection, collector: UUID) -> None:

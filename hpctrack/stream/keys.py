@@ -41,8 +41,10 @@ class RunKey(NamedTuple):
 class Keys:
     """Keys of runs. Two threads share it: one that receives, one that asks PostgreSQL."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], wake: Callable[[], None] = lambda: None) -> None:
+        """``wake`` wakes the receiving thread when datagrams that waited are there for it."""
         self._clock = clock
+        self._wake = wake
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._keys: OrderedDict[Name, RunKey] = OrderedDict()
@@ -94,6 +96,10 @@ class Keys:
             self._asked.clear()
             return list(self._wanted)
 
+    def wake(self) -> None:
+        """End a `wait`, this one or the next."""
+        self._asked.set()
+
     def learn(self, asked: list[Name], keys: Mapping[Name, RunKey]) -> None:
         """Take in the answer for runs that were asked for; the others do not exist."""
         until = self._clock() + ABSENT_SECONDS
@@ -113,6 +119,8 @@ class Keys:
                 self._found += parked
             while len(self._keys) > _MAX_KEYS:
                 self._keys.popitem(last=False)
+        if self._found:
+            self._wake()
 
     def forget(self, run_ids: set[int]) -> None:
         """Forget the keys of runs that do not exist any more."""

@@ -96,8 +96,10 @@ class BatchSocket:
         except OSError:
             self._socket.close()
             raise
+        self._wakeups = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._wakeups, select.POLLIN)
         self._in = _Slots()
         # The kernel overwrites sizes: every call begins with a copy of how it was.
         self._pristine = bytes(self._in.headers)
@@ -122,10 +124,18 @@ class BatchSocket:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+        os.close(self._wakeups)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there is something to receive, or for so long; returns whether there is."""
-        return bool(self._poll.poll(seconds * 1000))
+        """Wait until there is something to receive, for so long at most; returns whether there is."""
+        ready = {descriptor for descriptor, _ in self._poll.poll(seconds * 1000)}
+        if self._wakeups in ready:
+            os.eventfd_read(self._wakeups)
+        return self._socket.fileno() in ready
+
+    def wake(self) -> None:
+        """End a `wait`, this one or the next. For any thread."""
+        os.eventfd_write(self._wakeups, 1)
 
     def receive(self) -> list[Addressed]:
         """Return what has arrived, up to a batch; nothing if there is nothing. Raises OSError."""

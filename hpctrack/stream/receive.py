@@ -25,7 +25,7 @@ INTAKE = 64 << 20
 _OVERHEAD = 600
 #: Seconds that the first datagram of a batch waits for company.
 LINGER = 0.01
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 1.0
 
 
 class Datagram(NamedTuple):
@@ -117,6 +117,7 @@ class Receiver:
     def stop(self) -> None:
         """Have it take what has arrived, and end."""
         self._stopping.set()
+        self._socket.wake()
 
     def run(self) -> None:
         """Receive until stopped; then close the queue."""

@@ -13,6 +13,10 @@ INSERT INTO collectors AS c (id, host, pid, addresses, stats)
 VALUES (%(id)s, %(host)s, %(pid)s, %(addresses)s, %(stats)s::jsonb)
 ON CONFLICT (id) DO UPDATE SET addresses = excluded.addresses, stats = excluded.stats, heartbeat = now();
 
+-- name: relax_commit
+-- A heartbeat need not reach the disk at once.
+SET LOCAL synchronous_commit = off;
+
 -- name: lock_lease
 -- One collector at a time asks for the lease.
 SELECT pg_advisory_xact_lock(hashtextextended('hpctrack lease ' || current_schema(), 0));

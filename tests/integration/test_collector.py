@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -485,8 +486,7 @@ def test_a_finished_job_shows_its_final_state_within_seconds(settings, connectio
         cluster="c", slurm_job_id=14, time_created=before,
     )  # fmt: skip
     collector = uuid.uuid4()
-    collectors.beat(connection, collector, host="h", pid=1, addresses=["h:1"], stats={})
-    assert collectors.take_lease(connection, collector)
+    assert collectors.beat(connection, collector, host="h", pid=1, addresses=["h:1"], stats={})
     rarely = settings._replace(reconcile_interval=3600.0)
     thread = reconciling.Reconciling(
         rarely, collector, lambda: reconciling.Slurm("c", books, None), lambda: True
@@ -656,6 +656,16 @@ def test_nothing_is_started_inside_a_job(personal, monkeypatch):
     with pytest.raises(errors.CollectorUnavailable, match="inside a job"):
         starting.ensure_running(personal)
     assert detached(personal) == []
+
+
+def test_a_collector_whose_folder_is_removed_ends(personal):
+    assert starting.ensure_running(personal)
+    eventually(lambda: starting.read_addresses(personal))
+    embedded.ensure(personal)
+    embedded.stop(personal)
+    shutil.rmtree(personal.data_dir)
+    eventually(lambda: not detached(personal))
+    assert not os.path.exists(personal.data_dir)
 
 
 def test_settings_reach_the_collector_that_is_started(personal):

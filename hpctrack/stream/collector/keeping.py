@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.stream.keys import Keys
 
-_BEAT_SECONDS = 2.0
+#: Seconds between heartbeats: while something happens, and while nothing does.
+_BEAT_SECONDS, _IDLE_BEAT_SECONDS = 2.0, 10.0
 _REGISTER_SECONDS = 30.0
 #: Seconds at least between two queries for keys, so that floods of invented runs cost little.
 _QUERY_SECONDS = 0.02
-_PAUSE = 1.0
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 15.0
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ class Keeping:
         self._stats = stats
         self._stopping = threading.Event()
         self._connection: database.Connection | None = None
-        self._next_beat = self._next_registration = 0.0
+        self._next_registration = 0.0
+        self._last_beat = -_IDLE_BEAT_SECONDS
+        self._signs: dict[str, Any] = {}
         #: Whether this is the collector that reconciles.
         self.leads = False
         #: Runs that may still have something to say; None if that is not known.
@@ -56,16 +59,21 @@ class Keeping:
     def stop(self) -> None:
         """Have it end."""
         self._stopping.set()
+        self._keys.wake()
 
     def run(self) -> None:
         """Run errands until stopped; then say that the collector ends."""
+        pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             try:
                 self._run_errands(self._connected())
+                pause = _FIRST_PAUSE
             except errors.StoreError as error:
-                _log.debug("%s", error)
+                if pause == _FIRST_PAUSE:
+                    _log.warning("%s", error)
                 self._disconnect()
-                self._stopping.wait(_PAUSE)
+                self._stopping.wait(pause)
+                pause = min(2 * pause, _LAST_PAUSE)
         try:
             collectors.leave(self._connected(), self._collector)
         except errors.StoreError as error:
@@ -78,12 +86,8 @@ class Keeping:
             if count:
                 _log.info("registered %d submissions that waited in the spool", count)
             self._next_registration = time.monotonic() + _REGISTER_SECONDS
-        if time.monotonic() >= self._next_beat:
-            collectors.beat(connection, self._collector, **self._identity, stats=self._stats())
-            self.leads = collectors.take_lease(connection, self._collector)
-            self.live_runs = collectors.live_runs(connection)
-            self._next_beat = time.monotonic() + _BEAT_SECONDS
-        wanted = self._keys.wait(min(_BEAT_SECONDS, 0.5))
+        self._beat(connection)
+        wanted = self._keys.wait(_BEAT_SECONDS)
         if wanted:
             found = collectors.run_keys(connection, wanted)
             keys = {
@@ -92,6 +96,15 @@ class Keeping:
             }
             self._keys.learn(wanted, keys)
             time.sleep(_QUERY_SECONDS)
+
+    def _beat(self, connection: database.Connection) -> None:
+        now, stats = time.monotonic(), dict(self._stats())
+        signs = {name: value for name, value in stats.items() if name != "uptime_s"}
+        if now < self._last_beat + (_IDLE_BEAT_SECONDS if signs == self._signs else _BEAT_SECONDS):
+            return
+        self.leads = collectors.beat(connection, self._collector, **self._identity, stats=stats)
+        self.live_runs = collectors.live_runs(connection)
+        self._last_beat, self._signs = now, signs
 
     def _connected(self) -> database.Connection:
         if self._connection is None:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     FindSlurm = Callable[[], reconciling.Slurm]
 
-_TICK = 0.2
-_IDLE_CHECK_SECONDS = 5.0
+_CHECK_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +44,7 @@ class Collector:
         self._started = time.monotonic()
         self._stopping = threading.Event()
         self._failed: list[str] = []
-        self._keys = keys.Keys(time.monotonic)
+        self._keys = keys.Keys(time.monotonic, self._socket.wake)
         self._intake = receive.Intake()
         self._reconciling = (
             None if slurm is None else reconciling.Reconciling(settings, self.id, slurm, self._leads)
@@ -60,10 +59,11 @@ class Collector:
         """Have `run` end. For any thread, and for signal handlers."""
         self._stopping.set()
 
-    def run(self, *, idle_exit: float | None = None) -> bool:
+    def run(self, *, idle_exit: float | None = None, homeless: Callable[[], bool] | None = None) -> bool:
         """Collect until stopped, or for so many seconds after the last live run.
 
-        Returns whether it ended for want of runs. Raises `errors.HpctrackError` if a part of it failed.
+        ``homeless`` says whether the folder that it works for is gone: then it ends, too. Returns whether it
+        ended for want of runs. Raises `errors.HpctrackError` if a part of it failed.
         """
         _log.info("collector %s listens on %s", self.id, " ".join(self.addresses))
         threads = [
@@ -76,7 +76,7 @@ class Collector:
             threads.append(self._thread("reconcile", self._reconciling.run))
         for thread in threads:
             thread.start()
-        idle = self._wait(idle_exit)
+        idle = self._wait(idle_exit, homeless or (lambda: False))
         self._end(threads)
         if self._failed:
             raise errors.HpctrackError("the collector failed: " + "; ".join(self._failed))
@@ -117,14 +117,16 @@ class Collector:
 
         return threading.Thread(target=guarded, name=name, daemon=True)
 
-    def _wait(self, idle_exit: float | None) -> bool:
+    def _wait(self, idle_exit: float | None, homeless: Callable[[], bool]) -> bool:
         """Wait until stopped; True if there has been no live run for too long."""
-        busy, next_check, accepted = time.monotonic(), 0.0, 0
-        while not self._stopping.wait(_TICK):
+        busy, accepted = time.monotonic(), 0
+        while not self._stopping.wait(min(_CHECK_SECONDS, (idle_exit or _CHECK_SECONDS) / 4)):
             now = time.monotonic()
-            if idle_exit is None or now < next_check:
+            if homeless():
+                _log.warning("%s is gone, or another's: ending", self._settings.data_dir)
+                return False
+            if idle_exit is None:
                 continue
-            next_check = now + min(_IDLE_CHECK_SECONDS, idle_exit / 4)
             before, accepted = accepted, self._receiver.counts["accepted"]
             if self._keeping.live_runs != 0 or accepted > before or waits_for_registration(self._settings):
                 busy = now
@@ -164,13 +166,13 @@ def run_foreground(settings: Settings, slurm: FindSlurm | None = None) -> None:
     Raises `errors.CollectorUnavailable` if there is one already, or nothing to listen on.
     """
     if not settings.personal:
-        _run_published(settings, slurm, None)
+        _run_published(settings, slurm)
         return
     with starting.Lock(settings) as lock:
         if not lock.acquire():
             raise errors.CollectorUnavailable(f"a collector of yours runs already: {lock.holder()}")
         lock.sign()
-        _run_published(settings, slurm, None)
+        _run_published(settings, slurm, homeless=lock.is_lost)
 
 
 def run_detached(settings: Settings, slurm: FindSlurm | None = None) -> None:
@@ -182,7 +184,7 @@ def run_detached(settings: Settings, slurm: FindSlurm | None = None) -> None:
     with starting.Lock(settings) as lock:
         while lock.acquire():
             lock.sign()
-            idle = _run_published(settings, slurm, settings.idle_exit)
+            idle = _run_published(settings, slurm, settings.idle_exit, lock.is_lost)
             lock.release()
             # A submission that found the lock taken has left its record before it looked.
             if not idle:
@@ -193,7 +195,12 @@ def run_detached(settings: Settings, slurm: FindSlurm | None = None) -> None:
                 return
 
 
-def _run_published(settings: Settings, slurm: FindSlurm | None, idle_exit: float | None) -> bool:
+def _run_published(
+    settings: Settings,
+    slurm: FindSlurm | None,
+    idle_exit: float | None = None,
+    homeless: Callable[[], bool] | None = None,
+) -> bool:
     """Run until a signal comes, or until idle; relays without a configured address find it in the spool."""
     collector = Collector(settings, slurm)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -201,7 +208,7 @@ def _run_published(settings: Settings, slurm: FindSlurm | None, idle_exit: float
     try:
         if not settings.collector:
             starting.write_addresses(settings, collector.addresses)
-        return collector.run(idle_exit=idle_exit)
+        return collector.run(idle_exit=idle_exit, homeless=homeless)
     finally:
         starting.remove_addresses(settings, collector.addresses)
 

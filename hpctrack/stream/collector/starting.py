@@ -95,6 +95,15 @@ class Lock:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
 
+    def is_lost(self) -> bool:
+        """Whether what is held is not the file by this name any more: somebody removed the folder."""
+        if self._descriptor is None:
+            return True
+        try:
+            return not os.path.samestat(os.fstat(self._descriptor), os.stat(self._path))
+        except OSError as error:
+            return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
     def holder(self) -> str:
         """Return who holds it, in words."""
         try:
