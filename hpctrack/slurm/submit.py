@@ -179,7 +179,8 @@ class _Job:
         try:
             return Delivery(record, records.write(self._order.settings.spool, record))
         except OSError as error:
-            return Delivery(record, None, f"its metrics can't be recorded: {error}")
+            where = error.filename or self._order.settings.spool
+            return Delivery(record, None, f"its metrics can't be recorded: {where}: {error.strerror}")
 
 
 # ---- sbatch ----------------------------------------------------------------------------------------------
