@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import settings
+from hpctrack import errors, settings
 from hpctrack.cli import common, render
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 @click.option("--foreground", is_flag=True, help="Stay in the foreground; so it does anyway.")
 @click.option("--detached", is_flag=True, hidden=True)
 @click.option("--reconcile/--no-reconcile", default=True, help="Compare with Slurm, too (default: yes).")
+@click.option("--stop", is_flag=True, help="End your own collector and its embedded PostgreSQL, and end.")
 @click.option("--status", is_flag=True, help="Show the collectors that PostgreSQL knows of, and end.")
 @common.json_option
 @common.config_option
@@ -43,6 +44,7 @@ def command(
     foreground: bool,
     detached: bool,
     reconcile: bool,
+    stop: bool,
     status: bool,
     as_json: bool,
     config_path: str | None,
@@ -57,11 +59,26 @@ def command(
     if status:
         _show_status(configuration, as_json=as_json)
         return
+    if stop:
+        _stop(configuration)
+        return
     _log_to_stderr(configuration, bounded=detached)
     from hpctrack.stream.collector import service
 
     run = service.run_detached if detached else service.run_foreground
     run(configuration, (lambda: _find_slurm(configuration)) if reconcile else None)
+
+
+def _stop(configuration: Settings) -> None:
+    from hpctrack.store import embedded
+    from hpctrack.stream.collector import starting
+
+    if not configuration.personal:
+        raise errors.UsageError("--stop ends your own collector; this one serves a site: end its process")
+    ended = starting.stop(configuration)
+    click.echo("the collector has ended" if ended else "no collector runs here")
+    if embedded.stop(configuration):
+        click.echo("PostgreSQL has ended")
 
 
 def _find_slurm(configuration: Settings) -> Slurm:

@@ -104,6 +104,12 @@ def run_refs(
 
 @contextlib.contextmanager
 def connected(configuration: Settings) -> Iterator[Connection]:
+    """Connect for reading, as `connect` does, and close the connection at the end."""
+    with contextlib.closing(connect(configuration)) as connection:
+        yield connection
+
+
+def connect(configuration: Settings) -> Connection:
     """Connect for reading: each statement its own transaction, so that nothing is held while we draw.
 
     Submissions of this user that PostgreSQL does not know yet are registered first, so that who asks for a
@@ -111,7 +117,7 @@ def connected(configuration: Settings) -> Iterator[Connection]:
     """
     from hpctrack.store import database, registration
 
-    with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
-        with contextlib.suppress(errors.HpctrackError, OSError):
-            registration.register_pending(configuration, connection)
-        yield connection
+    connection = database.connect(configuration, autocommit=True)
+    with contextlib.suppress(errors.HpctrackError, OSError):
+        registration.register_pending(configuration, connection)
+    return connection

@@ -16,13 +16,13 @@ from rich.live import Live
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import render, status, table
-from hpctrack.store import database
+from hpctrack.cli import common, render, status, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hpctrack.settings import Settings
+    from hpctrack.store import database
 
 #: Lines that our own line, the table's head, the summary and a warning take.
 _FRAME = 5
@@ -60,7 +60,7 @@ class _Asker:
         """Return the newest answer; ``trouble`` says why it is not newer."""
         try:
             if self._connection is None:
-                self._connection = database.connect(self._settings, autocommit=True)
+                self._connection = common.connect(self._settings)
             self.answer, self.trouble = status.ask(self._connection, self._question), ""
         except errors.StoreUnavailable as error:
             self.close()

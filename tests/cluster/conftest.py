@@ -206,9 +206,8 @@ def _account(cluster: Any, installed: Path, name: str) -> Iterator[Account]:
 
 def _forget(account: Account) -> None:
     """End what the account's commands started and remove what they left."""
-    for stop in (["hpctrack", "collector", "--stop"], ["hpctrack", "setup", "--stop"]):
-        if (account.home / ".local/share/hpctrack").exists():
-            account.run(*stop, check=False)
+    if (account.home / ".local/share/hpctrack").exists():
+        account.hpctrack("collector", "--stop", check=False)
     shutil.rmtree(account.home / ".local", ignore_errors=True)
 
 

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
@@ -113,11 +115,43 @@ class Lock:
             host, pid = "", ""
         return f"process {pid} on {host}" if host and pid else "somewhere"
 
+    def process(self) -> int | None:
+        """Return the process that holds it, if that is one of this host."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                host, _, pid = file.read().strip().partition(" ")
+        except (OSError, UnicodeDecodeError):
+            return None
+        return int(pid) if host == socket.gethostname() and pid.isdecimal() else None
+
     def release(self) -> None:
         """Give it up."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
+
+
+def stop(settings: Settings, seconds: float = 30.0) -> bool:
+    """End the user's own collector on this host, everything received committed; False if none runs.
+
+    Raises `errors.CollectorUnavailable` for one on another host, or one that does not end.
+    """
+    if not os.path.isdir(settings.data_dir):
+        return False
+    with Lock(settings) as lock:
+        if lock.acquire():
+            return False
+        pid = lock.process()
+        if pid is None:
+            raise errors.CollectorUnavailable(f"the collector is {lock.holder()}: stop it there")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while not lock.acquire():
+            if time.monotonic() > deadline:
+                raise errors.CollectorUnavailable(f"the collector ({lock.holder()}) has not ended yet")
+            time.sleep(0.1)
+    return True
 
 
 def lives_elsewhere(settings: Settings) -> bool:
