@@ -79,6 +79,7 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         and live.reason == run.reason
         and (live.attempt == run.attempt or not run.attempts)
         and live.node_list in (run.node_list, None)
+        and live.time_started in (run.time_started, None)
         and (live.job_id == run.slurm_job_id or bool(live.array_tasks))
         and live.time_limit in (run.time_limit, None)
         and live.partition in (run.partition, None)

@@ -231,6 +231,21 @@ def test_failed_first_and_then_requeued_for_its_exit_code():
     assert (stored.status, stored.time_ended) == (S.REQUEUED, None)
 
 
+def test_that_it_was_requeued_is_not_unlearnt():
+    stored, _ = decide(run(), row("REQUEUED"))
+    again, moves = decide(stored, row("FAILED"))
+    assert (again.status, again.time_ended, moves) == (S.REQUEUED, None, [])
+
+
+def test_what_squeue_said_late_about_an_attempt_that_ended():
+    stored = after(
+        run(), (squeue("RUNNING"),), (row("PREEMPTED"), squeue("PENDING", 1, time_submitted=at(60)))
+    )
+    late = squeue("RUNNING", start=7, node="n9", reason="odd")
+    stored, _ = decide(stored, late, survey=QUEUE)
+    assert (stored.attempts[0].time_started, stored.attempts[0].node_list) == (at(5), "n1")
+
+
 def test_an_early_check_may_trust_success():
     stored, _ = decide(run(), row("COMPLETED"), survey=Survey(accounts=range(9)))
     assert (stored.status, stored.time_ended) == (S.COMPLETED, at(50))
@@ -245,6 +260,19 @@ def test_a_start_that_was_taken_back_is_no_restart():
     stored, moves = decide(stored, end)
     assert (stored.status, stored.time_started, len(stored.attempts)) == (S.COMPLETED, at(20), 1)
     assert moves == [(0, S.RUNNING, "sacct"), (0, S.COMPLETED, "sacct")]
+
+
+def test_what_was_said_of_a_start_that_was_taken_back_comes_too_late():
+    stored = after(run(), (squeue("RUNNING"),), (squeue("RUNNING", time_submitted=at(7), start=20),))
+    assert stored.time_started == at(20)
+    assert decide(stored, squeue("SUSPENDED"))[0].time_started == at(20)
+    assert decide(stored, squeue("SUSPENDED"))[0].status is S.RUNNING
+
+
+def test_of_two_answers_the_later_counts():
+    earlier, later = row("RUNNING", end=None, time=at(900)), row("COMPLETED", time=at(910))
+    for facts in ((earlier, later), (later, earlier)):
+        assert decide(run(), *facts)[0].status is S.COMPLETED
 
 
 # ---- 4. Ids are used again -------------------------------------------------------------------------------
@@ -393,6 +421,13 @@ def test_hello_may_come_before_squeue():
     assert (stored.status, moves) == (S.RUNNING, [])
     stored, moves = decide(stored, squeue("RUNNING"))
     assert (stored.time_started, moves) == (at(5), []), "Slurm's clock goes before the node's"
+
+
+def test_a_sign_of_life_ends_the_wait():
+    stored = after(run(), (row("PREEMPTED"),))
+    assert stored.missing_since == at(1000)
+    stored, _ = decide(stored, relay("hello", attempt=1, when=1100), now=1101, survey=Survey())
+    assert (stored.missing_since, stored.status) == (None, S.RUNNING)
 
 
 def test_fin_is_the_end_of_the_script_only():
