@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -49,11 +48,10 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
 
 def _pass(configuration: settings.Settings, cluster: str | None, user: str | None) -> Report:
     from hpctrack import reconcile
-    from hpctrack.slurm import accounting, site
+    from hpctrack.slurm import accounting, preparation, site
     from hpctrack.store import database
 
-    cache = str(Path(configuration.data_dir) / "cache")
-    here = site.cluster_name(os.environ, cache) if cluster is None else cluster
+    here = cluster or site.cluster_name(os.environ, preparation.cache_folder(configuration))
     backend = accounting.CommandLine(here, remote=cluster is not None)
     if user is None and configuration.personal:
         user = getpass.getuser()
