@@ -19,8 +19,10 @@ else
     export HPCTRACK_EMBEDDED_LISTEN=127.0.0.1 HPCTRACK_COLLECTOR_BIND=127.0.0.1
     hpctrack run --experiment digits -- python3 examples/digits/train.py --lr 0.1 --pause 0.05
     hpctrack status --experiment digits --limit 5
-    hpctrack show "$(hpctrack status --experiment digits --limit 1 --json |
-        python3 -c 'import json, sys; print(json.load(sys.stdin)["runs"][0]["run"])')" --plot loss
+    run=$(hpctrack status --experiment digits --limit 1 --json |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["runs"][0]["run"])')
+    hpctrack show "$run"
+    hpctrack show "$run" --plot loss
     exit
 fi
 
@@ -35,6 +37,9 @@ hpctrack status "$job" --watch
 
 say "hpctrack status"
 hpctrack status "$job"
+
+say "hpctrack show ${job}_1"
+hpctrack show "${job}_1"
 
 say "hpctrack show ${job}_1 --plot loss"
 hpctrack show "${job}_1" --plot loss
