@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,3 +221,13 @@ def _nobodys_configuration(monkeypatch, tmp_path_factory) -> None:
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-configuration"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """Build the wheel as users get it."""
+    folder = tmp_path_factory.mktemp("dist")
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, root]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))

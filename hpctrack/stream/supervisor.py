@@ -163,7 +163,7 @@ def _file_behind(descriptor: int) -> str:
 
 def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
-    environ = {name: value for name, value in os.environ.items() if name not in _STALE}
+    environ = _inherited()
     environ["HPCTRACK_JOURNAL"] = folder.shell_journal
     environ["HPCTRACK_RUN_DIR"] = folder.path
     environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
@@ -179,6 +179,15 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
         with contextlib.suppress(OSError):
             before = environ.get("PYTHONPATH")
             environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before, _package_folder(folder))))
+    return environ
+
+
+def _inherited() -> dict[str, str]:
+    """Return the environment as it was given to us: Python adds LC_CTYPE in the C locale (PEP 538)."""
+    environ = {name: value for name, value in os.environ.items() if name not in _STALE}
+    with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
+        if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+            environ.pop("LC_CTYPE", None)
     return environ
 
 
@@ -273,7 +282,7 @@ def execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
 
 def _run_untracked(options: Options) -> NoReturn:
     """Become the script, without any of our processes. It stands in memory: no folder may have been left."""
-    environ = {name: value for name, value in os.environ.items() if name not in _STALE}
+    environ = _inherited()
     environ["HPCTRACK_JOURNAL"] = os.devnull
     signals.restore(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     argv = options.command

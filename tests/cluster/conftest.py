@@ -69,16 +69,6 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as users get it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT], check=True, capture_output=True
-    )
-    return next(folder.glob("*.whl"))
-
-
-@pytest.fixture(scope="session")
 def installed(cluster: Any, wheel: Path) -> Iterator[Path]:
     """``bin`` of an environment that ordinary accounts can read, with the wheel in it."""
     folder = Path(cluster.directory) / "hpctrack-under-test"

@@ -442,3 +442,36 @@ def test_every_transition_goes_forward(lab):
         latest[row["run_id"]] = position
     for row in lab.rows("SELECT id, status FROM runs"):
         assert latest[row["id"]][1] == row["status"]
+
+
+def test_while_slurmdbd_or_slurmctld_is_down_nothing_is_concluded(lab):
+    def once() -> reconcile.Report:
+        return reconcile.run_once(lab.connection, lab.backend, lab.backend.cluster or "", grace=GRACE)
+
+    def cluster_row() -> dict[str, Any]:
+        return lab.rows("SELECT * FROM clusters")[0]
+
+    lab.submit("trouble", *SAFE, wrap="sleep 4")
+    lab.until_status("trouble", "RUNNING")
+    lab.cluster.daemon("stop", "slurmctld")
+    try:
+        report = once()
+        assert "Unable to contact slurm controller" in (report.error or "")
+        assert report.changed == ()
+        assert cluster_row()["unreachable_since"] is not None
+    finally:
+        lab.cluster.daemon("start", "slurmctld")
+    lab.cluster.daemon("stop", "slurmdbd")
+    try:
+        deadline = time.monotonic() + 30
+        while lab.root("squeue", "-h", "-j", lab.jobs["trouble"], "-t", "R,CG").strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        report = once()
+        assert "database" in (report.error or "")
+        assert lab.run("trouble")["time_ended"] is None
+        assert lab.run("trouble")["missing_since"] is not None
+    finally:
+        lab.cluster.daemon("start", "slurmdbd")
+    lab.until_status("trouble", "COMPLETED")
+    assert cluster_row()["unreachable_since"] is None

@@ -55,6 +55,12 @@ def test_arguments_exit_code_and_environment(tmp_path):
     assert job.end() == (3, "2\na b\n*\n14\n/home/a/train.sh\n", "")
 
 
+def test_nothing_is_added_to_the_locale(tmp_path):
+    """In the C locale Python sets LC_CTYPE in its own environment (PEP 538)."""
+    job = Job(tmp_path, b"#!/bin/sh\nenv | grep LC_ || echo none\n", LANG="C")
+    assert job.end() == (0, "none\n", "")
+
+
 def test_script_text_arrives_byte_for_byte(tmp_path):
     script = b'#!/bin/sh\ncat "$0" > copy\n' + bytes(range(1, 256)) * 40 + b"no newline at the end"
     Job(tmp_path, b'#!/bin/sh\ncat "$0" > copy\nexit 0\n' + script).end()

@@ -1,0 +1,75 @@
+"""The wheel, without extras, in an environment of its own: all that is needed is inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hpctrack.store import database as store
+from hpctrack.stream.collector import starting
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """``bin`` of a fresh environment that holds the wheel and what it depends on."""
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        folder / "bin" / "python",
+        "install",
+        "--quiet",
+        wheel,
+    ]
+    subprocess.run(command, check=True)
+    return folder / "bin"
+
+
+def test_setup_collector_and_a_tracked_command_work_from_the_wheel(installed, empty_database, tmp_path):
+    environ = {
+        "PATH": f"{installed}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        **starting.environment(empty_database._replace(collector_bind="127.0.0.1")),
+    }
+
+    def run(*argv):
+        return subprocess.run(
+            argv, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    assert run("hpctrack", "--version").stdout.startswith("hpctrack ")
+    done = run("hpctrack", "setup")
+    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(
+        ["hpctrack", "collector", "--no-reconcile"], env=environ, cwd=tmp_path
+    ) as collector:
+        try:
+            while not starting.read_addresses(empty_database):
+                assert collector.poll() is None
+                time.sleep(0.1)
+            script = "import hpctrack; hpctrack.log(step=1, loss=0.5); raise SystemExit(6)"
+            # The command's Python is another one, in which hpctrack is not installed.
+            done = run("hpctrack", "run", "-E", "wheel", "--", "/usr/bin/python3", "-c", script)
+            assert (done.returncode, done.stderr) == (6, "")
+            deadline = time.monotonic() + 60
+            while True:
+                [shown] = json.loads(run("hpctrack", "status", "-E", "wheel", "--json").stdout)["runs"] or [
+                    {}
+                ]
+                if shown.get("time_ended"):
+                    break
+                assert time.monotonic() < deadline, shown
+                time.sleep(0.5)
+        finally:
+            collector.terminate()
+    assert (shown["state"], shown["exit_code"], shown["last"]) == ("FAILED", 6, {"loss": 0.5})
+    with store.connect(empty_database) as connection:
+        assert connection.execute("SELECT step FROM metrics").fetchall() == [(1,)]
