@@ -128,7 +128,7 @@ MASKED = [
     (f"docker login -u me -p {SECRET} reg.example.org", SECRET),
     (f"machine x.org login me password {SECRET}", SECRET),
     (f"machine x.org\n  login me\n  password {SECRET}\n", SECRET),
-    (f"//registry.npmjs.org/:_authToken={SECRET}", SECRET),
+    (f"//registry.example.org/:_authToken={SECRET}", SECRET),
     ("AWS_SECRET_ACCESS_KEY=/JalrXUtnFEMIaK7MDENGabPxRfiCYEXAMPLEKEY", "JalrXUtnFEMI"),
     ("TOKEN=ab", "ab"),
     (f"got {JWT} back", JWT),
