@@ -309,14 +309,20 @@ def _unresized(facts: list[JobFacts]) -> list[JobFacts]:
 def _records(program: str, text: str, delimiter: str, count: int) -> Iterator[list[str]]:
     """Split output in which each field ends with the delimiter and each record with a newline besides."""
     parts = _clean(text).split(delimiter)
-    if len(parts) % count != 1 or parts[-1].strip():
+    if len(parts) % count != 1 or not _is_heading(parts[-1]):
         raise _unreadable(program, parts[-count:])
     for position in range(0, len(parts) - 1, count):
         record = parts[position : position + count]
         before, newline, record[0] = record[0].rpartition("\n")
-        if newline and before.strip() and not before.strip().startswith("CLUSTER:"):
+        if newline and not _is_heading(before):
             raise _unreadable(program, [before])
         yield record
+
+
+def _is_heading(text: str) -> bool:
+    """Whether what stands between records is nothing but the name of the cluster that they are of."""
+    text = text.strip()
+    return not text or text.startswith("CLUSTER:")
 
 
 def _clean(text: str) -> str:

@@ -211,6 +211,7 @@ def test_nothing_is_nothing():
 
 def test_the_heading_of_another_cluster_is_passed_over():
     assert len(parse.squeue("CLUSTER: mini\n" + queue_text({}, {}), D, "mini", NOW)) == 2
+    assert parse.squeue("CLUSTER: mini\n", D, "mini", NOW) == []
 
 
 @given(st.integers(0, len(queue_text({}, {"JobID": "13"})) - 2))
