@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import ModuleType
 
 _JOB = re.compile(r"^(.*/job_(\d+))(?:/.*)?$")
 _ROOT = "/sys/fs/cgroup"
@@ -105,6 +107,22 @@ def _read(path: str) -> str:
         return ""
 
 
+def _load_psutil() -> ModuleType | None:
+    """Import psutil; without ``site`` it is found only beside this package, or else in its environment."""
+    beside = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    environment = os.path.join(
+        os.path.dirname(os.path.dirname(sys.executable)), "lib", version, "site-packages"
+    )
+    if environment != beside and environment not in sys.path:
+        sys.path.append(environment)
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil
+
+
 class _Totals:
     """Counters that go on counting what processes had used when they ended."""
 
@@ -151,9 +169,8 @@ class _Marked:
         self._peak = 0
 
     def sample(self) -> Processes:
-        try:
-            import psutil
-        except ImportError:
+        psutil = _load_psutil()
+        if psutil is None:
             return Processes(None, None, None, None, None, None)
         memory = 0
         counters: dict[Any, tuple[float, ...]] = {}
