@@ -2,7 +2,7 @@
 
 -- name: load_open_runs
 -- The runs of a cluster that are not over; of one user, or of all.
-SELECT r.id, r.kind, r.status, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
+SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path
@@ -13,7 +13,7 @@ ORDER BY r.id;
 
 -- name: lock_runs
 -- The same of given runs, which nobody else changes until the transaction ends.
-SELECT r.id, r.kind, r.status, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
+SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path
@@ -24,8 +24,8 @@ FOR UPDATE OF r;
 
 -- name: load_attempts
 -- Their attempts. The tail of standard error stays where it is.
-SELECT run_id, attempt, status, time_submitted, time_started, time_ended, exit_code, exit_signal, slurm_exit_code,
-       slurm_exit_signal, node_list, batch_host, reason, resources
+SELECT run_id, attempt, status::text, time_submitted, time_started, time_ended, exit_code, exit_signal,
+       slurm_exit_code, slurm_exit_signal, node_list, batch_host, reason, resources
 FROM attempts
 WHERE run_id = ANY (%(ids)s)
 ORDER BY run_id, attempt;
