@@ -34,7 +34,8 @@ def command(*, config_path: str | None) -> None:
     if waiting and configuration.personal:
         from hpctrack.stream.collector import starting
 
-        starting.ensure_running(configuration)
+        if starting.ensure_running(configuration):
+            starting.wait_for_addresses(configuration)
     delivered, size, problems = _deliver(configuration, waiting)
     click.echo(_summary(registered, delivered, size, len(waiting) - delivered))
     if problems:

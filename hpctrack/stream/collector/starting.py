@@ -229,6 +229,14 @@ def read_addresses(settings: Settings) -> list[str]:
         return []
 
 
+def wait_for_addresses(settings: Settings, seconds: float = 10.0) -> list[str]:
+    """Wait until a collector that is being started says where it is, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not (found := read_addresses(settings)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
 def remove_addresses(settings: Settings, addresses: Sequence[str]) -> None:
     """Take the address file away if it still says this."""
     if read_addresses(settings) == list(addresses):
