@@ -12,8 +12,8 @@ import uuid
 import pytest
 
 from hpctrack import settings as configuration
+from hpctrack.store import collectors, embedded, registration
 from hpctrack.store import database as store
-from hpctrack.store import embedded, registration
 from hpctrack.stream import folders, journal, records
 from hpctrack.stream.collector import delivering, starting
 
@@ -181,6 +181,22 @@ def test_the_collector_delivers_what_it_can_read(settings, collector):
     assert logged(settings) == whole(200)
     assert not os.path.exists(left.folder)
     assert collector.poll() is None
+
+
+def test_what_waits_is_noted_until_it_is_delivered(connection, insert):
+    experiment = insert("experiments", name="e")
+    first, second = (insert("runs", experiment_id=experiment) for _ in range(2))
+    insert("run_latest", run_id=first, rows=3)
+
+    def waiting():
+        return dict(connection.execute("SELECT run_id, waiting FROM run_latest").fetchall())
+
+    collectors.note_waiting(connection, {first: 10, second: 20})
+    assert waiting() == {first: 10, second: 20}
+    collectors.note_waiting(connection, {second: 5})
+    assert waiting() == {first: 0, second: 5}
+    collectors.note_waiting(connection, {})
+    assert waiting() == {first: 0, second: 0}
 
 
 def test_a_deleted_run_is_not_waited_for(settings, collector):
