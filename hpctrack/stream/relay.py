@@ -21,7 +21,6 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import redact
 from hpctrack.stream import folders, journal, report, runfolder, usage, wire
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from hpctrack import redact
     from hpctrack.stream.records import Record
     from hpctrack.stream.supervisor import Config
     from hpctrack.stream.tail import Tail
@@ -258,6 +258,8 @@ class Relay:
     def _mask(self) -> redact.Redactor:
         """Return the redactor, which knows the secrets in the job's environment and script."""
         if self._redactor is None:
+            from hpctrack import redact  # late: its patterns take longer to compile than all else to load
+
             texts = []
             path = os.path.join(self._config.run_dir, "slurm_script")
             with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
