@@ -116,7 +116,7 @@ def test_surroundings_are_those_of_plain_sbatch(alice):
         "surroundings.sh",
         "#!/bin/bash\n"
         'umask; pwd; ulimit -a; echo "$#:$*"; fds=(/proc/$$/fd/*); echo ${#fds[@]}; readlink /proc/$$/fd/0\n'
-        "grep -E 'Sig(Blk|Ign)' /proc/$$/status; [ $(ps -o pgid= $$) = $$ ] && echo leads; cat\n"
+        "grep -E 'Sig(Blk|Ign)' /proc/self/status; [ $(ps -o pgid= $$) = $$ ] && echo leads; cat\n"
         "env | grep -v -E '^(HPCTRACK_|PYTHONPATH=|SLURM_(JOB_?ID|TASK_PID)=|_=)' | sort\n",
     )
     found = {}

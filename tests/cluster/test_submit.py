@@ -236,7 +236,7 @@ def test_slurm_keeps_the_same_script_for_identical_jobs(submitter, await_until):
 SURROUNDINGS = (
     "#!/bin/bash\n"
     'printf "%s\\n" "$#:$*"; umask; pwd; ulimit -a; type -t module; module x 2>&-\n'
-    "open=(/proc/$$/fd/*); echo ${#open[@]}; grep -E 'Sig(Blk|Ign|Cgt)' /proc/$$/status\n"
+    "open=(/proc/$$/fd/*); echo ${#open[@]}; grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status\n"
     "python3 -c 'import os; print(*sorted(os.environ.items()), sep=chr(10))'"
     ' | grep -v -E "^\\(.(HPCTRACK_|PYTHONPATH|SLURM_(JOB_?ID|TASK_PID)|SHLVL|_)"\n'
 )

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -154,7 +155,7 @@ def test_the_environment_is_what_plain_sbatch_would_give(tmp_path):
     """With /bin/sh = dash for the wrapper, functions that bash exported would be gone."""
     made = Job(
         tmp_path,
-        "#!/usr/bin/env python3\nimport os, json; print(json.dumps(dict(os.environ)))\n",
+        f"#!{sys.executable}\nimport os, json; print(json.dumps(dict(os.environ)))\n",
         "/no",
         None,
     )
