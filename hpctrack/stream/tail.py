@@ -202,6 +202,7 @@ class Tail:
 
     def close_line(self) -> None:
         """Void a last line that has no end: its writer is gone, and nobody may read half of it."""
+        self.look()
         last = self.files[-1]
         if last.whole and self.end and self._bytes(last, self.end - 1, 1) != b"\n":
             descriptor = os.open(last.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
