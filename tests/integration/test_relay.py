@@ -164,8 +164,8 @@ class Job:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", MAIN, "supervise", "--spool", self.spool, "--script-line", "2",
              "--script", "/home/a/train.sh", "--node-dir", self.node, "--flush", str(flush), "--", batch],
-            env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", "LANG": "C", "SAME": "value",
-                 "SLURMD_NODENAME": "n1", "PYTHON": sys.executable, **environ},
+            env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", "LANG": "C",
+                 "SAME": "value", "SLURMD_NODENAME": "n1", "PYTHON": sys.executable, **environ},
             cwd=self.folder, stdin=subprocess.DEVNULL, stdout=(self.folder / "out").open("w"),
             stderr=(self.folder / "err").open("w"), start_new_session=True,
         )  # fmt: skip
@@ -303,7 +303,8 @@ def test_a_line_is_delivered_though_its_writer_was_killed_at_once(job, collector
     job.submit()
     job.find_collector_at(collector.address)
     job.run(
-        "#!/bin/sh\n\"$PYTHON\" -c 'import hpctrack, os; hpctrack.log(step=7, a=1.0); os.kill(os.getpid(), 9)'\n"
+        "#!/bin/sh\n"
+        "\"$PYTHON\" -c 'import hpctrack, os; hpctrack.log(step=7, a=1.0); os.kill(os.getpid(), 9)'\n"
     )
     assert collector.steps() == [7]
 
@@ -453,7 +454,8 @@ def test_a_supervisor_that_is_killed_leaves_a_relay_that_finishes(job, collector
     job.submit()
     job.find_collector_at(collector.address)
     process = job.start(
-        '#!/bin/sh\necho "step=1 loss=1" >> $HPCTRACK_JOURNAL\nsleep 2\necho "step=2 loss=1" >> $HPCTRACK_JOURNAL\n'
+        '#!/bin/sh\necho "step=1 loss=1" >> $HPCTRACK_JOURNAL\n'
+        'sleep 2\necho "step=2 loss=1" >> $HPCTRACK_JOURNAL\n'
     )
     await_result(lambda: collector.steps() == [1])
     os.kill(process.pid, signal.SIGKILL)
@@ -563,7 +565,8 @@ def test_lost_lines_are_told_at_the_end(job, collector):
     job.submit()
     job.find_collector_at(collector.address)
     job.run('#!/bin/sh\nexec "$PYTHON" -c "\nimport hpctrack, resource\nhpctrack.log(step=0, a=1.0)\n'
-            'resource.setrlimit(resource.RLIMIT_FSIZE, (80, -1))\nfor step in range(1, 11): hpctrack.log(step=step, a=1.0)"\n')  # fmt: skip
+            'resource.setrlimit(resource.RLIMIT_FSIZE, (80, -1))\n'
+            'for step in range(1, 11): hpctrack.log(step=step, a=1.0)"\n')  # fmt: skip
     (fin,) = collector.messages("fin")
     assert sum(fin["lost"].values()) == 10 and collector.steps() == [0]
 
