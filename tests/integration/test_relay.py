@@ -1,7 +1,5 @@
 """The relay under a real supervisor, against a small collector over real sockets."""
 
-# ruff: noqa: E501 (job scripts stand as they run)
-
 from __future__ import annotations
 
 import contextlib
