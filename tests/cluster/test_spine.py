@@ -96,7 +96,7 @@ def test_collector_killed_in_mid_run(alice, await_until):
     os.kill(pid, signal.SIGKILL)
     time.sleep(2)
     alice.hpctrack("sync")  # starts one again, as the next sbatch would
-    run = alice.ended(job)
+    run = alice.ended(job, 180)  # Slurm is asked once the lease of the dead one has run out
     assert (run["rows"], run["lost"]) == (120, 0)
     assert alice.sql(f"SELECT count(*), count(DISTINCT step) FROM metrics WHERE run_id = {run['id']}") == [
         [120, 120]
