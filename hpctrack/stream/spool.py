@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from hpctrack.stream.records import Record
     from hpctrack.stream.tail import Tail
 
-#: Seconds without any answer after which nobody is there.
+#: Seconds without any answer after which the next address is tried, and after which nobody is there.
+_TURN_AFTER = 2.0
 _GIVE_UP_AFTER = 10.0
 _REFRESH = 30.0
 _PAUSE = 0.05
@@ -124,7 +125,7 @@ def _outbox(record: Record, task: int, tails: list[Tail], mask: redact.Redactor)
 
 
 def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Callable[[int], None]) -> None:
-    began = refreshed = time.monotonic()
+    began = turned = refreshed = time.monotonic()
     link.turn()
     before = 0
     while True:
@@ -140,7 +141,9 @@ def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Calla
         silent = now - max(began, box.heard or 0.0)
         if silent > _GIVE_UP_AFTER:
             raise errors.CollectorUnavailable("no collector answers")
-        link.watch(box)
+        if silent > _TURN_AFTER and now - turned > _TURN_AFTER:
+            turned = now
+            link.turn()
         if now - refreshed > _REFRESH:
             refreshed = now
             leftover.refresh()
