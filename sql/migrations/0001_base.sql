@@ -416,24 +416,197 @@ CREATE TABLE site (
     name  text PRIMARY KEY,
     value text NOT NULL
 );
-@@RIGHTS@@
+COMMENT ON TABLE site IS
+    'Choices of the site; details_visible = yes shows everybody''s environments, args, scripts and standard error';
+COMMENT ON COLUMN site.name IS 'Name of the choice';
+COMMENT ON COLUMN site.value IS 'What was chosen';
+
+-- Who may see and change what. Rights come from hpctrack setup --grant-...; the policies say of which rows. Rows
+-- belong to whoever logged in (session_user): no SET ROLE makes them somebody else's. The owner of the schema, the
+-- only user in the personal mode, is not restricted.
+
+CREATE FUNCTION acts_for_all() RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN pg_has_role(session_user, (SELECT relowner FROM pg_class WHERE oid = 'run_keys'::regclass), 'USAGE')
+        OR (has_table_privilege(session_user, 'run_keys'::regclass, 'SELECT')
+            AND (SELECT rolbypassrls FROM pg_roles WHERE rolname = session_user));
+COMMENT ON FUNCTION acts_for_all IS 'Whether whoever is logged in is the schema''s owner or a collector';
+
+CREATE FUNCTION details_visible() RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN EXISTS (SELECT FROM site WHERE name = 'details_visible' AND value = 'yes') OR acts_for_all();
+COMMENT ON FUNCTION details_visible IS
+    'Whether whoever is logged in may see environments, args, scripts and standard error of other people''s runs';
+
+-- (SELECT details_visible()) is worked out once in a query, not once for each row.
+ALTER TABLE submissions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON submissions FOR SELECT USING (user_name = session_user OR (SELECT details_visible()));
+CREATE POLICY own_delete ON submissions FOR DELETE USING (user_name = session_user);
+
+ALTER TABLE runs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON runs FOR SELECT USING (user_name = session_user OR (SELECT details_visible()));
+CREATE POLICY own_insert ON runs FOR INSERT WITH CHECK (
+    user_name = session_user
+    AND (submission IS NULL
+         OR EXISTS (SELECT FROM submissions s WHERE s.uuid = submission AND s.user_name = session_user)));
+CREATE POLICY own_update ON runs FOR UPDATE USING (user_name = session_user) WITH CHECK (
+    user_name = session_user
+    AND (submission IS NULL
+         OR EXISTS (SELECT FROM submissions s WHERE s.uuid = submission AND s.user_name = session_user)));
+CREATE POLICY own_delete ON runs FOR DELETE USING (user_name = session_user);
+
+ALTER TABLE experiments ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON experiments FOR SELECT USING (true);
+CREATE POLICY own_insert ON experiments FOR INSERT WITH CHECK (user_name = session_user);
+CREATE POLICY own_update ON experiments FOR UPDATE USING (user_name = session_user) WITH CHECK (user_name = session_user);
+CREATE POLICY own_delete ON experiments FOR DELETE USING (user_name = session_user);
+
+-- An experiment takes its runs along, and PostgreSQL does that in the name of the owner of the table.
+CREATE FUNCTION refuse_deletion() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+BEGIN
+    RAISE EXCEPTION 'run r% belongs to %: only they may delete it', OLD.id, OLD.user_name
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+COMMENT ON FUNCTION refuse_deletion IS 'Trigger: keeps other people''s runs when an experiment is deleted';
+CREATE TRIGGER keep_others BEFORE DELETE ON runs
+    FOR EACH ROW WHEN (OLD.user_name <> session_user AND NOT acts_for_all())
+    EXECUTE FUNCTION refuse_deletion();
+
+ALTER TABLE experiment_relationships ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON experiment_relationships FOR SELECT USING (true);
+CREATE POLICY own ON experiment_relationships
+    USING (EXISTS (SELECT FROM experiments e WHERE e.id = from_id AND e.user_name = session_user));
+
+ALTER TABLE run_relationships ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON run_relationships FOR SELECT USING (true);
+CREATE POLICY own ON run_relationships
+    USING (EXISTS (SELECT FROM runs r WHERE r.id = from_id AND r.user_name = session_user));
+
+-- What everybody may see of every run, and its owner may change (where hpctrack setup grants that).
+DO $$
+DECLARE child text;
+BEGIN
+    FOREACH child IN ARRAY ARRAY['metrics', 'run_latest', 'transitions', 'usage', 'streams'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);
+        EXECUTE format('CREATE POLICY visible ON %I FOR SELECT USING (true)', child);
+    END LOOP;
+    FOREACH child IN ARRAY ARRAY['metrics', 'run_latest'] LOOP
+        EXECUTE format('CREATE POLICY own ON %I USING (EXISTS '
+                       '(SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user))', child);
+    END LOOP;
+END $$;
+CREATE POLICY own_insert ON transitions FOR INSERT WITH CHECK (
+    source = 'user' AND EXISTS (SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user));
+
+-- Standard error, and whatever scripts sent that PostgreSQL refused, may hold anything.
+DO $$
+DECLARE child text;
+BEGIN
+    FOREACH child IN ARRAY ARRAY['attempts', 'rejected'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);
+        EXECUTE format('CREATE POLICY visible ON %I FOR SELECT USING ((SELECT details_visible()) OR EXISTS '
+                       '(SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user))', child);
+    END LOOP;
+END $$;
+
+ALTER TABLE run_keys ENABLE ROW LEVEL SECURITY;
+
+-- Everybody's runs for every reader; what they may not see is NULL. These views hide columns and no rows, so they
+-- need no security_barrier, which would make every list read and sort all runs.
+
+CREATE VIEW run_overview AS
+SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.time_started, r.time_updated,
+       r.time_ended, r.time_seen, r.comment, r.tags,
+       CASE WHEN r.user_name = session_user OR (SELECT details_visible()) THEN r.args END AS args,
+       CASE WHEN r.user_name = session_user OR (SELECT details_visible()) THEN r.env END AS env,
+       r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
+       r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
+       r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
+       l.last_step, l.last_time, l.last, coalesce(l.rows, 0) AS rows, coalesce(l.lost, 0) AS lost,
+       coalesce(l.waiting, 0) AS waiting
+FROM runs r
+JOIN experiments e ON e.id = r.experiment_id
+LEFT JOIN run_latest l ON l.run_id = r.id;
+COMMENT ON VIEW run_overview IS 'Everybody''s runs with their experiment and latest values; what hpctrack status lists';
+COMMENT ON COLUMN run_overview.experiment IS 'Name of the experiment';
+
+CREATE VIEW attempt_overview AS
+SELECT a.run_id, a.attempt, a.slurm_job_id, a.status, a.time_submitted, a.time_started, a.time_ended, a.exit_code,
+       a.exit_signal, a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason,
+       CASE WHEN r.user_name = session_user OR (SELECT details_visible()) THEN a.stderr_tail END AS stderr_tail,
+       a.resources
+FROM attempts a
+JOIN runs r ON r.id = a.run_id;
+COMMENT ON VIEW attempt_overview IS 'Everybody''s attempts';
+
+CREATE VIEW attempt_resources AS
+SELECT a.run_id, a.attempt,
+       coalesce(metric_number(a.resources -> 'elapsed_s'),
+                extract(epoch FROM coalesce(a.time_ended, now()) - a.time_started)::double precision) AS elapsed_s,
+       metric_number(coalesce(a.resources -> 'alloc_tres', a.resources -> 'req_tres') -> 'cpu')::integer AS cpus,
+       coalesce(metric_number(a.resources -> 'cpu_s'), u.cpu_s) AS cpu_s,
+       metric_number(a.resources -> 'req_tres' -> 'mem')::bigint AS memory_requested_bytes,
+       greatest(metric_number(a.resources -> 'max_rss_bytes')::bigint, u.memory_bytes) AS memory_used_bytes,
+       coalesce(metric_number(coalesce(a.resources -> 'alloc_tres', a.resources -> 'req_tres') -> 'gres/gpu'), 0)::integer AS gpus
+FROM attempts a
+CROSS JOIN LATERAL (
+    SELECT sum(n.cpu_s) AS cpu_s, sum(n.memory_bytes)::bigint AS memory_bytes
+    FROM (SELECT max(s.cpu_s) AS cpu_s, max(greatest(s.memory_peak_bytes, s.memory_bytes)) AS memory_bytes
+          FROM usage s WHERE s.run_id = a.run_id AND s.attempt = a.attempt GROUP BY s.node) n) u;
+COMMENT ON VIEW attempt_resources IS 'What attempts asked for and what they used, by Slurm''s accounting and our own samples';
+COMMENT ON COLUMN attempt_resources.elapsed_s IS 'Seconds from its start to its end, or to now';
+COMMENT ON COLUMN attempt_resources.cpus IS 'Processors that Slurm gave it';
+COMMENT ON COLUMN attempt_resources.cpu_s IS 'Processor seconds that it used on all nodes';
+COMMENT ON COLUMN attempt_resources.memory_requested_bytes IS 'Memory that it asked for, on all nodes together';
+COMMENT ON COLUMN attempt_resources.memory_used_bytes IS
+    'Most memory that it was seen to use: the greater of accounting''s MaxRSS (of one task) and our samples (all nodes together)';
+COMMENT ON COLUMN attempt_resources.gpus IS 'GPUs that Slurm gave it';
+
+-- Columns that a view hands through are explained like those of the table.
+DO $$
+DECLARE c record;
+BEGIN
+    FOR c IN
+        SELECT v.relname AS view, va.attname AS name, d.description
+        FROM (VALUES ('run_links', 'run_relationships', 1), ('experiment_links', 'experiment_relationships', 1),
+                     ('run_overview', 'runs', 1), ('run_overview', 'run_latest', 2),
+                     ('attempt_overview', 'attempts', 1), ('attempt_resources', 'attempts', 1)) AS pair (view, base, rank)
+        JOIN pg_class v ON v.oid = pair.view::regclass
+        JOIN pg_attribute va ON va.attrelid = v.oid AND col_description(v.oid, va.attnum) IS NULL
+        JOIN pg_attribute ba ON ba.attrelid = pair.base::regclass AND ba.attname = va.attname
+        JOIN pg_description d ON d.objoid = ba.attrelid AND d.objsubid = ba.attnum AND d.classoid = 'pg_class'::regclass
+        ORDER BY pair.rank DESC
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN %I.%I IS %L', c.view, c.name, c.description);
+    END LOOP;
+END $$;
+
 CREATE FUNCTION register_submission(submission jsonb, secret bytea, run jsonb, tasks integer[])
     RETURNS TABLE (task integer, run_id bigint)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_column
 DECLARE
-    -- Only the schema's owner (the personal mode, an administrator) may say whose runs these are.
-    owner name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'runs'::regclass);
-    who text := CASE WHEN session_user = owner THEN coalesce(submission->>'user_name', session_user) ELSE session_user END;
+    -- Only the schema's owner (the personal mode, an administrator) and a collector, which registers what waits in
+    -- the spool, may say whose runs these are.
+    trusted boolean := acts_for_all();
+    who text := CASE WHEN trusted THEN coalesce(submission->>'user_name', session_user) ELSE session_user END;
+    slurm_user text := coalesce(submission->>'user_name', who);
     the_uuid uuid := (submission->>'uuid')::uuid;
     the_experiment bigint;
     parent bigint;
     known text;
 BEGIN
+    -- Slurm's user names and PostgreSQL's need not be the same, but whoever has a login here speaks for themselves.
+    IF NOT trusted AND slurm_user <> session_user AND EXISTS (SELECT FROM pg_roles WHERE rolname = slurm_user) THEN
+        RAISE EXCEPTION 'submission % is %''s, but this login is %', the_uuid, slurm_user, session_user
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
     INSERT INTO submissions (uuid, user_name, slurm_user, cluster, time, submit_line, script, work_dir, git, env)
-    VALUES (the_uuid, who, coalesce(submission->>'user_name', who), submission->>'cluster', (submission->>'time')::timestamptz, submission->>'submit_line',
-            submission->>'script', submission->>'work_dir', submission->'git', submission->'env')
+    VALUES (the_uuid, who, slurm_user, submission->>'cluster', (submission->>'time')::timestamptz,
+            submission->>'submit_line', submission->>'script', submission->>'work_dir', submission->'git', submission->'env')
     ON CONFLICT DO NOTHING;
     SELECT s.user_name INTO known FROM submissions s WHERE s.uuid = the_uuid;
     IF known IS DISTINCT FROM who THEN
@@ -441,7 +614,7 @@ BEGIN
     END IF;
     INSERT INTO run_keys (submission, secret) VALUES (the_uuid, secret) ON CONFLICT DO NOTHING;
 
-    INSERT INTO experiments (name) VALUES (run->>'experiment') ON CONFLICT (name) DO NOTHING;
+    INSERT INTO experiments (name, user_name) VALUES (run->>'experiment', who) ON CONFLICT (name) DO NOTHING;
     SELECT e.id INTO the_experiment FROM experiments e WHERE e.name = run->>'experiment';
 
     WITH fresh AS (
@@ -471,3 +644,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION register_submission IS
     'Store a submission, its secret and its runs; calling it again with the same UUID changes nothing';
+REVOKE EXECUTE ON FUNCTION register_submission FROM PUBLIC;

@@ -58,6 +58,11 @@ def test_nobody_but_the_owner_reads_keys(reader, connection, submission):
     assert reader.execute("SELECT * FROM run_keys").fetchall() == []
 
 
+def test_a_reader_submits_nothing(reader, connection, submission):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
+        reader.execute("SELECT register_submission('{}', 'k', '{}', '{-1}')")
+
+
 def test_a_reader_changes_nothing(reader, submission):
     for statement in (
         "UPDATE runs SET status = 'COMPLETED'",
@@ -70,6 +75,11 @@ def test_a_reader_changes_nothing(reader, submission):
 
 
 def test_a_submission_in_anothers_name_is_refused(reader, connection, submission):
+    connection.execute(
+        sql.SQL("GRANT EXECUTE ON FUNCTION register_submission TO {}").format(
+            sql.Identifier(reader.info.user)
+        )
+    )
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="belongs to alice"):
         reader.execute(
             "SELECT register_submission(%s, %s, %s, '{-1}')",
