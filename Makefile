@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test unit integration cluster-test lint format bench cluster cluster-stop wheel clean
+.PHONY: help demo test unit integration cluster-test test-slow lint format bench cluster cluster-stop wheel clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ integration: $(STAMP)  ## tests on a real PostgreSQL
 
 cluster-test: $(STAMP)  ## tests on a real Slurm
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+test-slow: $(STAMP) /usr/lib/postgresql  ## what takes minutes or gigabytes: storms, partitions, millions of rows
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy --strict, import rules
 	$(BIN)/ruff check .
