@@ -32,6 +32,9 @@ TEMPLATE = "template_hpctrack"
 _AS_SOMEBODY = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"]
 _numbers = itertools.count(1)
 
+# A shell that starts the tests in its background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Server:

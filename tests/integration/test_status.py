@@ -405,7 +405,7 @@ class Terminal:
 
     def finish(self):
         """Read to the end; returns the exit code."""
-        while self._read():
+        while select.select([self._leader], [], [], 30)[0] and self._read():
             pass
         return self.process.wait(30)
 
