@@ -21,9 +21,10 @@ demo: $(STAMP)  ## track a real training on a real Slurm, from nothing
 /usr/lib/postgresql:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then scripts/install_postgresql.sh; fi
 
+# The cluster's tests mostly wait: they have one process to themselves, the others share the rest.
 test: $(STAMP) /usr/lib/postgresql  ## everything: unit, integration (real PostgreSQL), cluster (real Slurm); writes build/junit.xml
 	@mkdir -p build
-	$(BIN)/python -m pytest --junitxml=build/junit.xml $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --junitxml=build/junit.xml $(PYTEST_ARGS)
 
 unit: $(STAMP)  ## the pure tests only: seconds
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)

@@ -39,6 +39,13 @@ with database.connect(settings.load()) as connection:
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests on the one cluster in one process, one after the other, however many processes test."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 def _minicluster() -> Any:
     spec = importlib.util.spec_from_file_location("minicluster", ROOT / "scripts" / "minicluster.py")
     assert spec and spec.loader
