@@ -84,6 +84,9 @@ class Tensor:
     def __init__(self, value):
         self.value = value
 
+    def __repr__(self):
+        return f"Tensor({self.value!r})"
+
     def item(self):
         return self.value
 
@@ -221,7 +224,7 @@ def test_steps(run, step, expected):
     assert [line.step for line in lines(run)] == [expected]
 
 
-@pytest.mark.parametrize("step", ["x", 1.5, math.nan, math.inf, 2**63, object()], ids=repr)
+@pytest.mark.parametrize("step", ["x", 1.5, math.nan, math.inf, 2**63, Tensor(None)], ids=repr)
 def test_a_step_that_is_none_is_told_and_the_values_are_kept(run, step, capfd):
     script.log(step=step, loss=1.0)
     (row,) = lines(run)
