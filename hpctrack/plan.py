@@ -77,7 +77,7 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         live.status is run.status
         and live.raw_state == run.slurm_state
         and live.reason == run.reason
-        and (live.attempt == run.attempt or not run.attempts)
+        and (live.attempt or 0) == run.attempt
         and live.node_list in (run.node_list, None)
         and live.time_started in (run.time_started, None)
         and (live.job_id == run.slurm_job_id or bool(live.array_tasks))
@@ -194,11 +194,11 @@ def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts | None]:
     if number and fact.status is RunStatus.COMPLETING:
         known = history.attempts.get(number)
         if known is None or known.time_submitted != fact.time_submitted:
-            # Still the execution before; its start is wiped or a forecast by now. If we never saw it start,
-            # accounting will tell how it went.
+            # Still the execution before; its times are wiped or already the next one's. If we never saw it
+            # start, accounting will tell how it went.
             before = history.attempts.get(number - 1)
             seen = before is not None and before.time_started is not None
-            return number - 1, fact._replace(time_started=None) if seen else None
+            return number - 1, fact._replace(time_submitted=None, time_started=None) if seen else None
     return number, fact
 
 

@@ -221,6 +221,21 @@ def test_the_end_of_the_second_execution_completes_as_such():
     assert [(a.attempt, a.status) for a in stored.attempts] == [(1, S.COMPLETING)]
 
 
+def test_a_restart_counts_although_the_run_still_waits_and_no_attempt_is_known():
+    stored, _ = decide(run(), squeue("PENDING"))
+    stored, _ = decide(stored, squeue("PENDING", attempt=1, time_submitted=at(60)))
+    assert [attempt.attempt for attempt in stored.attempts] == [1]
+
+
+def test_the_next_submit_time_is_not_taken_for_that_of_the_execution_before():
+    stored, _ = decide(run(), relay("hello"), relay("fin", exit_code=0, when=20), survey=Survey())
+    stored, _ = decide(stored, squeue("COMPLETING", attempt=1, time_submitted=at(22), start=24))
+    rows = row("PREEMPTED", end=21, time_submitted=at(0)), row("COMPLETED", 24, 44, time_submitted=at(22))
+    for now in (3600, 7200):
+        stored, _ = decide(stored, *rows, now=now)
+    assert [attempt.status for attempt in stored.attempts] == [S.PREEMPTED, S.COMPLETED]
+
+
 def test_failed_first_and_then_requeued_for_its_exit_code():
     stored, _ = decide(run(), row("FAILED"), survey=Survey(accounts=range(9)))
     assert (stored.status, stored.time_ended) == (S.PENDING, None), (

@@ -68,4 +68,5 @@ def test_our_own_migrations_are_cut_into_many():
             "INSERT",
             "GRANT",
             "REVOKE",
+            "SELECT",
         }
