@@ -24,14 +24,15 @@ def command(*, config_path: str | None) -> None:
     """Deliver what waits in your spool and on this host: submissions, then journals.
 
     Jobs whose relay could not reach a collector left their journals there. What is delivered is deleted;
-    delivering twice adds nothing.
+    delivering twice adds nothing. Without a server of the site, your collector is started if it does not run
+    and is needed.
     """
     configuration = settings.load(config_path=config_path)
-    registered = _register(configuration)
+    registered, live = _register(configuration)
     from hpctrack.stream import spool
 
     waiting = spool.pending(configuration.spool, configuration.node_dir)
-    if waiting and configuration.personal:
+    if configuration.personal and (waiting or live):
         from hpctrack.stream.collector import starting
 
         if starting.ensure_running(configuration):
@@ -42,11 +43,12 @@ def command(*, config_path: str | None) -> None:
         raise problems[0]
 
 
-def _register(configuration: Settings) -> int:
-    from hpctrack.store import database, registration
+def _register(configuration: Settings) -> tuple[int, int]:
+    """Register submissions; return how many, and how many runs may still have something to say."""
+    from hpctrack.store import collectors, database, registration
 
     with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
-        return registration.register_pending(configuration, connection)
+        return registration.register_pending(configuration, connection), collectors.live_runs(connection)
 
 
 def _deliver(configuration: Settings, waiting: list[Spooled]) -> tuple[int, int, list[errors.HpctrackError]]:

@@ -39,6 +39,7 @@ with database.connect(settings.load()) as connection:
 """
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests on the one cluster in one process, one after the other, however many processes test."""
     for item in items:
@@ -154,13 +155,21 @@ class Account:
         """Return the rows of a query in this user's database, as JSON has them."""
         return list(json.loads(self.run(self.bin / "python", "-c", _ASK, query).stdout))
 
-    def ended(self, run: str | int, seconds: float = 60) -> dict[str, Any]:
-        """Wait until a run is over for good; return what ``hpctrack show`` tells."""
-        return dict(await_for(lambda: self._over(run), seconds, f"the end of {run}"))
+    def ended(
+        self, run: str | int, seconds: float = 60, *, rows: int = 0, told: bool = True
+    ) -> dict[str, Any]:
+        """Wait until a run is over for good; return what ``hpctrack show`` tells.
 
-    def _over(self, run: str | int) -> dict[str, Any] | None:
-        shown = self.shown(run)
-        return shown if shown["time_ended"] else None
+        What the job itself said may come later than Slurm's word: so many rows of metrics are waited for, and
+        how its script ended, if it ``told`` that.
+        """
+
+        def over() -> dict[str, Any] | None:
+            shown = self.shown(run)
+            heard = not told or shown["exit_code"] is not None or shown["exit_signal"] is not None
+            return shown if shown["time_ended"] and heard and shown["rows"] >= rows else None
+
+        return dict(await_for(over, seconds, f"the end of {run}"))
 
     def accounted(self, job: int | str) -> list[dict[str, str]]:
         """Return what sacct says of a job, one record per execution."""

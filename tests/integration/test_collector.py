@@ -472,7 +472,8 @@ class Books:
         return [self._fact("sacct", status)]
 
 
-def test_a_finished_job_shows_its_final_state_within_seconds(settings, connection, insert):
+@pytest.mark.parametrize("away", [0.0, 1.5], ids=["", "after another collector's lease has run out"])
+def test_a_finished_job_shows_its_final_state_within_seconds(settings, connection, insert, away):
     experiment, name, books = insert("experiments", name="e"), uuid.uuid4(), Books()
     before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=1)
     insert("submissions", uuid=name, user_name="u", time=before, cluster="c")
@@ -483,14 +484,20 @@ def test_a_finished_job_shows_its_final_state_within_seconds(settings, connectio
     collector = uuid.uuid4()
     assert collectors.beat(connection, collector, host="h", pid=1, addresses=["h:1"], stats={})
     rarely = settings._replace(reconcile_interval=3600.0)
+    leads = threading.Event()
+    leads.set()
     thread = reconciling.Reconciling(
-        rarely, collector, lambda: reconciling.Slurm("c", books, None), lambda: True
+        rarely, collector, lambda: reconciling.Slurm("c", books, None), leads.is_set
     )
     running = threading.Thread(target=thread.run)
     running.start()
     try:
         eventually(lambda: thread.passes)  # the regular pass, for the next hour
+        if away:
+            leads.clear()
         thread.ended({run_id})
+        time.sleep(away)
+        leads.set()
         query = "SELECT status::text FROM runs WHERE id = %s"
         eventually(lambda: connection.execute(query, [run_id]).fetchone() == ("FAILED",))
         assert books.looks == 3

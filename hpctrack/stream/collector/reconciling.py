@@ -24,6 +24,8 @@ _BETWEEN_LOOKS = 2.0
 #: Each look that finds a run unfinished doubles the wait for the next; then the regular passes will do.
 _FIRST_PAUSE = 1.0
 _LOOKS = 7
+#: How long runs to look at are kept while another collector leads, which may be dead: twice its lease.
+_KEPT = 60.0
 #: In the personal mode Slurm is asked once a minute, unless the configuration says otherwise.
 _PERSONAL_INTERVAL = 60.0
 _DEFAULT_INTERVAL = settings_.Settings().reconcile_interval
@@ -88,8 +90,7 @@ class Reconciling:
         """Reconcile until stopped."""
         while not self._stopping.wait(_TICK):
             if not self._leads():
-                with self._lock:
-                    self._looks.clear()
+                self._forget(time.monotonic())
                 continue
             try:
                 self._tick(time.monotonic())
@@ -122,6 +123,11 @@ class Reconciling:
         if now >= self._next_pass:
             self._next_pass = now + self._interval
             self._pass(slurm, ())
+
+    def _forget(self, now: float) -> None:
+        """Let go of the runs that whoever leads has passed over since; the others wait until we lead."""
+        with self._lock:
+            self._looks = {run_id: look for run_id, look in self._looks.items() if look.due > now - _KEPT}
 
     def _due(self, now: float) -> list[int]:
         with self._lock:
