@@ -13,12 +13,14 @@ from hpctrack.store import columns, copy_binary, database, gather, rows
 from hpctrack.store.statements import composable, statement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hpctrack.store.database import Connection
 
 _TARGET = ("metrics",)
 _INCOMING = ("pg_temp", "incoming_metrics")
+#: Rows from which on it pays to look at their runs instead of at each of them.
+_MANY = 1000
 _NO_NAMES = sql.SQL("'{{}}'::text[]").format()
 
 
@@ -61,36 +63,59 @@ class Writer:
     def write(self, logged: Sequence[rows.Logged], next_steps: Mapping[int, int]) -> Written:
         """Write blocks; those of a run stand together, in order of attempt and arrival.
 
-        ``next_steps``: by run, the step after the greatest that is stored. Raises `errors.ContentRefused`
-        and what psycopg raises.
+        ``next_steps``: by run, the step after the greatest that is stored. The runs must be held by this
+        transaction. Raises `errors.ContentRefused` and what psycopg raises.
         """
-        steps = dict(next_steps)
-        latest: list[gather.Latest] = []
-        replaced: dict[int, int] = {}
-        used = False
-        for part in rows.partition(logged, self._catalog.targets):
-            table, seen = gather.gather(part, self._catalog.targets, steps)
-            latest += seen
-            table, merged = rows.merge(table)
-            _add(replaced, merged)
-            fresh = rows.fresh(table, steps)
-            if fresh.any() and not self._copy_fresh(_where(table, fresh)):
-                fresh = np.zeros(len(table), dtype=bool)
-            if not fresh.all():
-                self._prepare_incoming(used)
-                used = True
-                _add(replaced, self._merge(_where(table, ~fresh)))
-            steps.update(rows.advance(table, steps))
-        return Written(latest, steps, replaced)
+        if sum(item.block.rows for item in logged) < _MANY:
+            return self._write(logged, next_steps)
+        skipped = self._connection.execute(statement("skip_run_checks")).fetchone() is not None
+        written = self._write(logged, next_steps)
+        if skipped:
+            self._connection.execute(statement("apply_run_checks"))
+        return written
 
-    def _copy_fresh(self, table: rows.Table) -> bool:
-        """Copy rows straight into ``metrics``; False, and none of them, if one is there already."""
+    def _write(self, logged: Sequence[rows.Logged], next_steps: Mapping[int, int]) -> Written:
         try:
             with self._connection.transaction():
-                self._copy(_TARGET, *copy_binary.encode(table))
+                return self._write_parts(logged, next_steps, fresh=True)
         except psycopg.errors.UniqueViolation:
-            return False
-        return True
+            # Somebody else has written rows beyond what was known.
+            self.forget()
+            return self._write_parts(logged, next_steps, fresh=False)
+
+    def _write_parts(
+        self, logged: Sequence[rows.Logged], next_steps: Mapping[int, int], *, fresh: bool
+    ) -> Written:
+        """Write blocks; ``fresh`` rows go straight into ``metrics``, and fail where they meet others."""
+        written = Written([], dict(next_steps), {})
+        meeting: list[rows.Table] = []
+        parts = self._prepare(logged, written, meeting, fresh=fresh)
+        part = next(parts, None)
+        while part is not None:
+            with self._connection.cursor() as cursor, cursor.copy(_copy_command(_TARGET, part[0])) as copy:
+                copy.write(part[1])
+                # While PostgreSQL takes this part in, the next one is made.
+                part = next(parts, None)
+        for index, table in enumerate(meeting):
+            self._prepare_incoming(index > 0)
+            _add(written.replaced, self._merge(table))
+        return written
+
+    def _prepare(
+        self, logged: Sequence[rows.Logged], written: Written, meeting: list[rows.Table], *, fresh: bool
+    ) -> Iterator[tuple[tuple[str, ...], bytes]]:
+        """Yield fresh rows as columns and COPY data; put others, which go in after all of those, aside."""
+        for part in rows.partition(logged, self._catalog.targets):
+            table, seen = gather.gather(part, self._catalog.targets, written.next_steps)
+            written.latest.extend(seen)
+            table, merged = rows.merge(table)
+            _add(written.replaced, merged)
+            beyond = rows.fresh(table, written.next_steps) if fresh else np.zeros(len(table), dtype=bool)
+            written.next_steps.update(rows.advance(table, written.next_steps))
+            if not beyond.all():
+                meeting.append(_where(table, ~beyond))
+            if beyond.any():
+                yield copy_binary.encode(_where(table, beyond))
 
     def _copy(self, table: tuple[str, ...], names: tuple[str, ...], data: bytes) -> None:
         with self._connection.cursor() as cursor, cursor.copy(_copy_command(table, names)) as copy:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 #: Columns that runs with different metrics may share in one table, for the NULLs that this makes.
 _SHARED_COLUMNS = 64
-#: Cells (rows times columns) of one table, for the memory that it takes.
-_MAX_CELLS = 2_000_000
+#: Cells (rows times columns) of one table: for the memory that it takes, and because PostgreSQL takes in one
+#: while the next is made.
+_MAX_CELLS = 64_000
 _MAX_STEP = (1 << 63) - 1
 #: Stands in for lesser steps while rows are numbered: none of those is a run's greatest.
 _LOW = -(1 << 62)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from hpctrack import model
     from hpctrack.stream import wire
 
 #: Run and journal (16 hex digits).
@@ -51,6 +52,8 @@ class Range(NamedTuple):
 
     header: wire.Header
     body: bytes
+    contents: model.Contents | None = None
+    """The body decoded, if that was done; what is held is kept small, without it."""
 
 
 @dataclass
@@ -107,7 +110,14 @@ class Reassembly:
         """Return up to where a journal has arrived without a gap."""
         return self._journals[key].tail
 
-    def arrive(self, key: Key, header: wire.Header, body: bytes, now: float) -> tuple[Verdict, list[Range]]:
+    def arrive(
+        self,
+        key: Key,
+        header: wire.Header,
+        body: bytes,
+        now: float,
+        contents: model.Contents | None = None,
+    ) -> tuple[Verdict, list[Range]]:
         """Take in a datagram of a known journal; returns what joins the next batch through it."""
         journal = self._journals[key]
         journal.seen = now
@@ -118,7 +128,7 @@ class Reassembly:
             return Verdict.DROPPED, []
         if header.start < journal.tail:
             return Verdict.IGNORED, []
-        whole: Range | None = Range(header, body)
+        whole: Range | None = Range(header, body, contents)
         if header.parts > 1:
             if not self._keep_part(journal, header, body):
                 return Verdict.DROPPED, []
@@ -166,7 +176,7 @@ class Reassembly:
             return True
         if not self._has_room(journal, len(whole.body)):
             return False
-        journal.held[whole.header.start] = whole
+        journal.held[whole.header.start] = whole._replace(contents=None)
         self._charge(journal, len(whole.body) + _OVERHEAD)
         return True
 

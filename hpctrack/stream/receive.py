@@ -1,4 +1,4 @@
-"""The receiving side of the collector: sockets to verified datagrams, in a queue of bounded memory.
+"""The receiving side of the collector: sockets to verified, decoded datagrams, in a queue of bounded memory.
 
 Nothing is answered here but a PING under the right key: acknowledgements come from who commits.
 """
@@ -11,11 +11,12 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import wire
+from hpctrack.stream import decode, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hpctrack import model
     from hpctrack.stream.keys import Keys, RunKey
     from hpctrack.stream.mmsg import Addressed, BatchSocket
 
@@ -36,6 +37,14 @@ class Datagram(NamedTuple):
     run: RunKey
     address: bytes
     """Where answers go (struct sockaddr)."""
+    contents: model.Contents | None = None
+    """The body decoded: here, while the thread that stores waits for PostgreSQL; None for parts of one."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        decoded = 0 if self.contents is None else decode.footprint(self.contents)
+        return len(self.body) + _OVERHEAD + decoded
 
 
 class Intake:
@@ -66,7 +75,7 @@ class Intake:
             for index, datagram in enumerate(datagrams):
                 if self._size >= self._capacity:
                     return len(datagrams) - index
-                self._size += len(datagram.body) + _OVERHEAD
+                self._size += datagram.size
                 self._queue.append(datagram)
             self._changed.notify()
         return 0
@@ -83,7 +92,7 @@ class Intake:
                 self._changed.wait(rest)
                 rest = self._oldest + LINGER - time.monotonic()
             taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-            self._size -= sum(len(datagram.body) + _OVERHEAD for datagram in taken)
+            self._size -= sum(datagram.size for datagram in taken)
             self._oldest = time.monotonic()
             return taken
 
@@ -171,4 +180,14 @@ class Receiver:
             watermark = self._watermark(run.run_id, header.journal.hex())
             self._socket.send([(wire.answer(header, run.key, watermark, watermark), address)])
             return None
-        return Datagram(header, wire.body(data), run, address)
+        body = wire.body(data)
+        return Datagram(header, body, run, address, _decoded(header, body))
+
+
+def _decoded(header: wire.Header, body: bytes) -> model.Contents | None:
+    if header.parts > 1:
+        return None
+    try:
+        return decode.decode(body)
+    except errors.WireError:
+        return None  # who stores it will find out, and set it aside

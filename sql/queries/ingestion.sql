@@ -21,6 +21,25 @@ LOCK TABLE metrics IN ACCESS EXCLUSIVE MODE;
 -- Keep columns as they are until the batch is in.
 LOCK TABLE metrics IN ROW EXCLUSIVE MODE;
 
+-- name: skip_run_checks
+-- Leave out the check of each row's run_id, for a batch whose runs this transaction holds (hold_runs): what the
+-- foreign key would do for every row has been done once for every run. Not where anything else would be left out,
+-- too: a trigger, a rule or another key of the user's; nor where this role may not. Until apply_run_checks.
+SELECT set_config('session_replication_role', 'replica', true)
+WHERE has_parameter_privilege('session_replication_role', 'SET')
+  AND current_setting('session_replication_role') = 'origin'
+  AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = 'metrics'::regclass)
+  AND NOT EXISTS (
+      SELECT FROM pg_trigger t LEFT JOIN pg_constraint c
+      ON c.oid = t.tgconstraint AND c.contype = 'f' AND c.conrelid = t.tgrelid AND c.confrelid = 'runs'::regclass
+         AND c.conkey = (SELECT array_agg(attnum) FROM pg_attribute WHERE attrelid = t.tgrelid AND attname = 'run_id')
+         AND c.confkey = (SELECT array_agg(attnum) FROM pg_attribute WHERE attrelid = c.confrelid AND attname = 'id')
+      WHERE t.tgrelid = 'metrics'::regclass AND c.oid IS NULL);
+
+-- name: apply_run_checks
+-- Back to checks as usual.
+SELECT set_config('session_replication_role', 'origin', true);
+
 -- name: fetch_watermarks
 -- How far journals are in; unknown ones are left out.
 SELECT s.run_id, s.journal_id, s.watermark

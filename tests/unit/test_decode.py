@@ -207,3 +207,25 @@ def test_absurd_counts_allocate_nothing():
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": 0.5, "accuracy": 0.25},
+        {f"n{i}": i for i in range(60)},
+        {f"f{i}": bool(i % 2) for i in range(60)},
+        {f"s{i}": "x" for i in range(60)},
+    ],
+)
+def test_the_footprint_is_about_what_it_takes(values):
+    body, _ = wire.pack([journal.Row(0, step, None, 1.7e9, values) for step in range(100)])
+    bodies = [bytes(bytearray(body)) for _ in range(100)]
+    decode.decode(body)
+    tracemalloc.start()
+    try:
+        contents = [decode.decode(body) for body in bodies]
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken / 2 < sum(map(decode.footprint, contents)) < taken * 3

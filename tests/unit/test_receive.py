@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrack.stream import keys, mmsg, reassembly, receive, wire
+from hpctrack.stream import journal, keys, mmsg, reassembly, receive, wire
 from hpctrack.stream.reassembly import Verdict
 
 SECRET = bytes(range(32))
@@ -313,6 +313,17 @@ def test_verified_datagrams_are_queued_with_their_run(running):
     assert found[0].run == RUN
     assert running.receiver.counts["accepted"] == 300
     assert running.receiver.counts["datagrams"] == 300
+
+
+def test_datagrams_are_decoded_as_they_arrive_and_count_for_what_they_take(running):
+    body, _ = wire.pack([journal.Row(0, 3, None, None, {f"n{i}": i for i in range(20)})])
+    running.client.send(sealed(body, echo=1))
+    running.client.send(sealed(body[:-1], echo=2))
+    running.client.send(sealed(body, echo=3, parts=2))
+    whole, broken, part = running.finish()
+    assert whole.contents.blocks[0].steps.tolist() == [3]
+    assert (broken.contents, part.contents) == (None, None)
+    assert whole.size > part.size + 20 * 100
 
 
 def test_a_ping_is_answered_at_once_and_no_longer_than_it_was(running):

@@ -110,7 +110,9 @@ class Storing:
         batch: list[_Waiting] = []
         now = time.monotonic()
         for key, datagram in zip(keys, datagrams, strict=True):
-            verdict, joined = self._reassembly.arrive(key, datagram.header, datagram.body, now)
+            verdict, joined = self._reassembly.arrive(
+                key, datagram.header, datagram.body, now, datagram.contents
+            )
             self.counts[verdict.name.lower()] += 1
             batch += [_Waiting(key, whole) for whole in joined]
             if verdict is Verdict.JOINED:
@@ -239,11 +241,12 @@ class _Deadline:
 
 
 def _piece(key: Key, whole: Range) -> model.Piece:
-    """Decode a range. What can't be decoded is set aside: sent again, it would be no better."""
-    header, body = whole
+    """Decode a range, if need be. What can't be decoded is set aside: sent again, it would be no better."""
+    header, body, contents = whole
     fault = None
-    try:
-        contents = decode.decode(body)
-    except errors.WireError as error:
-        contents, fault = model.Contents([]), f"can't be decoded: {error}"
+    if contents is None:
+        try:
+            contents = decode.decode(body)
+        except errors.WireError as error:
+            contents, fault = model.Contents([]), f"can't be decoded: {error}"
     return model.Piece(*key, header.attempt, header.start, header.end, contents, body, fault)

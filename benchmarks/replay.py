@@ -1,0 +1,150 @@
+"""Senders that replay prebuilt datagrams as relays would: within credit and window, again after a loss."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.site import Run
+from hpctrack.stream import journal, mmsg, window, wire
+
+#: About what a line of a journal takes; offsets are made up from it.
+_LINE_BYTES = 100
+_TIMEOUT = 2.0
+_BUFFER = 4 << 20
+_GREETED = 50
+
+
+@dataclass
+class Stream:
+    """A journal on its way."""
+
+    ping: bytes
+    datagrams: list[bytes]
+    ends: list[int]
+    acknowledged: int = 0
+    """Datagrams that are committed."""
+    sent: int = 0
+    credit: int = 1 << 62
+    since: float = 0.0
+
+
+def stream(run: Run, rows: Sequence[journal.Row]) -> Stream:
+    """Make the datagrams of one journal."""
+    name = run.task.to_bytes(8, "little")
+    ping = wire.Header(wire.PING, run.submission, run.task, 0, name, 0, 0, 1)
+    made = Stream(wire.seal(run.key, ping), [], [])
+    position = end = 0
+    while position < len(rows):
+        body, count = wire.pack(rows[position : position + wire.MAX_ROWS])
+        start, end = end, end + count * _LINE_BYTES
+        header = wire.Header(wire.DATA, run.submission, run.task, 0, name, start, end, 1)
+        made.datagrams.append(wire.seal(run.key, header, body))
+        made.ends.append(end)
+        position += count
+    return made
+
+
+def replay(address: tuple[str, int], loads: Sequence[Callable[[], list[Stream]]]) -> float:
+    """Send each load from a process of its own; returns seconds until the last acknowledgement."""
+    context = multiprocessing.get_context("fork")
+    ready, results = context.Barrier(len(loads)), context.SimpleQueue()
+
+    def send(load: Callable[[], list[Stream]]) -> None:
+        sender = _Sender(address, load())
+        sender.greet()
+        ready.wait()
+        began = time.monotonic()
+        sender.run()
+        results.put((began, time.monotonic()))
+
+    processes = [context.Process(target=send, args=(load,)) for load in loads]
+    for process in processes:
+        process.start()
+    times = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return max(end for _, end in times) - min(began for began, _ in times)
+
+
+class _Sender:
+    def __init__(self, address: tuple[str, int], streams: list[Stream]) -> None:
+        self._socket = mmsg.BatchSocket("127.0.0.1", 0, buffer=_BUFFER)
+        host = socket.inet_aton(address[0])
+        self._target = struct.pack("=H", socket.AF_INET) + struct.pack(">H4s8x", address[1], host)
+        self._by_name = {(one.datagrams[0][4:24], one.datagrams[0][30:38]): one for one in streams}
+        self._open = dict.fromkeys(map(id, streams))
+        self._streams = streams
+        self._limit = window.FIRST_LIMIT
+        self._flying = 0
+
+    def greet(self) -> None:
+        """Wait until the collector answers for each journal, as relays do before they send what they have."""
+        silent = {one.ping[4:38]: one.ping for one in self._streams}
+        while silent:
+            self._socket.send([(ping, self._target) for ping in itertools.islice(silent.values(), _GREETED)])
+            while self._socket.wait(0.05):
+                for data, _ in self._socket.receive():
+                    silent.pop(data[4:38], None)
+
+    def run(self) -> None:
+        """Send until everything is acknowledged."""
+        while self._open:
+            self._send()
+            if not self._receive():
+                self._socket.wait(0.05)
+                self._look_for_losses()
+        self._socket.close()
+
+    def _send(self) -> None:
+        now = time.monotonic()
+        wanted: list[mmsg.Addressed] = []
+        for one in self._streams:
+            first = one.sent
+            while (
+                self._flying < self._limit
+                and one.sent < len(one.ends)
+                and (one.ends[one.sent] <= one.credit or one.sent == one.acknowledged)
+            ):
+                wanted.append((one.datagrams[one.sent], self._target))
+                one.sent += 1
+                self._flying += 1
+            if one.sent > first == one.acknowledged:
+                one.since = now
+            if self._flying >= self._limit:
+                break
+        self._socket.send(wanted)
+
+    def _receive(self) -> int:
+        answers = self._socket.receive()
+        for data, _ in answers:
+            header = wire.peek(data)
+            one = self._by_name[data[4:24], data[30:38]]
+            if header.kind != wire.ACK:
+                continue
+            one.credit = header.end
+            before = one.acknowledged
+            while one.acknowledged < len(one.ends) and one.ends[one.acknowledged] <= header.start:
+                one.acknowledged += 1
+            if one.acknowledged > before:
+                one.since = time.monotonic()
+                one.sent = max(one.sent, one.acknowledged)
+                self._flying = max(0, self._flying - (one.acknowledged - before))
+                self._limit = min(self._limit + one.acknowledged - before, window.MAX_LIMIT)
+            if one.acknowledged == len(one.ends) and id(one) in self._open:
+                del self._open[id(one)]
+                self._streams.remove(one)
+        return len(answers)
+
+    def _look_for_losses(self) -> None:
+        late = time.monotonic() - _TIMEOUT
+        for one in self._streams:
+            if one.sent > one.acknowledged and one.since < late:
+                self._flying -= one.sent - one.acknowledged
+                one.sent, one.since = one.acknowledged, time.monotonic()
+                self._limit = max(self._limit // 2, window.FIRST_LIMIT)

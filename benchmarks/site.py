@@ -1,0 +1,113 @@
+"""A site of its own for a benchmark: an embedded PostgreSQL as users get it, runs, and a real collector."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.result import ENVIRON
+from hpctrack.settings import Settings
+from hpctrack.store import database, embedded
+from hpctrack.stream import wire
+from hpctrack.stream.collector import starting
+
+_PATIENCE = 60.0
+_PROGRAM = "from hpctrack.cli import main; main.main()"
+_SUBMIT = (
+    "WITH e AS (INSERT INTO experiments (name) VALUES (%(name)s::text) RETURNING id),"
+    " s AS (INSERT INTO submissions (uuid, user_name, time) VALUES (%(name)s::uuid, 'bench', now())),"
+    " k AS (INSERT INTO run_keys VALUES (%(name)s::uuid, %(secret)s))"
+    " INSERT INTO runs (experiment_id, status, submission, task, kind)"
+    " SELECT id, 'RUNNING', %(name)s::uuid, n, 'command' FROM e, generate_series(0, %(last)s) n RETURNING id"
+)
+
+
+class Run(NamedTuple):
+    """A run that datagrams can be made for."""
+
+    run_id: int
+    submission: bytes
+    task: int
+    key: bytes
+
+
+class Site:
+    """Settings, a database with the schema, and what a benchmark does with them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def connect(self) -> database.Connection:
+        """Connect, in autocommit mode."""
+        return database.connect(self.settings, autocommit=True)
+
+    def submit(self, count: int) -> list[Run]:
+        """Register so many runs."""
+        name, secret = uuid.uuid4(), os.urandom(32)
+        parameters = {"name": str(name), "secret": secret, "last": count - 1}
+        with contextlib.closing(self.connect()) as connection:
+            ids = sorted(int(str(row[0])) for row in connection.execute(_SUBMIT, parameters).fetchall())
+        return [Run(one, name.bytes, task, wire.run_key(secret, task)) for task, one in enumerate(ids)]
+
+    @contextlib.contextmanager
+    def collector(self) -> Iterator[Collector]:
+        """Run a collector process."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, "collector", "--no-reconcile"],
+            env={**ENVIRON, **starting.environment(self.settings), "PYTHONPATH": os.pathsep.join(sys.path)},
+            cwd=self.settings.data_dir,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield Collector(process, self._address(process))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(_PATIENCE)
+
+    def _address(self, process: subprocess.Popen[bytes]) -> tuple[str, int]:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            found = starting.read_addresses(self.settings)
+            if found:
+                return "127.0.0.1", int(found[0].rpartition(":")[2])
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the collector did not start")
+            time.sleep(0.02)
+
+
+class Collector:
+    """A running collector."""
+
+    def __init__(self, process: subprocess.Popen[bytes], address: tuple[str, int]) -> None:
+        self.process, self.address = process, address
+
+    @property
+    def peak_mb(self) -> float:
+        """Most memory that it had resident so far (VmHWM of proc(5))."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        return int(found[1]) / 1024 if found else 0.0
+
+
+@contextlib.contextmanager
+def personal() -> Iterator[Site]:
+    """Set up a personal site on a disk, and remove it afterwards."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="hpctrack-bench-") as folder:
+        settings = Settings(
+            data_dir=folder, collector_bind="127.0.0.1", embedded_listen="127.0.0.1", auto_columns=True
+        )
+        try:
+            database.connect(settings).close()
+            yield Site(settings)
+        finally:
+            embedded.stop(settings)
