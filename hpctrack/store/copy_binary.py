@@ -27,8 +27,6 @@ _JSONB_VERSION = b"\x01"
 _EPOCH = 946_684_800_000_000
 #: What PostgreSQL's timestamps can hold, in microseconds since 1970 (manual, "Date/Time Types"), roundly.
 _TIMES = (-200_000_000_000_000_000, 9_000_000_000_000_000_000)
-#: Values that move at once.
-_SCATTERED = 1 << 16
 
 
 class Field(NamedTuple):
@@ -129,16 +127,14 @@ def _with_nulls(table: Table, laid: _Laid, some: list[Field]) -> _Laid:
 
     Begins with all bits set, which is NULL in every field; then the values that are there move in.
     """
-    masks = [field.present for field in some if field.present is not None]
-    if table.present is not None:
-        masks += list(table.present)
-    rows, fields = np.nonzero(np.column_stack(masks))
-    widths = np.full(len(masks), 8)
+    masks = _masks(table, some)
+    rows, fields = np.divmod(np.flatnonzero(masks), masks.shape[1])
+    widths = np.full(masks.shape[1], 8)
     widths[: len(some)] = [np.dtype(field.dtype).itemsize for field in some]
     width = widths[fields]
     values = np.bincount(rows, weights=width, minlength=len(table)).astype(np.int64)
     head = len(laid.data) // len(table)
-    sizes = head + 4 * len(masks) + values
+    sizes = head + 4 * masks.shape[1] + values
     ends = np.cumsum(sizes)
     starts = ends - sizes
     before = np.cumsum(width) - width - (np.cumsum(values) - values)[rows]
@@ -149,10 +145,21 @@ def _with_nulls(table: Table, laid: _Laid, some: list[Field]) -> _Laid:
         chosen = fields == index
         _scatter(out, places[chosen], _cells(field.values[rows[chosen]], field.dtype))
     if table.present is not None:
-        chosen = fields >= len(some)
-        found = table.floats[fields[chosen] - len(some), rows[chosen]]
-        _scatter(out, places[chosen], _cells(found, ">f8"))
+        if some:
+            chosen = fields >= len(some)
+            rows, fields, places = rows[chosen], fields[chosen] - len(some), places[chosen]
+        _scatter(out, places, _cells(table.floats[fields, rows], ">f8"))
     return _Laid(out.tobytes(), ends.tolist())
+
+
+def _masks(table: Table, some: list[Field]) -> model.Mask:
+    """Return which fields have a value, one row after the other: those of ``some``, then of the matrix."""
+    masks = [field.present for field in some if field.present is not None]
+    if table.present is None:
+        return np.column_stack(masks)
+    if not masks:
+        return np.ascontiguousarray(table.present.T)
+    return np.column_stack([*masks, table.present.T])
 
 
 def _cells(values: model.Array, dtype: str) -> model.Array:
@@ -164,11 +171,13 @@ def _cells(values: model.Array, dtype: str) -> model.Array:
 
 
 def _scatter(out: model.Array, places: model.Array, cells: model.Array) -> None:
-    """Write rows of bytes to their places, a part at a time for the memory of the indexes."""
-    within = np.arange(cells.shape[1])
-    for begin in range(0, len(places), _SCATTERED):
-        part = slice(begin, begin + _SCATTERED)
-        out[places[part, None] + within] = cells[part]
+    """Write rows of bytes to their places."""
+    if not len(cells):
+        return
+    cell = np.dtype(("V", cells.shape[1]))
+    # Every place of ``out`` as one element of that size; they overlap, but the places don't.
+    spots = np.ndarray(len(out) - cell.itemsize + 1, cell, out, strides=(1,))
+    spots[places] = cells.view(cell)[:, 0]
 
 
 def _join(table: Table, laid: _Laid, varying: list[Declared]) -> bytes:

@@ -116,7 +116,7 @@ class _Gathered:
             indexes, runs = (grid.ravel() for grid in np.indices((len(table.names), len(ends))))
             last = ends[runs]
         else:
-            indexes, last = np.nonzero(table.present)
+            indexes, last = np.divmod(np.flatnonzero(table.present), len(table))
             runs = np.searchsorted(ends, last)
             final = np.append((indexes[1:] != indexes[:-1]) | (runs[1:] != runs[:-1]), np.ones(1, bool))
             indexes, runs, last = (
@@ -156,7 +156,8 @@ class _Gathered:
 
     def _fill(self) -> None:
         """Place the values of blocks with different metrics, one block after the other."""
-        named = dict.fromkeys(itertools.chain.from_iterable(_names(item.block) for item in self._logged))
+        sets = dict.fromkeys(_names(item.block) for item in self._logged)
+        named = dict.fromkeys(itertools.chain.from_iterable(sets))
         self._names = tuple(name for name in named if self._is_float(name))
         self._indexes = {name: index for index, name in enumerate(self._names)}
         self._floats = np.zeros((len(self._names), self._total))
@@ -170,7 +171,7 @@ class _Gathered:
             if plan is None:
                 plan = plans[block.names] = self._plan(block.names)
             if len(plan.to):
-                self._floats[plan.to, begin:end] = block.matrix[plan.of]
+                self._floats[plan.to, begin:end] = block.matrix[plan.of] if plan.others else block.matrix
                 present[plan.to, begin:end] = True
             if plan.others or block.columns:
                 self._place_others(item, plan, np.arange(begin, end))
@@ -261,4 +262,4 @@ class _Plan(NamedTuple):
 
 
 def _names(block: model.MetricBlock) -> tuple[str, ...]:
-    return (*block.names, *(column.name for column in block.columns))
+    return (*block.names, *(column.name for column in block.columns)) if block.columns else block.names
