@@ -1,10 +1,11 @@
-"""Messages of the node side, stored: usage, arguments, tags, losses. Nothing in them is trusted."""
+"""Messages of the node side, stored: usage, events, arguments, tags, losses. Nothing in them is trusted."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack.store import values
@@ -24,6 +25,15 @@ _LAST_TIME = 2.5e11
 _MAX_JOURNALS = 4096
 _MAX_LOST = 1 << 48
 _MAX_NODE = 255
+#: Events of a run that are kept, and characters of an event's name.
+_MAX_EVENTS = 1000
+_MAX_EVENT = 64
+#: Whom a signal was meant for (`hpctrack.stream.signals.Reach`).
+_REACHES = {
+    "container": "sent to every process of the job",
+    "group": "sent to the script's process group",
+    "process": "sent to the batch script alone",
+}
 
 
 class Parsed(NamedTuple):
@@ -54,17 +64,21 @@ class Stored(NamedTuple):
 
 
 def store(connection: Connection, messages: Iterable[Parsed]) -> Stored:
-    """Store what messages say about usage, arguments, tags and losses; other kinds are left alone.
+    """Store what messages say about usage, events, arguments, tags and losses; other kinds are left alone.
 
     Rows of ``runs`` are changed in the order of their ids. Raises what psycopg raises.
     """
     found = sorted(messages, key=lambda message: message.run_id)
     samples = [_usage(message) for message in found if message.kind == "usage"]
+    events = [_event(message) for message in found if message.kind == "event"]
     known = [sample for sample in samples if sample is not None]
+    happened = [event for event in events if event is not None]
     lost = [loss for message in found if message.kind == "fin" for loss in _losses(message)]
     with connection.cursor() as cursor:
         if known:
             cursor.executemany(statement("insert_usage"), known)
+        if happened:
+            cursor.executemany(statement("insert_event"), happened)
         for message in found:
             if message.kind in ("args", "tags") and message.body:
                 name = "merge_args" if message.kind == "args" else "merge_tags"
@@ -72,13 +86,14 @@ def store(connection: Connection, messages: Iterable[Parsed]) -> Stored:
                 cursor.execute(statement(name), {"run_id": message.run_id, "value": value})
         if lost:
             cursor.executemany(statement("update_stream_lost"), lost)
-    return Stored(len(samples) - len(known), {int(loss["run_id"]) for loss in lost})
+    malformed = len(samples) - len(known) + len(events) - len(happened)
+    return Stored(malformed, {int(loss["run_id"]) for loss in lost})
 
 
 def _usage(message: Parsed) -> dict[str, Any] | None:
     body = message.body
-    time, node = _number(body.get("time")), body.get("node")
-    if time is None or not 0 <= time <= _LAST_TIME or not isinstance(node, str):
+    time, node = _time(body), body.get("node")
+    if time is None or not isinstance(node, str):
         return None
     gpu = body.get("gpu")
     return {
@@ -96,6 +111,30 @@ def _usage(message: Parsed) -> dict[str, Any] | None:
     }
 
 
+def _event(message: Parsed) -> dict[str, Any] | None:
+    """Return what happened on the node: a signal by its name, anything else in the node's words."""
+    body = message.body
+    time, name, reach = _time(body), body.get("name"), body.get("reach")
+    if time is None or not isinstance(name, str) or not name:
+        return None
+    number = _integer(body.get("signal"), _INT32)
+    return {
+        "run_id": message.run_id,
+        "attempt": message.attempt,
+        "time": time,
+        "reason": _REACHES.get(reach) if isinstance(reach, str) else None,
+        "raw": values.to_text(name)[:_MAX_EVENT] if number is None else _signal_name(number),
+        "most": _MAX_EVENTS,
+    }
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _losses(message: Parsed) -> list[dict[str, Any]]:
     lost = message.body.get("lost")
     if not isinstance(lost, dict):
@@ -109,6 +148,12 @@ def _losses(message: Parsed) -> list[dict[str, Any]]:
         {"run_id": message.run_id, "journal": journal, "attempt": message.attempt, "lost": count}
         for journal, count in counted.items()
     ]
+
+
+def _time(body: Mapping[str, Any]) -> float | None:
+    """Return when it was, in seconds since the epoch; None where the node says no time that can be stored."""
+    time = _number(body.get("time"))
+    return time if time is not None and 0 <= time <= _LAST_TIME else None
 
 
 def _number(value: object) -> float | None:

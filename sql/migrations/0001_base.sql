@@ -263,15 +263,16 @@ CREATE TABLE transitions (
     raw     text
 );
 CREATE INDEX transitions_run ON transitions (run_id, id);
-COMMENT ON TABLE transitions IS 'Every change of a run''s status';
+COMMENT ON TABLE transitions IS 'Timeline of a run: every change of its status, and signals that arrived';
 COMMENT ON COLUMN transitions.id IS 'Number in the order in which they were learnt';
 COMMENT ON COLUMN transitions.run_id IS 'The run';
 COMMENT ON COLUMN transitions.attempt IS 'The attempt that it happened to';
-COMMENT ON COLUMN transitions.status IS 'New status; NULL where Slurm''s word (raw) is not in runstatus';
+COMMENT ON COLUMN transitions.status IS
+    'New status; NULL where Slurm''s word (raw) is not in runstatus, and where the relay told of an event (raw)';
 COMMENT ON COLUMN transitions.time IS 'When it happened, by the clock of the source';
 COMMENT ON COLUMN transitions.source IS 'Who said so: submit, relay, squeue, sacct, or user';
 COMMENT ON COLUMN transitions.reason IS 'Slurm''s reason, in its own words';
-COMMENT ON COLUMN transitions.raw IS 'The source''s own words';
+COMMENT ON COLUMN transitions.raw IS 'The source''s own words; of a signal its name';
 
 CREATE TABLE usage (
     run_id         bigint  NOT NULL REFERENCES runs ON DELETE CASCADE,

@@ -177,6 +177,12 @@ VALUES (%(run_id)s, %(attempt)s, %(node)s, to_timestamp(%(time)s), %(cpu_s)s, %(
         %(memory_peak_bytes)s, %(read_bytes)s, %(write_bytes)s, %(processes)s, %(gpu)s::jsonb)
 ON CONFLICT DO NOTHING;
 
+-- name: insert_event
+-- Something that happened on the node, in the run's timeline; at most so many of a run.
+INSERT INTO transitions (run_id, attempt, time, source, reason, raw)
+SELECT %(run_id)s, %(attempt)s, to_timestamp(%(time)s), 'relay', %(reason)s, %(raw)s
+WHERE (SELECT count(*) FROM transitions WHERE run_id = %(run_id)s AND source = 'relay' AND status IS NULL) < %(most)s;
+
 -- name: merge_args
 -- What set_args() said.
 UPDATE runs SET args = CASE jsonb_typeof(args) WHEN 'object' THEN args ELSE '{}' END || %(value)s::jsonb, time_updated = now()

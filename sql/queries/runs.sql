@@ -20,7 +20,7 @@ SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.clus
 FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.id = ANY (%(ids)s)
 ORDER BY r.id
-FOR UPDATE OF r;
+FOR NO KEY UPDATE OF r;
 
 -- name: load_attempts
 -- Their attempts. The tail of standard error stays where it is.

@@ -604,6 +604,32 @@ def test_what_says_something_about_status_is_observed(ingest, run, observed):
     assert outcome.ended == {run_id}
 
 
+def test_events_stand_in_the_timeline(connection, ingest, run, monkeypatch):
+    monkeypatch.setattr("hpctrack.store.messages._MAX_EVENTS", 5)
+    run_id = run()
+    log = Journal(run_id, attempt=1)
+    told = [
+        {"time": 1.7e9, "name": "signal", "signal": 10, "reach": "process"},
+        {"time": 1.7e9, "name": "signal", "signal": 40, "reach": "moon"},
+        {"time": 1.7e9, "name": "supervisor lost\0" + "x" * 100, "reach": []},
+        {"time": 1e300, "name": "too late"},
+        {"time": 1.7e9},
+        {"name": "no time"},
+    ]
+    outcome = ingest.store([log.message("event", body) for body in told])
+    assert (outcome.counts["messages"], outcome.counts["malformed"]) == (6, 3)
+    query = (
+        "SELECT attempt, status, source, reason, raw, extract(epoch FROM time) FROM transitions ORDER BY id"
+    )
+    assert connection.execute(query).fetchall() == [
+        (1, None, "relay", "sent to the batch script alone", "SIGUSR1", 1_700_000_000),
+        (1, None, "relay", None, "signal 40", 1_700_000_000),
+        (1, None, "relay", None, "supervisor lost\ufffd" + "x" * 48, 1_700_000_000),
+    ]
+    ingest.store([log.message("event", {"time": 1.7e9, "name": "again"}) for _ in range(9)])
+    assert one(connection, "SELECT count(*) FROM transitions") == (5,)
+
+
 def test_losses_are_counted(connection, ingest, run):
     run_id = run()
     relay, log = Journal(run_id, B), Journal(run_id)

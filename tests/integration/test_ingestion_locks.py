@@ -1,0 +1,82 @@
+"""Ingestion beside other sessions: what they hold must not stop it, nor it them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from hpctrack import model
+from hpctrack.store import database as store
+from hpctrack.store import ingestion, runs
+from hpctrack.stream import decode, journal, wire
+
+NAME = "a" * 16
+
+
+@pytest.fixture
+def run(insert):
+    experiment = insert("experiments", name="e")
+    return lambda: insert("runs", experiment_id=experiment, status="RUNNING")
+
+
+def piece(run_id: int, number: int, line: journal.Line) -> model.Piece:
+    """Return the piece of this number of a journal: one line."""
+    body, _ = wire.pack([line])
+    start = 100 * number
+    return model.Piece(run_id, NAME, 0, start, start + 100, decode.decode(body), body)
+
+
+def test_a_long_query_costs_new_columns_one_short_wait_and_rows_none(database, connection, run, caplog):
+    run_id = run()
+    ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), auto_columns=True)
+    caplog.set_level(logging.WARNING)
+    with store.connect(database) as reader:
+        reader.execute("SELECT count(*) FROM metrics")
+        for step in range(50):
+            row = journal.Row(0, step, None, None, {f"metric{step}": 0.5})
+            assert ingest.store([piece(run_id, step, row)]).watermarks == {(run_id, NAME): 100 * step + 100}
+        # The wait for the lock is bounded by lock_timeout, and there is no second one before the pause is over.
+        assert [record.getMessage() for record in caplog.records] == [
+            "metrics is in use: no columns were added"
+        ]
+        with store.connect(database, autocommit=True) as other:
+            assert other.execute("SELECT count(*) FROM metrics WHERE extra IS NOT NULL").fetchone() == (50,)
+
+
+def test_another_writer_costs_new_columns_their_turn_and_nobody_waits(database, connection, run):
+    run_id = run()
+    ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), auto_columns=True)
+    with store.connect(database) as writer:
+        writer.execute("INSERT INTO metrics (run_id, step) VALUES (%s, -1)", [run_id])
+        row = journal.Row(0, 0, None, None, {"loss": 0.5})
+        assert ingest.store([piece(run_id, 0, row)]).counts["rows"] == 1
+        with store.connect(database, autocommit=True) as other:
+            assert other.execute("SELECT extra FROM metrics WHERE step = 0").fetchone() == ({"loss": 0.5},)
+            assert other.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,)
+
+
+def test_a_batch_and_the_reconciler_do_not_wait_for_each_other(database, connection, run):
+    run_id = run()
+    loaded = []
+
+    def observe(_connection, _messages):
+        """Come in between: the batch holds its runs."""
+        with store.connect(database, autocommit=True) as own, own.transaction():
+            own.execute("SET LOCAL lock_timeout = '5s'")
+            loaded.extend(runs.load(own, [run_id]))
+        return frozenset()
+
+    hello = piece(run_id, 0, journal.Message(0, "hello", "{}"))
+    ingestion.Ingestion(connection, observe).store([hello])
+    assert [found.run_id for found in loaded] == [run_id]
+
+
+def test_the_reconcilers_hold_lets_rows_in(database, connection, run):
+    run_id = run()
+    with store.connect(database) as reconciler:
+        assert runs.load(reconciler, [run_id])
+        connection.execute("SET lock_timeout = '5s'")
+        row = journal.Row(0, 0, None, None, {"loss": 0.5})
+        stored = ingestion.Ingestion(connection, lambda _c, _m: frozenset()).store([piece(run_id, 0, row)])
+    assert stored.watermarks == {(run_id, NAME): 100}
