@@ -36,7 +36,7 @@ def test_a_long_query_costs_new_columns_one_short_wait_and_rows_none(database, c
         for step in range(50):
             row = journal.Row(0, step, None, None, {f"metric{step}": 0.5})
             assert ingest.store([piece(run_id, step, row)]).watermarks == {(run_id, NAME): 100 * step + 100}
-        # The wait for the lock is bounded by lock_timeout, and there is no second one before the pause is over.
+        # The wait for the lock is bounded, and there is no second one before the pause is over.
         assert [record.getMessage() for record in caplog.records] == [
             "metrics is in use: no columns were added"
         ]
