@@ -59,8 +59,8 @@ def measure() -> Iterator[Result]:
 def _many(single: float) -> Iterator[Result]:
     """Measure 1,000 streams."""
     with personal() as site, site.collector() as collector:
-        ship(site, collector, 200, ROWS // 10, _subsets(200))
-        cases = {"same": _subsets(1), "subsets": _subsets(1000), "distinct": _distinct(1000)}
+        ship(site, collector, 200, ROWS // 10, subsets(200))
+        cases = {"same": subsets(1), "subsets": subsets(1000), "distinct": _distinct(1000)}
         for name, sets in cases.items():
             speed = statistics.median(ship(site, collector, 1000, ROWS, sets) for _ in range(ROUNDS))
             target = 0.5 if name == "subsets" else None
@@ -76,7 +76,7 @@ def _many(single: float) -> Iterator[Result]:
         yield Result("stream.collector.1000_peak", collector.peak_mb, "MB", note="resident, 1,000 streams")
 
 
-def _subsets(count: int) -> list[tuple[str, ...]]:
+def subsets(count: int) -> list[tuple[str, ...]]:
     """Return different subsets of 200 names, five each, that together are all of them."""
     random = np.random.default_rng(1)
     return [tuple(f"metric{n:03}" for n in sorted(random.permutation(200)[:5])) for _ in range(count)]

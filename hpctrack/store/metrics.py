@@ -115,7 +115,7 @@ class Writer:
             if not beyond.all():
                 meeting.append(_where(table, ~beyond))
             if beyond.any():
-                yield copy_binary.encode(_where(table, beyond))
+                yield copy_binary.encode(rows.spread(_where(table, beyond)))
 
     def _copy(self, table: tuple[str, ...], names: tuple[str, ...], data: bytes) -> None:
         with self._connection.cursor() as cursor, cursor.copy(_copy_command(table, names)) as copy:

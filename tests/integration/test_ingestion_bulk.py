@@ -121,6 +121,16 @@ def test_a_key_of_the_users_is_checked(connection, plain, run):
     assert connection.execute("SELECT DISTINCT sqlstate FROM rejected").fetchall() == [("23503",)]
 
 
+def test_the_index_of_interleaved_runs_stays_dense(connection, plain, run):
+    runs = [run() for _ in range(4)]
+    for batch in range(4):
+        batch_pieces = [piece for run_id in runs for piece in pieces(run_id, first=batch * ROWS)]
+        plain.store(batch_pieces)
+    assert count(connection) == 16 * ROWS
+    (size,) = connection.execute("SELECT pg_relation_size('metrics_pkey')").fetchone()
+    assert size / (16 * ROWS) < 52  # bytes; 36 is a page without any room, 72 one that is half empty
+
+
 def test_a_run_that_is_deleted_meanwhile_takes_its_rows_along(database, connection, run):
     run_id, other_id = run(), run()
     waiting = threading.Event()

@@ -342,6 +342,22 @@ def test_tables_are_kept_narrow_and_small():
     assert [one for part in parts for one in part] == long
 
 
+def test_long_runs_are_spread_and_nothing_is_lost():
+    steps = {1: list(range(900)), 2: [5, 6, 7], 3: list(range(900))}
+    given = [logged(run, block(some, a=[run + 0.001 * step for step in some])) for run, some in steps.items()]
+    table, _ = gather.gather(given, FLOAT8, dict.fromkeys(steps, 0))
+    spread = rows.spread(table)
+    assert spread.run.tolist() == table.run.tolist()
+    first = spread.step[:900].tolist()
+    assert first[:7] == [0, 2, 4, 6, 8, 9, 11]
+    assert first[500:504] == [1, 3, 5, 7]
+    assert sorted(first) == steps[1]
+    assert spread.step[900:903].tolist() == steps[2]
+    assert spread.floats[0].tolist() == (spread.run + 0.001 * spread.step).tolist()
+    short = table.take(np.arange(400))
+    assert rows.spread(short) is short
+
+
 def test_a_bounded_number_of_columns_is_chosen():
     catalog = columns.Catalog("s", {}, frozenset({"Loss"}), automatic=198)
     names = ["loss", "LOSS", "ctid", "Step", "x" * 64, "é" * 32, "", "ok", "OK", "fine", "more"]

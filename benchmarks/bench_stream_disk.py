@@ -1,0 +1,45 @@
+"""What metrics take on disk, tables and indexes, beside a table with a row for each value."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from benchmarks import bench_stream_collector as load
+from benchmarks.result import Result
+from benchmarks.site import personal
+from hpctrack.store.database import Connection
+
+ROWS = 240_000
+_VALUES = 5
+_BY_VALUE = """
+CREATE TABLE by_value (
+    run_id bigint NOT NULL, step bigint NOT NULL, progress double precision NOT NULL, time timestamptz,
+    metric text NOT NULL, value double precision, PRIMARY KEY (run_id, metric, step, progress));
+INSERT INTO by_value
+SELECT run_id, step, progress, time, key, value::double precision
+FROM metrics m, jsonb_each_text(jsonb_strip_nulls(to_jsonb(m) - '{run_id,step,progress,time,attempt,extra}'::text[]))
+"""
+
+
+def measure() -> Iterator[Result]:
+    """Measure rows of five values that the collector stored."""
+    ten = [tuple(f"metric{n}" for n in range(first, first + _VALUES)) for first in (0, _VALUES)]
+    yield from _measure("10_columns", ten, 4, 35)
+    yield from _measure("200_columns", load.subsets(1000), 1000, 45)
+
+
+def _measure(name: str, sets: Sequence[tuple[str, ...]], runs: int, target: float) -> Iterator[Result]:
+    with personal() as site, site.collector() as collector:
+        load.ship(site, collector, runs, ROWS, sets)
+        with contextlib.closing(site.connect()) as connection:
+            ours = _bytes(connection, "metrics")
+            connection.execute(_BY_VALUE)
+            others = _bytes(connection, "by_value")
+    yield Result(f"stream.disk.{name}", ours, "B/value", target=target, note=f"row per value: {others:.0f}")
+
+
+def _bytes(connection: Connection, table: str) -> float:
+    query = "SELECT pg_total_relation_size(%s::regclass)"
+    found = connection.execute(query, (table,)).fetchone()
+    return int(str(found[0])) / (ROWS * _VALUES) if found else 0.0
