@@ -10,7 +10,7 @@ from benchmarks.result import Result
 from benchmarks.site import personal
 from hpctrack.store.database import Connection
 
-ROWS = 240_000
+ROWS = 120_000
 _VALUES = 5
 _BY_VALUE = """
 CREATE TABLE by_value (
@@ -18,7 +18,8 @@ CREATE TABLE by_value (
     metric text NOT NULL, value double precision, PRIMARY KEY (run_id, metric, step, progress));
 INSERT INTO by_value
 SELECT run_id, step, progress, time, key, value::double precision
-FROM metrics m, jsonb_each_text(jsonb_strip_nulls(to_jsonb(m) - '{run_id,step,progress,time,attempt,extra}'::text[]))
+FROM metrics m, jsonb_each_text(jsonb_strip_nulls(to_jsonb(m)))
+WHERE key NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
 """
 
 

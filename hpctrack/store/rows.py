@@ -158,9 +158,9 @@ def fresh(table: Table, next_steps: Mapping[int, int]) -> model.Mask:
 def spread(table: Table) -> Table:
     """Put the rows of long runs in an order that leaves no half-empty pages in the index of ``metrics``.
 
-    A page of it that is full is split in the middle, unless it is the last of all (nbtsplitloc.c): of rows that
-    only ever come behind the others of their run, half the space would stay empty for good. So five of nine rows
-    come first, and the four between them fill up what those left.
+    A page of it that is full is split in the middle, unless it is the last of all (nbtsplitloc.c): of rows
+    that only ever come behind the others of their run, half the space would stay empty for good. So five of
+    nine rows come first, and the four between them fill up what those left.
     """
     starts = table.runs()
     counts = np.diff(starts, append=len(table))
