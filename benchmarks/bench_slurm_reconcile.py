@@ -43,6 +43,10 @@ def measure() -> Iterator[Result]:
     spent = _seconds(lambda: plan(facts, stored, _T0, survey=survey))
     yield Result("slurm.plan_100k_runs_2k_changes", spent, "s", target=2.0)
 
+    every = [_fact(n, RunStatus.COMPLETING) for n in range(RUNS)]
+    spent = _seconds(lambda: plan(every, stored, _T0, survey=survey))
+    yield Result("slurm.plan_100k_runs_all_change", spent, "s", note="the worst case")
+
     queue = _text([_LINE.format(n, _EPOCH, _EPOCH + 5) for n in range(QUEUED)])
     mine = stored[:QUEUED]
     spent = _seconds(lambda: plan(parse.squeue(queue, _D, "mini", _T0), mine, _T0, survey=survey))

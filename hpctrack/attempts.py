@@ -6,7 +6,6 @@ relay's; nothing that was known becomes unknown. That makes the outcome independ
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +147,7 @@ class History:
             self.attempts[number] = Attempt(number, **told)
             self.newest = max(self.newest, number)
         elif told:
-            self.attempts[number] = dataclasses.replace(attempt, **told)
+            self.attempts[number] = attempt._replace(**told)
 
     def _note(self, number: int, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> None:
         """Note a change of status, and the steps on the way there that the fact proves."""
@@ -181,9 +180,7 @@ class History:
         self.inferred = reason
         if top:
             ended = top.time_ended or when
-            self.attempts[self.newest] = dataclasses.replace(
-                top, status=status, reason=reason, time_ended=ended
-            )
+            self.attempts[self.newest] = top._replace(status=status, reason=reason, time_ended=ended)
         else:
             self._waiting = status
         self._add(self.newest, status, when, source, reason)
@@ -193,7 +190,7 @@ class History:
         top = self.top
         if top and top.resources.get("components") != components:
             resources = {**top.resources, "components": components}
-            self.attempts[self.newest] = dataclasses.replace(top, resources=resources)
+            self.attempts[self.newest] = top._replace(resources=resources)
 
 
 def _moves(old: RunStatus | None, new: RunStatus, fact: JobFacts) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -103,8 +102,7 @@ class JobFacts(NamedTuple):
     stderr_tail: str | None = None
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One stored execution of a run."""
 
     attempt: int
@@ -120,11 +118,10 @@ class Attempt:
     batch_host: str | None = None
     reason: str | None = None
     stderr_tail: str | None = None
-    resources: dict[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = _NOTHING
 
 
-@dataclass(frozen=True)
-class Transition:
+class Transition(NamedTuple):
     """One change of a run's status."""
 
     run_id: int

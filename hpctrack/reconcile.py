@@ -7,6 +7,7 @@ and writes in one transaction.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpctrack import errors, matching, relayed
 from hpctrack.model import Change, JobFacts, RelayMessage, RunStatus, StoredRun
 from hpctrack.plan import GRACE, Survey, plan
-from hpctrack.slurm import states
+from hpctrack.slurm import command, states
 from hpctrack.slurm.states import Stage
 from hpctrack.store import database, runs
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from hpctrack.slurm.accounting import Backend
     from hpctrack.store.database import Connection
 
-__all__ = ["GRACE", "Report", "Survey", "observe", "plan", "run_once"]
+__all__ = ["GRACE", "Report", "Survey", "commands", "observe", "plan", "run_once"]
 
 #: From so many absent tasks of one array on, accounting is asked for the whole array.
 _WHOLE_ARRAY = 250
@@ -46,6 +47,8 @@ class Report(NamedTuple):
     """Of the runs asked for with ``only``: those of which Slurm does not yet say that they have ended."""
     error: str | None = None
     """Why Slurm could not be asked, or not about everything; None when it answered."""
+    asked_s: float = 0.0
+    """Seconds that Slurm took to answer."""
 
     @property
     def changed(self) -> tuple[int, ...]:
@@ -110,10 +113,12 @@ def run_once(
     if not stored:
         return Report()
     inquiry = Inquiry(backend, [user] if user else None, stored, datetime.now(timezone.utc), checked)
+    began = time.monotonic()
     try:
         inquiry.ask_early() if only else inquiry.ask()
     except errors.SlurmError as error:
         inquiry.error = str(error)
+    asked_s = time.monotonic() - began
     with database.translated(), connection.transaction():
         if lease:
             runs.check_lease(connection, lease)
@@ -122,7 +127,12 @@ def run_once(
             runs.note_cluster(connection, cluster, inquiry.error)
     over = {change.run.run_id for change in changes if change.run.time_ended is not None}
     waiting = tuple(run.run_id for run in stored if only and run.run_id not in over)
-    return Report(tuple(changes), waiting, inquiry.error)
+    return Report(tuple(changes), waiting, inquiry.error, asked_s)
+
+
+def commands() -> dict[str, dict[str, float]]:
+    """Return what this process asked of Slurm, by program: ``commands, failures, seconds, longest_s``."""
+    return command.counters.by_program()
 
 
 def _write(connection: Connection, inquiry: Inquiry, cluster: str, grace: timedelta) -> list[Change]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from hpctrack.cli import render, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
@@ -265,7 +265,7 @@ def _resources(story: Story) -> Table | None:
     return grid if grid.row_count else None
 
 
-def _accounted(resources: dict[str, Any]) -> Text | None:
+def _accounted(resources: Mapping[str, Any]) -> Text | None:
     """Return what Slurm's accounting says an attempt used and was given."""
     facts = {
         "cpu": _seconds(resources.get("cpu_s")),

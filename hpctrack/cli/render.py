@@ -275,5 +275,8 @@ def run_json(run: RunRow, now: datetime) -> dict[str, Any]:
 
 def record_json(record: Any, leave_out: Iterable[str] = ()) -> dict[str, Any]:
     """Return a frozen record as an object, its fields the keys."""
-    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    return {name: value for name, value in fields.items() if name not in leave_out}
+    if isinstance(record, tuple):
+        names = type(record)._fields  # type: ignore[attr-defined]  # a NamedTuple
+    else:
+        names = [field.name for field in dataclasses.fields(record)]
+    return {name: getattr(record, name) for name in names if name not in leave_out}

@@ -46,16 +46,34 @@ class Completed(NamedTuple):
 
 
 @dataclasses.dataclass
-class Counters:
-    """What Slurm's daemons were asked by this process."""
+class Counter:
+    """What one of Slurm's commands was asked by this process."""
 
     commands: int = 0
     failures: int = 0
     """Commands that exited with an error, ran into their time limit or could not be started."""
     seconds: float = 0.0
-    """Time spent waiting for commands."""
+    """Time spent waiting for them."""
+    longest_s: float = 0.0
+    """Of that, the longest wait for one."""
 
 
+class Counters(dict[str, Counter]):
+    """A counter for each program."""
+
+    def __missing__(self, program: str) -> Counter:
+        self[program] = found = Counter()
+        return found
+
+    def by_program(self) -> dict[str, dict[str, float]]:
+        """Return what they count, as JSON has it. For any thread."""
+        return {
+            program: {name: round(value, 3) for name, value in vars(counter).items()}
+            for program, counter in self.copy().items()
+        }
+
+
+#: What Slurm's daemons were asked by this process.
 counters = Counters()
 
 
@@ -92,15 +110,18 @@ def run(
     answer; with ``check``, `errors.SlurmError` for any other exit code than 0.
     """
     started = time.monotonic()
-    counters.commands += 1
+    counter = counters[argv[0]]
+    counter.commands += 1
     try:
         completed = _run(argv, timeout, query_environ(environ), stdin)
         _raise_for(argv[0], completed, check)
     except errors.SlurmError:
-        counters.failures += 1
+        counter.failures += 1
         raise
     finally:
-        counters.seconds += time.monotonic() - started
+        seconds = time.monotonic() - started
+        counter.seconds += seconds
+        counter.longest_s = max(counter.longest_s, seconds)
     return completed
 
 

@@ -487,7 +487,7 @@ def test_a_finished_job_shows_its_final_state_within_seconds(settings, connectio
     leads = threading.Event()
     leads.set()
     thread = reconciling.Reconciling(
-        rarely, collector, lambda: reconciling.Slurm("c", books, None), leads.is_set
+        rarely, collector, lambda: reconciling.Slurm("c", books, None), leads.is_set, between_looks=0.5
     )
     running = threading.Thread(target=thread.run)
     running.start()
@@ -505,6 +505,7 @@ def test_a_finished_job_shows_its_final_state_within_seconds(settings, connectio
         thread.stop()
         running.join(PATIENCE)
     assert thread.trouble is None
+    assert thread.stats()["slurm_interval_s"] == 3600.0
 
 
 def test_who_does_not_lead_leaves_slurm_alone(settings):

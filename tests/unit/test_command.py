@@ -109,14 +109,17 @@ def test_a_hanging_command_is_ended_with_what_it_started(fake, tmp_path):
 
 
 def test_commands_are_counted(fake):
-    before = command.Counters(**vars(command.counters))
+    counter = command.counters["squeue"]
+    before = command.Counter(**vars(counter))
     environ = fake("squeue", "exit $1")
     command.run(["squeue", "0"], timeout=20, environ=environ)
     with pytest.raises(errors.SlurmError):
         command.run(["squeue", "1"], timeout=20, environ=environ)
-    assert command.counters.commands == before.commands + 2
-    assert command.counters.failures == before.failures + 1
-    assert command.counters.seconds > before.seconds
+    assert counter.commands == before.commands + 2
+    assert counter.failures == before.failures + 1
+    assert counter.seconds > before.seconds
+    assert 0 < counter.longest_s <= counter.seconds
+    assert command.counters.by_program()["squeue"]["commands"] == counter.commands
 
 
 def test_start_leaves_the_environment_alone(fake, tmp_path):

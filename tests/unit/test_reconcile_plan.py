@@ -1,6 +1,5 @@
 """The plan: each trap of Slurm's as an example, and what must hold for any job in any order of facts."""
 
-import dataclasses
 import itertools
 import random
 from datetime import datetime, timedelta, timezone
@@ -616,7 +615,7 @@ def lives(draw):
 
 def essence(stored):
     """What must not depend on the order: all but what the reconciler saw when."""
-    attempts = tuple(dataclasses.replace(a, resources={}) for a in stored.attempts)
+    attempts = tuple(a._replace(resources={}) for a in stored.attempts)
     return stored._replace(time_seen=None, attempts=attempts, slurm_state=None, job_name=None)
 
 

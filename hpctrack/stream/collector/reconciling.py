@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors, reconcile
 from hpctrack import settings as settings_
 from hpctrack.store import database
+from hpctrack.stream.collector import pacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.slurm.accounting import Backend
 
-#: Seconds from a script's end to the first look at Slurm's books, and between early looks.
-_FIRST_LOOK = 0.5
-_BETWEEN_LOOKS = 2.0
-#: Each look that finds a run unfinished doubles the wait for the next; then the regular passes will do.
-_FIRST_PAUSE = 1.0
-_LOOKS = 7
-#: How long runs to look at are kept while another collector leads, which may be dead: twice its lease.
-_KEPT = 60.0
 #: In the personal mode Slurm is asked once a minute, unless the configuration says otherwise.
 _PERSONAL_INTERVAL = 60.0
 _DEFAULT_INTERVAL = settings_.Settings().reconcile_interval
@@ -44,12 +37,6 @@ class Slurm(NamedTuple):
     """Only this user's runs; None: everybody's."""
 
 
-class _Look(NamedTuple):
-    due: float
-    pause: float
-    left: int
-
-
 class Reconciling:
     """Reconciles in a thread of its own, while this collector leads, until it is stopped."""
 
@@ -59,6 +46,7 @@ class Reconciling:
         collector: UUID,
         slurm: Callable[[], Slurm],
         leads: Callable[[], bool],
+        between_looks: float = pacing.BETWEEN_LOOKS,
     ) -> None:
         """``slurm`` finds out how to ask Slurm; it may raise `errors.SlurmError`."""
         self._settings = settings
@@ -68,8 +56,8 @@ class Reconciling:
         self._slurm: Slurm | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._looks: dict[int, _Look] = {}
-        self._next_look = 0.0
+        self._looks = pacing.Looks(between_looks)
+        self._pace = pacing.Pace(_interval(settings))
         self._next_pass = 0.0
         self._connection: database.Connection | None = None
         #: Why the last pass concluded nothing; None if it did.
@@ -82,30 +70,32 @@ class Reconciling:
 
     def ended(self, run_ids: Collection[int]) -> None:
         """Look early at runs whose script has ended. For any thread."""
-        due = time.monotonic() + _FIRST_LOOK
         with self._lock:
-            self._looks.update(dict.fromkeys(run_ids, _Look(due, _FIRST_PAUSE, _LOOKS)))
+            self._looks.add(run_ids, time.monotonic())
+
+    def stats(self) -> dict[str, Any]:
+        """Return what Slurm was asked, for the collector's row in ``collectors``."""
+        return {
+            "slurm_trouble": self.trouble,
+            "slurm_passes": self.passes,
+            "slurm_interval_s": round(self._pace.interval, 1),
+            "slurm_commands": reconcile.commands(),
+        }
 
     def run(self) -> None:
         """Reconcile until stopped."""
         while not self._stopping.wait(_TICK):
             if not self._leads():
-                self._forget(time.monotonic())
+                with self._lock:
+                    self._looks.forget(time.monotonic())
                 continue
             try:
                 self._tick(time.monotonic())
             except errors.HpctrackError as error:
                 self._note(str(error))
                 self._disconnect()
-                self._next_pass = max(self._next_pass, time.monotonic() + self._interval)
+                self._next_pass = max(self._next_pass, time.monotonic() + self._pace.interval)
         self._disconnect()
-
-    @property
-    def _interval(self) -> float:
-        interval = self._settings.reconcile_interval
-        if self._settings.personal and interval == _DEFAULT_INTERVAL:
-            return _PERSONAL_INTERVAL
-        return interval
 
     def _tick(self, now: float) -> None:
         slurm = self._slurm
@@ -115,32 +105,21 @@ class Reconciling:
             self._next_pass = now + _RETRY_SECONDS
             slurm = self._slurm = self._find_slurm()
             self._next_pass = now
-        if now >= self._next_look:
-            due = self._due(now)
-            if due:
-                self._next_look = now + _BETWEEN_LOOKS
-                self._look_again(due, self._pass(slurm, due))
+        if not self._pace.silent:
+            self._look(slurm, now)
         if now >= self._next_pass:
-            self._next_pass = now + self._interval
-            self._pass(slurm, ())
+            report = self._pass(slurm, ())
+            self._pace.note(report.asked_s, answered=report.error is None)
+            self._next_pass = now + self._pace.interval
 
-    def _forget(self, now: float) -> None:
-        """Let go of the runs that whoever leads has passed over since; the others wait until we lead."""
+    def _look(self, slurm: Slurm, now: float) -> None:
         with self._lock:
-            self._looks = {run_id: look for run_id, look in self._looks.items() if look.due > now - _KEPT}
-
-    def _due(self, now: float) -> list[int]:
-        with self._lock:
-            return [run_id for run_id, look in self._looks.items() if look.due <= now]
-
-    def _look_again(self, looked_at: list[int], report: reconcile.Report) -> None:
-        """Put off the runs that Slurm has not finished with; let go of the others."""
-        now = time.monotonic()
-        with self._lock:
-            for run_id in looked_at:
-                look = self._looks.pop(run_id)
-                if look.left > 1 and (run_id in report.waiting or report.error):
-                    self._looks[run_id] = _Look(now + look.pause, 2 * look.pause, look.left - 1)
+            due = self._looks.due(now)
+        if due:
+            report = self._pass(slurm, due)
+            with self._lock:
+                waiting = due if report.error else report.waiting
+                self._looks.looked(due, waiting, time.monotonic(), report.asked_s)
 
     def _pass(self, slurm: Slurm, only: Collection[int]) -> reconcile.Report:
         report = reconcile.run_once(
@@ -168,3 +147,8 @@ class Reconciling:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+
+def _interval(settings: Settings) -> float:
+    interval = settings.reconcile_interval
+    return _PERSONAL_INTERVAL if settings.personal and interval == _DEFAULT_INTERVAL else interval

@@ -95,8 +95,7 @@ class Collector:
             "held_bytes": self._storing.held,
             "commit_s": round(self._storing.commit_s, 4),
             "trouble": self._storing.trouble,
-            "slurm_trouble": self._reconciling.trouble if self._reconciling else None,
-            "slurm_passes": self._reconciling.passes if self._reconciling else 0,
+            **(self._reconciling.stats() if self._reconciling else {"slurm_trouble": None}),
         }
 
     def _leads(self) -> bool:
