@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+import struct
 import threading
 import time
 
@@ -12,9 +15,9 @@ from hpctrack import model
 from hpctrack.store import database as store
 from hpctrack.store import ingestion, metrics
 from hpctrack.stream import decode, journal, wire
+from tests.journals import A, bits
 
 ROWS = 2 * metrics._MANY
-NAME = "a" * 16
 
 
 def pieces(run_id: int, *, first: int = 0, **values: float) -> list[model.Piece]:
@@ -24,19 +27,8 @@ def pieces(run_id: int, *, first: int = 0, **values: float) -> list[model.Piece]
         lines = [journal.Row(0, step, None, None, values or {"x": 1.0}) for step in range(start, start + 100)]
         body, _ = wire.pack(lines, 1 << 20)
         end = start + 100
-        found.append(model.Piece(run_id, NAME, 0, start, end, decode.decode(body), body))
+        found.append(model.Piece(run_id, A, 0, start, end, decode.decode(body), body))
     return found
-
-
-@pytest.fixture
-def run(insert):
-    experiment = insert("experiments", name="e")
-    return lambda: insert("runs", experiment_id=experiment, status="RUNNING")
-
-
-@pytest.fixture
-def plain(connection):
-    return ingestion.Ingestion(connection, lambda _connection, _messages: frozenset())
 
 
 def count(connection, condition="true") -> int:
@@ -154,7 +146,7 @@ def test_a_run_that_is_deleted_meanwhile_takes_its_rows_along(database, connecti
         return frozenset()
 
     body, _ = wire.pack([journal.Message(0, "hello", "{}")])
-    hello = model.Piece(other_id, NAME, 0, 0, 100, decode.decode(body), body)
+    hello = model.Piece(other_id, A, 0, 0, 100, decode.decode(body), body)
     ingestion.Ingestion(connection, observe).store([*pieces(run_id), hello])
     thread.join(30)
     assert waiting.is_set()
@@ -172,3 +164,20 @@ def test_rows_of_somebody_elses_beyond_what_is_known_are_met(connection, plain, 
     assert count(connection, "x = 1") == 2 * ROWS
     assert connection.execute("SELECT x, step FROM metrics WHERE y = 7").fetchall() == [(1.0, ROWS - 1)]
     assert checks(connection) == "origin"
+
+
+def test_values_of_a_large_batch_come_back_bit_for_bit(connection, run):
+    run_id = run()
+    rng = random.Random(4)
+    given = [struct.unpack("<d", rng.randbytes(8))[0] for _ in range(ROWS)]
+    given = [0.0 if math.isnan(value) else value for value in given]
+    given[:6] = [-0.0, 5e-324, math.inf, -math.inf, 1.7976931348623157e308, math.nan]
+    lines = [journal.Row(0, step, None, None, {"x": value}) for step, value in enumerate(given)]
+    batch = []
+    for start in range(0, ROWS, 100):
+        body, _ = wire.pack(lines[start : start + 100], 1 << 20)
+        batch.append(model.Piece(run_id, A, 0, start, start + 100, decode.decode(body), body))
+    ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), auto_columns=True)
+    assert ingest.store(batch).counts["rows"] == ROWS
+    found = connection.execute("SELECT x FROM metrics ORDER BY step").fetchall()
+    assert [bits(value) for (value,) in found] == [bits(value) for value in given]

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import logging
 
-import pytest
-
 from hpctrack import model
 from hpctrack.store import database as store
 from hpctrack.store import ingestion, runs
 from hpctrack.stream import decode, journal, wire
-
-NAME = "a" * 16
-
-
-@pytest.fixture
-def run(insert):
-    experiment = insert("experiments", name="e")
-    return lambda: insert("runs", experiment_id=experiment, status="RUNNING")
+from tests.journals import A
 
 
 def piece(run_id: int, number: int, line: journal.Line) -> model.Piece:
     """Return the piece of this number of a journal: one line."""
     body, _ = wire.pack([line])
     start = 100 * number
-    return model.Piece(run_id, NAME, 0, start, start + 100, decode.decode(body), body)
+    return model.Piece(run_id, A, 0, start, start + 100, decode.decode(body), body)
 
 
 def test_a_long_query_costs_new_columns_one_short_wait_and_rows_none(database, connection, run, caplog):
@@ -35,7 +26,7 @@ def test_a_long_query_costs_new_columns_one_short_wait_and_rows_none(database, c
         reader.execute("SELECT count(*) FROM metrics")
         for step in range(50):
             row = journal.Row(0, step, None, None, {f"metric{step}": 0.5})
-            assert ingest.store([piece(run_id, step, row)]).watermarks == {(run_id, NAME): 100 * step + 100}
+            assert ingest.store([piece(run_id, step, row)]).watermarks == {(run_id, A): 100 * step + 100}
         # The wait for the lock is bounded, and there is no second one before the pause is over.
         assert [record.getMessage() for record in caplog.records] == [
             "metrics is in use: no columns were added"
@@ -79,4 +70,4 @@ def test_the_reconcilers_hold_lets_rows_in(database, connection, run):
         connection.execute("SET lock_timeout = '5s'")
         row = journal.Row(0, 0, None, None, {"loss": 0.5})
         stored = ingestion.Ingestion(connection, lambda _c, _m: frozenset()).store([piece(run_id, 0, row)])
-    assert stored.watermarks == {(run_id, NAME): 100}
+    assert stored.watermarks == {(run_id, A): 100}
