@@ -95,10 +95,6 @@ class Journals:
                 copied += self._mirror.copy(one, self._watermark(one), limit - copied)
         return copied
 
-    def are_kept(self) -> bool:
-        """Whether all that stands here alone is acknowledged or in the spool."""
-        return all(max(self._watermark(one), self._mirror.end(one)) >= one.end for one in self.here())
-
     def keep_house(self, *, in_spool_for_good: bool) -> None:
         """Free the space of what is acknowledged; ``in_spool_for_good``: also of what is in the spool."""
         for one in self.here():
@@ -132,7 +128,7 @@ class Journals:
                 if in_spool and is_delivered(one):
                     with contextlib.suppress(OSError):
                         os.unlink(file.path)
-        kept = self.are_kept()
+        kept = all(is_delivered(one) or self._mirror.end(one) >= one.end for one in self.here())
         self.keep_house(in_spool_for_good=False)
         self._mirror.close()
         if kept:

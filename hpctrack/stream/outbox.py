@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Times that a journal may be cut by its writer and start again under the next name.
 _MAX_RENEWALS = 64
+#: Time-outs in a row after which a collector that did answer may be somewhere else.
+_PATIENCE = 3
 #: Datagrams that are sent before answers are looked at.
 BURST = 64
 
@@ -65,8 +67,6 @@ class Outbox:
         self._shipments: dict[bytes, _Shipment] = {}
         #: When the last answer came; None before the first.
         self.heard: float | None = None
-        #: Since when nothing has been answered although something was sent; None while all is well.
-        self.silent_since: float | None = None
 
     def add(self, tail: Tail, *, first: bool = False) -> None:
         """Take up a journal; ``first`` ones go before all others."""
@@ -122,8 +122,6 @@ class Outbox:
 
     def _waiting(self, now: float) -> Iterator[bytes]:
         for flight in self._window.send(now):
-            if self.silent_since is None:
-                self.silent_since = now
             yield wire.seal(
                 self._run.key,
                 wire.Header(
@@ -166,7 +164,6 @@ class Outbox:
             return False
         self.heard = now
         cut = self._window.answered(header, now)
-        self.silent_since = now if self._window.outstanding() else None
         if cut is not None:
             stream, offset = cut
             shipment = self._shipments[stream.journal]
@@ -189,6 +186,11 @@ class Outbox:
         self.add(tail)
         self._shipments[tail.name].renewals = shipment.renewals + 1
 
+    @property
+    def timeouts(self) -> int:
+        """How many time-outs there were since the last answer."""
+        return self._window.timeouts
+
     def oldest(self) -> float | None:
         """Return when the oldest of what is not acknowledged was first sent; None if there is nothing."""
         return self._window.oldest()
@@ -207,11 +209,18 @@ class Link:
         self._targets: list[tuple[int, tuple[object, ...]]] = []
         self._sockets: dict[int, socket.socket] = {}
         self._target: tuple[int, tuple[object, ...]] | None = None
+        self._timeouts = 0
 
     @property
     def ready(self) -> bool:
         """Whether there is an address to send to."""
         return self._target is not None
+
+    def watch(self, box: Outbox) -> None:
+        """Try the next address after each time-out, if nobody has answered before or not for some of them."""
+        if box.timeouts > self._timeouts and (box.heard is None or box.timeouts >= _PATIENCE):
+            self.turn()
+        self._timeouts = box.timeouts
 
     def turn(self) -> None:
         """Try the next address."""

@@ -42,8 +42,8 @@ _SEARCH_PAUSE = 5.0
 _MIRROR_AFTER = 30.0
 _MIRROR_BYTES = 4 << 20
 _SPOOL_TROUBLE = 60.0
-#: Seconds without an answer after which the next address is tried.
-_TURN_AFTER = 2.0
+#: Seconds between two looks for an address while there is none.
+_TURN_PAUSE = 0.5
 #: Seconds that the end of a job waits for a first answer, or for its submission record.
 _FIRST_ANSWER = 1.0
 _RECORD_AT_END = 3.0
@@ -140,7 +140,7 @@ class Relay:
         self._sampler: usage.Sampler | None = None
         now = time.monotonic()
         self._started = self._active = now
-        self._turned = self._next_search = self._next_look = self._next_refresh = 0.0
+        self._next_turn = self._next_search = self._next_look = self._next_refresh = 0.0
         self._next_sample = self._spool_again = 0.0
         self._search_pause = 0.05
         self._first_sent: float | None = None
@@ -209,6 +209,7 @@ class Relay:
             self._deadline = time.monotonic() + self._config.flush
             if self._sampler is not None:
                 self._attempt(self._sample)
+            self._take_up()
             self._journals.end_lines()
             ending = report.fin(message["fin"], self._journals.lost(), self._config.stderr, self._mask())
             self._own.append("fin", ending)
@@ -216,8 +217,7 @@ class Relay:
     def _round(self, now: float) -> None:
         if self._record is None and now >= self._next_search:
             self._search(now)
-        for one in self._journals.new():
-            self._add(one)
+        self._take_up()
         if self._outbox is not None and self._record is not None:
             if self._outbox.look():
                 self._active = now
@@ -245,6 +245,10 @@ class Relay:
         self._record = record
         self._identity = self._identity._replace(uuid=record.uuid)
         for one in [*self._journals.identify(self._identity), *self._journals]:
+            self._add(one)
+
+    def _take_up(self) -> None:
+        for one in self._journals.new():
             self._add(one)
 
     def _add(self, one: Tail) -> None:
@@ -292,11 +296,9 @@ class Relay:
             return
         if box.heard is not None and not self._answered:
             self._introduce(record)
-        waited = now - max(self._turned, box.silent_since or 0.0)
-        if (box.silent_since or not self._link.ready) and waited > (
-            _TURN_AFTER if self._link.ready else _BUSY
-        ):
-            self._turned = now
+        self._link.watch(box)
+        if not self._link.ready and now >= self._next_turn:
+            self._next_turn = now + _TURN_PAUSE
             self._link.turn()
         if not self._link.ready:
             return

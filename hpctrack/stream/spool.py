@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from hpctrack.stream.records import Record
     from hpctrack.stream.tail import Tail
 
-#: Seconds without any answer after which the next address is tried, and after which nobody is there.
-_TURN_AFTER = 2.0
+#: Seconds without any answer after which nobody is there.
 _GIVE_UP_AFTER = 10.0
 _REFRESH = 30.0
 _PAUSE = 0.05
@@ -125,7 +124,7 @@ def _outbox(record: Record, task: int, tails: list[Tail], mask: redact.Redactor)
 
 
 def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Callable[[int], None]) -> None:
-    began = turned = refreshed = time.monotonic()
+    began = refreshed = time.monotonic()
     link.turn()
     before = 0
     while True:
@@ -141,9 +140,7 @@ def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Calla
         silent = now - max(began, box.heard or 0.0)
         if silent > _GIVE_UP_AFTER:
             raise errors.CollectorUnavailable("no collector answers")
-        if silent > _TURN_AFTER and now - turned > _TURN_AFTER:
-            turned = now
-            link.turn()
+        link.watch(box)
         if now - refreshed > _REFRESH:
             refreshed = now
             leftover.refresh()

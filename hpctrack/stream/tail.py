@@ -185,16 +185,16 @@ class Tail:
             self._skipping = False
             self.offset += data.index(b"\n") + 1
             return [journal.Torn(self.offset)]
-        lines = [self._stamped(line) for line in journal.parse(data, self.offset, self.redactor)]
+        lines = list(journal.parse(data, self.offset, self.redactor))
         self.offset += newline + 1
+        for index, line in enumerate(lines):
+            if isinstance(line, journal.Row) and line.time is None:
+                # It was written about when the file last changed.
+                lines[index] = line._replace(time=self._time)
         return lines
 
     def _bytes(self, file: File, offset: int, size: int) -> bytes:
         return os.pread(self._open(file), size, offset - file.base)
-
-    def _stamped(self, line: journal.Line) -> journal.Line:
-        """A row without a time was written about when the file last changed."""
-        return line._replace(time=self._time) if isinstance(line, journal.Row) and line.time is None else line
 
     def raw(self, offset: int, size: int) -> bytes:
         """Return bytes as they stand in a journal that one file holds."""
@@ -202,6 +202,7 @@ class Tail:
 
     def close_line(self) -> None:
         """Void a last line that has no end: its writer is gone, and nobody may read half of it."""
+        self.look()
         last = self.files[-1]
         if last.whole and self.end and self._bytes(last, self.end - 1, 1) != b"\n":
             descriptor = os.open(last.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 FIRST_LIMIT = 4
+#: What losses leave of the limit at least: they may come from a bad link as well as from congestion.
+LEAST_LIMIT = 8
 #: Most datagrams on their way, about 1.4 MB of memory.
 MAX_LIMIT = 1024
 #: By how much each arrival lets the limit grow after the first loss: its double after ten round trips.
 GROWTH = 1 / 16
 FIRST_TIMEOUT = 0.5
-MIN_TIMEOUT = 0.2
+MIN_TIMEOUT = 0.1
 MAX_TIMEOUT = 10.0
 JITTER = 0.25
 #: What was sent so many transmissions before one that arrived is lost (RFC 9002, kPacketThreshold).
 REORDERING = 3
-#: After so many time-outs in a row only one datagram at a time is sent, to see whether anybody is there.
-_SILENT = 2
+#: After so many seconds without any answer only one datagram at a time is sent, to see if anybody is there.
+SILENCE = 5.0
 #: Seconds after which an answer from before the last one can't be on its way any more.
 _STALE = 5.0
 _ANY = 1 << 63
@@ -101,7 +103,10 @@ class Window:
         self._busy = False  # the limit was made use of
         self._token = 0
         self._recovering = 0  # losses of tokens up to this one have been answered for
-        self._timeouts = 0
+        self._timeouts = 0  # in a row, without any answer
+        self._timed_out = 0.0
+        self._answered_at: float | None = None  # or when the first one was sent
+        self._silent = False
         self._probe_at = 0.0
         self._round_trip: float | None = None
         self._deviation = 0.0
@@ -122,7 +127,7 @@ class Window:
 
     def hungry(self) -> Iterator[Stream]:
         """Yield the streams that may add a range now, in the order in which they should."""
-        if self._timeouts >= _SILENT:
+        if self._silent:
             return
         for stream in self._in_order():
             if self._flying >= self.limit:
@@ -148,7 +153,7 @@ class Window:
     def send(self, now: float) -> Iterator[Flight]:
         """Yield what is to be sent now, each flight with a token of its own for this transmission."""
         self._look_at_clock(now)
-        if self._timeouts >= _SILENT:
+        if self._silent:
             yield from self._probe(now)
             return
         for stream in self._in_order():
@@ -174,9 +179,11 @@ class Window:
         self._token = self._token % 0xFFFFFFFF + 1
         if not flight.tries:
             flight.first_sent = now
+        if self._answered_at is None:
+            self._answered_at = now
         flight.token, flight.sent, flight.state = self._token, now, FLYING
         flight.stream.tokens[self._token] = flight, now
-        flight.deadline = now + self._backed_off(flight.tries)
+        flight.deadline = now + self._backed_off()
         flight.tries += 1
         self._flying += 1
 
@@ -196,33 +203,40 @@ class Window:
             return FIRST_TIMEOUT
         return min(max(self._round_trip + 4 * self._deviation, MIN_TIMEOUT), MAX_TIMEOUT)
 
-    def _backed_off(self, tries: int) -> float:
-        return min(self.timeout * 2.0 ** min(tries, 10), MAX_TIMEOUT) * (1 + JITTER * self._random())
+    def _backed_off(self) -> float:
+        pause = min(self.timeout * (1 + self._timeouts), MAX_TIMEOUT)
+        return pause * (1 + JITTER * self._random())
 
     def _look_at_clock(self, now: float) -> None:
-        if self._timeouts >= _SILENT:
+        if self._silent:
             return
         for stream in self._turn:
             flight = _pivot(stream)
             if flight is not None and now >= self._due(flight):
                 self._time_out(flight, now)
+        if self._timeouts and now - (self._answered_at or 0.0) > SILENCE:
+            self._silent = True
+            self.limit, self._threshold = float(FIRST_LIMIT), max(self._threshold, MAX_LIMIT / 8)
+            self._probe_at = now
 
     def _due(self, flight: Flight) -> float:
         # What the watermark has just reached may be in the batch that is being committed.
         return max(flight.deadline, flight.stream.advanced + self.timeout)
 
     def _time_out(self, flight: Flight, now: float) -> None:
-        self._timeouts = max(self._timeouts, flight.tries)
-        if flight.state == ARRIVED:  # the collector has forgotten it, and so all the others
-            for other in flight.stream.flights:
-                if other.state == ARRIVED:
-                    self._set_waiting(other)
-        else:
-            self._set_waiting(flight)
+        if flight.sent >= self._timed_out:  # what was on its way together is one time-out
+            self._timeouts += 1
+            self._timed_out = now
+        # If the collector has forgotten one that had arrived, then all of them.
+        forgotten = flight.state == ARRIVED
+        again = 0
+        for other in flight.stream.flights:
+            if other.state == FLYING and again < LEAST_LIMIT and other.deadline <= now:
+                again += 1
+                self._set_waiting(other)
+            elif other.state == ARRIVED and forgotten:
+                self._set_waiting(other)
         self._shrink(self._token)
-        if self._timeouts >= _SILENT:
-            self.limit, self._threshold = 1.0, max(self._threshold, MAX_LIMIT / 8)
-            self._probe_at = now
 
     def _probe(self, now: float) -> Iterator[Flight]:
         """Yield the one datagram to send now to a collector that has gone silent, if it is time."""
@@ -234,18 +248,23 @@ class Window:
             self._flying -= 1
         self._launch(flight, now)
         self._timeouts += 1
-        self._probe_at = now + self._backed_off(self._timeouts)
+        self._probe_at = now + self._backed_off()
         yield flight
 
     def _in_order(self) -> list[Stream]:
         return sorted(self._turn, key=lambda stream: not stream.first)
+
+    @property
+    def timeouts(self) -> int:
+        """How many time-outs there were since the last answer."""
+        return self._timeouts
 
     def wakeup(self) -> float | None:
         """Return when something is to be done although nothing arrives; None for never."""
         times = [self._due(flight) for stream in self._turn if (flight := _pivot(stream)) is not None]
         if not times:
             return None
-        return self._probe_at if self._timeouts >= _SILENT else min(times)
+        return self._probe_at if self._silent else min(times)
 
     def oldest(self) -> float | None:
         """Return when the oldest of what is not committed was first sent; None if there is nothing."""
@@ -279,12 +298,14 @@ class Window:
 
     def _wake(self, now: float) -> None:
         """Somebody is there."""
-        if self._timeouts >= _SILENT:
+        if self._silent:
             for stream in self._turn:
                 flight = _pivot(stream)
                 if flight is not None:
                     flight.deadline = min(flight.deadline, now + self.timeout)
         self._timeouts = 0
+        self._silent = False
+        self._answered_at = now
 
     def _take_held(
         self, stream: Stream, tail: int, credit: int, arrived: tuple[Flight, float] | None
@@ -353,7 +374,7 @@ class Window:
     def _shrink(self, token: int) -> None:
         """Halve the limit, once for all that was on its way together."""
         if token > self._recovering:
-            self.limit = self._threshold = max(self.limit / 2, 2.0)
+            self.limit = self._threshold = max(self.limit / 2, float(LEAST_LIMIT))
             self._recovering = self._token
 
     def _measure(self, round_trip: float) -> None:

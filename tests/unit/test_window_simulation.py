@@ -284,5 +284,5 @@ def test_silence_is_met_with_few_datagrams():
     check(outcome, lengths)
     relay = Relay(random.Random(4), lengths)
     sent = [len(relay.send(tick / 50)) for tick in range(50 * 40)]
-    assert sum(sent) < 40
+    assert sum(sent) < 60
     assert sum(sent[50 * 20 :]) <= 4
