@@ -205,7 +205,9 @@ def test_a_deleted_run_is_not_waited_for(settings, collector):
     left.journal(lines(0, 10))
     registration.register_pending(settings)
     with store.connect(settings, autocommit=True) as connection:
-        connection.execute("DELETE FROM runs WHERE submission = %s", [gone.record.uuid])
+        # The collector may be about to register it, too.
+        delete = "DELETE FROM runs WHERE submission = %s"
+        eventually(lambda: connection.execute(delete, [gone.record.uuid]).rowcount == 1)
     delivering.Delivering(settings, starting.read_addresses(settings)).deliver_all()
     assert logged(settings) == whole(10)
     assert os.path.exists(gone.folder)
