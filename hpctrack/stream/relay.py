@@ -147,6 +147,7 @@ class Relay:
         self._answered = self._more = self._done = False
         self._supervised = True
         self._script_pid = 0
+        self._oom_kills = report.oom_kills()
         #: When the flush cap is reached; None while the script runs.
         self._deadline: float | None = None
 
@@ -211,7 +212,8 @@ class Relay:
                 self._attempt(self._sample)
             self._take_up()
             self._journals.end_lines()
-            ending = report.fin(message["fin"], self._journals.lost(), self._config.stderr, self._mask())
+            lost, stderr = self._journals.lost(), self._config.stderr
+            ending = report.fin(message["fin"], lost, stderr, self._mask(), self._oom_kills)
             self._own.append("fin", ending)
 
     def _round(self, now: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import stat
 import time
 from typing import TYPE_CHECKING, Any
@@ -67,15 +69,49 @@ def start(
 
 
 def fin(
-    ending: Mapping[str, Any], lost: Mapping[str, int], stderr: str, redactor: Redactor
+    ending: Mapping[str, Any],
+    lost: Mapping[str, int],
+    stderr: str,
+    redactor: Redactor,
+    oom_kills_before: int | None = None,
 ) -> dict[str, Any]:
     """Return how the script ended, as the supervisor saw it, with the end of what a failure had to say.
 
-    ``lost`` counts lines by journal; ``stderr`` is the path of the script's standard error, or empty.
+    ``lost`` counts lines by journal; ``stderr`` is the path of the script's standard error, or empty;
+    ``oom_kills_before`` is what `oom_kills` returned when the script started.
     """
     failed = bool(ending.get("exit_code") or ending.get("exit_signal"))
     tail = stderr_tail(stderr, redactor) if failed and stderr else None
-    return {**ending, "stderr_tail": tail, "lost": dict(lost)}
+    told = {**ending, "stderr_tail": tail, "lost": dict(lost)}
+    if _was_killed(ending) and oom_kills_before is not None:
+        told["out_of_memory"] = (oom_kills() or 0) > oom_kills_before
+    return told
+
+
+def _was_killed(ending: Mapping[str, Any]) -> bool:
+    """Whether the script, or the last program of it, was ended by SIGKILL."""
+    return ending.get("exit_signal") == signal.SIGKILL or ending.get("exit_code") == 128 + signal.SIGKILL
+
+
+def oom_kills(cgroups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> int | None:
+    """Return how many processes of our cgroup the kernel has killed for want of memory; None if it won't say.
+
+    Sources: ``memory.events`` (cgroup v2) and ``memory.oom_control`` (v1) in the kernel's documentation.
+    """
+    try:
+        with open(cgroups, encoding="utf-8", errors="replace") as file:
+            entries = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return None
+    for _, controllers, path in entries:
+        if controllers in ("", "memory"):
+            name = "memory.oom_control" if controllers else "memory.events"
+            file_name = os.path.join(root, controllers, path.lstrip("/"), name)
+            with contextlib.suppress(OSError), open(file_name, encoding="ascii") as events:
+                counts = dict(line.split() for line in events)
+                if "oom_kill" in counts:
+                    return int(counts["oom_kill"])
+    return None
 
 
 def stderr_tail(path: str, redactor: Redactor) -> str | None:

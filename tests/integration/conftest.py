@@ -1,10 +1,16 @@
-"""What several tests of ingestion need."""
+"""What several tests of ingestion and of the reconciler need."""
 
 from __future__ import annotations
 
-import pytest
+import json
+import uuid
 
+import pytest
+from psycopg.rows import dict_row
+
+from hpctrack import reconcile
 from hpctrack.store import ingestion
+from tests.integration.slurm_says import T0, Slurm
 
 
 @pytest.fixture
@@ -32,3 +38,57 @@ def ingest(connection, observed):
 def plain(connection):
     """Ingestion that adds no columns."""
     return ingestion.Ingestion(connection, lambda _connection, _messages: frozenset())
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    return Slurm(folder)
+
+
+@pytest.fixture
+def register(connection):
+    """Register a submission as hpctrack sbatch does; returns the run's id, or ids by task."""
+
+    def run(job, tasks=None, cluster="mini", user="alice", **fields):
+        submission = {
+            "uuid": str(uuid.uuid4()), "user_name": user, "cluster": cluster, "time": T0.isoformat(),
+        }  # fmt: skip
+        rows = connection.execute(
+            "SELECT * FROM register_submission(%s, %s, %s, %s)",
+            (
+                json.dumps(submission),
+                b"x",
+                json.dumps({"experiment": "e", "job_id": job, **fields}),
+                tasks or [-1],
+            ),
+        ).fetchall()
+        found = dict(rows)
+        return found if tasks else found[-1]
+
+    return run
+
+
+@pytest.fixture
+def fetch(connection):
+    """Query; returns the one row, or the list of rows if told so."""
+
+    def run(query, *parameters, many=False):
+        with connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(query, parameters).fetchall()
+        assert many or len(rows) == 1
+        return rows if many else rows[0]
+
+    return run
+
+
+@pytest.fixture
+def get(fetch):
+    return lambda run_id: fetch("SELECT * FROM runs WHERE id = %s", run_id)
+
+
+@pytest.fixture
+def once(connection, slurm):
+    """Make one pass."""
+    return lambda **options: reconcile.run_once(connection, slurm.backend(timeout=5), "mini", **options)

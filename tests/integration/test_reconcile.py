@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
-import sys
 import threading
 import uuid
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from psycopg.rows import dict_row
 
 from hpctrack import errors, reconcile
 from hpctrack.cli import reconcile as verb
@@ -21,146 +16,7 @@ from hpctrack.model import RelayMessage
 from hpctrack.plan import UNKNOWN
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
-
-T0 = datetime.now(timezone.utc).replace(microsecond=0) - timedelta(minutes=10)
-#: Prints what the test wrote into a file, in the fields and with the delimiter asked for, and notes the call.
-FAKE = """\
-#!{python} -IS
-import json, os, sys
-folder = os.path.dirname(os.path.abspath(__file__))
-name = os.path.basename(__file__)
-argv = sys.argv[1:]
-with open(folder + "/calls", "a") as file:
-    print(json.dumps([name, argv, dict(os.environ)]), file=file)
-answer = json.load(open(f"{folder}/{name}.json"))
-if answer.get("sleep"):
-    import time
-    time.sleep(answer["sleep"])
-if answer.get("stderr"):
-    sys.stderr.write(answer["stderr"])
-if "--helpformat" in argv:
-    print(answer["helpformat"])
-    sys.exit()
-if answer.get("raw") is not None:
-    sys.stdout.write(answer["raw"])
-elif name == "squeue":
-    fields = [field.split(":", 1) for field in argv[argv.index("-O") + 1].split(",")]
-    for line in answer["lines"]:
-        sys.stdout.write("".join(line.get(name, "N/A") + end for name, end in fields) + "\\n")
-else:
-    [end] = [option.partition("=")[2] for option in argv if option.startswith("--delimiter=")]
-    jobs = argv[argv.index("-j") + 1].split(",")
-    for line in answer["lines"]:
-        if {line["JobID"], line["JobID"].partition("_")[0]} & set(jobs):
-            names = argv[argv.index("-o") + 1].split(",")
-            sys.stdout.write("".join(line.get(name, "") + end for name in names) + "\\n")
-sys.exit(answer.get("exit", 0))
-"""
-HELP = "JobID JobIDRaw State Submit Start End User NodeList ExitCode Cluster JobName"
-
-
-def epoch(seconds):
-    return str(int((T0 + timedelta(seconds=seconds)).timestamp()))
-
-
-class Slurm:
-    """Stand-ins for squeue and sacct on a PATH of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("squeue", "sacct"):
-            path = folder / name
-            path.write_text(FAKE.replace("{python}", sys.executable))
-            path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        self.says("squeue")
-        self.says("sacct")
-
-    def says(self, name, *lines, **answer):
-        (self.folder / f"{name}.json").write_text(json.dumps({"lines": lines, "helpformat": HELP, **answer}))
-
-    @property
-    def environ(self):
-        return {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
-
-    def calls(self, name):
-        """Return what the command was called with, but for --helpformat, and forget it."""
-        path = self.folder / "calls"
-        calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        path.unlink(missing_ok=True)
-        return [call for call in calls if call[0] == name and "--helpformat" not in call[1]]
-
-    def backend(self, **options):
-        return accounting.CommandLine("mini", self.environ, **options)
-
-
-def line(job, state="RUNNING", **fields):
-    started = {"StartTime": epoch(5), "NodeList": "n1"} if state == "RUNNING" else {}
-    return {
-        "JobID": str(job), "JobArrayID": str(job), "State": state, "RestartCnt": "0", "SubmitTime": epoch(0),
-        "UserName": "alice", "Reason": "None", "Name": "train", "Partition": "main", **started, **fields,
-    }  # fmt: skip
-
-
-def row(job, state="COMPLETED", **fields):
-    return {
-        "JobID": str(job), "JobIDRaw": str(job), "State": state, "Submit": epoch(0), "Start": epoch(5),
-        "End": epoch(50), "User": "alice", "NodeList": "n1", "ExitCode": "0:0", "Cluster": "mini", **fields,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def slurm(tmp_path):
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    return Slurm(folder)
-
-
-@pytest.fixture
-def register(connection):
-    """Register a submission as hpctrack sbatch does; returns the run's id, or ids by task."""
-
-    def run(job, tasks=None, cluster="mini", user="alice", **fields):
-        submission = {
-            "uuid": str(uuid.uuid4()), "user_name": user, "cluster": cluster, "time": T0.isoformat(),
-        }  # fmt: skip
-        rows = connection.execute(
-            "SELECT * FROM register_submission(%s, %s, %s, %s)",
-            (
-                json.dumps(submission),
-                b"x",
-                json.dumps({"experiment": "e", "job_id": job, **fields}),
-                tasks or [-1],
-            ),
-        ).fetchall()
-        found = dict(rows)
-        return found if tasks else found[-1]
-
-    return run
-
-
-@pytest.fixture
-def fetch(connection):
-    """Query; returns the one row, or the list of rows if told so."""
-
-    def run(query, *parameters, many=False):
-        with connection.cursor(row_factory=dict_row) as cursor:
-            rows = cursor.execute(query, parameters).fetchall()
-        assert many or len(rows) == 1
-        return rows if many else rows[0]
-
-    return run
-
-
-@pytest.fixture
-def get(fetch):
-    return lambda run_id: fetch("SELECT * FROM runs WHERE id = %s", run_id)
-
-
-@pytest.fixture
-def once(connection, slurm):
-    """Make one pass."""
-    return lambda **options: reconcile.run_once(connection, slurm.backend(timeout=5), "mini", **options)
-
+from tests.integration.slurm_says import T0, epoch, line, row
 
 # ---- A life ------------------------------------------------------------------------------------------------
 
@@ -259,73 +115,6 @@ def test_large_arrays_are_asked_for_at_once(slurm, register, once):
     slurm.says("sacct", *[row(f"20_{task}", JobIDRaw=str(100 + task)) for task in range(1000)])
     assert len(once().changed) == 1000
     assert [argv[argv.index("-j") + 1] for _, argv, _ in slurm.calls("sacct")] == ["20"]
-
-
-# ---- Trouble -----------------------------------------------------------------------------------------------
-
-TROUBLES = {
-    "hangs": {"sleep": 60},
-    "fails": {"stderr": "squeue: error: something broke\n", "exit": 1},
-    "can't reach slurmctld": {
-        "stderr": "slurm_load_jobs error: Unable to contact slurm controller\n",
-        "exit": 1,
-    },
-    "prints garbage": {"raw": "Segmentation fault (core dumped)\n"},
-    "is cut short": {"raw": "10\x1f"},
-}
-
-
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_when_squeue_fails_nothing_is_concluded(slurm, register, connection, once, get, fetch, trouble):
-    run_id = register(10)
-    slurm.says("squeue", line(10))
-    once()
-    before = get(run_id)
-    slurm.says("squeue", **TROUBLES[trouble])
-    slurm.says("sacct", row(10, "FAILED"))
-    backend = slurm.backend(timeout=1)
-    report = reconcile.run_once(connection, backend, "mini")
-    assert report.changed == ()
-    assert report.error
-    assert get(run_id) == before
-    first = fetch("SELECT * FROM clusters")
-    assert first["unreachable_since"] >= first["time_checked"]
-    assert first["error"] == report.error
-    reconcile.run_once(connection, backend, "mini")
-    assert fetch("SELECT * FROM clusters")["unreachable_since"] == first["unreachable_since"], (
-        "since the first"
-    )
-    slurm.says("squeue")
-    assert once().changed == (run_id,)
-    assert get(run_id)["status"] == "FAILED"
-    assert fetch("SELECT * FROM clusters")["unreachable_since"] is None
-
-
-def test_when_sacct_fails_the_living_are_still_known(slurm, register, once, get, fetch):
-    lives, gone = register(10), register(11)
-    slurm.says("squeue", line(10))
-    slurm.says("sacct", stderr="sacct: error: Problem talking to the database: Connection refused\n", exit=1)
-    report = once()
-    assert "Connection refused" in report.error
-    assert get(lives)["status"] == "RUNNING"
-    assert (get(gone)["status"], get(gone)["time_ended"]) == ("PENDING", None)
-    assert fetch("SELECT * FROM clusters")["unreachable_since"]
-    slurm.says("sacct", row(11))
-    assert once().error is None
-    assert get(gone)["status"] == "COMPLETED"
-    assert fetch("SELECT * FROM clusters")["error"] is None
-
-
-def test_without_accounting_slurmctld_remembers(slurm, register, once, get):
-    run_id, forgotten = register(10), register(11)
-    slurm.says("sacct", stderr="Slurm accounting storage is disabled\n", exit=1)
-    ended = line(10, "FAILED", exit_code="768", StartTime=epoch(5), EndTime=epoch(50), NodeList="n1")
-    slurm.says("squeue", ended)
-    assert once().error is None
-    run = get(run_id)
-    assert (run["status"], run["time_ended"]) == ("FAILED", T0 + timedelta(seconds=50))
-    assert get(forgotten)["time_ended"] is None
-    assert "--states=all" in slurm.calls("squeue")[-1][1]
 
 
 def test_a_job_that_nobody_knows_is_asked_for_ever_more_rarely(slurm, register, once, get, connection):

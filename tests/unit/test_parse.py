@@ -1,5 +1,7 @@
+import time
 from collections import Counter
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -338,8 +340,6 @@ def test_times(text, expected):
 
 
 def test_local_times_where_slurm_knows_no_epoch(monkeypatch):
-    import time
-
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
@@ -382,3 +382,17 @@ def test_trackable_resources():
     expected = {"cpu": 2, "mem": 500 << 20, "gres/gpu": 1, "gres/gpu:a100": 1}
     assert units.tres("cpu=2,mem=500M,gres/gpu=1,gres/gpu:a100=1") == expected
     assert units.tres("") == {}
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+def test_a_change_of_clocks_makes_no_hour_ambiguous(monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        hours = [1792890000 + 1800 * n for n in range(8)]  # the night of October 25, 2026, and more
+        read = [units.time(str(hour)) for hour in hours]
+        assert [moment.timestamp() for moment in read] == hours
+        assert {later - earlier for earlier, later in pairwise(read)} == {timedelta(minutes=30)}
+    finally:
+        monkeypatch.undo()
+        time.tzset()
