@@ -19,9 +19,8 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError("module 'hpctrack' has no attribute " + repr(name))
-    import importlib
-
-    value = getattr(importlib.import_module(home), name)
+    # Not importlib.import_module: importlib takes longer to load than what is wanted.
+    value = getattr(__import__(home, fromlist=[name]), name)
     globals()[name] = value  # the next access does not come here
     return value
 

@@ -7,18 +7,18 @@ nothing of hpctrack is installed; standard library only.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 import sys
 from time import time_ns
-from typing import TYPE_CHECKING, Any
 
-from hpctrack.stream import journal
+from hpctrack.stream import journal_lines
 from hpctrack.stream.writer import Writer
 
+TYPE_CHECKING = False  # the module typing takes longer to load than all of this
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
 #: The first of these that is set is the rank: torchrun, Open MPI, PMIx, MPICH and Intel MPI, srun.
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -95,8 +95,8 @@ def _send(kind: str, contents: Mapping[str, Any]) -> None:
     writer = _state["writer"] if "writer" in _state else _start()
     if writer is None or not contents:
         return
-    line = journal.format_message(kind, _jsonable(contents))
-    if len(line) > journal.MAX_LINE:
+    line = journal_lines.format_message(kind, _jsonable(contents))
+    if len(line) > journal_lines.MAX_LINE:
         _warn("long " + kind, f"{len(line)} bytes of {kind} are too many; they are left out")
         return
     writer.append(line, time_ns())
@@ -122,19 +122,19 @@ def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, 
         if type(value) in _CODES
     )
     if len(codes) == len(values) and "-" not in codes:
-        packer = journal.packer(values, codes)
+        packer = journal_lines.packer(values, codes)
         if packer is not None:
             if len(values) == len(metrics) and all(_is_plain(value) for value in metrics.values()):
                 _remember(metrics, packer)
-            return journal.format_packed(packer.table, packer.pack(*values.values()), step, progress, now)
-    line = journal.format_row(values, step, progress, now / 1e9)
-    if len(line) > journal.MAX_LINE:
+            return journal_lines.format_packed(packer[0], packer[1](*values.values()), step, progress, now)
+    line = journal_lines.format_row(values, step, progress, now / 1e9)
+    if len(line) > journal_lines.MAX_LINE:
         _warn("long row", f"a row of {len(line)} bytes is too long; it is left out")
         return b""
     return line
 
 
-def _remember(metrics: Mapping[str, Any], packer: journal.Packer) -> None:
+def _remember(metrics: Mapping[str, Any], packer: tuple[str, Callable[..., bytes]]) -> None:
     if len(_packers) >= _MAX_SHAPES:
         _packers.clear()
     _packers[(*metrics, *map(type, metrics.values()))] = packer
@@ -148,7 +148,7 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, journal.Value]]:
+def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, journal_lines.Value]]:
     """Yield names and plain values; what can't be had is left out with a warning."""
     for key, value in values.items():
         name = _clean(prefix + str(key))
@@ -166,17 +166,17 @@ def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[
 def _cut(name: str) -> str:
     """Return a name that fits."""
     encoded = name.encode("utf-8", "replace")
-    if len(encoded) <= journal.MAX_NAME - 16:
+    if len(encoded) <= journal_lines.MAX_NAME - 16:
         return name
-    _warn("long name", f"names of metrics are cut to {journal.MAX_NAME - 16} bytes: {name[:60]}...")
-    return encoded[: journal.MAX_NAME - 16].decode("utf-8", "ignore")
+    _warn("long name", f"names of metrics are cut to {journal_lines.MAX_NAME - 16} bytes: {name[:60]}...")
+    return encoded[: journal_lines.MAX_NAME - 16].decode("utf-8", "ignore")
 
 
 def _clean(text: str) -> str:
     return text.replace("\0", "\ufffd")  # PostgreSQL has no NUL in text
 
 
-def _plain(name: str, value: Any) -> journal.Value:
+def _plain(name: str, value: Any) -> journal_lines.Value:
     """Turn anything into what a journal holds."""
     if isinstance(value, str):
         if len(value) > _MAX_STRING:
@@ -263,7 +263,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
 #: ``writer``, once the first call has found out; None where nothing is to be logged.
 _state: dict[str, Writer | None] = {}
 #: How to pack rows of metrics and types that were seen before.
-_packers: dict[tuple[object, ...], journal.Packer] = {}
+_packers: dict[tuple[object, ...], tuple[str, Callable[..., bytes]]] = {}
 _warned: set[str] = set()
 
 
@@ -322,7 +322,7 @@ def _warn(kind: str, message: str) -> None:
         return
     _warned.add(kind)
     text = f"hpctrack: {message}\n"
-    with contextlib.suppress(Exception):  # it may be closed, or not be a file at all
+    try:
         try:
             descriptor = sys.stderr.fileno()
         except (AttributeError, OSError):
@@ -330,3 +330,5 @@ def _warn(kind: str, message: str) -> None:
         else:
             # Nothing may stay in a buffer that can't be flushed: Python would exit with 120.
             os.write(descriptor, text.encode("utf-8", "replace"))
+    except Exception:  # noqa: BLE001, S110 (it may be closed, or not be a file at all)
+        pass

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 
 from hpctrack import errors, model
-from hpctrack.stream import journal, wire
+from hpctrack.stream import journal_lines, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_MAX_NAME = 4 * journal.MAX_NAME  # bytes of so many characters
+_MAX_NAME = 4 * journal_lines.MAX_NAME  # bytes of so many characters
 _MAX_KIND = 64
 
 _BLOCK = struct.Struct("<BI")

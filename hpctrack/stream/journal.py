@@ -1,4 +1,4 @@
-"""Journals: lines and offsets. Pure; Python 3.8 or newer, since the user's script imports it.
+"""Journals: what their lines mean, and how they are read. Pure; `hpctrack.stream.journal_lines` writes them.
 
 A journal is an append-only text file. Its first line is a header, lines that begin with ``#`` are comments,
 and every other line is one of
@@ -9,12 +9,12 @@ and every other line is one of
   (``strtod``), with ``nan`` and ``inf``; ``true`` and ``false`` are booleans; other bare words are strings.
 * a packed row, which is what `hpctrack.log` writes: ``=step progress time names types values``, with ``-``
   for no step or progress, the time in nanoseconds since the epoch, the names split by commas, a letter of
-  `CODES` for the type of each, and their little-endian bytes in hexadecimal. Exact to the bit, and three
-  times faster to write and to read than digits.
+  `journal_lines.CODES` for the type of each, and their little-endian bytes in hexadecimal. Exact to the bit,
+  and three times faster to write and to read than digits.
 * a message: ``!kind {json}``, for what is not a metric (args, tags, hello, usage, event, fin).
 
-A line is read whole or not at all. A writer whose line was cut short ends it with `CANCEL`; lines that are
-glued together repeat a key or hold a bare ``=``. All of these count as torn.
+A line is read whole or not at all. A writer whose line was cut short ends it with `journal_lines.CANCEL`;
+lines that are glued together repeat a key or hold a bare ``=``. All of these count as torn.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ import functools
 import json
 import re
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpctrack.stream import journal_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Protocol
+
+    from hpctrack.stream.journal_lines import Value
 
     class Redactor(Protocol):
         """What `parse` needs of `hpctrack.redact.Redactor`."""
@@ -40,21 +44,7 @@ if TYPE_CHECKING:
             """Mask the secrets in a JSON value."""
 
 
-Value = Union[float, int, bool, str]
-
-RESERVED = frozenset(("step", "progress", "time"))
-#: ASCII CAN: ends a line that could not be written whole, so that nobody reads half of it.
-CANCEL = b"\x18"
-#: Longest line that is read; a longer one is counted as torn.
-MAX_LINE = 1 << 20
-MAX_NAME = 1024  # bytes
-
-_HEADER = "# hpctrack journal 1 attempt={:06d} rank={:06d} lost={:012d}\n"
-HEADER_SIZE = len(_HEADER.format(0, 0, 0))
 _HEADER_PATTERN = re.compile(rb"# hpctrack journal 1 attempt=(\d{6}) rank=(\d{6}) lost=(\d{12})\n")
-#: Where the count of lost lines stands in the header, for a writer that updates it in place.
-LOST_OFFSET = HEADER_SIZE - 13
-_MAX_LOST = 10**12 - 1
 
 _NUMBER = re.compile(
     r"[+-]?(?:(?P<int>[0-9]+)|0[xX](?P<hex>[0-9a-fA-F]+)"
@@ -62,13 +52,10 @@ _NUMBER = re.compile(
     r"|0[xX](?:[0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)(?:[pP][+-]?[0-9]+)?"
     r"|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN](?:\([0-9a-zA-Z_]*\))?)\Z"
 )
-_BARE = re.compile(r"[^\s=\"'!#\x00-\x20\x7f\\]+\Z")
 _TOKEN = re.compile(
     r"""[ \t\r\v\f]*(?:(?P<key>[^ \t\r\v\f="]+)|(?P<quoted_key>"(?:[^"\\]|\\.)*"))="""
     r"""(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<bare>[^ \t\r\v\f="]+))(?=[ \t\r\v\f]|\Z)"""
 )
-#: Types of packed values, as in `struct`: double, 64-bit integer, boolean.
-CODES = "dq?"
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _INT64 = range(-(1 << 63), 1 << 63)
 # Longer ones would meet Python's limit on digits, and mean a float to everyone.
@@ -107,98 +94,13 @@ class Header(NamedTuple):
     lost: int
 
 
-Line = Union[Row, Message, Torn]
-
-
-def format_header(attempt: int, rank: int, lost: int = 0) -> bytes:
-    """Return the first line of a journal, always `HEADER_SIZE` bytes."""
-    return _HEADER.format(min(attempt, 999999), min(max(rank, 0), 999999), min(lost, _MAX_LOST)).encode()
-
-
-def format_lost(lost: int) -> bytes:
-    """Return what a writer puts at `LOST_OFFSET` of its journal to update the count."""
-    return f"{min(lost, _MAX_LOST):012d}".encode()
+Line = Row | Message | Torn
 
 
 def parse_header(data: bytes) -> Header | None:
     """Read the first line of a journal; None where there is none yet."""
     match = _HEADER_PATTERN.match(data)
     return Header(*(int(group) for group in match.groups())) if match else None
-
-
-def format_value(value: Value) -> str:
-    """Format one value such that `parse_line` gives it back: same type, same bits."""
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
-    if isinstance(value, (float, int)):
-        return repr(value)
-    if _BARE.match(value) and _number(value) is None and value not in ("true", "false"):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def format_name(name: str) -> str:
-    """Format the name of a metric, quoted where it needs it."""
-    return name if _BARE.match(name) and name not in RESERVED else json.dumps(name, ensure_ascii=False)
-
-
-def format_row(
-    values: Mapping[str, Value],
-    step: int | None = None,
-    progress: float | None = None,
-    time: float | None = None,
-) -> bytes:
-    """Format one row as a line.
-
-    Lone surrogates, which have no UTF-8 form, become ``?``: a metric is never lost to its name.
-    """
-    tokens = []
-    if step is not None:
-        tokens.append("step=" + repr(step))
-    if progress is not None:
-        tokens.append("progress=" + repr(progress))
-    if time is not None:
-        tokens.append(f"time={time:.6f}")
-    tokens += [format_name(name) + "=" + format_value(value) for name, value in values.items()]
-    return (" ".join(tokens) + "\n").encode("utf-8", "replace")
-
-
-def format_message(kind: str, value: Any) -> bytes:
-    """Format a message line; ``value`` is anything that JSON takes but nan and infinities.
-
-    Raises ValueError or TypeError for anything else.
-    """
-    return f"!{kind} {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n".encode()
-
-
-class Packer(NamedTuple):
-    """How rows of certain metrics and types are packed."""
-
-    #: What stands in the line before the values.
-    table: str
-    #: Packs the values, in the order of the names.
-    pack: Callable[..., bytes]
-
-
-def packer(names: Iterable[str], codes: str) -> Packer | None:
-    """Return how to pack rows of these metrics; ``codes`` says the type of each: one of `CODES`.
-
-    None for names that only the text form can hold.
-    """
-    plain = list(names)
-    if not plain or any(not _BARE.match(name) or "," in name or not name.isprintable() for name in plain):
-        return None
-    return Packer(f"{','.join(plain)} {codes} ", struct.Struct("<" + codes).pack)
-
-
-def format_packed(table: str, packed: bytes, step: int | None, progress: float | None, time_ns: int) -> bytes:
-    """Format a row whose values a `Packer` has packed. ``time_ns`` counts nanoseconds since the epoch."""
-    return (
-        f"={'-' if step is None else step} {'-' if progress is None else repr(progress)} "
-        f"{time_ns} {table}{packed.hex()}\n"
-    ).encode("utf-8", "replace")
 
 
 def parse(data: bytes, offset: int = 0, redactor: Redactor | None = None) -> Iterator[Line]:
@@ -232,7 +134,7 @@ def _unpack(line: bytes, end: int) -> Line:
             None if step == b"=-" else _int64(step[1:]),
             None if progress == b"-" else _real(_value(progress.decode())),
             int(time) / 1e9,
-            dict(zip(keys, unpack(binascii.unhexlify(packed)))),
+            dict(zip(keys, unpack(binascii.unhexlify(packed)), strict=True)),
         )
     except (ValueError, ArithmeticError, struct.error):
         return Torn(end)
@@ -249,9 +151,9 @@ def _int64(text: bytes) -> int:
 def _unpacker(names: bytes, codes: bytes) -> tuple[tuple[str, ...], Callable[[bytes], tuple[Any, ...]]]:
     """Return names and how to unpack the values; raises ValueError where the two don't fit."""
     keys = tuple(names.decode().split(","))
-    if len(set(keys)) != len(codes) or len(keys) != len(codes) or codes.strip(CODES.encode()):
+    if len(set(keys)) != len(codes) or len(keys) != len(codes) or codes.strip(journal_lines.CODES.encode()):
         raise ValueError(names)
-    if any(not 0 < len(name) <= MAX_NAME for name in names.split(b",")):
+    if any(not 0 < len(name) <= journal_lines.MAX_NAME for name in names.split(b",")):
         raise ValueError(names)
     return keys, struct.Struct(b"<" + codes).unpack
 
@@ -263,7 +165,7 @@ def parse_line(line: bytes, end: int, redactor: Redactor | None = None) -> Line 
         return None
     if stripped[:1] == b"=":
         return _unpack(line, end)
-    if len(line) > MAX_LINE or CANCEL in line or b"\x00" in line:
+    if len(line) > journal_lines.MAX_LINE or journal_lines.CANCEL in line or b"\x00" in line:
         return Torn(end)
     try:
         text = stripped.decode()
@@ -302,7 +204,7 @@ def _parse_plain(line: bytes, end: int, redactor: Redactor | None) -> Line:
         values[name.decode()] = redactor.text(value) if redactor and isinstance(value, str) else value
     if len(values) != len(tokens):
         return Torn(end)  # a repeated key: two lines glued together
-    reserved = {name: values.pop(name) for name in RESERVED if name in values}
+    reserved = {name: values.pop(name) for name in journal_lines.RESERVED if name in values}
     return _row(reserved, values, end)
 
 
@@ -321,7 +223,7 @@ def _parse_quoted(text: str, end: int, redactor: Redactor | None) -> Line:
         value = _value(bare) if bare else json.loads(quoted, strict=False)
         if redactor is not None and isinstance(value, str):
             value = redactor.text(value)
-        if key in RESERVED:
+        if key in journal_lines.RESERVED:
             reserved[key] = value
         else:
             values[key or json.loads(quoted_key, strict=False)] = value
@@ -334,7 +236,11 @@ def _row(reserved: Mapping[str, Value], values: dict[str, Value], end: int) -> L
         step = int(step)
     if step is not None and (type(step) is not int or step not in _INT64):
         return Torn(end)
-    if any(len(name) > MAX_NAME // 4 and len(name.encode("utf-8", "replace")) > MAX_NAME for name in values):
+    if any(
+        len(name) > journal_lines.MAX_NAME // 4
+        and len(name.encode("utf-8", "replace")) > journal_lines.MAX_NAME
+        for name in values
+    ):
         return Torn(end)
     return Row(end, step, _real(reserved.get("progress")), _real(reserved.get("time")), values)
 

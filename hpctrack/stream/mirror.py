@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, journal
+from hpctrack.stream import folders, journal_lines
 
 if TYPE_CHECKING:
     from hpctrack.stream.tail import Tail
@@ -139,6 +139,6 @@ def _complete_lines(tail: Tail, offset: int) -> bytes:
     data = tail.raw(offset, _CHUNK)
     end = data.rfind(b"\n") + 1
     if not end and len(data) == _CHUNK:
-        data = tail.raw(offset, journal.MAX_LINE + 1)
-        end = data.find(b"\n") + 1 or (len(data) if len(data) > journal.MAX_LINE else 0)
+        data = tail.raw(offset, journal_lines.MAX_LINE + 1)
+        end = data.find(b"\n") + 1 or (len(data) if len(data) > journal_lines.MAX_LINE else 0)
     return data[:end]

@@ -21,7 +21,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.stream import folders, journal, report, runfolder, usage, wire
+from hpctrack.stream import folders, journal_lines, report, runfolder, usage, wire
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
@@ -95,7 +95,7 @@ class _OwnJournal:
 
     def append(self, kind: str, contents: dict[str, Any]) -> None:
         """Append a message; on a full disk to a new journal in the next place, else raise OSError."""
-        line = journal.format_message(kind, contents)
+        line = journal_lines.format_message(kind, contents)
         while True:
             if self._descriptor < 0:
                 path = runfolder.create_journal(self._places.pop(0), "relay", self._attempt, 0)

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.stream import journal
+from hpctrack.stream import journal_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def create_journal(folder: str, kind: str, attempt: int, rank: int) -> str:
     path = os.path.join(folder, f"{os.urandom(8).hex()}.{kind}.journal")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, journal.format_header(attempt, rank))
+        os.write(descriptor, journal_lines.format_header(attempt, rank))
     finally:
         os.close(descriptor)
     return path

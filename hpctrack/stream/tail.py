@@ -7,7 +7,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.stream import journal
+from hpctrack.stream import journal, journal_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +139,9 @@ class Tail:
         """Read the journal's first line again: the count of lost lines is kept up to date there."""
         first = self.files[0]
         if first.base == 0 and first.path in self._descriptors:
-            header = journal.parse_header(os.pread(self._descriptors[first.path], journal.HEADER_SIZE, 0))
+            header = journal.parse_header(
+                os.pread(self._descriptors[first.path], journal_lines.HEADER_SIZE, 0)
+            )
             if header is not None:
                 self.attempt, _, self.lost = header
 
@@ -171,10 +173,10 @@ class Tail:
         data = self._bytes(file, self.offset, _CHUNK)
         newline = data.rfind(b"\n")
         if newline < 0 and not self._skipping:
-            data = self._bytes(file, self.offset, journal.MAX_LINE + 1)
+            data = self._bytes(file, self.offset, journal_lines.MAX_LINE + 1)
             newline = data.rfind(b"\n")
         if newline < 0:
-            if len(data) <= journal.MAX_LINE and not self._skipping:
+            if len(data) <= journal_lines.MAX_LINE and not self._skipping:
                 self._incomplete = self.end
                 return None
             # Too long to be read: step over it, without holding it, and count it as torn.
@@ -207,7 +209,7 @@ class Tail:
         if last.whole and self.end and self._bytes(last, self.end - 1, 1) != b"\n":
             descriptor = os.open(last.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                os.write(descriptor, journal.CANCEL + b"\n")
+                os.write(descriptor, journal_lines.CANCEL + b"\n")
             finally:
                 os.close(descriptor)
 

@@ -19,7 +19,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import journal
+from hpctrack.stream import journal, journal_lines
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -305,7 +305,7 @@ class Rows:
         self._sure = (room - size) // (self._width + 24 + (len(self._sparse) + 10) // 8) - 1
         return True
 
-    def _append_other(self, values: Mapping[str, journal.Value]) -> None:
+    def _append_other(self, values: Mapping[str, journal_lines.Value]) -> None:
         """Add the values of a row that differs from the one before, or whose width is its own."""
         cells: list[Any] = list(values.values())
         kinds = [_kind(cell) for cell in cells]
@@ -411,7 +411,7 @@ def _encode_times(times: Sequence[float | None]) -> tuple[int, bytes]:
     )
 
 
-def _kind(value: journal.Value) -> int:
+def _kind(value: journal_lines.Value) -> int:
     kind = _TYPES[type(value)]
     return JSON if kind == INT64 and value not in _INT64 else kind
 

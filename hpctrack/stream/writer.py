@@ -6,17 +6,16 @@ threads apart, and a forked child gets a journal of its own.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import stat
 from os import SEEK_CUR, lseek, write
 from time import time_ns
-from typing import TYPE_CHECKING
 
-from hpctrack.stream import journal
+from hpctrack.stream import journal_lines
 
+TYPE_CHECKING = False  # the module typing takes longer to load than all of this
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _DESCRIPTORS = (1000, 200, 20)
 #: Nanoseconds between two looks at the journal: is it still there, how much is not acknowledged.
 _LOOK_INTERVAL = 1_000_000_000
-_VOID = journal.CANCEL + b"\n"
+_VOID = journal_lines.CANCEL + b"\n"
 
 
 class Writer:
@@ -97,10 +96,12 @@ class Writer:
     def _void(self) -> None:
         """Void the piece of a line, now or with the next line: nobody may read half of it."""
         self._torn = True
-        with contextlib.suppress(OSError):
+        try:
             voided = write(self._fd, _VOID)
             self._position += voided
             self._torn = voided < len(_VOID)
+        except OSError:
+            pass
 
     def _look(self, now: int) -> None:
         """Is the journal still there, the descriptor ours, and how much of it is not acknowledged?"""
@@ -149,7 +150,7 @@ class Writer:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         try:
-            header = journal.format_header(self._attempt, self._rank)
+            header = journal_lines.format_header(self._attempt, self._rank)
             if os.write(descriptor, header) < len(header):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         except OSError:
@@ -171,7 +172,7 @@ class Writer:
         self._warn("the journal can't grow (disk full, or nothing is acknowledged): metrics are lost")
         descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.pwrite(descriptor, journal.format_lost(self._lost), journal.LOST_OFFSET)
+            os.pwrite(descriptor, journal_lines.format_lost(self._lost), journal_lines.LOST_OFFSET)
         finally:
             os.close(descriptor)
 
@@ -217,5 +218,7 @@ def make_private(path: str) -> None:
         parent = os.path.dirname(path)
         if parent != path:
             make_private(parent)
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(path, 0o700)
+        except FileExistsError:  # somebody was faster
+            pass

@@ -14,7 +14,7 @@ import pytest
 from hpctrack import settings as configuration
 from hpctrack.store import collectors, embedded, registration
 from hpctrack.store import database as store
-from hpctrack.stream import folders, journal, records
+from hpctrack.stream import folders, journal_lines, records
 from hpctrack.stream.collector import delivering, starting
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
@@ -82,12 +82,12 @@ class Left:
     def journal(self, lines: list[bytes], *, name: str | None = None, kind: str = "log") -> str:
         path = os.path.join(self.folder, f"{name or os.urandom(8).hex()}.{kind}.journal")
         with open(path, "wb") as file:
-            file.write(journal.format_header(0, 0) + b"".join(lines))
+            file.write(journal_lines.format_header(0, 0) + b"".join(lines))
         return path
 
 
 def lines(first: int, count: int) -> list[bytes]:
-    return [journal.format_row({"x": step + 0.5}, step=step) for step in range(first, first + count)]
+    return [journal_lines.format_row({"x": step + 0.5}, step=step) for step in range(first, first + count)]
 
 
 def logged(settings) -> dict[int, float]:
@@ -105,7 +105,7 @@ def whole(count: int) -> dict[int, float]:
 def test_what_waits_is_registered_and_delivered_and_once_more_adds_nothing(settings, collector):
     left = Left(settings)
     left.journal(lines(0, 3000))
-    left.journal([journal.format_message("args", {"lr": 0.1})], kind="relay")
+    left.journal([journal_lines.format_message("args", {"lr": 0.1})], kind="relay")
     other = Left(settings)
     other.journal([])
     first = hpctrack(settings, "sync")

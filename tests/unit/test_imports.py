@@ -24,8 +24,8 @@ OWNERS = {
 }
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
 NODE_SIDE = frozenset(
-    "errors settings redact script stream stream.journal stream.wire stream.window stream.records "
-    "stream.runfolder stream.signals stream.spool stream.supervisor stream.relay stream.usage "
+    "errors settings redact script stream stream.journal stream.journal_lines stream.wire stream.window "
+    "stream.records stream.runfolder stream.signals stream.spool stream.supervisor stream.relay stream.usage "
     "stream.writer stream.tail stream.outbox stream.folders stream.mirror stream.leftovers stream.journals "
     "stream.report stream.__main__".split()
 )
@@ -39,14 +39,21 @@ IMPORTERS = {
 }
 #: The pure modules of stream, which every part may use.
 PURE_STREAM = frozenset(
-    "stream stream.journal stream.wire stream.window stream.records stream.decode".split()
+    "stream stream.journal stream.journal_lines stream.wire stream.window stream.records "
+    "stream.decode".split()
 )
 #: At the bottom: these import nothing of hpctrack but errors.
 BOTTOM = frozenset("errors model settings redact resources runids".split())
 JOINS_STORE_AND_SLURM = ("reconcile", "cli", "api", "web")
 JOINS_STORE_AND_STREAM = ("stream.collector", "cli", "api", "web")
 #: Imported by the user's script, whose Python may be old.
-SCRIPT_SIDE = ("__init__.py", "script.py", "stream/__init__.py", "stream/journal.py", "stream/writer.py")
+SCRIPT_SIDE = (
+    "__init__.py",
+    "script.py",
+    "stream/__init__.py",
+    "stream/journal_lines.py",
+    "stream/writer.py",
+)
 MAX_LINES = 500
 
 
@@ -217,6 +224,13 @@ def loaded_by(statement: str) -> set[str]:
 def test_import_hpctrack_loads_the_standard_library_only():
     loaded = {name.partition(".")[0] for name in loaded_by("import hpctrack")}
     assert loaded == {"hpctrack"}
+
+
+def test_the_first_log_loads_hardly_anything():
+    loaded = loaded_by("import hpctrack; hpctrack.log(step=1, loss=0.5)")
+    assert {name for name in loaded if not name.startswith("hpctrack")} <= {
+        "__future__", "_struct", "errno", "fcntl", "struct",
+    }  # fmt: skip
 
 
 def test_help_loads_click_and_nothing_else():

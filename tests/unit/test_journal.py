@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpctrack.redact import Redactor
-from hpctrack.stream import journal
+from hpctrack.stream import journal, journal_lines
 from hpctrack.stream.journal import Message, Row, Torn
 
 names = st.text(min_size=1, max_size=60).filter(lambda name: name.encode("utf-8", "ignore").decode() == name)
@@ -28,7 +28,7 @@ def only(line: bytes) -> journal.Line | None:
     return lines[0] if lines else None
 
 
-def row(text: str) -> dict[str, journal.Value]:
+def row(text: str) -> dict[str, journal_lines.Value]:
     found = only(text.encode() + b"\n")
     assert isinstance(found, Row), found
     return found.values
@@ -50,7 +50,7 @@ def same(a: object, b: object) -> bool:
 @example({"\x85": "\x85", "\u2028": "\xa0", "\x1c": "\x1f", "\n": "\n"}, 1, None)
 @example({"a": -0.0, "b": 5e-324, "c": 1.7976931348623157e308, "d": float("-inf")}, None, 0.0)
 def test_what_is_written_comes_back(given_values, step, progress):
-    line = journal.format_row(given_values, step, progress, 1.5)
+    line = journal_lines.format_row(given_values, step, progress, 1.5)
     found = only(line)
     assert isinstance(found, Row)
     assert (found.end, found.step, found.time) == (len(line), step, 1.5)
@@ -72,9 +72,9 @@ def test_what_is_written_comes_back(given_values, step, progress):
 )
 def test_what_is_packed_comes_back_bit_for_bit(given_values, step, progress, time_ns):
     codes = "".join({float: "d", int: "q", bool: "?"}[type(value)] for value in given_values.values())
-    packer = journal.packer(given_values, codes)
+    packer = journal_lines.packer(given_values, codes)
     assert packer is not None
-    line = journal.format_packed(packer.table, packer.pack(*given_values.values()), step, progress, time_ns)
+    line = journal_lines.format_packed(packer[0], packer[1](*given_values.values()), step, progress, time_ns)
     found = only(line)
     assert isinstance(found, Row)
     assert (found.end, found.step) == (len(line), step)
@@ -86,15 +86,15 @@ def test_what_is_packed_comes_back_bit_for_bit(given_values, step, progress, tim
 
 def test_the_payload_of_a_nan_survives():
     nan = struct.unpack("<d", bytes.fromhex("efbeadde0000f87f"))[0]
-    packer = journal.packer(["a"], "d")
+    packer = journal_lines.packer(["a"], "d")
     assert packer is not None
-    found = only(journal.format_packed(packer.table, packer.pack(nan), 1, None, 5))
+    found = only(journal_lines.format_packed(packer[0], packer[1](nan), 1, None, 5))
     assert isinstance(found, Row) and struct.pack("<d", found.values["a"]).hex() == "efbeadde0000f87f"
 
 
 @pytest.mark.parametrize("names_", [["a b"], ["a,b"], ["a=b"], ['"'], [""], [], ["\n"], ["a", "b\t"], ["#x"]])
 def test_names_that_only_the_text_form_can_hold(names_):
-    assert journal.packer(names_, "d" * len(names_)) is None
+    assert journal_lines.packer(names_, "d" * len(names_)) is None
 
 
 @pytest.mark.parametrize(
@@ -260,22 +260,22 @@ def test_bad_utf8_is_damage():
 
 @given(st.dictionaries(st.sampled_from("abcdefgh"), floats, min_size=1, max_size=5), st.data())
 def test_a_cut_packed_line_is_never_half_read(given_values, data):
-    packer = journal.packer(given_values, "d" * len(given_values))
+    packer = journal_lines.packer(given_values, "d" * len(given_values))
     assert packer is not None
-    line = journal.format_packed(packer.table, packer.pack(*given_values.values()), 7, None, 5)
+    line = journal_lines.format_packed(packer[0], packer[1](*given_values.values()), 7, None, 5)
     cut = data.draw(st.integers(1, len(line) - 2))
     assert only(line[:cut] + b"\n") == Torn(cut + 1)
     assert only(line[:cut] + line) == Torn(cut + len(line))
-    assert only(line[:cut] + journal.CANCEL + b"\n") == Torn(cut + 2)
+    assert only(line[:cut] + journal_lines.CANCEL + b"\n") == Torn(cut + 2)
 
 
 @given(
     st.dictionaries(st.sampled_from("abcdefgh"), floats | st.booleans(), min_size=1, max_size=5), st.data()
 )
 def test_a_voided_text_line_is_never_half_read(given_values, data):
-    line = journal.format_row(given_values, 7, None, 5.0)
+    line = journal_lines.format_row(given_values, 7, None, 5.0)
     cut = data.draw(st.integers(1, len(line) - 1))
-    assert only(line[:cut] + journal.CANCEL + b"\n") == Torn(cut + 2)
+    assert only(line[:cut] + journal_lines.CANCEL + b"\n") == Torn(cut + 2)
     # log() writes step and time into each line, so that two of them glued together repeat a key.
     if cut > len("step=7 time=5.000000"):
         assert only(line[:cut] + line) == Torn(cut + len(line))
@@ -287,13 +287,13 @@ def test_offsets_and_an_incomplete_line():
 
 
 def test_a_line_of_a_megabyte():
-    text = "x" * (journal.MAX_LINE - 2)
+    text = "x" * (journal_lines.MAX_LINE - 2)
     assert row("a=" + text) == {"a": text}
-    assert only(b"a=" + b"x" * (journal.MAX_LINE - 1) + b"\n") == Torn(journal.MAX_LINE + 2)
+    assert only(b"a=" + b"x" * (journal_lines.MAX_LINE - 1) + b"\n") == Torn(journal_lines.MAX_LINE + 2)
 
 
 def test_lone_surrogates_are_replaced_not_lost():
-    assert row(journal.format_row({"a\udc80": "b\ud800"}).decode().rstrip()) == {"a?": "b?"}
+    assert row(journal_lines.format_row({"a\udc80": "b\ud800"}).decode().rstrip()) == {"a?": "b?"}
 
 
 def test_strings_and_messages_are_masked():
@@ -306,20 +306,24 @@ def test_strings_and_messages_are_masked():
 
 
 def test_header():
-    header = journal.format_header(3, 12, 5)
-    assert len(header) == journal.HEADER_SIZE and only(header) is None
+    header = journal_lines.format_header(3, 12, 5)
+    assert len(header) == journal_lines.HEADER_SIZE and only(header) is None
     assert journal.parse_header(header + b"a=1\n") == journal.Header(3, 12, 5)
-    updated = header[: journal.LOST_OFFSET] + journal.format_lost(77) + header[journal.LOST_OFFSET + 12 :]
+    updated = (
+        header[: journal_lines.LOST_OFFSET]
+        + journal_lines.format_lost(77)
+        + header[journal_lines.LOST_OFFSET + 12 :]
+    )
     assert journal.parse_header(updated) == journal.Header(3, 12, 77)
-    assert len(journal.format_header(10**9, -5, 10**15)) == journal.HEADER_SIZE
+    assert len(journal_lines.format_header(10**9, -5, 10**15)) == journal_lines.HEADER_SIZE
     assert journal.parse_header(b"# something else\n") is None
 
 
 def test_messages():
-    line = journal.format_message("args", {"a": [1, None, "é\n"]})
+    line = journal_lines.format_message("args", {"a": [1, None, "é\n"]})
     assert only(line) == Message(len(line), "args", '{"a":[1,null,"\\u00e9\\n"]}')
     with pytest.raises(ValueError):
-        journal.format_message("args", {"a": math.nan})
+        journal_lines.format_message("args", {"a": math.nan})
 
 
 @given(st.binary(max_size=300))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hpctrack import script
-from hpctrack.stream import journal
+from hpctrack.stream import journal, journal_lines
 
 VARIABLES = (
     "SLURM_JOB_ID",
@@ -57,7 +57,7 @@ def lines(folder: pathlib.Path) -> list[journal.Line]:
     ]
 
 
-def logged(folder: pathlib.Path) -> dict[str, journal.Value]:
+def logged(folder: pathlib.Path) -> dict[str, journal_lines.Value]:
     """Return the values of the one row that was logged."""
     (row,) = lines(folder)
     assert isinstance(row, journal.Row)
