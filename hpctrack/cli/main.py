@@ -37,6 +37,7 @@ class Verb(NamedTuple):
 VERBS = {
     "sbatch": Verb("Submit", "hpctrack.cli.submit:command", "Submit a job with sbatch, tracked."),
     "run": Verb("Submit", "hpctrack.cli.run:command", "Run a command here, tracked."),
+    "templates": Verb("Submit", "hpctrack.cli.templates:command", "List job scripts to start from."),
     "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),
     "show": Verb("Look", "hpctrack.cli.show:command", "Tell everything about one run."),
     "setup": Verb(
@@ -45,6 +46,7 @@ VERBS = {
     "collector": Verb("Keep", "hpctrack.cli.collector:command", "Receive what running jobs send."),
     "sync": Verb("Keep", "hpctrack.cli.sync:command", "Deliver what could not be sent when it happened."),
     "reconcile": Verb("Keep", "hpctrack.cli.reconcile:command", "Compare PostgreSQL with Slurm once."),
+    "prune": Verb("Keep", "hpctrack.cli.prune:command", "Delete runs that have been over for long."),
     "completion": Verb("Keep", "hpctrack.cli.main:completion", "Print a shell's completion script."),
 }
 

@@ -142,6 +142,30 @@ def unregistered(spool: str) -> Iterator[str]:
             yield target
 
 
+def registered_before(spool: str, time: float) -> Iterator[tuple[str, str]]:
+    """Yield path and UUID of the records that PostgreSQL was told of, and that were made before a time."""
+    try:
+        names = sorted(os.listdir(os.path.join(spool, "submissions")))
+    except FileNotFoundError:
+        return
+    for name in names:
+        target = os.path.join(spool, "submissions", name)
+        if name.endswith(".json") and not os.path.exists(_marker(target)):
+            with contextlib.suppress(OSError, ValueError):
+                record = read(target)
+                if record.time < time:
+                    yield target, record.uuid
+
+
+def remove(target: str) -> bool:
+    """Remove the record at this path; False if it is gone already."""
+    try:
+        os.unlink(target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def set_registered(target: str) -> None:
     """Remember that PostgreSQL knows the record at this path."""
     with contextlib.suppress(FileNotFoundError):

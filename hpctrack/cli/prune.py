@@ -1,0 +1,106 @@
+"""``hpctrack prune``: delete runs that have been over for long."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import click
+
+from hpctrack import errors, settings
+from hpctrack.cli import common, render
+
+if TYPE_CHECKING:
+    from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
+    from hpctrack.store.pruning import Prunable
+
+#: A submission record younger than this stays: its job may be registered in another database.
+_YOUNG = timedelta(days=7)
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    "before",
+    required=True,
+    metavar="TIME",
+    callback=common.since,
+    help="Runs that ended before: 90d, 52w ago, or a date.",
+)
+@click.option("-E", "--experiment", help="Only runs of this experiment.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@common.json_option
+@common.config_option
+def command(
+    *,
+    before: datetime,
+    experiment: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """Delete runs that have been over for long, with metrics, usage, timeline and submission.
+
+    Says what goes, and asks. Your own runs; for the owner of the tables everybody's. Runs that are not over
+    and experiments stay. Submission records in your spool of which PostgreSQL has no run any more go, too.
+    There is no way back but a back-up of PostgreSQL.
+    """
+    configuration = settings.load(config_path=config_path)
+    from hpctrack.store import database, pruning
+
+    with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
+        found = pruning.count(connection, before, experiment)
+        if not as_json:
+            click.echo(_summary(found, before))
+        deleted = records = 0
+        if not dry_run:
+            if found:
+                _confirm(yes=yes)
+                deleted = pruning.prune(connection, before, experiment)
+            records = _remove_records(configuration, connection, before)
+    if as_json:
+        click.echo(
+            json.dumps({"experiments": [_keys(one) for one in found], "deleted": deleted, "records": records})
+        )
+    elif not dry_run:
+        click.echo(f"deleted {deleted} runs and {records} submission records in the spool")
+
+
+def _confirm(*, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise errors.UsageError("nobody to ask: say --yes to delete, or --dry-run to look")
+    click.confirm("Delete them for good?", abort=True, err=True)
+
+
+def _summary(found: list[Prunable], before: datetime) -> str:
+    if not found:
+        return f"no run ended before {before:%Y-%m-%d %H:%M}"
+    lines = [
+        f"{render.clean(one.experiment)}: {one.runs} runs with {one.rows} rows of metrics, ended "
+        f"{one.oldest.astimezone():%Y-%m-%d} to {one.newest.astimezone():%Y-%m-%d}"
+        for one in found
+    ]
+    return "\n".join(lines)
+
+
+def _keys(one: Prunable) -> dict[str, object]:
+    return {**one._asdict(), "oldest": one.oldest.isoformat(), "newest": one.newest.isoformat()}
+
+
+def _remove_records(configuration: Settings, connection: Connection, before: datetime) -> int:
+    """Remove old submission records that are of no use any more; return how many."""
+    from hpctrack.store import pruning
+    from hpctrack.stream import records
+
+    oldest = min(before, datetime.now(timezone.utc) - _YOUNG).timestamp()
+    old = dict(records.registered_before(configuration.spool, oldest))
+    gone = pruning.without_runs(connection, set(old.values())) if old else set()
+    return sum(records.remove(path) for path, uuid in old.items() if uuid in gone)

@@ -1,0 +1,31 @@
+-- Retention: what `hpctrack prune` counts and deletes. Only what the caller may delete: an owner of the tables
+-- all runs, everybody else his own.
+
+-- name: count_prunable
+-- Runs that were over before a time, by experiment, with their rows of metrics.
+SELECT e.name, count(*), min(r.time_ended), max(r.time_ended), coalesce(sum(m.rows), 0)::bigint
+FROM runs r JOIN experiments e ON e.id = r.experiment_id
+     LEFT JOIN LATERAL (SELECT sum(s.rows) AS rows FROM streams s WHERE s.run_id = r.id) m ON true
+WHERE r.time_ended < %(before)s AND (%(experiment)s::text IS NULL OR e.name = %(experiment)s)
+  AND (NOT row_security_active('runs') OR r.user_name = session_user)
+GROUP BY e.name ORDER BY e.name;
+
+-- name: prune_runs
+-- Delete some of them, with all that belongs to them.
+DELETE FROM runs d
+WHERE d.id IN (
+    SELECT r.id FROM runs r JOIN experiments e ON e.id = r.experiment_id
+    WHERE r.time_ended < %(before)s AND (%(experiment)s::text IS NULL OR e.name = %(experiment)s)
+      AND (NOT row_security_active('runs') OR r.user_name = session_user)
+    ORDER BY r.id LIMIT %(limit)s
+)
+RETURNING d.submission;
+
+-- name: prune_submissions
+-- Delete those of which no run is left, with their keys.
+DELETE FROM submissions s
+WHERE s.uuid = ANY (%(submissions)s::uuid[]) AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = s.uuid);
+
+-- name: fetch_known_submissions
+-- Which of these still have runs.
+SELECT DISTINCT submission FROM runs WHERE submission = ANY (%(submissions)s::uuid[]);
