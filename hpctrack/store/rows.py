@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hpctrack import model
 
 #: Columns that runs with different metrics may share in one table, for the NULLs that this makes.
-_SHARED_COLUMNS = 40
+_SHARED_COLUMNS = 64
 #: Cells (rows times columns) of one table: for the memory that it takes, and because PostgreSQL takes in one
 #: while the next is made.
 _MAX_CELLS = 64_000

@@ -31,7 +31,7 @@ _AFFINE = struct.Struct("<qq")
 _INT64 = range(-(1 << 63), 1 << 63)
 #: What decoded things take in CPython: an array 112 bytes and its elements, a string or integer about 64.
 _MESSAGE_BYTES, _BLOCK_BYTES, _ROW_BYTES = 256, 1200, 16
-_COLUMN_BYTES, _LIST_BYTES, _TEXT_BYTES = 512, 192, 64
+_COLUMN_BYTES, _LIST_BYTES, _TEXT_BYTES = 224, 192, 64
 #: 0, 1, 2 ...: steps are made from it.
 _COUNTED = np.arange(wire.MAX_ROWS, dtype=np.int64)
 _LAST_FIRST = (1 << 63) - (1 << 32)

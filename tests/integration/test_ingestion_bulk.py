@@ -15,7 +15,7 @@ from hpctrack import model
 from hpctrack.store import database as store
 from hpctrack.store import ingestion, metrics
 from hpctrack.stream import decode, journal, wire
-from tests.journals import A, bits
+from tests.journals import A, Journal, bits
 
 ROWS = 2 * metrics._MANY
 
@@ -163,6 +163,18 @@ def test_rows_of_somebody_elses_beyond_what_is_known_are_met(connection, plain, 
     assert count(connection) == 2 * ROWS
     assert count(connection, "x = 1") == 2 * ROWS
     assert connection.execute("SELECT x, step FROM metrics WHERE y = 7").fetchall() == [(1.0, ROWS - 1)]
+    assert checks(connection) == "origin"
+
+
+def test_a_table_that_can_not_be_made_leaves_those_before_it_in_place(connection, plain, run, monkeypatch):
+    monkeypatch.setattr("hpctrack.store.rows._MAX_CELLS", 1000)
+    good_id, bad_id = run(), run()
+    edge = Journal(bad_id).rows({"step": (1 << 63) - 1, "x": 1.0})
+    plain.store([edge])
+    numberless = edge._replace(start=100, end=200, contents=Journal(0).rows({"x": 2.0}).contents)
+    outcome = plain.store([*pieces(good_id), numberless])
+    assert (outcome.counts["rows"], outcome.counts["rejected"]) == (ROWS, 1)
+    assert count(connection, f"run_id = {good_id}") == ROWS
     assert checks(connection) == "origin"
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from hpctrack.stream.mmsg import Addressed, BatchSocket
     from hpctrack.stream.receive import Datagram, Intake
 
-#: Datagrams of one batch: some 20,000 rows, so that commits come a few times a second under full load.
-BATCH = 800
+#: Datagrams of one batch: some 45,000 rows, so that commits come a few times a second under full load.
+BATCH = 1600
 #: Bytes of a journal that are taken in beyond its watermark, while there is plenty of room.
 CREDIT = 8 << 20
 #: Share of the memory for datagrams from where on no more credit is given.
