@@ -15,6 +15,14 @@ from hpctrack.slurm import batch_script
 
 ROUNDS = 15
 _BEGUN = "#!/bin/sh\ndate +%s%N > begun\n"
+#: Runs a program as the interpreter would, and notes each file that it and its forks open.
+_NOTING = """
+import os, runpy, sys
+notes = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+sys.addaudithook(lambda event, arguments: event == "open" and os.write(notes, f"{arguments[0]}\\n".encode()))
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 _WAITING = "#!/bin/sh\nexec sleep 5\n"
 
 
@@ -30,6 +38,9 @@ def measure() -> Iterator[Result]:
         yield Result("stream.start.added", added, "ms", target=100)
         yield Result(
             "stream.start.pss", _resident(folder), "MB", target=30, note="supervisor, relay, sentinels"
+        )
+        yield Result(
+            "stream.start.files", _opened(folder), "files", note="Python's own included, and the journals"
         )
 
 
@@ -52,6 +63,20 @@ def _begin(folder: Path, command: list[str], script: str) -> float:
     began = time.time_ns()
     subprocess.run(command, cwd=folder, env=_environ(folder), check=True, capture_output=True)
     return (int((folder / "begun").read_text()) - began) / 1e6
+
+
+def _opened(folder: Path) -> int:
+    """Return how many different files supervisor and relay open until the script has ended."""
+    (folder / "plain.sh").write_text(_BEGUN)
+    python, *flags_and_rest = _wrapped(folder)[4:]
+    flags, program = flags_and_rest[:2], flags_and_rest[2:]
+    notes = folder / "opened"
+    subprocess.run(
+        [python, *flags, "-c", _NOTING, str(notes), *program],
+        cwd=folder, env=_environ(folder), check=True, capture_output=True,
+    )  # fmt: skip
+    paths = notes.read_text().splitlines()
+    return len({path for path in paths if not path.isdecimal() and not path.startswith(("/proc/", "/sys/"))})
 
 
 def _resident(folder: Path) -> float:

@@ -18,7 +18,6 @@ import json
 import os
 import select
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from hpctrack.stream import folders, journal_lines, report, runfolder, usage, wire
@@ -64,7 +63,7 @@ def main(config: Config, channel: socket.socket) -> None:
         gc.set_threshold(20_000)
         Relay(config, channel, log).run()
     except Exception:  # noqa: BLE001 (the script goes on, the journals stay)
-        log.write(traceback.format_exc())
+        log.write_trace()
     with contextlib.suppress(OSError):
         channel.send(json.dumps({"flushed": True}).encode())
 
@@ -75,6 +74,12 @@ class _Log:
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, "relay.log")
         self._left = _MAX_LOG
+
+    def write_trace(self) -> None:
+        """Write the exception that is being handled."""
+        import traceback  # late: five modules that a relay without trouble never needs
+
+        self.write(traceback.format_exc())
 
     def write(self, text: str) -> None:
         """Write a few lines, if there is room."""
@@ -170,7 +175,7 @@ class Relay:
         try:
             act(*arguments)
         except Exception:  # noqa: BLE001
-            self._log.write(traceback.format_exc())
+            self._log.write_trace()
             self._more = False
             time.sleep(_BUSY)
 
