@@ -175,13 +175,13 @@ class _Marked:
         memory = 0
         counters: dict[Any, tuple[float, ...]] = {}
         alive: set[tuple[int, float]] = set()
-        for process in psutil.process_iter(["pid", "create_time", "uids"]):
-            info = process.info
-            key = (info["pid"], info["create_time"])
-            alive.add(key)
-            if info["uids"] is None or info["uids"].real != os.getuid():
-                continue
+        for pid in psutil.pids():
             try:
+                if os.stat(f"/proc/{pid}").st_uid != os.getuid():
+                    continue
+                process = psutil.Process(pid)
+                key = (pid, process.create_time())
+                alive.add(key)
                 if not self._is_ours(key, process):
                     continue
                 times, io, resident = process.cpu_times(), process.io_counters(), process.memory_info().rss
