@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="only these, or a prefix such as stream.")
     parser.add_argument("--output", type=Path, help="also write the results as JSON")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends, too
     print(f"{'benchmark':<44}{'value':>12} {'unit':<8}{'floor':>12}{'ratio':>8}  target")
     results = []
     for result in discover(arguments.names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from benchmarks.result import ENVIRON
 from hpctrack.settings import Settings
 from hpctrack.store import database, embedded
+from hpctrack.store.cluster_folder import Place
 from hpctrack.stream import wire
 from hpctrack.stream.collector import starting
 
@@ -111,3 +113,4 @@ def personal() -> Iterator[Site]:
             yield Site(settings)
         finally:
             embedded.stop(settings)
+            shutil.rmtree(Place.of(settings).local_dir())
