@@ -80,7 +80,7 @@ class Chain:
         return self.ended()
 
     def ended(self) -> int:
-        """Return the id of the newest run once all of its journals are in, by ``hpctrack sync`` if need be."""
+        """Return the id of the newest run once all of its journals are in, through sync if need be."""
         if self.spooled():  # it was over before it was registered
             done = self.hpctrack("sync")
             assert done.returncode == 0, done.stderr
