@@ -1,0 +1,224 @@
+"""The whole chain under faults: what log() returned for is in PostgreSQL exactly once, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpctrack import settings as configuration
+from hpctrack.store import database as store
+from hpctrack.store import embedded
+from tests.chain import PROGRAM, Collector, Tracked, environment, eventually
+from tests.conftest import skip_or_fail
+
+ROWS, RATE = 2500, 500
+
+
+@pytest.fixture
+def settings(database):
+    return database._replace(collector_bind="127.0.0.1", auto_columns=True, flush=30.0)
+
+
+@pytest.fixture
+def collect(settings):
+    """Start collectors; all are ended with the test."""
+    started = []
+
+    def run(*options, **changes):
+        started.append(Collector(settings._replace(**changes), *options))
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def track(tmp_path, settings):
+    """Start tracked scripts; all are ended with the test."""
+    started = []
+
+    def run(count=ROWS, rate=RATE, *, settings=settings, **options):
+        started.append(Tracked(settings, tmp_path, count, rate, **options))
+        return started[-1]
+
+    yield run
+    for one in started:
+        if one.process.poll() is None:
+            os.kill(one.script(), signal.SIGKILL)
+            one.process.wait(30)
+
+
+@pytest.fixture
+def personal(tmp_path):
+    """A user's own PostgreSQL, which commands and collectors start again when it has ended."""
+    settings = configuration.Settings(
+        data_dir=str(tmp_path / "data"), embedded_listen="127.0.0.1", collector_bind="127.0.0.1",
+        auto_columns=True, flush=30.0,
+    )  # fmt: skip
+    yield settings
+    embedded.stop(settings)
+
+
+def sync(settings) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "sync"],
+        env=environment(settings), cwd=settings.data_dir, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_collectors_killed_ten_times_under_load(collect, track):
+    """Each comes back under another address, which the relays read again."""
+    rng = random.Random(3)
+    one = collect()
+    one.address()
+    scripts = [track(name=name) for name in ("first", "second")]
+    eventually(scripts[0].rows)
+    for _ in range(10):
+        time.sleep(rng.uniform(0.0, 0.3))
+        one.end(signal.SIGKILL)
+        one = collect()
+        before = scripts[0].rows()
+        eventually(lambda before=before: scripts[0].rows() > before or scripts[0].process.poll() is not None)
+    for script in scripts:
+        assert script.wait() == 0
+        script.check()
+
+
+def test_sessions_of_postgresql_terminated_again_and_again(collect, track, connection):
+    collect().address()
+    script = track()
+    eventually(script.rows)
+    for _ in range(10):
+        time.sleep(0.2)
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert script.wait() == 0
+    script.check()
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGKILL], ids=["immediate shutdown", "SIGKILL"])
+def test_postmaster_ended_in_mid_run(personal, track, number):
+    collector = Collector(personal)
+    try:
+        collector.address()
+        script = track(settings=personal)
+        eventually(script.rows)
+        for _ in range(2):
+            file = next(Path(personal.data_dir).rglob("postmaster.pid"))
+            os.kill(int(file.read_text().split()[0]), number)
+            eventually(lambda: embedded.running(personal) is None)
+            before = script.rows()  # connecting starts it again
+            eventually(lambda before=before: script.rows() > before)
+        assert script.wait() == 0
+        script.check()
+    finally:
+        collector.end()
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+@pytest.mark.parametrize("victim", ["script", "relay", "supervisor"])
+def test_processes_of_the_job_killed_in_mid_run(collect, track, settings, victim):
+    """What the journals hold is delivered: by the relay that is left, or else by ``hpctrack sync``."""
+    collect().address()
+    script = track()
+    eventually(script.rows)
+    pids = {"script": script.script(), "relay": script.relay(), "supervisor": script.process.pid}
+    os.kill(pids[victim], signal.SIGKILL)
+    code = script.wait()
+    if victim == "supervisor":  # the script goes on without it, and the relay follows until its end
+        eventually(lambda: not os.path.exists(f"/proc/{pids['script']}"))
+    logged = script.logged() or script.rows()
+    if victim == "relay":
+        assert code == 0
+        assert "delivered" in sync(settings._replace(node_dir=str(script.node)))
+    count = ROWS if victim != "script" else logged
+    assert victim != "script" or code in (128 + signal.SIGKILL, -signal.SIGKILL)
+    eventually(lambda: script.rows() >= count)
+    script.check(script.rows() if victim == "script" else None)
+    assert "nothing waits" in sync(settings._replace(node_dir=str(script.node)))
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+def test_a_relay_moves_to_the_second_collector_and_back(collect, track, settings, tmp_path):
+    """The first one is stopped, not dead: what it still holds and acknowledges late adds nothing."""
+    first = collect(data_dir=str(tmp_path / "first"))
+    second = collect(data_dir=str(tmp_path / "second"))
+    places = tuple(f"{host}:{port}" for host, port in (first.address(), second.address()))
+    script = track(settings=settings._replace(collector=places))
+    eventually(script.rows)
+    for one in (first, second):
+        one.process.send_signal(signal.SIGSTOP)
+        before = script.rows()
+        eventually(lambda before=before: script.rows() > before)
+        one.process.send_signal(signal.SIGCONT)
+    assert script.wait() == 0
+    script.check()
+
+
+def test_postgresql_that_only_reads_acknowledges_nothing_and_recovers(collect, track, connection):
+    collect().address()
+    script = track()
+    eventually(script.rows)
+    name = connection.execute("SELECT current_database()").fetchone()[0]
+    terminate = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    connection.execute(terminate)
+    time.sleep(2.0)
+    assert script.rows() < script.logged()
+    connection.execute("SET default_transaction_read_only = off")
+    connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    connection.execute(terminate)
+    assert script.wait() == 0
+    script.check()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of eight megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        skip_or_fail("file systems can't be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_postgresql_without_disk_space_acknowledges_nothing_and_recovers(
+    collect, track, connection, small_disk, settings
+):
+    collect().address()
+    script = track()
+    eventually(script.rows)
+    space = f"small_{connection.info.dbname}"
+    connection.execute(f"CREATE TABLESPACE {space} LOCATION '{small_disk}'")
+    try:
+        connection.execute(f"ALTER TABLE metrics SET TABLESPACE {space}")
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+        eventually(lambda: script.logged() > script.rows() + RATE)
+        filler.unlink()
+        assert script.wait() == 0
+        script.check()
+    finally:
+        with store.connect(settings, autocommit=True) as own:
+            own.execute("ALTER TABLE metrics SET TABLESPACE pg_default")
+            own.execute(f"DROP TABLESPACE {space}")
