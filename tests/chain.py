@@ -99,7 +99,7 @@ class Tracked:
         return json.loads(eventually(hello).partition("\n")[0])["pid"]
 
     def script(self) -> int:
-        """Return the script's pid. The supervisor's forks show its command line, which ends with the script's."""
+        """Return the script's pid; the supervisor's forks show the supervisor's command line."""
 
         def found() -> int | None:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()

@@ -24,48 +24,7 @@ from hpctrack.store import collectors, embedded
 from hpctrack.store import database as store
 from hpctrack.stream import journal, records, wire
 from hpctrack.stream.collector import reconciling, starting
-
-PROGRAM = "from hpctrack.cli import main; main.main()"
-PATIENCE = 60.0
-
-
-def eventually(check, seconds=PATIENCE):
-    """Wait until something is so; returns what the check returned."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-
-
-def environment(settings) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPCTRACK_")}
-    return {**inherited, **starting.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-class Process:
-    """A collector in the foreground."""
-
-    def __init__(self, settings, *options: str) -> None:
-        self.settings = settings
-        command = [sys.executable, "-c", PROGRAM, "collector", "--no-reconcile", *options]
-        os.makedirs(settings.data_dir, exist_ok=True)
-        self.process = subprocess.Popen(command, env=environment(settings), cwd=settings.data_dir)
-
-    def address(self) -> tuple[str, int]:
-        def listening():
-            assert self.process.poll() is None
-            return starting.read_addresses(self.settings)
-
-        host, _, port = eventually(listening)[0].rpartition(":")
-        return host, int(port)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+from tests.chain import PATIENCE, PROGRAM, Collector, environment, eventually
 
 
 @pytest.fixture
@@ -79,7 +38,7 @@ def start(settings):
     started = []
 
     def run(*options, **changes):
-        started.append(Process(settings._replace(**changes), *options))
+        started.append(Collector(settings._replace(**changes), *options))
         return started[-1]
 
     yield run
