@@ -22,6 +22,7 @@ from hpctrack import reconcile, settings
 from hpctrack.plan import TAKEN_OUT
 from hpctrack.slurm import accounting
 from hpctrack.store import database
+from tests.cluster import books
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -29,7 +30,6 @@ USER = "hpcalice"
 DATABASE = "cluster_states"
 #: Shorter than in real life, and longer than Slurm takes to list a requeued job again.
 GRACE = timedelta(seconds=20)
-SACCT = "JobID,JobIDRaw,State,ExitCode,Submit,Start,End,NodeList"
 #: The node on which nothing is preempted and nothing fails.
 SAFE = ("-w", "n1")
 RESTARTED = '[ "${SLURM_RESTART_COUNT:-0}" -ge %d ]'
@@ -134,10 +134,7 @@ class Lab:
 
     def accounted(self, job: object) -> list[dict[str, str]]:
         """What sacct says of a job: one record per execution."""
-        text = self.root("sacct", "-a", "-j", job, "-n", "-P", "-D", "-X", "-o", SACCT)
-        rows = [dict(zip(SACCT.split(","), line.split("|"), strict=True)) for line in text.splitlines()]
-        # A start that Slurm took back, since not all components of a het job could start, stays so.
-        return [row for row in rows if row["State"] != "PENDING" or row["End"] == "Unknown"]
+        return books.read(self.root("sacct", "-a", "-j", job, *books.OPTIONS))
 
 
 def _submit_all(lab: Lab) -> None:
@@ -384,45 +381,16 @@ def test_every_run_equals_what_sacct_says(lab):
     for name, tasks in lab.runs.items():
         rows = lab.accounted(lab.jobs[name])
         for task, run_id in tasks.items():
-            own = [row for row in rows if _is_of(row, lab.jobs[name], task)]
+            own = [row for row in rows if books.is_of(row, lab.jobs[name], task)]
             attempts = lab.rows("SELECT * FROM attempts WHERE run_id = %s ORDER BY attempt", run_id)
             if name == "never":
                 assert attempts == []
                 continue
             assert len(own) == len(attempts), (name, own, attempts)
             for row, attempt in zip(own, attempts, strict=True):
-                _assert_equal(row, attempt)
+                books.assert_equal(row, attempt)
                 compared += 1
     assert compared >= 40
-
-
-def _is_of(row: dict[str, str], job: int, task: int) -> bool:
-    if task < 0:
-        return row["JobIDRaw"] == str(job)
-    _, bracket, listed = row["JobID"].partition("_[")
-    return row["JobID"] == f"{job}_{task}" or bool(bracket and str(task) in _numbers(listed))
-
-
-def _numbers(listed: str) -> set[str]:
-    numbers: set[str] = set()
-    for item in listed.rstrip("]").partition("%")[0].split(","):
-        first, _, last = item.partition("-")
-        numbers |= {str(number) for number in range(int(first), int(last or first) + 1)}
-    return numbers
-
-
-def _assert_equal(row: dict[str, str], attempt: dict[str, Any]) -> None:
-    assert row["State"].split()[0] == attempt["status"]
-    assert row["ExitCode"] == f"{attempt['slurm_exit_code']}:{attempt['slurm_exit_signal']}"
-    assert int(row["Submit"]) == attempt["time_submitted"].timestamp()
-    assert int(row["End"]) == attempt["time_ended"].timestamp()
-    if row["NodeList"] == "None assigned":
-        assert attempt["node_list"] is None
-        assert attempt["time_started"] is None
-    else:
-        assert row["NodeList"] == attempt["node_list"]
-        # Slurm wipes the start of an execution that it requeues; that of its steps remains.
-        assert row["Start"] == "None" or int(row["Start"]) == attempt["time_started"].timestamp()
 
 
 def test_nothing_was_over_while_its_job_lived(lab):

@@ -1,0 +1,47 @@
+"""Slurm's books: what sacct says of jobs, to be compared row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FIELDS = "JobID,JobIDRaw,State,ExitCode,Submit,Start,End,NodeList"
+#: One record per execution.
+OPTIONS = ("-n", "-P", "-D", "-X", "-o", FIELDS)
+
+
+def read(text: str) -> list[dict[str, str]]:
+    """Read what sacct printed with `OPTIONS`, times as seconds since the epoch."""
+    rows = [dict(zip(FIELDS.split(","), line.split("|"), strict=True)) for line in text.splitlines()]
+    # A start that Slurm took back, since not all components of a het job could start, stays so.
+    return [row for row in rows if row["State"] != "PENDING" or row["End"] == "Unknown"]
+
+
+def is_of(row: dict[str, str], job: int, task: int) -> bool:
+    """Whether a row is about this task of a job, or -1 for a job without tasks."""
+    if task < 0:
+        return row["JobIDRaw"] == str(job)
+    _, bracket, listed = row["JobID"].partition("_[")
+    return row["JobID"] == f"{job}_{task}" or bool(bracket and str(task) in _numbers(listed))
+
+
+def _numbers(listed: str) -> set[str]:
+    numbers: set[str] = set()
+    for item in listed.rstrip("]").partition("%")[0].split(","):
+        first, _, last = item.partition("-")
+        numbers |= {str(number) for number in range(int(first), int(last or first) + 1)}
+    return numbers
+
+
+def assert_equal(row: dict[str, str], attempt: dict[str, Any]) -> None:
+    """Compare one execution in accounting with the attempt in PostgreSQL."""
+    assert row["State"].split()[0] == attempt["status"]
+    assert row["ExitCode"] == f"{attempt['slurm_exit_code']}:{attempt['slurm_exit_signal']}"
+    assert int(row["Submit"]) == attempt["time_submitted"].timestamp()
+    assert int(row["End"]) == attempt["time_ended"].timestamp()
+    if row["NodeList"] == "None assigned":
+        assert attempt["node_list"] is None
+        assert attempt["time_started"] is None
+    else:
+        assert row["NodeList"] == attempt["node_list"]
+        # Slurm wipes the start of an execution that it requeues; that of its steps remains.
+        assert row["Start"] == "None" or int(row["Start"]) == attempt["time_started"].timestamp()
