@@ -127,7 +127,7 @@ def _command(
         missing = _missing(history, survey, listed=evidence.live is not None)
         long_gone = missing is not None and now - missing >= grace
         last = evidence.rows[-1] if evidence.rows else None
-        if long_gone and last and last.status and states.stage_of(last.status) is Stage.ENDED:
+        if long_gone and last and last.status and _has_ended(last):
             # A job that ended well before its command did has killed it.
             killed = last.status is RunStatus.COMPLETED
             status = RunStatus.CANCELLED if killed else last.status
@@ -179,11 +179,24 @@ def _numbered(history: History, evidence: matching.Evidence, survey: Survey) -> 
         else:
             # A job that failed may be requeued for it; only squeue shows whether.
             counts = index < last or survey.queue or row.status is RunStatus.COMPLETED
-        if counts:
+        if counts and not _is_half_written(row):
             numbered.append((number, row))
     if len(numbered) > 1:
         numbered.sort(key=_order)
     return numbered
+
+
+def _has_ended(row: JobFacts) -> bool:
+    return row.status is not None and states.stage_of(row.status) is Stage.ENDED and bool(row.time_ended)
+
+
+def _is_half_written(row: JobFacts) -> bool:
+    """Whether accounting names an end, but not when it was.
+
+    After an outage of slurmdbd, slurmctld tells first that such a job started, with the state that it has by
+    then, and only later how and when it ended.
+    """
+    return row.time_ended is None and row.status is not None and states.stage_of(row.status) is Stage.ENDED
 
 
 def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts | None]:

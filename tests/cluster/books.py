@@ -34,14 +34,24 @@ def _numbers(listed: str) -> set[str]:
 
 def assert_equal(row: dict[str, str], attempt: dict[str, Any]) -> None:
     """Compare one execution in accounting with the attempt in PostgreSQL."""
-    assert row["State"].split()[0] == attempt["status"]
-    assert row["ExitCode"] == f"{attempt['slurm_exit_code']}:{attempt['slurm_exit_signal']}"
-    assert int(row["Submit"]) == attempt["time_submitted"].timestamp()
-    assert int(row["End"]) == attempt["time_ended"].timestamp()
-    if row["NodeList"] == "None assigned":
-        assert attempt["node_list"] is None
-        assert attempt["time_started"] is None
-    else:
-        assert row["NodeList"] == attempt["node_list"]
-        # Slurm wipes the start of an execution that it requeues; that of its steps remains.
-        assert row["Start"] == "None" or int(row["Start"]) == attempt["time_started"].timestamp()
+    started = row["Start"]
+    told = {
+        "State": row["State"].split()[0],
+        "ExitCode": row["ExitCode"],
+        "Submit": int(row["Submit"]),
+        "End": int(row["End"]),
+        "NodeList": None if row["NodeList"] == "None assigned" else row["NodeList"],
+    }
+    known = {
+        "State": attempt["status"],
+        "ExitCode": f"{attempt['slurm_exit_code']}:{attempt['slurm_exit_signal']}",
+        "Submit": attempt["time_submitted"].timestamp(),
+        "End": attempt["time_ended"].timestamp(),
+        "NodeList": attempt["node_list"],
+    }
+    # Slurm wipes the start of an execution that it requeues; that of its steps remains.
+    if told["NodeList"] is None:
+        told["Start"], known["Start"] = None, attempt["time_started"]
+    elif started != "None":
+        told["Start"], known["Start"] = int(started), attempt["time_started"].timestamp()
+    assert told == known, f"sacct: {row}; PostgreSQL: {attempt}"

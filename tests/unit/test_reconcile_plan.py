@@ -177,6 +177,17 @@ def test_the_end_of_the_newest_row_waits_while_squeue_lists_the_job():
         assert states.stage_of(stored.status) is not Stage.ENDED
 
 
+def test_an_end_without_its_time_is_not_told_yet():
+    """What slurmdbd knows for a moment after an outage: the start, with the state that the job has by now."""
+    stored, moves = decide(run(), row("FAILED", end=None))
+    assert (stored.status, stored.time_ended, moves) == (S.PENDING, None, [])
+    stored, _ = decide(stored, row("FAILED", exit_code=2))
+    assert (stored.status, stored.time_ended) == (S.FAILED, at(50))
+    assert stored.attempts[0].slurm_exit_code == 2
+    command = run(kind="command", status=S.RUNNING, missing_since=at(0))
+    assert decide(command, row("FAILED", end=None))[0].time_ended is None
+
+
 @pytest.mark.parametrize("state", ["PREEMPTED", "REQUEUED"])
 def test_what_may_start_again_is_over_only_after_a_while(state):
     stored, _ = decide(run(), row(state), now=1000)
