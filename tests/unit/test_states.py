@@ -86,3 +86,12 @@ def test_the_table_agrees_with_what_was_recorded():
         assert state.sacct or status.value not in words["sacct.txt"]
     assert {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "SPECIAL_EXIT"} <= words["squeue.txt"]
     assert {"PREEMPTED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "REQUEUED"} <= words["sacct.txt"]
+
+
+def test_the_documentation_has_the_same_table():
+    rows = [
+        line.split(" | ")
+        for line in (Path(__file__).parents[2] / "docs" / "states.md").read_text().splitlines()
+    ]
+    told = {row[0].removeprefix("| "): row[1] for row in rows if len(row) == 6}
+    assert told.items() >= {state.status.value: state.compact for state in states.TABLE.values()}.items()
