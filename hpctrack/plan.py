@@ -68,6 +68,13 @@ def plan(
     return changes
 
 
+def settle(run: StoredRun, status: RunStatus, when: datetime, reason: str, now: datetime) -> Change | None:
+    """Return what follows if a user knows how a run ended that can't tell any more."""
+    history = History(run, now)
+    history.conclude(status, when, "user", reason)
+    return _change(history, matching.NOTHING, over=True, missing=None, long_gone=False)
+
+
 def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Survey) -> bool:
     """Recognise quickly the two usual cases: nothing was said, or all is as it was."""
     live = evidence.live

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, matching, relayed
+from hpctrack import plan as plan_
 from hpctrack.model import Change, JobFacts, RelayMessage, RunStatus, StoredRun
 from hpctrack.plan import GRACE, Survey, plan
 from hpctrack.slurm import command, states
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from hpctrack.slurm.accounting import Backend
     from hpctrack.store.database import Connection
 
-__all__ = ["GRACE", "Report", "Survey", "commands", "observe", "plan", "run_once"]
+__all__ = ["GRACE", "Report", "Survey", "commands", "observe", "plan", "run_once", "settle_lost"]
 
 #: From so many absent tasks of one array on, accounting is asked for the whole array.
 _WHOLE_ARRAY = 250
@@ -36,6 +37,10 @@ _LOOK_BACK = timedelta(hours=1)
 #: So long, accounting is asked for an absent job in every pass; after that at growing intervals.
 _PERSIST = timedelta(minutes=15)
 _INTERVAL_GROWTH = 1.5
+#: Seconds without a word after which a run outside Slurm may be lost: relays tell of usage far more often.
+_SILENCE = 120.0
+#: ``runs.reason`` of a run that its machine took with it.
+RESTARTED = "its machine was started again meanwhile"
 
 
 class Report(NamedTuple):
@@ -128,6 +133,26 @@ def run_once(
     over = {change.run.run_id for change in changes if change.run.time_ended is not None}
     waiting = tuple(run.run_id for run in stored if only and run.run_id not in over)
     return Report(tuple(changes), waiting, inquiry.error, asked_s)
+
+
+def settle_lost(connection: Connection, node: str, booted: datetime) -> tuple[Change, ...]:
+    """End the caller's runs outside Slurm that were running on this node when it went down.
+
+    ``booted`` is when the node was started last: no process is older. A clock that was put forward makes it
+    too late, hence runs that were heard of lately stay. Should a run's end turn up after all, that counts.
+    """
+    with database.translated(), connection.transaction():
+        heard = runs.find_lost_commands(connection, node, booted, _SILENCE)
+        now = datetime.now(timezone.utc)
+        stored = runs.load(connection, heard.keys()) if heard else []
+        changes = [
+            change
+            for run in stored
+            if run.time_ended is None
+            and (change := plan_.settle(run, RunStatus.NODE_FAIL, heard[run.run_id], RESTARTED, now))
+        ]
+        runs.apply(connection, changes)
+    return tuple(changes)
 
 
 def commands() -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import json
 import os
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import click
@@ -27,7 +28,8 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
     """Compare PostgreSQL with Slurm once, and correct PostgreSQL.
 
     The collector does this by itself; by hand it is of use where none runs. Asks squeue once, and sacct about
-    the jobs that squeue no longer lists. Prints what changed.
+    the jobs that squeue no longer lists. Outside Slurm it ends your runs that were running on this machine
+    when it went down. Prints what changed.
     """
     configuration = settings.load(config_path=config_path)
     report = _pass(configuration, cluster, user)
@@ -51,24 +53,39 @@ def _pass(configuration: settings.Settings, cluster: str | None, user: str | Non
     from hpctrack.slurm import accounting, preparation, site
     from hpctrack.store import database
 
-    here = cluster or site.cluster_name(os.environ, preparation.cache_folder(configuration))
-    backend = accounting.CommandLine(here, remote=cluster is not None)
-    if user is None and configuration.personal:
-        user = getpass.getuser()
     with contextlib.closing(database.connect(configuration)) as connection:
-        return reconcile.run_once(connection, backend, here, user)
+        lost = reconcile.settle_lost(connection, os.uname().nodename.partition(".")[0], _booted())
+        try:
+            here = cluster or site.cluster_name(os.environ, preparation.cache_folder(configuration))
+        except errors.CommandNotFound:
+            return reconcile.Report(lost)  # a machine without Slurm
+        backend = accounting.CommandLine(here, remote=cluster is not None)
+        if user is None and configuration.personal:
+            user = getpass.getuser()
+        report = reconcile.run_once(connection, backend, here, user)
+    return report._replace(changes=lost + report.changes)
+
+
+def _booted() -> datetime:
+    """Return when this machine was started."""
+    import psutil
+
+    return datetime.fromtimestamp(psutil.boot_time(), timezone.utc)
 
 
 def _line(change: Change) -> str:
     before, run = change.before, change.run
-    job = f"job {render.clean(_job(change))}"
+    name = _job(change)
+    job = f"job {render.clean(name)}" if name else "here"
     was = "" if before.status is run.status else f"{before.status.value} -> "
     reason = f" ({render.clean(run.reason)})" if run.reason else ""
     return f"r{run.run_id}  {job}  {was}{run.status.value}{reason}"
 
 
-def _job(change: Change) -> str:
+def _job(change: Change) -> str | None:
     run = change.run
+    if run.cluster is None:
+        return None
     if run.array_task_id is not None:
         return f"{run.array_job_id}_{run.array_task_id}"
     return str(run.slurm_job_id)

@@ -63,6 +63,18 @@ def add_tasks(connection: Connection, missing: Sequence[tuple[int, int]]) -> lis
     return _ids(connection.execute(statement("add_array_tasks"), parameters).fetchall())
 
 
+def find_lost_commands(
+    connection: Connection, node: str, booted: datetime, silence: float
+) -> dict[int, datetime]:
+    """Return the caller's runs outside Slurm that a restart of their machine ended, and when they were heard.
+
+    They began on ``node`` before it was ``booted``, and have not been heard of for ``silence`` seconds.
+    """
+    parameters = {"node": node, "booted": booted, "silence": silence}
+    rows = connection.execute(statement("find_lost_commands"), parameters).fetchall()
+    return {cast("int", row[0]): cast("datetime", row[1]) for row in rows}
+
+
 def apply(connection: Connection, changes: Iterable[Change]) -> None:
     """Write changes. The runs must be locked by this transaction, and be as the changes say they were."""
     changes = list(changes)

@@ -102,6 +102,20 @@ UPDATE runs r SET env = c.env, time_updated = now()
 FROM json_to_recordset(%(rows)s::json) AS c(id bigint, env jsonb)
 WHERE r.id = c.id AND r.env IS DISTINCT FROM c.env;
 
+-- name: find_lost_commands
+-- The caller's commands outside Slurm that began on a machine before it was started last and have been silent
+-- since: when they were heard of last.
+SELECT id, heard
+FROM (
+    SELECT r.id, a.batch_host, a.time_started,
+           greatest(r.time_seen, a.time_started, (SELECT max(s.time_last) FROM streams s WHERE s.run_id = r.id)) AS heard
+    FROM runs r JOIN attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+    WHERE r.kind = 'command' AND r.cluster IS NULL AND r.time_ended IS NULL AND r.submission IS NOT NULL
+      AND r.user_name = session_user
+) c
+WHERE batch_host = %(node)s AND time_started < %(booted)s AND heard < now() - make_interval(secs => %(silence)s)
+ORDER BY id;
+
 -- name: check_lease
 -- Whether a collector still is the one that reconciles; until the transaction ends nobody else becomes it.
 SELECT lease > now() FROM collectors WHERE id = %(id)s FOR UPDATE;

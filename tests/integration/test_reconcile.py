@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import uuid
 from datetime import datetime, timedelta, timezone
@@ -373,3 +374,29 @@ def test_the_command_says_when_slurm_is_silent(slurm, register, invoke):
     done = invoke()
     assert isinstance(done.exception, errors.SlurmUnavailable)
     assert "Unable to contact slurm controller" in str(done.exception)
+
+
+def test_a_machine_that_went_down_took_its_runs_with_it(
+    slurm, register, invoke, get, connection, fetch, monkeypatch
+):
+    """Outside Slurm: what began here before this boot, and has been silent since, has ended."""
+    here = os.uname().nodename.partition(".")[0]
+    names = ("lost", "elsewhere", "this boot", "heard of")
+    runs = {name: register(None, cluster=None, kind="command") for name in names}
+    long_ago = datetime(2001, 1, 1, tzinfo=timezone.utc).timestamp()
+    for name, run_id in runs.items():
+        when = datetime.now(timezone.utc).timestamp() - 1 if name == "this boot" else long_ago
+        say(connection, run_id, "hello", time=when, node="other" if name == "elsewhere" else here)
+    connection.execute("UPDATE runs SET user_name = session_user")
+    connection.execute("INSERT INTO streams (run_id, journal_id) VALUES (%s, '0')", [runs["heard of"]])
+    (slurm.folder / "scontrol").unlink()
+    monkeypatch.setenv("PATH", str(slurm.folder))
+    done = invoke()
+    assert done.exit_code == 0, done.output
+    assert done.output == f"r{runs['lost']}  here  RUNNING -> NODE_FAIL ({reconcile.RESTARTED})\n"
+    assert get(runs["lost"])["time_ended"].timestamp() == long_ago, "when it was heard of last"
+    assert {get(runs[name])["status"] for name in names[1:]} == {"RUNNING"}
+    steps = fetch("SELECT * FROM transitions WHERE run_id = %s ORDER BY id", runs["lost"], many=True)
+    assert (steps[-1]["status"], steps[-1]["source"]) == ("NODE_FAIL", "user")
+    say(connection, runs["lost"], "fin", time=long_ago + 9, exit_code=0)
+    assert get(runs["lost"])["status"] == "COMPLETED", "its journal turned up after all"
