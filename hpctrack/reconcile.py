@@ -221,13 +221,19 @@ class Inquiry:
         self._ask_accounts(absent)
 
     def ask_early(self) -> None:
-        """Ask sacct; and squeue only if something ended that Slurm may yet requeue."""
-        self._ask_accounts(self.stored)
-        index = matching.Index(self.facts)
-        newest = [rows[-1].status for run in self.stored if (rows := index.of(run).rows)]
-        ended = [status for status in newest if status and states.stage_of(status) is Stage.ENDED]
-        if any(status is not RunStatus.COMPLETED for status in ended):
-            self._ask_queue()
+        """Ask sacct alone, if that finds successes only; of all else squeue knows first whether it is final.
+
+        What sacct says of a job that is being cancelled or may be requeued changes until squeue lets it go.
+        """
+        if not any(run.exit_code or run.exit_signal for run in self.stored):
+            self._ask_accounts(self.stored)
+            index = matching.Index(self.facts)
+            newest = [rows[-1].status for run in self.stored if (rows := index.of(run).rows)]
+            ended = [status for status in newest if status and states.stage_of(status) is Stage.ENDED]
+            if all(status is RunStatus.COMPLETED for status in ended):
+                return
+            self.facts, self.accounts = [], set()
+        self.ask()
 
     def _ask_queue(self) -> None:
         self.facts += self.backend.queue(self.users)

@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -67,10 +68,10 @@ def _pass(configuration: settings.Settings, cluster: str | None, user: str | Non
 
 
 def _booted() -> datetime:
-    """Return when this machine was started."""
-    import psutil
-
-    return datetime.fromtimestamp(psutil.boot_time(), timezone.utc)
+    """Return when this machine was started (``btime`` in proc(5))."""
+    lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    seconds = next(line.split()[1] for line in lines if line.startswith("btime "))
+    return datetime.fromtimestamp(int(seconds), timezone.utc)
 
 
 def _line(change: Change) -> str:

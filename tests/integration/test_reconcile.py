@@ -208,6 +208,17 @@ def test_an_early_check_of_a_failure_makes_sure_that_it_is_not_requeued(slurm, r
     assert (get(run_id)["status"], report.waiting) == ("FAILED", ())
 
 
+def test_of_a_failure_squeue_is_asked_before_sacct(slurm, register, connection, once, get):
+    """What sacct says of a job that is being cancelled is not final until squeue lets it go."""
+    run_id = register(10)
+    say(connection, run_id, "hello", time=T0.timestamp() + 5)
+    say(connection, run_id, "fin", time=T0.timestamp() + 9, exit_signal=15)
+    slurm.says("sacct", row(10, "CANCELLED by 4242", ExitCode="0:15"))
+    once(only=[run_id])
+    assert [call[0] for call in slurm.calls()] == ["squeue", "sacct"]
+    assert (get(run_id)["status"], get(run_id)["exit_signal"]) == ("CANCELLED", 15)
+
+
 def test_an_early_check_that_comes_too_early(slurm, register, once, get):
     run_id = register(10)
     slurm.says("sacct", row(10, "RUNNING", End="Unknown"))
