@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -71,6 +72,30 @@ def make_private(path: str) -> None:
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise PermissionError(f"{path} is not a private folder of this user") from None
+
+
+def offer_package(run_dir: str, spool: str = "") -> list[str]:
+    """Make folders for PYTHONPATH that hold just this package, so that nothing else of ours shadows modules.
+
+    One is in the run folder. Other nodes find nothing there: with ``spool`` there is one on the shared home
+    too. Returns those that could be made.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    places = [os.path.join(run_dir, "python")]
+    if spool:
+        with contextlib.suppress(OSError):
+            os.makedirs(spool, 0o700, exist_ok=True)
+        places.append(os.path.join(spool, "python") + os.path.dirname(package))  # one for each installation
+    made = []
+    for place in places:
+        try:
+            os.makedirs(place, 0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(package, os.path.join(place, "hpctrack"))
+        except OSError:
+            continue
+        made.append(place)
+    return made
 
 
 def homes(node_dir: str) -> list[str]:

@@ -176,9 +176,9 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     if options.script:
         environ["HPCTRACK_SCRIPT"] = options.script
     if options.python_path:
-        with contextlib.suppress(OSError):
-            before = environ.get("PYTHONPATH")
-            environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before, _package_folder(folder))))
+        several = os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1" or "SLURM_HET_SIZE" in os.environ
+        places = runfolder.offer_package(folder.path, options.spool if several else "")
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (environ.get("PYTHONPATH"), *places)))
     return environ
 
 
@@ -189,15 +189,6 @@ def _inherited() -> dict[str, str]:
         if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
             environ.pop("LC_CTYPE", None)
     return environ
-
-
-def _package_folder(folder: runfolder.RunFolder) -> str:
-    """Make a folder that holds just this package, so that nothing else of ours shadows the job's modules."""
-    path = os.path.join(folder.path, "python")
-    os.mkdir(path, 0o700)
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    os.symlink(package, os.path.join(path, "hpctrack"))
-    return path
 
 
 def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -> int:

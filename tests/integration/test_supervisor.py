@@ -55,6 +55,17 @@ def test_arguments_exit_code_and_environment(tmp_path):
     assert job.end() == (3, "2\na b\n*\n14\n/home/a/train.sh\n", "")
 
 
+@pytest.mark.parametrize("several", [{}, {"SLURM_JOB_NUM_NODES": "2"}, {"SLURM_HET_SIZE": "2"}], ids=str)
+def test_the_package_can_be_imported_where_the_run_folder_is_not(tmp_path, several):
+    script = b"""#!/bin/sh
+rm -r "$HPCTRACK_RUN_DIR/python"
+exec "$PYTHON" -S -c 'import hpctrack; hpctrack.log(step=1, loss=1.0)'
+"""
+    job = Job(tmp_path, script, PYTHON=sys.executable, **several)
+    code, _, errors = job.end()
+    assert (code, errors) == (0, "") if several else "No module named 'hpctrack'" in errors
+
+
 def test_nothing_is_added_to_the_locale(tmp_path):
     """In the C locale Python sets LC_CTYPE in its own environment (PEP 538)."""
     job = Job(tmp_path, b"#!/bin/sh\nenv | grep LC_ || echo none\n", LANG="C")
