@@ -52,6 +52,7 @@ _HOUSEKEEPING = 1.0
 _LEASE = 30.0
 _MAX_LOG = 1 << 16
 _MAX_SCRIPT = 1 << 20
+_DETOUR = "not acknowledged: journals go through the spool"
 
 
 def main(config: Config, channel: socket.socket) -> None:
@@ -149,7 +150,7 @@ class Relay:
         self._next_sample = self._spool_again = 0.0
         self._search_pause = 0.05
         self._first_sent: float | None = None
-        self._answered = self._more = self._done = False
+        self._answered = self._more = self._done = self._detoured = False
         self._supervised = True
         self._script_pid = 0
         self._oom_kills = report.oom_kills()
@@ -333,6 +334,7 @@ class Relay:
             self._attempt(self._journals.refresh)
         by_spool = self._record is not None and self._record.transport == "spool"
         if (by_spool or self._is_stuck(now)) and now >= self._spool_again:
+            self._tell_detour()
             self._journals.look()
             self._copy(now, _MIRROR_BYTES)
         self._journals.keep_house(in_spool_for_good=by_spool)
@@ -351,6 +353,12 @@ class Relay:
             return now - self._started > _MIRROR_AFTER
         oldest = self._outbox.oldest() if self._outbox is not None else None
         return oldest is not None and now - oldest > _MIRROR_AFTER
+
+    def _tell_detour(self) -> None:
+        """Say once in the run's timeline why its metrics come late."""
+        if not self._detoured and (self._record is None or self._record.transport != "spool"):
+            self._detoured = True
+            self._own.append("event", {"time": time.time(), "name": _DETOUR})
 
     def _copy(self, now: float, limit: int) -> int:
         """Copy to the spool; if that fails, not again for a while."""
@@ -377,6 +385,7 @@ class Relay:
         if self._answered and self._outbox is not None and self._outbox.drained():
             self._done = True
         elif now >= min(deadline, self._patience(deadline)):
+            self._tell_detour()
             self._journals.look()
             while time.monotonic() < deadline + _COPY_AT_END and self._copy(now, _MIRROR_BYTES):
                 pass

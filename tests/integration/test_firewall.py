@@ -1,0 +1,220 @@
+"""Two hosts that datagrams really have to cross: a node in a network namespace, and a firewall between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.chain import eventually
+from tests.conftest import skip_or_fail
+from tests.integration.chain import Chain
+from tests.integration.test_submit import Site
+from tests.journals import stored
+
+#: Logs until it is told to end; what it logged last stands in a file.
+SCRIPT = """\
+#!/bin/sh
+exec "$PYTHON" -c '
+import hpctrack, os, time
+step = 0
+while not os.path.exists("enough") or step < 100:
+    hpctrack.log(step=step, loss=step / 7)
+    step += 1
+    if step >= 100:
+        time.sleep(0.05)
+print(step)
+'
+"""
+DETOUR = "not acknowledged: journals go through the spool"
+
+
+class Network:
+    """This host (the head), a router with the firewall, and a node behind it."""
+
+    def __init__(self) -> None:
+        number = os.getpid() % 40_000
+        self._router, self._node = f"hpct-r{number}", f"hpct-n{number}"
+        net = f"10.{200 + number // 8000}.{number % 250}"
+        self.head = f"{net}.1"
+        self._links = f"hr{number}"
+        try:
+            self._ip("netns", "add", self._router)
+            self._ip("netns", "add", self._node)
+            self._link(None, self._links, f"{net}.1/30", self._router, f"rh{number}", f"{net}.2/30")
+            self._link(self._router, f"rn{number}", f"{net}.5/30", self._node, f"nr{number}", f"{net}.6/30")
+            self._ip("route", "add", f"{net}.4/30", "via", f"{net}.2")
+            self._ip("-n", self._node, "route", "add", "default", "via", f"{net}.5")
+            self._inside(self._router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        except subprocess.CalledProcessError as error:
+            self.close()
+            skip_or_fail(f"no network namespaces here: {error.cmd}: {error.stderr}")
+
+    def _ip(self, *words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+    def _link(self, space: str | None, name: str, address: str, other: str, peer: str, opposite: str) -> None:
+        here = ["-n", space] if space else []
+        self._ip(*here, "link", "add", name, "type", "veth", "peer", "name", peer, "netns", other)
+        for where, link, own in ((here, name, address), (["-n", other], peer, opposite)):
+            self._ip(*where, "address", "add", own, "dev", link)
+            self._ip(*where, "link", "set", link, "up")
+
+    def _inside(self, space: str, *words: str) -> None:
+        subprocess.run(["ip", "netns", "exec", space, *words], check=True, capture_output=True, text=True)
+
+    def on_node(self, *words: str) -> list[str]:
+        """Return the command that runs another one on the node."""
+        return ["ip", "netns", "exec", self._node, *words]
+
+    def drop(self, *, begin: bool) -> None:
+        """Have the firewall drop all UDP without a word, or no longer."""
+        self._inside(self._router, "iptables", "-A" if begin else "-D", "FORWARD", "-p", "udp", "-j", "DROP")
+
+    def close(self) -> None:
+        subprocess.run(["ip", "link", "del", self._links], check=False, capture_output=True)
+        for space in (self._node, self._router):
+            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
+
+
+@pytest.fixture
+def network():
+    if os.geteuid() or not shutil.which("ip") or not shutil.which("iptables"):
+        skip_or_fail("network namespaces take root, iproute2 and iptables")
+    network = Network()
+    yield network
+    network.close()
+
+
+class Job:
+    """A job that was submitted on the head and runs on the node, as Slurm would start it."""
+
+    def __init__(self, site: Site, network: Network) -> None:
+        self.work = site.work
+        code, _, errors = site.sbatch(site.script(SCRIPT), environ={"HPCTRACK_FLUSH": "2s"})
+        assert code == 0, errors
+        node = site.folder / "slurm_script"
+        shutil.copy(site.fake / "script", node)
+        node.chmod(0o700)
+        environ = {
+            "PATH": os.environ["PATH"], "HOME": str(site.folder), "PYTHON": sys.executable,
+            "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "fake", "SLURMD_NODENAME": "n1",
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            network.on_node(str(node)), env=environ, cwd=self.work, stdin=subprocess.DEVNULL,
+            stdout=(self.work / "out").open("w"), stderr=(self.work / "err").open("w"),
+            start_new_session=True,
+        )  # fmt: skip
+
+    def end(self) -> dict[tuple[int, float], dict[str, float]]:
+        """Let it end; return what it has logged."""
+        (self.work / "enough").touch()
+        assert self.process.wait(60) == 0, (self.work / "err").read_text()
+        assert (self.work / "err").read_text() == ""
+        return {(step, 0.0): {"loss": step / 7} for step in range(int((self.work / "out").read_text()))}
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(30)
+
+
+class Head:
+    """What one sees there."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    def stored(self) -> dict[tuple[int, float], dict[str, float]]:
+        return stored(self.chain.connection, self._run())
+
+    def _run(self) -> int:
+        return self.chain.connection.execute("SELECT max(id) FROM runs").fetchone()[0]
+
+    def shown(self) -> dict:
+        done = self.chain.hpctrack("show", f"r{self._run()}", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def told(self) -> list[str]:
+        """Return what the run's timeline says that happened on the node."""
+        query = "SELECT raw FROM transitions WHERE run_id = %s AND source = 'relay' AND status IS NULL"
+        return [raw for (raw,) in self.chain.connection.execute(query, [self._run()])]
+
+    def check(self, logged) -> None:
+        assert self.stored() == logged
+        assert self.chain.accounts(self._run()) == (len(logged), 0, 0)
+
+
+@pytest.fixture
+def server(wheel_server):
+    return wheel_server
+
+
+@pytest.fixture
+def site(tmp_path, database):
+    return Site(tmp_path, database)
+
+
+@pytest.fixture
+def head(site, network, connection):
+    settings = site.settings._replace(collector_bind=network.head, auto_columns=True)
+    chain = Chain(settings, connection, site.folder)
+    chain.collect()
+    yield Head(chain)
+    chain.close()
+
+
+@pytest.fixture
+def job(site, network, head):
+    """Submit and start the job."""
+    started = []
+
+    def run():
+        started.append(Job(site, network))
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.kill()
+
+
+def test_datagrams_cross(head, job):
+    running = job()
+    eventually(lambda: len(head.stored()) >= 100)
+    head.check(running.end())
+    assert head.told() == [] and head.chain.spooled() == []
+
+
+def test_a_firewall_from_the_start(network, head, job):
+    """The job ends on time, all it said is in the spool, and the timeline says why it came late."""
+    network.drop(begin=True)
+    running = job()
+    time.sleep(1)
+    logged = running.end()
+    assert head.stored() == {} and head.chain.spooled()
+    for _ in range(2):
+        assert head.chain.hpctrack("sync").returncode == 0
+        head.check(logged)
+    assert head.told() == [DETOUR] and head.chain.spooled() == []
+    assert DETOUR in head.chain.hpctrack("show", "14").stdout.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_a_firewall_that_comes_and_goes(network, head, job):
+    """Half a minute after the first silence metrics come through the spool while the job runs."""
+    running = job()
+    eventually(lambda: len(head.stored()) >= 100)
+    network.drop(begin=True)
+    before = len(head.stored())
+    eventually(lambda: len(head.stored()) > before + 300, 120)
+    assert running.process.poll() is None and head.told() == [DETOUR]
+    network.drop(begin=False)
+    eventually(lambda: head.chain.spooled() == [], 60)
+    head.check(running.end())
