@@ -97,6 +97,12 @@ class SettingsError(HpctrackError):
     exit_code = 78  # EX_CONFIG
 
 
+class MissingExtra(HpctrackError):
+    """A package is missing that an extra of hpctrack brings."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
 class SlurmError(HpctrackError):
     """A Slurm command failed."""
 

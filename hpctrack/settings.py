@@ -41,6 +41,9 @@ class Settings(NamedTuple):
     #: Address and UDP port that ``hpctrack collector`` binds; port 0 takes any free one.
     collector_bind: str = "0.0.0.0"  # noqa: S104 (compute nodes must reach it; every datagram carries a MAC)
     collector_port: int = 0
+    #: Address and TCP port for Prometheus; port 0: none.
+    metrics_bind: str = "127.0.0.1"
+    metrics_port: int = 0
     #: Addresses the embedded PostgreSQL listens on (``listen_addresses``) for the user's other login nodes.
     embedded_listen: str = "*"
     #: ``auto`` (UDP, and the spool where nobody answers), ``udp`` or ``spool``.
@@ -147,6 +150,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "collector": _addresses,
     "collector_bind": str,
     "collector_port": _port,
+    "metrics_bind": str,
+    "metrics_port": _port,
     "embedded_listen": str,
     "transport": _choice("auto", "udp", "spool"),
     "key_in": _choice("record", "script"),

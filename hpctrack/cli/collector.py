@@ -30,6 +30,11 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="UDP port; 0 takes any (default: collector_port)."
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="TCP port for Prometheus, on metrics_bind (default: metrics_port, 0: none).",
+)
 @click.option("--foreground", is_flag=True, help="Stay in the foreground; so it does anyway.")
 @click.option("--detached", is_flag=True, hidden=True)
 @click.option("--reconcile/--no-reconcile", default=True, help="Compare with Slurm, too (default: yes).")
@@ -41,6 +46,7 @@ def command(
     *,
     bind: str | None,
     port: int | None,
+    metrics_port: int | None,
     foreground: bool,
     detached: bool,
     reconcile: bool,
@@ -54,7 +60,7 @@ def command(
     Ends cleanly on SIGTERM, with everything that was received committed. hpctrack sbatch starts one by itself
     where no PostgreSQL server is configured.
     """
-    overrides = {"collector_bind": bind, "collector_port": port}
+    overrides = {"collector_bind": bind, "collector_port": port, "metrics_port": metrics_port}
     configuration = settings.load(overrides, config_path=config_path)
     if status:
         _show_status(configuration, as_json=as_json)

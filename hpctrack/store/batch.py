@@ -45,6 +45,8 @@ class Outcome:
     """Runs that do not exist any more."""
     counts: Counter[str] = field(default_factory=Counter)
     """Of ``pieces, rows, messages, torn, replaced, rejected, duplicates, malformed, homeless``."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Rows that were set aside, by SQLSTATE; ``none`` where it was not PostgreSQL that refused them."""
 
     def add(self, other: Outcome) -> None:
         """Take in what became of another part of the batch."""
@@ -53,6 +55,7 @@ class Outcome:
         self.ended |= other.ended
         self.gone |= other.gone
         self.counts += other.counts
+        self.rejected += other.rejected
 
 
 class Decision(NamedTuple):
@@ -205,7 +208,9 @@ class _Batch:
             reason=values.to_text(piece.fault or "")[:_MAX_REASON],
             payload=piece.body,
         )
-        return max(1, sum(b.rows for b in piece.contents.blocks if isinstance(b, model.MetricBlock)))
+        rows = max(1, sum(b.rows for b in piece.contents.blocks if isinstance(b, model.MetricBlock)))
+        self.outcome.rejected[piece.sqlstate or "none"] += rows
+        return rows
 
     def _set_aside_homeless(self, stream: Stream, pieces: Iterable[model.Piece]) -> None:
         """Keep pieces of a run that was deleted: there is no watermark for them any more."""

@@ -63,6 +63,11 @@ class Intake:
         """How full it is, from 0 to 1."""
         return self._size / self._capacity
 
+    @property
+    def lag(self) -> float:
+        """About how many seconds the oldest datagram has waited; 0 while none waits."""
+        return time.monotonic() - self._oldest if self._queue else 0.0
+
     def __len__(self) -> int:
         """Return the number of datagrams that wait."""
         return len(self._queue)

@@ -1,8 +1,9 @@
-"""What several tests of ingestion and of the reconciler need."""
+"""What several tests of ingestion, the collector and the reconciler need."""
 
 from __future__ import annotations
 
 import json
+import os
 import uuid
 
 import pytest
@@ -92,3 +93,22 @@ def get(fetch):
 def once(connection, slurm):
     """Make one pass."""
     return lambda **options: reconcile.run_once(connection, slurm.backend(timeout=5), "mini", **options)
+
+
+@pytest.fixture
+def submit(connection):
+    """Register submissions of one run; returns run id, UUID and secret."""
+
+    def run():
+        name, secret = uuid.uuid4(), os.urandom(32)
+        (run_id,) = connection.execute(
+            "WITH e AS (INSERT INTO experiments (name) VALUES (%(u)s::text) RETURNING id),"
+            " s AS (INSERT INTO submissions (uuid, user_name, time) VALUES (%(u)s::uuid, 'u', now())),"
+            " k AS (INSERT INTO run_keys VALUES (%(u)s::uuid, %(secret)s))"
+            " INSERT INTO runs (experiment_id, status, submission, task, kind)"
+            " SELECT id, 'RUNNING', %(u)s::uuid, -1, 'command' FROM e RETURNING id",
+            {"u": str(name), "secret": secret},
+        ).fetchone()
+        return run_id, name, secret
+
+    return run

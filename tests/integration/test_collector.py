@@ -25,6 +25,7 @@ from hpctrack.store import database as store
 from hpctrack.stream import journal, records, wire
 from hpctrack.stream.collector import reconciling, starting
 from tests.chain import PATIENCE, PROGRAM, Collector, environment, eventually
+from tests.sender import Sender, message, rows
 
 
 @pytest.fixture
@@ -44,103 +45,6 @@ def start(settings):
     yield run
     for process in started:
         process.end(signal.SIGKILL)
-
-
-@pytest.fixture
-def submit(connection):
-    """Register submissions of one run; returns run id, UUID and secret."""
-
-    def run():
-        name, secret = uuid.uuid4(), os.urandom(32)
-        (run_id,) = connection.execute(
-            "WITH e AS (INSERT INTO experiments (name) VALUES (%(u)s::text) RETURNING id),"
-            " s AS (INSERT INTO submissions (uuid, user_name, time) VALUES (%(u)s::uuid, 'u', now())),"
-            " k AS (INSERT INTO run_keys VALUES (%(u)s::uuid, %(secret)s))"
-            " INSERT INTO runs (experiment_id, status, submission, task, kind)"
-            " SELECT id, 'RUNNING', %(u)s::uuid, -1, 'command' FROM e RETURNING id",
-            {"u": str(name), "secret": secret},
-        ).fetchone()
-        return run_id, name, secret
-
-    return run
-
-
-class Sender:
-    """Ships journals as a relay does, but simply: everything unacknowledged, again and again."""
-
-    def __init__(self, address, name: uuid.UUID, secret: bytes, rng=None, loss=0.0) -> None:
-        self.key = wire.run_key(secret, -1)
-        self.submission = name.bytes
-        self.rng, self.loss = rng or random.Random(0), loss
-        self.token = 0
-        self.acknowledged: dict[bytes, int] = {}
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.connect(address)
-
-    def header(self, name: bytes, start: int, end: int, **options) -> wire.Header:
-        self.token += 1
-        return wire.Header(
-            wire.DATA, self.submission, -1, options.pop("attempt", 0), name, start, end, self.token, **options
-        )
-
-    def send(self, *datagrams: bytes) -> None:
-        for datagram in datagrams:
-            with contextlib.suppress(ConnectionRefusedError):
-                self.socket.send(datagram)
-
-    def answer(self, seconds: float = 0.2) -> wire.Header | None:
-        self.socket.settimeout(seconds)
-        try:
-            data = self.socket.recv(2000)
-        except (TimeoutError, BlockingIOError, ConnectionRefusedError):
-            return None
-        assert wire.verified(self.key, data)
-        assert len(data) <= wire.HEADER_SIZE + wire.MAC_SIZE
-        found = wire.peek(data)
-        if found.kind == wire.ACK:
-            self.acknowledged[found.journal] = max(found.start, self.acknowledged.get(found.journal, 0))
-        return found
-
-    def ping(self) -> None:
-        """Wait until the collector answers under the key."""
-        ping = wire.Header(wire.PING, self.submission, -1, 0, bytes(8), 0, 0, 1)
-
-        def answered():
-            self.send(wire.seal(self.key, ping))
-            return self.answer()
-
-        eventually(answered)
-
-    def ship(self, name: bytes, bodies: list[bytes], *, window: int = 40, seconds: float = PATIENCE) -> None:
-        """Ship a journal, 100 bytes to a range, over a network that loses, doubles and reorders."""
-        deadline = time.monotonic() + seconds
-        while self.acknowledged.get(name, 0) < 100 * len(bodies):
-            assert time.monotonic() < deadline, "it was never acknowledged"
-            first = self.acknowledged.get(name, 0) // 100
-            flight = []
-            for index in range(first, min(first + window, len(bodies))):
-                header = self.header(name, 100 * index, 100 * index + 100)
-                flight += wire.split(self.key, header, bodies[index])
-            if self.loss:
-                self.rng.shuffle(flight)
-                flight += self.rng.sample(flight, len(flight) // 4)
-                flight = [one for one in flight if self.rng.random() >= self.loss]
-            self.send(*flight)
-            while self.answer(0.05 if first * 100 == self.acknowledged.get(name, 0) else 0.0) is not None:
-                pass
-
-
-def rows(first: int, count: int = 3, **more) -> bytes:
-    lines = [
-        journal.Row(0, step, None, 1.7e9, {"x": step + 0.5, **more}) for step in range(first, first + count)
-    ]
-    body, packed = wire.pack(lines)
-    assert packed == count
-    return body
-
-
-def message(kind: str, **body) -> bytes:
-    return wire.pack([journal.Message(0, kind, json.dumps(body))])[0]
 
 
 def logged(connection, run_id) -> dict[int, float]:

@@ -18,7 +18,7 @@ from hpctrack.stream import keys, receive, records
 from hpctrack.stream.collector import addresses, delivering, keeping, reconciling, starting, storing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from hpctrack.settings import Settings
 
@@ -74,10 +74,11 @@ class Collector:
         ]
         if self._reconciling is not None:
             threads.append(self._thread("reconcile", self._reconciling.run))
-        for thread in threads:
-            thread.start()
-        idle = self._wait(idle_exit, homeless or (lambda: False))
-        self._end(threads)
+        with self._exported():
+            for thread in threads:
+                thread.start()
+            idle = self._wait(idle_exit, homeless or (lambda: False))
+            self._end(threads)
         if self._failed:
             raise errors.HpctrackError("the collector failed: " + "; ".join(self._failed))
         return idle
@@ -91,12 +92,30 @@ class Collector:
             "stored": stored,
             "unknown_runs": self._keys.refused,
             "kernel_drops": self._socket.dropped,
+            "rejected": dict(self._storing.rejected),
             "waiting": len(self._intake),
+            "lag_s": round(self._intake.lag, 3),
+            "streams": self._storing.streams,
             "held_bytes": self._storing.held,
             "commit_s": round(self._storing.commit_s, 4),
+            "commit_total_s": round(self._storing.commit_total_s, 4),
             "trouble": self._storing.trouble,
             **(self._reconciling.stats() if self._reconciling else {"slurm_trouble": None}),
         }
+
+    @contextlib.contextmanager
+    def _exported(self) -> Iterator[None]:
+        """Serve the stats to Prometheus meanwhile, if that is wanted."""
+        if not self._settings.metrics_port:
+            yield
+            return
+        from hpctrack.stream.collector import exporting  # late: an extra
+
+        end = exporting.serve(self._settings, self.stats)
+        try:
+            yield
+        finally:
+            end()
 
     def _leads(self) -> bool:
         return self._keeping.leads

@@ -69,8 +69,10 @@ class Storing:
         self._stopping = threading.Event()
         self._next_expiry = 0.0
         self.counts: Counter[str] = Counter()
-        #: Seconds that the last batch took.
-        self.commit_s = 0.0
+        #: Rows that were set aside, by SQLSTATE.
+        self.rejected: Counter[str] = Counter()
+        #: Seconds that the last batch took, and all of them.
+        self.commit_s = self.commit_total_s = 0.0
         #: What is wrong with PostgreSQL; None while nothing is.
         self.trouble: str | None = None
 
@@ -82,6 +84,11 @@ class Storing:
     def held(self) -> int:
         """Bytes that are held because something before them is missing."""
         return self._reassembly.size
+
+    @property
+    def streams(self) -> int:
+        """Journals that are remembered."""
+        return len(self._reassembly)
 
     def watermark(self, run_id: int, journal: str) -> int:
         """Return how far a journal is known to be committed. For any thread."""
@@ -138,8 +145,10 @@ class Storing:
         pieces = [_piece(key, whole) for key, whole in batch]
         outcome = self._persistently(lambda store: store.store(pieces))
         self.commit_s = time.monotonic() - started
+        self.commit_total_s += self.commit_s
         self.counts["batches"] += 1
         self.counts.update(outcome.counts)
+        self.rejected.update(outcome.rejected)
         ranges = {(key, whole.header.start): whole for key, whole in batch}
         for key, _ in ranges:
             # What was not looked at is not waited for any longer, either.
