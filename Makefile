@@ -17,12 +17,12 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## track a real training on a real Slurm, from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
-# Integration tests also want a PostgreSQL server of the system's packages; the mini cluster installs its own.
-/usr/lib/postgresql:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then scripts/install_postgresql.sh; fi
+.PHONY: test-programs
+test-programs:
+	@scripts/install_test_programs.sh
 
 # The cluster's tests mostly wait: they have one process to themselves, the others share the rest.
-test: $(STAMP) /usr/lib/postgresql  ## everything: unit, integration (real PostgreSQL), cluster (real Slurm); writes build/junit.xml
+test: $(STAMP) test-programs  ## everything: unit, integration (real PostgreSQL), cluster (real Slurm); writes build/junit.xml
 	@mkdir -p build
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --junitxml=build/junit.xml $(PYTEST_ARGS)
 
@@ -35,7 +35,7 @@ integration: $(STAMP)  ## tests on a real PostgreSQL
 cluster-test: $(STAMP)  ## tests on a real Slurm
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
 
-test-slow: $(STAMP) /usr/lib/postgresql  ## what takes minutes or gigabytes: storms, partitions, millions of rows
+test-slow: $(STAMP) test-programs  ## what takes minutes or gigabytes: storms, partitions, millions of rows
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy --strict, import rules

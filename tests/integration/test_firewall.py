@@ -77,6 +77,11 @@ class Network:
         """Have the firewall drop all UDP without a word, or no longer."""
         self._inside(self._router, "iptables", "-A" if begin else "-D", "FORWARD", "-p", "udp", "-j", "DROP")
 
+    def lose(self, share: float) -> None:
+        """Have the network lose a share of all UDP from now on, in each direction."""
+        chance = ["-m", "statistic", "--mode", "random", "--probability", str(share)]
+        self._inside(self._router, "iptables", "-A", "FORWARD", "-p", "udp", *chance, "-j", "DROP")
+
     def close(self) -> None:
         subprocess.run(["ip", "link", "del", self._links], check=False, capture_output=True)
         for space in (self._node, self._router):
@@ -190,6 +195,19 @@ def test_datagrams_cross(head, job):
     eventually(lambda: len(head.stored()) >= 100)
     head.check(running.end())
     assert head.told() == [] and head.chain.spooled() == []
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_what_the_network_loses_is_sent_again(network, head, job, share):
+    network.lose(share)
+    running = job()
+    eventually(lambda: len(head.stored()) >= 100)
+    time.sleep(3)
+    logged = running.end()
+    if head.chain.spooled():  # the end of the job does not wait for a network like this
+        assert head.chain.hpctrack("sync").returncode == 0
+    eventually(lambda: len(head.stored()) == len(logged))
+    head.check(logged)
 
 
 def test_a_firewall_from_the_start(network, head, job):
