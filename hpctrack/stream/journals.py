@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, leftovers, mirror, tail
+from hpctrack.stream import folders, journal_lines, leftovers, mirror, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,13 +91,13 @@ class Journals:
         """
         copied = 0
         for one in self.here():
-            if copied < limit and self._mirror.end(one) < one.end:
+            if copied < limit and self._mirror.end(one) < one.end and not _is_empty(one):
                 copied += self._mirror.copy(one, self._watermark(one), limit - copied)
         return copied
 
     def keep_house(self, *, in_spool_for_good: bool) -> None:
         """Free the space of what is acknowledged; ``in_spool_for_good``: also of what is in the spool."""
-        for one in self.here():
+        for one in self:
             watermark = self._watermark(one)
             one.give_back(max(watermark, self._mirror.end(one)) if in_spool_for_good else watermark)
             self._mirror.forget(one, watermark)
@@ -119,6 +119,7 @@ class Journals:
 
     def close(self, is_delivered: Callable[[tail.Tail], bool]) -> None:
         """Delete what nobody needs any more, and leave the rest to later relays and ``hpctrack sync``."""
+        self.look()
         self.clear(is_delivered)
         for leftover in self._leftovers:
             leftover.release()
@@ -128,7 +129,9 @@ class Journals:
                 if in_spool and is_delivered(one):
                     with contextlib.suppress(OSError):
                         os.unlink(file.path)
-        kept = all(is_delivered(one) or self._mirror.end(one) >= one.end for one in self.here())
+        kept = all(
+            is_delivered(one) or self._mirror.end(one) >= one.end or _is_empty(one) for one in self.here()
+        )
         self.keep_house(in_spool_for_good=False)
         self._mirror.close()
         if kept:
@@ -136,3 +139,8 @@ class Journals:
         else:
             folders.write_identity(self._run_dir, self._identity._replace(closed=True))
         self._lock.release()
+
+
+def _is_empty(one: tail.Tail) -> bool:
+    """Whether a journal holds nothing that anybody would miss."""
+    return one.end <= journal_lines.HEADER_SIZE and not one.lost

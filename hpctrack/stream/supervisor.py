@@ -164,7 +164,8 @@ def _file_behind(descriptor: int) -> str:
 def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
     environ = _inherited()
-    environ["HPCTRACK_JOURNAL"] = folder.shell_journal
+    several = environ.get("SLURM_JOB_NUM_NODES", "1") != "1" or "SLURM_HET_SIZE" in environ
+    environ["HPCTRACK_JOURNAL"] = (several and _shared_journal(folder)) or folder.shell_journal
     environ["HPCTRACK_RUN_DIR"] = folder.path
     environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
     environ["HPCTRACK_JOB_ID"] = environ.get("SLURM_JOB_ID", "")
@@ -176,10 +177,19 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     if options.script:
         environ["HPCTRACK_SCRIPT"] = options.script
     if options.python_path:
-        several = os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1" or "SLURM_HET_SIZE" in os.environ
         places = runfolder.offer_package(folder.path, options.spool if several else "")
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (environ.get("PYTHONPATH"), *places)))
     return environ
+
+
+def _shared_journal(folder: runfolder.RunFolder) -> str:
+    """Make a shell journal that all nodes of the job can append to; empty if the home will not have it."""
+    from hpctrack.stream import folders  # late: few jobs have several nodes
+
+    with contextlib.suppress(OSError):
+        folders.make(folder.spool_path)
+        return runfolder.create_journal(folder.spool_path, "shell", _attempt(), 0)
+    return ""
 
 
 def _inherited() -> dict[str, str]:

@@ -117,6 +117,13 @@ def test_rank_0_on_another_node(alice, submit):
     assert nodes(alice) == ["n3", "n3"] and spooled(alice) == 1
 
 
+def test_a_shell_on_every_node(alice, submit):
+    line = """srun -n4 --ntasks-per-node=1 $NODE sh -euc '
+        echo "step=$SLURM_PROCID loss=.$SLURM_PROCID" >> "$HPCTRACK_JOURNAL"'"""
+    shown = submit(line, 4)
+    assert logged(alice, shown) == {rank: {"loss": rank / 10} for rank in range(4)}
+
+
 @pytest.mark.parametrize("ranks", ["0", "all"])
 def test_eight_workers_under_one_task(alice, submit, ranks):
     writers = 8 if ranks == "all" else 1

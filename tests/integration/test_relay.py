@@ -339,9 +339,8 @@ def test_no_collector_the_job_ends_at_once_and_sync_delivers(job):
     job.submit()
     assert job.run(LOG, LAST="5000", flush=5) < 5
     assert job.run_folders() == []
-    assert {file.kind for file in job.spooled()} == {"relay", "log", "shell"} and not any(
-        f.whole for f in job.spooled()
-    )
+    assert {file.kind for file in job.spooled()} == {"relay", "log"}, "the shell has said nothing"
+    assert not any(file.whole for file in job.spooled())
     collector = Collector(job.key)
     assert job.sync(collector) == [True]
     collector.close()
@@ -469,7 +468,7 @@ def test_transport_spool_sends_nothing(tmp_path):
     job.record = job.record._replace(collector=(collector.address,))
     job.submit()
     process = job.start(LOG, LAST="100", REST="4")
-    await_result(lambda: len(job.spooled()) == 3)
+    await_result(lambda: {file.kind for file in job.spooled()} == {"relay", "log"})
     await_result(lambda: job.sync(collector) == [False])  # while the relay goes on there: delivered, and left
     assert sorted(collector.steps()) == list(range(100))
     process.wait(30)
@@ -495,11 +494,15 @@ def test_a_spool_that_can_not_be_written_keeps_the_run_folder(job):
 def test_after_half_a_minute_of_silence_journals_are_in_the_spool_while_the_job_runs(job):
     job.submit()
     process = job.start(LOG, LAST="1000", REST="60")
-    await_result(lambda: len(job.spooled()) == 3, RELAY_SECONDS + 30)
+    await_result(lambda: {file.kind for file in job.spooled()} == {"relay", "log"}, RELAY_SECONDS + 30)
     with job.journal("shell").open("a") as file:
         file.write("step=1000 loss=1\n")
-    shell = next(Path(file.path) for file in job.spooled() if file.kind == "shell")
-    await_result(lambda: shell.read_bytes().endswith(b"step=1000 loss=1\n"))
+    await_result(
+        lambda: any(
+            file.kind == "shell" and Path(file.path).read_bytes().endswith(b"step=1000 loss=1\n")
+            for file in job.spooled()
+        )
+    )
     log = next(Path(file.path) for file in job.spooled() if file.kind == "log")
     assert log.read_bytes() == job.journal("log").read_bytes()
     collector = Collector(job.key)
@@ -513,6 +516,20 @@ def test_after_half_a_minute_of_silence_journals_are_in_the_spool_while_the_job_
     assert job.run_folders() == [] and list(job.spool.glob("journals/*")) == []
 
 
+def test_the_shell_journal_of_a_job_with_several_nodes_is_on_the_shared_home(job, collector):
+    job.submit()
+    job.find_collector_at(collector.address)
+    script = """#!/bin/sh -eu
+for step in 1 2 3; do echo "step=$step a=1" >> "$HPCTRACK_JOURNAL"; done
+case $HPCTRACK_JOURNAL in "$HPCTRACK_SPOOL_DIR"/*) ;; *) exit 9 ;; esac
+sleep 1
+"""
+    process = job.start(script, SLURM_JOB_NUM_NODES="2")
+    assert process.wait(60) == 0
+    assert sorted(collector.steps()) == [1, 2, 3]
+    assert list(job.spool.glob("journals/*")) == []
+
+
 def test_processes_on_other_nodes_write_to_the_spool_and_the_relay_ships_that(job, collector):
     job.submit()
     job.find_collector_at(collector.address)
@@ -522,12 +539,14 @@ def test_processes_on_other_nodes_write_to_the_spool_and_the_relay_ships_that(jo
     assert list(job.spool.glob("journals/*")) == []
 
 
-def test_acknowledged_space_is_given_back(job, collector):
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "from another node"])
+def test_acknowledged_space_is_given_back(job, collector, elsewhere):
     job.submit()
     job.find_collector_at(collector.address)
-    process = job.start(LOG, LAST="60000", REST="30")
+    script = LOG.replace("exec", "HPCTRACK_RUN_DIR=/not/on/this/node exec") if elsewhere else LOG
+    process = job.start(script, LAST="60000", REST="30")
     await_result(lambda: len(collector.steps()) == 60_000)
-    journal = job.journal("log")
+    journal = next(job.spool.glob("journals/*/*.log.journal")) if elsewhere else job.journal("log")
     assert journal.stat().st_size > 7 << 20
     try:
         await_result(lambda: journal.stat().st_blocks * 512 < 3 << 20, 15)
