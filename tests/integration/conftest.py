@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from hpctrack import reconcile
 from hpctrack.store import ingestion
+from tests.integration.site_of_fakes import Site
 from tests.integration.slurm_says import T0, Slurm
 
 
@@ -112,3 +113,15 @@ def submit(connection):
         return run_id, name, secret
 
     return run
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A site whose PostgreSQL is down."""
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def stored(tmp_path, database):
+    """A site with a PostgreSQL."""
+    return Site(tmp_path, database)

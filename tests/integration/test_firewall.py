@@ -14,7 +14,7 @@ import pytest
 from tests.chain import eventually
 from tests.conftest import skip_or_fail
 from tests.integration.chain import Chain
-from tests.integration.test_submit import Site
+from tests.integration.site_of_fakes import Site
 from tests.journals import stored
 
 #: Logs until it is told to end; what it logged last stands in a file.
