@@ -2,6 +2,7 @@
 
 A bare number is Slurm's job id, as in squeue and sacct: ``14`` (of an array all its tasks), ``14_3`` (one
 task), ``14+1`` (a component of a heterogeneous job, which is one run). A run's own id is written ``r14``.
+Anything else is a job's name, or the beginning of one.
 """
 
 from __future__ import annotations
@@ -15,21 +16,31 @@ _PATTERN = re.compile(r"r(?P<run>[0-9]{1,18})|(?P<job>[0-9]{1,18})(?:_(?P<task>[
 
 
 class RunRef(NamedTuple):
-    """What a user wrote: a run's id, or a job id with or without an array task."""
+    """What a user wrote: a run's id, a job id with or without an array task, or the beginning of a name."""
 
     text: str
     run_id: int | None = None
     job_id: int | None = None
     task: int | None = None
 
+    @property
+    def named(self) -> bool:
+        """Whether it is a name rather than an id."""
+        return self.run_id is None and self.job_id is None
+
 
 def parse(text: str) -> RunRef:
-    """Read one id. Raises `errors.UsageError` for what is none."""
-    match = _PATTERN.fullmatch(text.strip())
+    """Read one id or name. Raises `errors.UsageError` for what can be none."""
+    text = text.strip()
+    if not text or "\0" in text:
+        raise errors.UsageError(
+            f"{text!r} names no run: write a Slurm job id (14, 14_3), a run's id (r14) or a job's name"
+        )
+    match = _PATTERN.fullmatch(text)
     if match is None:
-        raise errors.UsageError(f"{text!r} names no run: write a Slurm job id (14, 14_3) or a run's id (r14)")
+        return RunRef(text)
     run, job, task = (None if group is None else int(group) for group in match.group("run", "job", "task"))
-    return RunRef(text.strip(), run, job, task)
+    return RunRef(text, run, job, task)
 
 
 def job_text(job_id: int | None, array_job_id: int | None, array_task_id: int | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, runids
+from hpctrack.cli import completion
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
@@ -95,11 +96,26 @@ def _state(word: str) -> RunStatus:
     return RunStatus[word]
 
 
-def run_refs(
+def _run_refs(
     _ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[runids.RunRef, ...]:
-    """Read ids of runs."""
     return tuple(map(runids.parse, texts))
+
+
+def _run_ref(_ctx: click.Context, _param: click.Parameter, text: str) -> runids.RunRef:
+    return runids.parse(text)
+
+
+#: One run.
+run_argument = click.argument("ref", callback=_run_ref, metavar="RUN", shell_complete=completion.runs)
+#: At least one run.
+runs_argument = click.argument(
+    "refs", nargs=-1, required=True, callback=_run_refs, metavar="RUN...", shell_complete=completion.runs
+)
+#: Any number of runs, also none.
+optional_runs_argument = click.argument(
+    "refs", nargs=-1, callback=_run_refs, metavar="[RUN ...]", shell_complete=completion.runs
+)
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ class Verbs(click.Group):
     cls=Verbs,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="A bare number is a Slurm job id (14, 14_3); a run is written r14.",
+    epilog="RUN is a Slurm job id (14, 14_3), a run's own id (r14), or the beginning of its job's name.",
 )
 @click.version_option(__version__, "-V", "--version", message="hpctrack %(version)s")
 @click.pass_context
@@ -114,7 +114,12 @@ def cli(ctx: click.Context) -> None:
 def completion(shell: str) -> None:
     """Print a shell's completion script.
 
-    For bash: eval "$(hpctrack completion bash)" in ~/.bashrc.
+    It completes verbs, options, runs, experiments and states.
+
+    \b
+    bash, in ~/.bashrc:    eval "$(hpctrack completion bash)"
+    zsh, in ~/.zshrc:      eval "$(hpctrack completion zsh)"
+    fish, in config.fish:  hpctrack completion fish | source
     """
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101 (click knows the three)

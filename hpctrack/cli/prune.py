@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, render
+from hpctrack.cli import common, completion, render
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -31,7 +31,9 @@ _YOUNG = timedelta(days=7)
     callback=common.since,
     help="Runs that ended before: 90d, 52w ago, or a date.",
 )
-@click.option("-E", "--experiment", help="Only runs of this experiment.")
+@click.option(
+    "-E", "--experiment", shell_complete=completion.experiments, help="Only runs of this experiment."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @common.json_option

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from hpctrack import errors, git, settings, stream, submission
+from hpctrack.cli import completion
 from hpctrack.stream import records
 
 #: Programs that are less of a name than the script they run.
@@ -24,10 +25,17 @@ _INTERPRETERS = ("python", "bash", "sh", "zsh", "Rscript", "julia", "perl", "rub
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("-E", "--experiment", help="Experiment of the run.")
+@click.option("-E", "--experiment", shell_complete=completion.experiments, help="Experiment of the run.")
 @click.option("-T", "--tag", "tags", multiple=True, metavar="NAME[=VALUE]", help="Tag (several: repeat).")
 @click.option("--note", help="A remark.")
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG ...]")
+@click.argument(
+    "argv",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    metavar="[--] COMMAND [ARG ...]",
+    shell_complete=completion.files,
+)
 def command(experiment: str | None, tags: tuple[str, ...], note: str | None, argv: tuple[str, ...]) -> None:
     """Run a command here, tracked: same output, same exit code.
 

@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpctrack import errors, runids, settings
+from hpctrack import errors, settings
 from hpctrack.cli import common, detail, render, table
-from hpctrack.store import queries, series
+from hpctrack.store import lookup, queries, series
 
 if TYPE_CHECKING:
+    from hpctrack import runids
     from hpctrack.store.database import Connection
 
 _CHART_WIDTH, _PLAIN_WIDTH = 100, 80
 
 
-def _run_ref(_ctx: click.Context, _param: click.Parameter, text: str) -> runids.RunRef:
-    return runids.parse(text)
-
-
 @click.command()
-@click.argument("ref", callback=_run_ref, metavar="RUN")
+@common.run_argument
 @click.option("--plot", "plots", multiple=True, metavar="METRIC", help="Draw this metric (several: repeat).")
 @click.option("--script", is_flag=True, help="Print the script as it was submitted, secrets masked.")
 @click.option("--env", is_flag=True, help="Print the environment that the run began with, secrets masked.")
@@ -39,12 +36,13 @@ def command(
 ) -> None:
     """Tell everything about one run: what it was, what became of it, what it measured.
 
-    RUN is a Slurm job id (14, or 14_3 for one task of an array) or a run's own id (r7).
+    RUN is a Slurm job id (14, or 14_3 for one task of an array), a run's own id (r7), or the beginning of its
+    job's name.
     """
     if sum((bool(plots), script, env, as_json)) > 1:
         raise errors.UsageError("--plot, --script, --env and --json do not go together")
     with common.connected(settings.load(config_path=config_path)) as connection:
-        run = queries.get_run(connection, queries.find_one(connection, ref))
+        run = queries.get_run(connection, lookup.find_one(connection, ref))
         if plots:
             _plot(connection, run, plots)
         elif script:

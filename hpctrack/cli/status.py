@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, render, table
-from hpctrack.store import queries
+from hpctrack.cli import common, completion, render, table
+from hpctrack.store import lookup, queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +60,9 @@ class Answer:
 def ask(connection: Connection, question: Question) -> Answer:
     """Ask PostgreSQL. Raises `errors.RunNotFound` for an id that names no run."""
     session = queries.session(connection)
-    mine = (session.user_name, getpass.getuser()) if question.mine else ()
+    mine = lookup.my_names(connection) if question.mine else ()
     which = queries.RunFilter(
-        ids=queries.find_all(connection, question.refs) if question.refs else None,
+        ids=lookup.find_all(connection, question.refs) if question.refs else None,
         statuses=question.statuses or None,
         users=(*question.users, *mine) or None,
         experiment=question.experiment,
@@ -142,14 +141,14 @@ def _nothing(question: Question) -> str:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, callback=common.run_refs, metavar="[RUN ...]")
+@common.optional_runs_argument
 @click.option("--me", "mine", is_flag=True, help="My runs only.")
 @click.option("--user", "users", multiple=True, help="Runs of this user (several: repeat).")
 @click.option(
     "-t", "--state", "statuses", multiple=True, callback=common.states, metavar="STATES",
-    help="Slurm's states, any case, also compact: --state PD,R.",
+    shell_complete=completion.states, help="Slurm's states, any case, also compact: --state PD,R.",
 )  # fmt: skip
-@click.option("-E", "--experiment", help="Runs of this experiment.")
+@click.option("-E", "--experiment", shell_complete=completion.experiments, help="Runs of this experiment.")
 @click.option(
     "--since", callback=common.since, metavar="TIME", help="Submitted since: 2d, 3h, 30min, 2026-01-31."
 )
@@ -172,12 +171,12 @@ def _nothing(question: Question) -> str:
 def command(*, as_json: bool, watch: bool, interval: float, config_path: str | None, **asked: Any) -> None:
     """List runs, the newest last.
 
-    RUN is a Slurm job id (14, an array with all its tasks; 14_3, one task) or a run's own id (r7). What is
-    shown comes from PostgreSQL; Slurm is not asked.
+    RUN is a Slurm job id (14, an array with all its tasks; 14_3, one task), a run's own id (r7), or the
+    beginning of its job's name. What is shown comes from PostgreSQL; Slurm is not asked.
     """
     if as_json and watch:
         raise errors.UsageError("--json and --watch do not go together: ask again whenever you like")
-    question = Question(refs=asked.pop("runs"), **asked)
+    question = Question(**asked)
     configuration = settings.load(config_path=config_path)
     if watch:
         from hpctrack.cli import watching

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings, submission
+from hpctrack.cli import completion
 from hpctrack.slurm import preparation, submit
 
 if TYPE_CHECKING:
@@ -34,10 +35,18 @@ class Verbatim(click.Command):
 
 
 @click.command(cls=Verbatim, options_metavar="[HPCTRACK OPTIONS]", add_help_option=False)
-@click.option("-E", "--experiment", metavar="NAME", help="Experiment of the runs.")
+@click.option(
+    "-E",
+    "--experiment",
+    metavar="NAME",
+    shell_complete=completion.experiments,
+    help="Experiment of the runs.",
+)
 @click.option("-T", "--tag", metavar="NAME[=VALUE]", help="A tag (several: repeat).")
 @click.option("--note", metavar="TEXT", help="A remark.")
-@click.argument("arguments", metavar="[SBATCH OPTIONS] SCRIPT [ARGUMENTS]", nargs=-1)
+@click.argument(
+    "arguments", metavar="[SBATCH OPTIONS] SCRIPT [ARGUMENTS]", nargs=-1, shell_complete=completion.files
+)
 def command(own: submission.Own, arguments: list[str], line: list[str]) -> int:
     """Submit a job with sbatch, tracked.
 

@@ -17,13 +17,11 @@ from hpctrack.store import database
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime, timedelta
     from uuid import UUID
 
 _T = TypeVar("_T")
-_LISTED = 6
-"""How many candidates an ambiguous id lists."""
 
 
 @dataclass(frozen=True)
@@ -207,55 +205,6 @@ def get_run(connection: database.Connection, run_id: int) -> Run:
     if not runs:
         raise errors.RunNotFound(f"no run r{run_id}")
     return runs[0]
-
-
-def find_all(connection: database.Connection, refs: Iterable[runids.RunRef]) -> tuple[int, ...]:
-    """Return the ids of all runs that the references mean. Raises `errors.RunNotFound`."""
-    found = (candidate.id for ref in refs for candidate in _resolve(connection, ref))
-    return tuple(dict.fromkeys(found))
-
-
-def find_one(connection: database.Connection, ref: runids.RunRef) -> int:
-    """Return the id of the one run that a reference means.
-
-    Raises `errors.RunNotFound`, and `errors.AmbiguousRun`, which lists the candidates: the tasks of an array,
-    or jobs of which Slurm has used one id again.
-    """
-    candidates = _resolve(connection, ref)
-    if len(candidates) > 1:
-        listed = ", ".join(map(str, candidates[:_LISTED]))
-        more = f" and {len(candidates) - _LISTED} more" if len(candidates) > _LISTED else ""
-        raise errors.AmbiguousRun(
-            f"{ref.text} means {len(candidates)} runs, name one of them: {listed}{more}"
-        )
-    return candidates[0].id
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    id: int
-    user_name: str
-    cluster: str | None
-    slurm_job_id: int | None
-    array_job_id: int | None
-    array_task_id: int | None
-    job_name: str | None
-    time_created: datetime
-
-    def __str__(self) -> str:
-        job = runids.job_text(self.slurm_job_id, self.array_job_id, self.array_task_id)
-        where = f" on {self.cluster}" if self.cluster else ""
-        when = self.time_created.astimezone().strftime("%Y-%m-%d %H:%M")
-        return f"r{self.id} (job {job}{where}, {self.user_name}, {when})"
-
-
-def _resolve(connection: database.Connection, ref: runids.RunRef) -> list[_Candidate]:
-    params = {"run_id": ref.run_id, "job_id": ref.job_id, "task": ref.task}
-    found = _fetch(connection, "resolve_run", params, _Candidate)
-    if not found:
-        what = "no run" if ref.run_id is not None else "no tracked run of job"
-        raise errors.RunNotFound(f"{what} {ref.text}: hpctrack status lists the runs")
-    return found
 
 
 def transitions(connection: database.Connection, run_id: int) -> list[Transition]:

@@ -121,6 +121,7 @@ CREATE INDEX runs_tags_gin ON runs USING gin (tags);
 CREATE INDEX runs_args_gin ON runs USING gin (args);
 CREATE INDEX runs_experiment ON runs (experiment_id, id);
 CREATE INDEX runs_user ON runs (user_name, id);
+CREATE INDEX runs_job_name ON runs (job_name text_pattern_ops);
 CREATE INDEX runs_job ON runs (slurm_job_id) WHERE slurm_job_id IS NOT NULL;
 CREATE INDEX runs_array_job ON runs (array_job_id) WHERE array_job_id IS NOT NULL;
 CREATE INDEX runs_het_job ON runs (het_job_id) WHERE het_job_id IS NOT NULL;

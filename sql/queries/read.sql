@@ -37,16 +37,6 @@ SELECT id, experiment, status, time_created, time_started, time_ended, tags, arg
 FROM run_overview
 WHERE id = %(id)s;
 
--- name: resolve_run
--- The runs that an id means: a run's own, or a job's, whether plain, array, array task or heterogeneous.
-SELECT id, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
-FROM run_overview
-WHERE id = %(run_id)s
-   OR CASE WHEN %(task)s::integer IS NULL
-           THEN slurm_job_id = %(job_id)s OR array_job_id = %(job_id)s OR het_job_id = %(job_id)s
-           ELSE array_job_id = %(job_id)s AND array_task_id = %(task)s END
-ORDER BY id;
-
 -- name: fetch_transitions
 -- The timeline of a run, in the order in which it was learnt: clocks differ, and Slurm tells whole seconds.
 SELECT run_id, attempt, status, time, source, reason, raw

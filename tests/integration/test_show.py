@@ -203,7 +203,7 @@ def test_the_environment_is_the_submissions_with_what_differs_on_the_node(cli, f
         (["r99"], 3, "no run r99"),
         (["99"], 3, "no tracked run of job 99"),
         (["99_1"], 3, "no tracked run of job 99_1"),
-        (["train.sh"], 2, "'train.sh' names no run"),
+        (["train.sh"], 3, "no run's name begins with 'train.sh'"),
         ([], 2, "Missing argument 'RUN'"),
         (["r1", "--script"], 3, "was not submitted by hpctrack"),
         (["r1", "--env"], 3, "was not submitted by hpctrack"),
@@ -219,11 +219,14 @@ def test_failures_are_one_line(cli, bare, arguments, code, said):
     assert err.count("\n") == 1
 
 
-def test_an_array_lists_its_tasks(cli, full, insert):
-    insert("runs", experiment_id=1, array_job_id=14, array_task_id=4, user_name="alice", time_created=NOW)
+def test_an_array_lists_its_tasks(cli, full, insert, connection):
+    (submission,) = connection.execute("SELECT uuid FROM submissions").fetchone()
+    insert("runs", experiment_id=1, submission=submission, task=4, array_job_id=14, array_task_id=4)
     code, out, err = cli("show", "14")
     assert (code, out) == (3, "")
-    assert err.startswith("hpctrack: 14 means 2 runs, name one of them: r2 (job 14_3 on demo, alice, ")
+    assert err.startswith(
+        "hpctrack: 14 means 2 runs, name one of them: r2 (job 14_3 on demo train.sh, alice, "
+    )
     assert err.count("\n") == 1
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack import errors, runids
 from hpctrack.cli import main
 from hpctrack.model import RunStatus
 from hpctrack.store import queries
@@ -112,68 +111,6 @@ def test_times_that_python_can_not_hold_are_unknown(connection, insert, run):
     assert [one.time for one in queries.transitions(connection, run_id)] == [None, None]
 
 
-@pytest.fixture
-def jobs(run):
-    """Insert a plain job, an array, a heterogeneous job, and a job id that Slurm used twice."""
-    return {
-        "plain": run(slurm_job_id=9),
-        "task 0": run(array_job_id=14, array_task_id=0, slurm_job_id=15),
-        "task 3": run(array_job_id=14, array_task_id=3, status="PENDING"),
-        "het": run(slurm_job_id=20, het_job_id=20),
-        "old": run(slurm_job_id=30, time_created=NOW - timedelta(days=400)),
-        "new": run(slurm_job_id=30),
-        "outside": run(cluster=None),
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("9", ["plain"]),
-        ("14", ["task 0", "task 3"]),
-        ("14_3", ["task 3"]),
-        ("15", ["task 0"]),
-        ("20", ["het"]),
-        ("20+1", ["het"]),
-        ("30", ["old", "new"]),
-    ],
-)
-def test_ids_are_resolved(connection, jobs, text, expected):
-    assert queries.find_all(connection, [runids.parse(text)]) == tuple(jobs[name] for name in expected)
-
-
-def test_a_runs_own_id_is_resolved(connection, jobs):
-    ref = runids.parse(f"r{jobs['outside']}")
-    assert queries.find_one(connection, ref) == jobs["outside"]
-
-
-def test_several_ids_name_each_run_once(connection, jobs):
-    refs = [runids.parse(text) for text in ("14_0", "14", "9")]
-    assert queries.find_all(connection, refs) == (jobs["task 0"], jobs["task 3"], jobs["plain"])
-
-
-@pytest.mark.parametrize("text", ["8", "14_1", "9_0", "r999"])
-def test_unknown_ids_are_told(connection, jobs, text):
-    with pytest.raises(errors.RunNotFound, match=rf"{text}: hpctrack status lists the runs"):
-        queries.find_one(connection, runids.parse(text))
-
-
-def test_an_id_that_slurm_used_again_lists_the_candidates(connection, jobs):
-    with pytest.raises(errors.AmbiguousRun) as caught:
-        queries.find_one(connection, runids.parse("30"))
-    said = str(caught.value)
-    assert said.startswith("30 means 2 runs, name one of them: ")
-    assert f"r{jobs['old']} (job 30 on demo, alice, " in said
-    assert f"r{jobs['new']} (" in said
-
-
-def test_many_candidates_are_counted(connection, run):
-    for task in range(20):
-        run(array_job_id=77, array_task_id=task)
-    with pytest.raises(errors.AmbiguousRun, match=r"77 means 20 runs.* and 14 more$"):
-        queries.find_one(connection, runids.parse("77"))
-
-
 def plan_nodes(plan):
     yield plan
     for child in plan.get("Plans", []):
@@ -195,7 +132,7 @@ def test_lists_never_touch_metrics_and_read_no_more_runs_than_they_show(connecti
     connection.execute("INSERT INTO run_latest (run_id) SELECT id FROM runs")
     connection.execute("ANALYZE")
     newest = explain(connection, "list_runs", {**RunFilter().params(), "limit": 50, "before": None})
-    job = explain(connection, "resolve_run", {"run_id": None, "job_id": 77, "task": None})
+    job = explain(connection, "find_job", {"job_id": 77})
     for nodes in (newest, job):
         assert "metrics" not in {node.get("Relation Name") for node in nodes}
         scans = [node for node in nodes if node.get("Relation Name") == "runs"]
@@ -300,7 +237,7 @@ def test_an_empty_list_says_what_to_do_next(cli, run):
     [
         (["14"], 3, "no tracked run of job 14"),
         (["r9"], 3, "no run r9"),
-        (["train.sh"], 2, "'train.sh' names no run"),
+        (["train.sh"], 3, "no run's name begins with 'train.sh'"),
         (["--state", "done"], 2, "'DONE' is no job state"),
         (["--since", "soon"], 2, "'soon' is no time"),
         (["--limit", "0"], 2, "--limit"),

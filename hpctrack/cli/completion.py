@@ -1,0 +1,66 @@
+"""What the shell completes: runs, experiments, states. Quick, and silent when PostgreSQL is away.
+
+Nothing is started and nothing registered for a press of the tab key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from click.shell_completion import CompletionItem
+
+from hpctrack.model import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import click
+
+    from hpctrack.store import completions
+
+#: What bash, which inserts a word as it is, would not take as part of a word. It needs two backslashes, of
+#: which click's script takes one away.
+_SPECIAL = re.compile(r"([^\w@%+=:,./-])")
+
+
+def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a run: by its own id (r7), its job id (14, 14_3) or its job's name."""
+    return _ask(ctx, lambda source: source.runs(incomplete))
+
+
+def experiments(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of an experiment."""
+    return _ask(ctx, lambda source: source.experiments(incomplete))
+
+
+def states(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the last of the states that are joined by commas."""
+    done, comma, word = incomplete.rpartition(",")
+    names = (status.value for status in RunStatus)
+    return [CompletionItem(done + comma + name) for name in names if name.startswith(word.upper())]
+
+
+def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leave it to the shell, which knows files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _ask(
+    ctx: click.Context, question: Callable[[completions.Source], list[completions.Word]]
+) -> list[CompletionItem]:
+    try:
+        from hpctrack import settings
+        from hpctrack.store import completions
+
+        with completions.source(settings.load(config_path=ctx.params.get("config_path"))) as source:
+            words = question(source)
+    except Exception:  # noqa: BLE001 (a press of the tab key has no place for a message)
+        return []
+    bash = os.environ.get("_HPCTRACK_COMPLETE", "").startswith("bash")
+    return [
+        CompletionItem(_SPECIAL.sub(r"\\\\\1", word.text) if bash else word.text, help=word.help)
+        for word in words
+        if word.text.isprintable()
+    ]

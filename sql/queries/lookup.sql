@@ -1,0 +1,53 @@
+-- Which runs people mean, by id or name; also what a shell completes.
+
+-- name: find_run
+-- A run by its own id.
+SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
+FROM run_overview
+WHERE id = %(run_id)s;
+
+-- name: find_job
+-- The runs of a job, whether plain, array, array task's raw id or heterogeneous.
+SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
+FROM run_overview
+WHERE slurm_job_id = %(job_id)s OR array_job_id = %(job_id)s OR het_job_id = %(job_id)s
+ORDER BY id;
+
+-- name: find_task
+-- The run of a task of a job array.
+SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
+FROM run_overview
+WHERE array_job_id = %(job_id)s AND array_task_id = %(task)s
+ORDER BY id;
+
+-- name: find_named
+-- Runs by their job's name: a pattern for LIKE.
+SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
+FROM run_overview
+WHERE job_name LIKE %(name)s AND (%(users)s::text[] IS NULL OR user_name = ANY (%(users)s))
+ORDER BY id DESC
+LIMIT %(limit)s;
+
+-- name: fetch_login
+-- Who is logged in.
+SELECT session_user;
+
+-- name: complete_runs
+-- The caller's newest runs, for completion.
+SELECT id, slurm_job_id, array_job_id, array_task_id, job_name, status::text
+FROM run_overview
+WHERE user_name = ANY (%(users)s)
+ORDER BY id DESC
+LIMIT %(limit)s;
+
+-- name: complete_experiments
+-- Experiments whose name begins so, for completion.
+SELECT name, user_name
+FROM experiments
+WHERE starts_with(name, %(beginning)s)
+ORDER BY id DESC
+LIMIT %(limit)s;
+
+-- name: limit_statements
+-- Nobody waits long for a word to be completed.
+SELECT set_config('statement_timeout', '1s', false);
