@@ -41,7 +41,7 @@ VERBS = {
     "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),
     "show": Verb("Look", "hpctrack.cli.show:command", "Tell everything about one run."),
     "setup": Verb(
-        "Keep", "hpctrack.cli.setup:command", "Create or migrate the schema; apply your SQL files."
+        "Keep", "hpctrack.cli.setup:command", "Create or migrate the schema; apply SQL files; give rights."
     ),
     "collector": Verb("Keep", "hpctrack.cli.collector:command", "Receive what running jobs send."),
     "sync": Verb("Keep", "hpctrack.cli.sync:command", "Deliver what could not be sent when it happened."),

@@ -513,6 +513,11 @@ BEGIN
     END LOOP;
 END $$;
 
+CREATE POLICY own_insert ON attempts FOR INSERT WITH CHECK (
+    EXISTS (SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user));
+CREATE POLICY own_update ON attempts FOR UPDATE
+    USING (EXISTS (SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user));
+
 ALTER TABLE run_keys ENABLE ROW LEVEL SECURITY;
 
 -- Everybody's runs for every reader; what they may not see is NULL. These views hide columns and no rows, so they

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from hpctrack import reconcile
 from hpctrack.store import ingestion
+from tests.integration.roles import Roles
 from tests.integration.site_of_fakes import Site
 from tests.integration.slurm_says import T0, Slurm
 
@@ -125,3 +126,18 @@ def site(tmp_path):
 def stored(tmp_path, database):
     """A site with a PostgreSQL."""
     return Site(tmp_path, database)
+
+
+@pytest.fixture
+def bare_roles(empty_database, monkeypatch, capsys):
+    """Roles of every kind, and a database that is still empty."""
+    roles = Roles(empty_database, monkeypatch, capsys)
+    yield roles
+    roles.close()
+
+
+@pytest.fixture
+def roles(bare_roles):
+    """Roles of every kind, and a database that is set up for them."""
+    bare_roles.open()
+    return bare_roles

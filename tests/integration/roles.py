@@ -1,0 +1,116 @@
+"""Roles of every kind for tests, and a database of a server whose tables an ordinary role owns."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from datetime import datetime, timezone
+
+import psycopg
+from psycopg import sql
+
+from hpctrack.cli import main
+from hpctrack.store import database as store
+from hpctrack.store import registration
+from hpctrack.stream import records, wire
+from hpctrack.stream.collector import starting
+
+PASSWORD = "each one's own"
+
+
+class Roles:
+    """Roles ``owner, collector, alice, bob, reader, nobody``; alice and bob are in the group ``users``."""
+
+    def __init__(self, settings, monkeypatch, capsys) -> None:
+        self.settings = settings
+        self.database = settings.dsn["dbname"]
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        self._superuser = psycopg.connect(**settings.dsn, autocommit=True)
+        self._connections: dict[str, psycopg.Connection] = {}
+        self._roles: list[sql.Identifier] = []
+        self.make_role("users", "NOLOGIN")
+        for name in ("owner", "reader", "nobody", "alice", "bob"):
+            self.make_role(name)
+        self.execute(f"GRANT {self.role('users')} TO {self.role('alice')}, {self.role('bob')}")
+        self.make_role("collector", "LOGIN BYPASSRLS")
+        self.execute(f"ALTER DATABASE {self.database} OWNER TO {self.role('owner')}")
+
+    def role(self, name: str) -> str:
+        """Return a role's real name: roles belong to a server, not to a database."""
+        return f"{name}_{self.database}"
+
+    def make_role(self, name: str, options: str = "LOGIN") -> str:
+        """Make a role; return its real name."""
+        role = sql.Identifier(self.role(name))
+        self.execute(sql.SQL("CREATE ROLE {} " + options + " PASSWORD {}").format(role, PASSWORD))
+        self._roles.append(role)
+        return self.role(name)
+
+    def execute(self, command) -> None:
+        """Run a command as the server's superuser."""
+        self._superuser.execute(command)
+
+    def of(self, name: str):
+        """Return settings with which a role works, each with a data folder and a spool of its own."""
+        folder = os.path.join(os.path.dirname(self.settings.data_dir), name)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        dsn = {**self.settings.dsn, "user": self.role(name), "password": PASSWORD}
+        return self.settings._replace(dsn=dsn, data_dir=folder)
+
+    def connect(self, name: str) -> psycopg.Connection:
+        """Return the connection of a role, in autocommit mode; it is closed when the roles are removed."""
+        if name not in self._connections:
+            self._connections[name] = store.connect(self.of(name), autocommit=True)
+        return self._connections[name]
+
+    def query(self, name: str, statement: str, *parameters):
+        """Run a statement as a role; return its rows, or how many rows it touched."""
+        cursor = self.connect(name).execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else cursor.rowcount
+
+    def run(self, name: str | None, *arguments: str) -> tuple[int, str, str]:
+        """Run a command of hpctrack's as a role (None: the superuser); return exit code, stdout, stderr."""
+        settings = self.settings if name is None else self.of(name)
+        with self._monkeypatch.context() as patch:
+            for key, value in starting.environment(settings).items():
+                patch.setenv(key, value)
+            code = main.run(list(arguments))
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def open(self) -> None:
+        """Set up as docs/roles.md says."""
+        code, _, err = self.run(
+            "owner", "setup", "--grant-read", self.role("reader"), "--grant-user", self.role("users"),
+            "--grant-collector", self.role("collector"),
+        )  # fmt: skip
+        assert code == 0, err
+
+    def submit(self, name: str, experiment: str = "e", **run) -> int:
+        """Register a submission as hpctrack sbatch does; return the run's id."""
+        record = self.record(name, experiment, **run)
+        records.set_registered(records.write(self.of(name).spool, record))
+        return registration.register(self.connect(name), record)[wire.TASK_NONE]
+
+    def record(self, name: str, experiment: str = "e", **run) -> records.Record:
+        """Return a submission record of a role's."""
+        number = uuid.uuid4()
+        now = datetime.now(timezone.utc)
+        submission = {
+            "uuid": str(number), "user_name": self.role(name), "time": now.isoformat(), "cluster": "mini",
+            "script": "#!/bin/sh\n# a secret plan", "env": {"PLAN": "secret"},
+        }  # fmt: skip
+        job = int(number) % 10**6
+        said = {"experiment": experiment, "job_id": job, "args": {"plan": "secret"}, **run}
+        return records.Record(
+            str(number), os.urandom(32).hex(), now.timestamp(), "mini", job, None, submission, said
+        )
+
+    def close(self) -> None:
+        """Remove the roles, and all that they own."""
+        for connection in self._connections.values():
+            connection.close()
+        for command in ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
+            for role in self._roles:
+                self.execute(sql.SQL(command).format(role))
+        self._superuser.close()
