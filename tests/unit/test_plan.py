@@ -1,0 +1,105 @@
+"""The plan: a job's life without trouble, what is no evidence, and words that Slurm may say."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from hpctrack.model import Attempt
+from hpctrack.plan import UNKNOWN, Survey, plan
+from tests.facts import ALL, S, after, at, decide, row, run, squeue
+
+
+def test_a_life():
+    stored, moves = decide(run(), squeue("PENDING", reason="Priority"))
+    assert (stored.status, stored.reason, stored.attempts, moves) == (S.PENDING, "Priority", (), [])
+    stored, moves = decide(stored, squeue("CONFIGURING", start=4))
+    assert (stored.status, stored.node_list, moves) == (S.CONFIGURING, "n1", [(0, S.CONFIGURING, "squeue")])
+    stored, moves = decide(stored, squeue("RUNNING"))
+    assert (stored.status, stored.time_started, moves) == (S.RUNNING, at(5), [(0, S.RUNNING, "squeue")])
+    stored, moves = decide(stored, squeue("COMPLETING"))
+    assert moves == [(0, S.COMPLETING, "squeue")]
+    stored, moves = decide(stored, row("COMPLETED"))
+    assert (stored.status, stored.time_ended, moves) == (S.COMPLETED, at(50), [(0, S.COMPLETED, "sacct")])
+    assert stored.attempts[0].slurm_exit_code == 0
+    assert (stored.reason, stored.missing_since) == (None, None)
+
+
+def test_a_job_that_ended_before_the_first_poll():
+    stored, moves = decide(run(), row("FAILED", exit_code=3))
+    assert (stored.status, stored.time_started, stored.time_ended) == (S.FAILED, at(5), at(50))
+    assert moves == [(0, S.RUNNING, "sacct"), (0, S.FAILED, "sacct")]
+    assert stored.exit_code is None, "the script's own exit is not Slurm's to tell"
+    assert stored.attempts[0].slurm_exit_code == 3
+
+
+def test_transitions_have_the_times_of_the_source():
+    [change] = plan([row("FAILED", raw_state="FAILED")], [run()], at(1000), survey=ALL)
+    assert [(t.time, t.raw) for t in change.transitions] == [(at(5), None), (at(50), "FAILED")]
+
+
+def test_what_a_job_is_comes_from_squeue():
+    limit = timedelta(hours=1)
+    stored, _ = decide(run(), squeue("RUNNING", partition="gpu", account="lab", qos="high", time_limit=limit))
+    told = (stored.partition, stored.account, stored.qos, stored.time_limit, stored.job_name)
+    assert told == ("gpu", "lab", "high", limit, "train")
+    later = squeue("RUNNING", partition=None, account=None, qos=None, time_limit=None, job_name=None)
+    assert decide(stored, later)[0].partition == "gpu", "nothing becomes unknown again"
+
+
+def test_accounting_does_not_rename():
+    stored, _ = decide(run(job_name='"x"'), row("COMPLETED", job_name="`x`"))
+    assert stored.job_name == '"x"'
+
+
+# ---- 1. Absence and failed queries are no evidence -------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [S.PENDING, S.RUNNING, S.COMPLETING])
+def test_a_failed_query_changes_nothing(status):
+    assert plan([], [run(status=status)], at(10_000), survey=Survey()) == []
+
+
+def test_absence_is_noted_and_ends_nothing():
+    stored = run(status=S.RUNNING, attempts=(Attempt(0, S.RUNNING, time_started=at(5)),))
+    for hours in range(100):
+        stored, moves = decide(stored, now=1000 + hours * 3600)
+        assert (stored.status, stored.time_ended, moves) == (S.RUNNING, None, [])
+    assert (stored.missing_since, stored.reason) == (at(1000), UNKNOWN)
+
+
+def test_a_job_that_is_listed_again_is_not_missing():
+    stored = after(run(), (squeue("RUNNING"),), (), (squeue("RUNNING"),))
+    assert (stored.missing_since, stored.reason, stored.status) == (None, None, S.RUNNING)
+
+
+def test_accounting_may_lag():
+    """Gone from squeue, and sacct still says RUNNING: not the end; then sacct has the end: it is."""
+    stored = after(run(), (squeue("RUNNING"),), (row("RUNNING", end=None),))
+    assert (stored.status, stored.time_ended) == (S.RUNNING, None)
+    assert after(stored, (row("TIMEOUT"),)).status is S.TIMEOUT
+
+
+# ---- 6. Words --------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_word_is_kept_and_ends_nothing():
+    stored = after(run(), (squeue("RUNNING"),))
+    stored, moves = decide(stored, squeue("HIBERNATING"))
+    assert (stored.status, stored.slurm_state, moves) == (S.RUNNING, "HIBERNATING", [(0, None, "squeue")])
+    assert decide(stored, squeue("HIBERNATING")) == (stored, []), "once"
+    assert decide(run(), row("HIBERNATED"))[0].time_ended is None
+
+
+def test_suspended_and_back():
+    stored = after(run(), (squeue("RUNNING"),))
+    for state in ("SUSPENDED", "RUNNING", "STOPPED", "SIGNALING", "RESIZING", "RUNNING"):
+        stored, moves = decide(stored, squeue(state))
+        assert moves == [(0, S[state], "squeue")]
+    assert len(stored.attempts) == 1
+
+
+def test_revoked_is_no_end():
+    stored, _ = decide(run(), row("REVOKED"))
+    assert stored.time_ended is None

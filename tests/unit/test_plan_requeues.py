@@ -1,0 +1,182 @@
+"""The plan: requeued jobs are one run, and job ids are used again."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpctrack.plan import GRACE, Survey
+from hpctrack.slurm import states
+from hpctrack.slurm.states import Stage
+from tests.facts import QUEUE, S, after, at, decide, relay, row, run, squeue
+
+
+def test_a_preempted_job_goes_on():
+    stored = after(run(), (squeue("RUNNING"),))
+    again = {"attempt": 1, "time_submitted": at(60), "reason": "BeginTime"}
+    stored, moves = decide(stored, squeue("PENDING", **again), row("PREEMPTED"))
+    assert (stored.status, stored.attempt, stored.time_ended) == (S.PENDING, 0, None)
+    assert moves == [(0, S.PREEMPTED, "sacct"), (1, S.PENDING, "squeue")]
+    stored, moves = decide(stored, squeue("RUNNING", attempt=1, start=90, time_submitted=at(60)))
+    assert (stored.status, stored.attempt, stored.time_started) == (S.RUNNING, 1, at(90))
+    end = (row("PREEMPTED"), row("COMPLETED", start=90, end=99, time_submitted=at(60)))
+    stored, moves = decide(stored, *end)
+    assert (stored.status, stored.time_ended, moves) == (S.COMPLETED, at(99), [(1, S.COMPLETED, "sacct")])
+    assert [attempt.status for attempt in stored.attempts] == [S.PREEMPTED, S.COMPLETED]
+
+
+def test_the_end_of_the_newest_row_waits_while_squeue_lists_the_job():
+    for state in ("COMPLETING", "RUNNING", "REQUEUED", "PENDING", "HIBERNATING"):
+        stored, _ = decide(run(), squeue(state), row("FAILED"))
+        assert stored.time_ended is None, state
+        assert states.stage_of(stored.status) is not Stage.ENDED
+
+
+def test_an_end_without_its_time_is_not_told_yet():
+    """What slurmdbd knows for a moment after an outage: the start, with the state that the job has by now."""
+    stored, moves = decide(run(), row("FAILED", end=None))
+    assert (stored.status, stored.time_ended, moves) == (S.PENDING, None, [])
+    stored, _ = decide(stored, row("FAILED", exit_code=2))
+    assert (stored.status, stored.time_ended) == (S.FAILED, at(50))
+    assert stored.attempts[0].slurm_exit_code == 2
+    command = run(kind="command", status=S.RUNNING, missing_since=at(0))
+    assert decide(command, row("FAILED", end=None))[0].time_ended is None
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "REQUEUED"])
+def test_what_may_start_again_is_over_only_after_a_while(state):
+    stored, _ = decide(run(), row(state), now=1000)
+    assert (stored.status, stored.time_ended) == (S[state], None)
+    stored, _ = decide(stored, row(state), now=1000 + GRACE.total_seconds() - 1)
+    assert stored.time_ended is None
+    stored, moves = decide(stored, row(state), now=1000 + GRACE.total_seconds())
+    assert (stored.status, stored.time_ended, moves) == (S[state], at(50), [])
+
+
+def test_the_wait_begins_anew_when_squeue_lists_the_job():
+    stored = after(run(), (row("PREEMPTED"),), (squeue("PENDING", attempt=1, time_submitted=at(60)),))
+    assert (stored.status, stored.missing_since) == (S.PENDING, None)
+
+
+def test_accounting_lacks_the_end_of_the_attempt_before_for_a_while():
+    stored = after(
+        run(), (squeue("RUNNING"),), (squeue("RUNNING", attempt=1, start=90, time_submitted=at(60)),)
+    )
+    assert [a.status for a in stored.attempts] == [S.RUNNING, S.RUNNING]
+    stored, moves = decide(
+        stored, squeue("RUNNING", attempt=1, start=90, time_submitted=at(60)), row("NODE_FAIL")
+    )
+    assert moves == [(0, S.NODE_FAIL, "sacct")]
+    assert (stored.status, stored.attempt) == (S.RUNNING, 1)
+
+
+def test_while_it_completes_a_requeued_job_is_counted_one_further_by_squeue():
+    """Slurm raises the restart count when the requeue begins; submit and nodes are still the old ones."""
+    stored = after(run(), (squeue("RUNNING"),))
+    stored, moves = decide(stored, squeue("COMPLETING", attempt=1, start=400), row("PREEMPTED"))
+    assert (stored.status, stored.attempt, moves) == (S.COMPLETING, 0, [(0, S.COMPLETING, "squeue")])
+    assert stored.time_started == at(5), "what squeue says of the start is a forecast by now"
+
+
+def test_the_end_of_the_second_execution_completes_as_such():
+    second = {"attempt": 1, "time_submitted": at(60)}
+    stored = after(
+        run(), (squeue("RUNNING", start=90, **second),), (squeue("COMPLETING", start=90, **second),)
+    )
+    assert [(a.attempt, a.status) for a in stored.attempts] == [(1, S.COMPLETING)]
+
+
+def test_a_restart_counts_although_the_run_still_waits_and_no_attempt_is_known():
+    stored, _ = decide(run(), squeue("PENDING"))
+    stored, _ = decide(stored, squeue("PENDING", attempt=1, time_submitted=at(60)))
+    assert [attempt.attempt for attempt in stored.attempts] == [1]
+
+
+def test_the_next_submit_time_is_not_taken_for_that_of_the_execution_before():
+    stored, _ = decide(run(), relay("hello"), relay("fin", exit_code=0, when=20), survey=Survey())
+    stored, _ = decide(stored, squeue("COMPLETING", attempt=1, time_submitted=at(22), start=24))
+    rows = row("PREEMPTED", end=21, time_submitted=at(0)), row("COMPLETED", 24, 44, time_submitted=at(22))
+    for now in (3600, 7200):
+        stored, _ = decide(stored, *rows, now=now)
+    assert [attempt.status for attempt in stored.attempts] == [S.PREEMPTED, S.COMPLETED]
+
+
+def test_failed_first_and_then_requeued_for_its_exit_code():
+    stored, _ = decide(run(), row("FAILED"), survey=Survey(accounts=range(9)))
+    assert (stored.status, stored.time_ended) == (S.PENDING, None), (
+        "an early check can't know that it is over"
+    )
+    stored, _ = decide(run(), row("FAILED"))
+    stored, _ = decide(stored._replace(time_ended=None), row("REQUEUED"))
+    assert (stored.status, stored.time_ended) == (S.REQUEUED, None)
+
+
+def test_that_it_was_requeued_is_not_unlearnt():
+    stored, _ = decide(run(), row("REQUEUED"))
+    again, moves = decide(stored, row("FAILED"))
+    assert (again.status, again.time_ended, moves) == (S.REQUEUED, None, [])
+
+
+def test_what_squeue_said_late_about_an_attempt_that_ended():
+    stored = after(
+        run(), (squeue("RUNNING"),), (row("PREEMPTED"), squeue("PENDING", 1, time_submitted=at(60)))
+    )
+    late = squeue("RUNNING", start=7, node="n9", reason="odd")
+    stored, _ = decide(stored, late, survey=QUEUE)
+    assert (stored.attempts[0].time_started, stored.attempts[0].node_list) == (at(5), "n1")
+
+
+def test_an_early_check_may_trust_success():
+    stored, _ = decide(run(), row("COMPLETED"), survey=Survey(accounts=range(9)))
+    assert (stored.status, stored.time_ended) == (S.COMPLETED, at(50))
+
+
+def test_a_start_that_was_taken_back_is_no_restart():
+    stored = after(run(), (squeue("RUNNING"),))
+    stored, moves = decide(stored, squeue("PENDING", time_submitted=at(7), reason="BeginTime"))
+    assert (stored.status, stored.attempt, moves) == (S.PENDING, 0, [(0, S.PENDING, "squeue")])
+    assert stored.attempts[0].time_started is None
+    end = row("COMPLETED", time_submitted=at(7), start=20, end=30)
+    stored, moves = decide(stored, end)
+    assert (stored.status, stored.time_started, len(stored.attempts)) == (S.COMPLETED, at(20), 1)
+    assert moves == [(0, S.RUNNING, "sacct"), (0, S.COMPLETED, "sacct")]
+
+
+def test_what_was_said_of_a_start_that_was_taken_back_comes_too_late():
+    stored = after(run(), (squeue("RUNNING"),), (squeue("RUNNING", time_submitted=at(7), start=20),))
+    assert stored.time_started == at(20)
+    assert decide(stored, squeue("SUSPENDED"))[0].time_started == at(20)
+    assert decide(stored, squeue("SUSPENDED"))[0].status is S.RUNNING
+
+
+def test_of_two_answers_the_later_counts():
+    earlier, later = row("RUNNING", end=None, time=at(900)), row("COMPLETED", time=at(910))
+    for facts in ((earlier, later), (later, earlier)):
+        assert decide(run(), *facts)[0].status is S.COMPLETED
+
+
+# ---- 4. Ids are used again -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        {"user_name": "bob"},
+        {"cluster": "other"},
+        {"time_submitted": at(-4000)},
+        {"time_submitted": at(9000)},
+    ],
+)
+def test_another_job_with_the_same_id(stranger):
+    for found in (squeue("RUNNING", **stranger), row("FAILED", **stranger)):
+        stored, moves = decide(run(), found)
+        assert (stored.status, moves, stored.missing_since) == (S.PENDING, [], at(1000))
+
+
+def test_our_clock_and_slurms_may_differ():
+    for skew in (-200, 200, 3000):
+        assert decide(run(), squeue("RUNNING", time_submitted=at(skew)))[0].status is S.RUNNING
+
+
+def test_a_requeued_job_was_submitted_later():
+    stored, _ = decide(run(), squeue("RUNNING", attempt=3, time_submitted=at(90_000), start=90_001))
+    assert (stored.status, stored.attempt) == (S.RUNNING, 3)
