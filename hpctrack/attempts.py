@@ -121,9 +121,15 @@ class History:
         return fact.status
 
     def _is_final(self, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> bool:
-        """Whether a command told its own end, which goes before what its job's end made us think."""
+        """Whether an end goes before the one we know.
+
+        A command's own word goes before what its job's end made us think; and accounting corrects itself
+        (`StoredRun.recheck_after`).
+        """
         told = self.run.kind == "command" and fact.source == "relay"
-        return told and old is not status and states.stage_of(status) is Stage.ENDED
+        corrected = self.run.recheck_after is not None and fact.source != "relay"
+        replaced = told or (corrected and old is not None and states.ends(old) is Ends.RUN)
+        return replaced and old is not status and states.stage_of(status) is Stage.ENDED
 
     def _status_of(self, number: int, fact: JobFacts) -> RunStatus | None:
         attempt = self.attempts.get(number)

@@ -167,6 +167,8 @@ class StoredRun(NamedTuple):
     time_limit: timedelta | None = None
     stdout_path: str | None = None
     stderr_path: str | None = None
+    recheck_after: datetime | None = None
+    """When accounting is asked once more about an end that it may still correct."""
     attempts: tuple[Attempt, ...] = ()
     """In order; a run that is still waiting for its first start has none."""
 

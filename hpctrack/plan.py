@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 GRACE = timedelta(minutes=5)
 #: How often ``runs.time_seen`` is renewed.
 VOUCH = timedelta(minutes=5)
+#: How long after it was told first, an end other than success is looked up once more: what accounting says of
+#: a job that cancels itself changes after squeue has let it go, when its steps have ended.
+RECHECK = timedelta(seconds=20)
 #: ``runs.reason`` where neither squeue nor accounting knows the job.
 UNKNOWN = "unknown to Slurm"
 #: ``runs.reason`` where Slurm knows the array, and the task is in it no more.
@@ -118,7 +121,24 @@ def _batch(
     if long_gone and not history.ended and run.run_id in survey.accounts:
         _conclude_without_slurm(history, evidence, missing)
     over = _is_over(history, listed=listed, long_gone=long_gone)
-    return _change(history, evidence, over=over, missing=missing, long_gone=long_gone)
+    recheck = _recheck_after(history, evidence, survey) if over else None
+    return _change(history, evidence, over=over, missing=missing, long_gone=long_gone, recheck=recheck)
+
+
+def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey) -> datetime | None:
+    """When to ask accounting once more how a run ended: until it says the same again."""
+    run, top = history.run, history.top
+    if evidence.rows and top and history.status is not RunStatus.COMPLETED:
+        before = [_end_of(attempt) for attempt in run.attempts if attempt.attempt == top.attempt]
+        if before != [_end_of(top)]:
+            return history.now + RECHECK
+    due = run.recheck_after is not None and history.now >= run.recheck_after
+    return None if due and run.run_id in survey.accounts else run.recheck_after
+
+
+def _end_of(attempt: Attempt) -> tuple[object, ...]:
+    """What accounting may correct."""
+    return attempt.status, attempt.time_ended, attempt.slurm_exit_code, attempt.slurm_exit_signal
 
 
 def _command(
@@ -252,12 +272,14 @@ def _change(
     over: bool,
     missing: datetime | None,
     long_gone: bool,
+    recheck: datetime | None = None,
 ) -> Change | None:
     """Return what is to be written, or None if all is as it was."""
     run = history.run
     fields: dict[str, Any] = {
         "status": history.status,
         "missing_since": None if over else missing,
+        "recheck_after": recheck,
         "reason": _reason(history, evidence, long_gone=long_gone),
         "time_ended": _time_ended(history, over=over),
         **dict(_attempt_fields(history, evidence)),
@@ -280,9 +302,7 @@ def _time_ended(history: History, *, over: bool) -> datetime | None:
     run, top = history.run, history.top
     if not over:
         return None
-    if run.time_ended is not None and run.kind == "batch":
-        return run.time_ended
-    return (top.time_ended if top else None) or run.missing_since or history.now
+    return (top.time_ended if top else None) or run.time_ended or run.missing_since or history.now
 
 
 def _reason(history: History, evidence: matching.Evidence, *, long_gone: bool) -> str | None:

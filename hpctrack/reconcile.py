@@ -114,7 +114,8 @@ def run_once(
         stored = runs.load_open(connection, cluster, user)
         checked = runs.last_checked(connection, cluster)
     if only:
-        stored = [run for run in stored if run.run_id in set(only)]
+        wanted = set(only)
+        stored = [run for run in stored if run.run_id in wanted and run.time_ended is None]
     if not stored:
         return Report()
     inquiry = Inquiry(backend, [user] if user else None, stored, datetime.now(timezone.utc), checked)
@@ -274,6 +275,8 @@ def _job_of(run: StoredRun) -> str | None:
 
 def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:
     """Whether to ask accounting about a run that squeue does not list: ever more rarely with time."""
+    if run.time_ended is not None:
+        return run.recheck_after is not None and run.recheck_after <= now
     if run.missing_since is None or checked is None or now - run.missing_since < _PERSIST:
         return True
 

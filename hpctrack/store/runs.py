@@ -26,7 +26,7 @@ _STATUSES = {status.value: status for status in RunStatus}
 #: Columns of runs that `apply` writes as they are.
 _WRITTEN = (
     "slurm_job_id attempt time_started time_ended time_seen missing_since exit_code exit_signal reason "
-    "node_list slurm_state partition account qos job_name stdout_path stderr_path"
+    "node_list slurm_state partition account qos job_name stdout_path stderr_path recheck_after"
 ).split()
 _ATTEMPT = (
     "attempt time_submitted time_started time_ended exit_code exit_signal slurm_exit_code slurm_exit_signal "
@@ -35,7 +35,10 @@ _ATTEMPT = (
 
 
 def load_open(connection: Connection, cluster: str, user: str | None = None) -> list[StoredRun]:
-    """Return the runs of a cluster that are not over, of one Slurm user or of all, in the order of ids."""
+    """Return the runs of a cluster that are not over, of one Slurm user or of all, in the order of ids.
+
+    With them those whose ends are to be looked up once more (`StoredRun.recheck_after`).
+    """
     return _runs(connection, "load_open_runs", {"cluster": cluster, "user": user})
 
 

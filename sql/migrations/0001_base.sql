@@ -115,6 +115,7 @@ CREATE TABLE runs (
     time_seen     timestamptz,
     kind          text NOT NULL DEFAULT 'batch' CHECK (kind IN ('batch', 'command')),
     missing_since timestamptz,
+    recheck_after timestamptz,
     UNIQUE (submission, task)
 );
 CREATE INDEX runs_tags_gin ON runs USING gin (tags);
@@ -126,7 +127,8 @@ CREATE INDEX runs_job ON runs (slurm_job_id) WHERE slurm_job_id IS NOT NULL;
 CREATE INDEX runs_array_job ON runs (array_job_id) WHERE array_job_id IS NOT NULL;
 CREATE INDEX runs_het_job ON runs (het_job_id) WHERE het_job_id IS NOT NULL;
 -- What the reconciler looks at: few rows, however many have ended.
-CREATE INDEX runs_open ON runs (cluster, user_name) WHERE time_ended IS NULL AND submission IS NOT NULL;
+CREATE INDEX runs_open ON runs (cluster, user_name)
+    WHERE (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL;
 COMMENT ON TABLE runs IS 'Tracked jobs: a batch job, one task of a job array, a heterogeneous job, or one hpctrack run command';
 COMMENT ON COLUMN runs.id IS 'The run''s own id, written r7';
 COMMENT ON COLUMN runs.experiment_id IS 'The experiment that it belongs to';
@@ -163,6 +165,7 @@ COMMENT ON COLUMN runs.slurm_state IS 'Slurm''s latest word for the state, uncha
 COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run; while it lives, renewed every five minutes';
 COMMENT ON COLUMN runs.kind IS 'batch: a job, whose end is Slurm''s word; command: hpctrack run, whose end is its own';
 COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
+COMMENT ON COLUMN runs.recheck_after IS 'When accounting is to be asked once more about an end that it may still correct; NULL for none';
 
 CREATE TABLE run_relationships (
     from_id bigint NOT NULL REFERENCES runs ON DELETE CASCADE,

@@ -227,6 +227,37 @@ def test_an_early_check_that_comes_too_early(slurm, register, once, get):
     assert slurm.calls("squeue") == []
 
 
+def test_an_end_that_is_no_success_is_asked_about_once_more(slurm, register, once, get, connection, fetch):
+    """Of a job that cancels itself the exit code is in accounting only after squeue has let it go."""
+    cancelled, succeeded = register(10), register(11)
+    slurm.says("sacct", row(10, "CANCELLED by 0"), row(11))
+    once()
+    assert (get(cancelled)["status"], get(succeeded)["recheck_after"]) == ("CANCELLED", None)
+    slurm.says("sacct", row(10, "CANCELLED by 0", ExitCode="0:15"))
+    slurm.calls()
+    assert once().changes == ()
+    assert slurm.calls("sacct") == [], "not at once"
+    connection.execute("UPDATE runs SET recheck_after = recheck_after - interval '20 seconds'")
+    assert once().changed == (cancelled,)
+    assert [argv[argv.index("-j") + 1] for _, argv, _ in slurm.calls("sacct")] == ["10"]
+    assert fetch("SELECT * FROM attempts WHERE run_id = %s", cancelled)["slurm_exit_signal"] == 15
+    connection.execute("UPDATE runs SET recheck_after = recheck_after - interval '20 seconds'")
+    assert once().changed == (cancelled,)
+    assert get(cancelled)["recheck_after"] is None
+    slurm.calls()
+    assert once().changes == ()
+    assert slurm.calls() == []
+
+
+def test_who_is_looked_up_once_more_is_over_for_early_checks(slurm, register, once):
+    run_id = register(10)
+    slurm.says("sacct", row(10, "FAILED"))
+    once()
+    slurm.calls()
+    assert once(only=[run_id]).waiting == ()
+    assert slurm.calls() == []
+
+
 def test_a_requeue_after_the_end_reopens_the_run(slurm, register, once, get):
     run_id, other = register(10), register(11)
     slurm.says("squeue", line(11))

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from hpctrack.model import Attempt
-from hpctrack.plan import UNKNOWN, Survey, plan
-from tests.facts import ALL, S, after, at, decide, row, run, squeue
+from hpctrack.plan import GRACE, RECHECK, UNKNOWN, Survey, plan
+from tests.facts import ALL, QUEUE, S, after, at, decide, row, run, squeue
 
 
 def test_a_life():
@@ -103,3 +103,51 @@ def test_suspended_and_back():
 def test_revoked_is_no_end():
     stored, _ = decide(run(), row("REVOKED"))
     assert stored.time_ended is None
+
+
+# ---- Accounting corrects itself --------------------------------------------------------------------------
+
+
+def test_the_exit_code_of_a_job_that_cancels_itself_follows_late():
+    first = row("CANCELLED by 1000", exit_signal=0)
+    stored, _ = decide(run(), first)
+    assert (stored.status, stored.time_ended) == (S.CANCELLED, at(50))
+    assert stored.recheck_after == at(1000) + RECHECK
+    stored, moves = decide(stored, row("CANCELLED by 1000", exit_signal=15), now=1030)
+    assert (stored.attempts[0].slurm_exit_signal, stored.time_ended, moves) == (15, at(50), [])
+    assert stored.recheck_after == at(1030) + RECHECK, "until it says the same twice"
+    stored, moves = decide(stored, row("CANCELLED by 1000", exit_signal=15), now=1060)
+    assert (stored.recheck_after, moves) == (None, [])
+
+
+def test_a_corrected_end_replaces_the_one_before():
+    stored, _ = decide(run(), row("FAILED"))
+    stored, moves = decide(stored, row("CANCELLED", end=52), now=1030)
+    assert (stored.status, stored.time_ended, moves) == (S.CANCELLED, at(52), [(0, S.CANCELLED, "sacct")])
+    assert stored.attempts[0].status is S.CANCELLED
+
+
+def test_an_end_that_was_not_asked_about_again_stays_to_be_looked_up():
+    stored, _ = decide(run(), row("FAILED"))
+    for survey in (QUEUE, Survey()):
+        assert decide(stored, now=5000, survey=survey) == (stored, [])
+    assert decide(stored, row("FAILED"), now=1005) == (stored, []), "too early to mean anything"
+    assert decide(stored, now=5000)[0].recheck_after is None, "purged meanwhile"
+
+
+def test_a_success_is_final_at_once():
+    assert decide(run(), row("COMPLETED"))[0].recheck_after is None
+
+
+def test_the_end_of_a_job_that_may_start_again_is_looked_up_anyway():
+    stored, _ = decide(run(), row("PREEMPTED"))
+    stored, _ = decide(stored, row("PREEMPTED"), now=1000 + GRACE.total_seconds())
+    assert (stored.time_ended, stored.recheck_after) == (at(50), None)
+
+
+def test_a_run_that_is_looked_up_again_may_be_found_requeued():
+    stored, _ = decide(run(), row("FAILED"))
+    again, _ = decide(stored, squeue("PENDING", attempt=1, time_submitted=at(60)), row("FAILED"), now=1030)
+    assert (again.status, again.time_ended, again.recheck_after) == (S.PENDING, None, None)
+    again, _ = decide(stored, row("REQUEUED"), now=1030)
+    assert (again.status, again.time_ended, again.recheck_after) == (S.REQUEUED, None, None)
