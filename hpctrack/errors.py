@@ -33,6 +33,12 @@ class AmbiguousRun(HpctrackError):
     exit_code = 3
 
 
+class ExperimentNotFound(HpctrackError):
+    """No such experiment."""
+
+    exit_code = 3
+
+
 class BadInput(HpctrackError):
     """The input can't be read."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,20 @@ runs_argument = click.argument(
 optional_runs_argument = click.argument(
     "refs", nargs=-1, callback=_run_refs, metavar="[RUN ...]", shell_complete=completion.runs
 )
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask unless ``yes`` answers already. Raises `click.Abort` for a no, `errors.UsageError` for nobody."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise errors.UsageError("nobody to ask: say --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things: ``1 run``, ``2 runs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 @contextlib.contextmanager

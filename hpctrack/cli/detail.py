@@ -59,7 +59,11 @@ def sparkline_width(output: table.Output) -> int:
 def draw(story: Story, output: table.Output) -> list[RenderableType]:
     """Return what to print."""
     width = output.width - _INDENT
-    parts: list[RenderableType] = [_headline(story, output), Text(), _indented(_facts(story))]
+    parts: list[RenderableType] = [
+        _headline(story, output),
+        Text(),
+        _indented(table.facts(_fact_rows(story))),
+    ]
     for title, section in (
         ("Timeline", _timeline(story, output, width)),
         ("Attempts", _attempts(story, output, width)),
@@ -87,20 +91,10 @@ def _headline(story: Story, output: table.Output) -> Text:
     return line.append("  " + ", ".join(notes)) if notes else line
 
 
-def _facts(story: Story) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in _fact_rows(story):
-        if value:
-            grid.add_row(name, value if isinstance(value, Text) else Text(render.clean(value)))
-    return grid
-
-
 def _fact_rows(story: Story) -> Iterator[tuple[str, Text | str | None]]:
     run, submission = story.run, story.submission
     yield "experiment", run.experiment
-    yield "tags", _words(run.tags)
+    yield "tags", render.words(run.tags)
     yield "note", run.comment
     yield "user", run.user_name + (f" on {run.cluster}" if run.cluster else "")
     named = {"partition": run.partition, "account": run.account, "qos": run.qos}
@@ -166,12 +160,6 @@ def _slurm_exit(attempt: Attempt) -> str:
     return f"{attempt.slurm_exit_code}:{attempt.slurm_exit_signal or 0}"
 
 
-def _words(tags: Any) -> str:
-    if not isinstance(tags, dict):
-        return "" if tags is None else render.to_json(tags)
-    return ", ".join(name if value in (None, True, "") else f"{name}={value}" for name, value in tags.items())
-
-
 def _args(args: Any) -> Text | None:
     if isinstance(args, dict):
         return render.pairs(args)
@@ -188,7 +176,9 @@ def _git(git: dict[str, Any]) -> str:
 def _link(run_id: int, relative: Relative) -> str:
     if relative.from_id == run_id:
         return f"{relative.kind} r{relative.to_id}"
-    return f"{relative.kind} by r{relative.from_id}"
+    if relative.kind == "submitted":
+        return f"submitted by r{relative.from_id}"
+    return f"r{relative.from_id} {relative.kind} r{run_id}"
 
 
 def _column(header: str, cells: Iterable[Text | str], **how: Any) -> table.Column:

@@ -40,6 +40,14 @@ VERBS = {
     "templates": Verb("Submit", "hpctrack.cli.templates:command", "List job scripts to start from."),
     "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),
     "show": Verb("Look", "hpctrack.cli.show:command", "Tell everything about one run."),
+    "tag": Verb("Change", "hpctrack.cli.annotate:tag", "Tag runs."),
+    "untag": Verb("Change", "hpctrack.cli.annotate:untag", "Take tags off runs."),
+    "note": Verb("Change", "hpctrack.cli.annotate:note", "Note something about a run."),
+    "link": Verb("Change", "hpctrack.cli.annotate:link", "Link a run to another."),
+    "experiment": Verb(
+        "Change", "hpctrack.cli.experiment:command", "List, show, rename, delete experiments."
+    ),
+    "delete": Verb("Change", "hpctrack.cli.delete:command", "Delete runs with all that belongs to them."),
     "setup": Verb(
         "Keep", "hpctrack.cli.setup:command", "Create or migrate the schema; apply SQL files; give rights."
     ),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, settings
+from hpctrack import settings
 from hpctrack.cli import common, completion, render
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def command(
         deleted = records = 0
         if not dry_run:
             if found:
-                _confirm(yes=yes)
+                common.confirm("Delete them for good?", yes=yes)
                 deleted = pruning.prune(connection, before, experiment)
             records = _remove_records(configuration, connection, before)
     if as_json:
@@ -72,14 +71,6 @@ def command(
         )
     elif not dry_run:
         click.echo(f"deleted {deleted} runs and {records} submission records in the spool")
-
-
-def _confirm(*, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise errors.UsageError("nobody to ask: say --yes to delete, or --dry-run to look")
-    click.confirm("Delete them for good?", abort=True, err=True)
 
 
 def _summary(found: list[Prunable], before: datetime) -> str:

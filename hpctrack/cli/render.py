@@ -172,6 +172,13 @@ def pairs(values: Mapping[str, object], separator: str = "  ") -> Text:
     return text
 
 
+def words(tags: Any) -> str:
+    """Return tags as they are given: ``baseline, sweep=lr``."""
+    if not isinstance(tags, dict):
+        return "" if tags is None else to_json(tags)
+    return ", ".join(name if value in (None, True, "") else f"{name}={value}" for name, value in tags.items())
+
+
 def cluster_warning(cluster: Cluster, now: datetime) -> str | None:
     """Return the line that says a cluster's Slurm does not answer; None while it does."""
     since = cluster.unreachable_since

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpctrack.cli import render
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import RenderableType
 
@@ -105,3 +107,14 @@ class Output:
         for part in parts:
             console.print(part, soft_wrap=True)
         sys.stdout.write("".join(line.rstrip() + "\n" for line in text.getvalue().splitlines()))
+
+
+def facts(rows: Iterable[tuple[str, Text | str | None]]) -> Table:
+    """Return names, dim, beside their values; what is empty is left out."""
+    grid = Table.grid(padding=(0, _GAP, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            grid.add_row(name, value if isinstance(value, Text) else Text(render.clean(value)))
+    return grid

@@ -1,0 +1,70 @@
+"""``hpctrack delete``: runs, with all that belongs to them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from hpctrack import errors, runids, settings
+from hpctrack.cli import common, render
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpctrack.store.changes import Doomed
+    from hpctrack.store.database import Connection
+
+#: Live runs that a refusal names.
+_NAMED = 6
+
+
+@click.command()
+@common.runs_argument
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-f", "--force", is_flag=True, help="Also runs that are not over; their jobs go on untracked.")
+@common.json_option
+@common.config_option
+def command(
+    *, refs: tuple[runids.RunRef, ...], yes: bool, force: bool, as_json: bool, config_path: str | None
+) -> None:
+    """Delete runs with their metrics, usage, timeline, links and what was submitted.
+
+    Says what goes, and asks. There is no way back but a back-up of PostgreSQL.
+    """
+    from hpctrack.store import lookup
+
+    with common.connected(settings.load(config_path=config_path)) as connection:
+        ids = lookup.find_each(connection, refs)
+        deleted = delete_runs(connection, ids, yes=yes, force=force, quiet=as_json)
+    click.echo(json.dumps({"deleted": deleted}) if as_json else f"deleted {common.counted(deleted, 'run')}")
+
+
+def delete_runs(
+    connection: Connection, ids: Sequence[int], *, yes: bool, force: bool, quiet: bool = False
+) -> int:
+    """Say what goes, ask, and delete it; return the number of runs.
+
+    Raises `errors.UsageError` for live runs without ``force``, `errors.StoreDenied` for runs of others.
+    """
+    from hpctrack.store import changes
+
+    doomed = changes.count(connection, ids)
+    live = [run for one in doomed for run in one.live]
+    if live and not force:
+        named = ", ".join(f"r{run}" for run in live[:_NAMED]) + (" ..." if len(live) > _NAMED else "")
+        raise errors.UsageError(
+            f"{common.counted(len(live), 'run')} not over yet: {named}; hpctrack cancel ends jobs, --force "
+            "deletes what is known of them"
+        )
+    if not quiet:
+        click.echo("\n".join(map(_describe, doomed)) or "no runs")
+    if doomed:
+        common.confirm("Delete them for good?", yes=yes)
+    return changes.delete(connection, ids)
+
+
+def _describe(one: Doomed) -> str:
+    what = f"{common.counted(one.runs, 'run')} with {common.counted(one.rows, 'row')} of metrics"
+    return f"{render.clean(one.experiment)}: {what}" + (f", {len(one.live)} not over" if one.live else "")

@@ -1,0 +1,112 @@
+"""What people change about their runs: tags, notes, links, and whether they are there at all.
+
+Each function takes ids of runs and changes all of them or none (`delete` goes in batches), and raises
+`errors.StoreDenied` for a run of somebody else. Connections are in autocommit mode.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from hpctrack import errors
+from hpctrack.store import database
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from hpctrack.store.database import Connection
+
+#: Runs deleted in one transaction: locks stay short.
+_BATCH = 200
+
+
+def tag(connection: Connection, ids: Collection[int], tags: Mapping[str, Any]) -> None:
+    """Add tags: names to values, true for none."""
+    _update(connection, "tag_runs", ids, {"tags": Jsonb(dict(tags))})
+
+
+def untag(connection: Connection, ids: Collection[int], names: Collection[str]) -> None:
+    """Remove tags by name; one that is not there is no error."""
+    _update(connection, "untag_runs", ids, {"names": list(names)})
+
+
+def note(connection: Connection, ids: Collection[int], text: str | None) -> None:
+    """Set the note; None removes it."""
+    _update(connection, "note_runs", ids, {"note": text})
+
+
+def link(connection: Connection, from_id: int, kind: str, to_id: int) -> None:
+    """Link two runs; a link that is there stays."""
+    with database.translated(), connection.transaction():
+        _check_rights(connection, [from_id])
+        connection.execute(statement("link_runs"), {"from": from_id, "kind": kind, "to": to_id})
+
+
+def unlink(connection: Connection, from_id: int, kind: str, to_id: int) -> bool:
+    """Remove a link; False if there is none."""
+    with database.translated(), connection.transaction():
+        _check_rights(connection, [from_id])
+        parameters = {"from": from_id, "kind": kind, "to": to_id}
+        return connection.execute(statement("unlink_runs"), parameters).rowcount > 0
+
+
+class Doomed(NamedTuple):
+    """What a deletion takes of one experiment."""
+
+    experiment: str
+    runs: int
+    rows: int
+    """Rows of metrics that came in for these runs."""
+    live: list[int]
+    """Ids of runs that are not over."""
+
+
+def count(connection: Connection, ids: Collection[int]) -> list[Doomed]:
+    """Return what `delete` would take, by experiment. Raises `errors.StoreDenied` as it does."""
+    with database.translated(), connection.cursor(row_factory=class_row(Doomed)) as cursor:
+        _check_rights(connection, ids)
+        return cursor.execute(statement("count_doomed"), {"ids": list(ids)}).fetchall()
+
+
+def delete(
+    connection: Connection, ids: Sequence[int], progress: Callable[[int], None] = lambda _: None
+) -> int:
+    """Delete runs with all that belongs to them, and submissions of which none is left; return how many.
+
+    Goes in batches, ``progress`` is told of each; what was deleted before a failure stays deleted.
+    """
+    deleted = 0
+    with database.translated():
+        _check_rights(connection, ids)
+        for start in range(0, len(ids), _BATCH):
+            batch = sorted(ids[start : start + _BATCH])
+            with connection.transaction():
+                gone: list[tuple[Any, ...]] = connection.execute(
+                    statement("delete_runs"), {"ids": batch}
+                ).fetchall()
+                submissions = sorted({row[1] for row in gone if row[1] is not None})
+                connection.execute(statement("prune_submissions"), {"submissions": submissions})
+            deleted += len(gone)
+            progress(len(gone))
+    return deleted
+
+
+def _update(connection: Connection, name: str, ids: Collection[int], parameters: dict[str, Any]) -> None:
+    with database.translated(), connection.transaction():
+        _check_rights(connection, ids)
+        connection.execute(statement(name), {**parameters, "ids": list(ids)})
+
+
+def _check_rights(connection: Connection, ids: Collection[int]) -> None:
+    """Raise `errors.StoreDenied` where row-level security would silently leave runs out."""
+    others: list[tuple[Any, ...]] = connection.execute(
+        statement("find_others_runs"), {"ids": list(ids)}
+    ).fetchall()
+    if others:
+        run, owner = others[0]
+        more = f", and {len(others) - 1} more are not yours either" if len(others) > 1 else ""
+        raise errors.StoreDenied(f"r{run} belongs to {owner}: only they may change it{more}")

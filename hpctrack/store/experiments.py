@@ -1,0 +1,116 @@
+"""Experiments: what is in them, and their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+
+from hpctrack import errors
+from hpctrack.store import database
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from hpctrack.store.database import Connection
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment, and what its runs add up to."""
+
+    id: int
+    name: str
+    user_name: str
+    """Who named it first; only they may rename and delete it."""
+    time_created: datetime
+    comment: str | None
+    tags: Any
+    counts: dict[str, int]
+    """Number of runs by state."""
+    first: datetime | None
+    """When its oldest run was submitted."""
+    newest: datetime | None
+    rows: int
+    """Rows of metrics."""
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return sum(self.counts.values())
+
+
+class Link(NamedTuple):
+    """A link between two experiments, by their names."""
+
+    origin: str
+    kind: str
+    target: str
+
+
+def list_all(connection: Connection) -> list[Experiment]:
+    """Return all experiments, the one with the newest run last."""
+    return _list(connection, None)
+
+
+def get(connection: Connection, name: str) -> Experiment:
+    """Return one experiment. Raises `errors.ExperimentNotFound`."""
+    found = _list(connection, name)
+    if not found:
+        raise errors.ExperimentNotFound(f"no experiment {name!r}: hpctrack experiment list names them")
+    return found[0]
+
+
+def links(connection: Connection, experiment: Experiment) -> list[Link]:
+    """Return the links of an experiment, in both directions."""
+    rows = _rows(connection, "fetch_experiment_links", {"id": experiment.id})
+    return [Link(*row) for row in rows]
+
+
+def run_ids(connection: Connection, experiment: Experiment) -> list[int]:
+    """Return the ids of an experiment's runs."""
+    return [row[0] for row in _rows(connection, "fetch_experiment_runs", {"id": experiment.id})]
+
+
+def check_rights(connection: Connection, experiment: Experiment) -> None:
+    """Raise `errors.StoreDenied` for somebody else's experiment."""
+    if not _rows(connection, "check_experiment_rights", {"id": experiment.id}):
+        raise errors.StoreDenied(
+            f"experiment {experiment.name!r} belongs to {experiment.user_name}: only they may change it"
+        )
+
+
+def rename(connection: Connection, experiment: Experiment, new: str) -> None:
+    """Give an experiment another name.
+
+    Raises `errors.UsageError` for a name that another one has, `errors.StoreDenied` for somebody else's.
+    """
+    check_rights(connection, experiment)
+    with database.translated():
+        try:
+            connection.execute(statement("rename_experiment"), {"id": experiment.id, "new": new})
+        except psycopg.errors.UniqueViolation:
+            raise errors.UsageError(f"there is an experiment {new!r} already") from None
+
+
+def delete(connection: Connection, experiment: Experiment) -> None:
+    """Delete an experiment without runs.
+
+    Raises `errors.StoreDenied` for somebody else's, `errors.StoreBusy` where runs have come meanwhile.
+    """
+    check_rights(connection, experiment)
+    if not _rows(connection, "delete_experiment", {"id": experiment.id}):
+        raise errors.StoreBusy(f"experiment {experiment.name!r} has got new runs meanwhile: try again")
+
+
+def _list(connection: Connection, name: str | None) -> list[Experiment]:
+    with database.translated(), connection.cursor(row_factory=class_row(Experiment)) as cursor:
+        return cursor.execute(statement("list_experiments"), {"name": name}).fetchall()
+
+
+def _rows(connection: Connection, name: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with database.translated():
+        return connection.execute(statement(name), parameters).fetchall()

@@ -1,0 +1,93 @@
+-- What people change about runs and experiments by hand. Row-level security leaves them their own; the owner of the
+-- tables changes everybody's. Rows are locked in the order of their ids, as everywhere.
+
+-- name: tag_runs
+-- Add tags to runs; a tag that is there gets the new value.
+WITH chosen AS (SELECT id FROM runs WHERE id = ANY (%(ids)s) ORDER BY id FOR NO KEY UPDATE)
+UPDATE runs r SET tags = coalesce(r.tags, '{}') || %(tags)s, time_updated = now()
+FROM chosen WHERE r.id = chosen.id
+RETURNING r.id;
+
+-- name: untag_runs
+-- Remove tags by name.
+WITH chosen AS (SELECT id FROM runs WHERE id = ANY (%(ids)s) ORDER BY id FOR NO KEY UPDATE)
+UPDATE runs r SET tags = r.tags - %(names)s::text[], time_updated = now()
+FROM chosen WHERE r.id = chosen.id
+RETURNING r.id;
+
+-- name: note_runs
+-- Set what people note about runs.
+WITH chosen AS (SELECT id FROM runs WHERE id = ANY (%(ids)s) ORDER BY id FOR NO KEY UPDATE)
+UPDATE runs r SET comment = %(note)s, time_updated = now()
+FROM chosen WHERE r.id = chosen.id
+RETURNING r.id;
+
+-- name: find_others_runs
+-- Those of the runs that the caller may not change, and whose they are.
+SELECT id, user_name FROM run_overview
+WHERE id = ANY (%(ids)s) AND row_security_active('runs') AND user_name <> session_user
+ORDER BY id;
+
+-- name: link_runs
+-- Link two runs, once.
+INSERT INTO run_relationships (from_id, kind, to_id) VALUES (%(from)s, %(kind)s, %(to)s) ON CONFLICT DO NOTHING;
+
+-- name: unlink_runs
+-- Remove a link.
+DELETE FROM run_relationships WHERE from_id = %(from)s AND kind = %(kind)s AND to_id = %(to)s;
+
+-- name: count_doomed
+-- What goes if runs are deleted, by experiment; the live ones by id.
+SELECT experiment, count(*) AS runs, sum(rows)::bigint AS rows,
+       coalesce(array_agg(id ORDER BY id) FILTER (
+           WHERE time_ended IS NULL
+             AND (submission IS NOT NULL OR status IN ('PENDING', 'RUNNING'))), '{}') AS live
+FROM run_overview
+WHERE id = ANY (%(ids)s)
+GROUP BY experiment
+ORDER BY experiment;
+
+-- name: delete_runs
+-- Delete runs with all that belongs to them.
+DELETE FROM runs WHERE id = ANY (%(ids)s) RETURNING id, submission;
+
+-- name: list_experiments
+-- Experiments, or the one of a name, the one with the newest run last, with the number of runs by state.
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, r.counts, r.first, r.newest,
+       coalesce(r.rows, 0) AS rows
+FROM experiments e
+CROSS JOIN LATERAL (
+    SELECT coalesce(jsonb_object_agg(s.status, s.count), '{}') AS counts, min(s.first) AS first,
+           max(s.newest) AS newest, sum(s.rows)::bigint AS rows
+    FROM (SELECT o.status, count(*) AS count, min(o.time_created) AS first, max(o.time_created) AS newest,
+                 sum(o.rows) AS rows
+          FROM run_overview o WHERE o.experiment_id = e.id GROUP BY o.status) s
+) r
+WHERE %(name)s::text IS NULL OR e.name = %(name)s
+ORDER BY coalesce(r.newest, e.time_created), e.id;
+
+-- name: fetch_experiment_links
+-- The links of an experiment to others, by name.
+SELECT f.name, l.kind, t.name
+FROM experiment_relationships l
+JOIN experiments f ON f.id = l.from_id
+JOIN experiments t ON t.id = l.to_id
+WHERE l.from_id = %(id)s OR l.to_id = %(id)s
+ORDER BY f.name, l.kind, t.name;
+
+-- name: fetch_experiment_runs
+-- The runs of an experiment.
+SELECT id FROM run_overview WHERE experiment_id = %(id)s ORDER BY id;
+
+-- name: check_experiment_rights
+-- An experiment, if the caller may change it.
+SELECT id FROM experiments WHERE id = %(id)s AND (user_name = session_user OR NOT row_security_active('experiments'));
+
+-- name: rename_experiment
+-- Give an experiment another name.
+UPDATE experiments SET name = %(new)s WHERE id = %(id)s;
+
+-- name: delete_experiment
+-- Delete an experiment of which no run is left.
+DELETE FROM experiments e WHERE id = %(id)s AND NOT EXISTS (SELECT FROM runs r WHERE r.experiment_id = e.id)
+RETURNING id;
