@@ -15,7 +15,7 @@ from hpctrack.store import registration
 from hpctrack.stream import records, wire
 from hpctrack.stream.collector import starting
 
-PASSWORD = "each one's own"
+PASSWORD = "to each their own"
 
 
 class Roles:

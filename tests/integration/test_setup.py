@@ -16,7 +16,11 @@ from hpctrack.settings import Settings
 from hpctrack.store import database as store
 from hpctrack.store import embedded, migrate
 
-LEDGER = "SELECT name, built_in FROM hpctrack.applied_migrations ORDER BY time_applied, name"
+#: But for SQLTrack's own file, which the schema counts as applied.
+LEDGER = (
+    "SELECT name, built_in FROM hpctrack.applied_migrations WHERE name <> 'base.sql'"
+    " ORDER BY time_applied, name"
+)
 
 
 def query(settings, statement, **params):
