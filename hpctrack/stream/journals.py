@@ -12,7 +12,7 @@ from hpctrack.stream import folders, journal_lines, leftovers, mirror, tail
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hpctrack.stream.supervisor import Config
+    from hpctrack.stream.options import Config
 
 
 class Journals:

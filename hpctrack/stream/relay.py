@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpctrack import redact
+    from hpctrack.stream.options import Config
     from hpctrack.stream.records import Record
-    from hpctrack.stream.supervisor import Config
     from hpctrack.stream.tail import Tail
 
 #: Seconds between two looks at the journals: while something happens, while nothing does, and at the end.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hpctrack.redact import Redactor
-    from hpctrack.stream.supervisor import Config
+    from hpctrack.stream.options import Config
 
 _STDERR_TAIL = 4096
 #: What is read before it, so that a secret is seen whole before it is cut.

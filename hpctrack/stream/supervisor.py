@@ -16,9 +16,10 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hpctrack.stream import runfolder, signals
+from hpctrack.stream.options import Config, Options, attempt, config, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,45 +27,6 @@ if TYPE_CHECKING:
 _STALE = ("HPCTRACK_RUN_DIR", "HPCTRACK_SPOOL_DIR", "HPCTRACK_JOB_ID", "HPCTRACK_ATTEMPT", "HPCTRACK_RUN")
 _FLUSH_MARGIN = 2.0
 """Seconds beyond the flush cap after which a relay that does not answer is ended."""
-
-
-class Options(NamedTuple):
-    """What the wrapper or ``hpctrack run`` asks for."""
-
-    mode: str
-    spool: str
-    command: list[str]
-    script_line: int = 0
-    script: str = ""
-    record: str = ""
-    run: str = ""
-    node_dir: str = ""
-    python_path: bool = True
-    ranks: str = "0"
-    journal_cap: int = 1 << 30
-    flush: float = 5.0
-
-
-class Config(NamedTuple):
-    """What the relay needs to know at its start."""
-
-    run_dir: str
-    spool: str
-    spool_dir: str
-    #: Path of the submission record where it is known (``hpctrack run``); else it is found by job id.
-    record: str
-    cluster: str | None
-    #: Base job id: of an array task the array's.
-    job_id: int | None
-    #: Array task id, or -1.
-    task: int
-    #: Raw job id (SLURM_JOB_ID).
-    raw_job_id: int | None
-    attempt: int
-    flush: float
-    #: Files behind the script's standard output and error; empty where they are no files.
-    stdout: str
-    stderr: str
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,35 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     return _supervise(options, folder, argv)
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """Read the arguments that the wrapper passes; anything unknown is a bug of ours and raises."""
-    mode, *rest = arguments
-    values: dict[str, str] = {}
-    while rest and rest[0] != "--":
-        name = rest.pop(0).lstrip("-").replace("-", "_")
-        values[name] = "" if name == "no_python_path" else rest.pop(0)
-    return Options(
-        mode=mode,
-        spool=values["spool"],
-        command=rest[1:],
-        script_line=int(values.get("script_line", 0)),
-        script=values.get("script", ""),
-        record=values.get("record", ""),
-        run=values.get("run", ""),
-        node_dir=values.get("node_dir", ""),
-        python_path="no_python_path" not in values,
-        ranks=values.get("ranks", "0"),
-        journal_cap=int(values.get("journal_cap", 1 << 30)),
-        flush=float(values.get("flush", 5.0)),
-    )
-
-
 def _prepare(options: Options) -> tuple[runfolder.RunFolder, list[str]]:
     """Make the run folder and, for a batch script, the script in it; return what to start."""
     label = options.run.partition(":")[0] or ".".join(
         (os.environ.get("SLURM_CLUSTER_NAME", "cluster"), os.environ["SLURM_JOB_ID"])
     )
-    folder = runfolder.create(options.spool, options.node_dir, label, _attempt())
+    folder = runfolder.create(options.spool, options.node_dir, label, attempt())
     if options.mode == "command":
         return folder, options.command
     descriptor = os.open(folder.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
@@ -123,44 +62,6 @@ def _script_text(options: Options) -> bytes:
         return file.read()
 
 
-def _attempt() -> int:
-    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return int(restarts) if restarts.isdecimal() else 0
-
-
-def _integer(name: str) -> int | None:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else None
-
-
-def _config(options: Options, folder: runfolder.RunFolder) -> Config:
-    task = _integer("SLURM_ARRAY_TASK_ID") if options.mode == "supervise" else None
-    base = _integer("SLURM_ARRAY_JOB_ID") if task is not None else None
-    raw = _integer("SLURM_JOB_ID")
-    return Config(
-        run_dir=folder.path,
-        spool=options.spool,
-        spool_dir=folder.spool_path,
-        record=options.record,
-        cluster=os.environ.get("SLURM_CLUSTER_NAME"),
-        job_id=base if base is not None else raw,
-        task=-1 if task is None else task,
-        raw_job_id=raw,
-        attempt=_attempt(),
-        flush=options.flush,
-        stdout=_file_behind(1),
-        stderr=_file_behind(2),
-    )
-
-
-def _file_behind(descriptor: int) -> str:
-    with contextlib.suppress(OSError):
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        if os.path.isfile(path):
-            return path
-    return ""
-
-
 def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
     environ = _inherited()
@@ -169,7 +70,7 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     environ["HPCTRACK_RUN_DIR"] = folder.path
     environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
     environ["HPCTRACK_JOB_ID"] = environ.get("SLURM_JOB_ID", "")
-    environ["HPCTRACK_ATTEMPT"] = str(_attempt())
+    environ["HPCTRACK_ATTEMPT"] = str(attempt())
     environ["HPCTRACK_RANKS"] = options.ranks
     environ["HPCTRACK_JOURNAL_CAP"] = str(options.journal_cap)
     if options.run:
@@ -188,7 +89,7 @@ def _shared_journal(folder: runfolder.RunFolder) -> str:
 
     with contextlib.suppress(OSError):
         folders.make(folder.spool_path)
-        return runfolder.create_journal(folder.spool_path, "shell", _attempt(), 0)
+        return runfolder.create_journal(folder.spool_path, "shell", attempt(), 0)
     return ""
 
 
@@ -208,7 +109,7 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
     try:
         inside = signals.Sentinel(own_group=False)
         outside = signals.Sentinel(own_group=True) if batch else None
-        relay, channel = _fork_relay(_config(options, folder))
+        relay, channel = _fork_relay(config(options, folder))
     except OSError as error:  # no more processes
         signal.pthread_sigmask(signal.SIG_SETMASK, original_mask)
         _say(f"this job runs untracked: {error}")

@@ -27,7 +27,7 @@ NODE_SIDE = frozenset(
     "errors settings redact script stream stream.journal stream.journal_lines stream.wire stream.window "
     "stream.records stream.runfolder stream.signals stream.spool stream.supervisor stream.relay stream.usage "
     "stream.writer stream.tail stream.outbox stream.folders stream.mirror stream.leftovers stream.journals "
-    "stream.report stream.__main__".split()
+    "stream.options stream.report stream.__main__".split()
 )
 #: What may import the parts that touch the world; each part may import itself.
 IMPORTERS = {
