@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from hpctrack.store import database as store
+from hpctrack.stream import journal, journal_lines
 from hpctrack.stream.collector import starting
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
@@ -40,6 +42,15 @@ def eventually(check, seconds: float = PATIENCE):
             return found
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.02)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the space of a file system; return the file that has it."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    return filler
 
 
 def environment(settings) -> dict[str, str]:
@@ -74,16 +85,18 @@ class Collector:
 class Tracked:
     """A script that logs ``count`` rows under ``hpctrack run``."""
 
-    def __init__(self, settings, folder: Path, count: int, rate: float, *, name: str = "faults") -> None:
+    def __init__(
+        self, settings, folder: Path, count: int, rate: float, *,
+        name: str = "faults", node: Path | None = None, **environ: str,
+    ) -> None:  # fmt: skip
         self.settings, self.count, self.name = settings, count, name
-        self.node = folder / f"node-{name}"
-        self.node.mkdir(parents=True)
-        self.node.chmod(0o700)
+        self.node = node or folder / f"node-{name}"
+        self.node.mkdir(mode=0o700, exist_ok=True)
         script = [sys.executable, "-c", _SCRIPT, "0", str(count), str(rate)]
         own = settings._replace(node_dir=str(self.node))
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, "run", "-E", name, "--", *script],
-            env=environment(own), cwd=folder,
+            env={**environment(own), **environ}, cwd=folder,
         )  # fmt: skip
 
     def wait(self) -> int:
@@ -127,6 +140,14 @@ class Tracked:
     def logged(self) -> int:
         """Return how many rows stand in the journals of the node."""
         return sum(path.read_bytes().count(b"\n=") for path in self.node.glob("hpctrack-*/*/*.log.journal"))
+
+    def lost(self) -> int:
+        """Return how many lines found no place in the journals of the node."""
+        heads = [
+            journal.parse_header(path.read_bytes()[: journal_lines.HEADER_SIZE])
+            for path in self.node.glob("hpctrack-*/*/*.log.journal")
+        ]
+        return sum(head.lost for head in heads if head is not None)
 
     def check(self, count: int | None = None) -> None:
         """Every row is there exactly once, bit for bit, and the run's own accounting says so."""

@@ -34,6 +34,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 #: Compiling takes longer than any of our statements (manual, "When to JIT?").
 _SESSION = "SELECT set_config('search_path', quote_ident(%s), false), set_config('jit', 'off', false)"
+_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, false)"
 
 CONNECT_TIMEOUT = "5"
 """Seconds (libpq's ``connect_timeout``) where the configuration does not say otherwise."""
@@ -48,11 +49,15 @@ def conninfo(settings: Settings) -> dict[str, str]:
     return {"connect_timeout": CONNECT_TIMEOUT, **embedded.ensure(settings)}
 
 
-def connect(settings: Settings, *, autocommit: bool = False, check: bool = True) -> Connection:
+def connect(
+    settings: Settings, *, autocommit: bool = False, check: bool = True, idle: str | None = None
+) -> Connection:
     """Connect, with the configured schema alone on the search path.
 
     ``check`` refuses a database whose schema is missing, older, newer or dirty. In the personal mode a
-    missing schema is set up. Raises `errors.StoreUnavailable`, `errors.StoreDenied`, `errors.SchemaError`.
+    missing schema is set up. ``idle`` bounds for how long the session may stand still in mid-transaction
+    until PostgreSQL ends it (``idle_in_transaction_session_timeout``). Raises `errors.StoreUnavailable`,
+    `errors.StoreDenied`, `errors.SchemaError`.
     """
     parameters = conninfo(settings)
     with translated():
@@ -66,6 +71,8 @@ def connect(settings: Settings, *, autocommit: bool = False, check: bool = True)
     try:
         with translated():
             connection.execute(_SESSION, (settings.schema,))
+            if idle is not None:
+                connection.execute(_IDLE, (idle,))
             if check:
                 from hpctrack.store import migrate
 

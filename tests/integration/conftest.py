@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import uuid
 
 import pytest
@@ -11,6 +13,8 @@ from psycopg.rows import dict_row
 
 from hpctrack import reconcile
 from hpctrack.store import ingestion
+from tests.chain import Collector, Tracked
+from tests.conftest import skip_or_fail
 from tests.integration.roles import Roles
 from tests.integration.site_of_fakes import Site
 from tests.integration.slurm_says import T0, Slurm
@@ -126,6 +130,51 @@ def site(tmp_path):
 def stored(tmp_path, database):
     """A site with a PostgreSQL."""
     return Site(tmp_path, database)
+
+
+# --- the whole chain under faults; each file has settings of its own ---
+
+
+@pytest.fixture
+def collect(settings):
+    """Start collectors; all are ended with the test."""
+    started = []
+
+    def run(*options, **changes):
+        started.append(Collector(settings._replace(**changes), *options))
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def track(tmp_path, settings):
+    """Start tracked scripts that log so many rows at a rate; all are ended with the test."""
+    started = []
+
+    def run(count, rate, *, settings=settings, **options):
+        started.append(Tracked(settings, tmp_path, count, rate, **options))
+        return started[-1]
+
+    yield run
+    for one in started:
+        if one.process.poll() is None:
+            os.kill(one.script(), signal.SIGKILL)
+            one.process.wait(30)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of eight megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        skip_or_fail("file systems can't be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

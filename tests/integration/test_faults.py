@@ -15,8 +15,7 @@ import pytest
 from hpctrack import settings as configuration
 from hpctrack.store import database as store
 from hpctrack.store import embedded
-from tests.chain import PROGRAM, Collector, Tracked, environment, eventually
-from tests.conftest import skip_or_fail
+from tests.chain import PROGRAM, Collector, environment, eventually, fill
 
 ROWS, RATE = 2500, 500
 
@@ -24,36 +23,6 @@ ROWS, RATE = 2500, 500
 @pytest.fixture
 def settings(database):
     return database._replace(collector_bind="127.0.0.1", auto_columns=True, flush=30.0)
-
-
-@pytest.fixture
-def collect(settings):
-    """Start collectors; all are ended with the test."""
-    started = []
-
-    def run(*options, **changes):
-        started.append(Collector(settings._replace(**changes), *options))
-        return started[-1]
-
-    yield run
-    for one in started:
-        one.end(signal.SIGKILL)
-
-
-@pytest.fixture
-def track(tmp_path, settings):
-    """Start tracked scripts; all are ended with the test."""
-    started = []
-
-    def run(count=ROWS, rate=RATE, *, settings=settings, **options):
-        started.append(Tracked(settings, tmp_path, count, rate, **options))
-        return started[-1]
-
-    yield run
-    for one in started:
-        if one.process.poll() is None:
-            os.kill(one.script(), signal.SIGKILL)
-            one.process.wait(30)
 
 
 @pytest.fixture
@@ -81,7 +50,7 @@ def test_collectors_killed_ten_times_under_load(collect, track):
     rng = random.Random(3)
     one = collect()
     one.address()
-    scripts = [track(name=name) for name in ("first", "second")]
+    scripts = [track(ROWS, RATE, name=name) for name in ("first", "second")]
     eventually(scripts[0].rows)
     for _ in range(10):
         time.sleep(rng.uniform(0.0, 0.3))
@@ -96,7 +65,7 @@ def test_collectors_killed_ten_times_under_load(collect, track):
 
 def test_sessions_of_postgresql_terminated_again_and_again(collect, track, connection):
     collect().address()
-    script = track()
+    script = track(ROWS, RATE)
     eventually(script.rows)
     for _ in range(10):
         time.sleep(0.2)
@@ -114,7 +83,7 @@ def test_postmaster_ended_in_mid_run(personal, track, number):
     collector = Collector(personal)
     try:
         collector.address()
-        script = track(settings=personal)
+        script = track(ROWS, RATE, settings=personal)
         eventually(script.rows)
         for _ in range(2):
             file = next(Path(personal.data_dir).rglob("postmaster.pid"))
@@ -133,7 +102,7 @@ def test_postmaster_ended_in_mid_run(personal, track, number):
 def test_processes_of_the_job_killed_in_mid_run(collect, track, settings, victim):
     """What the journals hold is delivered: by the relay that is left, or else by ``hpctrack sync``."""
     collect().address()
-    script = track()
+    script = track(ROWS, RATE)
     eventually(script.rows)
     pids = {"script": script.script(), "relay": script.relay(), "supervisor": script.process.pid}
     os.kill(pids[victim], signal.SIGKILL)
@@ -151,14 +120,32 @@ def test_processes_of_the_job_killed_in_mid_run(collect, track, settings, victim
     assert "nothing waits" in sync(settings._replace(node_dir=str(script.node)))
 
 
+def stopped_in_mid_batch(collector, connection) -> bool:
+    """Stop a collector; if that does not hit it in a transaction, let it go on."""
+    collector.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.1)  # what it has sent is still done
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND state = 'idle in transaction'"
+    )
+    if connection.execute(query).fetchone() == (1,):
+        return True
+    collector.process.send_signal(signal.SIGCONT)
+    return False
+
+
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
-def test_a_relay_moves_to_the_second_collector_and_back(collect, track, settings, tmp_path):
-    """The first one is stopped, not dead: what it still holds and acknowledges late adds nothing."""
+def test_a_relay_moves_to_the_second_collector_and_back(collect, track, settings, connection, tmp_path):
+    """They are stopped, not dead: what they still hold and acknowledge late adds nothing.
+
+    The first one is stopped in mid-batch, so that PostgreSQL has to take its journals from it.
+    """
     first = collect(data_dir=str(tmp_path / "first"))
     second = collect(data_dir=str(tmp_path / "second"))
     places = tuple(f"{host}:{port}" for host, port in (first.address(), second.address()))
-    script = track(settings=settings._replace(collector=places))
+    script = track(ROWS, RATE, settings=settings._replace(collector=places))
     eventually(script.rows)
+    eventually(lambda: stopped_in_mid_batch(first, connection))
     for one in (first, second):
         one.process.send_signal(signal.SIGSTOP)
         before = script.rows()
@@ -170,7 +157,7 @@ def test_a_relay_moves_to_the_second_collector_and_back(collect, track, settings
 
 def test_postgresql_that_only_reads_acknowledges_nothing_and_recovers(collect, track, connection):
     collect().address()
-    script = track()
+    script = track(ROWS, RATE)
     eventually(script.rows)
     name = connection.execute("SELECT current_database()").fetchone()[0]
     terminate = (
@@ -188,32 +175,17 @@ def test_postgresql_that_only_reads_acknowledges_nothing_and_recovers(collect, t
     script.check()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of eight megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, check=False).returncode:
-        skip_or_fail("file systems can't be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_postgresql_without_disk_space_acknowledges_nothing_and_recovers(
     collect, track, connection, small_disk, settings
 ):
     collect().address()
-    script = track()
+    script = track(ROWS, RATE)
     eventually(script.rows)
     space = f"small_{connection.info.dbname}"
     connection.execute(f"CREATE TABLESPACE {space} LOCATION '{small_disk}'")
     try:
         connection.execute(f"ALTER TABLE metrics SET TABLESPACE {space}")
-        filler = small_disk / "filler"
-        with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 12))
+        filler = fill(small_disk)
         eventually(lambda: script.logged() > script.rows() + RATE)
         filler.unlink()
         assert script.wait() == 0

@@ -50,9 +50,15 @@ def test_all_that_a_finished_run_sent_may_come_again(connection, collector, subm
         lambda: connection.execute("SELECT time_ended FROM runs WHERE id = %s", [run_id]).fetchone()[0]
     )
     before = everything(connection)
+    while sender.answer(0.1) is not None:
+        pass
     for _ in range(3):
         send(*sent)
-        sender.ping()
+        answers = 0
+        while (answer := sender.answer()) is not None:
+            answers += 1
+            assert (answer.kind, answer.start > 0) == (wire.ACK, True)
+        assert 0 < answers <= len(sent)  # none of which is longer than its question: no amplifier
     sender.ship(b"afterall", [rows(100)])  # all before it has been dealt with
     after = everything(connection)
     after["metrics"] = [row for row in after["metrics"] if row[0]["step"] < 100]

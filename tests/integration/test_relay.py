@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -568,10 +569,22 @@ def test_a_journal_that_was_emptied_goes_on_under_another_name(job, collector):
     assert collector.steps() == [1, 2, 3, 4]
 
 
-def test_answers_under_another_key_change_nothing(job, collector):
+def test_answers_that_are_not_the_collectors_change_nothing(job, collector):
+    """Everything is acknowledged under another key, with the MAC of what was sent, or by what was sent."""
     job.submit()
-    forger = Collector(os.urandom(32))
-    forger._take = lambda datagram: wire.answer(wire.peek(datagram), forger.key, 1 << 40, 1 << 41)
+    forger = Collector(bytes(32))
+
+    def forged(datagram: bytes) -> bytes:
+        return wire.answer(wire.peek(datagram), forger.key, 1 << 40, 1 << 41)
+
+    def grafted(datagram: bytes) -> bytes:
+        return forged(datagram)[: -wire.MAC_SIZE] + datagram[-wire.MAC_SIZE :]
+
+    def any_of_them(datagram: bytes) -> bytes:
+        return next(kinds)(datagram)
+
+    kinds = itertools.cycle((forged, grafted, bytes))
+    forger._take = any_of_them
     job.find_collector_at(f"{forger.address}\n{collector.address}")
     job.run(LOG, LAST="100", REST="6")
     forger.close()

@@ -24,6 +24,8 @@ _PERSONAL_INTERVAL = 60.0
 _DEFAULT_INTERVAL = settings_.Settings().reconcile_interval
 _RETRY_SECONDS = 300.0
 _TICK = 0.5
+#: If this process stands still while it holds runs, PostgreSQL lets go of them after so long.
+_STANDSTILL = "60s"
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ class Reconciling:
 
     def _connected(self) -> database.Connection:
         if self._connection is None:
-            self._connection = database.connect(self._settings)
+            self._connection = database.connect(self._settings, idle=_STANDSTILL)
         return self._connection
 
     def _disconnect(self) -> None:

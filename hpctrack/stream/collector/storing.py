@@ -34,6 +34,9 @@ _EXPIRE_SECONDS = 5.0
 #: Seconds between attempts while PostgreSQL is in trouble, and how long a collector that ends tries on.
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 _LAST_ATTEMPTS = 5.0
+#: If this process stands still in mid-batch (its host does, or somebody stopped it), PostgreSQL lets go of
+#: its journals after so long: another collector may serve them.
+_STANDSTILL = "10s"
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -219,7 +222,7 @@ class Storing:
 
     def _connected(self) -> ingestion.Ingestion:
         if self._ingestion is None:
-            self._connection = database.connect(self._settings, autocommit=True)
+            self._connection = database.connect(self._settings, autocommit=True, idle=_STANDSTILL)
             wanted = self._settings.auto_columns
             self._ingestion = ingestion.Ingestion(
                 self._connection,
