@@ -594,6 +594,66 @@ COMMENT ON COLUMN attempt_resources.memory_used_bytes IS
     'Most memory that it was seen to use: the greater of accounting''s MaxRSS (of one task) and our samples (all nodes together)';
 COMMENT ON COLUMN attempt_resources.gpus IS 'GPUs that Slurm gave it';
 
+CREATE VIEW jobs AS
+SELECT o.id AS run_id,
+       CASE WHEN o.array_task_id IS NULL THEN o.slurm_job_id::text
+            ELSE o.array_job_id || '_' || o.array_task_id END AS job_id,
+       o.job_name, o.experiment, o.user_name, o.account, o.partition, o.qos, o.cluster, o.status AS state,
+       o.attempt AS restarts, o.time_created AS submitted, o.time_started AS started, o.time_ended AS ended,
+       coalesce(o.time_ended, CASE WHEN o.time_started IS NOT NULL THEN now() END) - o.time_started AS elapsed,
+       o.time_limit, o.node_list, o.exit_code, o.exit_signal, o.reason, o.last_step, o.last_time, o.last, o.lost
+FROM run_overview o;
+COMMENT ON VIEW jobs IS 'Everybody''s runs in sacct''s words, with their latest metrics';
+COMMENT ON COLUMN jobs.run_id IS 'The run''s own id, written r7';
+COMMENT ON COLUMN jobs.job_id IS 'Slurm''s id as its commands write it: 14, or 14_3 for a task of an array; NULL outside Slurm';
+COMMENT ON COLUMN jobs.experiment IS 'Name of the experiment';
+COMMENT ON COLUMN jobs.state IS 'Slurm''s latest verdict';
+COMMENT ON COLUMN jobs.restarts IS 'How often it was started again, after a requeue or a preemption';
+COMMENT ON COLUMN jobs.submitted IS 'When it was submitted';
+COMMENT ON COLUMN jobs.started IS 'When it started, the latest time';
+COMMENT ON COLUMN jobs.ended IS 'When it was over for good; NULL while it may still change';
+COMMENT ON COLUMN jobs.elapsed IS 'From its latest start to its end, or to now';
+
+CREATE VIEW metric_values WITH (security_invoker = true) AS
+SELECT m.run_id, m.step, m.progress, m.time, m.attempt, v.name, v.value, v.text
+FROM metrics m
+CROSS JOIN LATERAL (
+    SELECT c.key AS name,
+           CASE WHEN c.value IN ('"NaN"', '"Infinity"', '"-Infinity"') THEN (c.value #>> '{}')::double precision
+                ELSE metric_number(c.value) END AS value,
+           c.value #>> '{}' AS text
+    FROM jsonb_each(to_jsonb(m) - '{run_id,step,progress,time,attempt,extra}'::text[]) c
+    WHERE c.value <> 'null'
+    UNION ALL
+    SELECT e.key, metric_number(e.value), coalesce(e.value ->> 'float', e.value ->> 'int', e.value #>> '{}')
+    FROM jsonb_each(m.extra) e) v;
+COMMENT ON VIEW metric_values IS 'Metrics with one value a row, whether they have a column or not; for some runs at a time';
+COMMENT ON COLUMN metric_values.name IS 'Name of the metric';
+COMMENT ON COLUMN metric_values.value IS 'Its value as a number; NULL where it is none';
+COMMENT ON COLUMN metric_values.text IS 'Its value as text';
+
+CREATE VIEW metric_summary WITH (security_invoker = true) AS
+SELECT run_id, name, count(*) AS count,
+       (array_agg(value ORDER BY step, progress))[1] AS first,
+       (array_agg(value ORDER BY step DESC, progress DESC))[1] AS last,
+       min(value) FILTER (WHERE value <> 'NaN') AS min,
+       (array_agg(step ORDER BY value, step) FILTER (WHERE value <> 'NaN'))[1] AS min_step,
+       max(value) FILTER (WHERE value <> 'NaN') AS max,
+       (array_agg(step ORDER BY value DESC, step) FILTER (WHERE value <> 'NaN'))[1] AS max_step
+FROM metric_values
+WHERE value IS NOT NULL
+GROUP BY run_id, name;
+COMMENT ON VIEW metric_summary IS 'Each metric of a run in one row: its first, last, least and greatest value; for some runs at a time';
+COMMENT ON COLUMN metric_summary.run_id IS 'The run';
+COMMENT ON COLUMN metric_summary.name IS 'Name of the metric';
+COMMENT ON COLUMN metric_summary.count IS 'How many values there are';
+COMMENT ON COLUMN metric_summary.first IS 'Value at the first step that has one';
+COMMENT ON COLUMN metric_summary.last IS 'Value at the last step that has one';
+COMMENT ON COLUMN metric_summary.min IS 'Least value, apart from NaN';
+COMMENT ON COLUMN metric_summary.min_step IS 'First step with the least value';
+COMMENT ON COLUMN metric_summary.max IS 'Greatest value, apart from NaN';
+COMMENT ON COLUMN metric_summary.max_step IS 'First step with the greatest value';
+
 -- Columns that a view hands through are explained like those of the table.
 DO $$
 DECLARE c record;
@@ -602,7 +662,8 @@ BEGIN
         SELECT v.relname AS view, va.attname AS name, d.description
         FROM (VALUES ('run_links', 'run_relationships', 1), ('experiment_links', 'experiment_relationships', 1),
                      ('run_overview', 'runs', 1), ('run_overview', 'run_latest', 2),
-                     ('attempt_overview', 'attempts', 1), ('attempt_resources', 'attempts', 1)) AS pair (view, base, rank)
+                     ('attempt_overview', 'attempts', 1), ('attempt_resources', 'attempts', 1),
+                     ('jobs', 'runs', 1), ('jobs', 'run_latest', 2), ('metric_values', 'metrics', 1)) AS pair (view, base, rank)
         JOIN pg_class v ON v.oid = pair.view::regclass
         JOIN pg_attribute va ON va.attrelid = v.oid AND col_description(v.oid, va.attnum) IS NULL
         JOIN pg_attribute ba ON ba.attrelid = pair.base::regclass AND ba.attname = va.attname
