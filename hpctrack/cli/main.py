@@ -40,6 +40,7 @@ VERBS = {
     "templates": Verb("Submit", "hpctrack.cli.templates:command", "List job scripts to start from."),
     "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),
     "show": Verb("Look", "hpctrack.cli.show:command", "Tell everything about one run."),
+    "psql": Verb("Look", "hpctrack.cli.psql:command", "Open psql on the tracked data."),
     "tag": Verb("Change", "hpctrack.cli.annotate:tag", "Tag runs."),
     "untag": Verb("Change", "hpctrack.cli.annotate:untag", "Take tags off runs."),
     "note": Verb("Change", "hpctrack.cli.annotate:note", "Note something about a run."),

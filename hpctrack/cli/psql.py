@@ -1,0 +1,27 @@
+"""``hpctrack psql``: psql on the tracked data."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from hpctrack import settings
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "--config-path", type=click.Path(dir_okay=False), help="Configuration file, if not the usual ones."
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PSQL OPTIONS]")
+def command(*, config_path: str | None, arguments: tuple[str, ...]) -> None:
+    """Open psql, connected as hpctrack is, with its tables on the search path.
+
+    Options are psql's own: -c 'SELECT * FROM jobs', -f FILE, --csv. Questions and queries to start from:
+    docs/sql.md. Here, too, you change only your own runs.
+    """
+    configuration = settings.load(config_path=config_path)
+    from hpctrack.store import psql
+
+    program = psql.program()
+    os.execve(program, [program, *arguments], psql.environment(configuration, os.environ))  # noqa: S606

