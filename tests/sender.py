@@ -95,3 +95,21 @@ def rows(first: int, count: int = 3, **more) -> bytes:
 
 def message(kind: str, **body) -> bytes:
     return wire.pack([journal.Message(0, kind, json.dumps(body))])[0]
+
+
+def logged(connection, run_id) -> dict[int, float]:
+    """Return what PostgreSQL has of the rows that `rows` makes: x by step."""
+    return dict(connection.execute("SELECT step, x FROM metrics WHERE run_id = %s", [run_id]).fetchall())
+
+
+def whole(count: int) -> dict[int, float]:
+    """Return what it should have of so many."""
+    return {step: step + 0.5 for step in range(count)}
+
+
+def stats(connection) -> dict:
+    """Return what the collectors say once they have said something new."""
+    query = "SELECT max(heartbeat) FROM collectors"
+    (before,) = connection.execute(query).fetchone()
+    eventually(lambda: connection.execute(query).fetchone()[0] not in (None, before))
+    return connection.execute("SELECT stats FROM collectors ORDER BY heartbeat DESC LIMIT 1").fetchone()[0]

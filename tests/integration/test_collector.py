@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import random
@@ -11,21 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import uuid
 
 import psutil
 import pytest
 
-from hpctrack import errors, model
-from hpctrack import settings as configuration
-from hpctrack.store import collectors, embedded
+from hpctrack.store import collectors
 from hpctrack.store import database as store
-from hpctrack.stream import journal, records, wire
-from hpctrack.stream.collector import reconciling, starting
-from tests.chain import PATIENCE, PROGRAM, Collector, environment, eventually
-from tests.sender import Sender, message, rows
+from hpctrack.stream import journal, wire
+from hpctrack.stream.collector import starting
+from tests.chain import PATIENCE, PROGRAM, environment, eventually
+from tests.sender import Sender, logged, message, rows, stats, whole
 
 
 @pytest.fixture
@@ -33,39 +28,9 @@ def settings(database):
     return database._replace(collector_bind="127.0.0.1", auto_columns=True)
 
 
-@pytest.fixture
-def start(settings):
-    """Start collectors; all are ended with the test."""
-    started = []
-
-    def run(*options, **changes):
-        started.append(Collector(settings._replace(**changes), *options))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.end(signal.SIGKILL)
-
-
-def logged(connection, run_id) -> dict[int, float]:
-    return dict(connection.execute("SELECT step, x FROM metrics WHERE run_id = %s", [run_id]).fetchall())
-
-
-def whole(count: int) -> dict[int, float]:
-    return {step: step + 0.5 for step in range(count)}
-
-
-def stats(connection) -> dict:
-    """Return what the collectors say once they have said something new."""
-    query = "SELECT max(heartbeat) FROM collectors"
-    (before,) = connection.execute(query).fetchone()
-    eventually(lambda: connection.execute(query).fetchone()[0] not in (None, before))
-    return connection.execute("SELECT stats FROM collectors ORDER BY heartbeat DESC LIMIT 1").fetchone()[0]
-
-
-def test_rows_are_acknowledged_once_they_are_committed(connection, start, submit):
+def test_rows_are_acknowledged_once_they_are_committed(connection, collect, submit):
     run_id, *identity = submit()
-    sender = Sender(start().address(), *identity)
+    sender = Sender(collect().address(), *identity)
     sender.ping()
     name = b"journal1"
     sender.send(wire.seal(sender.key, sender.header(name, 0, 100), rows(0)))
@@ -76,9 +41,9 @@ def test_rows_are_acknowledged_once_they_are_committed(connection, start, submit
     assert connection.execute("SELECT watermark FROM streams").fetchall() == [(100,)]
 
 
-def test_each_case_is_answered_as_the_wire_says(start, submit):
+def test_each_case_is_answered_as_the_wire_says(collect, submit):
     _, *identity = submit()
-    sender = Sender(start().address(), *identity)
+    sender = Sender(collect().address(), *identity)
     sender.ping()
     name = b"journal1"
 
@@ -99,9 +64,9 @@ def test_each_case_is_answered_as_the_wire_says(start, submit):
 
 
 @pytest.mark.parametrize("loss", [0.3, 0.7])
-def test_everything_arrives_once_over_a_bad_network(connection, start, submit, loss):
+def test_everything_arrives_once_over_a_bad_network(connection, collect, submit, loss):
     run_id, *identity = submit()
-    sender = Sender(start().address(), *identity, rng=random.Random(7), loss=loss)
+    sender = Sender(collect().address(), *identity, rng=random.Random(7), loss=loss)
     long = message("args", text="x" * 20_000)
     bodies = [rows(3 * i) if i != 30 else long for i in range(100)]
     sender.ship(b"journal1", bodies)
@@ -114,10 +79,10 @@ def test_everything_arrives_once_over_a_bad_network(connection, start, submit, l
     assert connection.execute("SELECT args->>'text' FROM runs").fetchone() == ("x" * 20_000,)
 
 
-def test_a_killed_collector_loses_and_doubles_nothing(connection, start, submit):
+def test_a_killed_collector_loses_and_doubles_nothing(connection, collect, submit):
     run_id, *identity = submit()
     rng = random.Random(3)
-    process = start()
+    process = collect()
     sender = Sender(process.address(), *identity, rng=rng, loss=0.1)
     bodies = [rows(3 * i) for i in range(600)]
     done = 0
@@ -126,16 +91,16 @@ def test_a_killed_collector_loses_and_doubles_nothing(connection, start, submit)
         with contextlib.suppress(AssertionError):
             sender.ship(b"journal1", bodies[:done], seconds=rng.uniform(0.1, 0.6))
         process.end(signal.SIGKILL)
-        process = start()
+        process = collect()
         assert process.address() == sender.socket.getpeername()
     sender.ship(b"journal1", bodies)
     assert logged(connection, run_id) == whole(1800)
     assert connection.execute("SELECT rows FROM streams").fetchall() == [(1800,)]
 
 
-def test_sigterm_commits_and_acknowledges_what_has_arrived(connection, start, submit):
+def test_sigterm_commits_and_acknowledges_what_has_arrived(connection, collect, submit):
     run_id, *identity = submit()
-    process = start()
+    process = collect()
     sender = Sender(process.address(), *identity)
     sender.ping()
     bodies = [rows(3 * i) for i in range(400)]
@@ -150,10 +115,10 @@ def test_sigterm_commits_and_acknowledges_what_has_arrived(connection, start, su
     assert starting.read_addresses(process.settings) == []
 
 
-def test_strangers_get_no_answer_and_change_only_counters(connection, start, submit):
+def test_strangers_get_no_answer_and_change_only_counters(connection, collect, submit):
     run_id, *identity = submit()
     _, *other = submit()
-    address = start().address()
+    address = collect().address()
     sender, stranger = Sender(address, *identity), Sender(address, *identity)
     sender.ping()
     good = wire.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0))
@@ -179,9 +144,9 @@ def test_strangers_get_no_answer_and_change_only_counters(connection, start, sub
     assert connection.execute("SELECT count(*) FROM rejected").fetchone() == (0,)
 
 
-def test_a_flood_of_invented_runs_leaves_others_alone(connection, start, submit):
+def test_a_flood_of_invented_runs_leaves_others_alone(connection, collect, submit):
     run_id, *identity = submit()
-    sender = Sender(start().address(), *identity)
+    sender = Sender(collect().address(), *identity)
     flood = [
         wire.seal(sender.key, sender.header(b"j" * 8, 0, 9)._replace(submission=os.urandom(16)))
         for _ in range(3000)
@@ -192,9 +157,9 @@ def test_a_flood_of_invented_runs_leaves_others_alone(connection, start, submit)
     assert logged(connection, run_id) == whole(150)
 
 
-def test_a_valid_key_with_absurd_contents_is_set_aside(connection, start, submit):
+def test_a_valid_key_with_absurd_contents_is_set_aside(connection, collect, submit):
     run_id, *identity = submit()
-    sender = Sender(start().address(), *identity)
+    sender = Sender(collect().address(), *identity)
     bodies = [rows(0), b"\x01\xff\xff\xff\xff", random.Random(1).randbytes(1000), rows(3)]
     sender.ship(b"journal1", bodies)
     assert logged(connection, run_id) == whole(6)
@@ -202,10 +167,10 @@ def test_a_valid_key_with_absurd_contents_is_set_aside(connection, start, submit
     assert found == [(100, bodies[1]), (200, bodies[2])]
 
 
-def test_a_poisoned_row_stops_nobody(connection, start, submit):
+def test_a_poisoned_row_stops_nobody(connection, collect, submit):
     (good_id, *good), (bad_id, *bad) = submit(), submit()
     connection.execute("ALTER TABLE metrics ADD COLUMN x double precision CHECK (x <> 31.5)")
-    address = start().address()
+    address = collect().address()
     for identity in (bad, good):
         bodies = [rows(3 * i) for i in range(20)] if identity is bad else [rows(100)]
         Sender(address, *identity).ship(b"journal1", bodies)
@@ -213,9 +178,9 @@ def test_a_poisoned_row_stops_nobody(connection, start, submit):
     assert set(logged(connection, good_id)) == {100, 101, 102}
 
 
-def test_lost_connections_are_made_again(connection, start, submit):
+def test_lost_connections_are_made_again(connection, collect, submit):
     run_id, *identity = submit()
-    sender = Sender(start().address(), *identity)
+    sender = Sender(collect().address(), *identity)
     bodies = [rows(3 * i) for i in range(300)]
     for done in range(60, 301, 60):
         connection.execute(
@@ -226,9 +191,9 @@ def test_lost_connections_are_made_again(connection, start, submit):
     assert logged(connection, run_id) == whole(900)
 
 
-def test_memory_is_bounded_while_postgresql_does_not_answer(settings, connection, start, submit):
+def test_memory_is_bounded_while_postgresql_does_not_answer(settings, connection, collect, submit):
     run_id, *identity = submit()
-    process = start()
+    process = collect()
     sender = Sender(process.address(), *identity)
     sender.ping()
     body = wire.pack([journal.Row(0, 0, None, None, {f"m{i}": 1.0 for i in range(80)})])[0]
@@ -248,22 +213,22 @@ def test_memory_is_bounded_while_postgresql_does_not_answer(settings, connection
     assert stats(connection)["received"].get("overflow", 0) > 0
 
 
-def test_one_collector_leads_and_another_takes_over(connection, start, tmp_path):
+def test_one_collector_leads_and_another_takes_over(connection, collect, tmp_path):
     def leaders():
         return [row.pid for row in collectors.fetch(connection) if row.reconciles]
 
-    first = start()
+    first = collect()
     assert eventually(leaders) == [first.process.pid]
-    second = start(data_dir=str(tmp_path / "other"))
+    second = collect(data_dir=str(tmp_path / "other"))
     eventually(lambda: len(collectors.fetch(connection)) == 2)
     assert leaders() == [first.process.pid]
     assert first.end() == 0
     assert eventually(leaders) == [second.process.pid]
 
 
-def test_status_tells_what_a_collector_does(connection, settings, start, submit):
+def test_status_tells_what_a_collector_does(connection, settings, collect, submit):
     run_id, *identity = submit()
-    process = start()
+    process = collect()
     Sender(process.address(), *identity).ship(b"journal1", [rows(0)])
     stats(connection)
 
@@ -308,239 +273,11 @@ def test_an_address_that_is_taken_is_one_clear_line(settings):
     assert "Traceback" not in run.stderr
 
 
-# --- the early check of a run whose script has ended ---
-
-
-class Books:
-    """Slurm's books, which learn of the end of job 14 only when they have been looked at twice."""
-
-    def __init__(self) -> None:
-        self.looks = 0
-
-    def _fact(self, source, status) -> model.JobFacts:
-        now = datetime.datetime.now(datetime.timezone.utc)
-        ended = now if status is model.RunStatus.FAILED else None
-        submitted = now - datetime.timedelta(minutes=1)
-        return model.JobFacts(
-            source, "c", 14, status.value, status, user_name="u", attempt=0, time_submitted=submitted,
-            time_started=submitted, time_ended=ended, exit_code=3 if ended else None,
-        )  # fmt: skip
-
-    def queue(self, users=None):
-        return [] if self.looks > 2 else [self._fact("squeue", model.RunStatus.COMPLETING)]
-
-    def ended(self, jobs, since):
-        self.looks += 1
-        status = model.RunStatus.FAILED if self.looks > 2 else model.RunStatus.RUNNING
-        return [self._fact("sacct", status)]
-
-
-@pytest.mark.parametrize("away", [0.0, 1.5], ids=["", "after another collector's lease has run out"])
-def test_a_finished_job_shows_its_final_state_within_seconds(settings, connection, insert, away):
-    experiment, name, books = insert("experiments", name="e"), uuid.uuid4(), Books()
-    before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=1)
-    insert("submissions", uuid=name, user_name="u", time=before, cluster="c")
-    run_id = insert(
-        "runs", experiment_id=experiment, status="RUNNING", submission=name, task=-1, user_name="u",
-        cluster="c", slurm_job_id=14, time_created=before,
-    )  # fmt: skip
-    collector = uuid.uuid4()
-    assert collectors.beat(connection, collector, host="h", pid=1, addresses=["h:1"], stats={})
-    rarely = settings._replace(reconcile_interval=3600.0)
-    leads = threading.Event()
-    leads.set()
-    thread = reconciling.Reconciling(
-        rarely, collector, lambda: reconciling.Slurm("c", books, None), leads.is_set, between_looks=0.5
-    )
-    running = threading.Thread(target=thread.run)
-    running.start()
-    try:
-        eventually(lambda: thread.passes)  # the regular pass, for the next hour
-        if away:
-            leads.clear()
-        thread.ended({run_id})
-        time.sleep(away)
-        leads.set()
-        query = "SELECT status::text FROM runs WHERE id = %s"
-        eventually(lambda: connection.execute(query, [run_id]).fetchone() == ("FAILED",))
-        assert books.looks == 4  # the third finds a failure, and asks again once squeue has let the job go
-    finally:
-        thread.stop()
-        running.join(PATIENCE)
-    assert thread.trouble is None
-    assert thread.stats()["slurm_interval_s"] == 3600.0
-
-
-def test_who_does_not_lead_leaves_slurm_alone(settings):
-    def find():
-        raise AssertionError
-
-    thread = reconciling.Reconciling(settings, uuid.uuid4(), find, lambda: False)
-    running = threading.Thread(target=thread.run)
-    running.start()
-    thread.ended({1})
-    time.sleep(1.0)
-    thread.stop()
-    running.join(PATIENCE)
-    assert thread.passes == 0
-
-
-def test_without_slurm_the_collector_goes_on(connection, start, submit, monkeypatch, tmp_path):
+def test_without_slurm_the_collector_goes_on(connection, collect, submit, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     run_id, *identity = submit()
-    process = start("--reconcile")
+    process = collect("--reconcile")
     Sender(process.address(), *identity).ship(b"journal1", [rows(0)])
     eventually(lambda: stats(connection)["slurm_trouble"])
     assert process.process.poll() is None
     assert logged(connection, run_id) == whole(3)
-
-
-# --- the personal mode ---
-
-
-@pytest.fixture
-def personal(tmp_path, wheel_server):
-    """Settings of the personal mode, with an embedded PostgreSQL that ends with the test."""
-    assert wheel_server
-    settings = configuration.Settings(
-        data_dir=str(tmp_path / "data"),
-        embedded_listen="127.0.0.1",
-        collector_bind="127.0.0.1",
-        idle_exit=600.0,
-    )
-    yield settings
-    for process in detached(settings):
-        process.terminate()
-        process.wait(PATIENCE)
-    embedded.stop(settings)
-
-
-def detached(settings) -> list[psutil.Process]:
-    """Return the detached collectors of these settings."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if (
-                "--detached" in process.cmdline()
-                and process.environ().get("HPCTRACK_DATA_DIR") == settings.data_dir
-            ):
-                found.append(process)
-    return found
-
-
-def record(settings) -> records.Record:
-    name = str(uuid.uuid4())
-    made = records.Record(
-        name, os.urandom(32).hex(), time.time(), None, None, None,
-        {"uuid": name, "user_name": "u", "time": "2026-01-01T00:00:00Z"},
-        {"experiment": "e", "kind": "command"},
-    )  # fmt: skip
-    records.write(settings.spool, made)
-    return made
-
-
-def test_the_first_submission_starts_one_collector_which_does_everything(personal, capfd):
-    made = record(personal)
-    program = (
-        "from hpctrack import settings; from hpctrack.stream import collector;"
-        "print(collector.ensure_running(settings.load()))"
-    )
-    commands = [
-        subprocess.Popen(
-            [sys.executable, "-c", program], env=environment(personal), stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    said = [command.communicate(timeout=PATIENCE)[0].strip() for command in commands]
-    assert set(said) <= {"True", "False"}
-    assert "True" in said
-    assert "hpctrack: started a collector on " in capfd.readouterr().err
-    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
-    eventually(lambda: len(detached(personal)) == 1)
-    assert not starting.ensure_running(personal)
-    # It sets up PostgreSQL, and registers what waits in the spool: then the run's key is known.
-    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
-    sender.ship(b"journal1", [rows(0)])
-    with store.connect(personal, autocommit=True) as connection:
-        assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
-    with open(starting.log_path(personal), encoding="utf-8") as log:
-        assert "registered 1 submissions" in log.read()
-
-
-def test_a_second_one_in_the_foreground_is_refused(personal):
-    with starting.Lock(personal._replace(data_dir=_made(personal.data_dir))) as lock:
-        assert lock.acquire()
-        lock.sign()
-        command = [sys.executable, "-c", PROGRAM, "collector"]
-        run = subprocess.run(command, env=environment(personal), capture_output=True, text=True, check=False)
-    assert run.returncode == 69
-    assert f"runs already: process {os.getpid()} on " in run.stderr
-
-
-def _made(folder: str) -> str:
-    os.makedirs(folder)
-    return folder
-
-
-def test_an_idle_collector_ends_and_ends_postgresql(personal):
-    personal = personal._replace(idle_exit=1.0)
-    made = record(personal)
-    assert starting.ensure_running(personal)
-    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
-    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
-    sender.ship(b"journal1", [rows(0)])
-    with store.connect(personal, autocommit=True) as connection:
-        connection.execute("UPDATE runs SET time_ended = now()")
-    eventually(lambda: embedded.running(personal) is None)
-    eventually(lambda: not detached(personal))
-    assert starting.read_addresses(personal) == []
-    # The next submission starts it again, and everything is still there.
-    record(personal)
-    assert starting.ensure_running(personal)
-    eventually(lambda: starting.read_addresses(personal))
-    with store.connect(personal, autocommit=True) as connection:
-        assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
-
-
-def test_postgresql_restarts_in_mid_stream(personal):
-    made = record(personal)
-    assert starting.ensure_running(personal)
-    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
-    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
-    bodies = [rows(3 * i) for i in range(300)]
-    for done in (100, 200, 300):
-        sender.ship(b"journal1", bodies[: done - 50])
-        embedded.stop(personal)
-        sender.ship(b"journal1", bodies[:done])
-    with store.connect(personal, autocommit=True) as connection:
-        (run_id,) = connection.execute("SELECT id FROM runs").fetchone()
-        assert logged(connection, run_id) == whole(900)
-
-
-def test_nothing_is_started_inside_a_job(personal, monkeypatch):
-    monkeypatch.setenv("SLURMD_NODENAME", "n1")
-    with pytest.raises(errors.CollectorUnavailable, match="inside a job"):
-        starting.ensure_running(personal)
-    assert detached(personal) == []
-
-
-def test_a_collector_whose_folder_is_removed_ends(personal):
-    assert starting.ensure_running(personal)
-    eventually(lambda: starting.read_addresses(personal))
-    os.unlink(os.path.join(personal.data_dir, "collector.lock"))
-    eventually(lambda: not detached(personal))
-    assert starting.ensure_running(personal)
-
-
-def test_settings_reach_the_collector_that_is_started(personal):
-    changed = personal._replace(
-        auto_columns=False,
-        journal_cap=12345,
-        collector=("a:1", "b:2"),
-        tags=("x", "y"),
-        idle_exit=2.5,
-        dsn=None,
-    )
-    assert configuration.load(environ=starting.environment(changed)) == changed
-    site = changed._replace(dsn={"host": "h", "dbname": "d"})
-    assert configuration.load(environ=starting.environment(site)) == site
