@@ -10,8 +10,11 @@ _HOMES = {
     "log": "hpctrack.script",
     "set_args": "hpctrack.script",
     "set_tags": "hpctrack.script",
+    "Client": "hpctrack.api",
+    "Experiment": "hpctrack.api",
+    "Run": "hpctrack.api",
 }
-__all__ = ["__version__", "log", "set_args", "set_tags"]
+__all__ = ["Client", "Experiment", "Run", "__version__", "log", "set_args", "set_tags"]
 
 
 def __getattr__(name: str) -> object:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from hpctrack import model
     from hpctrack.store.rows import Declared, Table
 
-_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no extension
-_TRAILER = b"\xff\xff"
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no extension
+TRAILER = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
 _JSONB_VERSION = b"\x01"
 #: Microseconds from the epoch of Unix to that of PostgreSQL, 2000-01-01.
-_EPOCH = 946_684_800_000_000
+EPOCH = 946_684_800_000_000
 #: What PostgreSQL's timestamps can hold, in microseconds since 1970 (manual, "Date/Time Types"), roundly.
 _TIMES = (-200_000_000_000_000_000, 9_000_000_000_000_000_000)
 
@@ -69,7 +69,7 @@ def encode(table: Table, *, stream: bool = False) -> tuple[tuple[str, ...], byte
     if some or sparse:
         laid = _with_nulls(table, laid, some)
     data = laid.data if table.extra is None and not varying else _join(table, laid, varying)
-    return names, b"".join((_HEADER, data, _TRAILER))
+    return names, b"".join((HEADER, data, TRAILER))
 
 
 def _fixed(table: Table, stream: bool) -> list[Field]:
@@ -92,7 +92,7 @@ def _fixed(table: Table, stream: bool) -> list[Field]:
 
 
 def _timestamps(unix: model.Array) -> model.Array:
-    return np.clip(unix, *_TIMES) - _EPOCH
+    return np.clip(unix, *_TIMES) - EPOCH
 
 
 def _mask(present: model.Mask) -> model.Mask | None:

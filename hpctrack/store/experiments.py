@@ -64,6 +64,13 @@ def get(connection: Connection, name: str) -> Experiment:
     return found[0]
 
 
+def ensure(connection: Connection, name: str) -> Experiment:
+    """Return the experiment of a name, made if there is none."""
+    with database.translated():
+        connection.execute(statement("ensure_experiment"), {"name": name})
+    return get(connection, name)
+
+
 def links(connection: Connection, experiment: Experiment) -> list[Link]:
     """Return the links of an experiment, in both directions."""
     rows = _rows(connection, "fetch_experiment_links", {"id": experiment.id})

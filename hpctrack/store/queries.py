@@ -186,7 +186,7 @@ class RunFilter:
 
 
 def list_runs(
-    connection: database.Connection, which: RunFilter, limit: int = 50, before: int | None = None
+    connection: database.Connection, which: RunFilter, limit: int | None = 50, before: int | None = None
 ) -> list[RunRow]:
     """Return the newest runs that match, newest first; ``before`` is the last id of the page before."""
     params = {**which.params(), "limit": limit, "before": before}

@@ -72,7 +72,7 @@ def metric_names(connection: database.Connection, run_id: int) -> list[str]:
         if row and row[0]:
             return sorted(map(str, row[0]))  # type: ignore[call-overload]
         extra = connection.execute(statement("fetch_extra_names"), {"id": run_id}).fetchall()
-    return sorted({*_columns(connection), *(str(name) for (name,) in extra)})
+    return sorted({*numeric_columns(connection), *(str(name) for (name,) in extra)})
 
 
 def fetch(
@@ -82,26 +82,26 @@ def fetch(
 
     Names without a numeric value in this run are left out.
     """
-    columns = _columns(connection)
-    values = {name: _value(name, columns.get(name)) for name in names}
+    columns = numeric_columns(connection)
+    values = {name: number_of(name, columns.get(name)) for name in names}
     axis = _axis(connection, run_id)
     if axis is None:
         return []
     return [
         series
-        for chunk in _chunks(list(values), _AT_ONCE)
+        for chunk in chunks(list(values))
         for series in _fetch_chunk(connection, run_id, axis, {name: values[name] for name in chunk}, buckets)
     ]
 
 
-def _columns(connection: database.Connection) -> dict[str, str]:
+def numeric_columns(connection: database.Connection) -> dict[str, str]:
     """Return the columns that hold metrics, with the category of their type."""
     with database.translated():
         rows = connection.execute(statement("fetch_metric_columns")).fetchall()
     return {str(name): str(category) for name, category in rows}
 
 
-def _value(name: str, category: str | None) -> sql.Composable:
+def number_of(name: str, category: str | None) -> sql.Composable:
     """Return the expression of a metric's value as a number."""
     extra = sql.SQL("metric_number(m.extra -> {})").format(sql.Literal(name))
     if category not in ("N", "B"):
@@ -196,5 +196,6 @@ def _series(
     )
 
 
-def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (names[begin : begin + size] for begin in range(0, len(names), size))
+def chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield as many names at a time as one statement may ask for."""
+    return (names[begin : begin + _AT_ONCE] for begin in range(0, len(names), _AT_ONCE))

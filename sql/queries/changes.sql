@@ -66,6 +66,12 @@ CROSS JOIN LATERAL (
 WHERE %(name)s::text IS NULL OR e.name = %(name)s
 ORDER BY coalesce(r.newest, e.time_created), e.id;
 
+-- name: ensure_experiment
+-- An experiment of a name, if there is none. Looked for first: an attempt to insert takes a number.
+INSERT INTO experiments (name)
+SELECT %(name)s WHERE NOT EXISTS (SELECT FROM experiments WHERE name = %(name)s)
+ON CONFLICT (name) DO NOTHING;
+
 -- name: fetch_experiment_links
 -- The links of an experiment to others, by name.
 SELECT f.name, l.kind, t.name

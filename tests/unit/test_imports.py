@@ -21,6 +21,8 @@ OWNERS = {
     "psycopg": ("store",),
     "pyslurm": ("slurm",),
     "psutil": ("stream.usage", "stream.collector"),
+    "pandas": ("api",),
+    "pyarrow": ("api",),
 }
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
 NODE_SIDE = frozenset(

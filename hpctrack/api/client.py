@@ -1,0 +1,155 @@
+"""The client: one connection to the database, and what can be found through it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hpctrack import errors, runids
+from hpctrack import settings as configuration
+from hpctrack.api.experiment import Experiment
+from hpctrack.api.run import Run, Runs
+from hpctrack.model import RunStatus
+from hpctrack.store import database, experiments, lookup, queries, registration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
+
+_T = TypeVar("_T")
+
+
+class Client:
+    """Reads and writes what hpctrack tracks.
+
+    Where the data is comes from the configuration, as on the command line (``hpctrack.conf``,
+    ``HPCTRACK_DSN_*``); with nothing configured it is the user's own PostgreSQL, started if need be.
+
+    ``config_path`` names a configuration file instead of the usual ones. ``options`` are settings that win
+    over it, such as ``dsn_host="db"``, ``schema="test"``.
+
+    It connects on first use, and again when the connection is lost. May be used by several threads (they wait
+    for one another) and behind a fork.
+
+    Raises `errors.SettingsError` for a configuration that can't be used; every method raises
+    `errors.StoreUnavailable`, `errors.StoreDenied`, `errors.SchemaError` as things are.
+    """
+
+    def __init__(
+        self, config_path: str | None = None, *, settings: Settings | None = None, **options: Any
+    ) -> None:
+        self.settings = settings or configuration.load(options, config_path=config_path)
+        self._lock = threading.RLock()
+        self._connection: Connection | None = None
+        self._pid = 0
+
+    def experiment(self, name: str) -> Experiment:
+        """Return an experiment that exists. Raises `errors.ExperimentNotFound`."""
+        info = self.ask(lambda connection: experiments.get(connection, name))
+        return Experiment(self, name, info=info)
+
+    def experiments(self) -> list[Experiment]:
+        """Return all experiments, the one with the newest run last."""
+        return [Experiment(self, one.name, info=one) for one in self.ask(experiments.list_all)]
+
+    def run(self, ref: int | str) -> Run:
+        """Return one run.
+
+        A number is the run's own id; a text is read as on the command line: ``"r7"``, a Slurm job id
+        (``"14"``, ``"14_3"``), or the beginning of a job's name. Raises `errors.RunNotFound`,
+        `errors.AmbiguousRun`.
+        """
+
+        def find(connection: Connection) -> queries.Run:
+            run_id = ref if isinstance(ref, int) else lookup.find_one(connection, runids.parse(ref))
+            return queries.get_run(connection, run_id)
+
+        return Run(self, self.ask(find))
+
+    def runs(
+        self,
+        *,
+        state: str | RunStatus | Iterable[str | RunStatus] | None = None,
+        experiment: str | None = None,
+        user: str | None = None,
+        limit: int | None = None,
+    ) -> Runs:
+        """Return the runs that match everything given, the newest last; of more than ``limit`` the newest.
+
+        ``state``: one of Slurm's job states, or several: ``"FAILED"``, ``["PENDING", "RUNNING"]``.
+        """
+        which = queries.RunFilter(
+            statuses=_states(state), users=None if user is None else (user,), experiment=experiment
+        )
+        found = self.ask(lambda connection: queries.list_runs(connection, which, limit))
+        return Runs(Run(self, row) for row in reversed(found))
+
+    def ask(self, question: Callable[[Connection], _T]) -> _T:
+        """Return what a function reads through the connection.
+
+        A connection that turns out to be lost is made anew, once.
+        """
+        with self._lock:
+            kept = self._usable()
+            try:
+                return question(kept or self._connect())
+            except errors.StoreUnavailable:
+                if kept is None or not kept.closed:
+                    raise
+            return question(self._connect())
+
+    def close(self) -> None:
+        """Close the connection. The client can be used again."""
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        dsn = self.settings.dsn
+        where = "your own PostgreSQL"
+        if dsn is not None:
+            where = f"{dsn.get('dbname', 'the default database')} on {dsn.get('host', 'this host')}"
+        return f"<Client: {where}, schema {self.settings.schema}>"
+
+    def _usable(self) -> Connection | None:
+        """Return the connection; None if there is none, it is closed, or another process's."""
+        if self._pid != os.getpid():
+            # The parent goes on using its connection: closing it here would end it there.
+            self._connection = None
+        if self._connection is not None and self._connection.closed:
+            self._connection = None
+        return self._connection
+
+    def _connect(self) -> Connection:
+        self._connection = database.connect(self.settings, autocommit=True)
+        self._pid = os.getpid()
+        with contextlib.suppress(errors.HpctrackError, OSError):
+            registration.register_pending(self.settings, self._connection)
+        return self._connection
+
+
+def _states(given: str | RunStatus | Iterable[str | RunStatus] | None) -> tuple[RunStatus, ...] | None:
+    if given is None:
+        return None
+    several = [given] if isinstance(given, str | RunStatus) else list(given)
+    return tuple(one if isinstance(one, RunStatus) else _state(one) for one in several)
+
+
+def _state(word: str) -> RunStatus:
+    if word.upper() not in RunStatus.__members__:
+        raise errors.UsageError(f"{word!r} is no job state of Slurm's: {', '.join(RunStatus.__members__)}")
+    return RunStatus[word.upper()]

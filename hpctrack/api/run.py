@@ -1,0 +1,240 @@
+"""Runs: what they were, what became of them, and what they measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from hpctrack import errors
+from hpctrack.api import frames, summary
+from hpctrack.api.records import Records
+from hpctrack.store import extreme_values, metric_tables, queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from hpctrack.api.client import Client
+    from hpctrack.model import Attempt, RunStatus, Transition
+    from hpctrack.store.database import Connection
+
+_AXES = ("step", "progress", "time")
+
+
+class Run:
+    """One run, as it was when it was read; `refresh` reads it again.
+
+    Everything that stands in its row is in `info`; the properties are what one asks for most.
+    """
+
+    def __init__(self, client: Client, row: queries.RunRow) -> None:
+        self.client = client
+        self._row = row
+
+    @property
+    def id(self) -> int:
+        """The run's own id, which the command line writes ``r7``."""
+        return self._row.id
+
+    @property
+    def info(self) -> queries.Run:
+        """Everything in the run's row. Raises `errors.RunNotFound` for a run that was deleted meanwhile."""
+        if not isinstance(self._row, queries.Run):
+            self.refresh()
+        assert isinstance(self._row, queries.Run)  # noqa: S101 (refresh has just read it)
+        return self._row
+
+    @property
+    def status(self) -> RunStatus:
+        """How it stands or ended, as Slurm says."""
+        return self._row.status
+
+    @property
+    def experiment(self) -> str:
+        """Name of its experiment."""
+        return self._row.experiment
+
+    @property
+    def name(self) -> str | None:
+        """Slurm's job name; of a command its program."""
+        return self._row.job_name
+
+    @property
+    def job(self) -> str | None:
+        """Slurm's id of the job (``14``, ``14_3``); None outside Slurm."""
+        return self._row.job
+
+    @property
+    def user(self) -> str:
+        """Whose run it is."""
+        return self._row.user_name
+
+    @property
+    def args(self) -> Any:
+        """Arguments of the script and what ``set_args()`` added; None where its owner keeps them."""
+        return self._row.args
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """Tags, with their values: true where they have none."""
+        return self._row.tags or {}
+
+    @property
+    def comment(self) -> str | None:
+        """Whatever people note about it."""
+        return self.info.comment
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """Latest value of each metric."""
+        return self._row.last
+
+    @property
+    def time_created(self) -> datetime:
+        """When it was submitted."""
+        return self._row.time_created
+
+    @property
+    def time_started(self) -> datetime | None:
+        """When its latest attempt started."""
+        return self._row.time_started
+
+    @property
+    def time_ended(self) -> datetime | None:
+        """When it was over; None while it may still change."""
+        return self._row.time_ended
+
+    def elapsed(self) -> timedelta | None:
+        """Return how long it has been running, or ran, by PostgreSQL's clock; None before it started."""
+        return self._row.elapsed(self.client.ask(queries.session).now)
+
+    def refresh(self) -> Run:
+        """Read it again, and return it. Raises `errors.RunNotFound`."""
+        self._row = self.client.ask(lambda connection: queries.get_run(connection, self.id))
+        return self
+
+    def metric_names(self) -> list[str]:
+        """Return the names of its metrics, in alphabetical order."""
+        return self.client.ask(lambda connection: metric_tables.metric_names(connection, [self.id]))
+
+    @overload
+    def metrics(
+        self, names: str | Sequence[str] | None = None, *, format: Literal["pandas"] = "pandas"
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def metrics(self, names: str | Sequence[str] | None = None, *, format: Literal["arrow"]) -> pa.Table: ...
+
+    def metrics(
+        self, names: str | Sequence[str] | None = None, *, format: frames.Format = "pandas"
+    ) -> pd.DataFrame | pa.Table:
+        """Return its metrics: a row per step and progress, in their order.
+
+        Columns: ``step``, ``progress``, ``time`` (of the node, UTC), then the metrics; with ``names`` those,
+        in the order given, and only rows with a value of one of them. What was not logged in a row is nan
+        (null in Arrow, which tells it from a logged nan).
+
+        Raises `errors.BadInput` for a metric that neither this run nor any column of the table has,
+        `errors.MissingExtra` without pandas or pyarrow.
+        """
+        return _metrics(self.client, [self], names, format, _AXES)
+
+    @overload
+    def usage(self, *, format: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
+
+    @overload
+    def usage(self, *, format: Literal["arrow"]) -> pa.Table: ...
+
+    def usage(self, *, format: frames.Format = "pandas") -> pd.DataFrame | pa.Table:
+        """Return samples of what it used: a row per node and time.
+
+        ``cpu_s``, ``read_bytes`` and ``write_bytes`` count up from the beginning of the attempt.
+        """
+
+        def read(connection: Connection) -> Any:
+            return frames.build(
+                metric_tables.read_usage(connection, self.id), metric_tables.USAGE, [], format
+            )
+
+        return self.client.ask(read)
+
+    def transitions(self) -> Records[Transition]:
+        """Return its timeline, in the order in which it was learnt."""
+        return Records(self.client.ask(lambda connection: queries.transitions(connection, self.id)))
+
+    def attempts(self) -> Records[Attempt]:
+        """Return its executions, the first one first."""
+        return Records(self.client.ask(lambda connection: queries.attempts(connection, self.id)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and other.id == self.id and other.client is self.client
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        parts = [self.status.value, self.experiment, self.name, self.job and f"job {self.job}"]
+        return f"<Run r{self.id}: {', '.join(part for part in parts if part)}>"
+
+
+class Runs(list[Run]):
+    """A list of runs of one client."""
+
+    def frame(self, *, extremes: bool = True) -> pd.DataFrame:
+        """Return a row per run, as `Experiment.frame` does."""
+        ids = [run.id for run in self]
+        found = (
+            self[0].client.ask(lambda connection: extreme_values.fetch(connection, ids))
+            if self and extremes
+            else {}
+        )
+        return summary.frame([run._row for run in self], found)
+
+    @overload
+    def metrics(
+        self, names: str | Sequence[str] | None = None, *, format: Literal["pandas"] = "pandas"
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def metrics(self, names: str | Sequence[str] | None = None, *, format: Literal["arrow"]) -> pa.Table: ...
+
+    def metrics(
+        self, names: str | Sequence[str] | None = None, *, format: frames.Format = "pandas"
+    ) -> pd.DataFrame | pa.Table:
+        """Return the metrics of all these runs, run by run, as `Run.metrics` does.
+
+        The first column, ``run``, is the run's id.
+        """
+        return _metrics(self[0].client if self else None, self, names, format, ("run", *_AXES))
+
+
+def _metrics(
+    client: Client | None,
+    runs: Sequence[Run],
+    names: str | Sequence[str] | None,
+    how: frames.Format,
+    axes: Sequence[str],
+) -> Any:
+    wanted = [names] if isinstance(names, str) else names
+    ids = [run.id for run in runs]
+
+    def read(connection: Connection) -> Any:
+        chosen = _chosen(connection, ids, wanted)
+        parts = metric_tables.read(connection, ids, chosen, axes=axes, every_row=wanted is None)
+        return frames.build(parts, axes, chosen, how, keep_empty=wanted is not None)
+
+    return frames.build([], axes, wanted or [], how) if client is None else client.ask(read)
+
+
+def _chosen(connection: Connection, ids: Sequence[int], wanted: Sequence[str] | None) -> list[str]:
+    known = metric_tables.metric_names(connection, ids)
+    if wanted is None:
+        return known
+    unknown = set(wanted).difference(known)
+    unknown -= set(metric_tables.metric_types(connection)) if unknown else set()
+    if unknown and known:
+        whose = f"r{ids[0]}" if len(ids) == 1 else f"any of these {len(ids)} runs"
+        raise errors.BadInput(f"no metric {min(unknown)!r} in {whose}; there are: {', '.join(known)}")
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,176 @@
+"""Metrics of runs in columns of arrays: what DataFrames and exported files are made of.
+
+A metric's value lives in a column of ``metrics`` or in its ``extra``, and both are read as one. Values of
+columns come by COPY BINARY and never become Python objects; those in ``extra`` do, one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
+
+from hpctrack.store import columns, copy_decode, copy_out, database, values
+from hpctrack.store.copy_decode import TEXT, Cells
+from hpctrack.store.statements import composable, statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from hpctrack.store.database import Connection
+
+#: What stands before the metrics: column in PostgreSQL and type.
+AXES = {
+    "run": ("run_id", "int8"),
+    "step": ("step", "int8"),
+    "progress": ("progress", "float8"),
+    "time": ("time", "timestamptz"),
+    "attempt": ("attempt", "int4"),
+}
+#: What a sample of usage says, and types.
+USAGE = {
+    "time": "timestamptz",
+    "attempt": "int4",
+    "node": TEXT,
+    "cpu_s": "float8",
+    "memory_bytes": "int8",
+    "memory_peak_bytes": "int8",
+    "read_bytes": "int8",
+    "write_bytes": "int8",
+    "processes": "int4",
+    "gpu": TEXT,
+}
+
+
+class Part(NamedTuple):
+    """Some rows, in columns."""
+
+    rows: int
+    axes: dict[str, Cells]
+    metrics: dict[str, Cells]
+    """Those that have a column in PostgreSQL."""
+    extra: dict[str, dict[int, Any]]
+    """Values that are not in columns: by metric, by index of the row."""
+
+
+class _Field(NamedTuple):
+    expression: sql.Composable
+    type: str
+
+
+def metric_types(connection: Connection) -> dict[str, str]:
+    """Return the columns that hold metrics, with PostgreSQL's names of their types."""
+    with database.translated():
+        rows = connection.execute(statement("fetch_metric_types")).fetchall()
+    return {str(name): str(type_) for name, type_ in rows}
+
+
+def metric_names(connection: Connection, runs: Sequence[int]) -> list[str]:
+    """Return the names of the metrics of runs, in alphabetical order.
+
+    The collector notes them; of runs whose rows another client wrote, every column is named.
+    """
+    with database.translated():
+        row = connection.execute(statement("fetch_names_of_runs"), {"ids": list(runs)}).fetchone()
+    noted, foreign = row or ([], False)
+    names = set(map(str, noted))  # type: ignore[call-overload]
+    if foreign:
+        names.update(metric_types(connection), extra_kinds(connection, runs))
+    return sorted(names)
+
+
+def extra_kinds(connection: Connection, runs: Sequence[int]) -> dict[str, set[str]]:
+    """Return of each metric with values outside the columns of what kinds they are (see `columnar.kind`)."""
+    with database.translated():
+        rows = connection.execute(statement("fetch_extra_kinds"), {"ids": list(runs)}).fetchall()
+    found: dict[str, set[str]] = {}
+    for name, kind in rows:
+        found.setdefault(str(name), set()).add(str(kind))
+    return found
+
+
+def read(
+    connection: Connection,
+    runs: Sequence[int],
+    names: Iterable[str],
+    *,
+    axes: Sequence[str] = tuple(AXES),
+    every_row: bool = True,
+) -> Iterator[Part]:
+    """Yield the rows of runs, run by run, each run's in the order of step and progress.
+
+    ``every_row``: also those without a value of any of these metrics. Raises `errors.StoreError` and its kin.
+    """
+    names = list(dict.fromkeys(names))
+    types = metric_types(connection)
+    placed = [name for name in names if name in types]
+    fields = [_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes]
+    fields += [_field(sql.Identifier("m", name), types[name]) for name in placed]
+    fields.append(_Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(_has_extra(names)), TEXT))
+    query = composable("select_metrics").format(
+        fields=_listed(fields),
+        runs=list(runs),
+        condition=sql.SQL("true") if every_row else _has_any(names, placed),
+    )
+    for rows, cells in _copied(connection, query, fields):
+        yield Part(
+            rows,
+            dict(zip(axes, cells, strict=False)),
+            dict(zip(placed, cells[len(axes) :], strict=False)),
+            _by_metric(cells[-1], frozenset(names)),
+        )
+
+
+def read_usage(connection: Connection, run_id: int) -> Iterator[Part]:
+    """Yield the samples of what a run used, in the order of time; all of it as ``axes``."""
+    fields = [
+        _Field(sql.SQL("u.gpu::text") if name == "gpu" else sql.Identifier("u", name), type_)
+        for name, type_ in USAGE.items()
+    ]
+    query = composable("select_usage").format(fields=_listed(fields), run=run_id)
+    for rows, cells in _copied(connection, query, fields):
+        yield Part(rows, dict(zip(USAGE, cells, strict=True)), {}, {})
+
+
+def _field(column: sql.Composable, type_: str) -> _Field:
+    """Return how to read a column of the user's: numbers, booleans and times as such, all else as text."""
+    if type_ in columns.DTYPES:
+        return _Field(column, type_)
+    if type_ == "numeric":
+        return _Field(sql.SQL("{}::double precision").format(column), columns.FLOAT8)
+    return _Field(sql.SQL("{}::text").format(column), TEXT)
+
+
+def _listed(fields: Iterable[_Field]) -> sql.Composed:
+    return sql.SQL(", ").join(field.expression for field in fields)
+
+
+def _has_extra(names: list[str]) -> sql.Composed:
+    return sql.SQL("m.extra ?| {}::text[]").format(sql.Literal(names))
+
+
+def _has_any(names: list[str], placed: list[str]) -> sql.Composed:
+    present = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("m", name)) for name in placed]
+    return sql.SQL("({})").format(sql.SQL(" OR ").join([*present, _has_extra(names)]))
+
+
+def _copied(
+    connection: Connection, query: sql.Composable, fields: list[_Field]
+) -> Iterator[tuple[int, list[Cells]]]:
+    types = [field.type for field in fields]
+    for chunk in copy_out.chunks(connection, query):
+        yield len(chunk.sizes), copy_decode.decode(chunk.data, chunk.sizes, types)
+
+
+def _by_metric(cells: Cells, names: frozenset[str]) -> dict[str, dict[int, Any]]:
+    """Return the values in ``extra`` that are asked for."""
+    if cells.present is not None and not cells.present.any():
+        return {}
+    found: dict[str, dict[int, Any]] = {}
+    rows = range(len(cells.values)) if cells.present is None else cells.present.nonzero()[0].tolist()
+    for row in rows:
+        for name, value in json.loads(cells.values[row]).items():
+            if name in names and value is not None:
+                found.setdefault(name, {})[row] = values.decode(value)
+    return found

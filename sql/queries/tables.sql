@@ -1,0 +1,66 @@
+-- What becomes tables in Python and files: the API and hpctrack export. Statements without a semicolon at their
+-- end become part of others.
+
+-- name: copy_query
+-- Rows of any query, as COPY BINARY.
+COPY ({query}) TO STDOUT (FORMAT BINARY);
+
+-- name: fetch_metric_types
+-- The columns of metrics that hold metrics, and their types.
+SELECT a.attname::text, t.typname::text
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = 'metrics'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+  AND a.attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
+ORDER BY a.attnum;
+
+-- name: fetch_names_of_runs
+-- Names of the metrics that the collector has seen of runs; and whether any has rows that another client wrote.
+SELECT ARRAY (SELECT DISTINCT jsonb_object_keys(last) FROM run_latest WHERE run_id = ANY (%(ids)s::bigint[])),
+       EXISTS (SELECT FROM unnest(%(ids)s::bigint[]) AS r (id)
+               WHERE NOT EXISTS (SELECT FROM run_latest l WHERE l.run_id = r.id)
+                 AND EXISTS (SELECT FROM metrics m WHERE m.run_id = r.id));
+
+-- name: fetch_extra_kinds
+-- Of each metric that runs have values of outside the columns: what kind of values (see store/values.py).
+SELECT DISTINCT e.key,
+       CASE jsonb_typeof(e.value)
+           WHEN 'number' THEN CASE WHEN e.value::text ~ '[.eE]' THEN 'float' ELSE 'int' END
+           WHEN 'boolean' THEN 'bool'
+           WHEN 'string' THEN 'text'
+           WHEN 'null' THEN 'null'
+           ELSE CASE WHEN e.value ? 'float' THEN 'float' WHEN e.value ? 'text' THEN 'text' ELSE 'object' END
+       END
+FROM unnest(%(ids)s::bigint[]) AS r (id)
+CROSS JOIN LATERAL (SELECT extra FROM metrics WHERE run_id = r.id AND extra IS NOT NULL) m
+CROSS JOIN LATERAL jsonb_each(m.extra) AS e;
+
+-- name: select_metrics
+-- Rows of metrics of runs, in the order of the runs given and of each run's steps: nothing is sorted that an index
+-- has in order.
+SELECT {fields}
+FROM unnest({runs}::bigint[]) AS r (id)
+CROSS JOIN LATERAL (SELECT * FROM metrics WHERE run_id = r.id ORDER BY step, progress) m
+WHERE {condition}
+
+-- name: select_usage
+-- Samples of what a run used.
+SELECT {fields}
+FROM usage u
+WHERE u.run_id = {run}
+ORDER BY u.time, u.attempt, u.node
+
+-- name: fetch_extremes
+-- The least and the greatest value of metrics, of each run.
+SELECT m.run_id, {aggregates}
+FROM metrics m
+WHERE m.run_id = ANY ({runs}::bigint[])
+GROUP BY m.run_id;
+
+-- name: least_value
+-- Of finite values; nan is no extreme.
+min({value}) FILTER (WHERE {value} > '-Infinity' AND {value} < 'Infinity')
+
+-- name: greatest_value
+-- The same.
+max({value}) FILTER (WHERE {value} > '-Infinity' AND {value} < 'Infinity')
