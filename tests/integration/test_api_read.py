@@ -14,7 +14,7 @@ from psycopg import sql
 
 from hpctrack import Client, errors
 from hpctrack.model import RunStatus
-from hpctrack.store import metric_tables
+from hpctrack.store import copy_out, metric_tables
 from tests.journals import Journal
 
 T0 = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
@@ -156,38 +156,47 @@ def test_an_unknown_metric_is_named_and_the_known_are_listed(client, run, column
     assert client.run(other).metrics("whatever").columns.tolist() == ["step", "progress", "time", "whatever"]
 
 
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Rows come in chunks of a thousand, so that few of them make several."""
+    monkeypatch.setattr(copy_out, "ROWS", 1000)
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_more_rows_than_a_chunk_holds(client, run, columns, connection):
     columns(loss="double precision", val="double precision")
     one = run()
     connection.execute(
         "INSERT INTO metrics (run_id, step, loss, val)"
-        " SELECT %s, n, n * 0.5, CASE WHEN n %% 10 = 0 THEN n END FROM generate_series(1, 150000) n",
+        " SELECT %s, n, n * 0.5, CASE WHEN n %% 10 = 0 THEN n END FROM generate_series(1, 7500) n",
         (one,),
     )
     frame = client.run(one).metrics()
-    assert (frame["step"] == np.arange(1, 150_001)).all()
-    assert (frame["loss"] == np.arange(1, 150_001) * 0.5).all()
-    assert frame["val"].notna().sum() == 15_000
-    assert client.run(one).metrics("val")["val"].sum() == sum(range(10, 150_001, 10))
+    assert (frame["step"] == np.arange(1, 7501)).all()
+    assert (frame["loss"] == np.arange(1, 7501) * 0.5).all()
+    assert frame["val"].notna().sum() == 750
+    assert client.run(one).metrics("val")["val"].sum() == sum(range(10, 7501, 10))
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_a_reader_that_loses_interest_leaves_a_usable_connection(connection, run, columns):
     one = run()
     connection.execute(
-        "INSERT INTO metrics (run_id, step) SELECT %s, n FROM generate_series(1, 300000) n", (one,)
+        "INSERT INTO metrics (run_id, step) SELECT %s, n FROM generate_series(1, 20000) n", (one,)
     )
     parts = metric_tables.read(connection, [one], [])
-    assert next(parts).rows == 1 << 16
+    assert next(parts).rows == 1000
     parts.close()
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_a_failure_in_the_middle_is_told(connection, run, columns, log):
     columns(loss="double precision")
     one = run()
     connection.execute(
         "INSERT INTO metrics (run_id, step, extra)"
-        " SELECT %s, n, '{\"a\": 1}' FROM generate_series(1, 200000) n",
+        " SELECT %s, n, jsonb_build_object('a', repeat('much', 500)) FROM generate_series(1, 10000) n",
         (one,),
     )
     parts = metric_tables.read(connection, [one], ["a"])
