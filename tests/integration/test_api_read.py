@@ -1,5 +1,6 @@
 """The Python interface reads: runs, metrics as tables, timelines, usage."""
 
+import contextlib
 import datetime
 import math
 import os
@@ -7,7 +8,6 @@ import threading
 
 import numpy as np
 import pandas as pd
-import psycopg
 import pyarrow as pa
 import pytest
 from psycopg import sql
@@ -15,6 +15,7 @@ from psycopg import sql
 from hpctrack import Client, errors
 from hpctrack.model import RunStatus
 from hpctrack.store import copy_out, metric_tables
+from hpctrack.store import database as store
 from tests.journals import Journal
 
 T0 = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
@@ -191,25 +192,19 @@ def test_a_reader_that_loses_interest_leaves_a_usable_connection(connection, run
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_failure_in_the_middle_is_told(connection, run, columns, log):
-    columns(loss="double precision")
+def test_a_failure_in_the_middle_is_told(database, connection, run):
     one = run()
     connection.execute(
         "INSERT INTO metrics (run_id, step, extra)"
         " SELECT %s, n, jsonb_build_object('a', repeat('much', 500)) FROM generate_series(1, 10000) n",
         (one,),
     )
-    parts = metric_tables.read(connection, [one], ["a"])
-    next(parts)
-    victim = connection.info.backend_pid
-    with psycopg.connect(**_parameters(connection)) as other:
-        other.execute("SELECT pg_terminate_backend(%s)", (victim,))
-    with pytest.raises(errors.StoreUnavailable):
-        list(parts)
-
-
-def _parameters(connection):
-    return {**connection.info.get_parameters(), "password": connection.info.password}
+    with contextlib.closing(store.connect(database, autocommit=True)) as reader:
+        parts = metric_tables.read(reader, [one], ["a"])
+        next(parts)
+        connection.execute("SELECT pg_terminate_backend(%s)", (reader.info.backend_pid,))
+        with pytest.raises(errors.StoreUnavailable):
+            list(parts)
 
 
 def test_metrics_of_an_experiment_name_the_run(client, run, columns, log):
