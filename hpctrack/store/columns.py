@@ -175,12 +175,7 @@ def _add(connection: Connection, candidates: Iterable[str]) -> list[str]:
             raise errors.StoreBusy("metrics is in use: no columns were added") from error
         names = choose(candidates, load(connection))
         if names:
-            column = sql.SQL("ADD COLUMN {} double precision")
-            columns = sql.SQL(", ").join(column.format(sql.Identifier(name)) for name in names)
-            connection.execute(sql.SQL("ALTER TABLE metrics {}").format(columns))
-            comment = sql.SQL("COMMENT ON COLUMN {} IS {}")
-            for name in names:
-                connection.execute(comment.format(sql.Identifier("metrics", name), _AUTOMATIC))
+            connection.execute(statement("add_columns"), {"names": names, "comment": _AUTOMATIC})
     return names
 
 

@@ -62,7 +62,7 @@ _COLLECTOR = {
 _FUNCTIONS = {
     Kind.READER: ("acts_for_all", "details_visible", "metric_number"),
     Kind.USER: ("register_submission",),
-    Kind.COLLECTOR: (),
+    Kind.COLLECTOR: ("add_metric_columns",),
 }
 
 

@@ -736,3 +736,18 @@ END $$;
 COMMENT ON FUNCTION register_submission IS
     'Store a submission, its secret and its runs; calling it again with the same UUID changes nothing';
 REVOKE EXECUTE ON FUNCTION register_submission FROM PUBLIC;
+
+CREATE FUNCTION add_metric_columns(names text[], comment text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+DECLARE
+    name text;
+BEGIN
+    EXECUTE 'ALTER TABLE metrics ' || (SELECT string_agg(format('ADD COLUMN %I double precision', n), ', ')
+                                       FROM unnest(names) AS n);
+    FOREACH name IN ARRAY names LOOP
+        EXECUTE format('COMMENT ON COLUMN metrics.%I IS %L', name, comment);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION add_metric_columns IS 'Columns for new metrics, on behalf of a collector that does not own the table';
+REVOKE EXECUTE ON FUNCTION add_metric_columns FROM PUBLIC;

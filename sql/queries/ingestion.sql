@@ -17,6 +17,10 @@ WHERE attrelid = 'metrics'::regclass AND attnum > 0 AND NOT attisdropped;
 -- Keep everybody out while columns are added.
 LOCK TABLE metrics IN ACCESS EXCLUSIVE MODE;
 
+-- name: add_columns
+-- Columns for new numeric metrics; only the owner may alter a table, so a function of its does.
+SELECT add_metric_columns(%(names)s, %(comment)s);
+
 -- name: take_part_in_metrics
 -- Keep columns as they are until the batch is in.
 LOCK TABLE metrics IN ROW EXCLUSIVE MODE;
