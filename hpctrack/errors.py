@@ -10,6 +10,8 @@ class HpctrackError(Exception):
     """Something went wrong in hpctrack."""
 
     exit_code = 1
+    excerpt = ""
+    """Lines that show where, for people; printed below the message."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
@@ -19,6 +21,14 @@ class UsageError(HpctrackError):
     """The command line can't be understood."""
 
     exit_code = 2
+
+
+class FilterError(UsageError):
+    """The condition can't be understood."""
+
+    def __init__(self, message: str | None = None, excerpt: str = "") -> None:
+        super().__init__(message)
+        self.excerpt = excerpt
 
 
 class RunNotFound(HpctrackError):

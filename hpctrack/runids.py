@@ -8,9 +8,12 @@ Anything else is a job's name, or the beginning of one.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PATTERN = re.compile(r"r(?P<run>[0-9]{1,18})|(?P<job>[0-9]{1,18})(?:_(?P<task>[0-9]{1,9})|\+[0-9]{1,9})?")
 
@@ -48,3 +51,14 @@ def job_text(job_id: int | None, array_job_id: int | None, array_task_id: int | 
     if array_job_id is not None and array_task_id is not None:
         return f"{array_job_id}_{array_task_id}"
     return None if job_id is None else str(job_id)
+
+
+def ranges(tasks: Sequence[int]) -> str:
+    """Return rising task ids as sbatch's ``--array`` takes them: ``0-4,7``."""
+    parts: list[list[int]] = []
+    for task in tasks:
+        if parts and task == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], task]
+        else:
+            parts.append([task])
+    return ",".join("-".join(map(str, part)) for part in parts)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, runids
+from hpctrack import errors, runids, words
 from hpctrack.cli import completion
-from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
+    from hpctrack.model import RunStatus
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
 
@@ -28,73 +27,15 @@ config_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON (keys: docs/json.md).")
 
-#: Slurm's compact forms (squeue's manual, "JOB STATE CODES").
-STATE_CODES = {
-    "BF": RunStatus.BOOT_FAIL,
-    "CA": RunStatus.CANCELLED,
-    "CD": RunStatus.COMPLETED,
-    "CF": RunStatus.CONFIGURING,
-    "CG": RunStatus.COMPLETING,
-    "DL": RunStatus.DEADLINE,
-    "F": RunStatus.FAILED,
-    "LF": RunStatus.LAUNCH_FAILED,
-    "NF": RunStatus.NODE_FAIL,
-    "OOM": RunStatus.OUT_OF_MEMORY,
-    "PD": RunStatus.PENDING,
-    "PR": RunStatus.PREEMPTED,
-    "R": RunStatus.RUNNING,
-    "RD": RunStatus.RESV_DEL_HOLD,
-    "RF": RunStatus.REQUEUE_FED,
-    "RH": RunStatus.REQUEUE_HOLD,
-    "RQ": RunStatus.REQUEUED,
-    "RS": RunStatus.RESIZING,
-    "RV": RunStatus.REVOKED,
-    "S": RunStatus.SUSPENDED,
-    "SE": RunStatus.SPECIAL_EXIT,
-    "SI": RunStatus.SIGNALING,
-    "SO": RunStatus.STAGE_OUT,
-    "ST": RunStatus.STOPPED,
-    "TO": RunStatus.TIMEOUT,
-}
-
-_AGO = re.compile(r"(\d+(?:\.\d+)?) *(s|min|h|d|w)", re.IGNORECASE)
-_AGO_UNITS = {
-    "s": timedelta(seconds=1),
-    "min": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
-
 
 def since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
     """Read a time: ``2d``, ``3h`` ago, or an ISO date and time (local unless it names a zone)."""
-    if text is None:
-        return None
-    ago = _AGO.fullmatch(text.strip())
-    try:
-        if ago is not None:
-            return datetime.now().astimezone() - float(ago[1]) * _AGO_UNITS[ago[2].lower()]
-        return datetime.fromisoformat(text.strip()).astimezone()
-    except (ValueError, OverflowError):
-        raise errors.UsageError(
-            f"{text!r} is no time: write 2d, 3h or 30min, or 2026-01-31 or 2026-01-31T12:00"
-        ) from None
+    return None if text is None else words.time(text)
 
 
 def states(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> tuple[RunStatus, ...]:
     """Read job states as Slurm writes them, several joined by commas, any case: ``running``, ``PD,R``."""
-    words = [word.strip().upper() for text in texts for word in text.split(",") if word.strip()]
-    return tuple(map(_state, words))
-
-
-def _state(word: str) -> RunStatus:
-    if word in STATE_CODES:
-        return STATE_CODES[word]
-    if word not in RunStatus.__members__:
-        known = ", ".join(status.value for status in RunStatus)
-        raise errors.UsageError(f"{word!r} is no job state of Slurm's: {known}; or compact: PD, R, CD ...")
-    return RunStatus[word]
+    return words.states(texts)
 
 
 def _run_refs(

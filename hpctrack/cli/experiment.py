@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completion, delete, render, status, table
+from hpctrack.cli import common, completion, delete, render, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,13 +52,13 @@ def list_(*, as_json: bool, config_path: str | None) -> None:
 @common.config_option
 def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     """Tell about one experiment: its runs by state, its links, its newest runs."""
-    from hpctrack.store import experiments, queries
+    from hpctrack.cli import listing
+    from hpctrack.store import experiments, filters, lists, queries
 
     with common.connected(settings.load(config_path=config_path)) as connection:
         found = experiments.get(connection, name)
         links = experiments.links(connection, found)
-        which = queries.RunFilter(experiment=name)
-        runs = queries.list_runs(connection, which, _SHOWN)[::-1]
+        runs = lists.list_runs(connection, filters.RunFilter(experiment=name), _SHOWN)[::-1]
         now = queries.session(connection).now
     if as_json:
         newest = [render.run_json(run, now) for run in runs]
@@ -68,7 +68,7 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     output = table.Output()
     output.print(table.facts(_facts(found, links)))
     if runs:
-        output.print(Text(), table.build(status.columns(runs, now, plain=output.plain), output.width))
+        output.print(Text(), table.build(listing.build(runs, now, plain=output.plain), output.width))
     if len(runs) < found.runs:
         output.print(Text(f"the newest {len(runs)} of {found.runs}: hpctrack status -E {name}", "dim"))
 

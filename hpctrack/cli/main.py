@@ -152,7 +152,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except errors.HpctrackError as error:
-        return _report(describe(error), error.exit_code)
+        return _report(describe(error), error.exit_code, error.excerpt)
     except click.UsageError as error:
         verb = error.ctx.command_path if error.ctx else "hpctrack"
         return _report(f"{error.format_message().rstrip('.')} (see {verb} --help)", error.exit_code)
@@ -179,11 +179,13 @@ def describe(error: errors.HpctrackError) -> str:
     return " ".join(": ".join(parts).split())
 
 
-def _report(message: str, exit_code: int) -> int:
+def _report(message: str, exit_code: int, excerpt: str = "") -> int:
     logging.getLogger("hpctrack").debug("exit %d", exit_code, exc_info=True)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     click.echo(f"hpctrack: {' '.join(message.split())}", err=True)
+    for line in excerpt.splitlines():
+        click.echo(f"  {line}", err=True)
     return exit_code
 
 

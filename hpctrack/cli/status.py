@@ -6,161 +6,174 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 from rich.text import Text
 
-from hpctrack import errors, settings
-from hpctrack.cli import common, completion, render, table
-from hpctrack.store import lookup, queries
+from hpctrack import errors, runids, settings, where
+from hpctrack.cli import columns, common, completion, listing, render, table
+from hpctrack.store import filters, lists, lookup, queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from datetime import datetime
 
     from hpctrack.model import RunStatus
-    from hpctrack.runids import RunRef
     from hpctrack.store.database import Connection
-
-Drawn = Table | Text
-
-#: Latest values that a line shows; all of them are in ``hpctrack show``.
-_METRICS = 6
 
 
 @dataclass(frozen=True)
 class Question:
     """What to list."""
 
-    refs: tuple[RunRef, ...]
-    statuses: tuple[RunStatus, ...]
-    users: tuple[str, ...]
-    mine: bool
-    experiment: str | None
-    since: datetime | None
-    limit: int
+    refs: tuple[runids.RunRef, ...] = ()
+    statuses: tuple[RunStatus, ...] = ()
+    not_statuses: tuple[RunStatus, ...] = ()
+    users: tuple[str, ...] = ()
+    mine: bool = False
+    experiment: str | None = None
+    tags: tuple[tuple[str, str | None], ...] = ()
+    name: str | None = None
+    partitions: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    where: where.Expression | None = None
+    sort: filters.Sort | None = None
+    """None: the newest, and of those the newest last."""
+    after: runids.RunRef | None = None
+    limit: int = 50
+    unfold: bool = False
+    """One line for each task of a job array."""
 
     @property
     def filtered(self) -> bool:
         """Whether anything narrows the list."""
-        return bool(
-            self.refs or self.statuses or self.users or self.mine or self.experiment or self.since is not None
+        anything = Question(sort=self.sort, limit=self.limit, unfold=self.unfold)
+        return self != anything
+
+    @property
+    def nothing(self) -> str:
+        """What to say where no run matches."""
+        if self.filtered:
+            return "No run matches. hpctrack status without filters lists all runs."
+        return (
+            "No runs yet. Submit one: hpctrack sbatch train.sh, "
+            "or run one here: hpctrack run -- python train.py"
+        )
+
+    def filter(self, connection: Connection) -> filters.RunFilter:
+        """Return the filter for whoever is logged in. Raises `errors.RunNotFound`."""
+        mine = lookup.my_names(connection) if self.mine else ()
+        return filters.RunFilter(
+            ids=lookup.find_all(connection, self.refs) if self.refs else None,
+            statuses=self.statuses or None,
+            not_statuses=self.not_statuses or None,
+            users=(*self.users, *mine) or None,
+            experiment=self.experiment,
+            tags=self.tags,
+            name=self.name,
+            partitions=self.partitions or None,
+            since=self.since,
+            until=self.until,
+            where=self.where,
         )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What PostgreSQL says; runs in the order of their ids."""
-
-    now: datetime
-    runs: list[queries.RunRow]
-    counts: dict[RunStatus, int]
-    clusters: list[queries.Cluster]
-
-
-def ask(connection: Connection, question: Question) -> Answer:
+def ask(connection: Connection, question: Question) -> listing.Answer:
     """Ask PostgreSQL. Raises `errors.RunNotFound` for an id that names no run."""
     session = queries.session(connection)
-    mine = lookup.my_names(connection) if question.mine else ()
-    which = queries.RunFilter(
-        ids=lookup.find_all(connection, question.refs) if question.refs else None,
-        statuses=question.statuses or None,
-        users=(*question.users, *mine) or None,
-        experiment=question.experiment,
-        since=question.since,
+    page = lists.fetch_page(
+        connection,
+        question.filter(connection),
+        question.limit,
+        None if question.after is None else lookup.find_one(connection, question.after),
+        question.sort or lists.NEWEST_FIRST,
+        # Who names an array wants to see its tasks.
+        fold=not question.unfold and not question.refs and question.sort is None,
     )
-    return Answer(
-        session.now,
-        queries.list_runs(connection, which, question.limit)[::-1],
-        queries.count_runs(connection, which),
-        queries.clusters(connection),
-    )
+    return listing.Answer(session.now, page, question.sort is None, queries.clusters(connection))
 
 
-def draw(answer: Answer, question: Question, width: int, *, plain: bool) -> list[Drawn]:
-    """Return what to print for an answer."""
-    if not answer.runs:
-        return [*_warnings(answer), Text(_nothing(question))]
-    return [
-        table.build(columns(answer.runs, answer.now, plain=plain), width),
-        *_warnings(answer),
-        Text(summary(answer), style="dim"),
-    ]
+def _where(_ctx: click.Context, _param: click.Parameter, text: str | None) -> where.Expression | None:
+    return None if text is None else where.parse(text)
 
 
-def columns(runs: Sequence[queries.RunRow], now: datetime, *, plain: bool) -> list[table.Column]:
-    """Return the table's columns; in a pipe always all of them, so that they keep their places."""
-
-    def column(header: str, cells: list[Any], **how: Any) -> table.Column:
-        texts = [cell if isinstance(cell, Text) else Text(render.clean(cell)) for cell in cells]
-        return table.Column(header, [text or Text(render.UNKNOWN, "dim") for text in texts], **how)
-
-    users = column("user", [run.user_name for run in runs], least=6, drop=4)
-    notes = column("note", [", ".join(render.notes(run)) for run in runs], least=12, drop=6)
-    several = plain or len({run.user_name for run in runs}) > 1
-    noted = plain or any(map(render.notes, runs))
-    return [
-        column("run", [f"r{run.id}" for run in runs]),
-        column("job", [run.job or "" for run in runs]),
-        *([users] if several else []),
-        column("experiment", [run.experiment for run in runs], least=8, drop=3),
-        column("name", [run.job_name or "" for run in runs], least=8),
-        column("state", [render.state(run.status, plain=plain) for run in runs]),
-        column("elapsed", [render.duration(run.elapsed(now)) for run in runs], justify="right"),
-        column("limit", [render.duration(run.time_limit) for run in runs], justify="right", drop=1),
-        column("nodes", [run.node_list or "" for run in runs], least=6, drop=2),
-        column("step", ["" if run.last_step is None else run.last_step for run in runs], justify="right"),
-        *([notes] if noted else []),
-        column("latest", [_latest(run) for run in runs], least=22, drop=5),
-    ]
+def _sort(_ctx: click.Context, _param: click.Parameter, text: str | None) -> filters.Sort | None:
+    if text is None:
+        return None
+    return filters.Sort(where.field(text.strip().lstrip("+-")), descending=text.strip().startswith("-"))
 
 
-def summary(answer: Answer) -> str:
-    """Return the line that counts the runs by state."""
-    total = sum(answer.counts.values())
-    counts = ", ".join(f"{count} {status.value}" for status, count in answer.counts.items())
-    shown = f" (the newest {len(answer.runs)} are shown, see --limit)" if len(answer.runs) < total else ""
-    return f"{total} {'run' if total == 1 else 'runs'}: {counts}{shown}"
+def _tags(
+    _ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str | None], ...]:
+    split = (text.partition("=") for text in texts)
+    return tuple((name, value if equals else None) for name, equals, value in split)
 
 
-def _latest(run: queries.RunRow) -> Text:
-    text = render.pairs(dict(sorted(run.last.items())[:_METRICS]))
-    return text.append(" ...", "dim") if len(run.last) > _METRICS else text
+def _words(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
 
 
-def _warnings(answer: Answer) -> list[Text]:
-    lines = (render.cluster_warning(cluster, answer.now) for cluster in answer.clusters)
-    return [Text(line, style=render.WARNING) for line in lines if line is not None]
+def _after(_ctx: click.Context, _param: click.Parameter, text: str | None) -> runids.RunRef | None:
+    return None if text is None else runids.parse(text)
 
 
-def _nothing(question: Question) -> str:
-    if question.filtered:
-        return "No run matches. hpctrack status without filters lists all runs."
-    return (
-        "No runs yet. Submit one: hpctrack sbatch train.sh, or run one here: hpctrack run -- python train.py"
-    )
+def _format(
+    ctx: click.Context, _param: click.Parameter, text: str | None
+) -> tuple[columns.Chosen, ...] | None:
+    if text is not None and text.strip().lower() == "help":
+        click.echo(columns.explain())
+        ctx.exit()
+    return None if text is None else columns.parse(text)
 
 
 @click.command()
 @common.optional_runs_argument
 @click.option("--me", "mine", is_flag=True, help="My runs only.")
-@click.option("--user", "users", multiple=True, help="Runs of this user (several: repeat).")
+@click.option("--user", "users", multiple=True, callback=_words, metavar="USERS", help="Runs of these users.")
 @click.option(
     "-t", "--state", "statuses", multiple=True, callback=common.states, metavar="STATES",
     shell_complete=completion.states, help="Slurm's states, any case, also compact: --state PD,R.",
 )  # fmt: skip
+@click.option(
+    "--not-state", "not_statuses", multiple=True, callback=common.states, metavar="STATES",
+    shell_complete=completion.states, help="Leave these states out.",
+)  # fmt: skip
 @click.option("-E", "--experiment", shell_complete=completion.experiments, help="Runs of this experiment.")
+@click.option(
+    "-T", "--tag", "tags", multiple=True, callback=_tags, metavar="NAME[=VALUE]",
+    help="Runs with this tag (several: all of them).",
+)  # fmt: skip
+@click.option("--name", metavar="GLOB", help="Jobs of this name: 'train*'.")
+@click.option(
+    "-p", "--partition", "partitions", multiple=True, callback=_words, metavar="NAMES",
+    help="Runs in these partitions.",
+)  # fmt: skip
 @click.option(
     "--since", callback=common.since, metavar="TIME", help="Submitted since: 2d, 3h, 30min, 2026-01-31."
 )
+@click.option("--until", callback=common.since, metavar="TIME", help="Submitted before.")
 @click.option(
-    "-l",
-    "--limit",
-    type=click.IntRange(1),
-    default=50,
-    show_default=True,
-    help="So many runs at most, the newest.",
-)
+    "--where", callback=_where, metavar="CONDITION",
+    help="Such as 'args.lr < 0.01 and metrics.val_loss < 0.3'; fields as in --sort.",
+)  # fmt: skip
+@click.option(
+    "--sort", callback=_sort, metavar="FIELD",
+    help="Order by submitted, elapsed, metrics.val_loss, args.lr ...; -FIELD turns it round.",
+)  # fmt: skip
+@click.option("-l", "--limit", type=click.IntRange(1), default=50, show_default=True, help="So many lines.")
+@click.option("--after", callback=_after, metavar="RUN", help="The next page, behind the run that ended one.")
+@click.option("--all", "everything", is_flag=True, help="No limit; for --csv and --parsable.")
+@click.option("-r", "--array", "unfold", is_flag=True, help="A line for each task of a job array.")
+@click.option(
+    "-o", "--format", "chosen", callback=_format, metavar="COLUMNS",
+    help="These columns: run,job,name%20,metrics.val_loss; help lists them.",
+)  # fmt: skip
 @common.json_option
+@click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each run.")
+@click.option(
+    "-P", "--parsable", "form", flag_value="parsable", help="Print cells parted by |, as sacct -P does."
+)
+@click.option("--count", is_flag=True, help="Just count all runs that match, by state.")
 @click.option(
     "-w", "--watch", is_flag=True, help="Redraw until q is pressed, or until all runs asked for have ended."
 )
@@ -168,35 +181,92 @@ def _nothing(question: Question) -> str:
     "--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between redraws."
 )
 @common.config_option
-def command(*, as_json: bool, watch: bool, interval: float, config_path: str | None, **asked: Any) -> None:
-    """List runs, the newest last.
+def command(
+    *,
+    chosen: tuple[columns.Chosen, ...] | None,
+    as_json: bool,
+    form: str | None,
+    count: bool,
+    everything: bool,
+    watch: bool,
+    interval: float,
+    config_path: str | None,
+    **asked: Any,
+) -> None:
+    """List runs, the newest last; the tasks of a job array in one line.
 
     RUN is a Slurm job id (14, an array with all its tasks; 14_3, one task), a run's own id (r7), or the
     beginning of its job's name. What is shown comes from PostgreSQL; Slurm is not asked.
     """
-    if as_json and watch:
-        raise errors.UsageError("--json and --watch do not go together: ask again whenever you like")
+    ways = {"--json": as_json, f"--{form}": bool(form), "--count": count, "--watch": watch}
+    given = [name for name, used in ways.items() if used]
+    if len(given) > 1:
+        raise errors.UsageError(f"{' and '.join(given)} do not go together")
+    if everything and form is None:
+        raise errors.UsageError("--all is for --csv and --parsable: otherwise raise --limit")
     question = Question(**asked)
+    if as_json or form or chosen:
+        question = Question(**{**asked, "unfold": True})
     configuration = settings.load(config_path=config_path)
     if watch:
         from hpctrack.cli import watching
 
-        watching.watch(configuration, question, interval)
+        watching.watch(configuration, question, interval, chosen)
         return
     with common.connected(configuration) as connection:
-        answer = ask(connection, question)
-    if as_json:
-        click.echo(render.to_json(to_object(answer)))
-        return
+        if count:
+            _print_counts(connection, question)
+        elif form:
+            _print_rows(connection, question, form, chosen, everything=everything)
+        elif as_json:
+            click.echo(render.to_json(to_object(ask(connection, question))))
+        else:
+            output = table.Output()
+            answer = ask(connection, question)
+            output.print(
+                *listing.draw(answer, question.nothing, output.width, plain=output.plain, chosen=chosen)
+            )
+
+
+def _print_counts(connection: Connection, question: Question) -> None:
+    counts = lists.count_runs(connection, question.filter(connection))
     output = table.Output()
-    output.print(*draw(answer, question, output.width, plain=output.plain))
+    width = len(str(max(counts.values(), default=0)))
+    for status, number in counts.items():
+        output.print(Text(f"{number:>{width}} ").append_text(render.state(status, plain=output.plain)))
 
 
-def to_object(answer: Answer) -> dict[str, Any]:
+def _print_rows(
+    connection: Connection,
+    question: Question,
+    form: str,
+    chosen: tuple[columns.Chosen, ...] | None,
+    *,
+    everything: bool,
+) -> None:
+    """Print runs for programs; a list that is cut says so on stderr."""
+    write = columns.csv_lines if form == "csv" else columns.parsable_lines
+    further = None
+    if everything:
+        now, which = queries.session(connection).now, question.filter(connection)
+        sort = question.sort or filters.Sort(descending=False)
+        runs: Iterable[queries.RunRow] = lists.iterate_runs(connection, which, sort)
+    else:
+        answer = ask(connection, question)
+        now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
+    for line in write(chosen or columns.parse(columns.DEFAULT), runs, now):
+        click.echo(line, nl=False)
+    if further:
+        click.echo(f"hpctrack: more runs match: --after {further} goes on, --all prints all", err=True)
+
+
+def to_object(answer: listing.Answer) -> dict[str, Any]:
     """Return an answer as the object that ``--json`` prints."""
     return {
         "time": answer.now,
-        "runs": [render.run_json(run, answer.now) for run in answer.runs],
-        "counts": {status.value: count for status, count in answer.counts.items()},
+        "runs": [render.run_json(run, answer.now) for run in listing.runs(answer.lines)],
+        "next": answer.next_page,
+        "counts": {status.value: count for status, count in answer.page.counts.items()},
+        "counted": answer.page.counted,
         "clusters": [render.record_json(cluster) for cluster in answer.clusters],
     }

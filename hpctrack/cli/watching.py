@@ -9,26 +9,34 @@ import sys
 import termios
 import time
 import tty
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import common, render, status, table
+from hpctrack.cli import common, listing, render, status, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from hpctrack.cli import columns
     from hpctrack.settings import Settings
     from hpctrack.store import database
 
+_Draw: TypeAlias = "Callable[[listing.Answer], list[listing.Drawn]]"
 #: Lines that our own line, the table's head, the summary and a warning take.
 _FRAME = 5
 
 
-def watch(settings: Settings, question: status.Question, interval: float) -> None:
+def watch(
+    settings: Settings,
+    question: status.Question,
+    interval: float,
+    chosen: Sequence[columns.Chosen] | None = None,
+) -> None:
     """Draw until q or Ctrl-C, or until all runs that were asked for by id have ended.
 
     Into a pipe the table is written whenever it has changed. A PostgreSQL that goes away is waited for, but
@@ -36,27 +44,31 @@ def watch(settings: Settings, question: status.Question, interval: float) -> Non
     """
     output = table.Output()
     asker = _Asker(settings, question)
+
+    def draw(answer: listing.Answer) -> list[listing.Drawn]:
+        return listing.draw(answer, question.nothing, output.width, plain=output.plain, chosen=chosen)
+
     with contextlib.closing(asker), contextlib.suppress(KeyboardInterrupt):
         asker.ask()
         if output.plain:
-            _write(asker, question, interval, output)
+            _write(asker, draw, interval, output)
         else:
-            _redraw(asker, question, interval, output)
+            _redraw(asker, draw, interval, output)
     if not output.plain and asker.answer is not None:
-        output.print(*status.draw(asker.answer, question, output.width, plain=False))
+        output.print(*draw(asker.answer))
 
 
 class _Asker:
     """Asks the question again and again, on one connection as long as it lasts."""
 
     def __init__(self, settings: Settings, question: status.Question) -> None:
-        self.answer: status.Answer | None = None
+        self.answer: listing.Answer | None = None
         self.trouble = ""
         self._settings = settings
         self._question = question
         self._connection: database.Connection | None = None
 
-    def ask(self) -> status.Answer:
+    def ask(self) -> listing.Answer:
         """Return the newest answer; ``trouble`` says why it is not newer."""
         try:
             if self._connection is None:
@@ -69,6 +81,13 @@ class _Asker:
             self.trouble = str(error)
         return self.answer
 
+    @property
+    def over(self) -> bool:
+        """Whether runs were asked for by id, and all of them have ended."""
+        if not self._question.refs or self.answer is None:
+            return False
+        return all(line.time_ended is not None for line in self.answer.page.lines)
+
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
@@ -76,20 +95,20 @@ class _Asker:
         self._connection = None
 
 
-def _write(asker: _Asker, question: status.Question, interval: float, output: table.Output) -> None:
+def _write(asker: _Asker, draw: _Draw, interval: float, output: table.Output) -> None:
     shown: object = None
     while True:
         answer = asker.ask()
-        if (answer.runs, answer.clusters) != shown:
-            output.print(*status.draw(answer, question, output.width, plain=True), Text())
+        if (answer.page, answer.clusters) != shown:
+            output.print(*draw(answer), Text())
             sys.stdout.flush()
-            shown = (answer.runs, answer.clusters)
-        if _over(question, answer):
+            shown = (answer.page, answer.clusters)
+        if asker.over:
             return
         time.sleep(interval)
 
 
-def _redraw(asker: _Asker, question: status.Question, interval: float, output: table.Output) -> None:
+def _redraw(asker: _Asker, draw: _Draw, interval: float, output: table.Output) -> None:
     with _keys() as quits, Live(console=output.console, screen=True, auto_refresh=False) as live:
         while True:
             answer = asker.ask()
@@ -97,20 +116,17 @@ def _redraw(asker: _Asker, question: status.Question, interval: float, output: t
             line.append(
                 asker.trouble or f"every {interval:g} s; q ends", render.WARNING if asker.trouble else ""
             )
-            live.update(Group(line, *_page(answer, question, output)), refresh=True)
-            if _over(question, answer) or quits(interval):
+            live.update(Group(line, *draw(_screenful(answer, output))), refresh=True)
+            if asker.over or quits(interval):
                 return
 
 
-def _over(question: status.Question, answer: status.Answer) -> bool:
-    return bool(question.refs) and all(run.time_ended is not None for run in answer.runs)
-
-
-def _page(answer: status.Answer, question: status.Question, output: table.Output) -> list[status.Drawn]:
-    """Return a screenful: the newest runs that fit."""
+def _screenful(answer: listing.Answer, output: table.Output) -> listing.Answer:
+    """Return the lines that fit: of the newest runs, or of the first where they are sorted."""
     room = max(output.console.height - _FRAME, 1)
-    visible = status.Answer(answer.now, answer.runs[-room:], answer.counts, answer.clusters)
-    return status.draw(visible, question, output.width, plain=False)
+    page = answer.page
+    fitting = page._replace(lines=page.lines[:room], more=page.more or len(page.lines) > room)
+    return replace(answer, page=fitting)
 
 
 @contextlib.contextmanager

@@ -17,11 +17,14 @@ from hpctrack.store import database
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime, timedelta
     from uuid import UUID
 
+    from psycopg import sql
+
 _T = TypeVar("_T")
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class RunRow:
     het_job_id: int | None
     job_name: str | None
     partition: str | None
+    account: str | None
+    qos: str | None
+    comment: str | None
     time_limit: timedelta | None
     attempt: int
     """Counts from 0, as SLURM_RESTART_COUNT does."""
@@ -76,17 +82,20 @@ class RunRow:
         """Return how long the run has been running, or ran; None before it started."""
         return None if self.time_started is None else (self.time_ended or now) - self.time_started
 
+    def waited(self, now: datetime) -> timedelta | None:
+        """Return how long it has waited, or waited, for its start; None if it never started."""
+        if self.time_started is None and self.time_ended is not None:
+            return None
+        return (self.time_started or now) - self.time_created
+
 
 @dataclass(frozen=True)
 class Run(RunRow):
     """Everything that stands in a run's own row."""
 
-    comment: str | None
     env: dict[str, str] | None
     """What differs on the node from the submission's environment."""
     submission: UUID | None
-    account: str | None
-    qos: str | None
     stdout_path: str | None
     stderr_path: str | None
     time_seen: datetime | None
@@ -163,45 +172,9 @@ class Session(NamedTuple):
     user_name: str
 
 
-@dataclass(frozen=True)
-class RunFilter:
-    """Which runs to list; None means any."""
-
-    ids: tuple[int, ...] | None = None
-    statuses: tuple[RunStatus, ...] | None = None
-    users: tuple[str, ...] | None = None
-    experiment: str | None = None
-    since: datetime | None = None
-    """Created then or later."""
-
-    def params(self) -> dict[str, Any]:
-        """Return the parameters of the statements that list runs."""
-        return {
-            "ids": None if self.ids is None else list(self.ids),
-            "statuses": None if self.statuses is None else [status.value for status in self.statuses],
-            "users": None if self.users is None else list(self.users),
-            "experiment": self.experiment,
-            "since": self.since,
-        }
-
-
-def list_runs(
-    connection: database.Connection, which: RunFilter, limit: int | None = 50, before: int | None = None
-) -> list[RunRow]:
-    """Return the newest runs that match, newest first; ``before`` is the last id of the page before."""
-    params = {**which.params(), "limit": limit, "before": before}
-    return _fetch(connection, "list_runs", params, RunRow)
-
-
-def count_runs(connection: database.Connection, which: RunFilter) -> dict[RunStatus, int]:
-    """Return how many runs match, by status, the most frequent first."""
-    rows = _fetch(connection, "count_runs", which.params(), lambda status, count: (status, count))
-    return dict(rows)
-
-
 def get_run(connection: database.Connection, run_id: int) -> Run:
     """Return one run. Raises `errors.RunNotFound`."""
-    runs = _fetch(connection, "get_run", {"id": run_id}, Run)
+    runs = fetch(connection, "get_run", {"id": run_id}, Run)
     if not runs:
         raise errors.RunNotFound(f"no run r{run_id}")
     return runs[0]
@@ -209,46 +182,46 @@ def get_run(connection: database.Connection, run_id: int) -> Run:
 
 def transitions(connection: database.Connection, run_id: int) -> list[Transition]:
     """Return the timeline of a run."""
-    return _fetch(connection, "fetch_transitions", {"id": run_id}, Transition)
+    return fetch(connection, "fetch_transitions", {"id": run_id}, Transition)
 
 
 def attempts(connection: database.Connection, run_id: int) -> list[Attempt]:
     """Return the executions of a run, the first one first."""
-    return _fetch(connection, "fetch_attempts", {"id": run_id}, Attempt)
+    return fetch(connection, "fetch_attempts", {"id": run_id}, Attempt)
 
 
 def submission(connection: database.Connection, uuid: UUID | None) -> Submission | None:
     """Return what was handed in; None where there is none, or its owner keeps it to himself."""
-    return next(iter(_fetch(connection, "fetch_submission", {"uuid": uuid}, Submission)), None)
+    return next(iter(fetch(connection, "fetch_submission", {"uuid": uuid}, Submission)), None)
 
 
 def relatives(connection: database.Connection, run_id: int) -> list[Relative]:
     """Return the links of a run to others."""
-    return _fetch(connection, "fetch_relatives", {"id": run_id}, Relative)
+    return fetch(connection, "fetch_relatives", {"id": run_id}, Relative)
 
 
 def usage(connection: database.Connection, run_id: int) -> list[Usage]:
     """Return what each attempt used."""
-    return _fetch(connection, "fetch_usage", {"id": run_id}, Usage)
+    return fetch(connection, "fetch_usage", {"id": run_id}, Usage)
 
 
 def losses(connection: database.Connection, run_id: int) -> Losses:
     """Return what did not arrive whole."""
-    (counts,) = _fetch(connection, "fetch_losses", {"id": run_id}, Losses)
+    (counts,) = fetch(connection, "fetch_losses", {"id": run_id}, Losses)
     if not counts.rejected:
         return counts
-    reasons = _fetch(connection, "fetch_rejections", {"id": run_id}, lambda reason, count: (reason, count))
+    reasons = fetch(connection, "fetch_rejections", {"id": run_id}, lambda reason, count: (reason, count))
     return counts._replace(reasons=tuple(reasons))
 
 
 def clusters(connection: database.Connection) -> list[Cluster]:
     """Return what the reconciler knows about each Slurm cluster."""
-    return _fetch(connection, "fetch_clusters", {}, Cluster)
+    return fetch(connection, "fetch_clusters", {}, Cluster)
 
 
 def session(connection: database.Connection) -> Session:
     """Return PostgreSQL's clock and who is logged in."""
-    (found,) = _fetch(
+    (found,) = fetch(
         connection,
         "fetch_now",
         {},
@@ -257,18 +230,38 @@ def session(connection: database.Connection) -> Session:
     return Session(*found)
 
 
-def _fetch(
-    connection: database.Connection, name: str, params: Mapping[str, Any], make: Callable[..., _T]
+def fetch(
+    connection: database.Connection,
+    query: str | sql.Composed,
+    params: Mapping[str, Any],
+    make: Callable[..., _T],
 ) -> list[_T]:
-    """Run a named statement; each row becomes a record, its columns the keyword arguments."""
+    """Run a statement, perhaps a named one; each row becomes a record, its columns the keyword arguments."""
+    text = statement(query) if isinstance(query, str) else query
     with database.translated(), connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(statement(name), params).fetchall()
-    for row in rows:
-        if row.get("status") is not None:
-            row["status"] = RunStatus(row["status"])
-        if "last" in row:
-            row["last"] = {key: _decode(value) for key, value in (row["last"] or {}).items()}
-    return [make(**row) for row in rows]
+        return [make(**_python(row)) for row in cursor.execute(text, params).fetchall()]
+
+
+def iterate(
+    connection: database.Connection, query: sql.Composed, params: Mapping[str, Any], make: Callable[..., _T]
+) -> Iterator[_T]:
+    """Run a statement as `fetch` does, and hold a few rows at a time: PostgreSQL keeps the rest."""
+    with (
+        database.translated(),
+        connection.transaction(),
+        connection.cursor("rows", row_factory=dict_row) as cursor,
+    ):
+        cursor.itersize = _AT_ONCE
+        for row in cursor.execute(query, params):
+            yield make(**_python(row))
+
+
+def _python(row: dict[str, Any]) -> dict[str, Any]:
+    if row.get("status") is not None:
+        row["status"] = RunStatus(row["status"])
+    if "last" in row:
+        row["last"] = {key: _decode(value) for key, value in (row["last"] or {}).items()}
+    return row
 
 
 def _decode(value: Any) -> Any:

@@ -126,6 +126,8 @@ CREATE INDEX runs_tags_gin ON runs USING gin (tags);
 CREATE INDEX runs_args_gin ON runs USING gin (args);
 CREATE INDEX runs_experiment ON runs (experiment_id, id);
 CREATE INDEX runs_user ON runs (user_name, id);
+CREATE INDEX runs_status ON runs (status, id);
+CREATE INDEX runs_created ON runs (time_created);
 CREATE INDEX runs_job_name ON runs (job_name text_pattern_ops);
 CREATE INDEX runs_job ON runs (slurm_job_id) WHERE slurm_job_id IS NOT NULL;
 CREATE INDEX runs_array_job ON runs (array_job_id) WHERE array_job_id IS NOT NULL;
@@ -451,14 +453,14 @@ COMMENT ON COLUMN site.value IS 'What was chosen';
 -- only user in the personal mode, is not restricted.
 
 CREATE FUNCTION acts_for_all() RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
     RETURN pg_has_role(session_user, (SELECT relowner FROM pg_class WHERE oid = 'run_keys'::regclass), 'USAGE')
         OR (has_table_privilege(session_user, 'run_keys'::regclass, 'SELECT')
             AND (SELECT rolbypassrls FROM pg_roles WHERE rolname = session_user));
 COMMENT ON FUNCTION acts_for_all IS 'Whether whoever is logged in is the schema''s owner or a collector';
 
 CREATE FUNCTION details_visible() RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
     RETURN EXISTS (SELECT FROM site WHERE name = 'details_visible' AND value = 'yes') OR acts_for_all();
 COMMENT ON FUNCTION details_visible IS
     'Whether whoever is logged in may see environments, args, scripts and standard error of other people''s runs';

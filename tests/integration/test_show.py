@@ -16,7 +16,7 @@ import pytest
 from hpctrack import errors
 from hpctrack.cli import main
 from hpctrack.store import database as store
-from hpctrack.store import queries, series
+from hpctrack.store import filters, lists, queries, series
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "json.md"
@@ -439,7 +439,7 @@ def test_another_user_sees_the_run_but_not_what_is_private(other_user, full):
         assert queries.submission(theirs, run.submission) is None
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             theirs.execute("SELECT * FROM run_keys")
-        (row,) = [one for one in queries.list_runs(theirs, queries.RunFilter()) if one.id == full]
+        (row,) = [one for one in lists.list_runs(theirs, filters.RunFilter()) if one.id == full]
         assert row.args is None
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from hpctrack import errors
+from hpctrack import errors, words
 from hpctrack.cli import chart, common, table
 from hpctrack.model import RunStatus
 from hpctrack.store.series import Bucket, Series
@@ -114,7 +114,7 @@ def test_an_unknown_state_is_told_with_the_known_ones():
 
 
 def test_compact_forms_mean_different_states():
-    assert len(set(common.STATE_CODES.values())) == len(common.STATE_CODES)
+    assert len(set(words.STATE_CODES.values())) == len(words.STATE_CODES)
 
 
 def line(*values: float) -> Series:

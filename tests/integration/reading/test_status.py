@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import getpass
+import io
 import json
 import os
 import pty
@@ -17,127 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.cli import main
-from hpctrack.model import RunStatus
-from hpctrack.store import queries
-from hpctrack.store.queries import RunFilter
+from hpctrack.cli import columns
 
 NOW = datetime.now(timezone.utc)
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "json.md"
-
-
-@pytest.fixture
-def run(insert):
-    """Insert a run; what is not said is as usual."""
-    experiments = {}
-
-    def make(status="RUNNING", experiment="digits", latest=None, **values):
-        if experiment not in experiments:
-            experiments[experiment] = insert("experiments", name=experiment)
-        defaults = {"user_name": "alice", "cluster": "demo", "job_name": "train.sh", "time_created": NOW}
-        run_id = insert(
-            "runs", experiment_id=experiments[experiment], status=status, **{**defaults, **values}
-        )
-        if latest is not None:
-            insert("run_latest", run_id=run_id, **latest)
-        return run_id
-
-    return make
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a verb in this process; returns exit code, stdout, stderr."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-
-    def call(*arguments):
-        code = main.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+DOCUMENTED = Path(__file__).parents[3] / "docs" / "json.md"
 
 
 def ids(out):
     return [line.split()[0] for line in out.splitlines() if re.match(r"r\d", line)]
-
-
-# --- the read service --------------------------------------------------------------------------------------
-
-
-def test_lists_are_pages_by_rising_age(connection, run):
-    made = [run() for _ in range(7)]
-    first = queries.list_runs(connection, RunFilter(), limit=3)
-    second = queries.list_runs(connection, RunFilter(), limit=3, before=first[-1].id)
-    last = queries.list_runs(connection, RunFilter(), limit=3, before=second[-1].id)
-    assert [one.id for one in (*first, *second, *last)] == made[::-1]
-
-
-def test_filters(connection, run):
-    old = run(status="FAILED", time_created=NOW - timedelta(days=3))
-    bobs = run(user_name="bob")
-    other = run(experiment="other", status="PENDING")
-
-    def listed(**which):
-        return [one.id for one in queries.list_runs(connection, RunFilter(**which))]
-
-    assert listed() == [other, bobs, old]
-    assert listed(statuses=(RunStatus.FAILED, RunStatus.PENDING)) == [other, old]
-    assert listed(users=("bob", "carol")) == [bobs]
-    assert listed(experiment="other") == [other]
-    assert listed(since=NOW - timedelta(days=1)) == [other, bobs]
-    assert listed(ids=(old, bobs), users=("alice",)) == [old]
-    assert listed(ids=()) == []
-    assert queries.count_runs(connection, RunFilter(users=("alice",))) == {
-        RunStatus.FAILED: 1,
-        RunStatus.PENDING: 1,
-    }
-
-
-def test_special_values_come_back(connection, run):
-    run_id = run(
-        latest={"last": {"a": {"float": "nan"}, "b": {"int": str(2**70)}, "c": 1.5, "d": {"float": "-inf"}}}
-    )
-    last = queries.get_run(connection, run_id).last
-    assert str(last.pop("a")) == "nan"
-    assert last == {"b": 2**70, "c": 1.5, "d": float("-inf")}
-
-
-def test_times_that_python_can_not_hold_are_unknown(connection, insert, run):
-    run_id = run()
-    insert("transitions", run_id=run_id, source="relay", time="infinity")
-    insert("transitions", run_id=run_id, source="relay", time="200000-01-01")
-    assert [one.time for one in queries.transitions(connection, run_id)] == [None, None]
-
-
-def plan_nodes(plan):
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from plan_nodes(child)
-
-
-def explain(connection, name, params):
-    statement = b"EXPLAIN (FORMAT JSON) " + queries.statement(name)
-    (((tree,),),) = connection.execute(statement, params).fetchall()
-    return list(plan_nodes(tree["Plan"]))
-
-
-def test_lists_never_touch_metrics_and_read_no_more_runs_than_they_show(connection):
-    connection.execute("INSERT INTO experiments (name) SELECT 'e' || i FROM generate_series(1, 20) i")
-    connection.execute(
-        "INSERT INTO runs (experiment_id, slurm_job_id, user_name) SELECT 1 + i % 20, i, 'u' || i % 50"
-        " FROM generate_series(1, 20000) i"
-    )
-    connection.execute("INSERT INTO run_latest (run_id) SELECT id FROM runs")
-    connection.execute("ANALYZE")
-    newest = explain(connection, "list_runs", {**RunFilter().params(), "limit": 50, "before": None})
-    job = explain(connection, "find_job", {"job_id": 77})
-    for nodes in (newest, job):
-        assert "metrics" not in {node.get("Relation Name") for node in nodes}
-        scans = [node for node in nodes if node.get("Relation Name") == "runs"]
-        assert scans
-        assert all(node["Node Type"] != "Seq Scan" for node in scans)
 
 
 # --- the table ----------------------------------------------------------------------------------------------
@@ -183,7 +72,7 @@ def test_the_newest_are_shown_last_and_the_rest_is_counted(cli, run):
         run()
     _, out, _ = cli("status", "--limit", "2")
     assert ids(out) == ["r4", "r5"]
-    assert out.splitlines()[-1] == "5 runs: 5 RUNNING (the newest 2 are shown, see --limit)"
+    assert out.splitlines()[-1] == "5 runs: 5 RUNNING (the newest 2 are shown; older ones: --after r4)"
 
 
 @pytest.mark.parametrize(
@@ -197,6 +86,14 @@ def test_the_newest_are_shown_last_and_the_rest_is_counted(cli, run):
         (["--user", "bob", "--user", "alice", "-E", "other"], ["r5"]),
         (["--since", "2d"], ["r1", "r2", "r3", "r5"]),
         (["--me"], ["r6"]),
+        (["--until", "2d"], ["r4", "r6"]),
+        (["--not-state", "R,PD"], ["r4"]),
+        (["-T", "best", "--tag", "seed=3"], ["r6"]),
+        (["--name", "eval[0-9]*"], ["r6"]),
+        (["-p", "gpu,long"], ["r6"]),
+        (["--where", "args.lr < 0.01 and tags.best"], ["r6"]),
+        (["--sort", "-run", "--state", "R", "--user", "alice"], ["r2", "r1"]),
+        (["--after", "r5", "--limit", "1"], ["r4"]),
         (["--since", "2000-01-01", "--state", "failed", "--user", "alice"], ["r4"]),
     ],
 )
@@ -206,10 +103,100 @@ def test_the_options_filter(cli, run, arguments, expected):
     run(array_job_id=14, array_task_id=3, status="PENDING")
     run(status="FAILED", time_created=NOW - timedelta(days=3))
     run(user_name="bob", experiment="other")
-    run(user_name=getpass.getuser(), time_created=NOW - timedelta(days=9))
+    run(
+        user_name=getpass.getuser(), time_created=NOW - timedelta(days=9), tags={"best": True, "seed": "3"},
+        args={"lr": 0.001}, partition="gpu", job_name="eval1.sh",
+    )  # fmt: skip
     code, out, _ = cli("status", *arguments)
     assert code == 0
     assert ids(out) == expected
+
+
+def test_a_condition_that_makes_no_sense_is_pointed_at(cli):
+    code, out, err = cli("status", "--where", "args.lr < 0.01 and lss < 1")
+    assert (code, out) == (2, "")
+    first, condition, caret = err.splitlines()
+    assert first.startswith("hpctrack: 'lss' is no field of a run: ")
+    assert condition == "  args.lr < 0.01 and lss < 1"
+    assert caret == "  " + " " * 19 + "^"
+
+
+@pytest.fixture
+def array(run, insert):
+    """Insert three tasks of a job array, r1 to r3."""
+    name = "c0ffee00-0000-4000-8000-000000000000"
+    insert("submissions", uuid=name, user_name="alice", time=NOW)
+    for task, status in enumerate(("COMPLETED", "RUNNING", "COMPLETED")):
+        run(
+            submission=name, task=task, array_job_id=14, array_task_id=task, status=status,
+            time_started=NOW - timedelta(minutes=5), time_limit=timedelta(minutes=10),
+        )  # fmt: skip
+
+
+def test_an_array_is_one_line_until_it_is_unfolded(cli, array):
+    _, out, _ = cli("status")
+    header, line, summary = out.splitlines()
+    assert re.match(
+        r"r1-3 +14_\[0-2\] +alice +digits +train.sh +2 COMPLETED, 1 RUNNING +\d+:\d\d +10:00 +- +- +- +-$",
+        line,
+    )
+    assert summary == "3 runs: 2 COMPLETED, 1 RUNNING"
+    assert header.split()[0] == "run"
+    for arguments in (["--array"], ["14"], ["--format", "run"]):
+        assert ids(cli("status", *arguments)[1]) == ["r1", "r2", "r3"]
+
+
+def test_chosen_columns(cli, run):
+    run(slurm_job_id=14, args={"lr": 0.5, "opt": {"name": "adam"}}, job_name="a long name.sh",
+        latest={"last": {"loss": 0.25}})  # fmt: skip
+    _, out, _ = cli("status", "-o", "job,name%6,args.lr,args.opt.name,metrics.loss,tags.x,limit")
+    header, line, _ = out.splitlines()
+    assert header.split() == "job name args.lr args.opt.name metrics.loss tags.x limit".split()
+    assert line.split() == "14 a long 0.5 adam 0.25 - -".split()
+
+
+def test_help_on_columns_names_each_once(cli):
+    code, out, _ = cli("status", "--format", "help")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[: len(columns.COLUMNS)]] == list(columns.COLUMNS)
+
+
+def test_every_column_of_every_run_can_be_printed(cli, run):
+    run()
+    run(slurm_job_id=3, time_started=NOW, time_ended=NOW, exit_signal=9, tags={"a": "x|y"}, args={"b": [1]},
+        latest={"last": {"x": {"float": "nan"}}})  # fmt: skip
+    names = ",".join(columns.COLUMNS)
+    code, out, _ = cli("status", "--format", names, "--csv")
+    first, second, third = csv.reader(io.StringIO(out))
+    assert code == 0
+    assert first == list(columns.COLUMNS)
+    assert second[:2] == ["r1", ""]
+    found = dict(zip(first, third, strict=True))
+    assert found["exit"] == "SIGKILL"
+    assert json.loads(found["latest"]) == {"x": "nan"}
+    assert json.loads(found["args"]) == {"b": [1]}
+    assert datetime.fromisoformat(found["ended"]) == NOW
+    _, out, _ = cli("status", "--format", names, "--parsable")
+    assert {line.count("|") for line in out.splitlines()} == {len(columns.COLUMNS) - 1}
+    assert cli("status", "--format", names)[0] == 0
+
+
+def test_programs_get_all_runs_if_they_ask_and_are_told_otherwise(cli, run):
+    for _ in range(5):
+        run()
+    _, out, err = cli("status", "--csv", "--limit", "2", "--format", "run")
+    assert out.splitlines() == ["run", "r4", "r5"]
+    assert err == "hpctrack: more runs match: --after r4 goes on, --all prints all\n"
+    _, out, err = cli("status", "--parsable", "--all", "--limit", "2", "--format", "run,state")
+    assert out.splitlines() == ["run|state", *(f"r{number}|RUNNING" for number in range(1, 6))]
+    assert err == ""
+
+
+def test_counts(cli, run):
+    for status in ("FAILED", "RUNNING", "RUNNING"):
+        run(status=status)
+    assert cli("status", "--count")[1] == "2 RUNNING\n1 FAILED\n"
+    assert cli("status", "--count", "--user", "nobody")[1] == ""
 
 
 def test_a_silent_slurm_is_told_with_since_when(cli, run, insert):
@@ -241,6 +228,13 @@ def test_an_empty_list_says_what_to_do_next(cli, run):
         (["--state", "done"], 2, "'DONE' is no job state"),
         (["--since", "soon"], 2, "'soon' is no time"),
         (["--limit", "0"], 2, "--limit"),
+        (["--csv", "--watch"], 2, "--csv and --watch do not go together"),
+        (["--all"], 2, "--all is for --csv and --parsable"),
+        (["--sort", "size"], 2, "'size' is no field of a run"),
+        (["--format", "run,size"], 2, "'size' is no column"),
+        (["--format", ""], 2, "--format needs names"),
+        (["--name", "[z-a]"], 2, "no choice of characters"),
+        (["--after", "r9"], 3, "no run r9"),
         (["--json", "--watch"], 2, "do not go together"),
         (["-c", "missing.conf"], 78, "missing.conf: no such configuration file"),
     ],
@@ -282,6 +276,7 @@ def documented_keys(heading):
 def test_json_has_just_the_documented_keys(cli, run, insert):
     run(
         slurm_job_id=14,
+        time_created=NOW,
         time_limit=timedelta(hours=1),
         tags={"a": None},
         latest={"last": {"x": {"float": "nan"}}},

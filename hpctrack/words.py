@@ -1,0 +1,88 @@
+"""The words that people write for job states, times and lengths of time. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+
+from hpctrack import errors
+from hpctrack.model import RunStatus
+
+#: Slurm's compact forms (squeue's manual, "JOB STATE CODES").
+STATE_CODES = {
+    "BF": RunStatus.BOOT_FAIL,
+    "CA": RunStatus.CANCELLED,
+    "CD": RunStatus.COMPLETED,
+    "CF": RunStatus.CONFIGURING,
+    "CG": RunStatus.COMPLETING,
+    "DL": RunStatus.DEADLINE,
+    "F": RunStatus.FAILED,
+    "LF": RunStatus.LAUNCH_FAILED,
+    "NF": RunStatus.NODE_FAIL,
+    "OOM": RunStatus.OUT_OF_MEMORY,
+    "PD": RunStatus.PENDING,
+    "PR": RunStatus.PREEMPTED,
+    "R": RunStatus.RUNNING,
+    "RD": RunStatus.RESV_DEL_HOLD,
+    "RF": RunStatus.REQUEUE_FED,
+    "RH": RunStatus.REQUEUE_HOLD,
+    "RQ": RunStatus.REQUEUED,
+    "RS": RunStatus.RESIZING,
+    "RV": RunStatus.REVOKED,
+    "S": RunStatus.SUSPENDED,
+    "SE": RunStatus.SPECIAL_EXIT,
+    "SI": RunStatus.SIGNALING,
+    "SO": RunStatus.STAGE_OUT,
+    "ST": RunStatus.STOPPED,
+    "TO": RunStatus.TIMEOUT,
+}
+
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?) *(s|min|h|d|w)", re.IGNORECASE)
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def length(text: str) -> timedelta | None:
+    """Read a length of time: ``90s``, ``30min``, ``3h``, ``1.5d``, ``2w``; None for anything else."""
+    match = _LENGTH.fullmatch(text.strip())
+    try:
+        return None if match is None else float(match[1]) * _UNITS[match[2].lower()]
+    except OverflowError:
+        return None
+
+
+def time(text: str) -> datetime:
+    """Read a time: so long ago, or an ISO date and time (local unless it names a zone).
+
+    Raises `errors.UsageError`.
+    """
+    ago = length(text)
+    try:
+        if ago is not None:
+            return datetime.now().astimezone() - ago
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise errors.UsageError(
+            f"{text!r} is no time: write 2d, 3h or 30min, or 2026-01-31 or 2026-01-31T12:00"
+        ) from None
+
+
+def state(word: str) -> RunStatus:
+    """Read a job state in any case, also Slurm's compact form. Raises `errors.UsageError`."""
+    upper = word.strip().upper()
+    if upper in STATE_CODES:
+        return STATE_CODES[upper]
+    if upper not in RunStatus.__members__:
+        known = ", ".join(status.value for status in RunStatus)
+        raise errors.UsageError(f"{upper!r} is no job state of Slurm's: {known}; or compact: PD, R, CD ...")
+    return RunStatus[upper]
+
+
+def states(texts: tuple[str, ...]) -> tuple[RunStatus, ...]:
+    """Read job states, several joined by commas: ``running``, ``PD,R``. Raises `errors.UsageError`."""
+    return tuple(state(word) for text in texts for word in text.split(",") if word.strip())

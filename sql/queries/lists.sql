@@ -1,0 +1,76 @@
+-- Lists of runs. What is in braces is filled in by hpctrack.store.filters: fixed expressions and placeholders.
+
+-- name: list_runs
+-- Runs that match, in some order.
+SELECT id, experiment, status, time_created, time_started, time_ended, tags, args, user_name, cluster,
+       slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, account, qos, comment,
+       time_limit, attempt, exit_code, exit_signal, reason, node_list, slurm_state, missing_since, last_step, last,
+       rows, lost, waiting
+FROM (SELECT *, {key} AS key FROM run_overview WHERE {condition} AND {behind}) keyed
+ORDER BY {order}
+LIMIT {limit};
+
+-- name: count_runs
+-- How many runs match, by status.
+SELECT status, count(*)
+FROM run_overview
+WHERE {condition}
+GROUP BY status
+ORDER BY count(*) DESC, status;
+
+-- name: fetch_page
+-- A page of lines, and the states of the runs that match.
+WITH found AS MATERIALIZED (
+    SELECT id, status, {array} AS array_of, {key} AS key
+    FROM run_overview
+    WHERE {condition} AND {behind}
+    {window}
+), lines AS ({lines})
+SELECT ARRAY (SELECT id FROM lines) AS ids,
+       ARRAY (SELECT array_of FROM lines WHERE runs > 1) AS arrays,
+       (SELECT coalesce(jsonb_object_agg(status, runs), '{{}}')
+        FROM (SELECT status, count(*) AS runs FROM found GROUP BY status) by_status) AS counts,
+       (SELECT min(id) FROM found) AS oldest,
+       {filled} AS filled, {complete} AS complete;
+
+-- name: page_window
+-- What fetch_page looks through first: the newest runs, so that it takes as long with a million as with ten thousand.
+AND id >= {low} ORDER BY id DESC LIMIT {window}
+
+-- name: page_low
+-- Where that window begins.
+coalesce({top}::bigint, (SELECT id FROM run_overview ORDER BY id DESC LIMIT 1)) - {reach}
+
+-- name: page_filled
+-- Whether there may be more in the window.
+(SELECT count(*) FROM found) = {window}
+
+-- name: page_complete
+-- Whether nothing was left out.
+(SELECT count(*) FROM found) < {window} AND NOT EXISTS (SELECT FROM run_overview WHERE id < {low})
+
+-- name: page_lines
+-- A line for each run.
+SELECT id, array_of, 1 AS runs FROM found ORDER BY {order} LIMIT {limit}
+
+-- name: folded_lines
+-- A line for each run or job array, the newest first.
+SELECT max(id) AS id, array_of, count(*) AS runs FROM found
+GROUP BY array_of, CASE WHEN array_of IS NULL THEN id END
+ORDER BY max(id) DESC LIMIT {limit}
+
+-- name: fetch_arrays_at
+-- Arrays that the page before may have shown: tasks of one have neighbouring ids, but for what others inserted meanwhile.
+SELECT DISTINCT submission
+FROM run_overview
+WHERE id >= {after} AND id < {after} + 1000 AND array_task_id IS NOT NULL AND submission IS NOT NULL AND {condition};
+
+-- name: fetch_arrays
+-- Those tasks of job arrays that match, added up by state.
+SELECT submission, status, array_agg(array_task_id) AS tasks, count(*) FILTER (WHERE time_ended IS NULL) AS unended,
+       min(time_started) AS time_started, max(time_ended) AS time_ended, min(id) AS first_id, max(id) AS last_id,
+       sum(rows)::bigint AS rows, sum(lost)::bigint AS lost, sum(waiting)::bigint AS waiting
+FROM run_overview
+WHERE submission = ANY ({arrays}::uuid[]) AND {condition}
+GROUP BY submission, status
+ORDER BY submission, count(*) DESC, status;
