@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpctrack import errors, runids
 from hpctrack import settings as configuration
+from hpctrack import where as conditions
 from hpctrack.api.experiment import Experiment
 from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
-from hpctrack.store import database, experiments, lookup, queries, registration
+from hpctrack.store import database, experiments, filters, lists, lookup, queries, registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -77,16 +78,22 @@ class Client:
         state: str | RunStatus | Iterable[str | RunStatus] | None = None,
         experiment: str | None = None,
         user: str | None = None,
+        where: str | None = None,
         limit: int | None = None,
     ) -> Runs:
         """Return the runs that match everything given, the newest last; of more than ``limit`` the newest.
 
         ``state``: one of Slurm's job states, or several: ``"FAILED"``, ``["PENDING", "RUNNING"]``.
+        ``where``: a condition as for ``hpctrack status``: ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
+        Raises `errors.FilterError` for one that can't be understood.
         """
-        which = queries.RunFilter(
-            statuses=_states(state), users=None if user is None else (user,), experiment=experiment
+        which = filters.RunFilter(
+            statuses=_states(state),
+            users=None if user is None else (user,),
+            experiment=experiment,
+            where=None if where is None else conditions.parse(where),
         )
-        found = self.ask(lambda connection: queries.list_runs(connection, which, limit))
+        found = self.ask(lambda connection: lists.list_runs(connection, which, limit))
         return Runs(Run(self, row) for row in reversed(found))
 
     def ask(self, question: Callable[[Connection], _T]) -> _T:

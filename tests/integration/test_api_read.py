@@ -262,6 +262,9 @@ def test_runs_are_filtered_and_come_newest_last(client, insert):
     ]  # fmt: skip
     assert [run.id for run in client.runs(state="FAILED", experiment="e")] == [failed]
     assert [run.id for run in client.runs(experiment="e", limit=1)] == [running]
+    assert [run.id for run in client.runs(where=f"state = failed and run > {failed}")] == [running + 1]
+    with pytest.raises(errors.FilterError, match="'size' is no field"):
+        client.runs(where="size > 3")
     assert [run.id for run in client.experiment("e").runs(state="RUNNING")] == [running]
     with pytest.raises(errors.UsageError, match="no job state"):
         client.runs(state="fine")
