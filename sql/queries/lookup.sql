@@ -51,3 +51,17 @@ LIMIT %(limit)s;
 -- name: limit_statements
 -- Nobody waits long for a word to be completed.
 SELECT set_config('statement_timeout', '1s', false);
+
+-- name: fetch_jobs
+-- What Slurm calls the jobs of runs, and where they run.
+SELECT r.id AS run_id, r.kind, r.status::text, r.time_ended IS NOT NULL AS over, r.submission, r.cluster,
+       r.slurm_job_id AS job_id, r.array_job_id, r.array_task_id, a.batch_host AS host
+FROM run_overview r
+LEFT JOIN attempt_overview a ON a.run_id = r.id AND a.attempt = r.attempt
+WHERE r.id = ANY (%(ids)s)
+ORDER BY r.id;
+
+-- name: find_other_tasks
+-- Arrays of which other tasks than these are not over.
+SELECT DISTINCT array_job_id FROM run_overview
+WHERE submission = ANY (%(submissions)s::uuid[]) AND time_ended IS NULL AND NOT id = ANY (%(ids)s);
