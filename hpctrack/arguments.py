@@ -8,10 +8,10 @@ everything else is positional. What `hpctrack.set_args` says later is merged ove
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 POSITIONAL = "_"
 
@@ -30,31 +30,82 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     positional: list[Any] = []
+    for place in _places(argv):
+        word = argv[place.start]
+        if place.name is None:
+            positional.append(typed(word))
+        elif place.taken == 2:
+            _put(found, place.name, typed(argv[place.start + 1]))
+        else:
+            _put(found, place.name, typed(word[place.equals :]) if place.equals else True)
+    if positional:
+        found[POSITIONAL] = positional
+    return found
+
+
+class _Place(NamedTuple):
+    """Where an argument stands."""
+
+    start: int
+    #: None for a positional one.
+    name: str | None = None
+    #: Words that it takes up.
+    taken: int = 1
+    #: Where in the word its value begins; 0 where it does not hold one.
+    equals: int = 0
+
+
+def _places(argv: Sequence[str]) -> Iterator[_Place]:
+    """Yield the arguments, without the ``--`` behind which all are positional."""
     position = 0
     while position < len(argv):
         word = argv[position]
         following = argv[position + 1] if position + 1 < len(argv) else None
-        position += 1
         if word == "--":
-            positional += map(typed, argv[position:])
-            break
+            yield from map(_Place, range(position + 1, len(argv)))
+            return
         option, override = _OPTION.match(word), _OVERRIDE.match(word)
+        taken = 1
         if option is not None:
-            name, equals, text = word.partition("=")
-            if equals:
-                _put(found, name.lstrip("-"), typed(text))
-            elif following is not None and _is_value(name, following):
-                _put(found, name.lstrip("-"), typed(following))
-                position += 1
-            else:
-                _put(found, name.lstrip("-"), True)
+            name, equals, _ = word.partition("=")
+            taken = 2 if not equals and following is not None and _is_value(name, following) else 1
+            yield _Place(position, name.lstrip("-"), taken, len(name) + 1 if equals else 0)
         elif override is not None:
-            _put(found, override[1], typed(word[override.end() :]))
+            yield _Place(position, override[1], 1, override.end())
         else:
-            positional.append(typed(word))
-    if positional:
-        found[POSITIONAL] = positional
-    return found
+            yield _Place(position)
+        position += taken
+
+
+def replace(argv: Sequence[str], name: str, value: str) -> list[str] | None:
+    """Return the arguments with another value for a name, in the way in which it is given; None if it is not.
+
+    A flag stays for ``true`` and goes for ``false``. Of a name given twice the first goes and the last has
+    the value.
+    """
+    found = [place for place in _places(argv) if place.name == name]
+    if not found:
+        return None
+    words = list(argv)
+    for place in reversed(found):
+        last = place is found[-1]
+        head = words[place.start]
+        if place.taken == 2:
+            new = [head, value]
+        elif place.equals:
+            new = [head[: place.equals] + value]
+        else:
+            new = {"true": [head], "false": []}.get(value.lower(), [f"{head}={value}"])
+        words[place.start : place.start + place.taken] = new if last else []
+    return words
+
+
+def add(argv: Sequence[str], name: str, value: str) -> list[str]:
+    """Return the arguments with one more, in the way of the others: ``name=value`` or ``--name=value``."""
+    places = list(_places(argv))
+    overrides = any(place.equals and not argv[place.start].startswith("-") for place in places)
+    options = any(argv[place.start].startswith("-") for place in places)
+    return [*argv, f"{name}={value}" if overrides and not options else f"--{name}={value}"]
 
 
 def typed(text: str) -> Any:

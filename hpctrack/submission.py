@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import secrets
@@ -79,6 +80,10 @@ class Source(NamedTuple):
     time: float
     git: git.State | None = None
     kind: str = "batch"
+    #: File that the script was read from; empty where there is none.
+    script_path: str = ""
+    #: UUID of the submission that is submitted again.
+    rerun_of: str | None = None
 
 
 def parse_own(words: Sequence[str]) -> tuple[Own, list[str]]:
@@ -107,6 +112,13 @@ def parse_own(words: Sequence[str]) -> tuple[Own, list[str]]:
 def from_settings(settings: Settings) -> Own:
     """Return what the configuration says where neither the command line nor the script does."""
     return Own(settings.experiment, settings.tags, settings.note or None)
+
+
+def own_words(own: Own) -> list[str]:
+    """Return hpctrack's own options as they are written: what `parse_own` reads."""
+    words = [] if own.experiment is None else [f"--experiment={own.experiment}"]
+    words += [f"--tag={tag}" for tag in own.tags]
+    return words if own.note is None else [*words, f"--note={own.note}"]
 
 
 def tags(words: Iterable[str]) -> dict[str, str | bool]:
@@ -196,10 +208,17 @@ def _submission(
         "time": datetime.fromtimestamp(minted.time, timezone.utc).isoformat(),
         "submit_line": shlex.join(redactor.argv(source.argv)),
         "script": None if source.script is None else redactor.text(source.script),
+        "script_path": source.script_path or None,
+        "script_sha256": None if source.script is None else fingerprint(source.script),
         "work_dir": source.work_dir,
         "git": redactor.value(dict(source.git)) if source.git else None,
         "env": redactor.environ(source.environ),
     }
+
+
+def fingerprint(script: str) -> str:
+    """Return what tells a script from any other; bytes that are not UTF-8 are lone surrogates."""
+    return hashlib.sha256(script.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _run(
@@ -220,6 +239,7 @@ def _run(
         "time_limit_s": job.time_limit,
         "parent_submission": parent.uuid if parent else None,
         "parent_task": parent.task if parent else None,
+        "rerun_of": source.rerun_of,
     }
 
 

@@ -37,6 +37,7 @@ class Verb(NamedTuple):
 VERBS = {
     "sbatch": Verb("Submit", "hpctrack.cli.submit:command", "Submit a job with sbatch, tracked."),
     "run": Verb("Submit", "hpctrack.cli.run:command", "Run a command here, tracked."),
+    "rerun": Verb("Submit", "hpctrack.cli.rerun:command", "Submit what was submitted again."),
     "cancel": Verb("Submit", "hpctrack.cli.cancel:command", "End the jobs of runs with scancel."),
     "templates": Verb("Submit", "hpctrack.cli.templates:command", "List job scripts to start from."),
     "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),

@@ -61,8 +61,12 @@ def command(own: submission.Own, arguments: list[str], line: list[str]) -> int:
         returncode = submit.submit_plain(arguments, environ)
         _say(f"submitted untracked: {error}")
         return _end_as(returncode)
-    order = submit.Order(configuration, arguments, own, line, environ)
-    listener = submit.Listener(lambda delivery: _make_known(configuration, delivery), _say)
+    return submit_order(submit.Order(configuration, arguments, own, line, environ))
+
+
+def submit_order(order: submit.Order) -> int:
+    """Submit, and make it known; return sbatch's exit code."""
+    listener = submit.Listener(lambda delivery: _make_known(order.settings, delivery), _say)
     return _end_as(submit.submit(order, listener))
 
 

@@ -37,7 +37,7 @@ class Script(NamedTuple):
     path: str
     #: Place in sbatch's arguments; None for ``--wrap`` and standard input.
     place: int | None
-    #: Reading it has used it up: standard input, pipes.
+    #: It can't be read again: standard input, pipes, what PostgreSQL had kept.
     consumed: bool = False
 
 
@@ -79,24 +79,32 @@ class _Line(NamedTuple):
 
 
 def prepare(
-    settings: Settings, argv: Sequence[str], environ: Mapping[str, str], folder: Path, record: bytes
+    settings: Settings,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    folder: Path,
+    record: bytes,
+    *,
+    script: Script | None = None,
 ) -> Plan:
     """Wrap the script that sbatch is to submit, into a file in ``folder``.
 
-    ``record`` goes into the script if the settings say ``key_in = script``. Never raises: a plan without
-    ``wrapped`` runs sbatch on what the user typed, and notes say why where sbatch would not.
+    ``script`` is it, unless it is to be read from where ``argv`` says. ``record`` goes into it if the
+    settings say ``key_in = script``. Never raises: a plan without ``wrapped`` runs sbatch on what the user
+    typed, and notes say why where sbatch would not.
     """
     plan = Plan(list(argv))
     try:
-        line = _Line(settings, argv, _read(settings, argv, environ), environ)
+        if script is not None:
+            plan = _put_back(plan, script, folder)
+        line = _Line(settings, argv, read_line(settings, argv, environ), environ)
         if line.read.has("help", "usage", "version", "external"):
             return plan
         plan = plan._replace(quiet=line.read.has("quiet"))
         doubt = _doubt(line)
         if doubt:
             return untracked(plan, doubt)
-        script = _read_script(line)
-        if script is not None:
+        if script is None and (script := _read_script(line)) is not None:
             plan = _put_back(plan, script, folder)
         if script is None or batch_script.refused(script.text):
             return plan
@@ -110,7 +118,7 @@ def untracked(plan: Plan, why: str) -> Plan:
     return plan._replace(notes=(f"submitted untracked: {why}",))
 
 
-def _read(settings: Settings, argv: Sequence[str], environ: Mapping[str, str]) -> options.CommandLine:
+def read_line(settings: Settings, argv: Sequence[str], environ: Mapping[str, str]) -> options.CommandLine:
     """Read an argument list, asking sbatch for its options only where ours do not suffice."""
     listed: dict[str, int] = {}
     for fresh in (False, True):
@@ -199,7 +207,7 @@ def _with_script(argv: Sequence[str], script: Script, path: Path, dropped: Seque
 
 def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) -> Plan:
     block = [] if line.wraps else [os.fsdecode(text) for text in batch_script.leading_block(script.text)]
-    directives = _read(line.settings, options.directives(block), line.environ)
+    directives = read_line(line.settings, options.directives(block), line.environ)
     own, notes = read_own(block)
     wrapped = batch_script.wrap(
         script.text,

@@ -48,6 +48,10 @@ class Order(NamedTuple):
     #: The whole command.
     line: Sequence[str]
     environ: Mapping[str, str]
+    #: The script, where it is not read from what ``argv`` names.
+    script: preparation.Script | None = None
+    #: UUID of the submission that is submitted again.
+    rerun_of: str | None = None
 
 
 class Delivery(NamedTuple):
@@ -101,7 +105,9 @@ def _plan(stack: contextlib.ExitStack, order: Order, minted: records.Record) -> 
     except OSError as error:
         return preparation.untracked(preparation.Plan(list(order.argv)), f"no temporary folder: {error}")
     path = Path(stack.enter_context(folder))
-    return preparation.prepare(order.settings, order.argv, order.environ, path, records.dumps(minted))
+    return preparation.prepare(
+        order.settings, order.argv, order.environ, path, records.dumps(minted), script=order.script
+    )
 
 
 class _Job:
@@ -159,6 +165,8 @@ class _Job:
             environ=self._environ,
             time=self._minted.time,
             git=self._git.answer(),
+            script_path=script.path,
+            rerun_of=self._order.rerun_of,
         )
         job = submission.Job(
             cluster=cluster,

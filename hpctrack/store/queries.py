@@ -114,6 +114,9 @@ class Submission:
     time: datetime
     submit_line: str | None
     script: str | None
+    script_path: str | None
+    script_sha256: str | None
+    """Of the script itself, without masks."""
     work_dir: str | None
     git: dict[str, Any] | None
     env: dict[str, str] | None

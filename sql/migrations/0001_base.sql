@@ -67,6 +67,8 @@ CREATE TABLE submissions (
     time        timestamptz NOT NULL,
     submit_line text,
     script      text,
+    script_path text,
+    script_sha256 text,
     work_dir    text,
     git         jsonb,
     env         jsonb
@@ -79,6 +81,8 @@ COMMENT ON COLUMN submissions.cluster IS 'Slurm''s ClusterName; NULL for a run o
 COMMENT ON COLUMN submissions.time IS 'When it was submitted, by the clock of the host it was submitted from';
 COMMENT ON COLUMN submissions.submit_line IS 'The command as it was typed';
 COMMENT ON COLUMN submissions.script IS 'Text of the batch script; NULL for a command';
+COMMENT ON COLUMN submissions.script_path IS 'File that it was read from; NULL for --wrap and standard input';
+COMMENT ON COLUMN submissions.script_sha256 IS 'SHA-256 of the script itself, without masks, in hexadecimal';
 COMMENT ON COLUMN submissions.work_dir IS 'Folder that it was submitted from';
 COMMENT ON COLUMN submissions.git IS 'Object: commit, branch, dirty, remote of the work dir; NULL where that is no git repository';
 COMMENT ON COLUMN submissions.env IS 'Environment at submission; what differs on the node is in runs.env';
@@ -198,7 +202,8 @@ CREATE TABLE run_relationships (
 CREATE INDEX run_relationships_to ON run_relationships (to_id);
 COMMENT ON TABLE run_relationships IS 'Directed, named links between runs';
 COMMENT ON COLUMN run_relationships.from_id IS 'The run that the link starts from; its owner makes and removes links';
-COMMENT ON COLUMN run_relationships.kind IS 'What the link means; submitted: from_id submitted to_id from inside its job';
+COMMENT ON COLUMN run_relationships.kind IS
+    'What the link means; submitted: from_id submitted to_id from inside its job; reruns: from_id is to_id, submitted again';
 COMMENT ON COLUMN run_relationships.to_id IS 'The run that the link leads to';
 
 CREATE TABLE metrics (
@@ -690,6 +695,7 @@ DECLARE
     the_uuid uuid := (submission->>'uuid')::uuid;
     the_experiment bigint;
     parent bigint;
+    original bigint;
     known text;
 BEGIN
     -- Slurm's user names and PostgreSQL's need not be the same, but whoever has a login here speaks for themselves.
@@ -697,9 +703,11 @@ BEGIN
         RAISE EXCEPTION 'submission % is %''s, but this login is %', the_uuid, slurm_user, session_user
             USING ERRCODE = 'insufficient_privilege';
     END IF;
-    INSERT INTO submissions (uuid, user_name, slurm_user, cluster, time, submit_line, script, work_dir, git, env)
+    INSERT INTO submissions (uuid, user_name, slurm_user, cluster, time, submit_line, script, script_path, script_sha256,
+                             work_dir, git, env)
     VALUES (the_uuid, who, slurm_user, submission->>'cluster', (submission->>'time')::timestamptz,
-            submission->>'submit_line', submission->>'script', submission->>'work_dir', submission->'git', submission->'env')
+            submission->>'submit_line', submission->>'script', submission->>'script_path', submission->>'script_sha256',
+            submission->>'work_dir', submission->'git', submission->'env')
     ON CONFLICT DO NOTHING;
     SELECT s.user_name INTO known FROM submissions s WHERE s.uuid = the_uuid;
     IF known IS DISTINCT FROM who THEN
@@ -732,6 +740,15 @@ BEGIN
     IF parent IS NOT NULL THEN
         INSERT INTO run_relationships (from_id, kind, to_id)
         SELECT parent, 'submitted', r.id FROM runs r WHERE r.submission = the_uuid ON CONFLICT DO NOTHING;
+    END IF;
+
+    -- A task is a rerun of the task of the same number, or else of the first.
+    SELECT min(o.id) INTO original FROM runs o WHERE o.submission = (run->>'rerun_of')::uuid;
+    IF original IS NOT NULL THEN
+        INSERT INTO run_relationships (from_id, kind, to_id)
+        SELECT r.id, 'reruns', coalesce(o.id, original)
+        FROM runs r LEFT JOIN runs o ON o.submission = (run->>'rerun_of')::uuid AND o.task = r.task
+        WHERE r.submission = the_uuid ON CONFLICT DO NOTHING;
     END IF;
     RETURN QUERY SELECT r.task, r.id FROM runs r WHERE r.submission = the_uuid ORDER BY r.task;
 END $$;

@@ -27,7 +27,7 @@ ORDER BY attempt;
 
 -- name: fetch_submission
 -- What was handed in; nothing where its owner keeps it to himself.
-SELECT uuid, user_name, cluster, time, submit_line, script, work_dir, git, env
+SELECT uuid, user_name, cluster, time, submit_line, script, script_path, script_sha256, work_dir, git, env
 FROM submissions
 WHERE uuid = %(uuid)s;
 

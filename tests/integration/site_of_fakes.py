@@ -76,18 +76,23 @@ class Site:
             **{f"HPCTRACK_DSN_{name.upper()}": value for name, value in self.settings.dsn.items()},
         }
 
-    def start(self, *argv, environ=None, **options):
+    def start(self, *argv, verb="sbatch", environ=None, **options):
         merged = {**self.environ, **(environ or {})}
         environ = {name: value for name, value in merged.items() if value is not None}
         return subprocess.Popen(
-            [sys.executable, "-c", MAIN, "sbatch", *map(str, argv)],
+            [sys.executable, "-c", MAIN, verb, *map(str, argv)],
             env=environ,
-            cwd=self.work,
-            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "cwd": self.work,
+                **options,
+            },
         )
 
     def sbatch(self, *argv, environ=None, given=None, **options):
-        """Run hpctrack sbatch; return (exit code, stdout, stderr)."""
+        """Run hpctrack sbatch, or another verb; return (exit code, stdout, stderr)."""
         if given is not None:
             options["stdin"] = subprocess.PIPE
         with self.start(*argv, environ=environ, **options) as process:

@@ -1,0 +1,163 @@
+"""``hpctrack rerun``: what was submitted, submitted again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpctrack import errors, runids, settings, submission
+from hpctrack.cli import common, completion
+
+if TYPE_CHECKING:
+    from hpctrack.settings import Settings
+    from hpctrack.slurm import rerun
+    from hpctrack.store import queries
+
+
+class _Words(click.Command):
+    """A command that takes sbatch's options beside its own; the declared ones are for ``--help``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Tell our words from sbatch's."""
+        if ctx.resilient_parsing or {"-h", "--help"} & set(args[:1]):
+            return super().parse_args(ctx, args)
+        ref, changes = read(args)
+        ctx.params = {"ref": ref, "changes": changes}
+        return []
+
+
+def read(words: list[str]) -> tuple[runids.RunRef, rerun.Changes]:
+    """Read a command line: the run first, then our options and sbatch's in any order.
+
+    Raises `errors.UsageError`.
+    """
+    from hpctrack.slurm.rerun import Changes
+
+    own, ref = submission.Own(), None
+    assignments: list[tuple[str, str]] = []
+    options: list[str] = []
+    rest = list(words)
+    while rest:
+        given, rest = submission.parse_own(rest)
+        own = given.over(own)
+        if not rest:
+            break
+        word = rest.pop(0)
+        if word == "--set" or word.startswith("--set="):
+            text = word[len("--set=") :] if "=" in word else rest.pop(0) if rest else ""
+            assignments.append(_assignment(text))
+        elif ref is not None:
+            options.append(word)
+        elif word.startswith("-"):
+            raise errors.UsageError(f"RUN comes before options of sbatch's: hpctrack rerun RUN {word} ...")
+        else:
+            ref = runids.parse(word)
+    if ref is None:
+        raise errors.UsageError("Missing argument 'RUN'")
+    return ref, Changes(own, assignments, options)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise errors.UsageError("--set takes NAME=VALUE, such as --set lr=0.1")
+    return name.lstrip("-"), value
+
+
+@click.command(cls=_Words, options_metavar="[HPCTRACK OPTIONS]")
+@click.option("-E", "--experiment", metavar="NAME", shell_complete=completion.experiments, help="Experiment.")
+@click.option("-T", "--tag", metavar="NAME[=VALUE]", help="One more tag (several: repeat).")
+@click.option("--note", metavar="TEXT", help="A remark.")
+@click.option("--set", metavar="NAME=VALUE", help="Another value for an argument of the script.")
+@click.argument("ref", metavar="RUN [SBATCH OPTIONS]", shell_complete=completion.runs)
+def command(ref: runids.RunRef, changes: rerun.Changes) -> int:
+    """Submit again what a run was submitted as: script, arguments, options.
+
+    The script is the one that was submitted then, in the folder it was submitted from, and with today's
+    environment. Where secrets of the script were masked, its file is taken, if that has not changed. Options
+    of sbatch's given here are stronger. The new run is linked to the old one.
+
+    \b
+    hpctrack rerun 14 --set lr=0.1
+    hpctrack rerun 14_3 --time=2:00:00     one task of a job array
+    """
+    from hpctrack.cli import submit as submitting
+    from hpctrack.slurm import preparation, site, submit
+    from hpctrack.slurm import rerun as planning
+
+    configuration = settings.load()
+    original, uuid = _find(configuration, ref)
+    environ = preparation.own_environ()
+    try:
+        listed = site.sbatch_options(environ, preparation.cache_folder(configuration))
+    except errors.CommandNotFound:
+        raise
+    except errors.SlurmError:
+        listed = {}
+    again = planning.plan(original, changes, listed)
+    try:
+        os.chdir(original.work_dir)
+    except OSError as error:
+        raise errors.BadInput(
+            f"{original.name} was submitted from {original.work_dir}: {error.strerror}"
+        ) from None
+    environ["PWD"] = original.work_dir
+    order = submit.Order(configuration, again.argv, again.own, again.line, environ, again.script, uuid)
+    return submitting.submit_order(order)
+
+
+def _find(configuration: Settings, ref: runids.RunRef) -> tuple[rerun.Original, str]:
+    """Return what was submitted, and its UUID."""
+    from hpctrack.slurm import rerun
+    from hpctrack.store import lookup, queries
+
+    with common.connected(configuration) as connection:
+        ids = lookup.find_each(connection, [ref])
+        run = queries.get_run(connection, ids[0])
+        found = queries.submission(connection, run.submission)
+    name = ref.text if ref.job_id is not None else f"r{run.id}"
+    if found is None and run.submission is not None:
+        raise errors.StoreDenied(f"what {name} was submitted as is for {run.user_name} alone")
+    if found is None or found.submit_line is None:
+        raise errors.BadInput(f"{name} was not submitted by hpctrack")
+    if found.script is None:
+        again = f"cd {shlex.quote(found.work_dir or '.')} && {found.submit_line}"
+        raise errors.UsageError(f"{name} is no job but a command; run it again: {again}")
+    original = rerun.Original(
+        name=name,
+        line=shlex.split(found.submit_line),
+        script=_script(name, found),
+        path=found.script_path or "",
+        work_dir=found.work_dir or ".",
+        experiment=run.experiment,
+        task=run.array_task_id if len(ids) == 1 else None,
+    )
+    return original, str(found.uuid)
+
+
+def _script(name: str, found: queries.Submission) -> bytes:
+    """Return the script as it was submitted: as stored, or, where secrets were masked, from its file."""
+    stored = found.script or ""
+    if submission.fingerprint(stored) == found.script_sha256:
+        return stored.encode()
+    if found.script_path is None:
+        raise errors.BadInput(
+            f"the script of {name} held secrets, which were not stored, and it came from no file: "
+            "submit it with hpctrack sbatch"
+        )
+    try:
+        text = Path(found.script_path).read_bytes()
+    except OSError as error:
+        why = f"can't be read: {error.strerror}"
+    else:
+        if submission.fingerprint(text.decode("utf-8", "surrogateescape")) == found.script_sha256:
+            return text
+        why = "has changed since"
+    raise errors.BadInput(
+        f"the script of {name} held secrets, which were not stored, and {found.script_path} {why}: "
+        "submit it with hpctrack sbatch"
+    )
