@@ -139,7 +139,7 @@ class Account:
     def sbatch(self, *argv: str, own: tuple[str, ...] = (), **options: Any) -> int:
         """Submit through hpctrack, with its own options first; return the job id."""
         done = self.hpctrack("sbatch", *own, "--parsable", *argv, **options)
-        # On a machine that is busy with other tests PostgreSQL may take longer than a submission waits for it.
+        # Beside other tests PostgreSQL may take longer than a submission waits for it.
         said = ("started a collector", "it will be registered later: PostgreSQL did not answer within 2 s")
         assert done.stderr == "" or any(words in done.stderr for words in said), done.stderr
         return int(done.stdout.split(";")[0])
