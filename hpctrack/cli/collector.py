@@ -88,12 +88,12 @@ def _stop(configuration: Settings) -> None:
 
 
 def _find_slurm(configuration: Settings) -> Slurm:
-    from hpctrack.slurm import accounting, site
+    from hpctrack.slurm import backend, site
     from hpctrack.stream.collector.reconciling import Slurm
 
     cluster = site.cluster_name(os.environ, str(Path(configuration.data_dir) / "cache"))
     user = getpass.getuser() if configuration.personal else None
-    return Slurm(cluster, accounting.CommandLine(cluster), user)
+    return Slurm(cluster, backend.choose(configuration.slurm_backend, cluster, os.environ), user)
 
 
 def _log_to_stderr(configuration: Settings, *, bounded: bool) -> None:

@@ -51,7 +51,7 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
 
 def _pass(configuration: settings.Settings, cluster: str | None, user: str | None) -> Report:
     from hpctrack import reconcile
-    from hpctrack.slurm import accounting, preparation, site
+    from hpctrack.slurm import backend, preparation, site
     from hpctrack.store import database
 
     with contextlib.closing(database.connect(configuration)) as connection:
@@ -60,10 +60,10 @@ def _pass(configuration: settings.Settings, cluster: str | None, user: str | Non
             here = cluster or site.cluster_name(os.environ, preparation.cache_folder(configuration))
         except errors.CommandNotFound:
             return reconcile.Report(lost)  # a machine without Slurm
-        backend = accounting.CommandLine(here, remote=cluster is not None)
+        asked = backend.choose(configuration.slurm_backend, here, os.environ, remote=cluster is not None)
         if user is None and configuration.personal:
             user = getpass.getuser()
-        report = reconcile.run_once(connection, backend, here, user)
+        report = reconcile.run_once(connection, asked, here, user)
     return report._replace(changes=lost + report.changes)
 
 

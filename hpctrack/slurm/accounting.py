@@ -77,7 +77,7 @@ class CommandLine:
         except errors.SlurmError as error:
             if _NO_ACCOUNTING not in str(error):
                 raise
-        return [fact for fact in self._squeue(["--states=all"]) if _has_ended(fact)]
+        return [fact for fact in self._squeue(["--states=all"]) if has_ended(fact)]
 
     def _squeue(self, options: list[str]) -> list[JobFacts]:
         delimiter = _delimiter()
@@ -98,7 +98,8 @@ class CommandLine:
         return command.run(argv, timeout=self._timeout, environ=self._environ).stdout
 
 
-def _has_ended(fact: JobFacts) -> bool:
+def has_ended(fact: JobFacts) -> bool:
+    """Whether a fact is about a job that has ended."""
     return fact.status is not None and states.stage_of(fact.status) is states.Stage.ENDED
 
 

@@ -103,18 +103,22 @@ def run(
     environ: Mapping[str, str],
     stdin: str | None = None,
     check: bool = True,
+    name: str | None = None,
 ) -> Completed:
     """Run a query to its end, in `query_environ` of ``environ``, within ``timeout`` seconds.
+
+    ``name`` is what it is counted and complained about as, if not the program's own.
 
     Raises `errors.CommandNotFound`; `errors.SlurmUnavailable` when time is up or Slurm's daemons do not
     answer; with ``check``, `errors.SlurmError` for any other exit code than 0.
     """
     started = time.monotonic()
-    counter = counters[argv[0]]
+    name = name or argv[0]
+    counter = counters[name]
     counter.commands += 1
     try:
-        completed = _run(argv, timeout, query_environ(environ), stdin)
-        _raise_for(argv[0], completed, check)
+        completed = _run(argv, timeout, query_environ(environ), stdin, name)
+        _raise_for(name, completed, check)
     except errors.SlurmError:
         counter.failures += 1
         raise
@@ -125,7 +129,9 @@ def run(
     return completed
 
 
-def _run(argv: Sequence[str], timeout: float, environ: dict[str, str], stdin: str | None) -> Completed:
+def _run(
+    argv: Sequence[str], timeout: float, environ: dict[str, str], stdin: str | None, name: str
+) -> Completed:
     process = start(
         argv,
         environ,
@@ -138,7 +144,7 @@ def _run(argv: Sequence[str], timeout: float, environ: dict[str, str], stdin: st
         try:
             stdout, stderr = process.communicate(None if stdin is None else _encode(stdin), timeout)
         except subprocess.TimeoutExpired:
-            raise errors.SlurmUnavailable(f"{argv[0]} did not answer within {timeout:g} s") from None
+            raise errors.SlurmUnavailable(f"{name} did not answer within {timeout:g} s") from None
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

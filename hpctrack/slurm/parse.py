@@ -24,10 +24,11 @@ SQUEUE_FIELDS = (
     "JobID JobArrayID HetJobID HetJobOffset State RestartCnt SubmitTime StartTime EndTime exit_code UserName "
     "Partition Account QOS TimeLimit BatchHost NodeList Reason Name"
 ).split()
-#: Fields of ``sacct -o`` that releases have had since 20.11. One per attribute of `_Row`, in its order.
+#: Fields of ``sacct -o`` that releases have had since 20.11, Restarts since 24.11. One per attribute of
+#: `_Row`, in its order.
 SACCT_FIELDS = (
     "JobID JobIDRaw Cluster State Submit Start End ExitCode DerivedExitCode User Partition Account QOS "
-    "TimelimitRaw NodeList ElapsedRaw TotalCPU MaxRSS ReqTRES AllocTRES ConsumedEnergyRaw JobName"
+    "TimelimitRaw NodeList ElapsedRaw TotalCPU MaxRSS ReqTRES AllocTRES ConsumedEnergyRaw Restarts JobName"
 ).split()
 #: Without these rows of sacct mean nothing.
 _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
@@ -83,6 +84,7 @@ class _Row(NamedTuple):
     req_tres: str
     alloc_tres: str
     energy: str
+    restarts: str
     name: str
 
 
@@ -228,6 +230,7 @@ def _accounted(
         array_task_id=array_task_id,
         het_job_id=int(het_job_id) if plus else None,
         het_offset=int(het_offset) if plus else None,
+        attempt=units.number(row.restarts),
         time_submitted=times[row.submitted],
         # A job that never got a node may have its end for a start.
         time_started=times[row.started] if node_list else None,

@@ -31,7 +31,7 @@ ROW = {
     "User": "alice", "Partition": "main", "Account": "lab", "QOS": "normal", "TimelimitRaw": "60",
     "NodeList": "n1", "ElapsedRaw": "10", "TotalCPU": "00:01.500", "MaxRSS": "",
     "ReqTRES": "billing=1,cpu=1,mem=250M,node=1", "AllocTRES": "", "ConsumedEnergyRaw": "",
-    "JobName": "train",
+    "Restarts": "", "JobName": "train",
 }  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def test_garbage_of_sacct_is_refused(row):
 
 
 def test_fields_are_chosen_from_what_sacct_offers():
-    few = "jobid JobIDRaw State Submit Start End User NodeList ExitCode Restarts"
+    few = "jobid JobIDRaw State Submit Start End User NodeList ExitCode Planned"
     fields = parse.sacct_fields(few)
     assert fields == ["JobID", "JobIDRaw", "State", "Submit", "Start", "End", "ExitCode", "User", "NodeList"]
     text = "".join(ROW[field] + D for field in fields) + "\n"
