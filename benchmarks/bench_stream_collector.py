@@ -106,7 +106,7 @@ def _streams(named: Sequence[tuple[Run, tuple[str, ...]]], rows: int) -> list[re
 def _rows(seed: int, names: Sequence[str], rows: int) -> Iterator[journal.Row]:
     values = np.random.default_rng(seed).random((rows, len(names))).tolist()
     for step, cells in enumerate(values):
-        yield journal.Row(0, step, None, _TIME + step * 0.001, dict(zip(names, cells, strict=True)))
+        yield journal.Row.of(0, step, None, _TIME + step * 0.001, dict(zip(names, cells, strict=True)))
 
 
 def _floor(site: Site, *, merged: bool) -> float:

@@ -27,7 +27,7 @@ class Journal:
         for row in rows:
             cells = dict(row)
             reserved = [cells.pop(name, None) for name in ("step", "progress", "time")]
-            lines.append(journal.Row(0, *reserved, cells))
+            lines.append(journal.Row.of(0, *reserved, cells))
         return self.lines(*lines)
 
     def message(self, kind: str, body) -> model.Piece:

@@ -86,7 +86,8 @@ class Sender:
 
 def rows(first: int, count: int = 3, **more) -> bytes:
     lines = [
-        journal.Row(0, step, None, 1.7e9, {"x": step + 0.5, **more}) for step in range(first, first + count)
+        journal.Row.of(0, step, None, 1.7e9, {"x": step + 0.5, **more})
+        for step in range(first, first + count)
     ]
     body, packed = wire.pack(lines)
     assert packed == count

@@ -62,6 +62,20 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _MAX_DIGITS = 400
 
 
+class Shape(NamedTuple):
+    """Which metrics a row has, and a letter for the type of each: one of `CODES`."""
+
+    names: tuple[str, ...]
+    codes: str
+
+
+#: Types of metrics: those of packed rows, and ``s`` for strings and for integers beyond 64 bits.
+CODES = journal_lines.CODES + "s"
+_CODES = {float: "d", int: "q", bool: "?", str: "s"}
+#: Rows alike share their shape, so that this shows without a look at it.
+_shape = functools.lru_cache(maxsize=256)(Shape)
+
+
 class Row(NamedTuple):
     """One logged row. ``end`` is the offset just behind its line."""
 
@@ -69,7 +83,31 @@ class Row(NamedTuple):
     step: int | None
     progress: float | None
     time: float | None
-    values: dict[str, Value]
+    shape: Shape
+    cells: tuple[Value, ...]
+
+    @classmethod
+    def of(
+        cls,
+        end: int,
+        step: int | None,
+        progress: float | None,
+        time: float | None,
+        values: Mapping[str, Value],
+    ) -> Row:
+        """Return the row that has these values."""
+        cells = tuple(values.values())
+        return cls(end, step, progress, time, _shape(tuple(values), "".join(map(_code, cells))), cells)
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """What was logged, by name."""
+        return dict(zip(self.shape.names, self.cells, strict=True))
+
+
+def _code(value: Value) -> str:
+    code = _CODES[type(value)]
+    return "s" if code == "q" and value not in _INT64 else code
 
 
 class Message(NamedTuple):
@@ -128,13 +166,14 @@ def _unpack(line: bytes, end: int) -> Line:
     """Read a packed row. Pieces of two lines glued together have too many fields, or fields that are none."""
     try:
         step, progress, time, names, codes, packed = line.split(b" ")
-        keys, unpack = _unpacker(names, codes)
+        shape, unpack = _unpacker(names, codes)
         return Row(
             end,
             None if step == b"=-" else _int64(step[1:]),
             None if progress == b"-" else _real(_value(progress.decode())),
             int(time) / 1e9,
-            dict(zip(keys, unpack(binascii.unhexlify(packed)), strict=True)),
+            shape,
+            unpack(binascii.unhexlify(packed)),
         )
     except (ValueError, ArithmeticError, struct.error):
         return Torn(end)
@@ -148,14 +187,14 @@ def _int64(text: bytes) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _unpacker(names: bytes, codes: bytes) -> tuple[tuple[str, ...], Callable[[bytes], tuple[Any, ...]]]:
-    """Return names and how to unpack the values; raises ValueError where the two don't fit."""
+def _unpacker(names: bytes, codes: bytes) -> tuple[Shape, Callable[[bytes], tuple[Any, ...]]]:
+    """Return the shape and how to unpack the values; raises ValueError where names and types don't fit."""
     keys = tuple(names.decode().split(","))
     if len(set(keys)) != len(codes) or len(keys) != len(codes) or codes.strip(journal_lines.CODES.encode()):
         raise ValueError(names)
     if any(not 0 < len(name) <= journal_lines.MAX_NAME for name in names.split(b",")):
         raise ValueError(names)
-    return keys, struct.Struct(b"<" + codes).unpack
+    return _shape(keys, codes.decode()), struct.Struct(b"<" + codes).unpack
 
 
 def parse_line(line: bytes, end: int, redactor: Redactor | None = None) -> Line | None:
@@ -242,7 +281,7 @@ def _row(reserved: Mapping[str, Value], values: dict[str, Value], end: int) -> L
         for name in values
     ):
         return Torn(end)
-    return Row(end, step, _real(reserved.get("progress")), _real(reserved.get("time")), values)
+    return Row.of(end, step, _real(reserved.get("progress")), _real(reserved.get("time")), values)
 
 
 def _real(value: Value | None) -> float | None:

@@ -19,10 +19,10 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import journal, journal_lines
+from hpctrack.stream import journal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 MAX_DATAGRAM = 1400
 VERSION = 1
@@ -72,10 +72,8 @@ FLOAT64 = 1
 INT64 = 2
 BOOL = 3
 JSON = 4  # strings, and integers beyond 64 bits: lengths (4 bytes each), then the UTF-8 texts
-_TYPES = {float: FLOAT64, int: INT64, bool: BOOL, str: JSON}
-_WIDTH = {FLOAT64: 8, INT64: 8, BOOL: 1}
-#: Types whose values have one width, and all fit.
-_FIXED = frozenset((float, bool))
+_KINDS = {"d": FLOAT64, "q": INT64, "?": BOOL, "s": JSON}
+_WIDTH = {"d": 8, "q": 8, "?": 1, "s": 4}
 _CLOSE = 4294.0  # seconds: their microseconds fit into 32 bits
 _ANY = 1 << 62
 _INT64 = range(-(1 << 63), 1 << 63)
@@ -231,7 +229,7 @@ class _Run(NamedTuple):
 
     columns: tuple[tuple[str, int], ...]
     first: int
-    rows: list[Collection[Any]]
+    rows: list[tuple[Any, ...]]
 
 
 class Rows:
@@ -240,8 +238,7 @@ class Rows:
     def __init__(self) -> None:
         self._rows: list[journal.Row] = []
         self._runs: list[_Run] = []
-        self._names: tuple[str, ...] | None = None  # of the last row; None if its width is not that of others
-        self._types: tuple[type, ...] = ()
+        self._shape: journal.Shape | None = None  # of the last row; None if its width is not that of others
         self._width = 0
         self._columns: set[tuple[str, int]] = set()
         self._sparse: set[tuple[str, int]] = set()
@@ -259,13 +256,12 @@ class Rows:
 
         After a refusal the block can only be encoded.
         """
-        _, step, progress, time, values = row
-        cells = values.values()
-        if self._names == tuple(values) and self._types == tuple(map(type, cells)):
+        _, step, progress, time, shape, cells = row
+        if shape is self._shape:
             self._runs[-1].rows.append(cells)
             self._cells += self._width
         else:
-            self._append_other(values)
+            self._append_other(shape, cells)
             self._sure = 0
         self._rows.append(row)
         if self._affine:
@@ -301,27 +297,27 @@ class Rows:
             self._rows.pop()
             self._runs[-1].rows.pop()
             return False
+        if room == _ANY:  # the first row has to go, however long: what follows has not
+            self._sure = 0
+            return True
         # A row takes at most this: its values, step, progress and time, and bits in the bitmaps.
         self._sure = (room - size) // (self._width + 24 + (len(self._sparse) + 10) // 8) - 1
         return True
 
-    def _append_other(self, values: Mapping[str, journal_lines.Value]) -> None:
+    def _append_other(self, shape: journal.Shape, cells: tuple[Any, ...]) -> None:
         """Add the values of a row that differs from the one before, or whose width is its own."""
-        cells: list[Any] = list(values.values())
-        kinds = [_kind(cell) for cell in cells]
-        width = 0
-        for index, kind in enumerate(kinds):
-            if kind == JSON:
-                cells[index] = json.dumps(cells[index], ensure_ascii=False).encode("utf-8", "replace")
-                width += 4 + len(cells[index])
-            else:
-                width += _WIDTH[kind]
-        columns = tuple(zip(values, kinds, strict=True))
+        width = sum(_WIDTH[code] for code in shape.codes)
+        if "s" in shape.codes:
+            cells = tuple(
+                json.dumps(cell, ensure_ascii=False).encode("utf-8", "replace") if code == "s" else cell
+                for code, cell in zip(shape.codes, cells, strict=True)
+            )
+            width += sum(len(cell) for code, cell in zip(shape.codes, cells, strict=True) if code == "s")
+        columns = tuple(zip(shape.names, map(_KINDS.__getitem__, shape.codes), strict=True))
         if not self._runs or self._runs[-1].columns != columns:
             self._open_run(columns)
         self._runs[-1].rows.append(cells)
-        self._types = tuple(map(type, values.values()))
-        self._names = tuple(values) if _FIXED.issuperset(self._types) else None
+        self._shape = None if "s" in shape.codes else shape
         self._width = width
         self._cells += width
 
@@ -409,11 +405,6 @@ def _encode_times(times: Sequence[float | None]) -> tuple[int, bytes]:
     return _encode_optional(
         "q", [None if time is None else round(min(max(time, -2e11), 9e12) * 1e6) for time in times]
     )
-
-
-def _kind(value: journal_lines.Value) -> int:
-    kind = _TYPES[type(value)]
-    return JSON if kind == INT64 and value not in _INT64 else kind
 
 
 def _encode_values(kind: int, values: list[Any]) -> bytes:

@@ -196,7 +196,7 @@ def test_memory_is_bounded_while_postgresql_does_not_answer(settings, connection
     process = collect()
     sender = Sender(process.address(), *identity)
     sender.ping()
-    body = wire.pack([journal.Row(0, 0, None, None, {f"m{i}": 1.0 for i in range(80)})])[0]
+    body = wire.pack([journal.Row.of(0, 0, None, None, {f"m{i}": 1.0 for i in range(80)})])[0]
     with store.connect(settings) as blocker:
         blocker.execute("LOCK TABLE streams, metrics IN ACCESS EXCLUSIVE MODE")
         deadline = time.monotonic() + PATIENCE

@@ -89,7 +89,9 @@ def mutants(count: int):
     """Yield bodies that were right once."""
     rng = random.Random(_SEED)
     lines = [
-        journal.Row(0, step, step / 3, 1.7e9, {"loss": step / 7, "n": step, "word": "x" * step, "ok": True})
+        journal.Row.of(
+            0, step, step / 3, 1.7e9, {"loss": step / 7, "n": step, "word": "x" * step, "ok": True}
+        )
         for step in range(9)
     ]  # fmt: skip
     seeds = [

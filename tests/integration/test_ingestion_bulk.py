@@ -24,7 +24,9 @@ def pieces(run_id: int, *, first: int = 0, **values: float) -> list[model.Piece]
     """Return a whole journal, as many rows as it takes."""
     found = []
     for start in range(first, first + ROWS, 100):
-        lines = [journal.Row(0, step, None, None, values or {"x": 1.0}) for step in range(start, start + 100)]
+        lines = [
+            journal.Row.of(0, step, None, None, values or {"x": 1.0}) for step in range(start, start + 100)
+        ]
         body, _ = wire.pack(lines, 1 << 20)
         end = start + 100
         found.append(model.Piece(run_id, A, 0, start, end, decode.decode(body), body))
@@ -184,7 +186,7 @@ def test_values_of_a_large_batch_come_back_bit_for_bit(connection, run):
     given = [struct.unpack("<d", rng.randbytes(8))[0] for _ in range(ROWS)]
     given = [0.0 if math.isnan(value) else value for value in given]
     given[:6] = [-0.0, 5e-324, math.inf, -math.inf, 1.7976931348623157e308, math.nan]
-    lines = [journal.Row(0, step, None, None, {"x": value}) for step, value in enumerate(given)]
+    lines = [journal.Row.of(0, step, None, None, {"x": value}) for step, value in enumerate(given)]
     batch = []
     for start in range(0, ROWS, 100):
         body, _ = wire.pack(lines[start : start + 100], 1 << 20)

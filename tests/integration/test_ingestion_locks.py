@@ -25,7 +25,7 @@ def test_a_long_query_costs_new_columns_one_short_wait_and_rows_none(database, c
     with store.connect(database) as reader:
         reader.execute("SELECT count(*) FROM metrics")
         for step in range(50):
-            row = journal.Row(0, step, None, None, {f"metric{step}": 0.5})
+            row = journal.Row.of(0, step, None, None, {f"metric{step}": 0.5})
             assert ingest.store([piece(run_id, step, row)]).watermarks == {(run_id, A): 100 * step + 100}
         # The wait for the lock is bounded, and there is no second one before the pause is over.
         assert {record.getMessage() for record in caplog.records} == {
@@ -41,7 +41,7 @@ def test_another_writer_costs_new_columns_their_turn_and_nobody_waits(database, 
     ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), auto_columns=True)
     with store.connect(database) as writer:
         writer.execute("INSERT INTO metrics (run_id, step) VALUES (%s, -1)", [run_id])
-        row = journal.Row(0, 0, None, None, {"loss": 0.5})
+        row = journal.Row.of(0, 0, None, None, {"loss": 0.5})
         assert ingest.store([piece(run_id, 0, row)]).counts["rows"] == 1
         with store.connect(database, autocommit=True) as other:
             assert other.execute("SELECT extra FROM metrics WHERE step = 0").fetchone() == ({"loss": 0.5},)
@@ -69,6 +69,6 @@ def test_the_reconcilers_hold_lets_rows_in(database, connection, run):
     with store.connect(database) as reconciler:
         assert runs.load(reconciler, [run_id])
         connection.execute("SET lock_timeout = '5s'")
-        row = journal.Row(0, 0, None, None, {"loss": 0.5})
+        row = journal.Row.of(0, 0, None, None, {"loss": 0.5})
         stored = ingestion.Ingestion(connection, lambda _c, _m: frozenset()).store([piece(run_id, 0, row)])
     assert stored.watermarks == {(run_id, A): 100}

@@ -78,7 +78,7 @@ def test_events_stand_in_the_timeline(connection, ingest, run, monkeypatch):
 def test_losses_are_counted(connection, ingest, run):
     run_id = run()
     relay, log = Journal(run_id, B), Journal(run_id)
-    ingest.store([log.lines(journal.Torn(1), journal.Torn(2), journal.Row(3, 1, None, None, {"x": 1.0}))])
+    ingest.store([log.lines(journal.Torn(1), journal.Torn(2), journal.Row.of(3, 1, None, None, {"x": 1.0}))])
     assert one(connection, "SELECT torn, rows FROM streams") == (2, 1)
     silent = "c" * 16
     ingest.store([relay.message("fin", {"lost": {A: 5, silent: 7, "junk": 1, B: -1}})])

@@ -19,7 +19,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 PROGRESS = st.none() | st.floats(allow_nan=False)
 TIMES = st.none() | st.floats(0, 4e9)
 ROWS = st.builds(
-    lambda step, progress, time, values: journal.Row(0, step, progress, time, values),
+    lambda step, progress, time, values: journal.Row.of(0, step, progress, time, values),
     st.none() | INT64,
     PROGRESS,
     TIMES,
@@ -72,7 +72,7 @@ def test_rows_come_back_bit_for_bit(rows):
 def test_messages_and_torn_lines_keep_their_place():
     lines = [
         journal.Message(1, "hello", '{"a": "é"}'),
-        journal.Row(2, 1, None, None, {"x": 1.0}),
+        journal.Row.of(2, 1, None, None, {"x": 1.0}),
         journal.Torn(3),
         journal.Message(4, "fin", "{}"),
         journal.Torn(5),
@@ -85,7 +85,7 @@ def test_messages_and_torn_lines_keep_their_place():
 
 
 def test_floats_in_every_row_are_one_matrix():
-    rows = [journal.Row(0, i, None, 1e9, {"b": i + 0.5, "a": 1.0}) for i in range(5)]
+    rows = [journal.Row.of(0, i, None, 1e9, {"b": i + 0.5, "a": 1.0}) for i in range(5)]
     (block,) = decode.decode(wire.pack(rows)[0]).blocks
     assert set(block.names) == {"a", "b"}
     assert block.columns == ()
@@ -219,7 +219,7 @@ def test_absurd_counts_allocate_nothing():
     ],
 )
 def test_the_footprint_is_about_what_it_takes(values):
-    body, _ = wire.pack([journal.Row(0, step, None, 1.7e9, values) for step in range(100)])
+    body, _ = wire.pack([journal.Row.of(0, step, None, 1.7e9, values) for step in range(100)])
     bodies = [bytes(bytearray(body)) for _ in range(100)]
     decode.decode(body)
     tracemalloc.start()

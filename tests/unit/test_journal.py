@@ -161,15 +161,15 @@ def test_not_a_number(text):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("loss=0.5", Row(0, None, None, None, {"loss": 0.5})),
-        ("  loss=0.5 \t step=3\r", Row(0, 3, None, None, {"loss": 0.5})),
-        ("step=3.0 loss=1", Row(0, 3, None, None, {"loss": 1})),
-        ("step=3 progress=0.5 time=12.25", Row(0, 3, 0.5, 12.25, {})),
-        ('"step"=1 "a b"="c d" s=x', Row(0, None, None, None, {"step": 1, "a b": "c d", "s": "x"})),
-        ('a="quote \\" and \\u00e9"', Row(0, None, None, None, {"a": 'quote " and é'})),
-        ('a="tab\there"', Row(0, None, None, None, {"a": "tab\there"})),
-        ("é=1 名=2", Row(0, None, None, None, {"é": 1, "名": 2})),
-        ("unit=10\xa0kg", Row(0, None, None, None, {"unit": "10\xa0kg"})),
+        ("loss=0.5", Row.of(0, None, None, None, {"loss": 0.5})),
+        ("  loss=0.5 \t step=3\r", Row.of(0, 3, None, None, {"loss": 0.5})),
+        ("step=3.0 loss=1", Row.of(0, 3, None, None, {"loss": 1})),
+        ("step=3 progress=0.5 time=12.25", Row.of(0, 3, 0.5, 12.25, {})),
+        ('"step"=1 "a b"="c d" s=x', Row.of(0, None, None, None, {"step": 1, "a b": "c d", "s": "x"})),
+        ('a="quote \\" and \\u00e9"', Row.of(0, None, None, None, {"a": 'quote " and é'})),
+        ('a="tab\there"', Row.of(0, None, None, None, {"a": "tab\there"})),
+        ("é=1 名=2", Row.of(0, None, None, None, {"é": 1, "名": 2})),
+        ("unit=10\xa0kg", Row.of(0, None, None, None, {"unit": "10\xa0kg"})),
         ('!args {"lr":0.1}', Message(0, "args", '{"lr":0.1}')),
         ("# a comment", None),
         ("", None),
@@ -246,9 +246,9 @@ TORN = [
 def test_damage_is_seen(text):
     line = text.encode() + b"\n"
     assert list(journal.parse(b"a=1\n" + line + b"b=2\n")) == [
-        Row(4, None, None, None, {"a": 1}),
+        Row.of(4, None, None, None, {"a": 1}),
         Torn(4 + len(line)),
-        Row(8 + len(line), None, None, None, {"b": 2}),
+        Row.of(8 + len(line), None, None, None, {"b": 2}),
     ]
 
 

@@ -316,7 +316,7 @@ def test_verified_datagrams_are_queued_with_their_run(running):
 
 
 def test_datagrams_are_decoded_as_they_arrive_and_count_for_what_they_take(running):
-    body, _ = wire.pack([journal.Row(0, 3, None, None, {f"n{i}": i for i in range(20)})])
+    body, _ = wire.pack([journal.Row.of(0, 3, None, None, {f"n{i}": i for i in range(20)})])
     running.client.send(sealed(body, echo=1))
     running.client.send(sealed(body[:-1], echo=2))
     running.client.send(sealed(body, echo=3, parts=2))
