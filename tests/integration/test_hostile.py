@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from hpctrack import errors
 from hpctrack.stream import decode, journal, wire
-from tests.chain import Collector, eventually
+from tests.chain import PROGRAM, Collector, environment, eventually
 from tests.sender import Sender, message, rows
 
 MINE, THEIRS = b"journal1", b"journal2"
@@ -83,6 +86,62 @@ def test_a_key_is_good_for_the_journals_of_its_own_run(connection, collector, su
     assert found.fetchall() == [(mine, 6, 50), (theirs, 3, 0)]
     marks = connection.execute("SELECT run_id, watermark FROM streams ORDER BY 1").fetchall()
     assert marks == [(mine, 200), (theirs, 100)]
+
+
+def one_row(values: dict, **reserved) -> bytes:
+    row = journal.Row.of(0, *map(reserved.get, ("step", "progress", "time")), values)
+    return wire.pack([row])[0]
+
+
+def absurdities() -> list[bytes]:
+    """Return bodies that can be decoded, and mean nothing good."""
+    far, edge = 9e12, (1 << 63) - 1
+    times = [far, -2e11, 1e300, -1e300, math.inf, math.nan, "soon", None, [], {}]
+    bodies = [
+        one_row({"x": 1.0}, step=step, time=time) for step in (edge, -edge - 1) for time in (far, -2e11)
+    ]
+    bodies += [one_row({"x": 1.0}, progress=value) for value in (math.inf, -math.inf, math.nan)]
+    bodies += [one_row({"n" * 1024: 1.0, "": 2.0, "\0": 3.0, "\x1b[2J": "\x1b]0;x\a", "x": 10**300})]
+    bodies += [
+        one_row({f"{i}": 1.0 for i in range(150)}),
+        wire.pack([journal.Row.of(0, *[None] * 3, {})] * 1024)[0],
+    ]
+    for kind in ("hello", "start", "usage", "event", "fin", "args", "tags", "x" * 32):
+        bodies += [message(kind, time=time, attempt=-1, exit_code=1e300, node="n" * 900) for time in times]
+        bodies += [
+            wire.pack([journal.Message(0, kind, text)])[0] for text in ("[" * 1200, "1e999", "{", "\0")
+        ]
+    return bodies
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+def test_absurd_contents_under_a_valid_key_harm_nobody_and_can_be_shown(
+    connection, collector, submit, settings
+):
+    run_id, name, secret = submit()
+    honest_id, *honest = submit()
+    villain, good = (Sender(collector.address(), *who) for who in ((name, secret), honest))
+    villain.ping()
+    for number, body in enumerate(absurdities()):
+        where = number.to_bytes(8, "big")
+        for begin, end in ((0, 1), ((1 << 63) - 2, (1 << 63) - 1)):
+            header = villain.header(where, begin, end, attempt=number % 3 * 30_000)
+            villain.send(wire.seal(villain.key, header, body))
+        villain.send(wire.seal(villain.key, villain.header(where, 1, 1 << 62, part=9, parts=1024), body))
+        if number % 10 == 0:
+            good.ship(MINE, [rows(3 * i) for i in range(1 + number // 10)])
+    villain.ship(b"the last", [rows(100)])
+    assert collector.process.poll() is None
+    found = connection.execute("SELECT count(*) FROM metrics WHERE run_id = %s", [honest_id]).fetchone()
+    assert found == (3 * (1 + number // 10),)
+    for verb in ("show", "status"):
+        run = subprocess.run(
+            [sys.executable, "-c", PROGRAM, verb, f"r{run_id}"],
+            env=environment(settings), cwd=settings.data_dir, capture_output=True, check=False,
+        )  # fmt: skip
+        assert (run.returncode, run.stderr) == (0, b"")
+        assert b"\x1b" not in run.stdout
+    assert collector.end() == 0
 
 
 def mutants(count: int):
