@@ -1,11 +1,9 @@
-"""A metric drawn in the terminal."""
+"""Metrics drawn in the terminal."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-from hpctrack.cli import render
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,36 +14,87 @@ _HEIGHT = 17
 _TICKS = 6
 #: A cell of Braille dots is two wide.
 DOTS = 2
+#: Okabe and Ito's colours, which colour-blind people can tell apart; in a terminal and in files.
+COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0))
+#: What tells lines apart where there are no colours.
+_MARKS = ("braille", "●", "+", "x", "○", "*", "◆")
 
 
-def draw(series: Series, title: str, width: int) -> list[str]:
-    """Return a line chart as lines of at most ``width`` cells; it has no colours.
+class Line(NamedTuple):
+    """One run's line in a chart."""
+
+    label: str
+    series: Series
+
+
+class Chart(NamedTuple):
+    """One metric of some runs."""
+
+    name: str
+    lines: tuple[Line, ...]
+
+    @property
+    def title(self) -> str:
+        """What stands above it; labels of several lines are in a legend."""
+        return f"{self.lines[0].label}: {self.name}" if len(self.lines) == 1 else self.name
+
+    @property
+    def axis(self) -> str:
+        """What it is drawn along."""
+        return " / ".join(dict.fromkeys(line.series.axis for line in self.lines))
+
+
+def draw(chart: Chart, width: int, *, colour: bool = False) -> list[str]:
+    """Return a line chart as lines of at most ``width`` cells.
 
     Raises ``ValueError`` for a metric without finite values.
     """
-    if not series.buckets:
-        raise ValueError(f"{series.name} has no finite value")
+    drawn = [(line, list(points(line.series))) for line in chart.lines]
+    if not all(line for _, line in drawn):
+        raise ValueError(f"{chart.name} has no finite value")
     import plotext
 
     figure = plotext.figure
     figure.clear()
     figure.plot_size(width, _HEIGHT)
     figure.theme("colorless")
-    figure.title(f"{render.clean(title)}: {render.clean(series.name)}")
-    figure.label(series.axis)
-    xs, ys = zip(*_points(series), strict=True)
-    signal = figure.signal(list(xs), list(ys), marker="braille" if len(xs) > 1 else "dot")
-    figure.draw(signal.lines() if len(xs) > 1 else signal)
-    for axis, values in (("x", xs), ("y", ys)):
+    figure.title(chart.title)
+    figure.label(chart.axis)
+    colour = colour and len(drawn) > 1
+    for number, (_, found) in enumerate(drawn):
+        xs, ys = zip(*found, strict=True)
+        signal = figure.signal(list(xs), list(ys), marker=_marker(plotext, number, len(xs), colour=colour))
+        figure.draw(signal.lines() if len(xs) > 1 else signal)
+    everything = [point for _, found in drawn for point in found]
+    for axis, values in zip(("x", "y"), zip(*everything, strict=True), strict=True):
         ticks = _ticks(min(values), max(values))
         figure.ruler(axis).ticks(ticks, [f"{tick:g}" for tick in ticks])
-    lines = figure.build().string(colorless=True).splitlines()
-    return [line.rstrip() for line in lines]
+    lines = figure.build().string(colorless=not colour).splitlines()
+    return [line.rstrip() for line in lines] + (_legend(chart, colour=colour) if len(drawn) > 1 else [])
 
 
-def _points(series: Series) -> Iterator[tuple[float, float]]:
+def _legend(chart: Chart, *, colour: bool) -> list[str]:
+    """Return a line for each run; below the chart, where it hides nothing."""
+    marks = ["━" if colour else "⠤" if mark == "braille" else mark for mark in _MARKS]
+    found = []
+    for number, line in enumerate(chart.lines):
+        mark = marks[number % len(_MARKS)] * 2
+        if colour:
+            red, green, blue = COLOURS[number % len(COLOURS)]
+            mark = f"\x1b[38;2;{red};{green};{blue}m{mark}\x1b[0m"
+        found.append(f"  {mark} {line.label}")
+    return found
+
+
+def _marker(plotext: Any, number: int, count: int, *, colour: bool) -> Any:
+    if colour:
+        return plotext.marker("braille" if count > 1 else "dot", COLOURS[number % len(COLOURS)])
+    return _MARKS[number % len(_MARKS)] if count > 1 or number else "dot"
+
+
+def points(series: Series) -> Iterator[tuple[float, float]]:
     """Join the buckets: each enters at the end that is nearer to where the line is."""
-    before = series.buckets[0].minimum
+    before = series.buckets[0].minimum if series.buckets else 0.0
     for bucket in series.buckets:
         ends = (bucket.minimum, bucket.maximum)
         if abs(before - bucket.maximum) < abs(before - bucket.minimum):

@@ -42,6 +42,8 @@ VERBS = {
     "templates": Verb("Submit", "hpctrack.cli.templates:command", "List job scripts to start from."),
     "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),
     "show": Verb("Look", "hpctrack.cli.show:command", "Tell everything about one run."),
+    "metrics": Verb("Look", "hpctrack.cli.metrics:command", "Print what a run measured, row by row."),
+    "plot": Verb("Look", "hpctrack.cli.plot:command", "Draw metrics of runs, here or into a file."),
     "psql": Verb("Look", "hpctrack.cli.psql:command", "Open psql on the tracked data."),
     "tag": Verb("Change", "hpctrack.cli.annotate:tag", "Tag runs."),
     "untag": Verb("Change", "hpctrack.cli.annotate:untag", "Take tags off runs."),

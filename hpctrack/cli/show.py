@@ -82,8 +82,10 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
         if name not in found or not found[name].buckets:
             has = ", ".join(map(render.clean, series.metric_names(connection, run.id))) or "none"
             raise errors.UsageError(f"r{run.id} has no numbers of metric {name!r}; its metrics: {has}")
-        title = f"r{run.id} {run.job or ''} {run.job_name or ''}"
-        click.echo("\n".join(chart.draw(found[name], " ".join(title.split()), width)))
+        words = (f"r{run.id}", run.job, run.job_name)
+        label = " ".join(render.clean(word) for word in words if word)
+        one = chart.Chart(render.clean(name), (chart.Line(label, found[name]),))
+        click.echo("\n".join(chart.draw(one, width)))
 
 
 def _submission(connection: Connection, run: queries.Run) -> queries.Submission:

@@ -94,6 +94,11 @@ class Output:
         """Cells in a line."""
         return _PIPE_WIDTH if self.plain else self.console.width
 
+    @property
+    def coloured(self) -> bool:
+        """Whether colours can be written."""
+        return not self.plain and not self.console.no_color and self.console.color_system is not None
+
     def print(self, *parts: RenderableType) -> None:
         """Print; into a pipe without padding at the ends of lines."""
         if not self.plain:

@@ -263,11 +263,12 @@ def _python(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("status") is not None:
         row["status"] = RunStatus(row["status"])
     if "last" in row:
-        row["last"] = {key: _decode(value) for key, value in (row["last"] or {}).items()}
+        row["last"] = {key: decode(value) for key, value in (row["last"] or {}).items()}
     return row
 
 
-def _decode(value: Any) -> Any:
+def decode(value: Any) -> Any:
+    """Return the value that an element of ``extra`` or ``last`` stands for."""
     if not isinstance(value, dict):
         return value
     from hpctrack.store import values  # late: it loads numpy

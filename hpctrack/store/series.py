@@ -17,6 +17,7 @@ from hpctrack.store.statements import composable, statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
 #: So many metrics are read by one statement: PostgreSQL returns at most 1,664 columns.
 _AT_ONCE = 200
@@ -62,6 +63,32 @@ class _Axis(NamedTuple):
     high: float
 
 
+@dataclass(frozen=True)
+class Window:
+    """Which rows; None means no bound. Both ends of a range of steps belong to it."""
+
+    first_step: int | None = None
+    last_step: int | None = None
+    since: datetime | None = None
+    """Logged then or later; rows without a time are left out."""
+    until: datetime | None = None
+    """Logged earlier."""
+
+    def condition(self) -> sql.Composed:
+        """Return the condition on rows ``m`` of metrics."""
+        bounds = (
+            ("m.step >= {}::bigint", self.first_step),
+            ("m.step <= {}::bigint", self.last_step),
+            ("m.time >= {}::timestamptz", self.since),
+            ("m.time < {}::timestamptz", self.until),
+        )
+        parts = [sql.SQL(text).format(sql.Literal(bound)) for text, bound in bounds if bound is not None]
+        return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
+
+
+EVERYTHING = Window()
+
+
 def metric_names(connection: database.Connection, run_id: int) -> list[str]:
     """Return the names of a run's metrics, also of those that are no numbers.
 
@@ -76,7 +103,11 @@ def metric_names(connection: database.Connection, run_id: int) -> list[str]:
 
 
 def fetch(
-    connection: database.Connection, run_id: int, names: Iterable[str], buckets: int = 40
+    connection: database.Connection,
+    run_id: int,
+    names: Iterable[str],
+    buckets: int = 40,
+    window: Window = EVERYTHING,
 ) -> list[Series]:
     """Return the numeric ones of some metrics, reduced to at most so many buckets each.
 
@@ -84,13 +115,15 @@ def fetch(
     """
     columns = numeric_columns(connection)
     values = {name: number_of(name, columns.get(name)) for name in names}
-    axis = _axis(connection, run_id)
+    axis = _axis(connection, run_id, window)
     if axis is None:
         return []
     return [
         series
         for chunk in chunks(list(values))
-        for series in _fetch_chunk(connection, run_id, axis, {name: values[name] for name in chunk}, buckets)
+        for series in _fetch_chunk(
+            connection, _Rows(run_id, window, axis, buckets), {name: values[name] for name in chunk}
+        )
     ]
 
 
@@ -110,10 +143,11 @@ def number_of(name: str, category: str | None) -> sql.Composable:
     return sql.SQL("coalesce(" + cast + ", {})").format(sql.Identifier("m", name), extra)
 
 
-def _axis(connection: database.Connection, run_id: int) -> _Axis | None:
+def _axis(connection: database.Connection, run_id: int, window: Window) -> _Axis | None:
     """Return along what to draw: steps, or progress where all rows have the same step."""
     with database.translated():
-        row = connection.execute(statement("fetch_axis"), {"id": run_id}).fetchone()
+        query = composable("fetch_axis").format(id=run_id, window=window.condition())
+        row = connection.execute(query).fetchone()
     if row is None or row[0] is None:
         return None
     steps, progress = _Axis("step", *_floats(row[:2])), _Axis("progress", *_floats(row[2:]))
@@ -124,31 +158,37 @@ def _floats(values: Sequence[object]) -> Iterator[float]:
     return (float(value) for value in values)  # type: ignore[arg-type]
 
 
+class _Rows(NamedTuple):
+    """What to reduce, and to how much."""
+
+    run_id: int
+    window: Window
+    axis: _Axis
+    buckets: int
+
+
 def _fetch_chunk(
-    connection: database.Connection,
-    run_id: int,
-    axis: _Axis,
-    values: dict[str, sql.Composable],
-    buckets: int,
+    connection: database.Connection, which: _Rows, values: dict[str, sql.Composable]
 ) -> Iterator[Series]:
     labels = [sql.Identifier(f"v{number}") for number in range(len(values))]
     query = composable("fetch_buckets").format(
-        axis=sql.Identifier("m", axis.name),
+        axis=sql.Identifier("m", which.axis.name),
         values=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, values.values(), labels)),
         aggregates=sql.SQL(", ").join(itertools.chain.from_iterable(map(_aggregates, labels))),
-        id=run_id,
-        low=axis.low,
-        high=axis.high,
-        buckets=buckets,
+        id=which.run_id,
+        window=which.window.condition(),
+        low=which.axis.low,
+        high=which.axis.high,
+        buckets=which.buckets,
     )
     with database.translated():
         rows = connection.execute(query).fetchall()
-        ends = connection.execute(_ends(run_id, values.values())).fetchone() or ()
+        ends = connection.execute(_ends(which, values.values())).fetchone() or ()
     middles = [sum(_floats(row[1:3])) / 2 for row in rows]
     for number, name in enumerate(values):
         begin = 3 + number * len(_AGGREGATES)
         cells = [row[begin : begin + len(_AGGREGATES)] for row in rows]
-        series = _series(name, axis.name, middles, cells, ends[2 * number : 2 * number + 2])
+        series = _series(name, which.axis.name, middles, cells, ends[2 * number : 2 * number + 2])
         if series.count:
             yield series
 
@@ -158,11 +198,11 @@ def _aggregates(label: sql.Identifier) -> list[sql.Composable]:
     return [sql.SQL(aggregate).format(label, finite) for aggregate in _AGGREGATES]
 
 
-def _ends(run_id: int, values: Iterable[sql.Composable]) -> sql.Composed:
+def _ends(which: _Rows, values: Iterable[sql.Composable]) -> sql.Composed:
     end = composable("fetch_end")
     directions = (sql.SQL("ASC"), sql.SQL("DESC"))
     queries = [
-        end.format(id=run_id, value=value, direction=direction)
+        end.format(id=which.run_id, window=which.window.condition(), value=value, direction=direction)
         for value in values
         for direction in directions
     ]

@@ -92,8 +92,8 @@ ORDER BY a.attnum;
 -- Over which steps and progress the rows of a run go; infinite progress can't be drawn.
 SELECT min(step) AS first_step, max(step) AS last_step, min(progress) AS first_progress,
        max(progress) AS last_progress
-FROM metrics
-WHERE run_id = %(id)s AND progress > '-Infinity' AND progress < 'Infinity';
+FROM metrics m
+WHERE m.run_id = {id} AND {window} AND m.progress > '-Infinity' AND m.progress < 'Infinity';
 
 -- name: fetch_latest_names
 -- Names of the metrics that the collector has seen of a run.
@@ -115,7 +115,7 @@ FROM (SELECT {axis}::double precision AS x,
                   ELSE 1 END AS bucket,
              {values}
       FROM metrics m
-      WHERE m.run_id = {id} AND m.progress > '-Infinity' AND m.progress < 'Infinity'
+      WHERE m.run_id = {id} AND {window} AND m.progress > '-Infinity' AND m.progress < 'Infinity'
       OFFSET 0) v  -- so that each value is worked out once, not once for each aggregate
 GROUP BY bucket
 ORDER BY bucket;
@@ -126,5 +126,5 @@ SELECT {ends};
 
 -- name: fetch_end
 -- One of the subqueries of fetch_ends.
-(SELECT {value} FROM metrics m WHERE m.run_id = {id} AND {value} IS NOT NULL
+(SELECT {value} FROM metrics m WHERE m.run_id = {id} AND {window} AND {value} IS NOT NULL
  ORDER BY m.step {direction}, m.progress {direction} LIMIT 1)

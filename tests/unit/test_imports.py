@@ -18,6 +18,8 @@ OWNERS = {
     "click": ("cli",),
     "rich": ("cli",),
     "plotext": ("cli",),
+    "matplotlib": ("cli.figures",),
+    "plotly": ("cli.figures",),
     "psycopg": ("store",),
     "pyslurm": ("slurm",),
     "psutil": ("stream.usage", "stream.collector"),

@@ -122,8 +122,12 @@ def line(*values: float) -> Series:
     return Series("loss", "step", len(values), 0, values[0], values[-1], min(values), max(values), buckets)
 
 
+def one_line(series: Series) -> chart.Chart:
+    return chart.Chart("loss", (chart.Line("r7", series),))
+
+
 def test_a_chart_falls_where_the_metric_falls():
-    lines = chart.draw(line(*(10.0 - x for x in range(11))), "r7", 60)
+    lines = chart.draw(one_line(line(*(10.0 - x for x in range(11)))), 60)
     assert "r7: loss" in lines[0]
     assert lines[-1].strip() == "step"
     assert all(len(one) <= 60 for one in lines)
@@ -134,20 +138,43 @@ def test_a_chart_falls_where_the_metric_falls():
     assert starts == sorted(starts)
 
 
+def test_lines_of_several_runs_are_told_apart_without_colours():
+    both = chart.Chart(
+        "loss", (chart.Line("r7", line(*range(11))), chart.Line("r8", line(*range(10, -1, -1))))
+    )
+    lines = chart.draw(both, 60)
+    text = "\n".join(lines)
+    assert lines[0].strip() == "loss"
+    assert "r7" in text
+    assert lines[-2:] == ["  ⠤⠤ r7", "  ●● r8"]
+    assert text.count("●") > 8
+    assert "\x1b" not in text
+    coloured = "\n".join(chart.draw(both, 60, colour=True))
+    assert "●" not in coloured
+    for red, green, blue in chart.COLOURS[:2]:
+        assert f"38;2;{red};{green};{blue}m" in coloured
+
+
+def test_a_chart_of_several_runs_reaches_over_all_of_them():
+    both = chart.Chart("loss", (chart.Line("r7", line(1.0, 2.0)), chart.Line("r8", line(*range(41)))))
+    lines = chart.draw(both, 70)
+    assert [one.split("┤")[0].strip() for one in lines if "┤" in one] == ["40", "30", "20", "10", "0"]
+
+
 def test_ticks_are_round():
-    lines = chart.draw(line(*range(41)), "", 70)
+    lines = chart.draw(one_line(line(*range(41))), 70)
     assert [one.split("┤")[0].strip() for one in lines if "┤" in one] == ["40", "30", "20", "10", "0"]
     assert lines[-2].split() == ["10", "20", "30", "40"]
 
 
 @pytest.mark.parametrize("values", [(1.0,), (2.0, 2.0), (0.0, 1e-300), (-1e300, 1e300), (1e15, 1e15 + 1)])
 def test_extremes_can_be_drawn(values):
-    assert len(chart.draw(line(*values), "x", 60)) > 10
+    assert len(chart.draw(one_line(line(*values)), 60)) > 10
 
 
 def test_nothing_finite_can_not_be_drawn():
     with pytest.raises(ValueError, match="no finite value"):
-        chart.draw(Series("loss", "step", 1, 1, None, None, None, None, ()), "x", 60)
+        chart.draw(one_line(Series("loss", "step", 1, 1, None, None, None, None, ())), 60)
 
 
 def test_elapsed_words_need_no_zone():

@@ -1,0 +1,92 @@
+"""Charts in files: images by matplotlib, pages to look around in by plotly."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from hpctrack import errors
+from hpctrack.cli import chart
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_LIBRARIES = {".png": "matplotlib", ".svg": "matplotlib", ".pdf": "matplotlib", ".html": "plotly"}
+_WIDTH, _HEIGHT = 8.0, 4.0
+"""Of one chart, in inches."""
+
+
+def check(path: Path) -> None:
+    """Raise what stands in the way of such a file: `errors.UsageError`, `errors.MissingExtra`."""
+    library = _LIBRARIES.get(path.suffix.lower())
+    if library is None:
+        raise errors.UsageError(f"{path}: charts are written as {', '.join(_LIBRARIES)}")
+    try:
+        importlib.import_module(library)
+    except ImportError:
+        raise errors.MissingExtra(
+            f"{path.suffix} files need {library}: pip install 'hpctrack[plot]' brings it; without --output "
+            "charts are drawn in the terminal"
+        ) from None
+
+
+def write(path: Path, charts: Sequence[chart.Chart]) -> None:
+    """Write charts into a file, one below the other. Raises `errors.BadInput` where it can't be written."""
+    try:
+        if _LIBRARIES[path.suffix.lower()] == "plotly":
+            _write_page(path, charts)
+        else:
+            _write_image(path, charts)
+    except OSError as error:
+        raise errors.BadInput(f"{path}: {error.strerror}") from error
+
+
+def _write_image(path: Path, charts: Sequence[chart.Chart]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, _HEIGHT * len(charts)), layout="constrained")
+    for number, one in enumerate(charts, 1):
+        axes = figure.add_subplot(len(charts), 1, number)
+        for line, colour in _coloured(one):
+            xs, ys = zip(*chart.points(line.series), strict=True)
+            style = "-" if len(xs) > 1 else "o"
+            axes.plot(xs, ys, style, color=colour, label=_literal(line.label), linewidth=1)
+        axes.set_title(_literal(one.title))
+        axes.set_xlabel(one.axis)
+        axes.grid(alpha=0.3)
+        if len(one.lines) > 1:
+            axes.legend()
+    figure.savefig(path, format=path.suffix.lower()[1:], dpi=150)
+
+
+def _write_page(path: Path, charts: Sequence[chart.Chart]) -> None:
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=len(charts), cols=1, subplot_titles=[one.title for one in charts])
+    for row, one in enumerate(charts, 1):
+        for line, colour in _coloured(one):
+            xs, ys = zip(*chart.points(line.series), strict=True)
+            mode = "lines" if len(xs) > 1 else "markers"
+            figure.add_trace(
+                Scatter(x=xs, y=ys, mode=mode, name=f"{line.label}: {one.name}", line={"color": colour}),
+                row=row,
+                col=1,
+            )
+        figure.update_xaxes(title_text=one.axis, row=row, col=1)
+    figure.update_layout(height=420 * len(charts))
+    # With plotly inside: compute clusters seldom reach the Internet.
+    path.write_text(figure.to_html(include_plotlyjs=True), encoding="utf-8")
+
+
+def _coloured(one: chart.Chart) -> list[tuple[chart.Line, str]]:
+    return [
+        (line, "#{:02x}{:02x}{:02x}".format(*chart.COLOURS[number % len(chart.COLOURS)]))
+        for number, line in enumerate(one.lines)
+    ]
+
+
+def _literal(text: str) -> str:
+    """Return a text in which matplotlib sees no formula, and a label that it does not hide."""
+    return text.replace("$", r"\$").removeprefix("_")
