@@ -235,7 +235,8 @@ def test_json_has_just_the_documented_keys(cli, full, log):
     code, out, _ = cli("show", "14_3", "--json")
     found = json.loads(out, parse_constant=pytest.fail)
     assert code == 0
-    tables = DOCUMENTED.read_text(encoding="utf-8").split("Each run:")[1]
+    status, show = DOCUMENTED.read_text(encoding="utf-8").split("Each run:")[1].split("\n## ")[:2]
+    tables = status + show
     rows = [line.split("|") for line in tables.splitlines() if line.startswith("| `")]
     assert set(found) == {key for row in rows for key in re.findall(r"`(\w+)`", row[1])}
     meanings = {key: row[2] for row in rows for key in re.findall(r"`(\w+)`", row[1])}
