@@ -49,6 +49,12 @@ class ExperimentNotFound(HpctrackError):
     exit_code = 3
 
 
+class NoOutput(HpctrackError):
+    """There is no such output."""
+
+    exit_code = 66  # EX_NOINPUT
+
+
 class BadInput(HpctrackError):
     """The input can't be read."""
 

@@ -1,0 +1,166 @@
+"""hpctrack logs: the right file, from the right place on, as long as the run lives."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+
+import pytest
+
+NOW = datetime.now(timezone.utc)
+
+
+@pytest.fixture
+def written(run, tmp_path):
+    """Insert an array whose tasks wrote to files of their own."""
+    for task in range(3):
+        (tmp_path / f"slurm-14_{task}.out").write_bytes(b"task %d\nsecond\n\xff\x00 third\nlast" % task)
+        run(
+            array_job_id=14, array_task_id=task, status="COMPLETED", time_started=NOW, time_ended=NOW,
+            stdout_path=str(tmp_path / f"slurm-14_{task}.out"), stderr_path=str(tmp_path / "all.err"),
+        )  # fmt: skip
+    (tmp_path / "all.err").write_text("trouble\n")
+
+
+def output(database, *arguments):
+    """Run hpctrack logs as a process; returns exit code, stdout, stderr."""
+    names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "hpctrack.cli.main", "logs", *arguments],
+        capture_output=True, check=False, timeout=60, env={**os.environ, **names},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+def test_a_task_of_an_array_has_its_own_file_byte_for_byte(database, written):
+    assert output(database, "14_1") == (0, b"task 1\nsecond\n\xff\x00 third\nlast", "")
+    assert output(database, "14_1", "--err") == (0, b"trouble\n", "")
+    assert output(database, "14_2", "-f") == (0, b"task 2\nsecond\n\xff\x00 third\nlast", "")
+    assert output(database, "14_2", "-f", "-n", "1") == (0, b"last", "")
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (0, b""),
+        (1, b"last"),
+        (2, b"\xff\x00 third\nlast"),
+        (4, b"task 0\nsecond\n\xff\x00 third\nlast"),
+        (9, None),
+    ],
+)
+def test_the_last_lines(database, written, tmp_path, lines, expected):
+    everything = (tmp_path / "slurm-14_0.out").read_bytes()
+    assert output(database, "14_0", "-n", str(lines))[1] == (everything if expected is None else expected)
+
+
+def test_the_last_lines_of_a_large_file(database, run, tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(100_000)))
+    run(slurm_job_id=14, stdout_path=str(path), time_started=NOW)
+    found = output(database, "14", "--lines", "30000")[1].splitlines()
+    assert found == [b"%d" % number for number in range(70_000, 100_000)]
+
+
+@pytest.fixture
+def follower(database, run, tmp_path):
+    """Follow a run that still waits; yields the process, a reader, and the file to be."""
+    run(slurm_job_id=14, status="PENDING")
+    names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpctrack.cli.main", "logs", "-f", "14"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env={**os.environ, **names},
+    )  # fmt: skip
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def read_until(stream, wanted):
+    found = b""
+    deadline = time.monotonic() + 30
+    while wanted not in found:
+        ready, _, _ = select.select([stream], [], [], max(deadline - time.monotonic(), 0))
+        assert ready, f"{wanted!r} never came: {found!r}"
+        found += os.read(stream.fileno(), 65536)
+    return found
+
+
+def test_following_goes_on_across_a_requeue_to_the_end(follower, connection, tmp_path):
+    path = tmp_path / "slurm-14.out"
+    assert b"r1 is PENDING; waiting for its output" in read_until(follower.stderr, b"\n")
+    path.write_bytes(b"first\n")
+    connection.execute(
+        "UPDATE runs SET status = 'RUNNING', time_started = now(), stdout_path = %s", (str(path),)
+    )
+    read_until(follower.stdout, b"first\n")
+    with path.open("ab") as file:
+        file.write(b"second\n")
+    assert read_until(follower.stdout, b"second\n") == b"second\n"
+    # Slurm empties the file when the job starts again.
+    path.write_bytes(b"")
+    connection.execute("UPDATE runs SET attempt = 1")
+    assert b"r1: attempt 2" in read_until(follower.stderr, b"attempt 2\n")
+    with path.open("ab") as file:
+        file.write(b"again\n")
+    read_until(follower.stdout, b"again\n")
+    # An attempt on another node may have a file of another name.
+    other = tmp_path / "slurm-14.n2.out"
+    other.write_bytes(b"elsewhere\n")
+    connection.execute("UPDATE runs SET attempt = 2, stdout_path = %s", (str(other),))
+    read_until(follower.stdout, b"elsewhere\n")
+    with other.open("ab") as file:
+        file.write(b"the end\n")
+    connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
+    assert read_until(follower.stdout, b"the end\n") == b"the end\n"
+    assert follower.wait(30) == 0
+
+
+def test_following_outlives_a_lost_connection(follower, connection, tmp_path):
+    read_until(follower.stderr, b"\n")
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'hpctrack' AND pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    path = tmp_path / "out"
+    path.write_bytes(b"here\n")
+    connection.execute(
+        "UPDATE runs SET time_started = now(), time_ended = now(), stdout_path = %s", (str(path),)
+    )
+    assert read_until(follower.stdout, b"here\n") == b"here\n"
+    assert follower.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("run_values", "arguments", "said"),
+    [
+        ({"status": "PENDING"}, [], "r1 is PENDING: it has written nothing yet"),
+        ({"kind": "command"}, [], "r1 is a command: it wrote to the terminal"),
+        ({"time_started": NOW, "time_ended": NOW}, ["--err"], "r1 has not told where its stderr is"),
+        ({"time_started": NOW, "time_ended": NOW}, ["-f"], "r1 has not told where its output is"),
+        (
+            {"stdout_path": "/nowhere/x.out", "node_list": "n3"},
+            [],
+            "/nowhere/x.out is not on this host, or no longer; r1 ran on n3",
+        ),
+        ({"stdout_path": "/dev/null"}, [], "r1 wrote to /dev/null, which is no file"),
+    ],
+)
+def test_no_output_is_one_line(cli, run, run_values, arguments, said):
+    run(**run_values)
+    code, out, err = cli("logs", "r1", *arguments)
+    assert (code, out) == (66, "")
+    assert err.startswith(f"hpctrack: {said}")
+    assert err.count("\n") == 1
+
+
+def test_an_array_needs_a_task(cli, run):
+    for task in range(2):
+        run(array_job_id=14, array_task_id=task)
+    code, _, err = cli("logs", "14")
+    assert code == 3
+    assert "14 means 2" in err
