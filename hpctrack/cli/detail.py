@@ -203,15 +203,26 @@ def _timeline(story: Story, output: table.Output, width: int) -> Table | None:
     columns = [
         _column("time", [render.moment(row.time) for row in rows]),
         _column("attempt", [str(row.attempt + 1) if several else "" for row in rows], justify="right"),
-        _column("state", [render.state(row.status, row.raw, plain=output.plain) for row in rows]),
+        _column("state", [_word(row, output) for row in rows]),
         _column("told by", [row.source for row in rows]),
         _column("reason", [row.reason or _other_words(row) for row in rows], least=10),
     ]
     return _table(columns, width, empty=("attempt", "reason"))
 
 
+def _word(row: Transition, output: table.Output) -> Text:
+    """Return a state, one that is not in our list, or a signal; what the node tells in a sentence is none."""
+    raw = None if _is_sentence(row) else row.raw
+    return render.state(row.status, raw, plain=output.plain)
+
+
 def _other_words(row: Transition) -> str:
-    return row.raw if row.raw and (row.status is None or row.raw != row.status.value) else ""
+    differs = row.status is not None and row.raw != row.status.value
+    return row.raw if row.raw and (differs or _is_sentence(row)) else ""
+
+
+def _is_sentence(row: Transition) -> bool:
+    return row.status is None and row.raw is not None and " " in row.raw
 
 
 def _attempts(story: Story, output: table.Output, width: int) -> Table | None:
@@ -260,11 +271,19 @@ def _accounted(resources: Mapping[str, Any]) -> Text | None:
     facts = {
         "cpu": _seconds(resources.get("cpu_s")),
         "memory": _bytes(resources.get("max_rss_bytes")),
-        "requested": resources.get("req_tres"),
-        "allocated": resources.get("alloc_tres"),
+        "requested": _tres(resources.get("req_tres")),
+        "allocated": _tres(resources.get("alloc_tres")),
     }
     known = {name: value for name, value in facts.items() if value}
     return render.pairs(known) if known else None
+
+
+def _tres(tres: Any) -> str | None:
+    """Return trackable resources (TRES of slurm.conf(5)), memory with a unit."""
+    if not isinstance(tres, dict):
+        return None
+    counts = {name: _bytes(count) if name == "mem" else count for name, count in tres.items()}
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _sampled(usage: Usage) -> Text:

@@ -186,7 +186,22 @@ def test_a_run_of_which_nothing_is_known_is_no_reason_to_fail(cli, bare):
 def test_a_state_that_we_do_not_know_is_told_in_slurms_words(cli, bare, insert):
     insert("transitions", run_id=bare, status=None, raw="QUANTUM", source="squeue")
     _, out, _ = cli("show", "r1")
-    assert re.search(r"QUANTUM +squeue", out)
+    assert re.search(r"QUANTUM +squeue", out) and out.count("QUANTUM") == 1
+
+
+def test_what_happened_on_the_node_is_told_once(cli, bare, insert):
+    insert("transitions", run_id=bare, status=None, raw="it went another way", source="relay")
+    insert("transitions", run_id=bare, status=None, raw="SIGUSR1", source="relay", reason="to the script")
+    _, out, _ = cli("show", "r1")
+    assert re.search(r" - +relay +it went another way\n", out) and out.count("another way") == 1
+    assert re.search(r"SIGUSR1 +relay +to the script\n", out)
+
+
+def test_what_slurm_was_asked_for_and_gave_has_units(cli, bare, insert):
+    tres = {"cpu": 4, "mem": 2 << 30, "gres/gpu": 1}
+    insert("attempts", run_id=bare, attempt=0, resources={"req_tres": tres, "alloc_tres": {**tres, "cpu": 8}})
+    _, out, _ = cli("show", "r1")
+    assert "requested cpu 4, mem 2 GiB, gres/gpu 1  allocated cpu 8, mem 2 GiB, gres/gpu 1" in out
 
 
 def test_the_script_comes_back_byte_for_byte(cli, full):
