@@ -96,6 +96,16 @@ def beat(
         return connection.execute(statement("take_lease"), lease).fetchone() is not None
 
 
+def end_standstill(connection: Connection, seconds: float) -> int:
+    """End the sessions of collectors that have stood still for so long while PostgreSQL took in their rows.
+
+    Returns how many. Raises `errors.StoreError`.
+    """
+    parameters = {"own": _APPLICATION, "seconds": seconds}
+    with database.translated():
+        return len(connection.execute(statement("end_standstill"), parameters).fetchall())
+
+
 def leave(connection: Connection, collector: UUID) -> None:
     """Say that a collector ends, and give up its lease. Raises `errors.StoreError`."""
     with database.translated():

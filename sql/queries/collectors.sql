@@ -54,6 +54,13 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> %(own)s
   AND (state <> 'idle' OR state_change > now() - make_interval(secs => %(seconds)s));
 
+-- name: end_standstill
+-- End sessions of collectors that stand still in mid-COPY (their host does, or somebody stopped them) with journals
+-- locked that others may have to serve: idle_in_transaction_session_timeout does not see these.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name = %(own)s
+  AND state = 'active' AND wait_event = 'ClientRead' AND query_start < now() - make_interval(secs => %(seconds)s);
+
 -- name: fetch_known_runs
 -- Which of these runs exist, by what the wire calls them.
 SELECT r.submission, r.task, r.id

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 
+import pytest
+from psycopg import OperationalError
+
 from hpctrack import model
+from hpctrack.store import collectors, ingestion, runs
 from hpctrack.store import database as store
-from hpctrack.store import ingestion, runs
 from hpctrack.stream import decode, journal, wire
+from tests.chain import eventually
 from tests.journals import A
 
 
@@ -72,3 +76,21 @@ def test_the_reconcilers_hold_lets_rows_in(database, connection, run):
         row = journal.Row.of(0, 0, None, None, {"loss": 0.5})
         stored = ingestion.Ingestion(connection, lambda _c, _m: frozenset()).store([piece(run_id, 0, row)])
     assert stored.watermarks == {(run_id, A): 100}
+
+
+def test_a_collector_that_stands_still_in_mid_copy_is_ended_and_nobody_else(database, connection, run):
+    run_id = run()
+    line = journal.Row.of(0, 0, None, None, {"loss": 0.5})
+    ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset())
+    ingest.store([piece(run_id, 0, line)])
+    with store.connect(database) as idle, store.connect(database, autocommit=True) as stopped:
+        idle.execute("SELECT 1")
+        with pytest.raises(OperationalError, match="administrator command"), stopped.transaction():
+            stopped.execute("SELECT FROM streams FOR UPDATE")
+            with stopped.cursor().copy("COPY metrics (run_id, step) FROM STDIN"):
+                assert collectors.end_standstill(connection, 60.0) == 0
+                eventually(lambda: collectors.end_standstill(connection, 0.0) == 1)
+        connection.execute("SET lock_timeout = '5s'")
+        assert ingest.store([piece(run_id, 1, line)]).watermarks == {(run_id, A): 200}
+        assert collectors.end_standstill(connection, 0.0) == 0
+        assert idle.execute("SELECT 1").fetchone() == (1,)

@@ -25,6 +25,8 @@ _REGISTER_SECONDS = 30.0
 #: Seconds at least between two queries for keys, so that floods of invented runs cost little.
 _QUERY_SECONDS = 0.02
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 15.0
+#: Seconds after which a collector that PostgreSQL waits for is taken to stand still.
+_STANDSTILL = 15.0
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +106,8 @@ class Keeping:
             return
         self.leads = collectors.beat(connection, self._collector, **self._identity, stats=stats)
         self.live_runs = collectors.live_runs(connection)
+        if collectors.end_standstill(connection, _STANDSTILL):
+            _log.warning("a collector stood still in the midst of a batch: its session was ended")
         self._last_beat, self._signs = now, signs
 
     def _connected(self) -> database.Connection:
