@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 #: One more than the greatest task id of any Slurm (slurm.conf, MaxArraySize).
 MAX_SIZE = 4_000_001
@@ -35,14 +31,3 @@ def expand(spec: str) -> list[int]:
     if not tasks:
         raise ValueError(f"not an array specification: {spec!r}")
     return sorted(tasks)
-
-
-def join(tasks: Iterable[int]) -> str:
-    """Return task ids as Slurm writes them: ``1-3,7``."""
-    parts: list[list[int]] = []
-    for task in sorted(tasks):
-        if parts and task == parts[-1][-1] + 1:
-            parts[-1][1:] = [task]
-        else:
-            parts.append([task])
-    return ",".join("-".join(map(str, part)) for part in parts)

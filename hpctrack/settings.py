@@ -216,6 +216,11 @@ def debugging(environ: Mapping[str, str] | None = None) -> bool:
     return (os.environ if environ is None else environ).get("HPCTRACK_DEBUG", "0") not in ("", "0")
 
 
+def existing_files(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the usual configuration files that exist, the strongest first."""
+    return [path for path in _usual_paths(os.environ if environ is None else environ) if os.path.exists(path)]
+
+
 def _usual_paths(environ: Mapping[str, str]) -> Iterator[str]:
     yield "hpctrack.conf"
     home = environ.get("HOME")

@@ -61,6 +61,7 @@ VERBS = {
     "sync": Verb("Keep", "hpctrack.cli.sync:command", "Deliver what could not be sent when it happened."),
     "reconcile": Verb("Keep", "hpctrack.cli.reconcile:command", "Compare PostgreSQL with Slurm once."),
     "prune": Verb("Keep", "hpctrack.cli.prune:command", "Delete runs that have been over for long."),
+    "doctor": Verb("Keep", "hpctrack.cli.doctor:command", "Check that everything works, and say what to do."),
     "completion": Verb("Keep", "hpctrack.cli.main:completion", "Print a shell's completion script."),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import array_spec
+from hpctrack import runids
 from hpctrack.slurm import command
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def words(jobs: Iterable[Job], whole: Collection[int]) -> list[str]:
 def _array(array: int, tasks: Collection[int], *, whole: bool) -> str:
     if whole:
         return str(array)
-    named = array_spec.join(tasks)
+    named = runids.ranges(sorted(tasks))
     return f"{array}_{named}" if named.isdecimal() else f"{array}_[{named}]"
 
 

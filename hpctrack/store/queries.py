@@ -222,6 +222,12 @@ def clusters(connection: database.Connection) -> list[Cluster]:
     return fetch(connection, "fetch_clusters", {}, Cluster)
 
 
+def clock(connection: database.Connection) -> datetime:
+    """Return PostgreSQL's clock at this moment."""
+    found: list[datetime] = fetch(connection, "fetch_clock", {}, lambda clock_timestamp: clock_timestamp)
+    return found[0]
+
+
 def session(connection: database.Connection) -> Session:
     """Return PostgreSQL's clock and who is logged in."""
     (found,) = fetch(

@@ -79,6 +79,10 @@ ORDER BY name;
 -- PostgreSQL's clock and who is logged in.
 SELECT statement_timestamp(), session_user;
 
+-- name: fetch_clock
+-- PostgreSQL's clock, whenever the statement began.
+SELECT clock_timestamp();
+
 -- name: fetch_metric_columns
 -- The columns of metrics that hold metrics, with the category of their type (N: number, B: boolean).
 SELECT a.attname, t.typcategory

@@ -1,0 +1,355 @@
+"""What ``hpctrack doctor`` looks at: each check says what it found, and what to do if something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import time
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from hpctrack import errors, settings
+from hpctrack.cli import common, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hpctrack.settings import Settings
+    from hpctrack.store.collectors import CollectorRow
+    from hpctrack.store.database import Connection
+
+State = Literal["ok", "note", "broken"]
+#: Experiment of the runs that are made to try something, and go again.
+EXPERIMENT = "hpctrack-doctor"
+#: Seconds by which clocks may differ before it is worth a note, and before times are of no use.
+_SKEW_NOTE, _SKEW_BROKEN = 2.0, 60.0
+#: Seconds that collectors have to answer, and Slurm's commands.
+_ECHO_SECONDS, _SLURM_SECONDS = 3.0, 20.0
+_PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
+
+
+class Check(NamedTuple):
+    """What a check found."""
+
+    name: str
+    state: State
+    says: str
+    #: What to do; empty if nothing is wrong.
+    do: str = ""
+
+
+class Failed(Exception):
+    """A check without which the following ones make no sense has failed."""
+
+    def __init__(self, check: Check) -> None:
+        super().__init__(check.says)
+        self.check = check
+
+
+def examine(config_path: str | None) -> Iterator[Check]:
+    """Yield one check after the other, as they are done."""
+    try:
+        configuration = settings.load(config_path=config_path)
+    except errors.SettingsError as error:
+        yield Check("configuration", "broken", str(error), "mend that line; docs/site.md lists the keys")
+        return
+    yield _configuration(configuration, config_path)
+    yield _data_folder(configuration)
+    try:
+        with contextlib.closing(_connect(configuration)) as connection:
+            yield _server(configuration, connection)
+            yield _schema(configuration, connection)
+            yield _clock(connection)
+            yield from _collectors(configuration, connection)
+            yield from _slurm(configuration, connection)
+            yield _spool(configuration)
+    except Failed as failed:
+        yield failed.check
+        yield from _slurm(configuration, None)
+        yield _spool(configuration)
+
+
+def _configuration(configuration: Settings, config_path: str | None) -> Check:
+    files = [config_path] if config_path else list(settings.existing_files())
+    where = ", ".join(files) or "no file, only defaults and the environment"
+    mode = "personal mode" if configuration.personal else "site mode"
+    return Check("configuration", "ok", f"{mode}; {where}")
+
+
+def _data_folder(configuration: Settings) -> Check:
+    """Try to write where submission records and journals are kept."""
+    from hpctrack.stream import runfolder
+
+    spool = Path(configuration.spool)
+    try:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runfolder.make_private(str(spool))
+        probe = spool / f"doctor.{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        return Check(
+            "data folder", "broken", f"{error.filename or spool}: {error.strerror}",
+            "free space, or set data_dir to a folder of your own that compute nodes see",
+        )  # fmt: skip
+    return Check("data folder", "ok", configuration.data_dir)
+
+
+def _connect(configuration: Settings) -> Connection:
+    from hpctrack.store import database
+
+    try:
+        return database.connect(configuration, autocommit=True, check=False)
+    except errors.StoreDenied as error:
+        do = "check user and password: ~/.pgpass, HPCTRACK_DSN_USER, HPCTRACK_DSN_PASSWORD"
+        raise Failed(Check("PostgreSQL", "broken", str(error), do)) from error
+    except errors.HpctrackError as error:
+        do = "check that the server runs and is reached from here: HPCTRACK_DSN_HOST, HPCTRACK_DSN_PORT"
+        if configuration.personal:
+            do = "see the log in " + str(Path(configuration.data_dir) / "postgres" / "server.log")
+        raise Failed(Check("PostgreSQL", "broken", str(error), do)) from error
+
+
+def _server(configuration: Settings, connection: Connection) -> Check:
+    version = connection.info.server_version
+    number = f"{version // 10000}.{version % 10000}"
+    where = "embedded" if configuration.personal else f"{connection.info.host}:{connection.info.port}"
+    return Check("PostgreSQL", "ok", f"{number}, {where}, as {connection.info.user}")
+
+
+def _schema(configuration: Settings, connection: Connection) -> Check:
+    from hpctrack.store import database, migrate
+
+    try:
+        with database.translated():
+            migrate.check(connection, configuration)
+    except errors.StoreDenied as error:
+        do = "ask who set it up: hpctrack setup --grant-user YOUR_ROLE"
+        raise Failed(Check("schema", "broken", str(error), do)) from error
+    except errors.HpctrackError as error:
+        raise Failed(Check("schema", "broken", str(error), "hpctrack setup")) from error
+    return Check("schema", "ok", migrate.where(connection, configuration))
+
+
+def _clock(connection: Connection) -> Check:
+    """Compare PostgreSQL's clock with this host's, half a round trip taken off."""
+    from hpctrack.store import queries
+
+    asked = time.time()
+    there = queries.clock(connection).timestamp()
+    return judge_clock(there - (asked + time.time()) / 2)
+
+
+def judge_clock(skew: float) -> Check:
+    """Return what is to be said of a clock of PostgreSQL's that is so many seconds ahead of this host's."""
+    if abs(skew) < _SKEW_NOTE:
+        return Check("clock", "ok", f"PostgreSQL's and this host's differ by {abs(skew):.2f} s")
+    says = f"PostgreSQL's is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} this host's"
+    state: State = "note" if abs(skew) < _SKEW_BROKEN else "broken"
+    return Check("clock", state, says, "set both with NTP (chrony)")
+
+
+# --- the collector ------------------------------------------------------------------------------------------
+
+
+def _collectors(configuration: Settings, connection: Connection) -> Iterator[Check]:
+    from hpctrack.store import collectors
+    from hpctrack.stream.collector import starting
+
+    if configuration.personal:
+        try:
+            if starting.ensure_running(configuration):
+                starting.wait_for_addresses(configuration)
+        except errors.HpctrackError as error:
+            yield Check("collector", "broken", str(error), f"see {starting.log_path(configuration)}")
+            return
+    live = [row for row in collectors.fetch(connection) if row.live]
+    addresses = list(configuration.collector) or (
+        starting.read_addresses(configuration)
+        if configuration.personal
+        else [address for row in live for address in row.addresses]
+    )
+    yield _heartbeats(configuration, live)
+    if configuration.transport == "spool":
+        yield Check("echo", "ok", "transport = spool: nothing is sent, journals go through the data folder")
+        return
+    yield from _echoes(connection, addresses)
+
+
+def _heartbeats(configuration: Settings, live: list[CollectorRow]) -> Check:
+    if live:
+        says = ", ".join(f"{row.host}, process {row.pid}" for row in live)
+        return Check("collector", "ok", says)
+    if configuration.personal:  # started just now: its first heartbeat may be to come
+        return Check("collector", "ok", "starts")
+    return Check(
+        "collector", "broken", "none has told PostgreSQL lately that it lives",
+        "have it started on the head node: hpctrack collector (docs/site.md); until then journals wait",
+    )  # fmt: skip
+
+
+def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
+    """Ask each address for an echo under the key of a run that is there for as long as that takes."""
+    if not addresses:
+        yield Check(
+            "echo", "broken", "no address of a collector is known",
+            "start one (hpctrack collector), or set collector = host:port",
+        )  # fmt: skip
+        return
+    name, secret = uuid.uuid4(), os.urandom(32)
+    try:
+        run_id = _register(connection, name, secret)
+    except errors.HpctrackError as error:
+        do = "ask who set it up: hpctrack setup --grant-user YOUR_ROLE"
+        yield Check("submitting", "broken", str(error), do)
+        return
+    try:
+        yield Check("submitting", "ok", "a run can be registered")
+        answers = [_echo(address, name.bytes, secret) for address in addresses]
+        if any(check.state == "ok" for check in answers):  # relays try one after the other
+            answers = [
+                check._replace(state="note") if check.state == "broken" else check for check in answers
+            ]
+        yield from answers
+    finally:
+        remove(connection, run_id)
+
+
+def _register(connection: Connection, name: uuid.UUID, secret: bytes) -> int:
+    from hpctrack.store import registration
+    from hpctrack.stream import records, wire
+
+    now = time.time()
+    submission = {
+        "uuid": str(name), "user_name": getpass.getuser(), "submit_line": "hpctrack doctor",
+        "time": datetime.fromtimestamp(now, timezone.utc).isoformat(),
+    }  # fmt: skip
+    run = {"kind": "command", "experiment": EXPERIMENT, "job_name": "doctor"}
+    record = records.Record(str(name), secret.hex(), now, None, None, None, submission, run)
+    return registration.register(connection, record)[wire.TASK_NONE]
+
+
+def remove(connection: Connection, run_id: int) -> None:
+    """Take a run away again, and its experiment if nothing else is in it."""
+    from hpctrack.store import changes, experiments
+
+    changes.delete(connection, [run_id])
+    with contextlib.suppress(errors.HpctrackError):  # somebody else's, or somebody looks at the same time
+        experiments.delete(connection, experiments.get(connection, EXPERIMENT))
+
+
+def _echo(address: str, submission: bytes, secret: bytes) -> Check:
+    from hpctrack.stream import echo
+
+    try:
+        seconds = echo.ping(address, submission, secret, _ECHO_SECONDS)
+    except errors.CollectorUnavailable as error:
+        return Check("echo", "broken", str(error), "is the collector there? hpctrack collector --status")
+    if seconds is None:
+        return Check(
+            "echo", "broken", f"no answer from {address} within {_ECHO_SECONDS:g} s",
+            "let UDP through to that port, or name another address: collector = host:port",
+        )  # fmt: skip
+    return Check("echo", "ok", f"{address} answers in {1000 * seconds:.1f} ms")
+
+
+# --- Slurm --------------------------------------------------------------------------------------------------
+
+
+def _slurm(configuration: Settings, connection: Connection | None) -> Iterator[Check]:
+    from hpctrack.slurm import command, preparation, site
+
+    missing = []
+    for program in _PROGRAMS:
+        try:
+            command.find(program, os.environ)
+        except errors.CommandNotFound:
+            missing.append(program)
+    if "sbatch" in missing:
+        yield Check(
+            "Slurm", "note", "no sbatch on PATH: hpctrack run works here, hpctrack sbatch does not",
+            "on a login node: load Slurm's module, or put its folder on PATH",
+        )  # fmt: skip
+        return
+    if missing:
+        yield Check(
+            "Slurm", "broken", f"not on PATH: {', '.join(missing)}", "install Slurm's client commands"
+        )
+    try:
+        version = command.run(["sbatch", "--version"], timeout=_SLURM_SECONDS, environ=os.environ).stdout
+        cluster = site.cluster_name(os.environ, preparation.cache_folder(configuration))
+    except errors.SlurmError as error:
+        yield Check("Slurm", "broken", str(error), "is slurmctld up? scontrol ping")
+        return
+    yield Check("Slurm", "ok", f"{version.strip()}, cluster {cluster}")
+    yield _queue()
+    yield _accounting()
+    if connection is not None:
+        yield _reconciler(connection, cluster)
+
+
+def _queue() -> Check:
+    from hpctrack.slurm import command
+
+    started = time.monotonic()
+    argv = ["squeue", "--noheader", "--all", "--format=%i", f"--user={getpass.getuser()}"]
+    try:
+        listed = command.run(argv, timeout=_SLURM_SECONDS, environ=os.environ).stdout
+    except errors.SlurmError as error:
+        return Check("squeue", "broken", str(error), "is slurmctld up? scontrol ping")
+    count, seconds = len(listed.splitlines()), time.monotonic() - started
+    return Check("squeue", "ok", f"{common.counted(count, 'job')} of yours, in {seconds:.1f} s")
+
+
+def _accounting() -> Check:
+    from hpctrack.slurm import command
+
+    started = time.monotonic()
+    argv = ["sacct", "--noheader", "--allocations", "--starttime=now-1minutes", "--format=JobID"]
+    try:
+        command.run(argv, timeout=_SLURM_SECONDS, environ=os.environ)
+    except errors.SlurmError as error:
+        if re.search("accounting storage is disabled", str(error), re.IGNORECASE):
+            return Check(
+                "sacct", "note", "Slurm keeps no accounts here",
+                "nothing: ends of jobs are learnt from slurmctld while it remembers them (MinJobAge)",
+            )  # fmt: skip
+        return Check("sacct", "broken", str(error), "is slurmdbd up? sacctmgr ping; until then ends wait")
+    return Check("sacct", "ok", f"answers in {time.monotonic() - started:.1f} s")
+
+
+def _reconciler(connection: Connection, name: str) -> Check:
+    """Tell when the reconciler last got answers from this cluster."""
+    from hpctrack.store import queries
+
+    now = queries.session(connection).now
+    found = {cluster.name: cluster for cluster in queries.clusters(connection)}.get(name)
+    if found is None:
+        return Check("reconciler", "ok", f"has had nothing to ask of {name} yet")
+    warning = render.cluster_warning(found, now)
+    if warning is not None:
+        return Check("reconciler", "broken", warning, "hpctrack reconcile tries it from here")
+    ago = render.duration(now - found.time_checked) if found.time_checked else "never"
+    return Check("reconciler", "ok", f"last asked {name} {ago} ago")
+
+
+def _spool(configuration: Settings) -> Check:
+    from hpctrack.stream import records, spool
+
+    try:
+        submissions = len(list(records.unregistered(configuration.spool)))
+        journals = spool.pending(configuration.spool, configuration.node_dir)
+    except OSError as error:
+        do = "see to its rights: it is to be yours alone"
+        return Check("spool", "broken", f"{error.filename or configuration.spool}: {error.strerror}", do)
+    if not submissions and not journals:
+        return Check("spool", "ok", "nothing waits")
+    waiting = [common.counted(submissions, "submission")] if submissions else []
+    if journals:
+        size = render.size(sum(one.size for one in journals))
+        waiting.append(f"journals of {common.counted(len(journals), 'run')} ({size})")
+    return Check("spool", "note", f"{' and '.join(waiting)} wait to be delivered", "hpctrack sync")
