@@ -161,6 +161,8 @@ def notes(run: RunRow) -> list[str]:
         found.append(f"{size(run.waiting)} waiting in spool")
     if run.missing_since is not None and run.time_ended is None:
         found.append(f"unknown to Slurm since {moment(run.missing_since)}")
+    if run.silent_since is not None:
+        found.append(f"not heard from since {moment(run.silent_since)}")
     return found
 
 
@@ -261,6 +263,7 @@ def run_json(run: RunRow, now: datetime) -> dict[str, Any]:
         "slurm_state": run.slurm_state,
         "reason": run.reason,
         "missing_since": run.missing_since,
+        "silent_since": run.silent_since,
         "restarts": run.attempt,
         "time_created": run.time_created,
         "time_started": run.time_started,

@@ -63,6 +63,8 @@ class RunRow:
     """Slurm's latest word, unchanged."""
     missing_since: datetime | None
     """Since when neither squeue nor accounting knows the job."""
+    silent_since: datetime | None
+    """Since when nothing has been heard of a command outside Slurm that is not over; no verdict."""
     last_step: int | None
     last: dict[str, Any]
     """Latest value of each metric."""

@@ -561,6 +561,10 @@ SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.
        r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
        r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
+       CASE WHEN r.kind = 'command' AND r.cluster IS NULL AND r.submission IS NOT NULL AND r.time_ended IS NULL
+            THEN (SELECT h.heard FROM (SELECT greatest(r.time_seen, r.time_started, max(s.time_last)) AS heard
+                                       FROM streams s WHERE s.run_id = r.id) h
+                  WHERE h.heard < now() - interval '2 minutes') END AS silent_since,
        l.last_step, l.last_time, l.last, coalesce(l.rows, 0) AS rows, coalesce(l.lost, 0) AS lost,
        coalesce(l.waiting, 0) AS waiting
 FROM runs r
@@ -568,6 +572,8 @@ JOIN experiments e ON e.id = r.experiment_id
 LEFT JOIN run_latest l ON l.run_id = r.id;
 COMMENT ON VIEW run_overview IS 'Everybody''s runs with their experiment and latest values; what hpctrack status lists';
 COMMENT ON COLUMN run_overview.experiment IS 'Name of the experiment';
+COMMENT ON COLUMN run_overview.silent_since IS
+    'When a command outside Slurm that is not over was last heard of, if that is some minutes ago: its machine may be down';
 
 CREATE VIEW attempt_overview AS
 SELECT a.run_id, a.attempt, a.slurm_job_id, a.status, a.time_submitted, a.time_started, a.time_ended, a.exit_code,

@@ -20,7 +20,7 @@ RUN = RunRow(
     cluster="demo", slurm_job_id=17, array_job_id=14, array_task_id=3, het_job_id=None, job_name="train.sh",
     partition="main", account=None, qos=None, comment=None, time_limit=timedelta(hours=1), attempt=0,
     exit_code=None, exit_signal=None, reason=None, node_list="n1", slurm_state="RUNNING", missing_since=None,
-    last_step=3, last={}, rows=3, lost=0, waiting=0,
+    silent_since=None, last_step=3, last={}, rows=3, lost=0, waiting=0,
 )  # fmt: skip
 
 
@@ -149,6 +149,10 @@ def test_a_job_that_slurm_has_forgotten_is_noted_until_it_is_over():
     missing = replace(RUN, missing_since=NOW)
     assert render.notes(missing)[0].startswith("unknown to Slurm since 20")
     assert render.notes(replace(missing, time_ended=NOW)) == []
+
+
+def test_a_machine_that_is_silent_is_noted():
+    assert render.notes(replace(RUN, silent_since=NOW))[0].startswith("not heard from since 20")
 
 
 def test_elapsed_stands_still_when_the_run_has_ended():

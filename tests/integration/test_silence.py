@@ -1,0 +1,84 @@
+"""Runs outside Slurm whose machine is silent: status and show say since when, and nobody gives a verdict."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from hpctrack.cli import main
+
+NOW = datetime.now(timezone.utc)
+
+
+@pytest.fixture
+def cli(database, monkeypatch, capsys):
+    """Run a verb in this process; returns its output."""
+    for name, value in database.dsn.items():
+        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
+
+    def call(*arguments):
+        assert main.run(list(arguments)) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def run(insert):
+    """Insert a command that began an hour ago and was last heard of so many minutes ago."""
+    experiment = insert("experiments", name="e")
+
+    def make(minutes, **values):
+        submission = uuid.uuid4()
+        insert("submissions", uuid=submission, user_name="u", time=NOW)
+        started = NOW - timedelta(hours=1)
+        defaults = {"status": "RUNNING", "kind": "command", "time_started": started, "time_seen": started}
+        run_id = insert(
+            "runs", experiment_id=experiment, submission=submission, task=-1, **{**defaults, **values}
+        )
+        for journal, ago in (("a", 50), ("b", minutes)):
+            heard = NOW - timedelta(minutes=ago)
+            insert("streams", run_id=run_id, journal_id=journal, time_last=heard)
+        return run_id
+
+    return make
+
+
+def silent(cli, run_id):
+    found = json.loads(cli("show", f"r{run_id}", "--json"))
+    (row,) = json.loads(cli("status", f"r{run_id}", "--json"))["runs"]
+    assert row["silent_since"] == found["silent_since"]
+    assert found["state"] == row["state"] == "RUNNING"
+    return found["silent_since"] and datetime.fromisoformat(found["silent_since"])
+
+
+def test_a_silent_machine_is_told(cli, run, connection):
+    run_id = run(10)
+    assert silent(cli, run_id) == NOW - timedelta(minutes=10)
+    said = "not heard from since " + (NOW - timedelta(minutes=10)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    assert said in cli("status")
+    assert said in cli("show", f"r{run_id}").splitlines()[0]
+    assert connection.execute("SELECT status::text, time_ended FROM runs").fetchall() == [("RUNNING", None)]
+    assert connection.execute("SELECT count(*) FROM transitions").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "values"),
+    [
+        (-10, {}),
+        (10, {"time_seen": NOW}),
+        (10, {"kind": "batch", "cluster": "mini", "slurm_job_id": 7}),
+        (10, {"cluster": "mini", "slurm_job_id": 7}),
+    ],
+    ids=["lately", "vouched for", "a job", "in a job"],
+)
+def test_others_are_not(cli, run, minutes, values):
+    assert silent(cli, run(minutes, **values)) is None
+
+
+def test_what_is_over_is_not_silent(cli, run):
+    run_id = run(10, status="COMPLETED", time_ended=NOW)
+    assert json.loads(cli("show", f"r{run_id}", "--json"))["silent_since"] is None
