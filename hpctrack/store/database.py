@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.types.datetime import TimestamptzLoader
 
-from hpctrack import errors, redact
+from hpctrack import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,5 +109,7 @@ def translated() -> Iterator[None]:
 
 
 def _message(what: str, error: psycopg.Error) -> str:
+    from hpctrack import redact  # late: its expressions take long to compile
+
     detail = error.diag.message_primary or str(error)
     return redact.Redactor.collect({}).text(f"{what}: " + " ".join(detail.split()))

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from hpctrack import errors
-from hpctrack.cli import main
+from hpctrack.cli import group, main
 
 CLASSES = [
     one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.HpctrackError)
@@ -28,13 +28,13 @@ def test_causes_are_told_in_one_line():
     cause = errors.SlurmError("sbatch failed:\n  no such partition")
     error = errors.HpctrackError("not submitted")
     error.__cause__ = cause
-    assert main.describe(error) == "not submitted: sbatch failed: no such partition"
+    assert group.describe(error) == "not submitted: sbatch failed: no such partition"
 
 
 def test_foreign_causes_are_not_told_since_they_may_hold_secrets():
     error = errors.StoreError("PostgreSQL refused")
     error.__cause__ = ValueError("password=hunter2")
-    assert main.describe(error) == "PostgreSQL refused"
+    assert group.describe(error) == "PostgreSQL refused"
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_a_verb_is_a_command_that_explains_itself(name, cli):
     assert out.startswith(f"Usage: hpctrack {name} ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["-h", "--help"]])
 def test_help_lists_every_verb_with_its_line(cli, arguments):
     code, out, err = cli(*arguments)
     assert (code, err) == (0, "")
