@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 
+from benchmarks import site
 from benchmarks.result import Result
+from hpctrack import reconcile
 from hpctrack.model import Attempt, JobFacts, RunStatus, StoredRun
 from hpctrack.plan import Survey, plan
 from hpctrack.slurm import parse
@@ -18,8 +21,17 @@ _EPOCH = int(_T0.timestamp())
 _D = "\x1fd3adb33f\x1f"
 _ROW = (
     "{0} {0}{1} mini COMPLETED {2} {2} {2} 0:0 0:0 alice main lab normal 60 n1 10 00:01.500 {3} "
-    "cpu=1,mem=250M,node=1 cpu=1,mem=250M,node=1 0 train"
+    "cpu=1,mem=250M,node=1 cpu=1,mem=250M,node=1 0 0 train"
 )
+_SUBMIT = """
+WITH e AS (INSERT INTO experiments (name) VALUES ('cycle') RETURNING id),
+     n AS (SELECT n, gen_random_uuid() AS uuid FROM generate_series(0, %(count)s - 1) n),
+     s AS (INSERT INTO submissions (uuid, user_name, cluster, time)
+           SELECT uuid, 'alice', 'mini', %(time)s FROM n RETURNING uuid)
+INSERT INTO runs (experiment_id, submission, task, cluster, slurm_job_id, user_name)
+SELECT e.id, n.uuid, -1, 'mini', n.n, 'alice' FROM e, n JOIN s USING (uuid)
+"""
+_WAITING = "{0} {0} N/A N/A PENDING 0 {1} N/A N/A 0 alice main lab normal 1:00:00 N/A N/A Priority train"
 _LINE = "{0} {0} N/A N/A RUNNING 0 {1} {2} N/A 0 alice main lab normal 1:00:00 n1 n1 None train"
 
 
@@ -47,10 +59,32 @@ def measure() -> Iterator[Result]:
     spent = _seconds(lambda: plan(every, stored, _T0, survey=survey))
     yield Result("slurm.plan_100k_runs_all_change", spent, "s", note="the worst case")
 
-    queue = _text([_LINE.format(n, _EPOCH, _EPOCH + 5) for n in range(QUEUED)])
-    mine = stored[:QUEUED]
-    spent = _seconds(lambda: plan(parse.squeue(queue, _D, "mini", _T0), mine, _T0, survey=survey))
-    yield Result("slurm.cycle_20k_jobs", spent, "s", target=1.0, note="parse and plan")
+    with site.personal() as place, contextlib.closing(place.connect()) as connection:
+        connection.execute(_SUBMIT, {"count": QUEUED, "time": _T0})
+        connection.autocommit = False
+        asked = Prepared()
+        reconcile.run_once(connection, asked, "mini")
+        spent = _seconds(lambda: reconcile.run_once(connection, asked, "mini"))
+        yield Result("slurm.cycle_20k_jobs", spent, "s", target=1.0, note="load, parse and plan")
+
+
+class Prepared:
+    """A backend that has squeue's answer already: every second job runs, the others wait."""
+
+    def __init__(self) -> None:
+        self._text = _text(
+            [(_LINE if n % 2 else _WAITING).format(n, _EPOCH, _EPOCH + 5) for n in range(QUEUED)]
+        )
+
+    def queue(self, users: Sequence[str] | None = None) -> list[JobFacts]:
+        """Read it."""
+        del users
+        return parse.squeue(self._text, _D, "mini", datetime.now(timezone.utc))
+
+    def ended(self, jobs: Sequence[str], since: datetime) -> list[JobFacts]:
+        """Nothing has ended."""
+        del jobs, since
+        return []
 
 
 def _seconds(call: Callable[[], object]) -> float:

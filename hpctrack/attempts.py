@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.model import Attempt, JobFacts, RunStatus, Source, StoredRun, Transition
+from hpctrack.model import Attempt, JobFacts, RunStatus, Source, StoredRun, Transition, replaced
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
 
@@ -153,7 +153,7 @@ class History:
             self.attempts[number] = Attempt(number, **told)
             self.newest = max(self.newest, number)
         elif told:
-            self.attempts[number] = attempt._replace(**told)
+            self.attempts[number] = replaced(attempt, told)
 
     def _note(self, number: int, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> None:
         """Note a change of status, and the steps on the way there that the fact proves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,6 +171,21 @@ class StoredRun(NamedTuple):
     """When accounting is asked once more about an end that it may still correct."""
     attempts: tuple[Attempt, ...] = ()
     """In order; a run that is still waiting for its first start has none."""
+
+
+_Record = TypeVar("_Record", Attempt, StoredRun)
+_PLACES: dict[type, dict[str, int]] = {
+    record: {name: place for place, name in enumerate(record._fields)} for record in (Attempt, StoredRun)
+}
+
+
+def replaced(record: _Record, values: Mapping[str, object]) -> _Record:
+    """Return a record with other values: ``_replace``, in less than half its time."""
+    cells: list[object] = list(record)
+    places = _PLACES[type(record)]
+    for name, value in values.items():
+        cells[places[name]] = value
+    return tuple.__new__(type(record), cells)
 
 
 class Change(NamedTuple):

@@ -90,6 +90,7 @@ _STATES = (
 TABLE: dict[RunStatus, State] = {state.status: state for state in _STATES}
 """Every status. `tests/unit/test_states.py` holds that none is missing."""
 
+_STAGES = {state.status: state.stage for state in _STATES}
 _BY_WORD = {status.value: status for status in RunStatus}
 _BY_TEXT = _BY_WORD | {state.compact: state.status for state in _STATES}
 
@@ -114,7 +115,7 @@ def status_of(text: str) -> RunStatus | None:
 
 def stage_of(status: RunStatus) -> Stage:
     """How far an execution in this state is."""
-    return TABLE[status].stage
+    return _STAGES[status]
 
 
 def ends(status: RunStatus) -> Ends:
