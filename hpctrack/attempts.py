@@ -252,4 +252,4 @@ def _told_by_script(attempt: Attempt, fact: JobFacts, *, final: bool) -> Iterato
     if final or attempt.time_ended is None:
         yield "time_ended", fact.time_ended
     if final:
-        yield "reason", None
+        yield "reason", fact.reason

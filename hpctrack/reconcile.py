@@ -22,7 +22,7 @@ from hpctrack.slurm.states import Stage
 from hpctrack.store import database, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from uuid import UUID
 
     from hpctrack.slurm.accounting import Backend
@@ -136,22 +136,29 @@ def run_once(
     return Report(tuple(changes), waiting, inquiry.error, asked_s)
 
 
-def settle_lost(connection: Connection, node: str, booted: datetime) -> tuple[Change, ...]:
-    """End the caller's runs outside Slurm that were running on this node when it went down.
+def settle_lost(
+    connection: Connection, node: str, booted: datetime, living: Callable[[Collection[str]], Collection[str]]
+) -> tuple[Change, ...]:
+    """End the caller's runs outside Slurm of which nothing is left on this node.
 
-    ``booted`` is when the node was started last: no process is older. A clock that was put forward makes it
-    too late, hence runs that were heard of lately stay. Should a run's end turn up after all, that counts.
+    They were running when the node went down (NODE_FAIL), or all their processes were killed at once, so that
+    nobody could tell (FAILED). ``booted`` is when the node was started last: no process is older. A clock
+    that was put forward makes it too late, hence runs that were heard of lately stay. ``living`` tells which
+    of the runs with these names (``uuid:task``) have processes here. Should a run's end turn up after all,
+    that counts.
     """
     with database.translated(), connection.transaction():
-        heard = runs.find_lost_commands(connection, node, booted, _SILENCE)
+        silent = {one.run_id: one for one in runs.find_silent_commands(connection, node, booted, _SILENCE)}
+        here = living({one.name for one in silent.values() if not one.restarted})
+        lost = {run_id: one for run_id, one in silent.items() if one.restarted or one.name not in here}
         now = datetime.now(timezone.utc)
-        stored = runs.load(connection, heard.keys()) if heard else []
-        changes = [
-            change
-            for run in stored
-            if run.time_ended is None
-            and (change := plan_.settle(run, RunStatus.NODE_FAIL, heard[run.run_id], RESTARTED, now))
-        ]
+        changes = []
+        for run in runs.load(connection, lost.keys()) if lost else ():
+            heard, restarted = lost[run.run_id].heard, lost[run.run_id].restarted
+            status = RunStatus.NODE_FAIL if restarted else RunStatus.FAILED
+            change = plan_.settle(run, status, heard, RESTARTED if restarted else relayed.UNSEEN, now)
+            if change is not None and run.time_ended is None:
+                changes.append(change)
         runs.apply(connection, changes)
     return tuple(changes)
 

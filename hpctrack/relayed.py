@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _INT32 = range(-(1 << 31), 1 << 31)
 _INT64 = range(-(1 << 63), 1 << 63)
 _STDERR_TAIL = 4096
+#: Reason of an end whose supervisor was killed before it.
+UNSEEN = "how it ended was not seen: its supervisor was killed"
 
 
 def fact_of(message: RelayMessage, now: datetime) -> JobFacts | None:
@@ -57,8 +59,11 @@ def _fin(body: Mapping[str, Any], common: dict[str, Any]) -> JobFacts:
     exit_signal = _integer(body.get("exit_signal"), _INT32)
     out_of_memory = bool(body.get("out_of_memory"))
     tail = _text(body.get("stderr_tail"))
+    unseen = exit_code is None and exit_signal is None
     if out_of_memory:
         raw = "fin: out of memory"
+    elif unseen:
+        raw = "fin: not seen"
     else:
         raw = f"fin: signal {exit_signal}" if exit_signal else f"fin: exit {exit_code}"
     return JobFacts(
@@ -67,6 +72,7 @@ def _fin(body: Mapping[str, Any], common: dict[str, Any]) -> JobFacts:
         status=verdict_of(exit_code, exit_signal, out_of_memory=out_of_memory),
         exit_code=exit_code,
         exit_signal=exit_signal,
+        reason=UNSEEN if unseen else None,
         time_ended=common["time"],
         stderr_tail=tail[-_STDERR_TAIL:] if tail else None,
     )

@@ -16,6 +16,8 @@ from hpctrack import errors, settings
 from hpctrack.cli import common, render
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from hpctrack.model import Change
     from hpctrack.reconcile import Report
 
@@ -29,8 +31,8 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
     """Compare PostgreSQL with Slurm once, and correct PostgreSQL.
 
     The collector does this by itself; by hand it is of use where none runs. Asks squeue once, and sacct about
-    the jobs that squeue no longer lists. Outside Slurm it ends your runs that were running on this machine
-    when it went down. Prints what changed.
+    the jobs that squeue no longer lists. Outside Slurm it ends your runs of which nothing is left on this
+    machine: it went down, or their processes were killed. Prints what changed.
     """
     configuration = settings.load(config_path=config_path)
     report = _pass(configuration, cluster, user)
@@ -55,7 +57,7 @@ def _pass(configuration: settings.Settings, cluster: str | None, user: str | Non
     from hpctrack.store import database
 
     with contextlib.closing(database.connect(configuration)) as connection:
-        lost = reconcile.settle_lost(connection, os.uname().nodename.partition(".")[0], _booted())
+        lost = reconcile.settle_lost(connection, os.uname().nodename.partition(".")[0], _booted(), _living)
         try:
             here = cluster or site.cluster_name(os.environ, preparation.cache_folder(configuration))
         except errors.CommandNotFound:
@@ -72,6 +74,20 @@ def _booted() -> datetime:
     lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     seconds = next(line.split()[1] for line in lines if line.startswith("btime "))
     return datetime.fromtimestamp(int(seconds), timezone.utc)
+
+
+def _living(names: Collection[str]) -> set[str]:
+    """Return which runs have processes on this host: supervisor and relay by their arguments, others by
+    ``HPCTRACK_RUN``.
+    """
+    found: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*") if names else ():
+        for file in ("cmdline", "environ"):
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                words = (process / file).read_bytes().split(b"\0")
+                told = {os.fsdecode(word).removeprefix("HPCTRACK_RUN=") for word in words}
+                found |= told.intersection(names)
+    return found
 
 
 def _line(change: Change) -> str:

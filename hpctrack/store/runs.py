@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hpctrack import errors
 from hpctrack.model import Attempt, RunStatus, StoredRun
@@ -66,16 +66,25 @@ def add_tasks(connection: Connection, missing: Sequence[tuple[int, int]]) -> lis
     return _ids(connection.execute(statement("add_array_tasks"), parameters).fetchall())
 
 
-def find_lost_commands(
-    connection: Connection, node: str, booted: datetime, silence: float
-) -> dict[int, datetime]:
-    """Return the caller's runs outside Slurm that a restart of their machine ended, and when they were heard.
+class Silent(NamedTuple):
+    """A run outside Slurm that has not been heard of for a while."""
 
-    They began on ``node`` before it was ``booted``, and have not been heard of for ``silence`` seconds.
+    run_id: int
+    heard: datetime
+    restarted: bool
+    """Whether its machine has been started since it began."""
+    name: str
+    """As on the wire and in ``HPCTRACK_RUN``: submission and task."""
+
+
+def find_silent_commands(connection: Connection, node: str, booted: datetime, silence: float) -> list[Silent]:
+    """Return the caller's runs outside Slurm on ``node`` that have been silent for ``silence`` seconds.
+
+    ``booted`` is when the node was started last.
     """
     parameters = {"node": node, "booted": booted, "silence": silence}
-    rows = connection.execute(statement("find_lost_commands"), parameters).fetchall()
-    return {cast("int", row[0]): cast("datetime", row[1]) for row in rows}
+    rows = connection.execute(statement("find_silent_commands"), parameters).fetchall()
+    return [Silent._make(row) for row in rows]
 
 
 def apply(connection: Connection, changes: Iterable[Change]) -> None:

@@ -213,14 +213,17 @@ class Relay:
         if "event" in message:
             self._own.append("event", message["event"])
         if "fin" in message:
-            self._deadline = time.monotonic() + self._config.flush
-            if self._sampler is not None:
-                self._attempt(self._sample)
-            self._take_up()
-            self._journals.end_lines()
-            lost, stderr = self._journals.lost(), self._config.stderr
-            ending = report.fin(message["fin"], lost, stderr, self._mask(), self._oom_kills)
-            self._own.append("fin", ending)
+            self._conclude(message["fin"])
+
+    def _conclude(self, ending: dict[str, Any]) -> None:
+        """Tell how the script ended, after all that it had to say."""
+        self._deadline = time.monotonic() + self._config.flush
+        if self._sampler is not None:
+            self._attempt(self._sample)
+        self._take_up()
+        self._journals.end_lines()
+        lost, stderr = self._journals.lost(), self._config.stderr
+        self._own.append("fin", report.fin(ending, lost, stderr, self._mask(), self._oom_kills))
 
     def _round(self, now: float) -> None:
         if self._record is None and now >= self._next_search:
@@ -236,7 +239,7 @@ class Relay:
         if self._deadline is not None:
             self._finish(now, self._deadline)
         elif not self._supervised and not os.path.exists(f"/proc/{self._script_pid}/stat"):
-            self._deadline = now + self._config.flush
+            self._conclude({"exit_code": None, "exit_signal": None, "time": time.time()})  # nobody saw how
 
     # --- whose journals ---
 

@@ -80,7 +80,7 @@ def fin(
     ``lost`` counts lines by journal; ``stderr`` is the path of the script's standard error, or empty;
     ``oom_kills_before`` is what `oom_kills` returned when the script started.
     """
-    failed = bool(ending.get("exit_code") or ending.get("exit_signal"))
+    failed = ending.get("exit_code") != 0
     tail = stderr_tail(stderr, redactor) if failed and stderr else None
     told = {**ending, "stderr_tail": tail, "lost": dict(lost)}
     if _was_killed(ending) and oom_kills_before is not None:

@@ -102,18 +102,18 @@ UPDATE runs r SET env = c.env, time_updated = now()
 FROM json_to_recordset(%(rows)s::json) AS c(id bigint, env jsonb)
 WHERE r.id = c.id AND r.env IS DISTINCT FROM c.env;
 
--- name: find_lost_commands
--- The caller's commands outside Slurm that began on a machine before it was started last and have been silent
--- since: when they were heard of last.
-SELECT id, heard
+-- name: find_silent_commands
+-- The caller's commands outside Slurm on a machine that have been silent for a while: when they were heard of last,
+-- whether the machine has been started since they were, and their names on the wire.
+SELECT id, heard, time_started < %(booted)s, submission || ':' || task
 FROM (
-    SELECT r.id, a.batch_host, a.time_started,
+    SELECT r.id, r.submission, r.task, a.batch_host, a.time_started,
            greatest(r.time_seen, a.time_started, (SELECT max(s.time_last) FROM streams s WHERE s.run_id = r.id)) AS heard
     FROM runs r JOIN attempts a ON a.run_id = r.id AND a.attempt = r.attempt
     WHERE r.kind = 'command' AND r.cluster IS NULL AND r.time_ended IS NULL AND r.submission IS NOT NULL
       AND r.user_name = session_user
 ) c
-WHERE batch_host = %(node)s AND time_started < %(booted)s AND heard < now() - make_interval(secs => %(silence)s)
+WHERE batch_host = %(node)s AND heard < now() - make_interval(secs => %(silence)s)
 ORDER BY id;
 
 -- name: check_lease

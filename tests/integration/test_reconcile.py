@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 import uuid
 from datetime import datetime, timedelta, timezone
@@ -11,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from click.testing import CliRunner
 
-from hpctrack import errors, reconcile
+from hpctrack import errors, reconcile, relayed
 from hpctrack.cli import reconcile as verb
 from hpctrack.model import RelayMessage
 from hpctrack.plan import UNKNOWN
@@ -423,12 +424,11 @@ def test_a_machine_that_went_down_took_its_runs_with_it(
 ):
     """Outside Slurm: what began here before this boot, and has been silent since, has ended."""
     here = os.uname().nodename.partition(".")[0]
-    names = ("lost", "elsewhere", "this boot", "heard of")
+    names = ("lost", "elsewhere", "heard of")
     runs = {name: register(None, cluster=None, kind="command") for name in names}
     long_ago = datetime(2001, 1, 1, tzinfo=timezone.utc).timestamp()
     for name, run_id in runs.items():
-        when = datetime.now(timezone.utc).timestamp() - 1 if name == "this boot" else long_ago
-        say(connection, run_id, "hello", time=when, node="other" if name == "elsewhere" else here)
+        say(connection, run_id, "hello", time=long_ago, node="other" if name == "elsewhere" else here)
     connection.execute("UPDATE runs SET user_name = session_user")
     connection.execute("INSERT INTO streams (run_id, journal_id) VALUES (%s, '0')", [runs["heard of"]])
     (slurm.folder / "scontrol").unlink()
@@ -442,3 +442,37 @@ def test_a_machine_that_went_down_took_its_runs_with_it(
     assert (steps[-1]["status"], steps[-1]["source"]) == ("NODE_FAIL", "user")
     say(connection, runs["lost"], "fin", time=long_ago + 9, exit_code=0)
     assert get(runs["lost"])["status"] == "COMPLETED", "its journal turned up after all"
+
+
+def test_a_run_whose_processes_were_all_killed(slurm, register, invoke, get, connection, fetch, monkeypatch):
+    """Outside Slurm, on a machine that has not gone down: nothing is left, and nobody told the end."""
+    here = os.uname().nodename.partition(".")[0]
+    runs = {name: register(None, cluster=None, kind="command") for name in ("killed", "lives", "supervised")}
+    names = {
+        name: fetch("SELECT submission || ':' || task AS name FROM runs WHERE id = %s", run_id)["name"]
+        for name, run_id in runs.items()
+    }
+    began = datetime.now(timezone.utc).timestamp()
+    for run_id in runs.values():
+        say(connection, run_id, "hello", time=began, node=here)
+    past = "time_started = time_started - interval '3 minutes'"
+    connection.execute("UPDATE runs SET user_name = session_user, time_seen = NULL, " + past)
+    connection.execute("UPDATE attempts SET " + past)
+    (slurm.folder / "scontrol").unlink()
+    monkeypatch.setenv("PATH", str(slurm.folder))
+    sleep = ["/bin/sleep", "60"]
+    script = subprocess.Popen(sleep, env={"HPCTRACK_RUN": names["lives"]})
+    supervisor = subprocess.Popen(
+        ["/bin/sh", "-c", "read line", "--run", names["supervised"]], stdin=subprocess.PIPE
+    )
+    try:
+        done = invoke()
+    finally:
+        for process in (script, supervisor):
+            process.kill()
+            process.wait()
+    assert done.output == f"r{runs['killed']}  here  RUNNING -> FAILED ({relayed.UNSEEN})\n"
+    assert get(runs["killed"])["time_ended"].timestamp() == pytest.approx(began - 180, abs=1)
+    assert {get(runs[name])["status"] for name in ("lives", "supervised")} == {"RUNNING"}
+    say(connection, runs["killed"], "fin", time=began, exit_code=0)
+    assert get(runs["killed"])["status"] == "COMPLETED", "its end turned up after all"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hpctrack import relayed
 from hpctrack.plan import Survey
 from tests.facts import S, at, decide, relay, row, run, squeue
 
@@ -20,7 +21,7 @@ ENDS = [
     ({"exit_code": 130}, S.CANCELLED),
     ({"exit_signal": 9}, S.FAILED),
     ({"exit_signal": 9, "out_of_memory": True}, S.OUT_OF_MEMORY),
-    ({}, S.FAILED),
+    ({"exit_code": None}, S.FAILED),
 ]
 
 
@@ -31,6 +32,12 @@ def test_a_command_ends_when_it_says_so(body, status, cluster):
     stored, moves = decide(stored, relay("hello", when=101), relay("fin", when=140, **body), survey=Survey())
     assert (stored.status, stored.time_ended, stored.time_started) == (status, at(140), at(101))
     assert moves == [(0, S.RUNNING, "relay"), (0, status, "relay")]
+
+
+def test_an_end_that_nobody_saw_says_so():
+    stored, _ = decide(command(), relay("hello", when=101), relay("fin", when=140), survey=Survey())
+    assert (stored.status, stored.exit_code, stored.exit_signal) == (S.FAILED, None, None)
+    assert stored.reason == relayed.UNSEEN
 
 
 @pytest.mark.parametrize("state", ["FAILED", "TIMEOUT", "CANCELLED by 5", "PREEMPTED", "COMPLETED"])
