@@ -47,6 +47,7 @@ class Client:
         self.settings = settings or configuration.load(options, config_path=config_path)
         self._lock = threading.RLock()
         self._connection: Connection | None = None
+        self._helper: Connection | None = None
         self._pid = 0
 
     def experiment(self, name: str) -> Experiment:
@@ -110,12 +111,19 @@ class Client:
                     raise
             return question(self._connect())
 
+    def helper(self) -> Connection:
+        """Return a second connection, for a question that is large. Only inside of `ask`."""
+        if self._helper is None or self._helper.closed:
+            self._helper = database.connect(self.settings, autocommit=True)
+        return self._helper
+
     def close(self) -> None:
         """Close the connection. The client can be used again."""
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
+            for connection in (self._connection, self._helper):
+                if connection is not None and self._pid == os.getpid():
+                    connection.close()
+            self._connection = self._helper = None
 
     def __enter__(self) -> Client:
         return self
@@ -136,7 +144,7 @@ class Client:
         """Return the connection; None if there is none, it is closed, or another process's."""
         if self._pid != os.getpid():
             # The parent goes on using its connection: closing it here would end it there.
-            self._connection = None
+            self._connection = self._helper = None
         if self._connection is not None and self._connection.closed:
             self._connection = None
         return self._connection

@@ -32,10 +32,8 @@ def require(package: str, what: str) -> ModuleType:
         ) from error
 
 
-def build(
-    parts: Iterable[Part], axes: Iterable[str], names: Iterable[str], how: Format, *, keep_empty: bool = True
-) -> Any:
-    """Return the rows of parts: axes first, then metrics by name, or those that have a value."""
+def build(parts: Iterable[Part], axes: Iterable[str], names: Iterable[str], how: Format) -> Any:
+    """Return the rows of parts: axes first, then metrics by name."""
     if how not in ("pandas", "arrow"):
         raise errors.UsageError(f"{how!r} is no format of tables: 'pandas' or 'arrow'")
     require("pandas" if how == "pandas" else "pyarrow", "tables")
@@ -45,9 +43,7 @@ def build(
         cells[axis] = columnar.joined([(part.rows, part.axes[axis], {}) for part in found])
     for name in names:
         metric = [(part.rows, part.metrics.get(name), part.extra.get(name, {})) for part in found]
-        one = columnar.joined(metric)
-        if keep_empty or columnar.has_values(one):
-            cells[free_name(name, cells)] = one
+        cells[free_name(name, cells)] = columnar.joined(metric)
     return to_pandas(cells) if how == "pandas" else to_arrow(cells)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from hpctrack import errors
 from hpctrack.api import frames, summary
 from hpctrack.api.records import Records
-from hpctrack.store import extreme_values, metric_tables, queries
+from hpctrack.store import extreme_values, metric_tables, packed_columns, queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime, timedelta
 
     import pandas as pd
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from hpctrack.model import Attempt, RunStatus, Transition
     from hpctrack.store.database import Connection
 
-_AXES = ("step", "progress", "time")
+#: Rows of a run from which on two connections read it.
+_LARGE = 200_000
 
 
 class Run:
@@ -139,7 +140,7 @@ class Run:
         Raises `errors.BadInput` for a metric that neither this run nor any column of the table has,
         `errors.MissingExtra` without pandas or pyarrow.
         """
-        return _metrics(self.client, [self], names, format, _AXES)
+        return _metrics(self.client, [self], names, format, packed_columns.AXES)
 
     @overload
     def usage(self, *, format: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
@@ -207,7 +208,7 @@ class Runs(list[Run]):
 
         The first column, ``run``, is the run's id.
         """
-        return _metrics(self[0].client if self else None, self, names, format, ("run", *_AXES))
+        return _metrics(self[0].client if self else None, self, names, format, ("run", *packed_columns.AXES))
 
 
 def _metrics(
@@ -222,8 +223,14 @@ def _metrics(
 
     def read(connection: Connection) -> Any:
         chosen = _chosen(connection, ids, wanted)
-        parts = metric_tables.read(connection, ids, chosen, axes=axes, every_row=wanted is None)
-        return frames.build(parts, axes, chosen, how, keep_empty=wanted is not None)
+        parts: Iterable[metric_tables.Part] | None = None
+        if how == "pandas" and axes == packed_columns.AXES:
+            large = runs[0]._row.rows >= _LARGE
+            helper = runs[0].client.helper if large else None
+            parts = packed_columns.read(connection, ids[0], chosen, every_row=wanted is None, helper=helper)
+        if parts is None:
+            parts = metric_tables.read(connection, ids, chosen, axes=axes, every_row=wanted is None)
+        return frames.build(parts, axes, chosen, how)
 
     return frames.build([], axes, wanted or [], how) if client is None else client.ask(read)
 

@@ -61,7 +61,7 @@ def joined(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> Cell
     Of each part its number of rows, its cells if it has any, and values beside them by index of the row.
     """
     given = [cells for _, cells, _ in parts if cells is not None]
-    kinds = {kind_of(cells.values) for cells in given if has_values(cells)}
+    kinds = {kind_of(cells.values) for cells in given if _any(cells)}
     kinds |= {kind(value) for _, _, extra in parts for value in extra.values()}
     one = common(kinds or {kind_of(cells.values) for cells in given})
     pieces = [as_kind(rows, cells, extra, one) for rows, cells, extra in parts]
@@ -80,7 +80,7 @@ def as_kind(rows: int, cells: Cells | None, extra: Mapping[int, Any], one: str) 
     dtype = _DTYPES[one]
     found = np.full(rows, _NULLS.get(one, 0), dtype)
     present = np.zeros(rows, dtype=bool)
-    if cells is not None and has_values(cells):
+    if cells is not None and _any(cells):
         present = mask(cells).copy()
         found[present] = cells.values[present].astype(dtype)
     if extra:
@@ -95,6 +95,5 @@ def mask(cells: Cells) -> model.Mask:
     return np.ones(len(cells.values), dtype=bool) if cells.present is None else cells.present
 
 
-def has_values(cells: Cells) -> bool:
-    """Whether any row has a value."""
+def _any(cells: Cells) -> bool:
     return bool(len(cells.values)) if cells.present is None else bool(cells.present.any())

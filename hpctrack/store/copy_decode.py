@@ -46,7 +46,7 @@ def decode(data: bytes | bytearray, sizes: Sequence[int], types: Sequence[str]) 
         # A NULL makes its row shorter: where none is, every row has the same layout.
         if (lengths == layout.itemsize).all():
             rows = np.frombuffer(data, layout)
-            return [_finished(rows[f"v{index}"], type_, None) for index, type_ in enumerate(types)]
+            return [finished(rows[f"v{index}"], type_, None) for index, type_ in enumerate(types)]
     return _decode_with_nulls(data, lengths, types)
 
 
@@ -83,7 +83,7 @@ def _decode_with_nulls(data: bytes | bytearray, sizes: model.Array, types: Seque
             dtype = columns.DTYPES[type_]
             widths = np.full(len(at), np.dtype(dtype).itemsize)
             given = _gather(data, at + 4, dtype)
-        found.append(_finished(given, type_, None if whole else present))
+        found.append(finished(given, type_, None if whole else present))
         places = places + 4
         if whole:
             places += widths
@@ -108,8 +108,8 @@ def _texts(data: bytes | bytearray, places: model.Array, widths: model.Array) ->
     return texts
 
 
-def _finished(given: model.Array, type_: str, present: model.Mask | None) -> Cells:
-    """Convert the values that are there, and put them into their rows."""
+def finished(given: model.Array, type_: str, present: model.Mask | None) -> Cells:
+    """Return a field from the values that are there; ``present``: in which rows."""
     values = _converted(given, type_)
     if present is None:
         return Cells(values, None)

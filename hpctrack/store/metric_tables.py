@@ -69,15 +69,27 @@ def metric_types(connection: Connection) -> dict[str, str]:
 def metric_names(connection: Connection, runs: Sequence[int]) -> list[str]:
     """Return the names of the metrics of runs, in alphabetical order.
 
-    The collector notes them; of runs whose rows another client wrote, every column is named.
+    The collector notes them; those of runs whose rows another client wrote are looked for.
     """
     with database.translated():
         row = connection.execute(statement("fetch_names_of_runs"), {"ids": list(runs)}).fetchone()
     noted, foreign = row or ([], False)
     names = set(map(str, noted))  # type: ignore[call-overload]
     if foreign:
-        names.update(metric_types(connection), extra_kinds(connection, runs))
+        names.update(_columns_in_use(connection, runs), extra_kinds(connection, runs))
     return sorted(names)
+
+
+def _columns_in_use(connection: Connection, runs: Sequence[int]) -> list[str]:
+    """Return the columns in which any of the runs has a value."""
+    names = list(metric_types(connection))
+    used = [sql.SQL("bool_or({} IS NOT NULL)").format(sql.Identifier("m", name)) for name in names]
+    if not used:
+        return []
+    query = composable("fetch_columns_in_use").format(used=sql.SQL(", ").join(used), runs=list(runs))
+    with database.translated():
+        row = connection.execute(query).fetchone() or ()
+    return [name for name, is_used in zip(names, row, strict=False) if is_used]
 
 
 def extra_kinds(connection: Connection, runs: Sequence[int]) -> dict[str, set[str]]:
@@ -107,11 +119,11 @@ def read(
     placed = [name for name in names if name in types]
     fields = [_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes]
     fields += [_field(sql.Identifier("m", name), types[name]) for name in placed]
-    fields.append(_Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(_has_extra(names)), TEXT))
+    fields.append(_Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(has_extra(names)), TEXT))
     query = composable("select_metrics").format(
         fields=_listed(fields),
         runs=list(runs),
-        condition=sql.SQL("true") if every_row else _has_any(names, placed),
+        condition=sql.SQL("true") if every_row else has_any(names, placed),
     )
     for rows, cells in _copied(connection, query, fields):
         yield Part(
@@ -146,13 +158,15 @@ def _listed(fields: Iterable[_Field]) -> sql.Composed:
     return sql.SQL(", ").join(field.expression for field in fields)
 
 
-def _has_extra(names: list[str]) -> sql.Composed:
-    return sql.SQL("m.extra ?| {}::text[]").format(sql.Literal(names))
+def has_extra(names: Sequence[str]) -> sql.Composed:
+    """Return the condition that a row has any of these metrics outside the columns."""
+    return sql.SQL("m.extra ?| {}::text[]").format(sql.Literal(list(names)))
 
 
-def _has_any(names: list[str], placed: list[str]) -> sql.Composed:
+def has_any(names: Sequence[str], placed: Sequence[str]) -> sql.Composed:
+    """Return the condition that a row has any of these metrics, of which ``placed`` have columns."""
     present = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("m", name)) for name in placed]
-    return sql.SQL("({})").format(sql.SQL(" OR ").join([*present, _has_extra(names)]))
+    return sql.SQL("({})").format(sql.SQL(" OR ").join([*present, has_extra(names)]))
 
 
 def _copied(

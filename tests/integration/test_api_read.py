@@ -14,7 +14,7 @@ from psycopg import sql
 
 from hpctrack import Client, errors
 from hpctrack.model import RunStatus
-from hpctrack.store import copy_out, metric_tables
+from hpctrack.store import copy_out, metric_tables, packed_columns
 from hpctrack.store import database as store
 from tests.journals import Journal
 
@@ -150,7 +150,7 @@ def test_an_unknown_metric_is_named_and_the_known_are_listed(client, run, column
     columns(loss="double precision")
     one, other = run(), run()
     log(one, 1, extra={"acc": 1})
-    with pytest.raises(errors.BadInput, match=f"no metric 'lss' in r{one}; there are: acc, loss"):
+    with pytest.raises(errors.BadInput, match=f"no metric 'lss' in r{one}; there are: acc"):
         client.run(one).metrics("lss")
     # A run that did not get so far yet is no mistake.
     assert client.run(one).metrics("loss").empty
@@ -205,6 +205,50 @@ def test_a_failure_in_the_middle_is_told(database, connection, run):
         connection.execute("SELECT pg_terminate_backend(%s)", (reader.info.backend_pid,))
         with pytest.raises(errors.StoreUnavailable):
             list(parts)
+
+
+@pytest.fixture
+def large_run(client, run, columns, connection, insert, monkeypatch):
+    """A run of a few rows that passes for a large one; steps come with several values of progress."""
+    monkeypatch.setattr("hpctrack.api.run._LARGE", 1000)
+    monkeypatch.setattr(packed_columns, "_ROWS", 70)
+    columns(a="double precision", b="double precision", c="double precision", d="double precision")
+    one = run()
+    insert("run_latest", run_id=one, rows=1000, last={"a": 1, "b": 2, "c": 3, "d": 4})
+    connection.execute(
+        "INSERT INTO metrics (run_id, step, progress, time, a, b, c, d)"
+        " SELECT %s, 3 * (n / 4) - 100, n %% 4 - 0.5, to_timestamp(1e9 + n), n, -n,"
+        " CASE WHEN n %% 5 = 0 THEN n END, CASE WHEN n %% 7 = 0 THEN 'NaN'::float8 ELSE n END"
+        " FROM generate_series(0, 999) n",
+        (one,),
+    )
+    return client.run(one)
+
+
+@pytest.mark.parametrize("names", [None, ["b"], ["c"], ["a", "b"], ["a", "b", "c"]])
+def test_a_large_run_is_read_in_halves_and_stretches(large_run, names):
+    frame = large_run.metrics(names)
+    pd.testing.assert_frame_equal(frame, large_run.metrics(names, format="arrow").to_pandas())
+    assert len(frame) == (200 if names == ["c"] else 1000)
+
+
+def test_values_outside_the_columns_are_not_forgotten_in_a_large_run(large_run, connection):
+    connection.execute('UPDATE metrics SET b = NULL, extra = \'{"b": "word"}\' WHERE a = 990')
+    assert large_run.metrics("b")["b"][990] == "word"
+    assert large_run.metrics(["a"])["a"].tolist() == list(range(1000))
+
+
+def test_both_halves_of_a_large_run_are_of_one_moment(large_run, connection, monkeypatch):
+    original = packed_columns._middle
+
+    def meanwhile(*args):
+        middle = original(*args)
+        connection.execute("UPDATE metrics SET a = -1")
+        return middle
+
+    monkeypatch.setattr(packed_columns, "_middle", meanwhile)
+    assert large_run.metrics("a")["a"].tolist() == list(range(1000))
+    assert set(large_run.metrics("a")["a"]) == {-1.0}
 
 
 def test_metrics_of_an_experiment_name_the_run(client, run, columns, log):

@@ -63,7 +63,6 @@ def test_a_column_of_integers_with_a_text_beside_keeps_both():
 def test_a_column_without_any_value_keeps_its_type():
     found = columnar.joined([(2, cells([0, 0], [False, False]), {})])
     assert (listed(found), found.values.dtype) == ([None, None], np.int64)
-    assert not columnar.has_values(found)
 
 
 def test_a_part_without_a_value_does_not_change_the_kind():
