@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from hpctrack.efficiency import Resources
     from hpctrack.store.queries import RunRow
 
 DEFAULT = "run,job,user,experiment,name,state,elapsed,limit,nodes,step"
@@ -34,6 +36,8 @@ class Column(NamedTuple):
     text: Callable[[Any], str] | None = None
     """How people read it, if not as it stands."""
     justify: Literal["left", "right"] = "left"
+    resources: bool = False
+    """Whether it needs the run's resources, which have to be asked for."""
 
 
 class Chosen(NamedTuple):
@@ -49,6 +53,15 @@ def _length(
     help_text: str, value: Callable[[RunRow, datetime], Any]
 ) -> Column:  # the one kind that several columns are of
     return Column(help_text, value, render.duration, "right")
+
+
+def _used(
+    help_text: str, value: Callable[[Resources], Any], text: Callable[[Any], str] | None = None
+) -> Column:  # of the latest attempt
+    def of_run(run: RunRow, _now: datetime) -> Any:
+        return None if run.resources is None else value(run.resources)
+
+    return Column(help_text, of_run, text, "right", resources=True)
 
 
 COLUMNS: Mapping[str, Column] = MappingProxyType(
@@ -86,6 +99,13 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "step": Column("step of the latest row of metrics", lambda run, _: run.last_step, justify="right"),
         "rows": Column("rows of metrics that arrived", lambda run, _: run.rows, justify="right"),
         "lost": Column("lines lost, torn or rejected", lambda run, _: run.lost, justify="right"),
+        "cpus": _used("processors that it was given", lambda used: used.cpus),
+        "cputime": _used("processor time that it used", lambda used: _seconds(used.cpu_s), render.duration),
+        "cpueff": _used("share of its processors' time that it used", lambda used: used.cpu, render.percent),
+        "reqmem": _used("memory that it asked for", lambda used: used.memory_requested_bytes, render.size),
+        "maxmem": _used("most memory that it used", lambda used: used.memory_used_bytes, render.size),
+        "memeff": _used("share of its memory that it used", lambda used: used.memory, render.percent),
+        "timeeff": _used("share of its time limit that it used", lambda used: used.time, render.percent),
         "note": Column("what somebody noted about it", lambda run, _: run.comment),
         "remarks": Column(
             "what is worth saying beside the state", lambda run, _: ", ".join(render.notes(run)) or None
@@ -95,6 +115,15 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         "latest": Column("latest value of each metric", lambda run, _: run.last),
     }
 )
+
+
+def _seconds(count: float | None) -> timedelta | None:
+    return None if count is None else timedelta(seconds=count)
+
+
+def need_resources(chosen: Sequence[Chosen] | None) -> bool:
+    """Whether any of the columns shows resources."""
+    return any(one.column.resources for one in chosen or ())
 
 
 def parse(text: str) -> tuple[Chosen, ...]:

@@ -9,14 +9,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hpctrack.cli import render, table
+from hpctrack.cli import render, table, used
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
 
+    from hpctrack.efficiency import Resources
     from hpctrack.model import Attempt, Transition
     from hpctrack.store.queries import Losses, Relative, Run, Submission, Usage
     from hpctrack.store.series import Series
@@ -36,6 +37,7 @@ class Story:
     transitions: list[Transition]
     attempts: list[Attempt]
     usage: list[Usage]
+    resources: list[Resources]
     losses: Losses
     relatives: list[Relative]
     series: list[Series]
@@ -67,7 +69,8 @@ def draw(story: Story, output: table.Output) -> list[RenderableType]:
     for title, section in (
         ("Timeline", _timeline(story, output, width)),
         ("Attempts", _attempts(story, output, width)),
-        ("Resources", _resources(story)),
+        ("Resources", used.draw(story.attempts, story.usage, story.resources)),
+        ("Could have asked for less", used.hints(story.run, story.resources)),
         (_metrics_title(story), _metrics(story, output, width)),
         ("stderr, the last lines", _stderr(story)),
     ):
@@ -253,64 +256,6 @@ def _script_exit(attempt: Attempt) -> str:
     return render.exit_text(attempt.exit_code, attempt.exit_signal)
 
 
-def _resources(story: Story) -> Table | None:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    several = len(story.attempts) > 1 or len(story.usage) > 1
-    for attempt in story.attempts:
-        if line := _accounted(attempt.resources):
-            grid.add_row("Slurm" + (f", attempt {attempt.attempt + 1}" if several else ""), line)
-    for usage in story.usage:
-        grid.add_row("sampled" + (f", attempt {usage.attempt + 1}" if several else ""), _sampled(usage))
-    return grid if grid.row_count else None
-
-
-def _accounted(resources: Mapping[str, Any]) -> Text | None:
-    """Return what Slurm's accounting says an attempt used and was given."""
-    facts = {
-        "cpu": _seconds(resources.get("cpu_s")),
-        "memory": _bytes(resources.get("max_rss_bytes")),
-        "requested": _tres(resources.get("req_tres")),
-        "allocated": _tres(resources.get("alloc_tres")),
-    }
-    known = {name: value for name, value in facts.items() if value}
-    return render.pairs(known) if known else None
-
-
-def _tres(tres: Any) -> str | None:
-    """Return trackable resources (TRES of slurm.conf(5)), memory with a unit."""
-    if not isinstance(tres, dict):
-        return None
-    counts = {name: _bytes(count) if name == "mem" else count for name, count in tres.items()}
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _sampled(usage: Usage) -> Text:
-    span = (usage.time_last - usage.time_first).total_seconds()
-    cpu = _seconds(usage.cpu_s)
-    if cpu and usage.cpu_s and span > 0:
-        cpu += f" ({usage.cpu_s / span:.2f} cores)"
-    facts = {
-        "cpu": cpu,
-        "memory": _bytes(usage.memory_peak_bytes),
-        "read": _bytes(usage.read_bytes),
-        "written": _bytes(usage.write_bytes),
-        "processes": usage.processes,
-        "nodes": usage.nodes if usage.nodes > 1 else None,
-        "samples": usage.samples,
-    }
-    return render.pairs({name: value for name, value in facts.items() if value is not None})
-
-
-def _seconds(value: Any) -> str | None:
-    return f"{value:.1f} s" if isinstance(value, int | float) else None
-
-
-def _bytes(value: Any) -> str | None:
-    return render.size(int(value)) if isinstance(value, int | float) else None
-
-
 def _metrics_title(story: Story) -> str:
     run, losses = story.run, story.losses
     facts = [f"{run.rows} rows"] if run.rows else []
@@ -368,6 +313,8 @@ def to_object(story: Story) -> dict[str, Any]:
         "transitions": [_transition_object(row) for row in story.transitions],
         "attempts": [_attempt_object(row) for row in story.attempts],
         "usage": [_usage_object(row) for row in story.usage],
+        "resources": [used.to_object(row) for row in story.resources],
+        "hints": used.sentences(story.run, story.resources),
         "losses": {**story.losses._asdict(), "reasons": dict(story.losses.reasons)},
         "links": [f"r{row.from_id} {row.kind} r{row.to_id}" for row in story.relatives],
         "metrics": [render.record_json(one, leave_out=("buckets",)) for one in story.series],

@@ -111,6 +111,13 @@ def size(count: int | None) -> str:
     return f"{number:.3g} PiB"
 
 
+def percent(ratio: float | None) -> str:
+    """Return a share in whole percent, a small one with a digit more."""
+    if ratio is None:
+        return UNKNOWN
+    return f"{100 * ratio:.0f}%" if ratio >= 0.01 or ratio == 0 else f"{100 * ratio:.1f}%"
+
+
 def number(value: object) -> str:
     """Return a metric's value: four significant digits for a float, all of an integer."""
     if value is None:

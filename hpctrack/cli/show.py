@@ -9,7 +9,7 @@ import click
 
 from hpctrack import errors, settings
 from hpctrack.cli import common, detail, render, table
-from hpctrack.store import lookup, queries, series
+from hpctrack.store import attempt_resources, lookup, queries, series
 
 if TYPE_CHECKING:
     from hpctrack import runids
@@ -66,6 +66,7 @@ def _story(connection: Connection, run: queries.Run, output: table.Output) -> de
         transitions=queries.transitions(connection, run.id),
         attempts=queries.attempts(connection, run.id),
         usage=queries.usage(connection, run.id),
+        resources=attempt_resources.of_run(connection, run.id),
         losses=queries.losses(connection, run.id),
         relatives=queries.relatives(connection, run.id),
         series=series.fetch(connection, run.id, names, buckets=detail.sparkline_width(output)),

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from hpctrack import errors, runids, settings, where
 from hpctrack.cli import columns, common, completion, listing, render, table
-from hpctrack.store import filters, lists, lookup, queries
+from hpctrack.store import attempt_resources, filters, lists, lookup, queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from hpctrack.model import RunStatus
@@ -77,8 +77,10 @@ class Question:
         )
 
 
-def ask(connection: Connection, question: Question) -> listing.Answer:
-    """Ask PostgreSQL. Raises `errors.RunNotFound` for an id that names no run."""
+def ask(
+    connection: Connection, question: Question, chosen: Sequence[columns.Chosen] | None = None
+) -> listing.Answer:
+    """Ask PostgreSQL for what ``chosen`` columns need. Raises `errors.RunNotFound` for what names no run."""
     session = queries.session(connection)
     page = lists.fetch_page(
         connection,
@@ -89,6 +91,8 @@ def ask(connection: Connection, question: Question) -> listing.Answer:
         # Who names an array wants to see its tasks.
         fold=not question.unfold and not question.refs and question.sort is None,
     )
+    if columns.need_resources(chosen):
+        page = page._replace(lines=list(attempt_resources.add(connection, listing.runs(page.lines))))
     return listing.Answer(session.now, page, question.sort is None, queries.clusters(connection))
 
 
@@ -222,7 +226,7 @@ def command(
             click.echo(render.to_json(to_object(ask(connection, question))))
         else:
             output = table.Output()
-            answer = ask(connection, question)
+            answer = ask(connection, question, chosen)
             output.print(
                 *listing.draw(answer, question.nothing, output.width, plain=output.plain, chosen=chosen)
             )
@@ -251,8 +255,10 @@ def _print_rows(
         now, which = queries.session(connection).now, question.filter(connection)
         sort = question.sort or filters.Sort(descending=False)
         runs: Iterable[queries.RunRow] = lists.iterate_runs(connection, which, sort)
+        if columns.need_resources(chosen):
+            runs = attempt_resources.add(connection, runs)
     else:
-        answer = ask(connection, question)
+        answer = ask(connection, question, chosen)
         now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
     for line in write(chosen or columns.parse(columns.DEFAULT), runs, now):
         click.echo(line, nl=False)

@@ -43,7 +43,7 @@ def watch(
     the first question fails like any other command's.
     """
     output = table.Output()
-    asker = _Asker(settings, question)
+    asker = _Asker(settings, question, chosen)
 
     def draw(answer: listing.Answer) -> list[listing.Drawn]:
         return listing.draw(answer, question.nothing, output.width, plain=output.plain, chosen=chosen)
@@ -61,11 +61,14 @@ def watch(
 class _Asker:
     """Asks the question again and again, on one connection as long as it lasts."""
 
-    def __init__(self, settings: Settings, question: status.Question) -> None:
+    def __init__(
+        self, settings: Settings, question: status.Question, chosen: Sequence[columns.Chosen] | None
+    ) -> None:
         self.answer: listing.Answer | None = None
         self.trouble = ""
         self._settings = settings
         self._question = question
+        self._chosen = chosen
         self._connection: database.Connection | None = None
 
     def ask(self) -> listing.Answer:
@@ -73,7 +76,7 @@ class _Asker:
         try:
             if self._connection is None:
                 self._connection = common.connect(self._settings)
-            self.answer, self.trouble = status.ask(self._connection, self._question), ""
+            self.answer, self.trouble = status.ask(self._connection, self._question, self._chosen), ""
         except errors.StoreUnavailable as error:
             self.close()
             if self.answer is None:

@@ -6,7 +6,7 @@ times are aware. Lists read the view ``run_overview`` and never scan metrics.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from psycopg.rows import dict_row
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from psycopg import sql
+
+    from hpctrack.efficiency import Resources
 
 _T = TypeVar("_T")
 _AT_ONCE = 1000
@@ -74,6 +76,8 @@ class RunRow:
     """Lines lost, torn or rejected."""
     waiting: int
     """Bytes known to wait in the spool."""
+    resources: Resources | None = field(default=None, kw_only=True)
+    """Those of the latest attempt, where they were asked for (`hpctrack.store.attempt_resources`)."""
 
     @property
     def job(self) -> str | None:
