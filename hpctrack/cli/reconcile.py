@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import json
 import os
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,10 +55,16 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
 def _pass(configuration: settings.Settings, cluster: str | None, user: str | None) -> Report:
     from hpctrack import reconcile
     from hpctrack.slurm import backend, preparation, site
-    from hpctrack.store import database
+    from hpctrack.store import collectors, database
 
     with contextlib.closing(database.connect(configuration)) as connection:
         lost = reconcile.settle_lost(connection, os.uname().nodename.partition(".")[0], _booted(), _living)
+        try:
+            collectors.check_role(connection)
+        except errors.StoreDenied:
+            if lost or shutil.which("scontrol") is None:
+                return reconcile.Report(lost)
+            raise
         try:
             here = cluster or site.cluster_name(os.environ, preparation.cache_folder(configuration))
         except errors.CommandNotFound:

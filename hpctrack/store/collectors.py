@@ -8,6 +8,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from hpctrack import errors
 from hpctrack.store import database
 from hpctrack.store.statements import statement
 
@@ -121,6 +122,16 @@ def fetch(connection: Connection) -> list[CollectorRow]:
         CollectorRow(id_, host, pid, tuple(addresses), started, heartbeat, stats, silent, bool(reconciles))
         for id_, host, pid, addresses, started, heartbeat, _lease, stats, silent, reconciles in rows
     ]
+
+
+def check_role(connection: Connection) -> None:
+    """Refuse a role that may not collect and reconcile. Raises `errors.StoreDenied`."""
+    with database.translated(), connection.transaction():
+        role, acts = connection.execute(statement("fetch_rights")).fetchone() or ("", False)
+    if not acts:
+        raise errors.StoreDenied(
+            f"this is for a collector, and role {role} is none: hpctrack setup --grant-collector {role}"
+        )
 
 
 def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int], int]:

@@ -7,6 +7,10 @@ FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[]) AS w (submission, tas
 JOIN runs r ON r.submission = w.submission AND r.task = w.task
 JOIN run_keys k ON k.submission = w.submission;
 
+-- name: fetch_rights
+-- Who is logged in, and whether they may act for everybody.
+SELECT session_user::text, acts_for_all();
+
 -- name: beat
 -- A collector lives, and this is what it does.
 INSERT INTO collectors AS c (id, host, pid, addresses, stats)

@@ -129,6 +129,16 @@ def test_tables_added_later_can_be_read_and_what_was_taken_away_stays_so(roles, 
             roles.query(name, statement)
 
 
+def test_a_role_that_leaves_takes_its_rights_along_and_leaves_its_runs(roles):
+    assert roles.run("owner", "setup", "--grant-user", roles.role("nobody"))[0] == 0
+    roles.submit("nobody")
+    roles.execute(f"DROP OWNED BY {roles.role('nobody')}")
+    assert roles.run("owner", "setup")[0] == 0
+    with pytest.raises(DENIED):
+        roles.query("nobody", "SELECT * FROM run_overview")
+    assert roles.query("owner", "SELECT count(*) FROM runs") == [(1,)]
+
+
 # --- looking ------------------------------------------------------------------------------------------------
 
 
@@ -336,12 +346,27 @@ def test_retention_is_for_ones_own_runs_and_for_the_collector_everybodys(filled)
         assert roles.query("owner", f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
+@pytest.mark.parametrize("verb", ["collector", "reconcile"])
+def test_what_is_for_a_collector_is_for_nobody_else(roles, slurm, monkeypatch, verb):
+    monkeypatch.setenv("PATH", str(slurm.folder), prepend=os.pathsep)
+    if verb == "reconcile":
+        (slurm.folder / "scontrol").symlink_to("squeue")
+    roles.submit("alice")
+    for name in ("alice", "reader", "nobody"):
+        code, out, err = roles.run(name, verb)
+        assert (code, out, err.count("\n")) == (77, "", 1), err
+    assert (
+        f"role {roles.role('reader')} is none: hpctrack setup --grant-collector"
+        in roles.run("reader", verb)[2]
+    )
+
+
 def test_a_user_settles_what_a_machine_took_with_it(roles):
     run, node = roles.submit("alice"), os.uname().nodename.partition(".")[0]
     roles.query("owner", "UPDATE runs SET cluster = NULL, kind = 'command', status = 'RUNNING'")
     begun = "INSERT INTO attempts (run_id, attempt, batch_host, time_started) VALUES (%s, 0, %s, 'epoch')"
     roles.query("owner", begun, run, node)
-    with store.connect(roles.of("alice")) as connection:
-        [change] = reconcile.settle_lost(connection, node, datetime.now(timezone.utc))
-    assert change.run.run_id == run
+    code, out, err = roles.run("alice", "reconcile")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"r{run}  here  RUNNING -> NODE_FAIL")
     assert roles.query("alice", "SELECT status::text FROM runs") == [("NODE_FAIL",)]

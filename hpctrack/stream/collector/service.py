@@ -181,9 +181,11 @@ def waits_for_registration(settings: Settings) -> bool:
 def run_foreground(settings: Settings, slurm: FindSlurm | None = None) -> None:
     """Run until a signal comes. In the personal mode there can be only one.
 
-    Raises `errors.CollectorUnavailable` if there is one already, or nothing to listen on.
+    Raises `errors.CollectorUnavailable` if there is one already, or nothing to listen on, and
+    `errors.StoreDenied` for a role that is no collector's.
     """
     if not settings.personal:
+        _check_role(settings)
         _run_published(settings, slurm)
         return
     with starting.Lock(settings) as lock:
@@ -211,6 +213,17 @@ def run_detached(settings: Settings, slurm: FindSlurm | None = None) -> None:
                 _log.info("nothing runs any more: PostgreSQL ends, too")
                 embedded.stop(settings)
                 return
+
+
+def _check_role(settings: Settings) -> None:
+    """Refuse a role without rights at once; a PostgreSQL in trouble is waited for later."""
+    try:
+        with contextlib.closing(database.connect(settings, autocommit=True)) as connection:
+            collectors.check_role(connection)
+    except errors.StoreDenied:
+        raise
+    except errors.StoreError as error:
+        _log.warning("%s", error)
 
 
 def _run_published(
