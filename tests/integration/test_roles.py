@@ -135,7 +135,7 @@ def test_a_role_that_leaves_takes_its_rights_along_and_leaves_its_runs(roles):
     roles.execute(f"DROP OWNED BY {roles.role('nobody')}")
     assert roles.run("owner", "setup")[0] == 0
     with pytest.raises(DENIED):
-        roles.query("nobody", "SELECT * FROM run_overview")
+        roles.query("nobody", "SELECT * FROM hpctrack.run_overview")
     assert roles.query("owner", "SELECT count(*) FROM runs") == [(1,)]
 
 
