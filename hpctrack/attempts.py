@@ -238,7 +238,8 @@ def _told(
         yield "time_ended", fact.time_ended
         yield "slurm_exit_code", fact.exit_code
         yield "slurm_exit_signal", fact.exit_signal
-        yield "reason", fact.reason
+        # When slurmctld is started anew, accounting forgets who cancelled a job.
+        yield "reason", fact.reason or (attempt.reason if status is attempt.status else None)
         if fact.resources:
             yield "resources", {**attempt.resources, **fact.resources}
 

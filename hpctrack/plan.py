@@ -29,6 +29,9 @@ VOUCH = timedelta(minutes=5)
 #: How long after it was told first, an end other than success is looked up once more: what accounting says of
 #: a job that cancels itself changes after squeue has let it go, when its steps have ended.
 RECHECK = timedelta(seconds=20)
+#: How long after its end slurmctld has forgotten a job (MinJobAge, five minutes by default). If it is started
+#: anew before, it tells accounting of that end again, with what it knows by now; later nothing changes.
+FORGOTTEN = timedelta(minutes=6)
 #: ``runs.reason`` where neither squeue nor accounting knows the job.
 UNKNOWN = "unknown to Slurm"
 #: ``runs.reason`` where Slurm knows the array, and the task is in it no more.
@@ -141,14 +144,18 @@ def _batch(
 
 
 def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey) -> datetime | None:
-    """When to ask accounting once more how a run ended: until it says the same again."""
+    """When to ask accounting once more how a run ended: until it says the same again, and a last time."""
     run, top = history.run, history.top
-    if evidence.rows and top and history.status is not RunStatus.COMPLETED:
+    due = run.recheck_after is not None and history.now >= run.recheck_after
+    again = due and run.run_id in survey.accounts
+    if evidence.rows and top and top.time_ended and history.status is not RunStatus.COMPLETED:
         before = [_end_of(attempt) for attempt in run.attempts if attempt.attempt == top.attempt]
         if before != [_end_of(top)]:
             return history.now + RECHECK
-    due = run.recheck_after is not None and history.now >= run.recheck_after
-    return None if due and run.run_id in survey.accounts else run.recheck_after
+        forgotten = top.time_ended + FORGOTTEN
+        if again and history.now < forgotten:
+            return forgotten
+    return None if again else run.recheck_after
 
 
 def _end_of(attempt: Attempt) -> tuple[object, ...]:

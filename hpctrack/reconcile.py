@@ -282,8 +282,6 @@ def _job_of(run: StoredRun) -> str | None:
 
 def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:
     """Whether to ask accounting about a run that squeue does not list: ever more rarely with time."""
-    if run.time_ended is not None:
-        return run.recheck_after is not None and run.recheck_after <= now
     if run.missing_since is None or checked is None or now - run.missing_since < _PERSIST:
         return True
 

@@ -1,13 +1,13 @@
 -- What the reconciler reads and writes. store/runs.py names the columns.
 
 -- name: load_open_runs
--- The runs of a cluster that are not over, or so lately that accounting may still correct it; of one user, or of all.
+-- The runs of a cluster that are not over, or whose ends are to be looked up once more; of one user, or of all.
 SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after
 FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
-WHERE r.cluster = %(cluster)s AND (r.time_ended IS NULL OR r.recheck_after IS NOT NULL) AND r.submission IS NOT NULL
+WHERE r.cluster = %(cluster)s AND (r.time_ended IS NULL OR r.recheck_after <= now()) AND r.submission IS NOT NULL
   AND (%(user)s::text IS NULL OR coalesce(s.slurm_user, r.user_name) = %(user)s)
 ORDER BY r.id;
 

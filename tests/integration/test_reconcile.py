@@ -238,11 +238,11 @@ def test_an_end_that_is_no_success_is_asked_about_once_more(slurm, register, onc
     slurm.calls()
     assert once().changes == ()
     assert slurm.calls("sacct") == [], "not at once"
-    connection.execute("UPDATE runs SET recheck_after = recheck_after - interval '20 seconds'")
+    connection.execute("UPDATE runs SET recheck_after = recheck_after - interval '21 seconds'")
     assert once().changed == (cancelled,)
     assert [argv[argv.index("-j") + 1] for _, argv, _ in slurm.calls("sacct")] == ["10"]
     assert fetch("SELECT * FROM attempts WHERE run_id = %s", cancelled)["slurm_exit_signal"] == 15
-    connection.execute("UPDATE runs SET recheck_after = recheck_after - interval '20 seconds'")
+    connection.execute("UPDATE runs SET recheck_after = recheck_after - interval '21 seconds'")
     assert once().changed == (cancelled,)
     assert get(cancelled)["recheck_after"] is None
     slurm.calls()

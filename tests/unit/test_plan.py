@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from hpctrack.model import Attempt
-from hpctrack.plan import GRACE, RECHECK, UNKNOWN, Survey, plan
+from hpctrack.plan import FORGOTTEN, GRACE, RECHECK, UNKNOWN, Survey, plan
 from tests.facts import ALL, QUEUE, S, after, at, decide, row, run, squeue
 
 
@@ -120,6 +120,18 @@ def test_the_exit_code_of_a_job_that_cancels_itself_follows_late():
     assert (stored.recheck_after, moves) == (None, [])
 
 
+def test_until_slurmctld_has_forgotten_a_job_its_end_may_be_told_again():
+    """With what it knows by then: the exit code, and who cancelled it no more."""
+    stored, _ = decide(run(), row("CANCELLED by 1000", reason="CANCELLED by alice"), now=60)
+    assert stored.recheck_after == at(60) + RECHECK
+    stored, _ = decide(stored, row("CANCELLED by 1000", reason="CANCELLED by alice"), now=90)
+    assert stored.recheck_after == at(50) + FORGOTTEN
+    stored, moves = decide(stored, row("CANCELLED", exit_signal=15), now=420)
+    assert (stored.status, stored.reason, moves) == (S.CANCELLED, "CANCELLED by alice", [])
+    assert (stored.attempts[0].slurm_exit_signal, stored.recheck_after) == (15, at(420) + RECHECK)
+    assert decide(stored, row("CANCELLED", exit_signal=15), now=450)[0].recheck_after is None
+
+
 def test_a_corrected_end_replaces_the_one_before():
     stored, _ = decide(run(), row("FAILED"))
     stored, moves = decide(stored, row("CANCELLED", end=52), now=1030)
@@ -131,7 +143,6 @@ def test_an_end_that_was_not_asked_about_again_stays_to_be_looked_up():
     stored, _ = decide(run(), row("FAILED"))
     for survey in (QUEUE, Survey()):
         assert decide(stored, now=5000, survey=survey) == (stored, [])
-    assert decide(stored, row("FAILED"), now=1005) == (stored, []), "too early to mean anything"
     assert decide(stored, now=5000)[0].recheck_after is None, "purged meanwhile"
 
 
