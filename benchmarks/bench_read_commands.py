@@ -1,15 +1,73 @@
-"""Whole commands: what a person waits for before anything is asked of PostgreSQL."""
+"""Whole commands on small and large databases: what a person waits for.
+
+The large database takes minutes to fill: HPCTRACK_BENCH_RUNS says how many runs it has, a million by default.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+from benchmarks import bigdata
 from benchmarks.result import Result, processes
+from benchmarks.site import Site, personal
+from hpctrack.store import database, filters, lists
+
+SMALL = 10_000
+LARGE = int(os.environ.get("HPCTRACK_BENCH_RUNS", "1000000"))
+#: Many runs meet it; hardly any does, so that all have to be looked at.
+_COMMON = "args.lr < 0.01 and metrics.val_loss < 0.6"
+_RARE = "args.lr < 0.00002 and metrics.val_loss < 0.4925"
+_MAIN = [sys.executable, "-c", "from hpctrack.cli.main import main; main()"]
+_IMPORTS = "import click, psycopg"
+_PAGE = lists.Look(filters.RunFilter(), lists.NEWEST_FIRST, None, True, (), 51)
 
 
 def measure() -> Iterator[Result]:
-    """Measure ``hpctrack --help`` beside a bare interpreter."""
-    program = "from hpctrack.cli.main import main; main()"
-    bare, ours = processes([[sys.executable, "-c", "pass"], [sys.executable, "-c", program, "--help"]])
+    """Measure ``--help``, ``status`` and ``plot``, each beside what it can't do without."""
+    bare, ours = processes([[sys.executable, "-c", "pass"], [*_MAIN, "--help"]])
     yield Result("read.help", ours, "ms", bare, target=4)
+    with contextlib.ExitStack() as stack:
+        small, large = stack.enter_context(personal()), stack.enter_context(personal())
+        for site, runs in ((small, SMALL), (large, LARGE)):
+            with contextlib.closing(site.connect()) as connection:
+                bigdata.fill(connection, bigdata.Counts.of(runs))
+        yield from _status(small, large)
+        yield from _conditions(large)
+        yield from _plot(large)
+
+
+def _status(small: Site, large: Site) -> Iterator[Result]:
+    floor, few, many = processes([_floor(large), _command(small, "status"), _command(large, "status")])
+    yield Result(
+        "read.status", many, "ms", floor, target=1.5, note=f"{LARGE} runs; floor: imports, bare query"
+    )
+    yield Result("read.status.growth", many, "ms", few, target=1.2, note=f"floor: with {SMALL} runs")
+
+
+def _conditions(site: Site) -> Iterator[Result]:
+    for name, condition in (("common", _COMMON), ("rare", _RARE)):
+        (found,) = processes([_command(site, "status", "--where", condition)], rounds=5)
+        yield Result(f"read.status.where.{name}", found, "ms", target=1000, note=condition)
+
+
+def _plot(site: Site) -> Iterator[Result]:
+    (found,) = processes([_command(site, "plot", f"r{LARGE}", "val_loss")], rounds=5)
+    yield Result("read.plot", found, "ms", target=1500, note=f"{bigdata.LONG_SERIES} steps")
+
+
+def _command(site: Site, *arguments: str) -> list[str]:
+    return ["env", f"HPCTRACK_DATA_DIR={site.settings.data_dir}", *_MAIN, *arguments]
+
+
+def _floor(site: Site) -> list[str]:
+    """Return a program that imports the libraries and asks for the page, and no more."""
+    parameters: dict[str, Any] = {**database.conninfo(site.settings), "options": "-c search_path=hpctrack"}
+    query, values = lists.page_query(_PAGE, newest=True)
+    with contextlib.closing(site.connect()) as connection:
+        text = query.as_string(connection)
+    ask = f"psycopg.connect(**{parameters!r}).execute({text!r}, {values!r}).fetchall()"
+    return [sys.executable, "-c", f"{_IMPORTS}; {ask}"]

@@ -1,0 +1,37 @@
+"""The database of the benchmarks, small: it is what it says, and every list reads it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import bigdata
+from hpctrack.store import series
+
+
+@pytest.fixture
+def filled(connection):
+    bigdata.fill(connection, bigdata.Counts.of(600, long_series=3000))
+
+
+def test_a_generated_database_is_like_a_real_one(cli, connection, filled):
+    counts = {
+        table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        for table in ("runs", "experiments", "run_latest", "metrics")
+    }
+    assert counts == {"runs": 600, "experiments": 2, "run_latest": 600, "metrics": 600 * 20 + 2980}
+    code, out, _ = cli("status", "--json", "--limit", "600")
+    told = json.loads(out)
+    assert code == 0
+    assert len(told["runs"]) == sum(told["counts"].values()) == 600
+    assert {"COMPLETED", "FAILED", "RUNNING", "PENDING"} <= set(told["counts"])
+    assert any(run["array_job_id"] for run in told["runs"])
+    assert told["runs"][-1]["last_step"] == 2999
+    (found,) = series.fetch(connection, 600, ["val_loss"], buckets=50)
+    assert (found.count, found.maximum) == (3000, bigdata.SPIKE)
+    # The keys hold, although they were not checked when it was loaded.
+    for table, key in (("runs", "submission"), ("attempts", "run_id"), ("metrics", "run_id")):
+        target = "submissions s WHERE s.uuid" if key == "submission" else "runs s WHERE s.id"
+        query = f"SELECT count(*) FROM {table} t WHERE NOT EXISTS (SELECT FROM {target} = t.{key})"
+        assert connection.execute(query).fetchone() == (0,), table
