@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from hpctrack.cli import render, table, used
@@ -189,7 +188,7 @@ def _column(header: str, cells: Iterable[Text | str], **how: Any) -> table.Colum
     return table.Column(header, [text or Text(render.UNKNOWN, "dim") for text in texts], **how)
 
 
-def _table(columns: Sequence[table.Column], width: int, empty: Sequence[str] = ()) -> Table:
+def _table(columns: Sequence[table.Column], width: int, empty: Sequence[str] = ()) -> Text:
     """Return a table without those columns of ``empty`` that hold nothing."""
     blank = Text(render.UNKNOWN, "dim")
     shown = [
@@ -198,7 +197,7 @@ def _table(columns: Sequence[table.Column], width: int, empty: Sequence[str] = (
     return table.build(shown, width)
 
 
-def _timeline(story: Story, output: table.Output, width: int) -> Table | None:
+def _timeline(story: Story, output: table.Output, width: int) -> Text | None:
     rows = story.transitions
     if not rows:
         return None
@@ -228,7 +227,7 @@ def _is_sentence(row: Transition) -> bool:
     return row.status is None and row.raw is not None and " " in row.raw
 
 
-def _attempts(story: Story, output: table.Output, width: int) -> Table | None:
+def _attempts(story: Story, output: table.Output, width: int) -> Text | None:
     rows = story.attempts
     if not rows:
         return None
@@ -267,7 +266,7 @@ def _metrics_title(story: Story) -> str:
     return "Metrics" + (f": {', '.join(facts)}" if facts else "")
 
 
-def _metrics(story: Story, output: table.Output, width: int) -> Table | Text | None:
+def _metrics(story: Story, output: table.Output, width: int) -> Text | None:
     others = {
         name: value for name, value in story.run.last.items() if name not in {s.name for s in story.series}
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
 from hpctrack.cli import columns, render, table
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from hpctrack.store.queries import Cluster, RunRow
 
     Line = RunRow | lists.ArrayRow
-
-Drawn = Table | Text
 
 #: Latest values that a line shows; all of them are in ``hpctrack show``.
 _METRICS = 6
@@ -48,7 +45,7 @@ class Answer:
 
 def draw(
     answer: Answer, nothing: str, width: int, *, plain: bool, chosen: Sequence[columns.Chosen] | None = None
-) -> list[Drawn]:
+) -> list[Text]:
     """Return what to print for an answer; ``nothing`` is said where no run matches."""
     lines = answer.lines
     if not lines:

@@ -171,7 +171,7 @@ def _print_table(
         columns.append(table.Column(render.clean(name), cells, "right", drop=len(names) - index + 1))
     parts = [table.build(columns, output.width)]
     if limit is None and len(rows) == _SHOWN:
-        parts.append(Text(f"the last {_SHOWN} rows; --limit, --csv and --json print more", "dim"))  # type: ignore[arg-type]
+        parts.append(Text(f"the last {_SHOWN} rows; --limit, --csv and --json print more", "dim"))
     output.print(*parts)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hpctrack.cli import render
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.console import RenderableType
+    from rich.table import Table
 
 _GAP = 2
 _PIPE_WIDTH = 100_000
@@ -67,17 +67,32 @@ def _shrunk(columns: Sequence[Column], room: int) -> list[int]:
     return widths
 
 
-def build(columns: Sequence[Column], width: int) -> Table:
-    """Return the table for a terminal of ``width`` cells."""
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim", show_edge=False)
+def build(columns: Sequence[Column], width: int) -> Text:
+    """Return the table for a terminal of ``width`` cells.
+
+    Many times faster than rich's own tables, which lay out cells of several lines.
+    """
     chosen = fit(columns, width)
-    for column, cells in chosen:
-        table.add_column(
-            column.header, justify=column.justify, width=cells, no_wrap=True, overflow="ellipsis"
-        )
-    for row in zip(*(column.cells for column, _ in chosen), strict=True):
-        table.add_row(*row)
-    return table
+    rows = [[Text(column.header, "dim") for column, _ in chosen]]
+    rows += map(list, zip(*(column.cells for column, _ in chosen), strict=True))
+    lines = [_line(row, chosen, width) for row in rows]
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def _line(row: Sequence[Text], chosen: Sequence[tuple[Column, int]], width: int) -> Text:
+    line = Text()
+    for number, (whole, (column, cells)) in enumerate(zip(row, chosen, strict=True)):
+        cell, room = whole, max(cells - whole.cell_len, 0)
+        if whole.cell_len > cells:
+            cell = whole.copy()
+            cell.truncate(cells, overflow="ellipsis")
+        if column.justify == "right" and room:
+            line.append(" " * room)
+        line.append_text(cell)
+        if number < len(chosen) - 1:
+            line.append(" " * (_GAP + (room if column.justify == "left" else 0)))
+    line.truncate(width, overflow="crop")
+    return line
 
 
 class Output:
@@ -105,17 +120,24 @@ class Output:
             for part in parts:
                 self.console.print(part, soft_wrap=isinstance(part, Text))
             return
-        text = io.StringIO()
-        console = Console(
-            file=text, width=_PIPE_WIDTH, highlight=False, markup=False, emoji=False, color_system=None
-        )
         for part in parts:
-            console.print(part, soft_wrap=True)
-        sys.stdout.write("".join(line.rstrip() + "\n" for line in text.getvalue().splitlines()))
+            text = part.plain if isinstance(part, Text) else _rendered(part)
+            sys.stdout.write("".join(line.rstrip() + "\n" for line in text.split("\n")))
+
+
+def _rendered(part: RenderableType) -> str:
+    file = io.StringIO()
+    console = Console(
+        file=file, width=_PIPE_WIDTH, highlight=False, markup=False, emoji=False, color_system=None
+    )
+    console.print(part, soft_wrap=True)
+    return file.getvalue().removesuffix("\n")
 
 
 def facts(rows: Iterable[tuple[str, Text | str | None]]) -> Table:
     """Return names, dim, beside their values; what is empty is left out."""
+    from rich.table import Table
+
     grid = Table.grid(padding=(0, _GAP, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.store import database
 
-_Draw: TypeAlias = "Callable[[listing.Answer], list[listing.Drawn]]"
+_Draw: TypeAlias = "Callable[[listing.Answer], list[Text]]"
 #: Lines that our own line, the table's head, the summary and a warning take.
 _FRAME = 5
 
@@ -45,7 +45,7 @@ def watch(
     output = table.Output()
     asker = _Asker(settings, question, chosen)
 
-    def draw(answer: listing.Answer) -> list[listing.Drawn]:
+    def draw(answer: listing.Answer) -> list[Text]:
         return listing.draw(answer, question.nothing, output.width, plain=output.plain, chosen=chosen)
 
     with contextlib.closing(asker), contextlib.suppress(KeyboardInterrupt):
