@@ -404,6 +404,35 @@ COMMENT ON COLUMN run_latest.rows IS 'Rows of metrics that came in';
 COMMENT ON COLUMN run_latest.lost IS 'Lines lost, torn or rejected in all journals of the run';
 COMMENT ON COLUMN run_latest.waiting IS 'Bytes known to wait in the spool';
 
+-- Whoever writes metrics in SQL says so by time_updated, as SQLTrack's client does after each row.
+CREATE FUNCTION note_latest() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+    INSERT INTO run_latest AS l (run_id, next_step, last_step, last_time, last)
+    SELECT m.run_id, least(m.step, 9223372036854775806) + 1, m.step, coalesce(m.time, NEW.time_updated),
+           coalesce(m.extra, '{}') || coalesce(c.last, '{}')
+    FROM (SELECT * FROM metrics WHERE run_id = NEW.id ORDER BY step DESC, progress DESC LIMIT 1) m,
+         LATERAL (SELECT jsonb_object_agg(key, CASE value WHEN '"NaN"' THEN '{"float": "nan"}'
+                                                          WHEN '"Infinity"' THEN '{"float": "inf"}'
+                                                          WHEN '"-Infinity"' THEN '{"float": "-inf"}'
+                                                          ELSE value END) AS last
+                  FROM jsonb_each(to_jsonb(m) - '{run_id,step,progress,time,attempt,extra}'::text[])
+                  WHERE value <> 'null') c
+    ON CONFLICT (run_id) DO UPDATE
+    SET next_step = greatest(l.next_step, excluded.next_step), last_step = excluded.last_step,
+        last_time = excluded.last_time, last = l.last || excluded.last;
+    IF NEW.status <> OLD.status THEN
+        UPDATE run_latest SET rows = (SELECT count(*) FROM metrics m WHERE m.run_id = NEW.id) WHERE run_id = NEW.id;
+    END IF;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION note_latest IS 'Trigger: the latest values of a run that SQL or a client of SQLTrack made';
+CREATE TRIGGER note_latest AFTER UPDATE OF status, time_updated ON runs
+    FOR EACH ROW WHEN (NEW.submission IS NULL
+                       AND (NEW.status <> OLD.status OR NEW.time_updated IS DISTINCT FROM OLD.time_updated))
+    EXECUTE FUNCTION note_latest();
+
 CREATE TABLE run_keys (
     submission uuid PRIMARY KEY REFERENCES submissions ON DELETE CASCADE,
     secret     bytea NOT NULL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -116,13 +117,19 @@ def test_hpctrack_shows_such_runs_like_any_other(roles, clients):
     experiment = sqltrack.Experiment(clients("alice"), name="e")
     run = experiment.get_run(args={"lr": 0.1})
     with run.track():
-        run.add_metrics(step=1, loss=0.25)
+        run.add_metrics(step=1, loss=0.5, top1=0.75, note="first")
+        run.add_metrics(step=2, progress=0.5, loss=math.nan)
+        [(step, last)] = roles.query("reader", "SELECT last_step, last FROM jobs WHERE state = 'RUNNING'")
+        assert (step, last) == (2, {"loss": {"float": "nan"}, "top1": 0.75, "note": "first"})
+        run.add_metrics(step=3, loss=0.25)
     code, out, err = roles.run("bob", "status", "--json")
     assert (code, err) == (0, "")
     [told] = json.loads(out)["runs"]
     assert (told["experiment"], told["state"], told["user"]) == ("e", "COMPLETED", roles.role("alice"))
+    assert (told["last"]["loss"], told["rows"]) == (0.25, 3)
     code, out, err = roles.run("alice", "show", f"r{run.id}")
     assert (code, err) == (0, "")
+    assert "Metrics: 3 rows" in out
     assert re.search(r"^  loss .* 0\.25 ", out, re.MULTILINE)
 
 
