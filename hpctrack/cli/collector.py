@@ -9,7 +9,6 @@ import logging
 import logging.handlers
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +17,8 @@ from hpctrack import errors, settings
 from hpctrack.cli import common, render
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hpctrack.settings import Settings
     from hpctrack.store.collectors import CollectorRow
     from hpctrack.stream.collector.reconciling import Slurm
@@ -88,12 +89,16 @@ def _stop(configuration: Settings) -> None:
 
 
 def _find_slurm(configuration: Settings) -> Slurm:
-    from hpctrack.slurm import backend, site
+    from hpctrack.slurm import backend, preparation, site
     from hpctrack.stream.collector.reconciling import Slurm
 
-    cluster = site.cluster_name(os.environ, str(Path(configuration.data_dir) / "cache"))
+    environ: Mapping[str, str] = os.environ
+    cache = preparation.cache_folder(configuration)
+    if configuration.personal:
+        environ = site.client_environ(environ, cache)
+    cluster = site.cluster_name(environ, cache)
     user = getpass.getuser() if configuration.personal else None
-    return Slurm(cluster, backend.choose(configuration.slurm_backend, cluster, os.environ), user)
+    return Slurm(cluster, backend.choose(configuration.slurm_backend, cluster, environ), user)
 
 
 def _log_to_stderr(configuration: Settings, *, bounded: bool) -> None:

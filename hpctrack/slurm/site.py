@@ -19,7 +19,30 @@ if TYPE_CHECKING:
 _SECONDS = 5.0
 _CLUSTER_NAME = re.compile(r"^ClusterName\s*=\s*(\S+)", re.MULTILINE)
 _DEFAULT_CONF = "/etc/slurm/slurm.conf"
+#: What decides which Slurm commands are found, and which cluster they ask.
+_CLIENT = ("PATH", "LD_LIBRARY_PATH", "SLURM_CONF")
+_CLIENT_FILE = "slurm-client.json"
 _T = TypeVar("_T")
+
+
+def note_client(environ: Mapping[str, str], cache: str) -> None:
+    """Note how this user reaches Slurm from this host, for a collector that was started without knowing it.
+
+    ``cache`` is a folder of the user's. Raises OSError.
+    """
+    told = {name: environ[name] for name in _CLIENT if name in environ}
+    _write(Path(cache) / _CLIENT_FILE, {"host": platform.node(), "environ": told})
+
+
+def client_environ(environ: Mapping[str, str], cache: str) -> dict[str, str]:
+    """Return an environment in which Slurm is reached as who submitted last from this host reached it."""
+    told: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads((Path(cache) / _CLIENT_FILE).read_bytes())
+        if stored["host"] == platform.node():
+            told = {name: str(value) for name, value in stored["environ"].items() if name in _CLIENT}
+    kept = {name: value for name, value in environ.items() if not told or name not in _CLIENT}
+    return {**kept, **told}
 
 
 def cluster_name(environ: Mapping[str, str], cache: str) -> str:
@@ -75,8 +98,12 @@ def _remembered(path: Path, key: list[object], ask: Callable[[], _T], *, fresh: 
             return answer
     answer = ask()
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"key": key, "answer": answer}), encoding="ascii")
-        draft.replace(path)
+        _write(path, {"key": key, "answer": answer})
     return answer
+
+
+def _write(path: Path, contents: object) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(contents), encoding="ascii")
+    draft.replace(path)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: In the personal mode Slurm is asked once a minute, unless the configuration says otherwise.
 _PERSONAL_INTERVAL = 60.0
 _DEFAULT_INTERVAL = settings_.Settings().reconcile_interval
-_RETRY_SECONDS = 300.0
+_RETRY_SECONDS = 60.0
 _TICK = 0.5
 #: If this process stands still while it holds runs, PostgreSQL lets go of them after so long.
 _STANDSTILL = "60s"
