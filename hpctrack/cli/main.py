@@ -50,6 +50,7 @@ VERBS = {
     "metrics": Verb("Look", "hpctrack.cli.metrics:command", "Print what a run measured, row by row."),
     "plot": Verb("Look", "hpctrack.cli.plot:command", "Draw metrics of runs, here or into a file."),
     "logs": Verb("Look", "hpctrack.cli.logs:command", "Print what a run wrote to its output."),
+    "compare": Verb("Look", "hpctrack.cli.compare:command", "Tell what differs between runs."),
     "psql": Verb("Look", "hpctrack.cli.psql:command", "Open psql on the tracked data."),
     "tag": Verb("Change", "hpctrack.cli.annotate:tag", "Tag runs."),
     "untag": Verb("Change", "hpctrack.cli.annotate:untag", "Take tags off runs."),
