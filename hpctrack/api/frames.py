@@ -63,7 +63,7 @@ def to_pandas(cells: Mapping[str, Cells]) -> pd.DataFrame:
 
 
 def _series(pandas: ModuleType, cells: Cells) -> Any:
-    kind = columnar.kind_of(cells.values)
+    kind = columnar.kind_of(cells.values.dtype)
     if kind == "time":
         return pandas.Series(cells.values).dt.tz_localize("UTC")
     if cells.present is not None and kind == "int":
@@ -84,7 +84,7 @@ def arrow_array(cells: Cells) -> Any:
     """Return an array of Arrow."""
     pyarrow = require("pyarrow", "tables of Arrow")
     gaps = None if cells.present is None else ~cells.present
-    kind = columnar.kind_of(cells.values)
+    kind = columnar.kind_of(cells.values.dtype)
     if kind == "time":
         return pyarrow.array(cells.values, pyarrow.timestamp("us", "UTC"), mask=gaps)
     if kind == "text":
@@ -92,6 +92,13 @@ def arrow_array(cells: Cells) -> Any:
             [None if value is None else text(value) for value in cells.values], pyarrow.string()
         )
     return pyarrow.array(cells.values, mask=gaps)
+
+
+def arrow_type(kind: str) -> Any:
+    """Return the type that Arrow has for a kind of values (see `columnar`)."""
+    pyarrow = require("pyarrow", "tables of Arrow")
+    types = {"bool": pyarrow.bool_(), "int": pyarrow.int64(), "float": pyarrow.float64()}
+    return pyarrow.timestamp("us", "UTC") if kind == "time" else types.get(kind, pyarrow.string())
 
 
 def text(value: object) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hpctrack import errors
-from hpctrack.api import frames, summary
+from hpctrack.api import export, frames, summary
 from hpctrack.api.records import Records
 from hpctrack.store import extreme_values, metric_tables, packed_columns, queries
 
@@ -182,6 +183,18 @@ class Run:
 
 class Runs(list[Run]):
     """A list of runs of one client."""
+
+    def export(self, path: str | Path) -> int:
+        """Write their metrics into a file: ``.parquet``, ``.csv`` or ``.jsonl``; return the number of rows.
+
+        Rows stream through, however many they are, and the file is there whole or not at all. See
+        `export.write` for its columns and what is raised.
+        """
+        target, ids = Path(path), [run.id for run in self]
+        export.check(target)
+        if not self:
+            raise errors.BadInput("no runs to export")
+        return self[0].client.ask(lambda connection: export.write(connection, ids, target))
 
     def frame(self, *, extremes: bool = True) -> pd.DataFrame:
         """Return a row per run, as `Experiment.frame` does."""

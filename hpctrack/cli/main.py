@@ -48,6 +48,7 @@ VERBS = {
     "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),
     "show": Verb("Look", "hpctrack.cli.show:command", "Tell everything about one run."),
     "metrics": Verb("Look", "hpctrack.cli.metrics:command", "Print what a run measured, row by row."),
+    "export": Verb("Look", "hpctrack.cli.export:command", "Write metrics into Parquet, CSV or JSON Lines."),
     "plot": Verb("Look", "hpctrack.cli.plot:command", "Draw metrics of runs, here or into a file."),
     "logs": Verb("Look", "hpctrack.cli.logs:command", "Print what a run wrote to its output."),
     "compare": Verb("Look", "hpctrack.cli.compare:command", "Tell what differs between runs."),

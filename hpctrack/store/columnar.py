@@ -42,9 +42,9 @@ def kind(value: object) -> str:
     return "text" if isinstance(value, str) else "object"
 
 
-def kind_of(array: model.Array) -> str:
+def kind_of(dtype: np.dtype[Any]) -> str:
     """Return the kind of an array's values."""
-    return _KINDS[array.dtype.kind]
+    return _KINDS[dtype.kind]
 
 
 def common(kinds: Iterable[str]) -> str:
@@ -61,9 +61,9 @@ def joined(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> Cell
     Of each part its number of rows, its cells if it has any, and values beside them by index of the row.
     """
     given = [cells for _, cells, _ in parts if cells is not None]
-    kinds = {kind_of(cells.values) for cells in given if _any(cells)}
+    kinds = {kind_of(cells.values.dtype) for cells in given if _any(cells)}
     kinds |= {kind(value) for _, _, extra in parts for value in extra.values()}
-    one = common(kinds or {kind_of(cells.values) for cells in given})
+    one = common(kinds or {kind_of(cells.values.dtype) for cells in given})
     pieces = [as_kind(rows, cells, extra, one) for rows, cells, extra in parts]
     if not pieces:
         return Cells(np.empty(0), None)
@@ -75,7 +75,7 @@ def joined(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> Cell
 
 def as_kind(rows: int, cells: Cells | None, extra: Mapping[int, Any], one: str) -> Cells:
     """Return one part of a column as values of this kind."""
-    if cells is not None and not extra and kind_of(cells.values) == one:
+    if cells is not None and not extra and kind_of(cells.values.dtype) == one:
         return cells
     dtype = _DTYPES[one]
     found = np.full(rows, _NULLS.get(one, 0), dtype)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from psycopg import sql
 
-from hpctrack.store import columns, copy_decode, copy_out, database, values
+from hpctrack.store import columnar, columns, copy_decode, copy_out, database, values
 from hpctrack.store.copy_decode import TEXT, Cells
 from hpctrack.store.statements import composable, statement
 
@@ -26,7 +27,7 @@ AXES = {
     "step": ("step", "int8"),
     "progress": ("progress", "float8"),
     "time": ("time", "timestamptz"),
-    "attempt": ("attempt", "int4"),
+    "restarts": ("attempt", "int4"),
 }
 #: What a sample of usage says, and types.
 USAGE = {
@@ -92,6 +93,13 @@ def _columns_in_use(connection: Connection, runs: Sequence[int]) -> list[str]:
     return [name for name, is_used in zip(names, row, strict=False) if is_used]
 
 
+def count(connection: Connection, runs: Sequence[int]) -> int:
+    """Return how many rows came in for runs; there may be fewer, where some came twice."""
+    with database.translated():
+        row = connection.execute(statement("count_rows"), {"ids": list(runs)}).fetchone()
+    return int(str(row[0])) if row else 0
+
+
 def extra_kinds(connection: Connection, runs: Sequence[int]) -> dict[str, set[str]]:
     """Return of each metric with values outside the columns of what kinds they are (see `columnar.kind`)."""
     with database.translated():
@@ -143,6 +151,16 @@ def read_usage(connection: Connection, run_id: int) -> Iterator[Part]:
     query = composable("select_usage").format(fields=_listed(fields), run=run_id)
     for rows, cells in _copied(connection, query, fields):
         yield Part(rows, dict(zip(USAGE, cells, strict=True)), {}, {})
+
+
+def kind_of_type(type_: str) -> str:
+    """Return the kind (see `columnar`) of a column's values as they are read."""
+    dtype = columns.DTYPES.get(_field(sql.SQL(""), type_).type)
+    if type_ == "timestamptz":
+        return "time"
+    if type_ == "bool":
+        return "bool"
+    return "text" if dtype is None else columnar.kind_of(np.dtype(dtype))
 
 
 def _field(column: sql.Composable, type_: str) -> _Field:

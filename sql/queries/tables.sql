@@ -21,6 +21,10 @@ SELECT ARRAY (SELECT DISTINCT jsonb_object_keys(last) FROM run_latest WHERE run_
                WHERE NOT EXISTS (SELECT FROM run_latest l WHERE l.run_id = r.id)
                  AND EXISTS (SELECT FROM metrics m WHERE m.run_id = r.id));
 
+-- name: count_rows
+-- Rows of metrics that came in for runs.
+SELECT coalesce(sum(rows), 0)::bigint FROM run_latest WHERE run_id = ANY (%(ids)s::bigint[]);
+
 -- name: fetch_columns_in_use
 -- Whether runs have values in columns.
 SELECT {used} FROM metrics m WHERE m.run_id = ANY ({runs}::bigint[]);

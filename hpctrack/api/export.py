@@ -1,0 +1,201 @@
+"""Metrics of runs as files: Parquet, CSV, JSON Lines. Rows stream through, so that memory stays flat.
+
+A file is there whole or not at all: it is written under another name beside it, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from hpctrack import errors
+from hpctrack.api import frames
+from hpctrack.store import columnar, database, metric_tables
+from hpctrack.store.copy_decode import Cells
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hpctrack.store.database import Connection
+    from hpctrack.store.metric_tables import Part
+
+
+class Writer(Protocol):
+    """Writes rows of one format."""
+
+    def write(self, cells: dict[str, Cells]) -> None:
+        """Write some rows; columns are those of the schema, in its order."""
+
+    def close(self) -> None:
+        """Write what belongs at the end."""
+
+
+class _Column(NamedTuple):
+    name: str
+    metric: str | None
+    """None: an axis."""
+    kind: str
+    """See `columnar`."""
+
+
+def check(path: Path) -> None:
+    """Raise `errors.UsageError` for a file name of another format, `errors.MissingExtra` without pyarrow."""
+    if path.suffix.lower() not in _WRITERS:
+        raise errors.UsageError(f"{path.name}: write to a file that ends with {', '.join(_WRITERS)}")
+    if path.suffix.lower() == ".parquet":
+        frames.require("pyarrow", "Parquet files")
+
+
+def write(
+    connection: Connection,
+    runs: Sequence[int],
+    path: Path,
+    progress: Callable[[int], None] = lambda _rows: None,
+) -> int:
+    """Write the metrics of runs into a file, and return the number of rows, of which ``progress`` is told.
+
+    Columns: ``run``, ``step``, ``progress``, ``time`` (UTC), ``restarts`` (0: the first attempt), then every
+    metric that any of the runs has. An existing file is replaced. Raises `errors.BadInput` for a file that
+    can't be written, what `check` raises, and `errors.StoreError` and its kin.
+    """
+    check(path)
+    with _whole_file(path) as file, database.translated(), connection.transaction():
+        connection.execute(statement("take_snapshot"))
+        columns = _columns(connection, runs)
+        writer = _WRITERS[path.suffix.lower()](file, columns)
+        rows = 0
+        names = [column.metric for column in columns if column.metric is not None]
+        for part in metric_tables.read(connection, runs, names):
+            writer.write(_typed(part, columns))
+            rows += part.rows
+            progress(part.rows)
+        writer.close()
+    return rows
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes the other's place when all went well, and else is removed."""
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            with hidden.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            hidden.replace(path)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise errors.BadInput(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def _columns(connection: Connection, runs: Sequence[int]) -> list[_Column]:
+    axes = {axis: metric_tables.kind_of_type(type_) for axis, (_, type_) in metric_tables.AXES.items()}
+    columns = [_Column(axis, None, kind) for axis, kind in axes.items()]
+    types = metric_tables.metric_types(connection)
+    extra = metric_tables.extra_kinds(connection, runs)
+    taken = {column.name for column in columns}
+    for metric in metric_tables.metric_names(connection, runs):
+        kinds = extra.get(metric, set()) - {"null"}
+        if metric in types:
+            kinds.add(metric_tables.kind_of_type(types[metric]))
+        name = frames.free_name(metric, taken)
+        taken.add(name)
+        columns.append(_Column(name, metric, columnar.common(kinds)))
+    return columns
+
+
+def _typed(part: Part, columns: Sequence[_Column]) -> dict[str, Cells]:
+    found = {}
+    for column in columns:
+        if column.metric is None:
+            found[column.name] = part.axes[column.name]
+        else:
+            cells, extra = part.metrics.get(column.metric), part.extra.get(column.metric, {})
+            found[column.name] = columnar.as_kind(part.rows, cells, extra, column.kind)
+    return found
+
+
+class _Parquet:
+    def __init__(self, file: IO[bytes], columns: Sequence[_Column]) -> None:
+        self._arrow = frames.require("pyarrow", "Parquet files")
+        parquet = frames.require("pyarrow.parquet", "Parquet files")
+        self._schema = self._arrow.schema([(one.name, frames.arrow_type(one.kind)) for one in columns])
+        self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")
+
+    def write(self, cells: dict[str, Cells]) -> None:
+        arrays = [frames.arrow_array(one).cast(self._schema.field(name).type) for name, one in cells.items()]
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Lines:
+    """Text, UTF-8, a line for each row."""
+
+    def __init__(self, file: IO[bytes], columns: Sequence[_Column]) -> None:
+        self._file = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        self._begin([column.name for column in columns])
+
+    def _begin(self, names: Sequence[str]) -> None:
+        pass
+
+    def close(self) -> None:
+        self._file.detach()
+
+
+class _Csv(_Lines):
+    def _begin(self, names: Sequence[str]) -> None:
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(names)
+
+    def write(self, cells: dict[str, Cells]) -> None:
+        self._writer.writerows(zip(*(map(_cell, _listed(one)) for one in cells.values()), strict=True))
+
+
+class _JsonLines(_Lines):
+    def write(self, cells: dict[str, Cells]) -> None:
+        rows = zip(*(map(_jsonable, _listed(one)) for one in cells.values()), strict=True)
+        for row in rows:
+            there = {name: value for name, value in zip(cells, row, strict=True) if value is not None}
+            self._file.write(json.dumps(there, ensure_ascii=False, default=str) + "\n")
+
+
+_WRITERS: dict[str, Callable[[IO[bytes], Sequence[_Column]], Writer]] = {
+    ".parquet": _Parquet,
+    ".csv": _Csv,
+    ".jsonl": _JsonLines,
+}
+
+
+def _listed(cells: Cells) -> list[Any]:
+    """Return the values, None for what is missing; times in ISO 8601."""
+    values = cells.values
+    if values.dtype.kind == "M":
+        values = np.char.add(np.datetime_as_string(values, "us"), "+00:00")
+    found: list[Any] = values.tolist()
+    if cells.present is None:
+        return found
+    return [value if there else None for value, there in zip(found, cells.present.tolist(), strict=True)]
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | dict | list) else value
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON has neither nan nor infinities: they become strings, as in docs/json.md."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
