@@ -58,15 +58,16 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     with common.connected(settings.load(config_path=config_path)) as connection:
         found = experiments.get(connection, name)
         links = experiments.links(connection, found)
+        rows = experiments.count_rows(connection, found)
         runs = lists.list_runs(connection, filters.RunFilter(experiment=name), _SHOWN)[::-1]
         now = queries.session(connection).now
     if as_json:
         newest = [render.run_json(run, now) for run in runs]
-        told = {**_to_object(found), "links": [_link(link) for link in links], "newest_runs": newest}
-        click.echo(render.to_json(told))
+        more = {"rows": rows, "links": [_link(link) for link in links], "newest_runs": newest}
+        click.echo(render.to_json({**_to_object(found), **more}))
         return
     output = table.Output()
-    output.print(table.facts(_facts(found, links)))
+    output.print(table.facts(_facts(found, links, rows)))
     if runs:
         output.print(Text(), table.build(listing.build(runs, now, plain=output.plain), output.width))
     if len(runs) < found.runs:
@@ -124,7 +125,7 @@ def _columns(found: list[Experiment]) -> list[table.Column]:
     ]
 
 
-def _facts(one: Experiment, links: list[Link]) -> Iterator[tuple[str, Text | str | None]]:
+def _facts(one: Experiment, links: list[Link], rows: int) -> Iterator[tuple[str, Text | str | None]]:
     yield "experiment", Text(render.clean(one.name), "bold")
     yield "tags", render.words(one.tags)
     yield "note", one.comment
@@ -133,7 +134,7 @@ def _facts(one: Experiment, links: list[Link]) -> Iterator[tuple[str, Text | str
     if one.newest:
         yield "submitted", f"{render.moment(one.first)} to {render.moment(one.newest)}"
     yield "runs", f"{one.runs}: {_states(one)}" if one.runs else "none"
-    yield "metrics", f"{one.rows} rows" if one.rows else None
+    yield "metrics", f"{rows} rows" if rows else None
     yield "links", ", ".join(map(_link, links))
 
 

@@ -34,8 +34,6 @@ class Experiment:
     first: datetime | None
     """When its oldest run was submitted."""
     newest: datetime | None
-    rows: int
-    """Rows of metrics."""
 
     @property
     def runs(self) -> int:
@@ -53,12 +51,12 @@ class Link(NamedTuple):
 
 def list_all(connection: Connection) -> list[Experiment]:
     """Return all experiments, the one with the newest run last."""
-    return _list(connection, None)
+    return _fetch(connection, "list_experiments", {})
 
 
 def get(connection: Connection, name: str) -> Experiment:
     """Return one experiment. Raises `errors.ExperimentNotFound`."""
-    found = _list(connection, name)
+    found = _fetch(connection, "get_experiment", {"name": name})
     if not found:
         raise errors.ExperimentNotFound(f"no experiment {name!r}: hpctrack experiment list names them")
     return found[0]
@@ -75,6 +73,11 @@ def links(connection: Connection, experiment: Experiment) -> list[Link]:
     """Return the links of an experiment, in both directions."""
     rows = _rows(connection, "fetch_experiment_links", {"id": experiment.id})
     return [Link(*row) for row in rows]
+
+
+def count_rows(connection: Connection, experiment: Experiment) -> int:
+    """Return how many rows of metrics its runs have."""
+    return int(_rows(connection, "count_experiment_rows", {"id": experiment.id})[0][0])
 
 
 def run_ids(connection: Connection, experiment: Experiment) -> list[int]:
@@ -113,9 +116,9 @@ def delete(connection: Connection, experiment: Experiment) -> None:
         raise errors.StoreBusy(f"experiment {experiment.name!r} has got new runs meanwhile: try again")
 
 
-def _list(connection: Connection, name: str | None) -> list[Experiment]:
+def _fetch(connection: Connection, name: str, parameters: dict[str, Any]) -> list[Experiment]:
     with database.translated(), connection.cursor(row_factory=class_row(Experiment)) as cursor:
-        return cursor.execute(statement("list_experiments"), {"name": name}).fetchall()
+        return cursor.execute(statement(name), parameters).fetchall()
 
 
 def _rows(connection: Connection, name: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

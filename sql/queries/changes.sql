@@ -52,19 +52,32 @@ ORDER BY experiment;
 DELETE FROM runs WHERE id = ANY (%(ids)s) RETURNING id, submission;
 
 -- name: list_experiments
--- Experiments, or the one of a name, the one with the newest run last, with the number of runs by state.
-SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, r.counts, r.first, r.newest,
-       coalesce(r.rows, 0) AS rows
+-- Experiments, the one with the newest run last, with the number of runs by state: all runs are read once.
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, coalesce(r.counts, '{}') AS counts, r.first,
+       r.newest
+FROM experiments e
+LEFT JOIN (
+    SELECT s.experiment_id, jsonb_object_agg(s.status, s.count) AS counts, min(s.first) AS first, max(s.newest) AS newest
+    FROM (SELECT experiment_id, status, count(*), min(time_created) AS first, max(time_created) AS newest
+          FROM run_overview GROUP BY experiment_id, status) s
+    GROUP BY s.experiment_id
+) r ON r.experiment_id = e.id
+ORDER BY coalesce(r.newest, e.time_created), e.id;
+
+-- name: get_experiment
+-- The one of a name: its runs are found by their index.
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, r.counts, r.first, r.newest
 FROM experiments e
 CROSS JOIN LATERAL (
-    SELECT coalesce(jsonb_object_agg(s.status, s.count), '{}') AS counts, min(s.first) AS first,
-           max(s.newest) AS newest, sum(s.rows)::bigint AS rows
-    FROM (SELECT o.status, count(*) AS count, min(o.time_created) AS first, max(o.time_created) AS newest,
-                 sum(o.rows) AS rows
-          FROM run_overview o WHERE o.experiment_id = e.id GROUP BY o.status) s
+    SELECT coalesce(jsonb_object_agg(s.status, s.count), '{}') AS counts, min(s.first) AS first, max(s.newest) AS newest
+    FROM (SELECT status, count(*), min(time_created) AS first, max(time_created) AS newest
+          FROM run_overview o WHERE o.experiment_id = e.id GROUP BY status) s
 ) r
-WHERE %(name)s::text IS NULL OR e.name = %(name)s
-ORDER BY coalesce(r.newest, e.time_created), e.id;
+WHERE e.name = %(name)s;
+
+-- name: count_experiment_rows
+-- Rows of metrics of an experiment.
+SELECT coalesce(sum(rows), 0)::bigint FROM run_overview WHERE experiment_id = %(id)s;
 
 -- name: ensure_experiment
 -- An experiment of a name, if there is none. Looked for first: an attempt to insert takes a number.

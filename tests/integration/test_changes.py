@@ -155,6 +155,7 @@ def test_an_experiment_is_shown(cli, run, insert, connection):
     assert f"r{made[0]} " not in out
     told = json.loads(cli("experiment", "show", "sweep", "--json")[1])
     assert (told["runs"], told["links"], len(told["newest_runs"])) == (12, ["sweep follows pilot"], 10)
+    assert told["rows"] == 3
 
 
 def test_an_experiment_is_renamed(cli, run, connection):
@@ -256,6 +257,23 @@ def test_failures_are_one_line(cli, run, arguments, code, said):
     found, out, err = cli(*arguments)
     assert (found, out) == (code, "")
     assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tag", "r1", "x"], ["untag", "r1", "x"], ["note", "r1", "x"], ["link", "r1", "x", "r1"],
+        ["delete", "r1", "-y"], ["cancel", "r1"], ["rerun", "r1"], ["experiment", "list"],
+        ["experiment", "show", "x"], ["experiment", "rename", "x", "y"], ["experiment", "delete", "x", "-y"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_without_postgresql_each_verb_says_so(cli, monkeypatch, arguments):
+    monkeypatch.setenv("HPCTRACK_DSN_PORT", "1")
+    code, out, err = cli(*arguments)
+    assert (code, out) == (69, "")
+    assert err.startswith("hpctrack: PostgreSQL can't be reached")
     assert err.count("\n") == 1
 
 
