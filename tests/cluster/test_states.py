@@ -6,11 +6,13 @@ reconciler decides here. All scenarios run side by side, since some take Slurm a
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,6 +21,7 @@ import psycopg
 import pytest
 
 from hpctrack import reconcile, settings
+from hpctrack.model import JobFacts
 from hpctrack.plan import TAKEN_OUT
 from hpctrack.slurm import accounting
 from hpctrack.store import database
@@ -35,13 +38,30 @@ SAFE = ("-w", "n1")
 RESTARTED = '[ "${SLURM_RESTART_COUNT:-0}" -ge %d ]'
 
 
+class Listening(accounting.CommandLine):
+    """Asks Slurm's commands, and keeps every word that squeue said of a job."""
+
+    def queue(self, users: Sequence[str] | None = None) -> list[JobFacts]:
+        """See `accounting.Backend`."""
+        facts = super().queue(users)
+        for fact in facts:
+            job = fact.array_job_id or fact.het_job_id or fact.job_id
+            self.said.setdefault(job, {})[fact.raw_state] = None
+        return facts
+
+    @functools.cached_property
+    def said(self) -> dict[int, dict[str, None]]:
+        """Words by job, in the order in which they came."""
+        return {}
+
+
 @dataclass
 class Lab:
     """The cluster, a database, and what was submitted."""
 
     cluster: Any
     connection: psycopg.Connection[Any]
-    backend: accounting.CommandLine
+    backend: Listening
     runs: dict[str, dict[int, int]] = field(default_factory=dict)
     """By scenario: run ids by task."""
     jobs: dict[str, int] = field(default_factory=dict)
@@ -213,7 +233,7 @@ def lab(cluster: Any, wheel_server: Any) -> Iterator[Lab]:
     where = settings.Settings(dsn={**wheel_server.params, "dbname": DATABASE})
     name = cluster.layout.name
     with database.connect(where) as connection:
-        lab = Lab(cluster, connection, accounting.CommandLine(name, environ=cluster.env()))
+        lab = Lab(cluster, connection, Listening(name, environ=cluster.env()))
         try:
             _submit_all(lab)
             _act(lab)
@@ -391,6 +411,27 @@ def test_every_run_equals_what_sacct_says(lab):
                 books.assert_equal(row, attempt)
                 compared += 1
     assert compared >= 40
+
+
+def test_the_table_of_all_states(lab):
+    """What Slurm said of each scenario, and what was recorded: for docs/states.md, printed with ``-s``."""
+    print("\n| what was done | squeue said | sacct said | hpctrack recorded |\n|---|---|---|---|")
+    for name, tasks in lab.runs.items():
+        squeue = ", ".join(lab.backend.said.get(lab.jobs[name], {})) or "-"
+        task = max(tasks)
+        own = [row for row in lab.accounted(lab.jobs[name]) if books.is_of(row, lab.jobs[name], task)]
+        sacct = ", ".join(f"{_without_uid(row['State'])} {row['ExitCode']}" for row in own) or "-"
+        run = lab.run(name, task)
+        recorded = ", ".join(attempt["status"] for attempt in lab.attempts(name, task)) or run["status"]
+        reason = f" ({run['reason']})" if run["reason"] else ""
+        of_array = f", task {task}" if task >= 0 else ""
+        print(f"| {name}{of_array} | {squeue} | {sacct} | {recorded}{reason} |")
+        if own:
+            assert recorded == ", ".join(row["State"].split()[0] for row in own)
+
+
+def _without_uid(state: str) -> str:
+    return re.sub(r"by \d+", "by UID", state)
 
 
 def test_nothing_was_over_while_its_job_lived(lab):

@@ -54,6 +54,22 @@ def test_nothing_of_the_user_changes_what_a_query_prints():
     }
 
 
+#: What the manual pages of squeue, sacct, sinfo and scontrol list for releases up to 25.11.
+SETTINGS = (
+    "SLURM_BITSTR_LEN SLURM_CLUSTERS SLURM_DEBUG_FLAGS SLURM_JSON SLURM_TIME_FORMAT SLURM_TOPO_LEN "
+    "SLURM_YAML SQUEUE_ACCOUNT SQUEUE_ALL SQUEUE_ARRAY SQUEUE_FEDERATION SQUEUE_FORMAT SQUEUE_FORMAT2 "
+    "SQUEUE_LICENSES SQUEUE_LOCAL SQUEUE_NAMES SQUEUE_PARTITION SQUEUE_PRIORITY SQUEUE_QOS SQUEUE_SIB "
+    "SQUEUE_SIBLING SQUEUE_SORT SQUEUE_STATES SQUEUE_USERS SACCT_FEDERATION SACCT_FORMAT SACCT_LOCAL "
+    "SCONTROL_ALL SCONTROL_FEDERATION SCONTROL_FUTURE SCONTROL_LOCAL SCONTROL_SIB SCONTROL_SIBLING "
+    "SINFO_ALL SINFO_FORMAT"
+).split()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_setting_of_slurms_commands_is_the_users(name):
+    assert command.query_environ({name: "theirs"}) == command.query_environ({})
+
+
 def test_run_returns_both_streams_and_decodes_any_bytes(fake):
     environ = fake("squeue", r"""printf 'caf\303\251 \377\n'; echo "$SLURM_BITSTR_LEN" >&2; cat""")
     completed = command.run(["squeue"], timeout=20, environ=environ, stdin="in\udcff")

@@ -123,6 +123,23 @@ def test_resources_have_units():
     assert 0 < fact.resources["cpu_s"] < 10
 
 
+def test_energy_is_told_where_slurm_measures_it():
+    joules = {word: accounted({"ConsumedEnergyRaw": word})[0].resources for word in ("1234", "0", "")}
+    assert [resources.get("energy_j") for resources in joules.values()] == [1234, None, None]
+
+
+def test_resources_belong_to_each_attempt():
+    first, second = accounted(
+        {"State": "PREEMPTED", "ElapsedRaw": "10", "AllocTRES": "cpu=1,mem=1G,gres/gpu=2"},
+        {"JobIDRaw": "12.0", "MaxRSS": "3M"},
+        {"Submit": "1795223370", "ElapsedRaw": "20", "AllocTRES": "cpu=1,mem=1G"},
+        {"JobIDRaw": "12.0", "MaxRSS": "2M"},
+    )
+    assert (first.resources["elapsed_s"], first.resources["max_rss_bytes"]) == (10, 3 << 20)
+    assert first.resources["alloc_tres"] == {"cpu": 1, "mem": 1 << 30, "gres/gpu": 2}
+    assert (second.resources["elapsed_s"], second.resources["max_rss_bytes"]) == (20, 2 << 20)
+
+
 def test_tasks_cancelled_together_are_one_fact():
     [fact] = [fact for fact in recorded_rows() if fact.job_id == 600338]
     assert (fact.array_job_id, fact.array_tasks, fact.time_started) == (600338, (range(4),), None)
