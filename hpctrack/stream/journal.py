@@ -97,12 +97,20 @@ class Row(NamedTuple):
     ) -> Row:
         """Return the row that has these values."""
         cells = tuple(values.values())
-        return cls(end, step, progress, time, _shape(tuple(values), "".join(map(_code, cells))), cells)
+        shape = _shape_of(tuple(values), tuple(map(type, cells)))
+        if "q" in shape.codes and not all(cell in _INT64 for cell in cells if type(cell) is int):
+            shape = _shape(shape.names, "".join(map(_code, cells)))
+        return cls(end, step, progress, time, shape, cells)
 
     @property
     def values(self) -> dict[str, Value]:
         """What was logged, by name."""
         return dict(zip(self.shape.names, self.cells, strict=True))
+
+
+@functools.lru_cache(maxsize=256)
+def _shape_of(names: tuple[str, ...], types: tuple[type[Value], ...]) -> Shape:
+    return _shape(names, "".join(map(_CODES.__getitem__, types)))
 
 
 def _code(value: Value) -> str:

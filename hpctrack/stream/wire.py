@@ -227,7 +227,9 @@ def _encode_message(line: journal.Message) -> bytes:
 class _Run(NamedTuple):
     """Consecutive rows of a block that have the same metrics and types."""
 
+    shape: journal.Shape
     columns: tuple[tuple[str, int], ...]
+    width: int  # bytes of a row's values, without their texts
     first: int
     rows: list[tuple[Any, ...]]
 
@@ -306,28 +308,26 @@ class Rows:
 
     def _append_other(self, shape: journal.Shape, cells: tuple[Any, ...]) -> None:
         """Add the values of a row that differs from the one before, or whose width is its own."""
-        width = sum(_WIDTH[code] for code in shape.codes)
+        if not self._runs or self._runs[-1].shape is not shape:
+            self._open_run(shape)
+        self._width = self._runs[-1].width
+        self._shape = shape
         if "s" in shape.codes:
-            cells = tuple(
-                json.dumps(cell, ensure_ascii=False).encode("utf-8", "replace") if code == "s" else cell
-                for code, cell in zip(shape.codes, cells, strict=True)
-            )
-            width += sum(len(cell) for code, cell in zip(shape.codes, cells, strict=True) if code == "s")
-        columns = tuple(zip(shape.names, map(_KINDS.__getitem__, shape.codes), strict=True))
-        if not self._runs or self._runs[-1].columns != columns:
-            self._open_run(columns)
+            cells = tuple(map(_encode_cell, shape.codes, cells))
+            self._width += sum(len(cell) for cell in cells if type(cell) is bytes)
+            self._shape = None
         self._runs[-1].rows.append(cells)
-        self._shape = None if "s" in shape.codes else shape
-        self._width = width
-        self._cells += width
+        self._cells += self._width
 
-    def _open_run(self, columns: tuple[tuple[str, int], ...]) -> None:
+    def _open_run(self, shape: journal.Shape) -> None:
+        columns = tuple(zip(shape.names, map(_KINDS.__getitem__, shape.codes), strict=True))
         fresh = [column for column in columns if column not in self._columns]
         self._table += sum(_COLUMN.size + len(name.encode("utf-8", "replace")) for name, _ in fresh)
         if self._runs:
             self._sparse.update(self._columns.difference(columns), fresh)
         self._columns.update(fresh)
-        self._runs.append(_Run(columns, len(self._rows), []))
+        width = sum(_WIDTH[code] for code in shape.codes)
+        self._runs.append(_Run(shape, columns, width, len(self._rows), []))
 
     def size(self) -> int:
         """Return the bytes of the encoded block: exact, but a bound if only some rows have a step or time."""
@@ -405,6 +405,11 @@ def _encode_times(times: Sequence[float | None]) -> tuple[int, bytes]:
     return _encode_optional(
         "q", [None if time is None else round(min(max(time, -2e11), 9e12) * 1e6) for time in times]
     )
+
+
+def _encode_cell(code: str, cell: Any) -> Any:
+    """Return a value as it is, or as the text that stands for it."""
+    return json.dumps(cell, ensure_ascii=False).encode("utf-8", "replace") if code == "s" else cell
 
 
 def _encode_values(kind: int, values: list[Any]) -> bytes:
