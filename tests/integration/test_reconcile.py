@@ -18,6 +18,7 @@ from hpctrack.model import RelayMessage
 from hpctrack.plan import UNKNOWN
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
+from hpctrack.store import statements
 from tests.integration.slurm_says import T0, epoch, line, row
 
 # ---- A life ------------------------------------------------------------------------------------------------
@@ -248,6 +249,19 @@ def test_an_end_that_is_no_success_is_asked_about_once_more(slurm, register, onc
     slurm.calls()
     assert once().changes == ()
     assert slurm.calls() == []
+
+
+def test_what_has_ended_costs_nothing_however_much_it_is(register, connection):
+    register(10)
+    connection.execute(
+        "INSERT INTO runs (experiment_id, status, submission, task, cluster, time_ended)"
+        " SELECT experiment_id, 'FAILED', submission, n, cluster, now() FROM runs,"
+        " generate_series(1, 20000) n"
+    )
+    connection.execute("ANALYZE runs")
+    explain = b"EXPLAIN " + statements.statement("load_open_runs")
+    rows = connection.execute(explain, {"cluster": "mini", "user": None}).fetchall()
+    assert "runs_open" in " ".join(row[0] for row in rows)
 
 
 def test_who_is_looked_up_once_more_is_over_for_early_checks(slurm, register, once):
