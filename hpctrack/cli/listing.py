@@ -139,7 +139,7 @@ def _notes(line: Line) -> list[str]:
     if not isinstance(line, lists.ArrayRow):
         return render.notes(line)
     lost = [f"{line.lost} lost"] if line.lost else []
-    return lost + ([f"{render.size(line.waiting)} waiting in spool"] if line.waiting else [])
+    return lost + ([f"{line.waiting} rows waiting in spool"] if line.waiting else [])
 
 
 def _latest(line: Line) -> Text:

@@ -165,7 +165,7 @@ def notes(run: RunRow) -> list[str]:
     if run.lost > 0:
         found.append(f"{run.lost} lost")
     if run.waiting > 0:
-        found.append(f"{size(run.waiting)} waiting in spool")
+        found.append(f"{run.waiting} rows waiting in spool")
     if run.missing_since is not None and run.time_ended is None:
         found.append(f"unknown to Slurm since {moment(run.missing_since)}")
     if run.silent_since is not None:
@@ -286,7 +286,7 @@ def run_json(run: RunRow, now: datetime) -> dict[str, Any]:
         "last": run.last,
         "rows": run.rows,
         "lost": run.lost,
-        "waiting_bytes": run.waiting,
+        "waiting_rows": run.waiting,
     }
 
 

@@ -147,11 +147,11 @@ def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> 
 
 
 def note_waiting(connection: Connection, waiting: Mapping[int, int]) -> None:
-    """Say how many bytes wait in the spool, by run; nothing waits of all others. Raises `errors.StoreError`.
+    """Say how many rows wait in the spool, by run; nothing waits of all others. Raises `errors.StoreError`.
 
     For the one collector of a user, who has one spool.
     """
-    parameters = {"runs": list(waiting), "bytes": list(waiting.values())}
+    parameters = {"runs": list(waiting), "rows": list(waiting.values())}
     with database.translated():
         connection.execute(statement("note_waiting"), parameters)
         if waiting:

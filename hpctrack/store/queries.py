@@ -75,7 +75,7 @@ class RunRow:
     lost: int
     """Lines lost, torn or rejected."""
     waiting: int
-    """Bytes known to wait in the spool."""
+    """Rows known to wait in the spool."""
     resources: Resources | None = field(default=None, kw_only=True)
     """Those of the latest attempt, where they were asked for (`hpctrack.store.attempt_resources`)."""
 

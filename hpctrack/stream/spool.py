@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +28,8 @@ _GIVE_UP_AFTER = 10.0
 _REFRESH = 30.0
 _PAUSE = 0.05
 _MAX_SCRIPT = 1 << 20
+_CHUNK = 1 << 20
+_BLANK = re.compile(rb"(?<=\n)\n")
 
 
 class Spooled(NamedTuple):
@@ -60,6 +63,28 @@ def _waiting(spool: str, place: str, *, in_spool: bool) -> Iterator[Spooled]:
             except OSError:
                 continue
         yield Spooled(path, identity, in_spool, size)
+
+
+def count_rows(spooled: Spooled) -> int:
+    """Return how many rows of metrics stand in a folder's journals, arrived or not; messages are none."""
+    found = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool).files
+    return sum(_rows_of(file.path) for file in found)
+
+
+def _rows_of(path: str) -> int:
+    """Count the lines that are neither messages nor comments nor blank."""
+    rows, before = 0, b"\n"
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                rows += chunk.count(b"\n")
+                text = before + chunk
+                rows -= sum(text.count(b"\n" + mark) for mark in (b"!", b"#"))
+                rows -= len(_BLANK.findall(text))
+                before = chunk[-1:]
+    except OSError:
+        pass
+    return rows
 
 
 def _is_of(spool: str, identity: folders.Identity) -> bool:

@@ -402,7 +402,7 @@ COMMENT ON COLUMN run_latest.last_time IS 'Clock of the node when the latest row
 COMMENT ON COLUMN run_latest.last IS 'Object: latest value of each metric; metric_number() reads them as numbers';
 COMMENT ON COLUMN run_latest.rows IS 'Rows of metrics that came in';
 COMMENT ON COLUMN run_latest.lost IS 'Lines lost, torn or rejected in all journals of the run';
-COMMENT ON COLUMN run_latest.waiting IS 'Bytes known to wait in the spool';
+COMMENT ON COLUMN run_latest.waiting IS 'Rows known to wait in the spool';
 
 -- Whoever writes metrics in SQL says so by time_updated, as SQLTrack's client does after each row.
 CREATE FUNCTION note_latest() RETURNS trigger

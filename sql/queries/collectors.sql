@@ -73,11 +73,11 @@ JOIN runs r ON r.submission = w.submission AND r.task = w.task;
 
 -- name: note_waiting
 -- What is known to wait in the spool, of all runs of this spool's submissions.
-UPDATE run_latest l SET waiting = coalesce(w.bytes, 0)
-FROM runs r LEFT JOIN unnest(%(runs)s::bigint[], %(bytes)s::bigint[]) AS w (run_id, bytes) ON w.run_id = r.id
-WHERE l.run_id = r.id AND (l.waiting > 0 OR w.bytes > 0) AND l.waiting <> coalesce(w.bytes, 0);
+UPDATE run_latest l SET waiting = coalesce(w.rows, 0)
+FROM runs r LEFT JOIN unnest(%(runs)s::bigint[], %(rows)s::bigint[]) AS w (run_id, rows) ON w.run_id = r.id
+WHERE l.run_id = r.id AND (l.waiting > 0 OR w.rows > 0) AND l.waiting <> coalesce(w.rows, 0);
 
 -- name: insert_waiting
 -- Runs of which nothing but this is known yet.
 INSERT INTO run_latest (run_id, waiting)
-SELECT * FROM unnest(%(runs)s::bigint[], %(bytes)s::bigint[]) ON CONFLICT DO NOTHING;
+SELECT * FROM unnest(%(runs)s::bigint[], %(rows)s::bigint[]) ON CONFLICT DO NOTHING;

@@ -14,7 +14,7 @@ import pytest
 from hpctrack import settings as configuration
 from hpctrack.store import collectors, embedded, registration
 from hpctrack.store import database as store
-from hpctrack.stream import folders, journal_lines, records
+from hpctrack.stream import folders, journal_lines, records, spool
 from hpctrack.stream.collector import delivering, starting
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
@@ -197,6 +197,18 @@ def test_what_waits_is_noted_until_it_is_delivered(connection, insert):
     assert waiting() == {first: 0, second: 5}
     collectors.note_waiting(connection, {})
     assert waiting() == {first: 0, second: 0}
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
+def test_rows_that_wait_are_counted(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(spool, "_CHUNK", chunk)
+    left = Left(configuration.Settings(data_dir=str(tmp_path)))
+    message = journal_lines.format_message("args", {"lr": 0.1})
+    left.journal([b"\n", *lines(0, 3), message, b"# remark\n", b"\n\n", *lines(3, 2), b"torn"])
+    left.journal([message, message], kind="relay")
+    left.journal(lines(0, 4), kind="shell")
+    (waiting,) = spool.pending(str(tmp_path / "spool"), str(tmp_path / "node"))
+    assert spool.count_rows(waiting) == 9
 
 
 def test_a_deleted_run_is_not_waited_for(settings, collector):

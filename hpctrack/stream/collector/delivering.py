@@ -70,7 +70,7 @@ class Delivering:
         for one, name in named:
             run_id = runs.get(name)
             if run_id is not None and not self._deliver(one):
-                left[run_id] = left.get(run_id, 0) + one.size
+                left[run_id] = left.get(run_id, 0) + spool.count_rows(one)
         if self._settings.personal:  # where this spool is the only one
             collectors.note_waiting(self._connected(), left)
         self._noted = bool(left)
