@@ -23,7 +23,9 @@ _NAMED = 6
 @click.command()
 @common.runs_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("-f", "--force", is_flag=True, help="Also runs that are not over; their jobs go on untracked.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Also runs that are not over; tasks of an array that lives come back."
+)
 @common.json_option
 @common.config_option
 def command(

@@ -92,7 +92,9 @@ def rename(*, name: str, new: str, config_path: str | None) -> None:
 @command.command("delete")
 @_name_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("-f", "--force", is_flag=True, help="Also runs that are not over; their jobs go on untracked.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Also runs that are not over; tasks of an array that lives come back."
+)
 @common.config_option
 def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> None:
     """Delete an experiment with all its runs.

@@ -198,7 +198,7 @@ def test_what_waits_in_the_spool_is_a_note(doctor, settings, monkeypatch):
     assert told["spool"] == ("note", "2 submissions wait to be delivered")
 
 
-def test_a_reader_is_told_that_they_may_not_submit(roles, slurm):
+def test_a_reader_may_not_submit_and_a_user_may(roles, slurm):
     reader = roles.of("reader")
     with store.connect(roles.settings, autocommit=True) as connection:
         connection.execute(
@@ -211,6 +211,11 @@ def test_a_reader_is_told_that_they_may_not_submit(roles, slurm):
     assert told["submitting"]["state"] == "broken"
     assert "--grant-user" in told["submitting"]["do"]
     assert told["PostgreSQL"]["says"].endswith(f"as {reader.dsn['user']}")
+    code, out, _ = roles.run("alice", "doctor", "--json")
+    told = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert (told["submitting"]["state"], told["echo"]["says"]) == ("ok", "nobody listens at 127.0.0.1:9")
+    for table in ("runs", "submissions", "experiments"):
+        assert roles.query("owner", f"SELECT count(*) FROM {table}") == [(0,)], "she may clean up, too"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack import errors, runids
+from hpctrack.cli import main
 from hpctrack.store import completions, lookup
 
 NOW = datetime.now(timezone.utc)
@@ -225,6 +226,29 @@ def test_a_real_bash_completes(complete, insert, run):
     assert complete("hpctrack show 47") == ["4711"]
     assert complete("hpctrack status --state PD,comp") == ["PD,COMPLETED", "PD,COMPLETING"]
     assert complete("hpctrack status -E two") == [r"two\ words\;\ \$\(rm\)"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "word", "expected"),
+    [
+        ("zsh", "hpctrack show 47", "2", "plain\n4711\ntrain.sh PENDING\n"),
+        ("fish", "hpctrack show 47", "47", "plain,4711\ttrain.sh PENDING\n"),
+        ("zsh", "hpctrack export -E two", "3", "plain\ntwo words\nby tests\n"),
+    ],
+)
+def test_zsh_and_fish_get_explanations(
+    database, monkeypatch, capsys, insert, run, shell, words, word, expected
+):
+    run(user_name=ME, slurm_job_id=4711)
+    insert("experiments", name="two words")
+    for name, value in database.dsn.items():
+        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
+    monkeypatch.setenv("_HPCTRACK_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", word)
+    with pytest.raises(SystemExit):
+        main.main([])
+    assert capsys.readouterr().out == expected
 
 
 def test_bash_is_told_nothing_when_postgresql_is_away(complete):
