@@ -46,11 +46,10 @@ class Candidate:
 
     def __str__(self) -> str:
         job = runids.job_text(self.slurm_job_id, self.array_job_id, self.array_task_id)
-        what = f"job {job}" if job else "no job"
         where = f" on {self.cluster}" if self.cluster else ""
         when = self.time_created.astimezone().strftime("%Y-%m-%d %H:%M")
-        name = f" {self.job_name}" if self.job_name else ""
-        return f"r{self.id} ({what}{where}{name}, {self.user_name}, {when})"
+        known = (f"job {job}{where}" if job else None, self.job_name, self.user_name, when)
+        return f"r{self.id} ({', '.join(filter(None, known))})"
 
 
 def find_all(connection: Connection, refs: Iterable[runids.RunRef]) -> tuple[int, ...]:

@@ -123,7 +123,7 @@ def test_an_id_that_slurm_used_again_lists_the_candidates(connection, jobs, find
         find(connection, refs)
     said = str(caught.value)
     assert said.startswith("30 means 2 jobs, name one of them: ")
-    assert f"r{jobs['old']} (job 30 on demo evaluate, alice, " in said
+    assert f"r{jobs['old']} (job 30 on demo, evaluate, alice, " in said
     assert f"r{jobs['new']} (" in said
 
 

@@ -240,7 +240,7 @@ def test_an_array_lists_its_tasks(cli, full, insert, connection):
     code, out, err = cli("show", "14")
     assert (code, out) == (3, "")
     assert err.startswith(
-        "hpctrack: 14 means 2 runs, name one of them: r2 (job 14_3 on demo train.sh, alice, "
+        "hpctrack: 14 means 2 runs, name one of them: r2 (job 14_3 on demo, train.sh, alice, "
     )
     assert err.count("\n") == 1
 
