@@ -95,7 +95,7 @@ def _send(kind: str, contents: Mapping[str, Any]) -> None:
     writer = _state["writer"] if "writer" in _state else _start()
     if writer is None or not contents:
         return
-    line = journal_lines.format_message(kind, _jsonable(contents))
+    line = journal_lines.format_message(kind, jsonable(contents))
     if len(line) > journal_lines.MAX_LINE:
         _warn("long " + kind, f"{len(line)} bytes of {kind} are too many; they are left out")
         return
@@ -105,9 +105,14 @@ def _send(kind: str, contents: Mapping[str, Any]) -> None:
 # --- values ---
 
 
+def flat_values(values: Mapping[str, Any]) -> dict[str, journal_lines.Value]:
+    """Return names and plain values, as `log` stores them; what can't be had is left out with a warning."""
+    return dict(_flat("", values, 0))
+
+
 def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, now: int) -> bytes:
     """Format any row, and remember how to format others like it."""
-    values = dict(_flat("", metrics, 0))
+    values = flat_values(metrics)
     if step is None:
         step = values.pop("step", None)
     if progress is None:
@@ -241,7 +246,7 @@ def _progress(progress: Any) -> float | None:
     return None
 
 
-def _jsonable(value: Any, depth: int = 0) -> Any:
+def jsonable(value: Any, depth: int = 0) -> Any:
     """Turn anything into what JSON and PostgreSQL's jsonb hold."""
     if value is None or isinstance(value, bool):
         return value
@@ -250,12 +255,12 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
         return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
     if depth < _MAX_DEPTH:
         if hasattr(value, "items") and hasattr(value, "keys"):
-            return {_clean(str(key)): _jsonable(item, depth + 1) for key, item in value.items()}
+            return {_clean(str(key)): jsonable(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [_jsonable(item, depth + 1) for item in value]
+            return [jsonable(item, depth + 1) for item in value]
         if hasattr(value, "__dict__") and not callable(value) and not hasattr(value, "item"):
-            return _jsonable(vars(value), depth + 1)
-    return _jsonable(_plain(f"a value of type {type(value).__name__}", value), depth)
+            return jsonable(vars(value), depth + 1)
+    return jsonable(_plain(f"a value of type {type(value).__name__}", value), depth)
 
 
 # --- this process's journal ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,7 @@ from hpctrack import where as conditions
 from hpctrack.api.experiment import Experiment
 from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
-from hpctrack.store import database, experiments, filters, lists, lookup, queries, registration
+from hpctrack.store import columns, database, experiments, filters, lists, lookup, queries, registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -110,6 +111,23 @@ class Client:
                 if kept is None or not kept.closed:
                     raise
             return question(self._connect())
+
+    def change(self, what: Callable[[Connection], _T]) -> _T:
+        """Return what a function did through the connection.
+
+        The connection is looked at first, and made anew if it is lost; what fails after that is not tried
+        again, since nobody can know whether it was done.
+        """
+        with self._lock:
+            self.ask(queries.session)
+            assert self._connection is not None  # noqa: S101 (it has just answered)
+            return what(self._connection)
+
+    @functools.cached_property
+    def adder(self) -> columns.Adder | None:
+        """What makes columns for new metrics, where it is configured, as in the personal mode."""
+        wanted = self.settings.auto_columns
+        return columns.Adder() if (self.settings.personal if wanted is None else wanted) else None
 
     def helper(self) -> Connection:
         """Return a second connection, for a question that is large. Only inside of `ask`."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hpctrack.store import experiments
+from hpctrack import errors
+from hpctrack.api import tracking
+from hpctrack.store import experiments, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     import pandas as pd
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
     from hpctrack.api import frames
     from hpctrack.api.client import Client
-    from hpctrack.api.run import Runs
+    from hpctrack.api.run import Run, Runs
+    from hpctrack.store.database import Connection
 
 
 class Experiment:
@@ -53,6 +56,48 @@ class Experiment:
     def time_created(self) -> datetime:
         """When it was first named."""
         return self.info.time_created
+
+    def get_run(self, run: int | str | None = None) -> Run:
+        """Return a new run of this experiment; or one that exists, as `Client.run` does.
+
+        Raises `errors.RunNotFound` for one that is not in this experiment, `errors.StoreDenied` where this
+        login may not make runs.
+        """
+        if run is None:
+            run = self.client.change(
+                lambda connection: writing.create(connection, self.id, tracking.origin())
+            )
+        found = self.client.run(run)
+        if found.experiment != self.name:
+            raise errors.RunNotFound(
+                f"r{found.id} is in experiment {found.experiment!r}, not in {self.name!r}"
+            )
+        return found
+
+    def set_comment(self, text: str | None) -> None:
+        """Set what people note about it; None removes that. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: experiments.set_comment(connection, self.info, text))
+
+    def add_tags(self, *names: str, **values: Any) -> None:
+        """Add tags: ``add_tags("baseline", dataset="cifar")``. Raises `errors.StoreDenied`."""
+        tags = {**dict.fromkeys(names, True), **values}
+        self._change(lambda connection: experiments.tag(connection, self.info, tags))
+
+    def remove_tags(self, *names: str) -> None:
+        """Remove tags; one that is not there is no error. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: experiments.untag(connection, self.info, names))
+
+    def add_link(self, kind: str, other: Experiment) -> None:
+        """Link it to another one: ``paper.add_link("continues", draft)``. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: experiments.link(connection, self.info, kind, other.id))
+
+    def remove_link(self, kind: str, other: Experiment) -> None:
+        """Remove a link; one that is not there is no error. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: experiments.unlink(connection, self.info, kind, other.id))
+
+    def _change(self, what: Callable[[Connection], None]) -> None:
+        self.client.change(what)
+        self.info = self.client.ask(lambda connection: experiments.get(connection, self.name))
 
     def runs(self, **filters: Any) -> Runs:
         """Return its runs, the newest last; filters as in `Client.runs`."""

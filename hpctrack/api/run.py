@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
-from hpctrack import errors
-from hpctrack.api import export, frames, summary
+from hpctrack import errors, script
+from hpctrack.api import export, frames, summary, tracking
 from hpctrack.api.records import Records
-from hpctrack.store import extreme_values, metric_tables, packed_columns, queries
+from hpctrack.store import changes, extreme_values, metric_tables, packed_columns, queries, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
 
     import pandas as pd
@@ -116,6 +118,93 @@ class Run:
         """Read it again, and return it. Raises `errors.RunNotFound`."""
         self._row = self.client.ask(lambda connection: queries.get_run(connection, self.id))
         return self
+
+    def track(self) -> tracking.Tracked:
+        """Return a context manager that tracks what runs inside it: ``with run.track(): ...``.
+
+        The run is RUNNING inside; behind it COMPLETED, or FAILED after an exception (also SystemExit other
+        than 0), or CANCELLED after Ctrl-C or SIGTERM; both go on as they would without it. A run that was
+        tracked before begins another attempt.
+
+        Entering raises `errors.UsageError` for a run that Slurm tracks, `errors.StoreDenied` for somebody
+        else's. That the end could not be noted is a warning, never an exception.
+        """
+        return tracking.Tracked(self)
+
+    def add_metrics(
+        self,
+        values: Mapping[str, Any] | None = None,
+        /,
+        *,
+        step: int | None = None,
+        progress: float = 0.0,
+        **metrics: Any,
+    ) -> None:
+        """Store a row of metrics: ``add_metrics(step=3, loss=0.2)``, or a mapping of them.
+
+        Takes what `hpctrack.log` takes. Without a step the row gets the one after the run's last; a row of
+        the same step and progress is added to. It is committed when this returns. In a job of ``hpctrack
+        sbatch`` use `hpctrack.log`, which never waits.
+
+        Raises `errors.UsageError` for a step or a progress that is none, `errors.StoreDenied` for somebody
+        else's run.
+        """
+        measured = script.flat_values({**(values or {}), **metrics})
+        if step is not None and (not isinstance(step, SupportsIndex) or abs(operator.index(step)) >= 1 << 63):
+            raise errors.UsageError(f"step must be an integer of 64 bits, not {step!r}")
+        if math.isnan(progress):
+            raise errors.UsageError("progress must be a number, not nan")
+        place = None if step is None else operator.index(step)
+        self.client.change(
+            lambda connection: writing.add_metrics(
+                connection, self.id, measured, step=place, progress=float(progress), adder=self.client.adder
+            )
+        )
+
+    def set_args(self, args: Mapping[str, Any] | Literal["auto"] | object = "auto", **more: Any) -> None:
+        """Set arguments of the run, in place of those that it has; secrets are masked.
+
+        ``"auto"`` reads this program's command line as ``hpctrack run`` would; a mapping, or an object with
+        attributes (``parser.parse_args()``), is stored as it is. Raises `errors.StoreDenied`.
+        """
+        self._set_args(args, more, merge=False)
+
+    def add_args(self, args: Mapping[str, Any] | object = None, **more: Any) -> None:
+        """Add arguments to those that the run has, as `set_args` sets them."""
+        self._set_args({} if args is None else args, more, merge=True)
+
+    def _set_args(self, args: Any, more: Mapping[str, Any], *, merge: bool) -> None:
+        given = tracking.stored_args(args, more)
+        self._change(lambda connection: writing.set_args(connection, self.id, given, merge=merge))
+
+    def set_comment(self, text: str | None) -> None:
+        """Set what people note about it; None removes that. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: changes.note(connection, [self.id], text))
+
+    def add_tags(self, *names: str, **values: Any) -> None:
+        """Add tags: ``add_tags("baseline", dataset="cifar")``. Raises `errors.StoreDenied`."""
+        tags = {**dict.fromkeys(names, True), **values}
+        self._change(lambda connection: changes.tag(connection, [self.id], tags))
+
+    def remove_tags(self, *names: str) -> None:
+        """Remove tags; one that is not there is no error. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: changes.untag(connection, [self.id], names))
+
+    def add_link(self, kind: str, other: Run) -> None:
+        """Link it to another run: ``run.add_link("continues", earlier)``. Raises `errors.StoreDenied`."""
+        self.client.change(lambda connection: changes.link(connection, self.id, kind, other.id))
+
+    def remove_link(self, kind: str, other: Run) -> bool:
+        """Remove a link; False if there is none. Raises `errors.StoreDenied`."""
+        return self.client.change(lambda connection: changes.unlink(connection, self.id, kind, other.id))
+
+    def links(self) -> Records[queries.Relative]:
+        """Return its links to other runs, in both directions."""
+        return Records(self.client.ask(lambda connection: queries.relatives(connection, self.id)))
+
+    def _change(self, what: Callable[[Connection], None]) -> None:
+        self.client.change(what)
+        self.refresh()
 
     def metric_names(self) -> list[str]:
         """Return the names of its metrics, in alphabetical order."""

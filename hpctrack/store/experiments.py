@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
 from hpctrack import errors
 from hpctrack.store import database
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
     from hpctrack.store.database import Connection
@@ -114,6 +116,40 @@ def delete(connection: Connection, experiment: Experiment) -> None:
     check_rights(connection, experiment)
     if not _rows(connection, "delete_experiment", {"id": experiment.id}):
         raise errors.StoreBusy(f"experiment {experiment.name!r} has got new runs meanwhile: try again")
+
+
+def set_comment(connection: Connection, experiment: Experiment, text: str | None) -> None:
+    """Set what people note about an experiment.
+
+    Raises `errors.StoreDenied` for somebody else's, as the functions below.
+    """
+    _change(connection, experiment, "set_experiment_comment", comment=text)
+
+
+def tag(connection: Connection, experiment: Experiment, tags: Mapping[str, Any]) -> None:
+    """Add tags: names to values, true for none."""
+    _change(connection, experiment, "tag_experiment", tags=Jsonb(dict(tags)))
+
+
+def untag(connection: Connection, experiment: Experiment, names: Collection[str]) -> None:
+    """Remove tags by name; one that is not there is no error."""
+    _change(connection, experiment, "untag_experiment", names=list(names))
+
+
+def link(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
+    """Link two experiments; a link that is there stays."""
+    _change(connection, experiment, "link_experiments", kind=kind, to=other)
+
+
+def unlink(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
+    """Remove a link; one that is not there is no error."""
+    _change(connection, experiment, "unlink_experiments", kind=kind, to=other)
+
+
+def _change(connection: Connection, experiment: Experiment, name: str, **parameters: Any) -> None:
+    check_rights(connection, experiment)
+    with database.translated():
+        connection.execute(statement(name), {"id": experiment.id, "from": experiment.id, **parameters})
 
 
 def _fetch(connection: Connection, name: str, parameters: dict[str, Any]) -> list[Experiment]:

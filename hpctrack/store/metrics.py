@@ -157,15 +157,20 @@ def _touched(table: rows.Table, targets: Mapping[str, columns.Target]) -> tuple[
 @functools.lru_cache(maxsize=1024)
 def _merge_command(names: tuple[str, ...]) -> bytes:
     """Return the statement that merges the temporary table into these columns of ``metrics``."""
+    return merge_statement(names, sql.Identifier(*_INCOMING)).as_bytes()
+
+
+def merge_statement(names: Sequence[str], source: sql.Composable) -> sql.Composed:
+    """Return the statement that merges rows of a source, of the same columns, into ``metrics``."""
     column = composable("merge_column")
     assignments = [column.format(column=sql.Identifier(name), name=sql.Literal(name)) for name in names]
-    merge = composable("merge_incoming").format(
+    return composable("merge_incoming").format(
+        source=source,
         columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier(name)) for name in names),
         assignments=sql.SQL("").join(assignments),
         given=_present("excluded", names),
         stored=_present("m", names),
     )
-    return merge.as_bytes()
 
 
 def _present(row: str, names: Sequence[str]) -> sql.Composed:

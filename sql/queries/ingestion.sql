@@ -150,7 +150,7 @@ GROUP BY i.stream;
 -- name: merge_incoming
 -- Rows that may meet stored ones. Of each metric the later value stays, unless the earlier is of a later attempt.
 INSERT INTO metrics AS m (run_id, step, progress, attempt, time, extra{columns})
-SELECT run_id, step, progress, attempt, time, extra{columns} FROM pg_temp.incoming_metrics
+SELECT run_id, step, progress, attempt, time, extra{columns} FROM {source}
 ORDER BY run_id, step, progress
 ON CONFLICT (run_id, step, progress) DO UPDATE
 SET attempt = greatest(m.attempt, excluded.attempt),

@@ -1,0 +1,147 @@
+"""What a run that a script tracks by itself says of its beginning and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpctrack import errors, redact, script
+from hpctrack.arguments import parse_arguments
+from hpctrack.model import RunStatus
+from hpctrack.store import writing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType, TracebackType
+
+    from hpctrack.api.run import Run
+
+_MAX_REASON = 1000  # characters
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived while a run was tracked."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class Tracked:
+    """The context manager of `Run.track`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._attempt = 0
+        self._pid = 0
+        self._previous: Any = None
+        self._catches = False
+
+    def __enter__(self) -> Run:
+        node, job_id = socket.gethostname().partition(".")[0], _integer("SLURM_JOB_ID")
+        self._attempt = self._run.client.change(
+            lambda connection: writing.start(connection, self._run.id, node, job_id)
+        )
+        self._pid = os.getpid()
+        # Only the main thread may say what a signal does; one that is ignored stays so.
+        self._catches = threading.current_thread() is threading.main_thread() and signal.getsignal(
+            signal.SIGTERM
+        ) not in (signal.SIG_IGN, None)
+        if self._catches:
+            self._previous = signal.signal(signal.SIGTERM, _terminate)
+        self._run.refresh()
+        return self._run
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._pid:
+            return  # a child that was forked inside: the run goes on
+        if self._catches:
+            # A second SIGTERM, or one now, must not keep the end from being noted.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                # It may have come in the middle of a statement.
+                self._run.client.close()
+            how = end_of(error)
+            self._run.client.change(
+                lambda connection: writing.end(connection, self._run.id, self._attempt, how)
+            )
+            self._run.refresh()
+        except errors.HpctrackError as failure:
+            warnings.warn(
+                f"hpctrack: the end of r{self._run.id} could not be noted: {failure}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        finally:
+            if self._catches:
+                signal.signal(signal.SIGTERM, self._previous)
+        if isinstance(error, Terminated):
+            # As it would have gone without us.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def end_of(error: BaseException | None) -> writing.End:
+    """Return what the exception that ended a run says, None for none."""
+    if error is None:
+        return writing.End(RunStatus.COMPLETED, 0)
+    if isinstance(error, KeyboardInterrupt):
+        return writing.End(RunStatus.CANCELLED, exit_signal=signal.SIGINT, reason="SIGINT")
+    if isinstance(error, Terminated):
+        return writing.End(RunStatus.CANCELLED, exit_signal=signal.SIGTERM, reason="SIGTERM")
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        return writing.End(RunStatus.FAILED if code else RunStatus.COMPLETED, code & 0xFF)
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return writing.End(
+        RunStatus.FAILED, 1, reason=_redactor().text(said)[:_MAX_REASON].replace("\0", "\ufffd")
+    )
+
+
+def origin() -> writing.Origin:
+    """Return where a run of this process comes from."""
+    environ = os.environ
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-", "-c") else None
+    return writing.Origin(
+        job_name=environ.get("SLURM_JOB_NAME") or program,
+        cluster=environ.get("SLURM_CLUSTER_NAME"),
+        job_id=_integer("SLURM_JOB_ID"),
+        array_job_id=_integer("SLURM_ARRAY_JOB_ID"),
+        task=_integer("SLURM_ARRAY_TASK_ID"),
+        partition=environ.get("SLURM_JOB_PARTITION"),
+    )
+
+
+def stored_args(args: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as they are stored: secrets masked, everything such that JSON holds it."""
+    redactor = _redactor()
+    if isinstance(args, str):
+        if args != "auto":
+            raise errors.UsageError(f"args are a mapping or 'auto', not {args!r}")
+        found: Any = parse_arguments(redactor.argv(sys.argv)[1:])
+    else:
+        found = args if hasattr(args, "keys") else vars(args)
+    masked: dict[str, Any] = redactor.value(script.jsonable({**found, **more}))
+    return masked
+
+
+def _redactor() -> redact.Redactor:
+    return redact.Redactor.collect(dict(os.environ), sys.argv)
+
+
+def _integer(variable: str) -> int | None:
+    with contextlib.suppress(ValueError):
+        return int(os.environ.get(variable, ""))
+    return None

@@ -1,0 +1,81 @@
+-- Runs that scripts track through the API, without collector and Slurm's word. Row-level security leaves everybody
+-- their own.
+
+-- name: create_run
+-- A run that waits for its start.
+INSERT INTO runs (experiment_id, status, kind, job_name, cluster, slurm_job_id, array_job_id, array_task_id, partition,
+                  time_updated)
+VALUES (%(experiment)s, 'PENDING', 'command', %(job_name)s, %(cluster)s, %(job_id)s, %(array_job_id)s, %(task)s,
+        %(partition)s, now())
+RETURNING id;
+
+-- name: hold_run
+-- A run of the caller's own, which nobody else changes until the transaction ends: its attempt, whether it has ever
+-- started, whether it was submitted, and the step after its last.
+SELECT r.attempt, r.time_started IS NOT NULL, r.submission IS NOT NULL,
+       coalesce((SELECT max(m.step) + 1 FROM metrics m WHERE m.run_id = r.id AND m.step < 9223372036854775807), 0)
+FROM runs r
+WHERE r.id = %(id)s
+FOR NO KEY UPDATE;
+
+-- name: start_run
+-- A run that begins, perhaps again.
+UPDATE runs
+SET status = 'RUNNING', attempt = %(attempt)s, time_started = now(), time_ended = NULL, time_updated = now(),
+    exit_code = NULL, exit_signal = NULL, reason = NULL, node_list = %(node)s
+WHERE id = %(id)s;
+
+-- name: start_attempt
+-- Its attempt.
+INSERT INTO attempts (run_id, attempt, slurm_job_id, status, time_started, node_list, batch_host)
+VALUES (%(id)s, %(attempt)s, %(job_id)s, 'RUNNING', now(), %(node)s, %(node)s)
+ON CONFLICT (run_id, attempt) DO NOTHING;
+
+-- name: end_run
+-- A run that is over.
+UPDATE runs
+SET status = %(status)s, time_ended = now(), time_updated = now(), exit_code = %(exit_code)s,
+    exit_signal = %(exit_signal)s, reason = %(reason)s
+WHERE id = %(id)s;
+
+-- name: end_attempt
+-- Its attempt.
+UPDATE attempts
+SET status = %(status)s, time_ended = now(), exit_code = %(exit_code)s, exit_signal = %(exit_signal)s,
+    reason = %(reason)s
+WHERE run_id = %(id)s AND attempt = %(attempt)s;
+
+-- name: note_transition
+-- What its script said.
+INSERT INTO transitions (run_id, attempt, status, source, reason)
+VALUES (%(id)s, %(attempt)s, %(status)s, 'user', %(reason)s);
+
+-- name: touch_run
+-- Its metrics changed; a trigger notes the latest ones.
+UPDATE runs SET time_updated = clock_timestamp() WHERE id = %(id)s;
+
+-- name: set_run_args
+-- Arguments; given ones are merged over those that are there, or replace them.
+UPDATE runs
+SET args = CASE WHEN %(merge)s AND jsonb_typeof(args) = 'object' THEN args ELSE '{}' END || %(args)s, time_updated = now()
+WHERE id = %(id)s;
+
+-- name: set_experiment_comment
+-- What people note about an experiment.
+UPDATE experiments SET comment = %(comment)s WHERE id = %(id)s;
+
+-- name: tag_experiment
+-- Add tags to an experiment.
+UPDATE experiments SET tags = coalesce(tags, '{}') || %(tags)s WHERE id = %(id)s;
+
+-- name: untag_experiment
+-- Remove tags by name.
+UPDATE experiments SET tags = tags - %(names)s::text[] WHERE id = %(id)s;
+
+-- name: link_experiments
+-- Link two experiments, once.
+INSERT INTO experiment_relationships (from_id, kind, to_id) VALUES (%(from)s, %(kind)s, %(to)s) ON CONFLICT DO NOTHING;
+
+-- name: unlink_experiments
+-- Remove a link.
+DELETE FROM experiment_relationships WHERE from_id = %(from)s AND kind = %(kind)s AND to_id = %(to)s;
