@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WINDOW = 10_000
 """At most so many runs are counted by state beside a page that they fill."""
-_REACH = 50_000
+_REACH = 20_000
 """Among the newest so many, a page is looked for first."""
 NEWEST_FIRST = Sort()
 
@@ -175,48 +175,61 @@ def _look_through(connection: Connection, look: Look) -> _Seen:
     of them in that order for conditions that few meet: many times slower than a plain scan.
     """
     if look.sort != NEWEST_FIRST:
-        return _look(connection, look, newest=False)
-    first = seen = _look(connection, look, newest=True)
+        return _look(connection, look, low=None)
+    first = seen = _look(connection, look, low=_low(connection, look.after))
     ids, arrays = list(seen.ids), list(seen.arrays)
     while look.fold and seen.filled and len(ids) < look.limit:
         # Few lines of large arrays fill the window: look on behind it, past those arrays.
         behind = look._replace(after=seen.oldest, known=(*look.known, *arrays))
-        seen = _look(connection, behind, newest=True)
+        seen = _look(connection, behind, low=_low(connection, seen.oldest))
         ids += seen.ids
         arrays += seen.arrays
     if len(ids) < look.limit and not seen.complete:
-        return _look(connection, look, newest=False)
+        return _look(connection, look, low=None)
     return first._replace(ids=ids, arrays=arrays)
 
 
-def _look(connection: Connection, look: Look, *, newest: bool) -> _Seen:
-    (seen,) = queries.fetch(connection, *page_query(look, newest=newest), _Seen)
+def _low(connection: Connection, top: int | None) -> int:
+    """Return down to which id to look first."""
+    if top is None:
+        newest = queries.fetch(connection, "fetch_newest_id", {}, lambda id: id)
+        top = newest[0] if newest else 0
+    return top - _REACH
+
+
+def _look(connection: Connection, look: Look, *, low: int | None) -> _Seen:
+    (seen,) = queries.fetch(connection, *page_query(look, low=low), _Seen)
     return seen
 
 
-def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any]]:
-    """Return the statement that looks for a page, among the newest runs or among all, and its parameters."""
+def page_query(look: Look, *, low: int | None) -> tuple[sql.Composed, dict[str, Any]]:
+    """Return the statement that looks for a page, and its parameters.
+
+    ``low``: only among runs from this id on, and no more than `WINDOW` of them; None: among all.
+    """
     parameters = filters.Parameters()
     order = filters.order(look.sort, after=look.after, parameters=parameters)
     behind = order.behind
     if look.known:
         others = sql.SQL("{} AND (array_task_id IS NULL OR submission <> ALL ({}::uuid[]))")
         behind = others.format(behind, parameters.add(list(look.known)))
+    runs: sql.Composable = sql.SQL("run_overview")
     window: sql.Composable = sql.SQL("")
     filled: sql.Composable = sql.SQL("false")
     complete: sql.Composable = sql.SQL("true")
-    if newest:
-        low = composable("page_low").format(top=parameters.add(look.after), reach=parameters.add(_REACH))
-        most = parameters.add(WINDOW)
-        window = composable("page_window").format(low=low, window=most)
+    if low is not None:
+        least, most = parameters.add(low), parameters.add(WINDOW)
+        runs = composable("newest_runs").format(low=least)
+        window = composable("page_window").format(window=most)
         filled = composable("page_filled").format(window=most)
-        complete = composable("page_complete").format(low=low, window=most)
+        complete = composable("page_complete").format(low=least, window=most)
     lines = composable("folded_lines" if look.fold else "page_lines")
     folded = sql.SQL("CASE WHEN array_task_id IS NOT NULL THEN submission END")
     query = composable("fetch_page").format(
         array=folded if look.fold else sql.SQL("NULL::uuid"),
         key=order.key,
         condition=filters.condition(look.which, parameters),
+        runs=runs,
         behind=behind,
         window=window,
         filled=filled,

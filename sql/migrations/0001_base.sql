@@ -585,8 +585,8 @@ ALTER TABLE run_keys ENABLE ROW LEVEL SECURITY;
 CREATE VIEW run_overview AS
 SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.time_started, r.time_updated,
        r.time_ended, r.time_seen, r.comment, r.tags,
-       CASE WHEN r.user_name = session_user OR (SELECT details_visible()) THEN r.args END AS args,
-       CASE WHEN r.user_name = session_user OR (SELECT details_visible()) THEN r.env END AS env,
+       CASE WHEN (SELECT details_visible()) OR r.user_name = session_user THEN r.args END AS args,
+       CASE WHEN (SELECT details_visible()) OR r.user_name = session_user THEN r.env END AS env,
        r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
        r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
@@ -607,7 +607,7 @@ COMMENT ON COLUMN run_overview.silent_since IS
 CREATE VIEW attempt_overview AS
 SELECT a.run_id, a.attempt, a.slurm_job_id, a.status, a.time_submitted, a.time_started, a.time_ended, a.exit_code,
        a.exit_signal, a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason,
-       CASE WHEN r.user_name = session_user OR (SELECT details_visible()) THEN a.stderr_tail END AS stderr_tail,
+       CASE WHEN (SELECT details_visible()) OR r.user_name = session_user THEN a.stderr_tail END AS stderr_tail,
        a.resources
 FROM attempts a
 JOIN runs r ON r.id = a.run_id;

@@ -22,7 +22,7 @@ ORDER BY count(*) DESC, status;
 -- A page of lines, and the states of the runs that match.
 WITH found AS MATERIALIZED (
     SELECT id, status, {array} AS array_of, {key} AS key
-    FROM run_overview
+    FROM {runs}
     WHERE {condition} AND {behind}
     {window}
 ), lines AS ({lines})
@@ -33,13 +33,18 @@ SELECT ARRAY (SELECT id FROM lines) AS ids,
        (SELECT min(id) FROM found) AS oldest,
        {filled} AS filled, {complete} AS complete;
 
--- name: page_window
--- What fetch_page looks through first: the newest runs, so that it takes as long with a million as with ten thousand.
-AND id >= {low} ORDER BY id DESC LIMIT {window}
+-- name: fetch_newest_id
+-- The newest run.
+SELECT id FROM run_overview ORDER BY id DESC LIMIT 1;
 
--- name: page_low
--- Where that window begins.
-coalesce({top}::bigint, (SELECT id FROM run_overview ORDER BY id DESC LIMIT 1)) - {reach}
+-- name: newest_runs
+-- What fetch_page looks through first, so that it takes as long with a million runs as with ten thousand. OFFSET 0
+-- keeps conditions out: for those that few meet, PostgreSQL would walk through the latest values of all runs.
+(SELECT * FROM run_overview WHERE id >= {low} ORDER BY id DESC OFFSET 0) run_overview
+
+-- name: page_window
+-- As many of them as a person may want counted.
+ORDER BY id DESC LIMIT {window}
 
 -- name: page_filled
 -- Whether there may be more in the window.
