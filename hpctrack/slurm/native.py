@@ -72,19 +72,26 @@ class Native:
         return [fact for fact in facts if _is_listed(fact) and (users is None or fact.user_name in users)]
 
     def ended(self, jobs: Sequence[str], since: datetime) -> list[JobFacts]:
-        """See `accounting.Backend`: of an array task that is asked for, pyslurm loads the whole array."""
-        bases = list(dict.fromkeys(job.partition("_")[0] for job in jobs))
-        chunks = [bases[start : start + accounting.CHUNK] for start in range(0, len(bases), accounting.CHUNK)]
-        found = [
-            fact
-            for chunk in chunks
-            for fact in self._ask(["ended", str(int(since.timestamp())), ",".join(chunk)])
-        ]
+        """See `accounting.Backend`: of an array task that is asked for, pyslurm loads the whole array.
+
+        Where pyslurm fails, sacct may know why: that Slurm keeps no accounts, for example.
+        """
+        try:
+            found = self._on_record(list(dict.fromkeys(job.partition("_")[0] for job in jobs)), since)
+        except errors.SlurmUnavailable:
+            raise
+        except errors.SlurmError:
+            return self._commands.ended(jobs, since)
         again = list(dict.fromkeys(_name_of(fact) for fact in found if fact.attempt))
         if not again:
             return found
         rows = self._commands.ended(again, since)
         return [fact for fact in found if not fact.attempt] + rows
+
+    def _on_record(self, jobs: list[str], since: datetime) -> list[JobFacts]:
+        begin = str(int(since.timestamp()))
+        chunks = [jobs[start : start + accounting.CHUNK] for start in range(0, len(jobs), accounting.CHUNK)]
+        return [fact for chunk in chunks for fact in self._ask(["ended", begin, ",".join(chunk)])]
 
     def _ask(self, question: list[str]) -> list[JobFacts]:
         now = datetime.now(timezone.utc)

@@ -10,7 +10,7 @@ import pytest
 from hpctrack import errors
 from hpctrack.model import RunStatus
 from hpctrack.slurm import accounting, backend, native
-from tests.integration.slurm_says import epoch, row
+from tests.integration.slurm_says import epoch, line, row
 
 PYSLURM = """\
 __version__ = "{version}"
@@ -104,6 +104,14 @@ def test_of_a_requeued_job_sacct_tells_all_executions(pyslurm, slurm):
         (10, RunStatus.COMPLETED), (11, RunStatus.REQUEUED), (11, RunStatus.FAILED),
     ]  # fmt: skip
     assert [argv[argv.index("-j") + 1] for _, argv, _ in slurm.calls("sacct")] == ["11"]
+
+
+def test_without_accounting_slurmctld_is_asked_as_ever(pyslurm, slurm):
+    environ = pyslurm(load="raise RuntimeError('Failed to open connection to slurmdbd')")
+    slurm.says("sacct", stderr="Slurm accounting storage is disabled\n", exit=1)
+    slurm.says("squeue", line(10, "FAILED", exit_code="3:0", EndTime=epoch(9), NodeList="n1"))
+    [fact] = asked(environ).ended(["10"], datetime(2026, 11, 21, tzinfo=timezone.utc))
+    assert (fact.source, fact.status, fact.exit_code) == ("squeue", RunStatus.FAILED, 3)
 
 
 def test_each_array_is_asked_for_once_and_in_chunks(pyslurm, tmp_path):
