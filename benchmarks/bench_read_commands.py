@@ -66,7 +66,7 @@ def _command(site: Site, *arguments: str) -> list[str]:
 def _floor(site: Site) -> list[str]:
     """Return a program that imports the libraries and asks for the page, and no more."""
     parameters: dict[str, Any] = {**database.conninfo(site.settings), "options": "-c search_path=hpctrack"}
-    query, values = lists.page_query(_PAGE, low=LARGE - 20_000)
+    query, values = lists.page_query(_PAGE, newest=True)
     with contextlib.closing(site.connect()) as connection:
         text = query.as_string(connection)
     ask = f"psycopg.connect(**{parameters!r}).execute({text!r}, {values!r}).fetchall()"

@@ -102,7 +102,8 @@ _LATEST = """
            jsonb_build_object('train_loss', m.train_loss, 'val_loss', m.val_loss, 'accuracy', m.accuracy,
                               'learning_rate', m.learning_rate), m.step + 1
     FROM metrics m
-    JOIN (SELECT run_id, max(step) AS step FROM metrics GROUP BY run_id) l USING (run_id, step)"""
+    JOIN (SELECT run_id, max(step) AS step FROM metrics GROUP BY run_id) l USING (run_id, step)
+    ORDER BY m.run_id"""
 _LATEST_OF_LONG = "UPDATE run_latest SET rows = last_step + 1 WHERE run_id = (SELECT max(id) FROM runs)"
 
 

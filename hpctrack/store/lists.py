@@ -175,38 +175,27 @@ def _look_through(connection: Connection, look: Look) -> _Seen:
     of them in that order for conditions that few meet: many times slower than a plain scan.
     """
     if look.sort != NEWEST_FIRST:
-        return _look(connection, look, low=None)
-    first = seen = _look(connection, look, low=_low(connection, look.after))
+        return _look(connection, look, newest=False)
+    first = seen = _look(connection, look, newest=True)
     ids, arrays = list(seen.ids), list(seen.arrays)
     while look.fold and seen.filled and len(ids) < look.limit:
         # Few lines of large arrays fill the window: look on behind it, past those arrays.
         behind = look._replace(after=seen.oldest, known=(*look.known, *arrays))
-        seen = _look(connection, behind, low=_low(connection, seen.oldest))
+        seen = _look(connection, behind, newest=True)
         ids += seen.ids
         arrays += seen.arrays
     if len(ids) < look.limit and not seen.complete:
-        return _look(connection, look, low=None)
+        return _look(connection, look, newest=False)
     return first._replace(ids=ids, arrays=arrays)
 
 
-def _low(connection: Connection, top: int | None) -> int:
-    """Return down to which id to look first."""
-    if top is None:
-        newest = queries.fetch(connection, "fetch_newest_id", {}, lambda id: id)
-        top = newest[0] if newest else 0
-    return top - _REACH
-
-
-def _look(connection: Connection, look: Look, *, low: int | None) -> _Seen:
-    (seen,) = queries.fetch(connection, *page_query(look, low=low), _Seen)
+def _look(connection: Connection, look: Look, *, newest: bool) -> _Seen:
+    (seen,) = queries.fetch(connection, *page_query(look, newest=newest), _Seen)
     return seen
 
 
-def page_query(look: Look, *, low: int | None) -> tuple[sql.Composed, dict[str, Any]]:
-    """Return the statement that looks for a page, and its parameters.
-
-    ``low``: only among runs from this id on, and no more than `WINDOW` of them; None: among all.
-    """
+def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any]]:
+    """Return the statement that looks for a page, among the newest runs or among all, and its parameters."""
     parameters = filters.Parameters()
     order = filters.order(look.sort, after=look.after, parameters=parameters)
     behind = order.behind
@@ -217,12 +206,12 @@ def page_query(look: Look, *, low: int | None) -> tuple[sql.Composed, dict[str, 
     window: sql.Composable = sql.SQL("")
     filled: sql.Composable = sql.SQL("false")
     complete: sql.Composable = sql.SQL("true")
-    if low is not None:
-        least, most = parameters.add(low), parameters.add(WINDOW)
-        runs = composable("newest_runs").format(low=least)
+    if newest:
+        reach, most = parameters.add(_REACH), parameters.add(WINDOW)
+        runs = composable("newest_runs").format(behind=order.behind, reach=reach)
         window = composable("page_window").format(window=most)
         filled = composable("page_filled").format(window=most)
-        complete = composable("page_complete").format(low=least, window=most)
+        complete = composable("page_complete").format(behind=order.behind, reach=reach, window=most)
     lines = composable("folded_lines" if look.fold else "page_lines")
     folded = sql.SQL("CASE WHEN array_task_id IS NOT NULL THEN submission END")
     query = composable("fetch_page").format(

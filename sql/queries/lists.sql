@@ -33,14 +33,10 @@ SELECT ARRAY (SELECT id FROM lines) AS ids,
        (SELECT min(id) FROM found) AS oldest,
        {filled} AS filled, {complete} AS complete;
 
--- name: fetch_newest_id
--- The newest run.
-SELECT id FROM run_overview ORDER BY id DESC LIMIT 1;
-
 -- name: newest_runs
--- What fetch_page looks through first, so that it takes as long with a million runs as with ten thousand. OFFSET 0
+-- What fetch_page looks through first, so that it takes as long with a million runs as with ten thousand. The limit
 -- keeps conditions out: for those that few meet, PostgreSQL would walk through the latest values of all runs.
-(SELECT * FROM run_overview WHERE id >= {low} ORDER BY id DESC OFFSET 0) run_overview
+(SELECT * FROM run_overview WHERE {behind} ORDER BY id DESC LIMIT {reach}) run_overview
 
 -- name: page_window
 -- As many of them as a person may want counted.
@@ -52,7 +48,8 @@ ORDER BY id DESC LIMIT {window}
 
 -- name: page_complete
 -- Whether nothing was left out.
-(SELECT count(*) FROM found) < {window} AND NOT EXISTS (SELECT FROM run_overview WHERE id < {low})
+(SELECT count(*) FROM found) < {window}
+AND NOT EXISTS (SELECT FROM run_overview WHERE {behind} ORDER BY id DESC OFFSET {reach} LIMIT 1)
 
 -- name: page_lines
 -- A line for each run.

@@ -277,8 +277,8 @@ def explain(connection, query, params):
     return list(plan_nodes(tree["Plan"]))
 
 
-def explain_page(connection, look, low=None):
-    query, params = lists.page_query(look, low=low)
+def explain_page(connection, look, *, newest=False):
+    query, params = lists.page_query(look, newest=newest)
     explained = sql.SQL("EXPLAIN (ANALYZE, TIMING off, FORMAT JSON) ") + query
     nodes = explain(connection, explained, params)
     assert "metrics" not in {node.get("Relation Name") for node in nodes}
@@ -317,7 +317,7 @@ def scanned(nodes, relation):
 
 
 def test_a_default_page_reads_no_more_runs_than_it_counts(connection, many):
-    nodes = explain_page(connection, look(), low=10_000)
+    nodes = explain_page(connection, look(), newest=True)
     assert scanned(nodes, "runs") <= lists.WINDOW + 10
     assert scanned(nodes, "run_latest") == 0
 
@@ -328,6 +328,13 @@ def test_a_condition_that_few_meet_reads_each_table_once(connection, many):
     assert scanned(nodes, "run_latest") <= 60_000
     filters = " ".join(str(node.get("Filter")) for node in nodes)
     assert "metric_number" not in filters.partition("val_loss")[0]
+
+
+def test_a_condition_is_tried_on_the_newest_runs_first(connection, many):
+    nodes = explain_page(connection, look("args.lr < 0.5 and metrics.val_loss < 0.003"), newest=True)
+    # And once more by their index, to see whether there are others.
+    assert scanned(nodes, "runs") <= 40_010
+    assert scanned(nodes, "run_latest") <= 20_010
 
 
 def test_indexes_serve_what_is_asked_most(connection, many):
