@@ -37,14 +37,13 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
     """
     configuration = settings.load(config_path=config_path)
     report = _pass(configuration, cluster, user)
+    news = [change for change in report.changes if _is_news(change)]
     if as_json:
-        click.echo(
-            json.dumps({"changes": [_keys(change) for change in report.changes], "error": report.error})
-        )
+        click.echo(json.dumps({"changes": [_keys(change) for change in news], "error": report.error}))
     else:
-        for change in report.changes:
+        for change in news:
             click.echo(_line(change))
-        if not report.changes and report.error is None:
+        if not news and report.error is None:
             click.echo("nothing changed")
     if report.error is not None:
         raise errors.SlurmUnavailable(
@@ -95,6 +94,12 @@ def _living(names: Collection[str]) -> set[str]:
                 told = {os.fsdecode(word).removeprefix("HPCTRACK_RUN=") for word in words}
                 found |= told.intersection(names)
     return found
+
+
+def _is_news(change: Change) -> bool:
+    """Whether more has changed than what the reconciler notes for itself."""
+    before, after = (run._replace(time_seen=None, recheck_after=None) for run in (change.before, change.run))
+    return before != after or bool(change.transitions)
 
 
 def _line(change: Change) -> str:

@@ -404,13 +404,15 @@ def invoke(database, slurm, monkeypatch):
     return lambda *argv: CliRunner().invoke(verb.command, argv)
 
 
-def test_the_command_prints_what_changed(slurm, register, invoke):
+def test_the_command_prints_what_changed(slurm, register, invoke, connection):
     run_id = register(10)
     slurm.says("sacct", row(10, "CANCELLED by 4242"))
     done = invoke()
     assert done.exit_code == 0, done.output
     assert done.output == f"r{run_id}  job 10  PENDING -> CANCELLED (CANCELLED by 4242)\n"
     assert invoke().output == "nothing changed\n"
+    connection.execute("UPDATE runs SET recheck_after = recheck_after - interval '1 minute'")
+    assert invoke().output == "nothing changed\n", "it was the same when it was looked up again"
 
 
 def test_the_command_as_json(slurm, register, invoke):
