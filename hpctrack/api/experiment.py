@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hpctrack import errors
-from hpctrack.api import tracking
+from hpctrack.api import html, tracking
 from hpctrack.store import experiments, writing
 
 if TYPE_CHECKING:
@@ -126,6 +126,10 @@ class Experiment:
     ) -> pd.DataFrame | pa.Table:
         """Return the metrics of all its runs, as `Runs.metrics` does."""
         return self.runs().metrics(names, format=format)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html.experiment(self.info)
 
     def __repr__(self) -> str:
         count = self.info.runs

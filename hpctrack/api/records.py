@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpctrack.api import frames
+from hpctrack.api import frames, html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,10 @@ class Records(list[_T]):
         rows = [fields(record) for record in self]
         frame: pd.DataFrame = frames.require("pandas", "DataFrames").DataFrame(rows)
         return frame
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html.records([fields(record) for record in self])
 
 
 def fields(record: Any) -> dict[str, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 from hpctrack import errors, script
-from hpctrack.api import export, frames, summary, tracking
+from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
-from hpctrack.store import changes, extreme_values, metric_tables, packed_columns, queries, writing
+from hpctrack.store import changes, extreme_values, metric_tables, packed_columns, queries, series, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     import pandas as pd
     import pyarrow as pa
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hpctrack.model import Attempt, RunStatus, Transition
     from hpctrack.store.database import Connection
 
+#: Metrics whose course a notebook shows, and stretches of each.
+_COURSES, _POINTS = 50, 60
 #: Rows of a run from which on two connections read it.
 _LARGE = 200_000
 
@@ -265,6 +268,18 @@ class Run:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows; without the courses of metrics where PostgreSQL is away."""
+        try:
+            found = self.client.ask(self._courses)
+        except errors.HpctrackError:
+            found = []
+        return html.run(self._row, found, _now())
+
+    def _courses(self, connection: Connection) -> list[series.Series]:
+        names = metric_tables.metric_names(connection, [self.id])
+        return series.fetch(connection, self.id, names[:_COURSES], buckets=_POINTS)
+
     def __repr__(self) -> str:
         parts = [self.status.value, self.experiment, self.name, self.job and f"job {self.job}"]
         return f"<Run r{self.id}: {', '.join(part for part in parts if part)}>"
@@ -272,6 +287,10 @@ class Run:
 
 class Runs(list[Run]):
     """A list of runs of one client."""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html.runs([run._row for run in self], _now())
 
     def export(self, path: str | Path) -> int:
         """Write their metrics into a file: ``.parquet``, ``.csv`` or ``.jsonl``; return the number of rows.
@@ -311,6 +330,10 @@ class Runs(list[Run]):
         The first column, ``run``, is the run's id.
         """
         return _metrics(self[0].client if self else None, self, names, format, ("run", *packed_columns.AXES))
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 def _metrics(

@@ -12,10 +12,11 @@ import math
 import re
 import signal
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from hpctrack import looks
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
@@ -31,38 +32,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u206
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
-class _Look(NamedTuple):
-    glyph: str
-    style: str
-
-
-# After Okabe and Ito's palette for colour-blind people, moved so that terminals with 16 colours show five
-# different ones too; glyph and word say the same without any.
-_WAITING = _Look("○", "#e69f00")
-_RUNNING = _Look("●", "bold #56b4e9")
-_DONE = _Look("✓", "#009e73")
-_STOPPED = _Look("⊘", "#b04fa0")
-_FAILED = _Look("✗", "bold #e04030")
-_LOOKS = {
-    RunStatus.RUNNING: _RUNNING,
-    RunStatus.COMPLETING: _RUNNING,
-    RunStatus.STAGE_OUT: _RUNNING,
-    RunStatus.SIGNALING: _RUNNING,
-    RunStatus.RESIZING: _RUNNING,
-    RunStatus.EXPEDITING: _RUNNING,
-    RunStatus.COMPLETED: _DONE,
-    RunStatus.CANCELLED: _STOPPED,
-    RunStatus.REVOKED: _STOPPED,
-    RunStatus.BOOT_FAIL: _FAILED,
-    RunStatus.DEADLINE: _FAILED,
-    RunStatus.FAILED: _FAILED,
-    RunStatus.LAUNCH_FAILED: _FAILED,
-    RunStatus.NODE_FAIL: _FAILED,
-    RunStatus.OUT_OF_MEMORY: _FAILED,
-    RunStatus.RECONFIG_FAIL: _FAILED,
-    RunStatus.SPECIAL_EXIT: _FAILED,
-    RunStatus.TIMEOUT: _FAILED,
-}
 #: Reasons that say no more than the state does.
 _SILENT_REASONS = frozenset((None, "", "None", "NonZeroExitCode", "RaisedSignal"))
 
@@ -83,8 +52,8 @@ def state(status: RunStatus | None, raw: str | None = None, *, plain: bool = Fal
     word = clean(raw or UNKNOWN) if status is None else status.value
     if plain or status is None:
         return Text(word)
-    look = _LOOKS.get(status, _WAITING)
-    return Text(f"{look.glyph} {word}", style=look.style)
+    look = looks.of(status)
+    return Text(f"{look.glyph} {word}", style=f"bold {look.colour}" if look.bold else look.colour)
 
 
 def duration(length: timedelta | None) -> str:

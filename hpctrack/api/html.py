@@ -1,0 +1,159 @@
+"""What notebooks show of runs: HTML without scripts, in the notebook's own colours. Pure.
+
+Everything that a job may have named goes through `html.escape`.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+from hpctrack import looks
+from hpctrack.model import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    from hpctrack.store.experiments import Experiment
+    from hpctrack.store.queries import RunRow
+    from hpctrack.store.series import Series
+
+#: Runs that a list shows, and metrics and arguments that a line of it shows.
+_SHOWN = 50
+_PAIRS = 6
+_WIDTH, _HEIGHT = 160, 22
+_CELL = "text-align:left;padding:2px 10px 2px 0"
+
+
+def run(row: RunRow, series: Sequence[Series], now: datetime) -> str:
+    """Return one run: what it is, and the course of each metric."""
+    facts = {
+        "experiment": row.experiment,
+        "job": row.job,
+        "name": row.job_name,
+        "user": row.user_name,
+        "submitted": f"{row.time_created.astimezone():%Y-%m-%d %H:%M:%S}",
+        "elapsed": _length(row.elapsed(now)),
+        "nodes": row.node_list,
+        "exit": row.exit_code,
+        "reason": row.reason,
+        "args": _pairs(row.args),
+        "tags": _pairs(row.tags),
+    }
+    listed = [(name, value) for name, value in facts.items() if value not in (None, "")]
+    lines = [f"<div><b>r{row.id}</b> {status(row.status)}</div>", _table((), listed)]
+    if series:
+        drawn = [
+            (one.name, Markup(sparkline(one)), _number(one.last), _number(one.minimum), _number(one.maximum))
+            for one in series
+        ]
+        lines.append(_table(("metric", "course", "last", "min", "max"), drawn))
+    return "".join(lines)
+
+
+def runs(rows: Sequence[RunRow], now: datetime) -> str:
+    """Return a table of runs, of many the newest."""
+    shown = rows[-_SHOWN:]
+    cells = [
+        (
+            f"r{row.id}",
+            Markup(status(row.status)),
+            row.job,
+            row.job_name,
+            row.experiment,
+            _length(row.elapsed(now)),
+            row.last_step,
+            _pairs(row.args),
+            _pairs(row.last),
+        )
+        for row in shown
+    ]
+    header = ("run", "status", "job", "name", "experiment", "elapsed", "step", "args", "latest")
+    more = f"<div>the newest {len(shown)} of {len(rows)} runs</div>" if len(shown) < len(rows) else ""
+    return _table(header, cells) + more
+
+
+def experiment(info: Experiment) -> str:
+    """Return an experiment: how many runs are in which state."""
+    counts = " ".join(f"{count}&nbsp;{status(state)}" for state, count in _by_state(info.counts))
+    comment = f"<div>{html.escape(info.comment)}</div>" if info.comment else ""
+    return f"<div><b>{html.escape(info.name)}</b> {counts or 'no runs'}</div>{comment}"
+
+
+def records(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of records, their fields the columns; those that none has a value of are left out."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in (None, {}) for row in rows)]
+    return _table(names, [tuple(row[name] for name in names) for row in rows])
+
+
+def status(state: RunStatus) -> str:
+    """Return a state in its colour."""
+    look = looks.of(state)
+    weight = ";font-weight:bold" if look.bold else ""
+    return f'<span style="color:{look.colour}{weight}">{look.glyph}&nbsp;{state.value}</span>'
+
+
+def sparkline(series: Series) -> str:
+    """Return the course of a metric; of each stretch its least and its greatest value, so that peaks stay."""
+    low, high = series.minimum, series.maximum
+    if low is None or high is None:
+        return ""
+    first, last = series.buckets[0].x, series.buckets[-1].x
+    points = " ".join(
+        f"{_place(bucket.x, first, last) * _WIDTH:.1f},{(1 - _place(value, low, high)) * _HEIGHT:.1f}"
+        for bucket in series.buckets
+        for value in dict.fromkeys((bucket.minimum, bucket.maximum))
+    )
+    stroke = f'stroke="{looks.of(RunStatus.RUNNING).colour}" stroke-width="1.5"'
+    return (
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="-2 -2 {_WIDTH + 4} {_HEIGHT + 4}" role="img">'
+        f'<polyline points="{points}" fill="none" {stroke}/></svg>'
+    )
+
+
+class Markup(str):
+    """HTML that is not escaped again."""
+
+    __slots__ = ()
+
+
+def _place(value: float, low: float, high: float) -> float:
+    """Return where a value lies between two others, from 0 to 1; halves keep the greatest floats finite."""
+    span = high / 2 - low / 2
+    return (value / 2 - low / 2) / span if span > 0 else 0.5
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    head = "".join(f'<th style="{_CELL}">{html.escape(name)}</th>' for name in header)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{_cell(value)}</td>' for value in row) + "</tr>"
+        for row in rows
+    )
+    head = f"<thead><tr>{head}</tr></thead>" if head else ""
+    return f"<table>{head}<tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Markup):
+        return value
+    return "" if value is None else html.escape(_number(value))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _pairs(values: Any) -> str:
+    if not isinstance(values, dict):
+        return "" if values is None else str(values)
+    listed = [f"{name} {_number(value)}" for name, value in list(values.items())[:_PAIRS]]
+    return ", ".join(listed) + (" ..." if len(values) > _PAIRS else "")
+
+
+def _length(length: timedelta | None) -> str:
+    return "" if length is None else str(length).partition(".")[0]
+
+
+def _by_state(counts: Mapping[str, int]) -> list[tuple[RunStatus, int]]:
+    return sorted(((RunStatus(name), count) for name, count in counts.items()), key=lambda item: -item[1])
