@@ -1,4 +1,4 @@
-"""Who may read gets an answer from every command and from the Python interface, about their own runs and others'."""
+"""Who may read gets an answer from every command and from Python, about their own runs and others'."""
 
 from __future__ import annotations
 
