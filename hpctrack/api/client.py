@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpctrack import errors, runids
+from hpctrack import errors, runids, words
 from hpctrack import settings as configuration
 from hpctrack import where as conditions
 from hpctrack.api.experiment import Experiment
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 _T = TypeVar("_T")
+_One = TypeVar("_One", str, "str | RunStatus")
 
 
 class Client:
@@ -80,12 +81,14 @@ class Client:
         state: str | RunStatus | Iterable[str | RunStatus] | None = None,
         experiment: str | None = None,
         user: str | None = None,
+        tag: str | Iterable[str] = (),
         where: str | None = None,
         limit: int | None = None,
     ) -> Runs:
         """Return the runs that match everything given, the newest last; of more than ``limit`` the newest.
 
         ``state``: one of Slurm's job states, or several: ``"FAILED"``, ``["PENDING", "RUNNING"]``.
+        ``tag``: a tag, with a value or with any (``"set=cifar"``, ``"baseline"``), or several: all of them.
         ``where``: a condition as for ``hpctrack status``: ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
         Raises `errors.FilterError` for one that can't be understood.
         """
@@ -93,6 +96,7 @@ class Client:
             statuses=_states(state),
             users=None if user is None else (user,),
             experiment=experiment,
+            tags=tuple(map(_tag, _several(tag))),
             where=None if where is None else conditions.parse(where),
         )
         found = self.ask(lambda connection: lists.list_runs(connection, which, limit))
@@ -178,11 +182,13 @@ class Client:
 def _states(given: str | RunStatus | Iterable[str | RunStatus] | None) -> tuple[RunStatus, ...] | None:
     if given is None:
         return None
-    several = [given] if isinstance(given, str | RunStatus) else list(given)
-    return tuple(one if isinstance(one, RunStatus) else _state(one) for one in several)
+    return tuple(one if isinstance(one, RunStatus) else words.state(one) for one in _several(given))
 
 
-def _state(word: str) -> RunStatus:
-    if word.upper() not in RunStatus.__members__:
-        raise errors.UsageError(f"{word!r} is no job state of Slurm's: {', '.join(RunStatus.__members__)}")
-    return RunStatus[word.upper()]
+def _several(given: _One | Iterable[_One]) -> list[_One]:
+    return [given] if isinstance(given, str | RunStatus) else list(given)
+
+
+def _tag(word: str) -> tuple[str, str | None]:
+    name, equals, value = word.partition("=")
+    return name, value if equals else None

@@ -6,7 +6,7 @@ import math
 import operator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, overload
 
 from hpctrack import errors, script
 from hpctrack.api import export, frames, html, summary, tracking
@@ -155,8 +155,8 @@ class Run:
         measured = script.flat_values({**(values or {}), **metrics})
         if step is not None and (not isinstance(step, SupportsIndex) or abs(operator.index(step)) >= 1 << 63):
             raise errors.UsageError(f"step must be an integer of 64 bits, not {step!r}")
-        if math.isnan(progress):
-            raise errors.UsageError("progress must be a number, not nan")
+        if not isinstance(progress, SupportsFloat) or math.isnan(progress):
+            raise errors.UsageError(f"progress must be a number, not {progress!r}")
         place = None if step is None else operator.index(step)
         self.client.change(
             lambda connection: writing.add_metrics(

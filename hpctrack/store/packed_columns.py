@@ -7,11 +7,14 @@ stretch of rows is one row, whose columns hold a number of each of them.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from psycopg import sql
 
+from hpctrack import errors
 from hpctrack.store import columns, copy_decode, database, metric_tables
 from hpctrack.store.copy_decode import Cells
 from hpctrack.store.metric_tables import Part
@@ -34,6 +37,8 @@ class _Request(NamedTuple):
     run_id: int
     names: tuple[str, ...]
     every_row: bool
+    stop: threading.Event
+    """Set when nobody wants the rest any more."""
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
@@ -58,13 +63,18 @@ def read(
     types = metric_tables.metric_types(connection)
     if any(types.get(name) != columns.FLOAT8 for name in names):
         return None
-    request = _Request(run_id, tuple(names), every_row)
+    request = _Request(run_id, tuple(names), every_row, threading.Event())
+    other = None
+    if helper is not None:
+        # A server that has no connection left for it is read through one.
+        with contextlib.suppress(errors.StoreError):
+            other = helper()
     with database.translated(), connection.transaction():
         connection.execute(statement("take_snapshot"))
-        middle = None if helper is None else _middle(connection, run_id)
-        if helper is None or middle is None:
+        middle = _middle(connection, run_id)
+        if other is None or middle is None:
             return _rows(connection, request, sql.SQL("true"))
-        return _in_halves(connection, helper(), request, middle)
+        return _in_halves(connection, other, request, middle)
 
 
 def _middle(connection: Connection, run_id: int) -> int | None:
@@ -88,8 +98,11 @@ def _in_halves(
         later = pool.submit(second_half)
         try:
             first = _rows(connection, request, composable("before_step").format(step=middle))
+            if first is None:
+                request.stop.set()
             second = later.result()
         except BaseException:
+            request.stop.set()
             other.cancel_safe()
             raise
     return None if first is None or second is None else first + second
@@ -100,7 +113,7 @@ def _rows(connection: Connection, request: _Request, which: sql.Composable) -> l
     limit = max(min(_ROWS, _NUMBERS // (len(names) + len(AXES))), 1)
     parts: list[Part] = []
     behind: sql.Composable = sql.SQL("true")
-    while True:
+    while not request.stop.is_set():
         query = composable("fetch_packed").format(
             extra=metric_tables.has_extra(names),
             packed=sql.SQL(", ").join(map(_pack, groups)),
@@ -118,6 +131,7 @@ def _rows(connection: Connection, request: _Request, which: sql.Composable) -> l
             behind = _behind(parts[-1])
         if rows != limit:
             return parts
+    return None
 
 
 def _groups(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

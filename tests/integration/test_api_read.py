@@ -225,6 +225,14 @@ def large_run(client, run, columns, connection, insert, monkeypatch):
     return client.run(one)
 
 
+def test_a_large_run_is_read_through_one_connection_where_there_is_no_other(large_run, monkeypatch):
+    def full():
+        raise errors.StoreUnavailable
+
+    monkeypatch.setattr(large_run.client, "helper", full)
+    assert large_run.metrics("a")["a"].tolist() == list(range(1000))
+
+
 @pytest.mark.parametrize("names", [None, ["b"], ["c"], ["a", "b"], ["a", "b", "c"]])
 def test_a_large_run_is_read_in_halves_and_stretches(large_run, names):
     frame = large_run.metrics(names)
@@ -296,7 +304,7 @@ def test_an_experiments_frame_has_a_row_per_run(client, insert, columns, log):
 
 def test_runs_are_filtered_and_come_newest_last(client, insert):
     experiment, other = insert("experiments", name="e"), insert("experiments", name="f")
-    failed = insert("runs", experiment_id=experiment, status="FAILED")
+    failed = insert("runs", experiment_id=experiment, status="FAILED", tags={"baseline": True, "set": "a"})
     running = insert("runs", experiment_id=experiment, status="RUNNING")
     insert("runs", experiment_id=other, status="FAILED")
     found = client.runs(experiment="e")
@@ -310,6 +318,9 @@ def test_runs_are_filtered_and_come_newest_last(client, insert):
     with pytest.raises(errors.FilterError, match="'size' is no field"):
         client.runs(where="size > 3")
     assert [run.id for run in client.experiment("e").runs(state="RUNNING")] == [running]
+    for tag in ("baseline", "set=a", ["baseline", "set=a"]):
+        assert [run.id for run in client.runs(tag=tag)] == [failed]
+    assert client.runs(tag=["baseline", "set=b"]) == []
     with pytest.raises(errors.UsageError, match="no job state"):
         client.runs(state="fine")
 

@@ -214,8 +214,12 @@ def test_new_numbers_get_columns_where_that_is_wanted(database, connection):
 def test_a_step_that_is_none_is_refused(tracked, step):
     with pytest.raises(errors.UsageError, match="step must be an integer"):
         tracked.add_metrics(step=step, loss=1)
-    with pytest.raises(errors.UsageError, match="not nan"):
-        tracked.add_metrics(progress=math.nan, loss=1)
+
+
+@pytest.mark.parametrize("progress", [math.nan, "half", None])
+def test_a_progress_that_is_none_is_refused(tracked, progress):
+    with pytest.raises(errors.UsageError, match="progress must be a number"):
+        tracked.add_metrics(progress=progress, loss=1)
 
 
 def test_tags_notes_links_and_arguments(client, tracked, monkeypatch):

@@ -163,6 +163,13 @@ def test_bad_input_is_one_line(hpctrack, words, code, said):
     assert said in err
 
 
+def test_without_pyarrow_it_is_said_what_to_install(hpctrack, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = hpctrack("export", "r1", "--to", "x.parquet")
+    assert code == 69
+    assert "pip install 'hpctrack[analysis]'" in err
+
+
 def test_a_folder_that_does_not_exist(hpctrack, logged, tmp_path):
     code, _, err = hpctrack("export", f"r{logged[0]}", "--to", tmp_path / "no" / "runs.csv")
     assert code == 65

@@ -230,6 +230,10 @@ def test_import_hpctrack_loads_the_standard_library_only():
     assert loaded == {"hpctrack"}
 
 
+def test_the_api_loads_pandas_and_pyarrow_when_they_are_used():
+    assert not loaded_by("from hpctrack import Client") & {"pandas", "pyarrow", "click", "rich"}
+
+
 def test_the_first_log_loads_nothing_large():
     loaded = loaded_by("import hpctrack; hpctrack.log(step=1, loss=0.5)")
     assert "hpctrack.stream.writer" in loaded
