@@ -164,7 +164,7 @@ class _Marked:
 
     def __init__(self, mark: tuple[str, str]) -> None:
         self._mark = mark
-        self._ours: dict[tuple[int, float], bool] = {}
+        self._ours: dict[tuple[int, str], bool] = {}
         self._totals = _Totals()
         self._peak = 0
 
@@ -174,30 +174,39 @@ class _Marked:
             return Processes(None, None, None, None, None, None)
         memory = 0
         counters: dict[Any, tuple[float, ...]] = {}
-        alive: set[tuple[int, float]] = set()
+        alive: dict[tuple[int, str], bool] = {}
         for pid in psutil.pids():
+            started = _started(pid)
+            if not started:
+                continue
+            key = (pid, started)
+            alive[key] = self._ours[key] if key in self._ours else _carries(pid, self._mark)
+            if not alive[key]:
+                continue
             try:
-                if os.stat(f"/proc/{pid}").st_uid != os.getuid():
-                    continue
                 process = psutil.Process(pid)
-                key = (pid, process.create_time())
-                alive.add(key)
-                if not self._is_ours(key, process):
-                    continue
                 times, io, resident = process.cpu_times(), process.io_counters(), process.memory_info().rss
             except (psutil.Error, OSError):
                 continue
             memory += resident
             counters[key] = (times.user + times.system, io.read_bytes, io.write_bytes)
-        self._ours = {key: ours for key, ours in self._ours.items() if key in alive}
+        self._ours = alive
         self._peak = max(self._peak, memory)
         cpu, read, written = self._totals.update(counters)
         return Processes(cpu, memory, self._peak, int(read), int(written), len(counters))
 
-    def _is_ours(self, key: tuple[int, float], process: Any) -> bool:
-        """Look at an environment once: reading them all every few seconds would cost more than it tells."""
-        known = self._ours.get(key)
-        if known is None:
-            name, value = self._mark
-            known = self._ours[key] = process.environ().get(name) == value
-        return known
+
+def _started(pid: int) -> str:
+    """Return when a process of this user started, which tells it from others of its number; else nothing."""
+    try:
+        if os.stat(f"/proc/{pid}").st_uid != os.getuid():
+            return ""
+    except OSError:
+        return ""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _carries(pid: int, mark: tuple[str, str]) -> bool:
+    """Look at an environment: once, reading them all every few seconds would cost more than it tells."""
+    return "=".join(mark) in _read(f"/proc/{pid}/environ").split("\0")
