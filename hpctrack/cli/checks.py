@@ -144,13 +144,13 @@ def _clock(connection: Connection) -> Check:
     return judge_clock(there - (asked + time.time()) / 2)
 
 
-def judge_clock(skew: float) -> Check:
-    """Return what is to be said of a clock of PostgreSQL's that is so many seconds ahead of this host's."""
+def judge_clock(skew: float, name: str = "clock", whose: str = "this host's") -> Check:
+    """Return what is to be said of a clock that PostgreSQL's is so many seconds ahead of."""
     if abs(skew) < _SKEW_NOTE:
-        return Check("clock", "ok", f"PostgreSQL's and this host's differ by {abs(skew):.2f} s")
-    says = f"PostgreSQL's is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} this host's"
+        return Check(name, "ok", f"PostgreSQL's and {whose} differ by {abs(skew):.2f} s")
+    says = f"PostgreSQL's is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} {whose}"
     state: State = "note" if abs(skew) < _SKEW_BROKEN else "broken"
-    return Check("clock", state, says, "set both with NTP (chrony)")
+    return Check(name, state, says, "set both with NTP (chrony)")
 
 
 # --- the collector ------------------------------------------------------------------------------------------

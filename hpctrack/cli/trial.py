@@ -31,8 +31,10 @@ echo "step=0 answer=42" >> "$HPCTRACK_JOURNAL"
 sleep 3
 """
 _PAUSE = 0.5
-#: Seconds after the end of the job in which its row may still arrive.
-_LATE = 10.0
+#: Seconds after the end of the job in which its row may still come: collectors look into the spool every 30.
+_LATE = 45.0
+#: Seconds after the arrival of the row in which the end of the job may be told.
+_END = 10.0
 
 
 def follow(
@@ -58,7 +60,7 @@ def follow(
         except errors.RunNotFound:
             yield Check("job", "broken", said or f"job {job} was submitted, but is not tracked", "see above")
             return
-        yield from _watch(connection, run_id, job, seconds)
+        yield from _watch(configuration, connection, run_id, job, seconds)
 
 
 def _submit(options: Sequence[str], configuration: Settings) -> tuple[str | None, str]:
@@ -79,7 +81,9 @@ def _submit(options: Sequence[str], configuration: Settings) -> tuple[str | None
     return None, said or f"sbatch ended with {done.returncode}"
 
 
-def _watch(connection: Connection, run_id: int, job: str, seconds: float) -> Iterator[Check]:
+def _watch(
+    configuration: Settings, connection: Connection, run_id: int, job: str, seconds: float
+) -> Iterator[Check]:
     """Wait for the job's row, then for its end; take a run that went well away again."""
     deadline = time.monotonic() + seconds
     run = _await(connection, run_id, deadline, lambda run: bool(run.rows) or _is_over(run))
@@ -89,8 +93,8 @@ def _watch(connection: Connection, run_id: int, job: str, seconds: float) -> Ite
         yield _failure(connection, run, job, seconds)
         return
     yield Check("job", "ok", f"job {job} on {run.node_list or 'a node'}: what it logged has arrived")
-    yield _way(connection, run)
-    run = _await(connection, run_id, time.monotonic() + _LATE, _is_over)
+    yield from _way(connection, run, configuration.transport)
+    run = _await(connection, run_id, time.monotonic() + _END, _is_over)
     if _is_over(run):
         checks.remove(connection, run_id)
 
@@ -128,12 +132,18 @@ def _failure(connection: Connection, run: queries.Run, job: str, seconds: float)
     )  # fmt: skip
 
 
-def _way(connection: Connection, run: queries.Run) -> Check:
+def _way(connection: Connection, run: queries.Run, transport: str) -> Iterator[Check]:
     """Tell by which way it came, and how the node's clock goes."""
-    detour = [one for one in queries.transitions(connection, run.id) if one.raw and "spool" in one.raw]
-    if detour:
-        return Check(
+    if transport == "spool":
+        yield Check("way", "ok", "through the data folder, as transport = spool says")
+        return
+    if any(one.raw and "spool" in one.raw for one in queries.transitions(connection, run.id)):
+        yield Check(
             "way", "note", "datagrams from the node were not acknowledged: the row came through the spool",
             "let UDP through from compute nodes to the collector's address above",
         )  # fmt: skip
-    return Check("way", "ok", "by datagrams")
+        return
+    yield Check("way", "ok", "by datagrams")
+    lag = queries.relay_lag(connection, run.id)
+    if lag is not None:
+        yield checks.judge_clock(lag, "node's clock", "the node's")

@@ -234,6 +234,12 @@ def clock(connection: database.Connection) -> datetime:
     return found[0]
 
 
+def relay_lag(connection: database.Connection, run_id: int) -> float | None:
+    """Return how many seconds after its relay's first words, by the node's clock, they were stored."""
+    found: list[float | None] = fetch(connection, "fetch_relay_lag", {"id": run_id}, lambda lag: lag)
+    return found[0]
+
+
 def session(connection: database.Connection) -> Session:
     """Return PostgreSQL's clock and who is logged in."""
     (found,) = fetch(

@@ -84,6 +84,12 @@ SELECT statement_timestamp(), session_user;
 -- PostgreSQL's clock, whenever the statement began.
 SELECT clock_timestamp();
 
+-- name: fetch_relay_lag
+-- Seconds between what the relay told first, by its node's clock, and when it was stored; NULL if it told nothing.
+SELECT extract(epoch FROM (SELECT min(time_first) FROM streams WHERE run_id = %(id)s)
+                        - (SELECT min(time) FROM transitions WHERE run_id = %(id)s AND source = 'relay'))::double precision
+       AS lag;
+
 -- name: fetch_metric_columns
 -- The columns of metrics that hold metrics, with the category of their type (N: number, B: boolean).
 SELECT a.attname, t.typcategory
