@@ -1,6 +1,8 @@
-"""Verbs that deal with a real Slurm: cancel."""
+"""Verbs that deal with a real Slurm: cancel, rerun, doctor --job."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
@@ -53,3 +55,43 @@ def test_nobody_cancels_anothers_job(alice, bob):
     assert (done.returncode, done.stdout) == (3, "")
     assert f"no tracked run of job {job}" in done.stderr
     alice.hpctrack("cancel", str(job))
+
+
+def test_a_job_runs_again_with_another_argument(alice):
+    script = alice.write(
+        "again/args.sh", '#!/bin/bash\necho "step=1 lr=${1#--lr=}" >> "$HPCTRACK_JOURNAL"\npwd >&2\nexit 3\n'
+    )
+    first = alice.sbatch(
+        "-t", "5", "-o", "/dev/null", "-e", "again.err", script.name, "--lr=0.1", cwd=script.parent
+    )
+    assert alice.ended(first, rows=1)["last"] == {"lr": 0.1}
+    alice.write("again/args.sh", "#!/bin/bash\n# changed since\n")
+    done = alice.hpctrack("rerun", str(first), "--set", "lr=0.2", "--time=7")
+    second = int(done.stdout.split()[-1])
+    run = alice.ended(second, rows=1)
+    assert (run["last"], run["args"], run["time_limit_s"]) == ({"lr": 0.2}, {"lr": 0.2}, 420)
+    assert (run["state"], run["exit_code"]) == ("FAILED", 3)
+    assert run["attempts"][-1]["stderr_tail"].strip() == str(script.parent)
+    old = alice.shown(first)
+    assert run["links"] == [f"{run['run']} reruns {old['run']}"]
+    assert run["submission"]["script"] == old["submission"]["script"]
+
+
+def test_the_doctor_tries_a_job(alice):
+    done = alice.hpctrack("doctor", "--job", "--json", "--", "-p", "main", check=False)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["broken"]) == (0, 0), told
+    says = {check["name"]: check["says"] for check in told["checks"]}
+    assert says["job"].endswith("what it logged has arrived")
+    assert says["way"] == "by datagrams"
+    assert "differ by" in says.get("node's clock", "differ by"), "squeue may have told the start first"
+    assert alice.sql("SELECT count(*) FROM experiments WHERE name = 'hpctrack-doctor'") == [[0]], (
+        "it cleans up"
+    )
+
+
+def test_the_doctor_passes_on_what_sbatch_refuses(alice):
+    done = alice.hpctrack("doctor", "--job", "--", "-p", "nowhere", check=False)
+    assert done.returncode == 1
+    assert "invalid partition specified: nowhere" in done.stdout
+    assert "-> give the options that jobs need here" in done.stdout
