@@ -22,7 +22,7 @@ ORDER BY id;
 -- The executions of a run.
 SELECT attempt, status, time_submitted, time_started, time_ended, exit_code, exit_signal, slurm_exit_code,
        slurm_exit_signal, node_list, batch_host, reason, stderr_tail, coalesce(resources, '{}') AS resources
-FROM attempts
+FROM attempt_overview
 WHERE run_id = %(id)s
 ORDER BY attempt;
 

@@ -95,6 +95,15 @@ def test_a_superuser_gives_a_collector_all_it_needs(bare_roles):
     assert roles.query("other", skip) == [(True, True)]
 
 
+def test_a_role_of_any_name(roles):
+    role = roles.make_role('Odd "one", or\'s')
+    for _ in range(2):
+        code, out, err = roles.run("owner", "setup", "--grant-user", role)
+        assert (code, err) == (0, "")
+    assert out.endswith(f"  user {role}: granted before\n")
+    assert roles.submit('Odd "one", or\'s') > 0
+
+
 def test_what_can_not_be_is_one_line_and_nothing_is_given(roles):
     given = roles.query("owner", _RIGHTS)
     for who, option, role, code, said in (

@@ -51,3 +51,12 @@ def test_the_python_interface(sample, name):
         own = client.run(8)
         assert (own.args is None) == (name == "reader")
         assert client.run(2).args is None
+
+
+def test_others_attempts_are_shown_but_for_their_standard_error(sample):
+    failed = {name: sample.run(name, "show", "r1")[1] for name in ("alice", "reader")}
+    assert "FloatingPointError" in failed["alice"]
+    assert "FloatingPointError" not in failed["reader"]
+    code, out, err = sample.run("reader", "show", "1301")
+    assert (code, err) == (0, "")
+    assert out.partition("Attempts\n")[2].count("PREEMPTED") == 2
