@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Options(NamedTuple):
 class Config(NamedTuple):
     """What the relay needs to know at its start."""
 
+    #: When the supervisor began, just before the script (Unix time): the relay may come later than its end.
+    time: float
     run_dir: str
     spool: str
     spool_dir: str
@@ -80,6 +83,7 @@ def config(options: Options, folder: RunFolder) -> Config:
     base = _integer("SLURM_ARRAY_JOB_ID") if task is not None else None
     raw = _integer("SLURM_JOB_ID")
     return Config(
+        time=time.time(),
         run_dir=folder.path,
         spool=options.spool,
         spool_dir=folder.spool_path,

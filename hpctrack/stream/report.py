@@ -30,7 +30,7 @@ def node(environ: Mapping[str, str]) -> str:
 def hello(config: Config, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the first thing that is sent: ids only, since nobody has shown yet that he knows the key."""
     return {
-        "time": time.time(),
+        "time": config.time,
         "attempt": config.attempt,
         "node": node(environ),
         "job_id": config.raw_job_id,

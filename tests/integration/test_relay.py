@@ -80,6 +80,14 @@ def test_a_failure_tells_the_end_of_its_standard_error(job, collector):
     assert fin["stderr_tail"].endswith("key is ***\n") and 4000 < len(fin["stderr_tail"]) <= 4096
 
 
+def test_a_script_that_is_over_at_once_has_not_ended_before_it_began(job, collector):
+    job.submit()
+    job.find_collector_at(collector.address)
+    job.run("#!/bin/sh\n")
+    (hello,), (fin,) = collector.messages("hello"), collector.messages("fin")
+    assert 0 <= fin["time"] - hello["time"] < 60
+
+
 def test_a_line_is_delivered_though_its_writer_was_killed_at_once(job, collector):
     job.submit()
     job.find_collector_at(collector.address)
