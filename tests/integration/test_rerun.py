@@ -152,6 +152,13 @@ def test_failures_are_one_line(stored, rerun, words, code, said):
     assert err.count("\n") == 1
 
 
+def test_anothers_submission_is_not_submitted_again(roles):
+    run_id = roles.submit("alice")
+    code, out, err = roles.run("bob", "rerun", f"r{run_id}")
+    assert (code, out) == (77, "")
+    assert err == f"hpctrack: what r{run_id} was submitted as is for {roles.role('alice')} alone\n"
+
+
 def test_a_folder_that_is_gone_is_told(stored, rerun):
     script = stored.script(SCRIPT)
     stored.sbatch(script)
