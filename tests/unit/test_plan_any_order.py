@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,3 +138,20 @@ def test_many_runs_are_told_apart():
     changes = plan(facts, stored, at(1000), survey=QUEUE)
     assert [change.run.node_list for change in changes] == [f"n{n}" for n in range(1, count + 1)]
     assert plan(facts, [change.run for change in changes], at(1000), survey=QUEUE) == []
+
+
+@given(lives(), st.sampled_from([S.FAILED, S.CANCELLED, S.TIMEOUT, S.NODE_FAIL]), st.integers(0, 9))
+def test_the_last_word_of_accounting_counts(life, first, seconds):
+    """Whatever it said of the end at first, if it was no success."""
+    _, rows, messages, clock = life
+    last = rows[-1]
+    early = last.time_ended - timedelta(seconds=seconds)
+    wrong = last._replace(status=first, raw_state=first.value, exit_signal=9, time_ended=early)
+    stored, _ = decide(run(), *messages, now=clock, survey=Survey())
+    stored, _ = decide(stored, *rows[:-1], wrong, now=clock + 1)
+    assert stored.time_ended == early
+    for later in (30, 60, 600, 1200):
+        stored, _ = decide(stored, *rows, now=clock + later)
+    assert (stored.status, stored.time_ended, stored.recheck_after) == (last.status, last.time_ended, None)
+    top = stored.attempts[-1]
+    assert (top.status, top.slurm_exit_code, top.slurm_exit_signal) == (last.status, last.exit_code, 0)
