@@ -44,8 +44,7 @@ CROSS JOIN LATERAL (SELECT extra FROM metrics WHERE run_id = r.id AND extra IS N
 CROSS JOIN LATERAL jsonb_each(m.extra) AS e;
 
 -- name: select_metrics
--- Rows of metrics of runs, in the order of the runs given and of each run's steps: nothing is sorted that an index
--- has in order.
+-- Rows of metrics of runs, in the order of the runs given and of each run's steps: never all of them are sorted.
 SELECT {fields}
 FROM unnest({runs}::bigint[]) AS r (id)
 CROSS JOIN LATERAL (SELECT * FROM metrics WHERE run_id = r.id ORDER BY step, progress) m
