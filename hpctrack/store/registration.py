@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from hpctrack import array_spec, errors
 from hpctrack.store import database
 from hpctrack.store.statements import statement
-from hpctrack.stream import records, wire
+from hpctrack.stream import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +28,8 @@ def register(connection: Connection, record: records.Record) -> dict[int, int]:
     Doing so again changes nothing. Raises `errors.StoreError`, and ValueError for an array specification that
     Slurm would refuse.
     """
+    from hpctrack.stream import wire  # late: hardly any read finds something to register
+
     tasks = [wire.TASK_NONE] if record.tasks is None else array_spec.expand(record.tasks)
     parameters = {
         "submission": Jsonb(record.submission),
