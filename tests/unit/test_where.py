@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -121,6 +123,19 @@ def test_every_field_has_a_column():
     assert set(filters.COLUMNS) == set(where.FIELDS)
 
 
+def test_the_page_about_conditions_names_every_field_and_its_examples_are_understood():
+    text = (Path(__file__).parents[2] / "docs" / "reading.md").read_text(encoding="utf-8")
+    section = text.split("## Conditions")[1]
+    table = [line for line in section.splitlines() if line.startswith("| ")]
+    assert {name for line in table for name in re.findall(r"`(\w+)`", line.split("|")[2])} == set(
+        where.FIELDS
+    )
+    examples = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    assert len(examples) == 3
+    for example in examples:
+        where.parse(example)
+
+
 @pytest.mark.parametrize(
     ("pattern", "matching", "others"),
     [
@@ -135,8 +150,6 @@ def test_every_field_has_a_column():
     ],
 )
 def test_globs(pattern, matching, others):
-    import re
-
     # What PostgreSQL and Python agree about.
     found = re.compile(filters.glob(pattern))
     assert [name for name in [*matching, *others] if found.search(name)] == matching
