@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from hpctrack import __version__, errors, settings
-from hpctrack.cli import main
+from hpctrack.cli import verbs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,11 +30,11 @@ class Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order of ``--help``."""
-        return list(main.VERBS)
+        return list(verbs.VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a verb's module and return its command."""
-        verb = main.VERBS.get(cmd_name)
+        verb = verbs.VERBS.get(cmd_name)
         if verb is None:
             return None
         module, _, name = verb.target.partition(":")
@@ -44,16 +44,16 @@ class Verbs(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a verb's name from the table: one press of the tab key loads no verb."""
-        verbs = [
+        found = [
             CompletionItem(name, help=verb.help)
-            for name, verb in main.VERBS.items()
+            for name, verb in verbs.VERBS.items()
             if name.startswith(incomplete)
         ]
-        return verbs + click.Command.shell_complete(self, ctx, incomplete)
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help from the table: the verbs' modules stay unloaded."""
-        return main.help_text().rstrip("\n")
+        return verbs.help_text().rstrip("\n")
 
 
 @click.group(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,8 +103,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        main.leave_stdout()
-        return 1
+        raise
     except Exception as error:  # noqa: BLE001 (the last line of defence: no traceback reaches a user)
         said = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "" if settings.debugging() else " (a bug; set HPCTRACK_DEBUG=1 for the traceback)"

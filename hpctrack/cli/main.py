@@ -1,4 +1,4 @@
-"""``hpctrack``: the verbs, and where the command line begins.
+"""``hpctrack``: where the command line begins.
 
 A verb's module is imported when the verb is used, and click when there is something to parse: ``--help`` is
 asked for often, from shells and by people, and takes little longer than starting Python.
@@ -9,78 +9,12 @@ from __future__ import annotations
 import os
 import sys
 
+from hpctrack.cli.verbs import help_text
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
-
-_ABOUT = """\
-Usage: hpctrack [OPTIONS] COMMAND [ARGS]...
-
-  Track Slurm jobs in PostgreSQL.
-
-  Put hpctrack in front of sbatch, and PostgreSQL knows what ran, with which
-  arguments, what it measured while it ran, and how Slurm says it ended.
-
-Options:
-  -V, --version  Show the version and exit.
-  -h, --help     Show this message and exit.
-"""
-_EPILOG = """\
-  RUN is a Slurm job id (14, 14_3), a run's own id (r14), or the beginning of
-  its job's name.
-"""
-
-
-class Verb:
-    """Where a verb's `click.Command` is, and its line in ``--help``."""
-
-    def __init__(self, section: str, target: str, help: str) -> None:
-        self.section, self.target, self.help = section, target, help
-
-
-VERBS = {
-    "sbatch": Verb("Submit", "hpctrack.cli.submit:command", "Submit a job with sbatch, tracked."),
-    "run": Verb("Submit", "hpctrack.cli.run:command", "Run a command here, tracked."),
-    "rerun": Verb("Submit", "hpctrack.cli.rerun:command", "Submit what was submitted again."),
-    "cancel": Verb("Submit", "hpctrack.cli.cancel:command", "End the jobs of runs with scancel."),
-    "templates": Verb("Submit", "hpctrack.cli.templates:command", "List job scripts to start from."),
-    "status": Verb("Look", "hpctrack.cli.status:command", "List runs: state, progress, latest metrics."),
-    "show": Verb("Look", "hpctrack.cli.show:command", "Tell everything about one run."),
-    "metrics": Verb("Look", "hpctrack.cli.metrics:command", "Print what a run measured, row by row."),
-    "export": Verb("Look", "hpctrack.cli.export:command", "Write metrics into Parquet, CSV or JSON Lines."),
-    "plot": Verb("Look", "hpctrack.cli.plot:command", "Draw metrics of runs, here or into a file."),
-    "logs": Verb("Look", "hpctrack.cli.logs:command", "Print what a run wrote to its output."),
-    "compare": Verb("Look", "hpctrack.cli.compare:command", "Tell what differs between runs."),
-    "psql": Verb("Look", "hpctrack.cli.psql:command", "Open psql on the tracked data."),
-    "tag": Verb("Change", "hpctrack.cli.annotate:tag", "Tag runs."),
-    "untag": Verb("Change", "hpctrack.cli.annotate:untag", "Take tags off runs."),
-    "note": Verb("Change", "hpctrack.cli.annotate:note", "Note something about a run."),
-    "link": Verb("Change", "hpctrack.cli.annotate:link", "Link a run to another."),
-    "experiment": Verb(
-        "Change", "hpctrack.cli.experiment:command", "List, show, rename, delete experiments."
-    ),
-    "delete": Verb("Change", "hpctrack.cli.delete:command", "Delete runs with all that belongs to them."),
-    "setup": Verb(
-        "Keep", "hpctrack.cli.setup:command", "Create or migrate the schema; apply SQL files; give rights."
-    ),
-    "collector": Verb("Keep", "hpctrack.cli.collector:command", "Receive what running jobs send."),
-    "sync": Verb("Keep", "hpctrack.cli.sync:command", "Deliver what could not be sent when it happened."),
-    "reconcile": Verb("Keep", "hpctrack.cli.reconcile:command", "Compare PostgreSQL with Slurm once."),
-    "prune": Verb("Keep", "hpctrack.cli.prune:command", "Delete runs that have been over for long."),
-    "doctor": Verb("Keep", "hpctrack.cli.doctor:command", "Check that everything works, and say what to do."),
-    "completion": Verb("Keep", "hpctrack.cli.group:completion", "Print a shell's completion script."),
-}
-
-
-def help_text() -> str:
-    """Return what ``hpctrack --help`` prints."""
-    width = max(map(len, VERBS)) + 2
-    parts = [_ABOUT]
-    for section in dict.fromkeys(verb.section for verb in VERBS.values()):
-        lines = [f"  {name:<{width}}{verb.help}\n" for name, verb in VERBS.items() if verb.section == section]
-        parts.append(f"{section}:\n" + "".join(lines))
-    return "\n".join([*parts, _EPILOG])
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -90,21 +24,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given in ([], ["-h"], ["--help"]) and "_HPCTRACK_COMPLETE" not in os.environ:
-        try:
-            sys.stdout.write(help_text())
-            sys.stdout.flush()
-        except BrokenPipeError:
-            leave_stdout()
-            return 1
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except BrokenPipeError:
+        _leave_stdout()
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments in ([], ["-h"], ["--help"]) and "_HPCTRACK_COMPLETE" not in os.environ:
+        sys.stdout.write(help_text())
+        sys.stdout.flush()
         return 0
     from hpctrack.cli import group
 
     return group.run(arguments)
 
 
-def leave_stdout() -> None:
+def _leave_stdout() -> None:
     """Let the interpreter's own flush at exit go nowhere, since the reader has gone."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

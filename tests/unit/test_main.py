@@ -6,7 +6,7 @@ import click
 import pytest
 
 from hpctrack import __version__
-from hpctrack.cli import main
+from hpctrack.cli import main, verbs
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def cli(capsys):
     return call
 
 
-@pytest.mark.parametrize("name", main.VERBS)
+@pytest.mark.parametrize("name", verbs.VERBS)
 def test_a_verb_is_a_command_that_explains_itself(name, cli):
-    module, _, attribute = main.VERBS[name].target.partition(":")
+    module, _, attribute = verbs.VERBS[name].target.partition(":")
     assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
     code, out, err = cli(name, "--help")
     assert (code, err) == (0, "")
@@ -37,7 +37,7 @@ def test_help_lists_every_verb_with_its_line(cli, arguments):
     listed = {
         line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line.startswith("  ")
     }
-    for name, verb in main.VERBS.items():
+    for name, verb in verbs.VERBS.items():
         assert listed[name] == verb.help
 
 
@@ -65,4 +65,4 @@ def test_completion_knows_the_verbs(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main.main([])
     words = {line.split(",")[1] for line in capsys.readouterr().out.splitlines()}
-    assert words == {name for name in main.VERBS if name.startswith("s")}
+    assert words == {name for name in verbs.VERBS if name.startswith("s")}
