@@ -68,8 +68,8 @@ def test_a_silent_machine_is_told(cli, run, connection):
 @pytest.mark.parametrize(
     ("minutes", "values"),
     [
-        (-10, {}),
-        (10, {"time_seen": NOW}),
+        (-600, {}),  # in hours to come: tests take their time
+        (10, {"time_seen": NOW + timedelta(hours=10)}),
         (10, {"kind": "batch", "cluster": "mini", "slurm_job_id": 7}),
         (10, {"cluster": "mini", "slurm_job_id": 7}),
     ],
