@@ -168,7 +168,8 @@ def server(request) -> Server:
     return request.getfixturevalue(f"{request.param}_server")
 
 
-def _cloned(server: Server, template: str, data_dir: Path):
+def clone(server: Server, template: str, data_dir: Path):
+    """Make a database of a test's own, and remove it when the generator is closed; yields its settings."""
     name = f"test_{next(_numbers)}"
     server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
@@ -180,13 +181,13 @@ def _cloned(server: Server, template: str, data_dir: Path):
 @pytest.fixture
 def database(server, tmp_path):
     """Settings of a database of the test's own that holds the schema; once on each server."""
-    yield from _cloned(server, TEMPLATE, tmp_path / "data")
+    yield from clone(server, TEMPLATE, tmp_path / "data")
 
 
 @pytest.fixture
 def empty_database(server, tmp_path):
     """Settings of an empty database of the test's own; once on each server."""
-    yield from _cloned(server, "template0", tmp_path / "data")
+    yield from clone(server, "template0", tmp_path / "data")
 
 
 @pytest.fixture

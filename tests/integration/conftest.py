@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import uuid
 
+import psycopg
 import pytest
 from psycopg.rows import dict_row
 
 from hpctrack import reconcile
+from hpctrack.settings import Settings
 from hpctrack.store import ingestion
 from tests.chain import Collector, Tracked
-from tests.conftest import skip_or_fail
+from tests.conftest import clone, skip_or_fail
 from tests.integration.roles import Roles
 from tests.integration.site_of_fakes import Site
 from tests.integration.slurm_says import T0, Slurm
@@ -180,13 +183,19 @@ def small_disk(tmp_path):
 @pytest.fixture
 def bare_roles(empty_database, monkeypatch, capsys):
     """Roles of every kind, and a database that is still empty."""
-    roles = Roles(empty_database, monkeypatch, capsys)
-    yield roles
-    roles.close()
+    with contextlib.closing(Roles(empty_database, monkeypatch, capsys)) as roles:
+        yield roles
 
 
 @pytest.fixture
-def roles(bare_roles):
+def roles(server, tmp_path, monkeypatch, capsys):
     """Roles of every kind, and a database that is set up for them."""
-    bare_roles.open()
-    return bare_roles
+    template = "template_roles"
+    settings = Settings(dsn={**server.params, "dbname": template}, data_dir=str(tmp_path / "template"))
+    with contextlib.suppress(psycopg.errors.DuplicateDatabase):
+        server.execute(f"CREATE DATABASE {template}")
+        with contextlib.closing(Roles(settings, monkeypatch, capsys)) as roles:
+            roles.open()
+    for cloned in clone(server, template, tmp_path / "data"):
+        with contextlib.closing(Roles(cloned, monkeypatch, capsys)) as roles:
+            yield roles

@@ -18,32 +18,38 @@ from hpctrack.stream.collector import starting
 PASSWORD = "to each their own"
 
 
+#: The roles that every test has: they belong to a server, and stay there.
+_STANDING = ("owner", "reader", "nobody", "alice", "bob", "users", "collector")
+
+
 class Roles:
     """Roles ``owner, collector, alice, bob, reader, nobody``; alice and bob are in the group ``users``."""
 
     def __init__(self, settings, monkeypatch, capsys) -> None:
         self.settings = settings
-        self.database = settings.dsn["dbname"]
         self._monkeypatch, self._capsys = monkeypatch, capsys
         self._superuser = psycopg.connect(**settings.dsn, autocommit=True)
         self._connections: dict[str, psycopg.Connection] = {}
-        self._roles: list[sql.Identifier] = []
-        self.make_role("users", "NOLOGIN")
-        for name in ("owner", "reader", "nobody", "alice", "bob"):
-            self.make_role(name)
-        self.execute(f"GRANT {self.role('users')} TO {self.role('alice')}, {self.role('bob')}")
-        self.make_role("collector", "LOGIN BYPASSRLS")
-        self.execute(f"ALTER DATABASE {self.database} OWNER TO {self.role('owner')}")
+        self._roles: list[str] = []
+        if not self._superuser.execute(
+            "SELECT FROM pg_roles WHERE rolname = %s", [self.role("owner")]
+        ).rowcount:
+            for name in _STANDING:
+                self.make_role(name)
+            self.execute(f"ALTER ROLE {self.role('users')} NOLOGIN")
+            self.execute(f"ALTER ROLE {self.role('collector')} BYPASSRLS")
+            self.execute(f"GRANT {self.role('users')} TO {self.role('alice')}, {self.role('bob')}")
+        self.execute(f"ALTER DATABASE {settings.dsn['dbname']} OWNER TO {self.role('owner')}")
 
     def role(self, name: str) -> str:
-        """Return a role's real name: roles belong to a server, not to a database."""
-        return f"{name}_{self.database}"
+        """Return a role's real name."""
+        return f"{name}_of_tests"
 
-    def make_role(self, name: str, options: str = "LOGIN") -> str:
+    def make_role(self, name: str) -> str:
         """Make a role; return its real name."""
-        role = sql.Identifier(self.role(name))
-        self.execute(sql.SQL("CREATE ROLE {} " + options + " PASSWORD {}").format(role, PASSWORD))
-        self._roles.append(role)
+        command = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
+        self.execute(command.format(sql.Identifier(self.role(name)), PASSWORD))
+        self._roles.append(name)
         return self.role(name)
 
     def execute(self, command) -> None:
@@ -107,10 +113,10 @@ class Roles:
         )
 
     def close(self) -> None:
-        """Remove the roles, and all that they own."""
+        """Remove the roles of this test alone, and what they own."""
         for connection in self._connections.values():
             connection.close()
-        for command in ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
-            for role in self._roles:
-                self.execute(sql.SQL(command).format(role))
+        for name in set(self._roles).difference(_STANDING):
+            for command in ("DROP OWNED BY {}", "DROP ROLE {}"):
+                self.execute(sql.SQL(command).format(sql.Identifier(self.role(name))))
         self._superuser.close()

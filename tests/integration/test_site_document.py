@@ -123,6 +123,7 @@ def trial(server, tmp_path):
         server.execute(f"DROP ROLE IF EXISTS {role}")
 
 
+@pytest.mark.parametrize("server", ["debian", pytest.param("wheel", marks=pytest.mark.slow)], indirect=True)
 def test_every_command_of_the_page_does_what_it_says(trial, server):
     _set_up(trial, server)
     with _collecting(trial):
