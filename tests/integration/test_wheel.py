@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +75,11 @@ def test_setup_collector_and_a_tracked_command_work_from_the_wheel(installed, em
     assert (shown["state"], shown["exit_code"], shown["last"]) == ("FAILED", 6, {"loss": 0.5})
     with store.connect(empty_database) as connection:
         assert connection.execute("SELECT step FROM metrics").fetchall() == [(1,)]
+
+
+def test_the_unit_is_where_the_page_for_sites_says(installed):
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "site.md").read_text()
+    [command] = re.findall(r"^    cp /opt/hpctrack/(\S+) /etc/systemd/system/$", page, re.MULTILINE)
+    [unit] = installed.parent.glob(command)
+    assert unit.read_text() == (root / "systemd" / unit.name).read_text()
