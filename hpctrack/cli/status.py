@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -260,8 +261,7 @@ def _print_rows(
     else:
         answer = ask(connection, question, chosen)
         now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
-    for line in write(chosen or columns.parse(columns.DEFAULT), runs, now):
-        click.echo(line, nl=False)
+    sys.stdout.writelines(write(chosen or columns.parse(columns.DEFAULT), runs, now))
     if further:
         click.echo(f"hpctrack: more runs match: --after {further} goes on, --all prints all", err=True)
 

@@ -298,10 +298,9 @@ def _number(field: where.Field, value: sql.Composable) -> sql.Composable:
 
 
 def _sort_key(field: where.Field, parameters: Parameters) -> sql.Composable:
-    value = _value(field, parameters)
     if field.scope == "metrics":
-        return sql.SQL("nullif(metric_number({}), 'NaN')").format(value)
-    return value
+        return sql.SQL("nullif(metric_number({}), 'NaN')").format(_element(field, parameters))
+    return _value(field, parameters)
 
 
 def _tag(name: str, value: str | None, parameters: Parameters) -> sql.Composable:
