@@ -14,7 +14,17 @@ _HOMES = {
     "Experiment": "hpctrack.api",
     "Run": "hpctrack.api",
 }
-__all__ = ["Client", "Experiment", "Run", "__version__", "log", "set_args", "set_tags"]
+# What works wherever a job runs: "from hpctrack import *" in a script must not ask for numpy and psycopg.
+__all__ = ["__version__", "log", "set_args", "set_tags"]
+
+TYPE_CHECKING = False  # the module typing takes longer to load than all of this
+if TYPE_CHECKING:
+    from hpctrack.api import Client as Client
+    from hpctrack.api import Experiment as Experiment
+    from hpctrack.api import Run as Run
+    from hpctrack.script import log as log
+    from hpctrack.script import set_args as set_args
+    from hpctrack.script import set_tags as set_tags
 
 
 def __getattr__(name: str) -> object:
@@ -29,4 +39,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> "list[str]":
-    return sorted(__all__)
+    return sorted({*_HOMES, *__all__})

@@ -49,14 +49,21 @@ class Tracked:
             lambda connection: writing.start(connection, self._run.id, node, job_id)
         )
         self._pid = os.getpid()
+        try:
+            self._catch()
+            self._run.refresh()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self._run
+
+    def _catch(self) -> None:
         # Only the main thread may say what a signal does; one that is ignored stays so.
         self._catches = threading.current_thread() is threading.main_thread() and signal.getsignal(
             signal.SIGTERM
         ) not in (signal.SIG_IGN, None)
         if self._catches:
             self._previous = signal.signal(signal.SIGTERM, _terminate)
-        self._run.refresh()
-        return self._run
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

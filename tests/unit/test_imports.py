@@ -230,6 +230,12 @@ def test_import_hpctrack_loads_the_standard_library_only():
     assert loaded == {"hpctrack"}
 
 
+def test_a_script_that_imports_all_names_gets_those_of_the_script_side():
+    loaded = loaded_by("from hpctrack import *; log")
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"hpctrack"}
+    assert "hpctrack.api" not in loaded
+
+
 def test_the_api_loads_pandas_and_pyarrow_when_they_are_used():
     assert not loaded_by("from hpctrack import Client") & {"pandas", "pyarrow", "click", "rich"}
 
