@@ -6,7 +6,7 @@ import click
 import pytest
 
 from hpctrack import errors
-from hpctrack.cli import group, main
+from hpctrack.cli import group, main, verbs
 
 CLASSES = [
     one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.HpctrackError)
@@ -42,7 +42,7 @@ def verb(monkeypatch):
     """Replace what a verb does; the command line around it stays what it is."""
 
     def replace(behaviour):
-        monkeypatch.setitem(main.VERBS, "status", main.Verb("Look", "hpctrack.cli.main:_under_test", "-"))
+        monkeypatch.setitem(verbs.VERBS, "status", verbs.Verb("Look", "hpctrack.cli.main:_under_test", "-"))
         monkeypatch.setattr(main, "_under_test", click.Command("status", callback=behaviour), raising=False)
 
     return replace
