@@ -75,7 +75,7 @@ class Tracked:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             if isinstance(error, KeyboardInterrupt | SystemExit):
-                # It may have come in the middle of a statement.
+                # psycopg 3.2 leaves a connection as it is when this comes in the middle of a statement.
                 self._run.client.close()
             how = end_of(error)
             self._run.client.change(

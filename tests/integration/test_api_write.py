@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -111,6 +112,19 @@ def test_a_run_that_is_tracked_again_is_another_attempt(client, tracked):
     assert tracked.metrics()["loss"].tolist() == [0.5]
 
 
+@pytest.fixture
+def program(database, tmp_path):
+    """Start a program, whose first argument is a configuration file."""
+    config = tmp_path / "hpctrack.conf"
+    lines = [f"{key} = {value}" for key, value in database.dsn.items()]
+    config.write_text("\n".join([*lines, f"data_dir = {database.data_dir}"]) + "\n", encoding="utf-8")
+    return lambda text: subprocess.Popen(
+        [sys.executable, "-c", text, config],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+
+
 PROGRAM = """
 import os, sys, time
 from hpctrack import Client, Experiment
@@ -125,21 +139,39 @@ with run.track():
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
-def test_a_signal_cancels_a_run_and_ends_the_process_as_ever(client, database, tmp_path, number, reason):
-    config = tmp_path / "hpctrack.conf"
-    lines = [f"{key} = {value}" for key, value in database.dsn.items()]
-    config.write_text("\n".join([*lines, f"data_dir = {database.data_dir}"]) + "\n", encoding="utf-8")
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, config],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+def test_a_signal_cancels_a_run_and_ends_the_process_as_ever(client, program, number, reason):
+    process = program(PROGRAM)
     run = client.run(int(process.stdout.readline()))
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == -number, said
     assert states(run)[-1] == ("CANCELLED", "user", reason)
     assert (run.refresh().status, run.info.exit_signal) == (RunStatus.CANCELLED, number)
+
+
+SLOW_STATEMENT = """
+import sys
+from hpctrack import Client, Experiment
+client = Client(config_path=sys.argv[1])
+run = Experiment(client, name="digits").get_run()
+with run.track():
+    print(run.id, flush=True)
+    client.ask(lambda connection: connection.execute("SELECT pg_sleep(60)"))
+"""
+
+
+def test_a_signal_in_the_middle_of_a_statement(client, connection, program):
+    process = program(SLOW_STATEMENT)
+    run = client.run(int(process.stdout.readline()))
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+    deadline = time.monotonic() + 60
+    while connection.execute(asleep).fetchone() != (1,):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM, said
+    assert states(run)[-1] == ("CANCELLED", "user", "SIGTERM")
 
 
 def test_in_another_thread_no_signal_is_touched(tracked):
