@@ -17,6 +17,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## track a real training on a real Slurm, from nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
+.PHONY: tour
+tour: $(STAMP)  ## use every verb on the mini cluster for real, and write what they say into docs/tour.md
+	scripts/minicluster.py start
+	eval "$$(scripts/minicluster.py env)" && PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tour.py docs/tour.md
+
 .PHONY: test-programs
 test-programs:
 	@scripts/install_test_programs.sh

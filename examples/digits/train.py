@@ -19,6 +19,7 @@ import hpctrack
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
+    parser.add_argument("--alpha", type=float, default=1e-3, help="weight of the penalty")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument(
         "--pause", type=float, default=0.2, help="seconds between epochs, to have something to watch"
@@ -31,7 +32,9 @@ def main() -> None:
     scaler = StandardScaler().fit(train_x)
     train_x, test_x = scaler.transform(train_x), scaler.transform(test_x)
 
-    model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=args.lr, alpha=1e-3, random_state=0)
+    model = SGDClassifier(
+        loss="log_loss", learning_rate="constant", eta0=args.lr, alpha=args.alpha, random_state=0
+    )
     for epoch in range(1, args.epochs + 1):
         order = np.random.default_rng(epoch).permutation(len(train_x))
         model.partial_fit(train_x[order], train_y[order], classes=np.arange(10))

@@ -8,4 +8,4 @@
 
 # Two tasks, two learning rates.
 rates=(0.01 0.1)
-exec "${DIGITS_PYTHON:-python3}" "${HPCTRACK_SCRIPT%/*}/train.py" --lr "${rates[${SLURM_ARRAY_TASK_ID:-0}]}"
+exec "${DIGITS_PYTHON:-python3}" "${HPCTRACK_SCRIPT%/*}/train.py" --lr "${rates[${SLURM_ARRAY_TASK_ID:-0}]}" "$@"
