@@ -228,7 +228,8 @@ def _key(fact: JobFacts) -> tuple[object, ...]:
 
 def _comparable(fact: JobFacts) -> JobFacts:
     """A fact without what the two may differ in (docs/states.md)."""
-    resources = {name: value for name, value in fact.resources.items() if name != "cpu_s"}
+    passing = {"cpu_s"} if fact.time_ended else {"cpu_s", "elapsed_s"}
+    resources = {name: value for name, value in fact.resources.items() if name not in passing}
     raw = fact.raw_state.split()[0]
     array = None if fact.array_tasks else fact.array_job_id
     het = fact.het_job_id if fact.het_offset else None
