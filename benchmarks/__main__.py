@@ -1,8 +1,8 @@
 """Run the benchmarks: ``python -m benchmarks [--output FILE] [NAME ...]``.
 
-Each module ``bench_<part>.py`` has ``measure()``, which yields `Result`s. A result is judged by its ratio to
-a floor that was measured in the same run, since machines are noisy; where the promise is absolute, by its
-value.
+Each module ``bench_<part>_*.py`` has ``measure()``, which yields `Result`s, and says in ``RESULTS`` what
+their names begin with. A result is judged by its ratio to a floor that was measured in the same run, since
+machines are noisy; where the promise is absolute, by its value.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from benchmarks.result import Result
 
 def discover(names: list[str]) -> Iterator[Result]:
     """Run the benchmark modules whose results' names begin with one of ``names`` (all, if empty)."""
-    parts = {name.partition(".")[0] for name in names}
     for path in sorted(Path(__file__).parent.glob("bench_*.py")):
-        part = path.stem.removeprefix("bench_").partition("_")[0]
-        if parts and part not in parts:
-            continue
         module = importlib.import_module(f"benchmarks.{path.stem}")
+        if names and not any(_overlap(name, begin) for name in names for begin in module.RESULTS):
+            continue
         for result in module.measure():
-            if not names or any(result.name.startswith(name) for name in names):
+            if not result.name.startswith(module.RESULTS):
+                raise ValueError(f"{path.name}: {result.name} is not among its RESULTS")
+            if not names or result.name.startswith(tuple(names)):
                 yield result
+
+
+def _overlap(name: str, begin: str) -> bool:
+    return name.startswith(begin) or begin.startswith(name)
 
 
 def main() -> int:

@@ -16,6 +16,9 @@ from benchmarks.result import Result, processes
 from benchmarks.site import Site, personal
 from hpctrack.store import database, filters, lists
 
+#: What the names of its results begin with.
+RESULTS = ("read.help", "read.status", "read.plot")
+
 SMALL = 10_000
 LARGE = int(os.environ.get("HPCTRACK_BENCH_RUNS", "1000000"))
 #: Many runs meet it; hardly any does, so that all have to be looked at.

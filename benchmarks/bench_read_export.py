@@ -15,6 +15,9 @@ from benchmarks.result import ENVIRON, Result
 from benchmarks.site import Site, personal
 from hpctrack.stream.collector import starting
 
+#: What the names of its results begin with.
+RESULTS = ("read.export",)
+
 ROWS = 20_000_000
 RUNS = 10
 _PROGRAM = "from hpctrack.cli import main; main.main()"

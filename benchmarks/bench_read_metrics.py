@@ -15,6 +15,9 @@ from benchmarks.result import Result
 from benchmarks.site import Site, personal
 from hpctrack import Client
 
+#: What the names of its results begin with.
+RESULTS = ("read.metrics",)
+
 ROWS = 1_000_000
 ROUNDS = 5
 #: The last one is logged every tenth step, as validation is.

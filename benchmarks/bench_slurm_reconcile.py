@@ -14,6 +14,9 @@ from hpctrack.model import Attempt, JobFacts, RunStatus, StoredRun
 from hpctrack.plan import Survey, plan
 from hpctrack.slurm import parse
 
+#: What the names of its results begin with.
+RESULTS = ("slurm.",)
+
 RUNS = 100_000
 QUEUED = 20_000
 _T0 = datetime(2026, 11, 21, tzinfo=timezone.utc)

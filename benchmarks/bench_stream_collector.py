@@ -22,6 +22,9 @@ from hpctrack.store import database
 from hpctrack.stream import journal
 from hpctrack.stream.collector import storing
 
+#: What the names of its results begin with.
+RESULTS = ("stream.collector",)
+
 ROWS = 240_000
 SENDERS = 4
 ROUNDS = 3

@@ -10,6 +10,9 @@ from benchmarks.result import Result
 from benchmarks.site import personal
 from hpctrack.store.database import Connection
 
+#: What the names of its results begin with.
+RESULTS = ("stream.disk",)
+
 ROWS = 120_000
 _VALUES = 5
 _BY_VALUE = """

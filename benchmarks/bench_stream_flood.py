@@ -18,6 +18,9 @@ from benchmarks.result import Result
 from benchmarks.site import Run, personal
 from hpctrack.stream import mmsg, wire
 
+#: What the names of its results begin with.
+RESULTS = ("stream.flood",)
+
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
     from multiprocessing.synchronize import Event

@@ -14,6 +14,9 @@ from benchmarks.result import ENVIRON, Result, quantile
 from benchmarks.site import Site, personal
 from hpctrack.stream.collector import starting
 
+#: What the names of its results begin with.
+RESULTS = ("stream.visible",)
+
 RATE = 2000
 _SECONDS = 12
 #: The first rows arrive once the relay has introduced itself.

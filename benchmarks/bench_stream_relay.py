@@ -20,6 +20,9 @@ from benchmarks.result import ENVIRON, Result
 from hpctrack.slurm import batch_script
 from hpctrack.stream import journal_lines, records, wire
 
+#: What the names of its results begin with.
+RESULTS = ("stream.relay",)
+
 ROWS = 400_000
 #: The first sample of usage loads psutil: idle is what the second stretch costs.
 _SETTLED, _IDLE = 3, 20

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from benchmarks.result import ENVIRON, Result, processes, quantile
 
+#: What the names of its results begin with.
+RESULTS = ("stream.import", "stream.log")
+
 CALLS = 20_000
 #: Runs in a process of its own, as a tracked script does; prints nanoseconds, floor and ours in turn.
 _LOG = f"""
