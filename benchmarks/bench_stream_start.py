@@ -13,14 +13,14 @@ from pathlib import Path
 from benchmarks.result import ENVIRON, Result
 from hpctrack.slurm import batch_script
 
+#: What the names of its results begin with.
+RESULTS = ("stream.start",)
+
 ROUNDS = 15
 _BEGUN = "#!/bin/sh\ndate +%s%N > begun\n"
 #: Runs a program as the interpreter would, and notes each file that it and its forks open.
 _NOTING = """
 import os, runpy, sys
-
-#: What the names of its results begin with.
-RESULTS = ("stream.start",)
 notes = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 sys.addaudithook(lambda event, arguments: event == "open" and os.write(notes, f"{arguments[0]}\\n".encode()))
 sys.argv.pop(0)
