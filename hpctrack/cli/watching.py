@@ -17,12 +17,14 @@ from rich.live import Live
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import common, listing, render, status, table
+from hpctrack.cli import common, listing, render, table
+from hpctrack.cli.question import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from hpctrack.cli import columns
+    from hpctrack.cli.question import Question
     from hpctrack.settings import Settings
     from hpctrack.store import database
 
@@ -33,7 +35,7 @@ _FRAME = 5
 
 def watch(
     settings: Settings,
-    question: status.Question,
+    question: Question,
     interval: float,
     chosen: Sequence[columns.Chosen] | None = None,
 ) -> None:
@@ -62,7 +64,7 @@ class _Asker:
     """Asks the question again and again, on one connection as long as it lasts."""
 
     def __init__(
-        self, settings: Settings, question: status.Question, chosen: Sequence[columns.Chosen] | None
+        self, settings: Settings, question: Question, chosen: Sequence[columns.Chosen] | None
     ) -> None:
         self.answer: listing.Answer | None = None
         self.trouble = ""
@@ -76,7 +78,7 @@ class _Asker:
         try:
             if self._connection is None:
                 self._connection = common.connect(self._settings)
-            self.answer, self.trouble = status.ask(self._connection, self._question, self._chosen), ""
+            self.answer, self.trouble = ask(self._connection, self._question, self._chosen), ""
         except errors.StoreUnavailable as error:
             self.close()
             if self.answer is None:
