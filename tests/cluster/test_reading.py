@@ -25,7 +25,7 @@ AGAIN = """\
 #!/bin/bash
 #SBATCH --requeue
 echo "attempt ${SLURM_RESTART_COUNT:-0}"
-while [ ! -e seen ]; do sleep 0.2; done
+while [ ! -e "seen-$SLURM_JOB_ID" ]; do sleep 0.2; done
 [ "${SLURM_RESTART_COUNT:-0}" -ge 1 ] || exit 111
 echo "the end"
 """
@@ -50,8 +50,9 @@ def test_logs_are_followed_across_a_requeue(alice):
         text=True,
     )
     assert follower.stdout is not None
-    assert follower.stdout.readline() == "attempt 0\n"
-    alice.write("seen", "")
+    first = follower.stdout.readline()
+    assert first == "attempt 0\n", follower.communicate()
+    alice.write(f"seen-{job}", "")
     out, err = follower.communicate(timeout=120)
     assert (out, follower.returncode) == ("attempt 1\nthe end\n", 0)
     assert f"r{alice.shown(job)['id']}: attempt 2" in err
