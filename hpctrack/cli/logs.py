@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 #: Seconds between two looks at the file, and at PostgreSQL.
 _LOOK, _ASK = 0.2, 2.0
+#: Bytes before our place in the file by which it is known again.
+_MARK = 64
 
 
 @click.command()
@@ -100,14 +102,14 @@ def _skip_to_last(file: BinaryIO, lines: int | None) -> None:
     file.seek(0 if lines else end)
 
 
-def _copy(file: BinaryIO) -> int:
-    """Write out what the file holds from here on; returns how many bytes that were."""
-    copied = 0
+def _copy(file: BinaryIO) -> bytes:
+    """Write out what the file holds from here on; returns the last chunk of that."""
+    last = b""
     while chunk := file.read(_CHUNK):
         sys.stdout.buffer.write(chunk)
-        copied += len(chunk)
+        last = chunk
     sys.stdout.buffer.flush()
-    return copied
+    return last
 
 
 class _Asker:
@@ -145,6 +147,8 @@ class _Follower:
         self._err = err
         self._file: BinaryIO | None = None
         self._path: str | None = None
+        self._end = b""
+        """The last bytes that were copied: another attempt may have written as much as was there before."""
 
     def follow(self, lines: int | None) -> None:
         """Copy until the run is over and its file is at its end."""
@@ -155,8 +159,11 @@ class _Follower:
             _say(f"r{self._run.id} is {self._run.status.value}; waiting for its output")
         asked = time.monotonic()
         while True:
+            if self._is_another():
+                self._reopen(None)
             over = self._run.time_ended is not None
-            copied = _copy(self._file) if self._file is not None else 0
+            copied = _copy(self._file) if self._file is not None else b""
+            self._end = copied[-_MARK:] or self._end
             if over and not copied:
                 return
             if time.monotonic() - asked >= _ASK:
@@ -164,8 +171,6 @@ class _Follower:
                 asked = time.monotonic()
             if not copied:
                 time.sleep(_LOOK)
-            if self._is_another():
-                self._reopen(None)
 
     def _ask(self) -> None:
         before, self._run = self._run, self._asker.ask()
@@ -174,16 +179,17 @@ class _Follower:
 
     def _reopen(self, lines: int | None) -> None:
         if self._file is not None:
-            _copy(self._file)
+            if not _is_rewritten(self._file, self._end):
+                _copy(self._file)
             self._file.close()
-        self._file = None
+        self._file, self._end = None, b""
         with contextlib.suppress(errors.NoOutput):
             self._path = _path(self._run, err=self._err)
             self._file = _open(self._path, self._run)
             _skip_to_last(self._file, lines)
 
     def _is_another(self) -> bool:
-        """Whether the path now names another file, or one that was emptied."""
+        """Whether the path now names another file, or one that was written anew."""
         path = self._run.stderr_path if self._err else self._run.stdout_path
         if path is None:
             return False
@@ -194,7 +200,13 @@ class _Follower:
         except OSError:
             return False
         same = (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)
-        return not same or now.st_size < self._file.tell()
+        return not same or _is_rewritten(self._file, self._end)
+
+
+def _is_rewritten(file: BinaryIO, end: bytes) -> bool:
+    """Whether what was copied last no longer stands in the file: the next attempt has emptied it."""
+    at = file.tell()
+    return os.fstat(file.fileno()).st_size < at or os.pread(file.fileno(), len(end), at - len(end)) != end
 
 
 def _say(text: str) -> None:

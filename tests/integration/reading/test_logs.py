@@ -120,6 +120,18 @@ def test_following_goes_on_across_a_requeue_to_the_end(follower, connection, tmp
     assert follower.wait(30) == 0
 
 
+def test_following_sees_that_the_next_attempt_wrote_as_much(follower, connection, tmp_path):
+    path = tmp_path / "slurm-14.out"
+    path.write_bytes(b"attempt 0\n")
+    connection.execute(
+        "UPDATE runs SET status = 'RUNNING', time_started = now(), stdout_path = %s", (str(path),)
+    )
+    read_until(follower.stdout, b"attempt 0\n")
+    for text in (b"attempt 1\n", b"attempt 2\nand more\n"):
+        path.write_bytes(text)
+        assert read_until(follower.stdout, text) == text
+
+
 def test_following_outlives_a_lost_connection(follower, connection, tmp_path):
     read_until(follower.stderr, b"\n")
     connection.execute(
