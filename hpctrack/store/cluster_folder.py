@@ -25,7 +25,7 @@ _SETTINGS = {
     "shared_buffers": "128MB",  # touched only as far as it is used
     "huge_pages": "off",  # the node's huge pages are for others
     "dynamic_shared_memory_type": "mmap",  # /dev/shm may be tiny, and logind empties it (RemoveIPC) at logout
-    "max_parallel_workers_per_gather": "0",  # one core of a node that all share; hardly any dynamic memory
+    "max_parallel_workers_per_gather": "1",  # two cores of a node that all share, at most
     "max_parallel_maintenance_workers": "0",
     "jit": "off",  # costs more than our queries take
     "max_logical_replication_workers": "0",  # no replication: one process and much WAL less
