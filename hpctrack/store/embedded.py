@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from hpctrack import errors
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 _START_SECONDS = 90.0
+#: To wait for a server that another host may just be starting: it may as well be behind a firewall.
+_ELSEWHERE_SECONDS = 20.0
 #: A postmaster looks once a minute whether postmaster.pid is still its own, and ends at once if it is not
 #: (src/backend/postmaster/postmaster.c, ServerLoop); two rounds of its clock, and some seconds.
 _FENCE_SECONDS = 130.0
@@ -78,7 +81,7 @@ def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
     seen = server_status.look(place, here)
     # Leftovers without a record may be of a server that starts or ends just now: the lock will tell.
     if seen.action is Action.REFUSE and seen.record is not None:
-        raise server_status.refusal(place, seen.record)
+        return _wait_elsewhere(place, here)
     return server_status.params(place, seen) or _ensure_locked(place, settings, here)
 
 
@@ -88,14 +91,11 @@ def _ensure_locked(place: Place, settings: Settings, here: Host) -> dict[str, st
     with host_locks.local_lock(place.local_dir() / "lock", _START_SECONDS):
         seen = server_status.look(place, here)
         if seen.action is Action.REFUSE:
-            raise server_status.refusal(place, seen.record)
+            return _wait_elsewhere(place, here)
         try:
             return server_status.settled_params(place, seen) or _start(place, settings, here)
-        except errors.OwnedElsewhere:
-            params = _wait_elsewhere(place, here)
-            if params is None:
-                raise
-            return params
+        except errors.OwnedElsewhere as error:
+            return _wait_elsewhere(place, here, error)
 
 
 @_one_line
@@ -161,15 +161,22 @@ def _refuse_if_used(place: Place, record: Owner | None) -> None:
         pass
 
 
-def _wait_elsewhere(place: Place, here: Host, seconds: float = 15.0) -> dict[str, str] | None:
-    """Wait for the server of a host that was faster than we; None if that is not what happens."""
-    deadline = time.monotonic() + seconds
+def _wait_elsewhere(place: Place, here: Host, error: errors.OwnedElsewhere | None = None) -> dict[str, str]:
+    """Return parameters of the server that another host is starting just now.
+
+    Raises `errors.OwnedElsewhere`, or the given one, if none is starting, or if it takes too long.
+    """
+    deadline = time.monotonic() + _ELSEWHERE_SECONDS
     while True:
         seen = server_status.look(place, here)
         params = server_status.params(place, seen)
-        starting = seen.record is not None and seen.record.pid is None
-        if params is not None or not starting or time.monotonic() >= deadline:
+        if params is not None:
             return params
+        if seen.action is not Action.REFUSE:
+            raise error or errors.OwnedElsewhere("another host could not start PostgreSQL: try again")
+        young = seen.record is not None and seen.record.age < _START_SECONDS
+        if not young or time.monotonic() >= deadline:
+            raise error or server_status.refusal(place, seen.record)
         time.sleep(0.2)
 
 
@@ -210,7 +217,7 @@ def _new_record(place: Place, settings: Settings, here: Host) -> Owner:
         port=0,  # chosen when it is launched
         addresses=listening.addresses(here.name, settings.embedded_listen),
         socket_dir=str(place.local_dir()),
-        since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
         token=os.urandom(8).hex(),
     )
 

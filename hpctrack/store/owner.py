@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import socket
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +67,11 @@ class Owner(NamedTuple):
         """Describe the owner for messages."""
         return f"{self.host} ({f'port {self.port}' if self.pid else 'starting'}, since {self.since})"
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was made, as far as the hosts' clocks agree."""
+        return abs((datetime.now(UTC) - datetime.fromisoformat(self.since)).total_seconds())
+
 
 class Action(Enum):
     """What a command on this host has to do to get at the server."""
@@ -101,6 +107,7 @@ def read(path: Path) -> Owner | None:
     """Read the owner file; None if there is none."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+        datetime.fromisoformat(fields["since"])
         return Owner(**{**fields, "addresses": tuple(fields["addresses"])})
     except FileNotFoundError:
         return None

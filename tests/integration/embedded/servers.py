@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -44,6 +45,13 @@ def end(place):
 
 def postmaster_pid(settings):
     return owner.read(Place.of(settings).owner_file).pid
+
+
+def grow_old(settings):
+    """Make the owner's record say that its server started an hour ago."""
+    path = Place.of(settings).owner_file
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    owner.replace(path, owner.read(path)._replace(since=an_hour_ago.isoformat()))
 
 
 def parent(pid):

@@ -20,6 +20,7 @@ from tests.integration.embedded.servers import (
     ELSEWHERE,
     HERE,
     ask,
+    grow_old,
     kill_9,
     postmaster_pid,
     postmasters,
@@ -95,6 +96,7 @@ def test_a_server_gone_elsewhere_is_never_replaced_unasked(settings):
     place = Place.of(settings)
     with pytest.raises(errors.OwnedElsewhere, match="still answers"):
         embedded.take_over(settings, HERE, fence_seconds=0)
+    grow_old(settings)
     kill_9(settings)
     while postmaster.processes(place.data):
         time.sleep(0.02)
@@ -116,6 +118,7 @@ def test_a_server_that_only_does_not_answer_is_not_taken_over(settings):
     owner.replace(
         place.owner_file, running._replace(port=listening.free_port("127.0.0.1"))
     )  # as behind a firewall
+    grow_old(settings)
     for attempt in (lambda: embedded.ensure(settings, HERE), lambda: embedded.take_over(settings, HERE)):
         with pytest.raises(errors.OwnedElsewhere):
             attempt()
@@ -123,6 +126,23 @@ def test_a_server_that_only_does_not_answer_is_not_taken_over(settings):
     with pytest.raises(errors.OwnedElsewhere):
         embedded.ensure(settings, HERE)
     assert postmasters(settings) == [running.pid]
+
+
+@pytest.mark.parametrize("pid", [True, False])
+def test_a_server_that_another_host_is_starting_is_waited_for(settings, pid):
+    embedded.ensure(settings, ELSEWHERE)
+    path = Place.of(settings).owner_file
+    complete = owner.read(path)
+    owner.replace(path, complete._replace(port=0, pid=complete.pid if pid else None))
+    started = []
+    waiting = threading.Thread(target=lambda: started.append(embedded.ensure(settings, HERE)))
+    waiting.start()
+    waiting.join(0.5)
+    too_early = list(started)
+    owner.replace(path, complete)
+    waiting.join()
+    assert too_early == []
+    assert [ask(params) for params in started] == ["hpctrack"]
 
 
 @pytest.mark.parametrize("fresh", [True, False])
