@@ -142,7 +142,8 @@ def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, 
 def _remember(metrics: Mapping[str, Any], packer: tuple[str, Callable[..., bytes]]) -> None:
     if len(_packers) >= _MAX_SHAPES:
         _packers.clear()
-    _packers[(*metrics, *map(type, metrics.values()))] = packer
+    shape = (*metrics, *map(type, metrics.values()))
+    _packers[shape] = packer
 
 
 def _is_plain(value: Any) -> bool:

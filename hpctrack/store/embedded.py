@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from hpctrack import errors
@@ -217,7 +217,7 @@ def _new_record(place: Place, settings: Settings, here: Host) -> Owner:
         port=0,  # chosen when it is launched
         addresses=listening.addresses(here.name, settings.embedded_listen),
         socket_dir=str(place.local_dir()),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         token=os.urandom(8).hex(),
     )
 

@@ -21,7 +21,7 @@ import contextlib
 import json
 import os
 import socket
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class Owner(NamedTuple):
     @property
     def age(self) -> float:
         """Seconds since it was made, as far as the hosts' clocks agree."""
-        return abs((datetime.now(UTC) - datetime.fromisoformat(self.since)).total_seconds())
+        return abs((datetime.now(timezone.utc) - datetime.fromisoformat(self.since)).total_seconds())
 
 
 class Action(Enum):

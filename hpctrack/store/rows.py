@@ -189,7 +189,7 @@ def number(
 
     Raises `errors.ContentRefused` where no step is left.
     """
-    numbered = steps.copy()
+    numbered: model.Array = steps.copy()
     starts = _starts(run[1:] != run[:-1])
     for begin, end in itertools.pairwise([*starts.tolist(), len(run)]):
         has = stepped[begin:end]
