@@ -37,7 +37,7 @@ COMMENT ON COLUMN experiments.time_created IS 'When it was first named';
 COMMENT ON COLUMN experiments.name IS 'Its name, as given with --experiment';
 COMMENT ON COLUMN experiments.comment IS 'Whatever people note about it';
 COMMENT ON COLUMN experiments.tags IS 'Object whose keys are the tags; the value is true, or what was given as name=value';
-COMMENT ON COLUMN experiments.user_name IS 'Who named it first: who may rename, tag and delete it. Anybody''s runs may belong to it';
+COMMENT ON COLUMN experiments.user_name IS 'Who named it first: who may rename, tag and delete it. Anybody''s runs may belong to it; default is the site''s own';
 
 CREATE TABLE experiment_relationships (
     from_id bigint NOT NULL REFERENCES experiments ON DELETE CASCADE,
@@ -428,6 +428,8 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION note_latest IS 'Trigger: the latest values of a run that SQL or a client of SQLTrack made';
+-- A trigger needs no right to fire, but one to be made: on a temporary table of anybody's, say.
+REVOKE EXECUTE ON FUNCTION note_latest FROM PUBLIC;
 CREATE TRIGGER note_latest AFTER UPDATE OF status, time_updated ON runs
     FOR EACH ROW WHEN (NEW.submission IS NULL
                        AND (NEW.status <> OLD.status OR NEW.time_updated IS DISTINCT FROM OLD.time_updated))
@@ -750,7 +752,10 @@ BEGIN
     END IF;
     INSERT INTO run_keys (submission, secret) VALUES (the_uuid, secret) ON CONFLICT DO NOTHING;
 
-    INSERT INTO experiments (name, user_name) VALUES (run->>'experiment', who) ON CONFLICT (name) DO NOTHING;
+    -- What everybody shares who names none is nobody's to rename: it belongs to the owner of this function.
+    INSERT INTO experiments (name, user_name)
+    VALUES (run->>'experiment', CASE run->>'experiment' WHEN 'default' THEN current_user ELSE who END)
+    ON CONFLICT (name) DO NOTHING;
     SELECT e.id INTO the_experiment FROM experiments e WHERE e.name = run->>'experiment';
 
     WITH fresh AS (

@@ -22,8 +22,8 @@ ON CONFLICT (id) DO UPDATE SET addresses = excluded.addresses, stats = excluded.
 SET LOCAL synchronous_commit = off;
 
 -- name: lock_lease
--- One collector at a time asks for the lease.
-SELECT pg_advisory_xact_lock(hashtextextended('hpctrack lease ' || current_schema(), 0));
+-- One collector at a time asks for the lease. Advisory locks are anybody's who can connect; this is for collectors.
+LOCK TABLE collectors IN SHARE UPDATE EXCLUSIVE MODE;
 
 -- name: take_lease
 -- Take the lease, or keep it; nothing comes back while another collector has it.
