@@ -16,7 +16,8 @@ DENIED = psycopg.errors.InsufficientPrivilege
 
 def test_functions_that_act_for_the_owner_are_nobodys_to_use(roles):
     query = (
-        "SELECT proname, proacl::text FROM pg_proc WHERE prosecdef AND pronamespace = 'hpctrack'::regnamespace"
+        "SELECT proname, proacl::text FROM pg_proc"
+        " WHERE prosecdef AND pronamespace = 'hpctrack'::regnamespace"
     )
     rights = dict(roles.query("owner", query))
     assert set(rights) == {"add_metric_columns", "note_latest", "register_submission"}
