@@ -27,7 +27,7 @@ _DTYPES: dict[str, Any] = {
     "text": object,
     "object": object,
 }
-_NULLS: dict[str, Any] = {"float": np.nan, "time": np.datetime64("NaT"), "text": None, "object": None}
+_NULLS: dict[str, Any] = {"float": np.nan, "time": np.datetime64("NaT", "us"), "text": None, "object": None}
 _NUMBERS = frozenset(("bool", "int", "float"))
 
 

@@ -113,7 +113,7 @@ def finished(given: model.Array, type_: str, present: model.Mask | None) -> Cell
     values = _converted(given, type_)
     if present is None:
         return Cells(values, None)
-    fill = {"f": np.nan, "M": np.datetime64("NaT"), "O": None}.get(values.dtype.kind, 0)
+    fill = {"f": np.nan, "M": np.datetime64("NaT", "us"), "O": None}.get(values.dtype.kind, 0)
     spread = np.full(len(present), fill, values.dtype)
     spread[present] = values
     return Cells(spread, present)
