@@ -27,7 +27,7 @@ HERE = Host("login1", "boot-a")
 
 
 def record(**fields):
-    known = Owner("login1", "boot-a", 5555, ("127.0.0.1",), "/tmp/x", "2024-01-01T00:00:00+00:00", "t1", 123, 456)
+    known = Owner("login1", "boot-a", 5555, ("127.0.0.1",), "/tmp/x", "2024-01-01", "t1", 123, 456)
     return known._replace(**fields)
 
 
