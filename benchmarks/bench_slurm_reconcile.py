@@ -11,7 +11,7 @@ from benchmarks import site
 from benchmarks.result import Result
 from hpctrack import reconcile
 from hpctrack.model import Attempt, JobFacts, RunStatus, StoredRun
-from hpctrack.plan import Survey, plan
+from hpctrack.reconcile.plan import Survey, plan
 from hpctrack.slurm import parse
 
 #: What the names of its results begin with.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from hpctrack import relayed
 from hpctrack.model import JobFacts, RelayMessage, RunStatus, StoredRun
-from hpctrack.plan import GRACE, Survey, plan
+from hpctrack.reconcile import relayed
+from hpctrack.reconcile.plan import GRACE, Survey, plan
 from hpctrack.slurm import states
 
 S = RunStatus

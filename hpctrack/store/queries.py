@@ -1,4 +1,4 @@
-"""The one read service under command line, API and web pages. Reads never write.
+"""The one read service under command line and API. Reads never write.
 
 Every function takes a connection of `hpctrack.store.database` and returns frozen records; unknown is None,
 times are aware. Lists read the view ``run_overview`` and never scan metrics.

@@ -1,4 +1,4 @@
--- What the command line, the API and the web pages read. Runs come from run_overview, so that lists never scan
+-- What the command line and the API read. Runs come from run_overview, so that lists never scan
 -- metrics and nobody sees more than they may.
 
 -- name: get_run

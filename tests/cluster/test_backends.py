@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from hpctrack import errors, matching
+from hpctrack import errors
 from hpctrack.model import JobFacts, RunStatus
+from hpctrack.reconcile import matching
 from hpctrack.slurm import accounting, backend
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

@@ -22,7 +22,7 @@ import pytest
 
 from hpctrack import reconcile, settings
 from hpctrack.model import JobFacts
-from hpctrack.plan import TAKEN_OUT
+from hpctrack.reconcile.plan import TAKEN_OUT
 from hpctrack.slurm import accounting
 from hpctrack.store import database
 from tests.cluster import books

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from click.testing import CliRunner
 
-from hpctrack import errors, reconcile, relayed
+from hpctrack import errors, reconcile
 from hpctrack.cli import reconcile as verb
 from hpctrack.model import RelayMessage
-from hpctrack.plan import UNKNOWN
+from hpctrack.reconcile import passes, relayed
+from hpctrack.reconcile.plan import UNKNOWN
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
 from hpctrack.store import statements
@@ -451,7 +452,7 @@ def test_a_machine_that_went_down_took_its_runs_with_it(
     monkeypatch.setenv("PATH", str(slurm.folder))
     done = invoke()
     assert done.exit_code == 0, done.output
-    assert done.output == f"r{runs['lost']}  here  RUNNING -> NODE_FAIL ({reconcile.RESTARTED})\n"
+    assert done.output == f"r{runs['lost']}  here  RUNNING -> NODE_FAIL ({passes.RESTARTED})\n"
     assert get(runs["lost"])["time_ended"].timestamp() == long_ago, "when it was heard of last"
     assert {get(runs[name])["status"] for name in names[1:]} == {"RUNNING"}
     steps = fetch("SELECT * FROM transitions WHERE run_id = %s ORDER BY id", runs["lost"], many=True)

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from hpctrack import reconcile
-from hpctrack.plan import UNKNOWN
+from hpctrack.model import RelayMessage
+from hpctrack.reconcile.plan import UNKNOWN
 from tests.integration.slurm_says import T0, epoch, line, row
 
 # ---- Trouble -----------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def test_a_purged_job_of_which_only_the_relay_knows_ends_as_its_script_did(slurm
     run_id = register(10)
     bodies = [("hello", {}), ("fin", {"exit_code": 4})]
     for kind, body in bodies:
-        message = reconcile.RelayMessage(run_id, 0, kind, {"time": T0.timestamp(), **body})
+        message = RelayMessage(run_id, 0, kind, {"time": T0.timestamp(), **body})
         with connection.transaction():
             reconcile.observe(connection, [message])
     for _ in range(2):

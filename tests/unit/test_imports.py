@@ -35,11 +35,10 @@ NODE_SIDE = frozenset(
 )
 #: What may import the parts that touch the world; each part may import itself.
 IMPORTERS = {
-    "store": ("store", "cli", "web", "api", "reconcile", "stream.collector"),
-    "slurm": ("slurm", "cli", "web", "api", "reconcile", "plan", "attempts", "matching", "submission"),
-    "reconcile": ("cli", "web", "api", "stream.collector"),
+    "store": ("store", "cli", "api", "reconcile.passes", "stream.collector"),
+    "slurm": ("slurm", "cli", "reconcile"),
+    "reconcile": ("reconcile", "cli", "stream.collector"),
     "cli": ("cli",),
-    "web": ("web", "cli"),
 }
 #: The pure modules of stream, which every part may use.
 PURE_STREAM = frozenset(
@@ -48,8 +47,8 @@ PURE_STREAM = frozenset(
 )
 #: At the bottom: these import nothing of hpctrack but errors.
 BOTTOM = frozenset("errors model settings redact resources runids".split())
-JOINS_STORE_AND_SLURM = ("reconcile", "cli", "api", "web")
-JOINS_STORE_AND_STREAM = ("stream.collector", "cli", "api", "web")
+JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
+JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
 #: Imported by the user's script, whose Python may be old.
 SCRIPT_SIDE = (
     "__init__.py",
@@ -179,7 +178,8 @@ BAD = {
     "slurm.native": "from hpctrack.store.database import connect",
     "stream.ingest": "from hpctrack.store import ingestion",
     "store.ingestion": "from hpctrack.stream.relay import Relay",
-    "plan": "from hpctrack.store import queries",
+    "reconcile.plan": "from hpctrack.store import queries",
+    "reconcile.inquiry": "from hpctrack.store import runs",
     "settings": "from hpctrack.cli.main import main",
     "stream.supervisor": "if True:\n    import hpctrack.slurm.command",
     "redact": "try:\n    import re2\nexcept ImportError:\n    pass",
@@ -195,7 +195,7 @@ def test_a_violation_is_found(module, source):
     ("module", "source"),
     [
         ("api", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import psycopg, click"),
-        ("reconcile", "from hpctrack.store import queries\nfrom hpctrack.slurm import states"),
+        ("reconcile.passes", "from hpctrack.store import queries\nfrom hpctrack.slurm import states"),
         ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream import wire"),
         ("store.ingestion", "import numpy, psycopg\nfrom hpctrack.stream import journal"),
         ("stream.usage", "def sample():\n    import psutil"),

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from hpctrack.model import Attempt
-from hpctrack.plan import FORGOTTEN, GRACE, RECHECK, UNKNOWN, Survey, plan
+from hpctrack.reconcile.plan import FORGOTTEN, GRACE, RECHECK, UNKNOWN, Survey, plan
 from tests.facts import ALL, QUEUE, S, after, at, decide, row, run, squeue
 
 

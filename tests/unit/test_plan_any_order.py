@@ -9,7 +9,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrack.plan import Survey, plan
+from hpctrack.reconcile.plan import Survey, plan
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
 from tests.facts import ALL, QUEUE, S, at, decide, relay, row, run, squeue

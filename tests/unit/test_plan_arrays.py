@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpctrack import matching
-from hpctrack.plan import TAKEN_OUT, UNKNOWN, Survey, plan
+from hpctrack.reconcile import matching
+from hpctrack.reconcile.plan import TAKEN_OUT, UNKNOWN, Survey, plan
 from tests.facts import QUEUE, S, at, decide, relay, row, run, squeue, task
 
 

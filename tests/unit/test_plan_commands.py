@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrack import relayed
-from hpctrack.plan import Survey
+from hpctrack.reconcile import relayed
+from hpctrack.reconcile.plan import Survey
 from tests.facts import S, at, decide, relay, row, run, squeue
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hpctrack import relayed
 from hpctrack.model import RelayMessage
-from hpctrack.plan import GRACE, Survey
+from hpctrack.reconcile import relayed
+from hpctrack.reconcile.plan import GRACE, Survey
 from tests.facts import QUEUE, S, after, at, decide, relay, row, run, squeue
 
 

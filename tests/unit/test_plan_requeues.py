@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrack.plan import GRACE, Survey
+from hpctrack.reconcile.plan import GRACE, Survey
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Stage
 from tests.facts import QUEUE, S, after, at, decide, relay, row, run, squeue

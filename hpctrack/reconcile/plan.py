@@ -13,9 +13,9 @@ import gc
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import matching
-from hpctrack.attempts import History, verdict_of
 from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun, replaced
+from hpctrack.reconcile import matching
+from hpctrack.reconcile.attempts import History, verdict_of
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.attempts import verdict_of
 from hpctrack.model import JobFacts, RelayMessage, RunStatus
+from hpctrack.reconcile.attempts import verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,140 @@
+"""What Slurm is asked about open runs: one squeue, and sacct about the jobs that it does not list."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from hpctrack.model import JobFacts, RunStatus, StoredRun
+from hpctrack.reconcile import matching
+from hpctrack.reconcile.plan import Survey
+from hpctrack.slurm import states
+from hpctrack.slurm.states import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpctrack.slurm.accounting import Backend
+
+#: From so many absent tasks of one array on, accounting is asked for the whole array.
+_WHOLE_ARRAY = 250
+#: How long the end of an attempt that was requeued is looked for, beside a job that goes on.
+_LOOK_BACK = timedelta(hours=1)
+#: So long, accounting is asked for an absent job in every pass; after that at growing intervals.
+_PERSIST = timedelta(minutes=15)
+_INTERVAL_GROWTH = 1.5
+
+
+@dataclass
+class Inquiry:
+    """What Slurm was asked about open runs, and what it said."""
+
+    backend: Backend
+    users: Sequence[str] | None
+    stored: list[StoredRun]
+    now: datetime
+    checked: datetime | None = None
+    """When Slurm last answered everything."""
+    facts: list[JobFacts] = field(default_factory=list)
+    queued: bool = False
+    accounts: set[int] = field(default_factory=set)
+    error: str | None = None
+
+    @property
+    def survey(self) -> Survey:
+        """What was asked and answered, as `plan.plan` wants it."""
+        return Survey(self.queued, frozenset(self.accounts))
+
+    def ask(self) -> None:
+        """Ask squeue for the living, and sacct for the runs that it does not list."""
+        self._ask_queue()
+        index = matching.Index(self.facts)
+        absent = []
+        for run in self.stored:
+            evidence = index.of(run)
+            if evidence.live is None:
+                if _is_due(run, self.checked, self.now):
+                    absent.append(run)
+            elif _lacks_ends(run, evidence.live, self.now):
+                absent.append(run)
+        self._ask_accounts(absent)
+
+    def ask_early(self) -> None:
+        """Ask sacct alone, if that finds successes only; of all else squeue knows first whether it is final.
+
+        What sacct says of a job that is being cancelled or may be requeued changes until squeue lets it go.
+        """
+        if not any(run.exit_code or run.exit_signal for run in self.stored):
+            self._ask_accounts(self.stored)
+            index = matching.Index(self.facts)
+            newest = [rows[-1].status for run in self.stored if (rows := index.of(run).rows)]
+            ended = [status for status in newest if status and states.stage_of(status) is Stage.ENDED]
+            if all(status is RunStatus.COMPLETED for status in ended):
+                return
+            self.facts, self.accounts = [], set()
+        self.ask()
+
+    def _ask_queue(self) -> None:
+        self.facts += self.backend.queue(self.users)
+        self.queued = True
+
+    def _ask_accounts(self, asked: list[StoredRun]) -> None:
+        """Ask sacct about runs; about tasks that never were jobs of their own through their arrays."""
+        asked = [run for run in asked if _job_of(run)]
+        if not asked:
+            return
+        since = min(run.time_submitted for run in asked) - matching.BEHIND
+        sizes = Counter(run.array_job_id for run in asked if run.slurm_job_id is None)
+        whole = {array for array, size in sizes.items() if array is not None and size >= _WHOLE_ARRAY}
+        found = self._ended(asked, whole, since)
+        index = matching.Index(found)
+        silent = {
+            run.array_job_id
+            for run in asked
+            if run.slurm_job_id is None and run.array_job_id not in whole and not index.of(run).rows
+        }
+        if silent:
+            arrays = sorted(array for array in silent if array is not None)
+            found += self.backend.ended([str(array) for array in arrays], since)
+        self.facts += found
+        self.accounts |= {run.run_id for run in asked}
+
+    def _ended(self, asked: list[StoredRun], whole: set[int], since: datetime) -> list[JobFacts]:
+        jobs = {str(run.array_job_id) if run.array_job_id in whole else _job_of(run): None for run in asked}
+        return self.backend.ended([job for job in jobs if job], since)
+
+
+def _job_of(run: StoredRun) -> str | None:
+    """The job as sacct knows it."""
+    if run.kind == "batch" and run.array_task_id is not None:
+        return f"{run.array_job_id}_{run.array_task_id}"
+    return None if run.slurm_job_id is None else str(run.slurm_job_id)
+
+
+def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:
+    """Whether to ask accounting about a run that squeue does not list: ever more rarely with time."""
+    if run.missing_since is None or checked is None or now - run.missing_since < _PERSIST:
+        return True
+
+    def age(at: datetime) -> int:
+        seconds = max(1.0, (at - (run.missing_since or at)).total_seconds())
+        return int(math.log(seconds, _INTERVAL_GROWTH))
+
+    return age(checked) != age(now)
+
+
+def _lacks_ends(run: StoredRun, live: JobFacts, now: datetime) -> bool:
+    """Whether Slurm has started a job again lately and we don't know how its earlier attempts ended."""
+    if not live.attempt or run.kind == "command":
+        return False
+    if live.time_submitted is None or now - live.time_submitted > _LOOK_BACK:
+        return False
+    ended = {
+        attempt.attempt
+        for attempt in run.attempts
+        if attempt.status and states.stage_of(attempt.status) is Stage.ENDED
+    }
+    return not ended.issuperset(range(live.attempt))
