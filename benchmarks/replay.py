@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.site import Run
-from hpctrack.stream import journal, mmsg, window, wire
+from hpctrack.stream import journal, window, wire
+from hpctrack.stream.collector import mmsg
 
 #: About what a line of a journal takes; offsets are made up from it.
 _LINE_BYTES = 100

@@ -9,7 +9,8 @@ from psycopg import sql
 
 from hpctrack import model
 from hpctrack.store import values
-from hpctrack.stream import decode, journal, wire
+from hpctrack.stream import journal, wire
+from hpctrack.stream.collector import decode
 
 BASE = ("run_id", "step", "progress", "time", "attempt", "extra")
 A, B = "a" * 16, "b" * 16

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from hpctrack import errors
-from hpctrack.stream import decode, journal, wire
+from hpctrack.stream import journal, wire
+from hpctrack.stream.collector import decode
 from tests.chain import PROGRAM, Collector, environment, eventually
 from tests.sender import Sender, message, rows
 

@@ -14,7 +14,8 @@ import pytest
 from hpctrack import model
 from hpctrack.store import database as store
 from hpctrack.store import ingestion, metrics
-from hpctrack.stream import decode, journal, wire
+from hpctrack.stream import journal, wire
+from hpctrack.stream.collector import decode
 from tests.journals import A, Journal, bits
 
 ROWS = 2 * metrics._MANY

@@ -10,7 +10,8 @@ from psycopg import OperationalError
 from hpctrack import model
 from hpctrack.store import collectors, ingestion, runs
 from hpctrack.store import database as store
-from hpctrack.stream import decode, journal, wire
+from hpctrack.stream import journal, wire
+from hpctrack.stream.collector import decode
 from tests.chain import eventually
 from tests.journals import A
 

@@ -7,7 +7,7 @@ import pytest
 from hpctrack import errors, model
 from hpctrack.store import database as store
 from hpctrack.store import ingestion
-from hpctrack.stream import decode
+from hpctrack.stream.collector import decode
 from tests.journals import A, Journal, one, stored
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrack import errors, model
-from hpctrack.stream import decode, journal, wire
+from hpctrack.stream import journal, wire
+from hpctrack.stream.collector import decode
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 FLOATS = st.floats(allow_nan=True)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrack.stream import journal, keys, mmsg, reassembly, receive, wire
-from hpctrack.stream.reassembly import Verdict
+from hpctrack.stream import journal, wire
+from hpctrack.stream.collector import keys, mmsg, reassembly, receive
+from hpctrack.stream.collector.reassembly import Verdict
 
 SECRET = bytes(range(32))
 SUBMISSION = b"s" * 16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from hpctrack import errors
-from hpctrack.stream.mmsg import BatchSocket
+from hpctrack.stream.collector.mmsg import BatchSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

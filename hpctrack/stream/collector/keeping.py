@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from hpctrack import errors
 from hpctrack.store import collectors, database, registration
 from hpctrack.stream import wire
-from hpctrack.stream.keys import RunKey
+from hpctrack.stream.collector.keys import RunKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from uuid import UUID
 
     from hpctrack.settings import Settings
-    from hpctrack.stream.keys import Keys
+    from hpctrack.stream.collector.keys import Keys
 
 #: Seconds between heartbeats: while something happens, and while nothing does.
 _BEAT_SECONDS, _IDLE_BEAT_SECONDS = 2.0, 10.0

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
 from hpctrack.store import collectors, database, embedded
-from hpctrack.stream import keys, receive, records
-from hpctrack.stream.collector import addresses, delivering, keeping, reconciling, starting, storing
+from hpctrack.stream import records
+from hpctrack.stream.collector import (
+    addresses,
+    delivering,
+    keeping,
+    keys,
+    receive,
+    reconciling,
+    starting,
+    storing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

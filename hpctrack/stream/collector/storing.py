@@ -12,16 +12,17 @@ import tenacity
 
 from hpctrack import errors, model, reconcile
 from hpctrack.store import database, ingestion
-from hpctrack.stream import decode, reassembly, wire
-from hpctrack.stream.reassembly import Key, Range, Reassembly, Verdict
+from hpctrack.stream import wire
+from hpctrack.stream.collector import decode, reassembly
+from hpctrack.stream.collector.reassembly import Key, Range, Reassembly, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from hpctrack.settings import Settings
-    from hpctrack.stream.keys import Keys
-    from hpctrack.stream.mmsg import Addressed, BatchSocket
-    from hpctrack.stream.receive import Datagram, Intake
+    from hpctrack.stream.collector.keys import Keys
+    from hpctrack.stream.collector.mmsg import Addressed, BatchSocket
+    from hpctrack.stream.collector.receive import Datagram, Intake
 
 #: Datagrams of one batch: some 45,000 rows, so that commits come a few times a second under full load.
 BATCH = 1600

@@ -11,14 +11,15 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import decode, wire
+from hpctrack.stream import wire
+from hpctrack.stream.collector import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hpctrack import model
-    from hpctrack.stream.keys import Keys, RunKey
-    from hpctrack.stream.mmsg import Addressed, BatchSocket
+    from hpctrack.stream.collector.keys import Keys, RunKey
+    from hpctrack.stream.collector.mmsg import Addressed, BatchSocket
 
 #: Bytes of datagrams that wait to be stored.
 INTAKE = 64 << 20

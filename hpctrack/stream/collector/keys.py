@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from hpctrack.stream.mmsg import Addressed
+    from hpctrack.stream.collector.mmsg import Addressed
 
 #: Submission and task, as in the header.
 Name: TypeAlias = tuple[bytes, int]
