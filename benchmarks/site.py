@@ -19,7 +19,7 @@ from typing import NamedTuple
 from benchmarks.result import ENVIRON
 from hpctrack.settings import Settings
 from hpctrack.store import database, embedded
-from hpctrack.store.cluster_folder import Place
+from hpctrack.store.embedded.cluster_folder import Place
 from hpctrack.stream import wire
 from hpctrack.stream.collector import starting
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from psycopg.pq import Conninfo
 
 from hpctrack import errors
-from hpctrack.store import database, postgres_binaries
+from hpctrack.store import database
+from hpctrack.store.embedded import postgres_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.settings import Settings
-from hpctrack.store import (
+from hpctrack.store.embedded import (
     cluster_folder,
     host_locks,
     listening,
@@ -21,7 +21,7 @@ from hpctrack.store import (
     postmaster,
     private_files,
 )
-from hpctrack.store.owner import Action, Host, Owner
+from hpctrack.store.embedded.owner import Action, Host, Owner
 
 HERE = Host("login1", "boot-a")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack.store import embedded
-from hpctrack.store.cluster_folder import Place
+from hpctrack.store.embedded.cluster_folder import Place
 from tests.integration.embedded.servers import (
     SOURCES,
     configure,

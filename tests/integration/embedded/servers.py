@@ -17,9 +17,9 @@ import psycopg
 
 import hpctrack
 from hpctrack.settings import Settings
-from hpctrack.store import owner, postmaster
-from hpctrack.store.cluster_folder import Place
-from hpctrack.store.owner import Host
+from hpctrack.store.embedded import owner, postmaster
+from hpctrack.store.embedded.cluster_folder import Place
+from hpctrack.store.embedded.owner import Host
 
 NOBODY = 65534
 HERE = Host.here()

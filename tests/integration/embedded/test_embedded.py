@@ -14,8 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from hpctrack.store import embedded, postmaster
-from hpctrack.store.cluster_folder import Place
+from hpctrack.store import embedded
+from hpctrack.store.embedded import postmaster
+from hpctrack.store.embedded.cluster_folder import Place
 from tests.integration.embedded.servers import (
     ENSURE,
     NOBODY,
@@ -119,7 +120,8 @@ def test_an_ordinary_user_starts_it_too(public):
     code = """
         import os, pathlib, pwd, sys
         from hpctrack.settings import Settings
-        from hpctrack.store import cluster_folder, embedded, owner
+        from hpctrack.store import embedded
+        from hpctrack.store.embedded import cluster_folder, owner
         settings = Settings(data_dir=sys.argv[1], embedded_listen="127.0.0.1")
         params = embedded.ensure(settings)
         try:

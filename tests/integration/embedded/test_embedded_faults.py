@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from hpctrack import errors
-from hpctrack.store import embedded, owner, postmaster
-from hpctrack.store.cluster_folder import Place
+from hpctrack.store import embedded
+from hpctrack.store.embedded import owner, postmaster
+from hpctrack.store.embedded.cluster_folder import Place
 from tests.integration.embedded.servers import (
     ENSURE,
     SOURCES,

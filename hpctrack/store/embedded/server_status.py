@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.store import cluster_folder, listening, owner, postmaster
-from hpctrack.store.owner import Action, Host, Owner
+from hpctrack.store.embedded import cluster_folder, listening, owner, postmaster
+from hpctrack.store.embedded.owner import Action, Host, Owner
 
 if TYPE_CHECKING:
-    from hpctrack.store.cluster_folder import Place
+    from hpctrack.store.embedded.cluster_folder import Place
 
 
 class Seen(NamedTuple):

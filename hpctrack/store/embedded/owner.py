@@ -1,6 +1,6 @@
 """Which host may run the embedded PostgreSQL of a folder that several hosts share.
 
-The rules are one pure function, `decide`, over the owner file and what `hpctrack.store.server_status` sees
+The rules are one pure function, `decide`, over the owner file and what `server_status` sees
 of the world (is that process alive, does that port answer).
 
 A server on a shared home is guarded three times, since each guard has a hole that another one covers:
@@ -12,7 +12,7 @@ A server on a shared home is guarded three times, since each guard has a hole th
   inherit. While any of them lives on any host that shares locks, no second server starts. It needs no
   judgement about process ids; but some file systems have no locks, hence the other two.
 
-The two locks are in `hpctrack.store.host_locks`.
+The two locks are in `host_locks`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpctrack import errors
-from hpctrack.store import private_files
+from hpctrack.store.embedded import private_files
 
 
 class Host(NamedTuple):

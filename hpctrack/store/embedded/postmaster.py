@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from hpctrack import errors
-from hpctrack.store.postgres_binaries import ENVIRONMENT
+from hpctrack.store.embedded.postgres_binaries import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from hpctrack.store.cluster_folder import Place
-    from hpctrack.store.owner import Host, Owner
+    from hpctrack.store.embedded.cluster_folder import Place
+    from hpctrack.store.embedded.owner import Host, Owner
 
 POLL_SECONDS = 0.02
 _STOP_SECONDS = 60.0

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.store import private_files
+from hpctrack.store.embedded import private_files
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
-    from hpctrack.store.owner import Owner
-    from hpctrack.store.postgres_binaries import Binaries
+    from hpctrack.store.embedded.owner import Owner
+    from hpctrack.store.embedded.postgres_binaries import Binaries
 
 DBNAME = "hpctrack"
 

@@ -1,4 +1,4 @@
-"""Two locks around the start of the embedded PostgreSQL; `hpctrack.store.owner` says why there are two."""
+"""Two locks around the start of the embedded PostgreSQL; `owner` says why there are two."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import time
 from typing import TYPE_CHECKING
 
 from hpctrack import errors
-from hpctrack.store import owner, postmaster
+from hpctrack.store.embedded import owner, postmaster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hpctrack.store.cluster_folder import Place
-    from hpctrack.store.owner import Host
+    from hpctrack.store.embedded.cluster_folder import Place
+    from hpctrack.store.embedded.owner import Host
 
 
 @contextlib.contextmanager
