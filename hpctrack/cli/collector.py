@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, render
+from hpctrack.cli import common
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
     help="TCP port for Prometheus, on metrics_bind (default: metrics_port, 0: none).",
 )
 @click.option("--foreground", is_flag=True, help="Stay in the foreground; so it does anyway.")
-@click.option("--detached", is_flag=True, hidden=True)
+@click.option("--detached", type=int, hidden=True, metavar="LOCK")
 @click.option("--reconcile/--no-reconcile", default=True, help="Compare with Slurm, too (default: yes).")
 @click.option("--stop", is_flag=True, help="End your own collector and its embedded PostgreSQL, and end.")
 @click.option("--status", is_flag=True, help="Show the collectors that PostgreSQL knows of, and end.")
@@ -49,7 +49,7 @@ def command(
     port: int | None,
     metrics_port: int | None,
     foreground: bool,
-    detached: bool,
+    detached: int | None,
     reconcile: bool,
     stop: bool,
     status: bool,
@@ -69,11 +69,14 @@ def command(
     if stop:
         _stop(configuration)
         return
-    _log_to_stderr(configuration, bounded=detached)
+    _log_to_stderr(configuration, bounded=detached is not None)
     from hpctrack.stream.collector import service
 
-    run = service.run_detached if detached else service.run_foreground
-    run(configuration, (lambda: _find_slurm(configuration)) if reconcile else None)
+    find_slurm = (lambda: _find_slurm(configuration)) if reconcile else None
+    if detached is None:
+        service.run_foreground(configuration, find_slurm)
+    else:
+        service.run_detached(configuration, detached, find_slurm)
 
 
 def _stop(configuration: Settings) -> None:
@@ -124,8 +127,13 @@ def _show_status(configuration: Settings, *, as_json: bool) -> None:
         click.echo(json.dumps({"collectors": [_keys(row) for row in rows]}))
     elif not rows:
         click.echo("no collector is known")
-    for row in rows if not as_json else ():
-        click.echo(_text(row))
+    else:
+        from hpctrack.cli import collectors as page
+        from hpctrack.cli import table
+
+        output = table.Output()
+        for row in rows:
+            output.print(*page.draw(row))
 
 
 def _keys(row: CollectorRow) -> dict[str, object]:
@@ -140,18 +148,3 @@ def _keys(row: CollectorRow) -> dict[str, object]:
         "reconciles": row.reconciles,
         "stats": row.stats,
     }
-
-
-def _text(row: CollectorRow) -> str:
-    """Return a collector in a few lines."""
-    state = "live" if row.live else f"silent for {row.silent:.0f} s"
-    head = f"{render.clean(row.host)}, process {row.pid}: {state}" + (
-        ", reconciles" if row.reconciles else ""
-    )
-    lines = [head, "  listens on " + " ".join(map(render.clean, row.addresses))]
-    for name, value in row.stats.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {value[key]}" for key in sorted(value))  # noqa: PLW2901
-        if value not in (None, "", 0):
-            lines.append(f"  {name.replace('_', ' ')}: {render.clean(str(value))}")
-    return "\n".join(lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
@@ -188,7 +188,7 @@ def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
             account=_text(job, "account"),
             qos=_text(job, "qos"),
             job_name=str(job.get("name") or ""),
-            time_limit=timedelta(minutes=limit) if isinstance(limit, int) else None,
+            time_limit=units.minutes(str(limit)),
             array_tasks=waiting,
             time=now,
         )

@@ -197,7 +197,7 @@ def sacct(
                 newest[job] = len(steps)
                 steps.append([])
             elif job in newest:
-                steps[newest[job]].append(_Step(units.size(record[max_rss]), times[record[started]]))
+                steps[newest[job]].append(_Step(units.peak(record[max_rss]), times[record[started]]))
         except ValueError:
             raise _unreadable("sacct", record) from None
     told = [_with_steps(fact, rows) for fact, rows in zip(facts, steps, strict=True)]
@@ -263,7 +263,7 @@ def _resources(row: _Row) -> dict[str, object]:
     found = {
         "elapsed_s": units.number(row.elapsed),
         "cpu_s": units.seconds(row.cpu),
-        "max_rss_bytes": units.size(row.max_rss),
+        "max_rss_bytes": units.peak(row.max_rss),
         "req_tres": units.tres(row.req_tres) or None,
         "alloc_tres": units.tres(row.alloc_tres) or None,
         "energy_j": units.number(row.energy) or None,

@@ -17,6 +17,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # adding to it is many times
 _ARRAY = re.compile(r"(\d+)_(?:(\d+)|\[([^\]]*)\]?)\Z")
 _ITEM = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d*)?)([KMGTPE]?)[cn]?\Z", re.IGNORECASE)
+#: What slurmctld makes of no limit where it has to reckon with one (YEAR_MINUTES in its sources).
+_NO_LIMIT = timedelta(days=365)
 _SCALE = {unit: 1 << 10 * power for power, unit in enumerate(("", "K", "M", "G", "T", "P", "E"))}
 
 
@@ -63,16 +65,27 @@ def seconds(word: str) -> float | None:
         return None
 
 
+@functools.lru_cache(4096)
 def span(word: str) -> timedelta | None:
-    """Read a time limit as squeue prints it."""
+    """Read a time limit as squeue prints it; None for ``UNLIMITED`` and the year that stands for it."""
     found = seconds(word)
-    return None if found is None else timedelta(seconds=found)
+    return None if found is None else _limit(timedelta(seconds=found))
 
 
 @functools.lru_cache(4096)
 def minutes(word: str) -> timedelta | None:
-    """Read a time limit in minutes; None for ``UNLIMITED`` and ``Partition_Limit``."""
-    return timedelta(minutes=int(word)) if word.isdecimal() else None
+    """Read a time limit in minutes; None for ``UNLIMITED``, its year, and ``Partition_Limit``."""
+    return _limit(timedelta(minutes=int(word))) if word.isdecimal() else None
+
+
+def _limit(found: timedelta) -> timedelta | None:
+    return None if found == _NO_LIMIT else found
+
+
+@functools.lru_cache(4096)
+def peak(word: str) -> int | None:
+    """Read the most memory that Slurm saw in use, in bytes; None for 0, a job too short to be looked at."""
+    return size(word) or None
 
 
 @functools.lru_cache(4096)

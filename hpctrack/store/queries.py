@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from psycopg.rows import dict_row
 
-from hpctrack import errors, runids
+from hpctrack import errors, runids, timeline
 from hpctrack.model import Attempt, RunStatus, Transition
 from hpctrack.store import database
 from hpctrack.store.statements import statement
@@ -190,8 +190,8 @@ def get_run(connection: database.Connection, run_id: int) -> Run:
 
 
 def transitions(connection: database.Connection, run_id: int) -> list[Transition]:
-    """Return the timeline of a run."""
-    return fetch(connection, "fetch_transitions", {"id": run_id}, Transition)
+    """Return the timeline of a run: its states in the order in which they were learnt, events among them."""
+    return timeline.arranged(fetch(connection, "fetch_transitions", {"id": run_id}, Transition))
 
 
 def attempts(connection: database.Connection, run_id: int) -> list[Attempt]:

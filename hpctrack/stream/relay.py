@@ -52,7 +52,9 @@ _HOUSEKEEPING = 1.0
 _LEASE = 30.0
 _MAX_LOG = 1 << 16
 _MAX_SCRIPT = 1 << 20
-_DETOUR = "not acknowledged: journals go through the spool"
+#: Seconds of silence that are worth a word: a collector that was started with the job takes about two.
+_WORTH_TELLING = 2.5
+_DETOUR = "no answer from the collector: journals go through the spool"
 
 
 def main(config: Config, channel: socket.socket) -> None:
@@ -388,7 +390,8 @@ class Relay:
         if self._answered and self._outbox is not None and self._outbox.drained():
             self._done = True
         elif now >= min(deadline, self._patience(deadline)):
-            self._tell_detour()
+            if self._answered or now - self._started > _WORTH_TELLING:
+                self._tell_detour()
             self._journals.look()
             while time.monotonic() < deadline + _COPY_AT_END and self._copy(now, _MIRROR_BYTES):
                 pass

@@ -42,6 +42,16 @@ def test_no_collector_the_job_ends_at_once_and_sync_delivers(job):
     assert job.spooled() == [] and job.sync(collector) == []
 
 
+def test_a_brief_job_that_nobody_answered_makes_no_fuss(job):
+    """Its collector may only just have been started: what it said is delivered a moment later."""
+    job.submit()
+    job.run("#!/bin/sh\necho 'step=1 loss=1' >> $HPCTRACK_JOURNAL\n")
+    collector = Collector(job.key)
+    job.sync(collector)
+    collector.close()
+    assert collector.steps() == [1] and collector.messages("event") == []
+
+
 def test_syncing_twice_adds_nothing(job, tmp_path):
     job.submit()
     job.run(LOG, LAST="500")

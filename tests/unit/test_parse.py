@@ -294,6 +294,23 @@ def test_memory_of_the_hungriest_step():
     assert fact.resources["max_rss_bytes"] == 3 << 29
 
 
+def test_memory_that_was_never_sampled_is_unknown():
+    [alone] = accounted({"MaxRSS": "0"}, {"JobIDRaw": "12.batch", "MaxRSS": "0"})
+    [one_was] = accounted({}, {"JobIDRaw": "12.batch", "MaxRSS": "0"}, {"JobIDRaw": "12.0", "MaxRSS": "3M"})
+    assert "max_rss_bytes" not in alone.resources and one_was.resources["max_rss_bytes"] == 3 << 20
+
+
+def test_a_year_stands_for_no_time_limit():
+    words = {
+        "1440": timedelta(days=1),
+        "525600": None,
+        "UNLIMITED": None,
+        "525601": timedelta(days=365, minutes=1),
+    }
+    assert {word: accounted({"TimelimitRaw": word})[0].time_limit for word in words} == words
+    assert units.span("365-00:00:00") is None and units.span("364-00:00:00") == timedelta(days=364)
+
+
 def test_steps_belong_to_their_own_execution():
     first, second = accounted(
         {"State": "REQUEUED", "Start": "None"},

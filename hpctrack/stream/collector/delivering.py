@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: Submission and task, as on the wire.
 Name: TypeAlias = tuple[bytes, int]
 
-_INTERVAL = 30.0
+#: Seconds from one look to the next; the first soon, for brief jobs that ended before there was a collector.
+_FIRST, _INTERVAL = 5.0, 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ class Delivering:
     def run(self) -> None:
         """Deliver, once in a while, until stopped."""
         with contextlib.suppress(_Stopped):
-            while not self._stopping.wait(_INTERVAL):
+            pause = _FIRST
+            while not self._stopping.wait(pause):
+                pause = _INTERVAL
                 try:
                     self.deliver_all()
                 except (errors.StoreError, OSError) as error:

@@ -204,13 +204,14 @@ def run_foreground(settings: Settings, slurm: FindSlurm | None = None) -> None:
         _run_published(settings, slurm, homeless=lock.is_lost)
 
 
-def run_detached(settings: Settings, slurm: FindSlurm | None = None) -> None:
+def run_detached(settings: Settings, held: int, slurm: FindSlurm | None = None) -> None:
     """Run as the collector that a command started: until there is nothing to do for it.
 
-    Ends at once if there is one already. Ends the embedded PostgreSQL with itself.
+    ``held``: descriptor of the lock that the command took for it. Ends the embedded PostgreSQL with itself.
     """
     os.chdir("/")  # whatever folder it was started in can be removed
-    with starting.Lock(settings) as lock:
+    os.set_inheritable(held, False)  # PostgreSQL, which may stay, is not to keep it
+    with starting.Lock(settings, held) as lock:
         while lock.acquire():
             lock.sign()
             idle = _run_published(settings, slurm, settings.idle_exit, lock.is_lost)

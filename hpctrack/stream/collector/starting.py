@@ -43,16 +43,14 @@ def ensure_running(settings: Settings) -> bool:
     try:
         os.makedirs(settings.data_dir, 0o700, exist_ok=True)
         with Lock(settings) as lock:
-            if not lock.acquire():
+            if not lock.acquire() or lives_elsewhere(settings):
                 return False
-        if lives_elsewhere(settings):
-            return False
-        if "SLURMD_NODENAME" in os.environ:
-            raise errors.CollectorUnavailable(
-                "no collector runs, and none is started inside a job: it would end with the job; "
-                "run hpctrack sync on a login node"
-            )
-        _start(settings)
+            if "SLURMD_NODENAME" in os.environ:
+                raise errors.CollectorUnavailable(
+                    "no collector runs, and none is started inside a job: it would end with the job; "
+                    "run hpctrack sync on a login node"
+                )
+            _start(settings, lock)
     except OSError as error:
         raise errors.CollectorUnavailable(
             f"no collector can be started: {error.filename or settings.data_dir}: {error.strerror}"
@@ -64,11 +62,15 @@ def ensure_running(settings: Settings) -> bool:
 
 
 class Lock:
-    """The lock that the user's one collector holds while it lives; the file says who that is."""
+    """The lock that the user's one collector holds while it lives; the file says who that is.
 
-    def __init__(self, settings: Settings) -> None:
+    Whoever starts a collector hands it on to that, so that of several who try at once only one does.
+    """
+
+    def __init__(self, settings: Settings, held: int | None = None) -> None:
+        """``held``: descriptor of the file, locked, by which another process handed it on."""
         self._path = os.path.join(settings.data_dir, "collector.lock")
-        self._descriptor: int | None = None
+        self._descriptor = held
 
     def __enter__(self) -> Lock:
         return self
@@ -77,7 +79,9 @@ class Lock:
         self.release()
 
     def acquire(self) -> bool:
-        """Take the lock if it is free. Raises OSError."""
+        """Take the lock if it is free, or ours already. Raises OSError."""
+        if self._descriptor is not None:
+            return True
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,11 +95,16 @@ class Lock:
         self._descriptor = descriptor
         return True
 
-    def sign(self) -> None:
-        """Write down who holds it."""
+    @property
+    def descriptor(self) -> int:
+        """Of the file, locked; -1 while it is not."""
+        return -1 if self._descriptor is None else self._descriptor
+
+    def sign(self, pid: int | None = None) -> None:
+        """Write down who holds it: this process, or the one that it is handed on to."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
+            os.pwrite(self._descriptor, f"{socket.gethostname()} {pid or os.getpid()}\n".encode(), 0)
 
     def is_lost(self) -> bool:
         """Whether what is held is not the file by this name any more: somebody removed the folder."""
@@ -175,22 +184,34 @@ def lives_elsewhere(settings: Settings) -> bool:
     return False
 
 
-def _start(settings: Settings) -> None:
-    """Start a collector that survives this command and its terminal."""
+def _start(settings: Settings, lock: Lock) -> None:
+    """Start a collector that survives this command and its terminal, and hand the lock on to it."""
     log = log_path(settings)
     if os.path.exists(log) and os.path.getsize(log) > LOG_BYTES:
         os.replace(log, log + ".1")
     program = "from hpctrack.cli import main; main.main()"
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
-        subprocess.Popen(
+        held = lock.descriptor
+        process = subprocess.Popen(
             # All of the configuration is in the environment: what this folder's file says is not asked again.
-            [sys.executable, "-c", program, "collector", "--detached", "--config-path", os.devnull],
+            [
+                sys.executable,
+                "-c",
+                program,
+                "collector",
+                "--detached",
+                str(held),
+                "--config-path",
+                os.devnull,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env={**os.environ, **environment(settings)},
             start_new_session=True,
+            pass_fds=(held,),
         )
+        lock.sign(process.pid)
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""The order in which a run's timeline is told. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hpctrack.model import Transition
+
+
+def arranged(rows: Iterable[Transition]) -> list[Transition]:
+    """Return states in the order given, in which they were learnt, and each event where it happened.
+
+    Clocks differ from host to host: an event keeps to the states that its own source told of its attempt.
+    From the last of those before it, it moves on only past what others say was no later.
+    """
+    rows = list(rows)
+    found = [row for row in rows if row.status is not None]
+    for event in sorted((row for row in rows if row.status is None), key=lambda row: row.time):
+        found.insert(_place(event, found), event)
+    return found
+
+
+def _place(event: Transition, rows: Sequence[Transition]) -> int:
+    own = [index for index, row in enumerate(rows) if _is_akin(row, event)]
+    before = [index for index in own if rows[index].time <= event.time]
+    place = before[-1] + 1 if before else 0
+    if own and not before:
+        return own[0]
+    while place < len(rows) and _goes_on(rows[place], event):
+        place += 1
+    return place
+
+
+def _is_akin(row: Transition, event: Transition) -> bool:
+    return row.source == event.source and row.attempt == event.attempt
+
+
+def _goes_on(row: Transition, event: Transition) -> bool:
+    """Whether a row is told before the event that follows it in time."""
+    return row.attempt < event.attempt or (row.attempt == event.attempt and row.time <= event.time)
