@@ -17,6 +17,8 @@ from hpctrack.stream import records, runfolder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hpctrack.stream.options import Config
+
 #: Seconds after which a folder whose owner has not been heard of is nobody's. File locks do not reach from
 #: node to node everywhere, so that the time of the last sign of life counts as well.
 _LEASE = 120.0
@@ -40,8 +42,26 @@ class Identity(NamedTuple):
     host: str = ""
     boot: str = ""
     pid: int = 0
+    #: When it was started: process ids are used again.
+    pid_start: str = ""
     #: Nobody writes here any more: the run's processes on its nodes have ended.
     closed: bool = False
+
+
+def identity(config: Config, supervisor: int) -> Identity:
+    """Return what a supervisor (a process id) and its relay know of their run at the start."""
+    return Identity(
+        uuid=None,
+        task=config.task,
+        cluster=config.cluster,
+        job_id=config.job_id,
+        record=config.record or None,
+        attempt=config.attempt,
+        host=host(),
+        boot=boot(),
+        pid=supervisor,
+        pid_start=started_at(supervisor),
+    )
 
 
 def write_identity(folder: str, identity: Identity) -> None:
@@ -90,13 +110,18 @@ def supervisor_lives(identity: Identity) -> bool:
     """Whether the supervisor of a run folder on this host is a living process."""
     if (identity.host, identity.boot) != (host(), boot()) or not identity.pid:
         return False
+    started = started_at(identity.pid)
+    return bool(started) and identity.pid_start in ("", started)
+
+
+def started_at(pid: int) -> str:
+    """Return when a process started, in clock ticks since boot (proc(5)); empty if it is gone or a zombie."""
     try:
-        os.kill(identity.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()  # its name may hold anything
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]
 
 
 def host() -> str:

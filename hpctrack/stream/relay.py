@@ -128,17 +128,7 @@ class Relay:
 
     def __init__(self, config: Config, channel: socket.socket, log: _Log) -> None:
         self._config, self._channel, self._log = config, channel, log
-        self._identity = folders.Identity(
-            uuid=None,
-            task=config.task,
-            cluster=config.cluster,
-            job_id=config.job_id,
-            record=config.record or None,
-            attempt=config.attempt,
-            host=folders.host(),
-            boot=folders.boot(),
-            pid=os.getppid(),
-        )
+        self._identity = folders.identity(config, os.getppid())
         self._own = _OwnJournal([config.run_dir, config.spool_dir], config.attempt)
         self._journals = Journals(config, self._identity, self._watermark)
         self._record: Record | None = None
@@ -154,7 +144,7 @@ class Relay:
         self._first_sent: float | None = None
         self._answered = self._more = self._done = self._detoured = False
         self._supervised = True
-        self._script_pid = 0
+        self._script: tuple[int, str] | None = None  # its process id, and when it started
         self._oom_kills = report.oom_kills()
         #: When the flush cap is reached; None while the script runs.
         self._deadline: float | None = None
@@ -211,7 +201,8 @@ class Relay:
             self._own.append("event", {"time": time.time(), "name": "supervisor lost"})
             return
         message = json.loads(packet)
-        self._script_pid = message.get("script_pid", self._script_pid)
+        if "script_pid" in message:
+            self._script = message["script_pid"], folders.started_at(message["script_pid"])
         if "event" in message:
             self._own.append("event", message["event"])
         if "fin" in message:
@@ -240,8 +231,12 @@ class Relay:
             self._keep_house(now)
         if self._deadline is not None:
             self._finish(now, self._deadline)
-        elif not self._supervised and not os.path.exists(f"/proc/{self._script_pid}/stat"):
+        elif not self._supervised and not self._script_lives():
             self._conclude({"exit_code": None, "exit_signal": None, "time": time.time()})  # nobody saw how
+
+    def _script_lives(self) -> bool:
+        """Whether the script is still there: where nobody reaps it, a zombie keeps its place."""
+        return self._script is not None and folders.started_at(self._script[0]) == self._script[1] != ""
 
     # --- whose journals ---
 

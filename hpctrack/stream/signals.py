@@ -81,7 +81,7 @@ class Sentinel:
     def forget(self, signum: int) -> None:
         """Forget that this signal was sent to it; others stay pending until their turn."""
         with contextlib.suppress(OSError):
-            self._channel.send(bytes((signum,)))
+            self._channel.send(bytes((signum,)), socket.MSG_NOSIGNAL)
             self._channel.recv(1)
 
     def end(self) -> None:
@@ -138,8 +138,18 @@ def reach(signum: int, inside: Sentinel, outside: Sentinel | None) -> Reach:
     return result
 
 
-def restore(original_mask: Iterable[int]) -> None:
-    """In a child before exec: signals as a batch script finds them (Python itself ignores two)."""
+def hear_of_children() -> bool:
+    """Let the kernel tell of children that end, and keep their status; whether our parent ignored SIGCHLD."""
+    return signal.signal(signal.SIGCHLD, signal.SIG_DFL) is signal.SIG_IGN
+
+
+def restore(original_mask: Iterable[int], *, ignores_children: bool = False) -> None:
+    """In a child before exec: signals as a batch script finds them (Python itself ignores two).
+
+    ``ignores_children``: what `hear_of_children` returned.
+    """
+    if ignores_children:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(signum, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

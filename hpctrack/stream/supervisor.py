@@ -16,9 +16,9 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpctrack.stream import runfolder, signals
+from hpctrack.stream import journal_lines, runfolder, signals
 from hpctrack.stream.options import Config, Options, attempt, config, parse
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
     environ = _inherited()
     several = environ.get("SLURM_JOB_NUM_NODES", "1") != "1" or "SLURM_HET_SIZE" in environ
-    environ["HPCTRACK_JOURNAL"] = (several and _shared_journal(folder)) or folder.shell_journal
+    environ["HPCTRACK_JOURNAL"] = (several and _shared_journal(options, folder)) or folder.shell_journal
     environ["HPCTRACK_RUN_DIR"] = folder.path
     environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
     environ["HPCTRACK_JOB_ID"] = environ.get("SLURM_JOB_ID", "")
@@ -83,12 +83,16 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     return environ
 
 
-def _shared_journal(folder: runfolder.RunFolder) -> str:
-    """Make a shell journal that all nodes of the job can append to; empty if the home will not have it."""
+def _shared_journal(options: Options, folder: runfolder.RunFolder) -> str:
+    """Make a shell journal that all nodes of the job can append to; empty if the home will not have it.
+
+    From then on the folder says whose it is: what is in it can be delivered though the relay was killed.
+    """
     from hpctrack.stream import folders  # late: few jobs have several nodes
 
     with contextlib.suppress(OSError):
         folders.make(folder.spool_path)
+        folders.write_identity(folder.spool_path, folders.identity(config(options, folder), os.getpid()))
         return runfolder.create_journal(folder.spool_path, "shell", attempt(), 0)
     return ""
 
@@ -104,6 +108,7 @@ def _inherited() -> dict[str, str]:
 
 def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -> int:
     batch = options.mode == "supervise"
+    ignores_children = signals.hear_of_children()
     original_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.CATCHABLE)
     environ = _environment(options, folder)
     try:
@@ -111,15 +116,17 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
         outside = signals.Sentinel(own_group=True) if batch else None
         relay, channel = _fork_relay(config(options, folder))
     except OSError as error:  # no more processes
-        signal.pthread_sigmask(signal.SIG_SETMASK, original_mask)
+        signals.restore(original_mask, ignores_children=ignores_children)
         _say(f"this job runs untracked: {error}")
         _run_untracked(options)
-    pid = _start(argv, environ, original_mask, own_group=batch)
+    pid = _start(argv, environ, original_mask, own_group=batch, ignores_children=ignores_children)
     signals.silence()
     _tell(channel, {"script_pid": pid})
     status = _wait(pid, inside, outside, channel, own_group=batch)
-    _tell(channel, {"fin": {**_ending(status), "time": time.time()}})
-    _await_flush(channel, relay, options.flush + _FLUSH_MARGIN)
+    ending = {**_ending(status), "time": time.time()}
+    _tell(channel, {"fin": ending})
+    if not _await_flush(channel, relay, options.flush + _FLUSH_MARGIN):
+        _leave_word(folder, ending)
     for sentinel in filter(None, (inside, outside)):
         sentinel.end()
     return _end_as(status)
@@ -147,7 +154,9 @@ def _fork_relay(config: Config) -> tuple[int, socket.socket]:
         os._exit(0)
 
 
-def _start(argv: list[str], environ: dict[str, str], mask: Iterable[int], *, own_group: bool) -> int:
+def _start(
+    argv: list[str], environ: dict[str, str], mask: Iterable[int], *, own_group: bool, ignores_children: bool
+) -> int:
     """Start the script in a child; what keeps it from starting is reported as slurmstepd would."""
     pid = os.fork()
     if pid:
@@ -157,7 +166,7 @@ def _start(argv: list[str], environ: dict[str, str], mask: Iterable[int], *, own
     try:
         if own_group:
             signals.lead_group(0)
-        signals.restore(mask)
+        signals.restore(mask, ignores_children=ignores_children)
         execute(argv, environ)
     except OSError as error:
         _refuse(argv, error)
@@ -266,8 +275,8 @@ def _tell(channel: socket.socket, message: dict[str, object]) -> None:
         channel.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
 
 
-def _await_flush(channel: socket.socket, relay: int, timeout: float) -> None:
-    """Wait until the relay has nothing more to do, is dead, or its time is up."""
+def _await_flush(channel: socket.socket, relay: int, timeout: float) -> bool:
+    """Wait until the relay has nothing more to do, is dead, or its time is up; False if it was dead."""
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
         if not select.select([channel], [], [], left)[0]:
@@ -275,11 +284,20 @@ def _await_flush(channel: socket.socket, relay: int, timeout: float) -> None:
         try:
             message = channel.recv(65536)
         except OSError:
-            return
+            return False
         if not message or "flushed" in json.loads(message):
-            return
+            return bool(message)
     with contextlib.suppress(ProcessLookupError):
         os.kill(relay, signal.SIGKILL)
+    return True
+
+
+def _leave_word(folder: runfolder.RunFolder, ending: dict[str, Any]) -> None:
+    """Write down how the script ended, for whoever delivers what the dead relay has left."""
+    with contextlib.suppress(OSError):
+        path = runfolder.create_journal(folder.path, "relay", attempt(), 0)
+        with open(path, "ab") as file:
+            file.write(journal_lines.format_message("fin", ending))
 
 
 def _end_as(status: int) -> int:

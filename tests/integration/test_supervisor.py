@@ -82,6 +82,39 @@ def test_death_by_a_signal_is_passed_up(tmp_path):
     assert Job(tmp_path, b"#!/bin/sh\nkill -SEGV $$\n").end()[0] == -signal.SIGSEGV
 
 
+def test_parents_that_ignore_their_children(tmp_path):
+    """Some start-up scripts, Perl programs and containers do, and programs inherit it."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        job = Job(
+            tmp_path,
+            b"#!/usr/bin/env python3\nfrom signal import *; raise SystemExit(3 + getsignal(SIGCHLD))\n",
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert job.end()[0] == 3 + signal.SIG_IGN
+
+
+def test_a_helper_that_was_killed_costs_the_script_no_signal(tmp_path):
+    script = b"""#!/usr/bin/env python3
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+print(os.getppid(), file=open("up", "w"))
+seen = [signal.sigwait(signal.valid_signals())]
+while found := signal.sigtimedwait(signal.valid_signals(), 1):
+    seen.append(found.si_signo)
+raise SystemExit(0 if set(seen) == {signal.SIGUSR1} else seen[-1])
+"""
+    job = Job(tmp_path, script)
+    supervisor = int(job.await_file("up"))
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    inside, *others = map(int, children)  # in the order in which they were started
+    os.kill(inside, signal.SIGKILL)
+    for pid in (supervisor, *others):
+        os.kill(pid, signal.SIGUSR1)
+    assert job.end()[0] == 0
+
+
 def test_interpreter_that_is_missing(tmp_path):
     code, _, errors = Job(tmp_path, b"#!/no/such/interpreter\n").end()
     assert code == 2  # what plain sbatch gives: the number of the error

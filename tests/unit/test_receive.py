@@ -67,6 +67,17 @@ def test_a_closed_gap_lets_all_behind_it_join():
     assert order.size == 0
 
 
+def test_new_journals_do_not_drive_out_those_of_the_same_batch():
+    order = at(10, journals=3)
+    for number in range(2):
+        order.learn((number, "other"), 0, 0.0)
+    keys_of_batch = [KEY, (9, "new")]
+    for key in order.unknown(keys_of_batch):
+        order.learn(key, 0, 1.0)
+    assert arrive(order, 10, 20) == (Verdict.JOINED, [(10, 20)])
+    assert order.unknown([(0, "other")]) == [(0, "other")]
+
+
 def test_parts_join_when_they_are_complete_in_any_order():
     order = at()
     assert arrive(order, 0, 50, part=2, parts=3, body=b"c") == (Verdict.HELD, [])

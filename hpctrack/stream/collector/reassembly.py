@@ -73,7 +73,10 @@ class _Journal:
 class Reassembly:
     """Journals, as far as they have arrived."""
 
-    def __init__(self, *, per_journal: int = PER_JOURNAL, in_all: int = IN_ALL) -> None:
+    def __init__(
+        self, *, per_journal: int = PER_JOURNAL, in_all: int = IN_ALL, journals: int = _MAX_JOURNALS
+    ) -> None:
+        self._most = journals
         self._per_journal = per_journal
         self._in_all = in_all
         self._journals: OrderedDict[Key, _Journal] = OrderedDict()
@@ -85,15 +88,19 @@ class Reassembly:
         return len(self._journals)
 
     def unknown(self, keys: Iterable[Key]) -> list[Key]:
-        """Return those of the journals whose watermark is not known."""
-        return [key for key in dict.fromkeys(keys) if key not in self._journals]
+        """Return those of the journals whose watermark is not known, and keep the others in mind."""
+        asked = dict.fromkeys(keys)
+        for key in asked:
+            if key in self._journals:
+                self._journals.move_to_end(key)
+        return [key for key in asked if key not in self._journals]
 
     def learn(self, key: Key, watermark: int, now: float) -> None:
         """Take in how far a journal is in PostgreSQL; nothing of it waits for a commit."""
         journal = self._journals.get(key)
         if journal is None:
             journal = self._journals[key] = _Journal(watermark, watermark, now)
-            while len(self._journals) > _MAX_JOURNALS:
+            while len(self._journals) > self._most:
                 self._forget(next(iter(self._journals)))
         journal.watermark = journal.tail = watermark
         for start in [start for start in journal.held if start < watermark]:

@@ -1,0 +1,86 @@
+"""Processes of a job that die alone: what the others then see to. Without Slurm."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+import pytest
+
+from tests.integration.relayed_job import await_result, collecting, running
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture
+def job(tmp_path):
+    yield from running(tmp_path)
+
+
+@pytest.fixture
+def collector(job):
+    yield from collecting(job)
+
+
+@pytest.fixture
+def orphanage():
+    """Take in orphans, and reap none until the end: as PID 1 of many a container does."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    orphans: list[int] = []
+    yield orphans
+    prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    for pid in orphans:
+        os.waitpid(pid, 0)
+
+
+def test_a_script_that_nobody_reaps_has_ended_all_the_same(job, collector, orphanage):
+    job.submit()
+    job.find_collector_at(collector.address)
+    process = job.start("#!/bin/sh\necho $$ > pid\nread line < go\n")
+    os.mkfifo(job.folder / "go")
+    relay, script = job.relay(process), await_result(lambda: _number(job.folder / "pid"))
+    await_result(lambda: collector.messages("start"))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    orphanage += [relay, script]
+    await_result(lambda: collector.messages("event"))
+    os.kill(script, signal.SIGKILL)
+    await_result(lambda: job.run_folders() == [])
+    assert len(collector.messages("fin")) == 1
+
+
+def test_how_a_script_ended_is_known_though_its_relay_was_killed(job, collector):
+    job.submit()
+    job.find_collector_at(collector.address)
+    process = job.start('#!/bin/sh\nread line < go\necho "step=1 loss=1" >> $HPCTRACK_JOURNAL\nexit 3\n')
+    os.mkfifo(job.folder / "go")
+    relay = job.relay(process)
+    await_result(lambda: collector.messages("start"))
+    os.kill(relay, signal.SIGKILL)
+    (job.folder / "go").write_text("on\n")
+    assert process.wait(30) == 3
+    assert collector.messages("fin") == []
+    assert job.sync(collector) == [True]
+    [fin] = collector.messages("fin")
+    assert (fin["exit_code"], fin["exit_signal"], collector.steps()) == (3, None, [1])
+
+
+def test_rows_of_other_nodes_are_delivered_though_the_relay_never_saw_them(job, collector):
+    job.submit()
+    process = job.start(
+        "#!/bin/sh\nread line < go\nHPCTRACK_RUN_DIR=/nowhere"
+        ' "$PYTHON" -S -c "import hpctrack; hpctrack.log(step=7, loss=1.0)"\n',
+        SLURM_JOB_NUM_NODES="2",
+    )
+    os.mkfifo(job.folder / "go")
+    os.kill(job.relay(process), signal.SIGKILL)
+    (job.folder / "go").write_text("on\n")
+    assert process.wait(30) == 0
+    job.sync(collector)
+    assert collector.steps() == [7]
+
+
+def _number(path) -> int:
+    return int(path.read_text() or 0) if path.exists() else 0
