@@ -86,6 +86,11 @@ class Settings(NamedTuple):
         """The spool folder: submission records and journals that could not be shipped yet."""
         return os.path.join(self.data_dir, "spool")
 
+    @property
+    def cache(self) -> str:
+        """The folder of answers that are asked for once: what there is to know of the site's Slurm."""
+        return os.path.join(self.data_dir, "cache")
+
 
 def _choice(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:

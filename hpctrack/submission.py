@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import pwd
 import secrets
 import shlex
 import uuid
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import errors, redact
+from hpctrack import account, errors, redact
 from hpctrack.arguments import parse_arguments
 from hpctrack.stream import records
 
@@ -203,7 +201,7 @@ def _submission(
 ) -> dict[str, Any]:
     return {
         "uuid": minted.uuid,
-        "user_name": _user(),
+        "user_name": account.user_name(),
         "cluster": job.cluster,
         "time": datetime.fromtimestamp(minted.time, timezone.utc).isoformat(),
         "submit_line": shlex.join(redactor.argv(source.argv)),
@@ -241,14 +239,6 @@ def _run(
         "parent_task": parent.task if parent else None,
         "rerun_of": source.rerun_of,
     }
-
-
-def _user() -> str:
-    """Return the name that Slurm knows the user by."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 def storable(value: Any) -> Any:

@@ -55,9 +55,9 @@ def _by_cluster(found: Sequence[Job], configuration: Settings) -> Iterator[tuple
     """Group jobs by cluster; None is the one of this host."""
     if not found:
         return
-    from hpctrack.slurm import preparation, site
+    from hpctrack.slurm import site
 
-    here = site.cluster_name(os.environ, preparation.cache_folder(configuration))
+    here = site.cluster_name(os.environ, configuration.cache)
     for cluster in dict.fromkeys(job.cluster for job in found):
         members = [job for job in found if job.cluster == cluster]
         yield (None if cluster in (here, None) else cluster), members

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import re
 import time
@@ -12,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hpctrack import errors, settings
+from hpctrack import account, errors, settings
 from hpctrack.cli import common, render
 
 if TYPE_CHECKING:
@@ -225,7 +224,7 @@ def _register(connection: Connection, name: uuid.UUID, secret: bytes) -> int:
 
     now = time.time()
     submission = {
-        "uuid": str(name), "user_name": getpass.getuser(), "submit_line": "hpctrack doctor",
+        "uuid": str(name), "user_name": account.user_name(), "submit_line": "hpctrack doctor",
         "time": datetime.fromtimestamp(now, timezone.utc).isoformat(),
     }  # fmt: skip
     run = {"kind": "command", "experiment": EXPERIMENT, "job_name": "doctor"}
@@ -261,7 +260,7 @@ def _echo(address: str, submission: bytes, secret: bytes) -> Check:
 
 
 def _slurm(configuration: Settings, connection: Connection | None) -> Iterator[Check]:
-    from hpctrack.slurm import command, preparation, site
+    from hpctrack.slurm import command, site
 
     missing = []
     for program in _PROGRAMS:
@@ -281,7 +280,7 @@ def _slurm(configuration: Settings, connection: Connection | None) -> Iterator[C
         )
     try:
         version = command.run(["sbatch", "--version"], timeout=_SLURM_SECONDS, environ=os.environ).stdout
-        cluster = site.cluster_name(os.environ, preparation.cache_folder(configuration))
+        cluster = site.cluster_name(os.environ, configuration.cache)
     except errors.SlurmError as error:
         yield Check("Slurm", "broken", str(error), "is slurmctld up? scontrol ping")
         return
@@ -296,7 +295,7 @@ def _queue() -> Check:
     from hpctrack.slurm import command
 
     started = time.monotonic()
-    argv = ["squeue", "--noheader", "--all", "--format=%i", f"--user={getpass.getuser()}"]
+    argv = ["squeue", "--noheader", "--all", "--format=%i", f"--user={account.user_name()}"]
     try:
         listed = command.run(argv, timeout=_SLURM_SECONDS, environ=os.environ).stdout
     except errors.SlurmError as error:

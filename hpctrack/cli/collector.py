@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import logging
 import logging.handlers
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, settings
+from hpctrack import account, errors, settings
 from hpctrack.cli import common
 
 if TYPE_CHECKING:
@@ -92,15 +91,14 @@ def _stop(configuration: Settings) -> None:
 
 
 def _find_slurm(configuration: Settings) -> Slurm:
-    from hpctrack.slurm import backend, preparation, site
+    from hpctrack.slurm import backend, site
     from hpctrack.stream.collector.reconciling import Slurm
 
     environ: Mapping[str, str] = os.environ
-    cache = preparation.cache_folder(configuration)
     if configuration.personal:
-        environ = site.client_environ(environ, cache)
-    cluster = site.cluster_name(environ, cache)
-    user = getpass.getuser() if configuration.personal else None
+        environ = site.client_environ(environ, configuration.cache)
+    cluster = site.cluster_name(environ, configuration.cache)
+    user = account.user_name() if configuration.personal else None
     return Slurm(cluster, backend.choose(configuration.slurm_backend, cluster, environ), user)
 
 

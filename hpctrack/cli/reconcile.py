@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, settings
+from hpctrack import account, errors, settings
 from hpctrack.cli import common, render
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
 
 def _pass(configuration: settings.Settings, cluster: str | None, user: str | None) -> Report:
     from hpctrack import reconcile
-    from hpctrack.slurm import backend, preparation, site
+    from hpctrack.slurm import backend, site
     from hpctrack.store import collectors, database
 
     with contextlib.closing(database.connect(configuration)) as connection:
@@ -65,12 +64,12 @@ def _pass(configuration: settings.Settings, cluster: str | None, user: str | Non
                 return reconcile.Report(lost)
             raise
         try:
-            here = cluster or site.cluster_name(os.environ, preparation.cache_folder(configuration))
+            here = cluster or site.cluster_name(os.environ, configuration.cache)
         except errors.CommandNotFound:
             return reconcile.Report(lost)  # a machine without Slurm
         asked = backend.choose(configuration.slurm_backend, here, os.environ, remote=cluster is not None)
         if user is None and configuration.personal:
-            user = getpass.getuser()
+            user = account.user_name()
         report = reconcile.run_once(connection, asked, here, user)
     return report._replace(changes=lost + report.changes)
 

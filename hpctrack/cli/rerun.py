@@ -93,7 +93,7 @@ def command(ref: runids.RunRef, changes: rerun.Changes) -> int:
     original, uuid = _find(configuration, ref)
     environ = preparation.own_environ()
     try:
-        listed = site.sbatch_options(environ, preparation.cache_folder(configuration))
+        listed = site.sbatch_options(environ, configuration.cache)
     except errors.CommandNotFound:
         raise
     except errors.SlurmError:

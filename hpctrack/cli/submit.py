@@ -124,14 +124,14 @@ def _register(
 
 def _see_to_collector(configuration: Settings, problems: list[str]) -> bool:
     """Start a collector if none runs; return whether PostgreSQL runs: else the collector registers."""
-    from hpctrack.slurm import preparation, site
+    from hpctrack.slurm import site
     from hpctrack.store import embedded
 
     try:
         from hpctrack.stream import collector
 
         with contextlib.suppress(OSError):
-            site.note_client(os.environ, preparation.cache_folder(configuration))
+            site.note_client(os.environ, configuration.cache)
         collector.ensure_running(configuration)
     except Exception as error:  # noqa: BLE001 (tracking goes on without: the journals wait)
         problems.append(str(error) or type(error).__name__)

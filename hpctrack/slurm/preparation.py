@@ -124,13 +124,8 @@ def read_line(settings: Settings, argv: Sequence[str], environ: Mapping[str, str
     for fresh in (False, True):
         if options.unfamiliar(argv, listed):
             with contextlib.suppress(errors.SlurmError):  # sbatch itself will say what is wrong
-                listed = site.sbatch_options(environ, cache_folder(settings), fresh=fresh)
+                listed = site.sbatch_options(environ, settings.cache, fresh=fresh)
     return options.parse(argv, listed)
-
-
-def cache_folder(settings: Settings) -> str:
-    """Return where `hpctrack.slurm.site` remembers what it asked."""
-    return str(Path(settings.data_dir) / "cache")
 
 
 def _doubt(line: _Line) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import re
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import errors, git, submission
+from hpctrack import account, errors, git, submission
 from hpctrack.slurm import command, preparation, site
 from hpctrack.stream import records
 
@@ -135,9 +134,7 @@ class _Job:
             return
         self.known = True
         try:
-            cluster = cluster or site.cluster_name(
-                self._order.environ, preparation.cache_folder(self._order.settings)
-            )
+            cluster = cluster or site.cluster_name(self._order.environ, self._order.settings.cache)
             record = self._record(job_id, cluster)
             self._listener.deliver(self._write(record))
         except Exception as error:  # noqa: BLE001 (the job is submitted: this must not look as if it were not)
@@ -274,7 +271,7 @@ def _find(path: str, clusters: str | None, environ: Mapping[str, str]) -> tuple[
     Of a heterogeneous job the first component leads, and has the smallest id.
     """
     argv = ["squeue", "--noheader", "--all", "--states=all", "--format=%F %o"]
-    argv += ["--user", pwd.getpwuid(os.getuid()).pw_name]
+    argv += ["--user", account.user_name()]
     argv += ["--clusters", clusters] if clusters else []
     found: list[tuple[int, str | None]] = []
     cluster = None

@@ -6,13 +6,12 @@ Lists ask with `find_all`, verbs that act on several runs with `find_each`, verb
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
-from hpctrack import errors, runids
+from hpctrack import account, errors, runids
 from hpctrack.store import database
 from hpctrack.store.statements import statement
 
@@ -81,7 +80,7 @@ def my_names(connection: Connection) -> list[str]:
     """Return the names under which the caller's runs are stored: PostgreSQL's login, and the user's here."""
     with database.translated():
         (login,) = connection.execute(statement("fetch_login")).fetchone() or (None,)
-    return list(dict.fromkeys((str(login), getpass.getuser())))
+    return list(dict.fromkeys((str(login), account.user_name())))
 
 
 def _ids(candidates: Iterable[Candidate]) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pwd
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import pytest
 
 from hpctrack import settings as configuration
 from hpctrack.cli import collector as verb
-from hpctrack.slurm import preparation, site
+from hpctrack.slurm import site
 from hpctrack.store import embedded
 from hpctrack.stream.collector import starting
 from tests.chain import PATIENCE, PROGRAM, Collector, environment, eventually
@@ -64,16 +66,25 @@ def test_a_collector_that_was_started_without_slurm_finds_it_once_somebody_submi
     tmp_path, programs, monkeypatch
 ):
     settings = configuration.Settings(data_dir=str(tmp_path / "data"))
-    cache = preparation.cache_folder(settings)
     submitter = {"PATH": programs.environ["PATH"], "SLURM_CONF": "/site/slurm.conf", "SECRET": "x"}
     monkeypatch.delenv("SLURM_CONF", raising=False)
-    site.note_client(submitter, cache)
+    site.note_client(submitter, settings.cache)
     assert "SECRET" not in (tmp_path / "data" / "cache" / "slurm-client.json").read_text()
     found = verb._find_slurm(settings)
     assert found.cluster == "mini"
     found.backend.queue()
     [environ] = asked(programs)
     assert (environ["SLURM_CONF"], environ["PATH"]) == ("/site/slurm.conf", submitter["PATH"])
+
+
+def test_ones_own_collector_asks_for_the_account_whatever_the_environment_says(
+    tmp_path, programs, monkeypatch
+):
+    monkeypatch.setenv("PATH", programs.environ["PATH"])
+    for name in ("LOGNAME", "USER"):
+        monkeypatch.setenv(name, "somebody-else")
+    found = verb._find_slurm(configuration.Settings(data_dir=str(tmp_path / "data")))
+    assert found.user == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_another_hosts_way_to_slurm_is_not_ours(tmp_path):

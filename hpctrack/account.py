@@ -1,0 +1,14 @@
+"""Whose processes these are, as Slurm knows them. LOGNAME and USER may say otherwise: sudo, su."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+
+def user_name() -> str:
+    """Return the name of this process's account; its number where it has no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
