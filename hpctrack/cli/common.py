@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
 
+PATIENCE = "10s"
+"""How long a command waits for what other sessions hold (``lock_timeout``) before it says so."""
+
 config_option = click.option(
     "-c",
     "--config-path",
@@ -89,7 +92,7 @@ def connect(configuration: Settings) -> Connection:
     """
     from hpctrack.store import database, registration
 
-    connection = database.connect(configuration, autocommit=True)
+    connection = database.connect(configuration, autocommit=True, patience=PATIENCE)
     with contextlib.suppress(errors.HpctrackError, OSError):
         registration.register_pending(configuration, connection)
     return connection

@@ -55,7 +55,8 @@ def command(
     configuration = settings.load(config_path=config_path)
     from hpctrack.store import database, pruning
 
-    with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
+    connecting = database.connect(configuration, autocommit=True, patience=common.PATIENCE)
+    with contextlib.closing(connecting) as connection:
         found = pruning.count(connection, before, experiment)
         if not as_json:
             click.echo(_summary(found, before))

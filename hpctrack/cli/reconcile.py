@@ -53,9 +53,9 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
 def _pass(configuration: settings.Settings, cluster: str | None, user: str | None) -> Report:
     from hpctrack import reconcile
     from hpctrack.slurm import backend, site
-    from hpctrack.store import collectors, database
+    from hpctrack.store import collectors, database, held
 
-    with contextlib.closing(database.connect(configuration)) as connection:
+    with contextlib.closing(database.connect(configuration, patience=held.PATIENCE)) as connection:
         lost = reconcile.settle_lost(connection, os.uname().nodename.partition(".")[0], _booted(), _living)
         try:
             collectors.check_role(connection)

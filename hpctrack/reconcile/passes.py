@@ -6,6 +6,7 @@ transaction.
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ from hpctrack.reconcile import matching, relayed
 from hpctrack.reconcile.inquiry import Inquiry
 from hpctrack.reconcile.plan import GRACE, plan, settle
 from hpctrack.slurm import command
-from hpctrack.store import database, runs
+from hpctrack.store import database, held, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _SILENCE = 120.0
 #: ``runs.reason`` of a run that its machine took with it.
 RESTARTED = "its machine was started again meanwhile"
+
+_log = logging.getLogger(__name__)
 
 
 class Report(NamedTuple):
@@ -94,7 +97,8 @@ def run_once(
 
     ``connection`` is idle and not in autocommit mode. ``user``: the runs of that user alone (the personal
     mode). ``lease``: id of the collector on whose behalf this runs; if its row in ``collectors`` has no
-    lease that is still good, nothing is written and `errors.LeaseLost` raised. ``only``: an early check of
+    lease that is still good, nothing is written and `errors.LeaseLost` raised. Runs that other sessions hold
+    for longer than the connection waits for locks are left for another pass. ``only``: an early check of
     these runs, which asks sacct and, only where something may still be requeued, squeue. If Slurm can't be
     reached nothing is concluded: `Report.error` says why, the table ``clusters`` since when.
     """
@@ -113,12 +117,11 @@ def run_once(
     except errors.SlurmError as error:
         inquiry.error = str(error)
     asked_s = time.monotonic() - began
-    with database.translated(), connection.transaction():
-        if lease:
-            runs.check_lease(connection, lease)
-        changes = _write(connection, inquiry, cluster, grace) if inquiry.facts or inquiry.queued else []
-        if inquiry.error or not only:
-            runs.note_cluster(connection, cluster, inquiry.error)
+    record = not only
+    try:
+        changes = _conclude(connection, inquiry, cluster, grace, lease, record=record)
+    except errors.StoreBusy:
+        changes = _conclude(connection, inquiry, cluster, grace, lease, record=record, around_held=True)
     over = {change.run.run_id for change in changes if change.run.time_ended is not None}
     waiting = tuple(run.run_id for run in stored if only and run.run_id not in over)
     return Report(tuple(changes), waiting, inquiry.error, asked_s)
@@ -156,12 +159,44 @@ def commands() -> dict[str, dict[str, float]]:
     return command.counters.by_program()
 
 
-def _write(connection: Connection, inquiry: Inquiry, cluster: str, grace: timedelta) -> list[Change]:
+def _conclude(
+    connection: Connection,
+    inquiry: Inquiry,
+    cluster: str,
+    grace: timedelta,
+    lease: UUID | None,
+    *,
+    record: bool,
+    around_held: bool = False,
+) -> list[Change]:
+    """Write what Slurm's answers change, and with ``record`` that it answered, in one transaction.
+
+    ``around_held`` leaves runs that other sessions hold for another pass.
+    """
+    with database.translated(), connection.transaction():
+        if lease:
+            runs.check_lease(connection, lease)
+        changes = []
+        if inquiry.facts or inquiry.queued:
+            changes = _write(connection, inquiry, cluster, grace, around_held=around_held)
+        if inquiry.error or record:
+            runs.note_cluster(connection, cluster, inquiry.error)
+    return changes
+
+
+def _write(
+    connection: Connection, inquiry: Inquiry, cluster: str, grace: timedelta, *, around_held: bool
+) -> list[Change]:
     """Decide from locked rows what the facts change, and write it."""
     facts, survey, now = inquiry.facts, inquiry.survey, inquiry.now
     ids = {change.run.run_id for change in plan(facts, inquiry.stored, now, survey=survey, grace=grace)}
     missing = matching.missing_tasks(facts, inquiry.stored)
     ids.update(_reopened(connection, inquiry, cluster, missing))
+    if around_held:
+        left = held.find(connection, ids.union(like for like, _ in missing))
+        _log.warning("%d runs can't be corrected now: %s", len(left), held.describe(connection))
+        ids -= left
+        missing = [(like, task) for like, task in missing if like not in left]
     if missing:
         ids.update(runs.add_tasks(connection, missing))
     if not ids:

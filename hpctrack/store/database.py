@@ -35,6 +35,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 #: Compiling takes longer than any of our statements (manual, "When to JIT?").
 _SESSION = "SELECT set_config('search_path', quote_ident(%s), false), set_config('jit', 'off', false)"
 _IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, false)"
+_PATIENCE = "SELECT set_config('lock_timeout', %s, false)"
 
 CONNECT_TIMEOUT = "5"
 """Seconds (libpq's ``connect_timeout``) where the configuration does not say otherwise."""
@@ -50,14 +51,20 @@ def conninfo(settings: Settings) -> dict[str, str]:
 
 
 def connect(
-    settings: Settings, *, autocommit: bool = False, check: bool = True, idle: str | None = None
+    settings: Settings,
+    *,
+    autocommit: bool = False,
+    check: bool = True,
+    idle: str | None = None,
+    patience: str | None = None,
 ) -> Connection:
     """Connect, with the configured schema alone on the search path.
 
     ``check`` refuses a database whose schema is missing, older, newer or dirty. In the personal mode a
     missing schema is set up. ``idle`` bounds for how long the session may stand still in mid-transaction
-    until PostgreSQL ends it (``idle_in_transaction_session_timeout``). Raises `errors.StoreUnavailable`,
-    `errors.StoreDenied`, `errors.SchemaError`.
+    until PostgreSQL ends it (``idle_in_transaction_session_timeout``); ``patience`` bounds its waits for what
+    other sessions hold (``lock_timeout``). Raises `errors.StoreUnavailable`, `errors.StoreDenied`,
+    `errors.SchemaError`.
     """
     parameters = conninfo(settings)
     with translated():
@@ -73,6 +80,8 @@ def connect(
             connection.execute(_SESSION, (settings.schema,))
             if idle is not None:
                 connection.execute(_IDLE, (idle,))
+            if patience is not None:
+                connection.execute(_PATIENCE, (patience,))
             if check:
                 from hpctrack.store import migrate
 
@@ -100,6 +109,10 @@ def translated() -> Iterator[None]:
         raise errors.StoreDenied(_message("PostgreSQL refused the login", error)) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise errors.StoreDenied(_message("PostgreSQL refused", error)) from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise errors.StoreBusy(
+            "another session holds what this needs, in a transaction that it has not ended: try again later"
+        ) from error
     except psycopg.OperationalError as error:
         if error.sqlstate is None and _REFUSED.search(str(error)):
             raise errors.StoreDenied(_message("PostgreSQL refused the login", error)) from error

@@ -2,7 +2,8 @@
 
 A batch locks its journals in the order of their keys, decides from their watermarks what to store, stores it
 and moves the watermarks: all in one transaction. What PostgreSQL refuses for its content is found by
-bisection and set aside in ``rejected``; nothing is ever refused because the server is in trouble.
+bisection and set aside in ``rejected``; nothing is ever refused because the server is in trouble. Runs that
+other sessions hold are put off (`held.Held`), and come again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from hpctrack import errors, model
-from hpctrack.store import batch, columns, database, metrics
+from hpctrack.store import batch, columns, database, held, metrics
 from hpctrack.store.batch import Outcome
 from hpctrack.store.statements import statement
 
@@ -52,6 +53,7 @@ class Ingestion:
         self._settled: set[tuple[str, ...]] = set()
         self._settled_for = ""
         self._suspects: set[int] = set()
+        self._held = held.Held()
 
     def watermarks(self, streams: Collection[Stream]) -> dict[Stream, int]:
         """Return how far journals are in; 0 for those that are not known. Raises `errors.StoreError`."""
@@ -67,6 +69,7 @@ class Ingestion:
         """
         self._add_columns(pieces)
         outcome = Outcome()
+        pieces = self._store_what_was_held(pieces, outcome)
         suspects = [piece for piece in pieces if piece.run_id in self._suspects]
         if suspects:
             pieces = [piece for piece in pieces if piece.run_id not in self._suspects]
@@ -79,6 +82,20 @@ class Ingestion:
             if outcome.counts["rejected"] == refused:
                 self._suspects.discard(run_id)
         return outcome
+
+    def _store_what_was_held(self, pieces: Sequence[model.Piece], outcome: Outcome) -> Sequence[model.Piece]:
+        """Store pieces of runs that were put off and can be had now; return those of all others.
+
+        What is still put off is not acknowledged, and comes again. It may cost one wait at most.
+        """
+        waiting = {piece.run_id for piece in pieces if piece.run_id in self._held}
+        if not waiting:
+            return pieces
+        for run_id in self._held.due(self._connection, waiting):
+            self._store_or_divide([piece for piece in pieces if piece.run_id == run_id], outcome)
+            if run_id in self._held:
+                break
+        return [piece for piece in pieces if piece.run_id not in waiting]
 
     def _add_columns(self, pieces: Iterable[model.Piece]) -> None:
         """Add columns for new numeric metrics, if that is wanted and possible now."""
@@ -122,11 +139,42 @@ class Ingestion:
                 self._set_aside(pieces[0], error, outcome)
             else:
                 raise
+        except errors.StoreBusy:
+            self._writer.forget()
+            self._put_off(pieces, outcome)
         except BaseException:
             self._writer.forget()
             raise
         else:
+            self._held.release(piece.run_id for piece in pieces)
             outcome.add(stored)
+
+    def _put_off(self, pieces: Sequence[model.Piece], outcome: Outcome) -> None:
+        """Store pieces without those of runs that other sessions hold.
+
+        Raises `errors.StoreBusy` where it is whole tables that are held: nothing can be stored then.
+        """
+        runs = sorted({piece.run_id for piece in pieces})
+        try:
+            with database.translated(), self._connection.transaction():
+                found = held.find(self._connection, runs)
+        except errors.StoreBusy:
+            raise errors.StoreBusy(f"tables are {held.describe(self._connection)}") from None
+        if not found and len(runs) == 1:
+            found = set(runs)
+        if found:
+            self._held.put_off(self._connection, found)
+            outcome.counts["put_off"] += sum(piece.run_id in found for piece in pieces)
+            parts = [[piece for piece in pieces if piece.run_id not in found]]
+        else:  # held by what only a unique index shows: a row of metrics that is not committed
+            middle = runs[len(runs) // 2]
+            parts = [
+                [piece for piece in pieces if piece.run_id < middle],
+                [piece for piece in pieces if piece.run_id >= middle],
+            ]
+        for part in parts:
+            if part:
+                self._store_or_divide(part, outcome)
 
     def _set_aside(self, piece: model.Piece, error: errors.ContentRefused, outcome: Outcome) -> None:
         where = f"run {piece.run_id}, journal {piece.journal}, bytes {piece.start} to {piece.end}"

@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 def register(connection: Connection, record: records.Record) -> dict[int, int]:
     """Store a submission, its secret and its runs; return the run's id of each task.
 
-    Doing so again changes nothing. Raises `errors.StoreError`, and ValueError for an array specification that
-    Slurm would refuse.
+    Doing so again changes nothing. Others who hold its experiment are waited for briefly
+    (`errors.StoreBusy`). Raises `errors.StoreError`, and ValueError for an array specification that Slurm
+    would refuse.
     """
     from hpctrack.stream import wire  # late: hardly any read finds something to register
 
@@ -38,6 +39,7 @@ def register(connection: Connection, record: records.Record) -> dict[int, int]:
         "tasks": tasks,
     }
     with database.translated(), connection.transaction():
+        connection.execute(statement("wait_briefly"))
         rows = connection.execute(statement("register_submission"), parameters).fetchall()
     return {int(str(task)): int(str(run_id)) for task, run_id in rows}
 
@@ -74,6 +76,9 @@ def _register_all(connection: Connection, waiting: Iterable[str]) -> int:
             records.set_registered(path)
         except (errors.StoreUnavailable, errors.SchemaError):
             raise
+        except errors.StoreBusy as error:
+            _log.warning("%s can't be registered now: %s", path, error)
+            break
         except (errors.StoreError, OSError, ValueError) as error:
             _log.warning("%s can't be registered: %s", path, error)
         else:

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.cli import annotate, main
+from hpctrack.cli import annotate, common, main
+from hpctrack.store import database as store
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 
@@ -310,3 +311,14 @@ def test_users_change_only_what_is_theirs(roles):
     assert roles.run("bob", "delete", "bob", "-y")[0] == 0
     assert roles.run("alice", "experiment", "delete", "hers", "-y")[0] == 0
     assert roles.query("reader", "SELECT count(*) FROM run_overview") == [(0,)]
+
+
+def test_a_run_that_another_session_holds_is_one_line(cli, database, run, monkeypatch):
+    monkeypatch.setattr(common, "PATIENCE", "100ms")
+    run_id = run()
+    with store.connect(database) as session:
+        session.execute("DELETE FROM runs WHERE id = %s", [run_id])
+        code, out, err = cli("tag", f"r{run_id}", "best")
+        session.rollback()
+    assert (code, out, err.count("\n")) == (75, "", 1)
+    assert "another session holds what this needs" in err

@@ -7,7 +7,7 @@ import logging
 import pytest
 from psycopg import OperationalError
 
-from hpctrack import model
+from hpctrack import errors, model, reconcile
 from hpctrack.store import collectors, ingestion, runs
 from hpctrack.store import database as store
 from hpctrack.stream import journal, wire
@@ -95,3 +95,68 @@ def test_a_collector_that_stands_still_in_mid_copy_is_ended_and_nobody_else(data
         assert ingest.store([piece(run_id, 1, line)]).watermarks == {(run_id, A): 200}
         assert collectors.end_standstill(connection, 0.0) == 0
         assert idle.execute("SELECT 1").fetchone() == (1,)
+
+
+#: What a user may do to own rows, and then leave the transaction open.
+_HOLDS = (
+    "DELETE FROM runs WHERE id = %(run)s",
+    "SELECT FROM runs WHERE id = %(run)s FOR UPDATE",
+    "UPDATE run_latest SET last = '{}' WHERE run_id = %(run)s",
+    "INSERT INTO metrics (run_id, step) VALUES (%(run)s, 1)",
+)
+
+
+@pytest.mark.parametrize("hold", _HOLDS)
+def test_rows_of_a_run_that_a_session_holds_wait_and_nobody_elses(database, connection, run, caplog, hold):
+    held, *others = runs_ = [run() for _ in range(5)]
+    connection.execute("SET lock_timeout = '100ms'")
+    ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset())
+
+    def store_all(number: int) -> dict:
+        row = journal.Row.of(0, number, None, None, {"loss": 0.5})
+        return ingest.store([piece(run_id, number, row) for run_id in runs_])
+
+    store_all(0)
+    caplog.set_level(logging.WARNING)
+    with store.connect(database) as session:
+        session.execute(hold, {"run": held})
+        stored = store_all(1)
+        assert stored.watermarks == {(run_id, A): 200 for run_id in others}
+        assert stored.counts["put_off"] == 1
+        [said] = {record.getMessage() for record in caplog.records}
+        assert f"rows of r{held} wait: held by " in said
+        assert f"pg_terminate_backend({session.info.backend_pid})" in said
+        # Whoever is put off is not waited for again, and nothing new is said.
+        assert store_all(2).watermarks == {(run_id, A): 300 for run_id in others}
+        assert len(caplog.records) == 1
+        session.rollback()
+    row = journal.Row.of(0, 1, None, None, {"loss": 0.5})
+    assert eventually(lambda: ingest.store([piece(held, 1, row)]).watermarks) == {(held, A): 200}
+    assert store_all(3).counts["put_off"] == 0
+
+
+def test_what_a_relay_says_of_a_run_that_a_session_holds_comes_again(database, connection, run):
+    """An update of tags lets rows in, and keeps out what changes the run itself."""
+    held, other = run(), run()
+    connection.execute("SET lock_timeout = '100ms'")
+    ingest = ingestion.Ingestion(connection, reconcile.observe)
+    hello = journal.Message(0, "hello", '{"time": 1, "attempt": 0, "node": "n1"}')
+    with store.connect(database) as session:
+        session.execute("UPDATE runs SET tags = '{}' WHERE id = %s", [held])
+        stored = ingest.store([piece(held, 0, hello), piece(other, 0, hello)])
+        assert stored.watermarks == {(other, A): 100}
+    assert eventually(lambda: ingest.store([piece(held, 0, hello)]).watermarks) == {(held, A): 100}
+    found = connection.execute("SELECT batch_host FROM attempts WHERE run_id = %s", [held]).fetchall()
+    assert found == [("n1",)]
+
+
+def test_whole_tables_that_a_session_holds_are_trouble_that_names_it(database, connection, run):
+    run_id = run()
+    connection.execute("SET lock_timeout = '100ms'")
+    ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset())
+    row = journal.Row.of(0, 0, None, None, {"loss": 0.5})
+    with store.connect(database) as session:
+        session.execute("LOCK TABLE runs")
+        with pytest.raises(errors.StoreBusy, match=f"session {session.info.backend_pid}, open for"):
+            ingest.store([piece(run_id, 0, row)])
+    assert ingest.store([piece(run_id, 0, row)]).watermarks == {(run_id, A): 100}

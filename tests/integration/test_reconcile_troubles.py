@@ -9,6 +9,7 @@ import pytest
 from hpctrack import reconcile
 from hpctrack.model import RelayMessage
 from hpctrack.reconcile.plan import UNKNOWN
+from hpctrack.store import database as store
 from tests.integration.slurm_says import T0, epoch, line, row
 
 # ---- Trouble -----------------------------------------------------------------------------------------------
@@ -49,6 +50,38 @@ def test_when_squeue_fails_nothing_is_concluded(slurm, register, connection, onc
     assert once().changed == (run_id,)
     assert get(run_id)["status"] == "FAILED"
     assert fetch("SELECT * FROM clusters")["unreachable_since"] is None
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        "UPDATE runs SET tags = '{}' WHERE slurm_job_id = 10",
+        "DELETE FROM experiments WHERE name = 'held'",
+        "UPDATE attempts SET reason = 'mine' WHERE slurm_job_id = 10",
+    ],
+)
+def test_a_run_that_a_session_holds_keeps_no_other_from_its_state(
+    slurm, register, database, connection, once, get, hold
+):
+    held = register(10, experiment="held")
+    array = register(20, tasks=[0, 1], experiment="held")
+    other = register(11)
+    connection.execute("SET lock_timeout = '200ms'")
+    slurm.says("squeue", line(10), line(11))
+    once()
+    slurm.says("squeue", line(21, JobArrayID="20_7"))
+    slurm.says("sacct", row(10), row(11))
+    with store.connect(database) as session:
+        session.execute(hold)
+        report = once()
+        assert report.error is None
+        assert other in report.changed
+        assert held not in report.changed
+        session.rollback()
+    assert held in once().changed
+    assert [get(run_id)["status"] for run_id in (held, other)] == ["COMPLETED", "COMPLETED"]
+    tasks = connection.execute("SELECT task FROM runs WHERE array_job_id = 20 ORDER BY task").fetchall()
+    assert [task for (task,) in tasks] == [*array, 7]
 
 
 def test_when_sacct_fails_the_living_are_still_known(slurm, register, once, get, fetch):

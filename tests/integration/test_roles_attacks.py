@@ -8,8 +8,10 @@ import uuid
 import psycopg
 import pytest
 
-from hpctrack.store import collectors
+from hpctrack import errors
+from hpctrack.store import collectors, registration
 from hpctrack.store import database as store
+from hpctrack.stream import records
 
 DENIED = psycopg.errors.InsufficientPrivilege
 
@@ -60,3 +62,16 @@ def test_the_experiment_of_all_who_name_none_is_not_the_first_ones(roles):
     assert roles.query("owner", "SELECT name, user_name FROM experiments") == [
         ("default", roles.role("owner"))
     ]
+
+
+def test_an_experiment_that_somebody_holds_keeps_nobody_from_their_work(roles, caplog):
+    roles.submit("alice", "shared")
+    record = roles.record("bob", "shared")
+    path = records.write(roles.of("bob").spool, record)
+    with roles.connect("alice").transaction():
+        roles.query("alice", "SELECT FROM experiments WHERE name = 'shared' FOR UPDATE")
+        with pytest.raises(errors.StoreBusy, match="in a transaction that it has not ended"):
+            registration.register(roles.connect("bob"), record)
+        assert registration.register_pending(roles.of("bob"), roles.connect("bob")) == 0
+    assert f"{path} can't be registered now" in caplog.text
+    assert registration.register_pending(roles.of("bob"), roles.connect("bob")) == 1

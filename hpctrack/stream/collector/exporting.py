@@ -41,6 +41,7 @@ _STORED = {
     "rejected": "Rows that PostgreSQL refused for their content",
     "malformed": "Messages that could not be understood",
     "homeless": "Ranges of journals of runs that were deleted",
+    "put_off": "Ranges of journals of runs that another session held; they come again",
 }
 
 

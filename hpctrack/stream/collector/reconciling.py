@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors, reconcile
 from hpctrack import settings as settings_
-from hpctrack.store import database
+from hpctrack.store import database, held
 from hpctrack.stream.collector import pacing
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Reconciling:
 
     def _connected(self) -> database.Connection:
         if self._connection is None:
-            self._connection = database.connect(self._settings, idle=_STANDSTILL)
+            self._connection = database.connect(self._settings, idle=_STANDSTILL, patience=held.PATIENCE)
         return self._connection
 
     def _disconnect(self) -> None:

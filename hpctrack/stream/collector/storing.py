@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import tenacity
 
 from hpctrack import errors, model, reconcile
-from hpctrack.store import database, ingestion
+from hpctrack.store import database, held, ingestion
 from hpctrack.stream import wire
 from hpctrack.stream.collector import decode, reassembly
 from hpctrack.stream.collector.reassembly import Key, Range, Reassembly, Verdict
@@ -223,7 +223,9 @@ class Storing:
 
     def _connected(self) -> ingestion.Ingestion:
         if self._ingestion is None:
-            self._connection = database.connect(self._settings, autocommit=True, idle=_STANDSTILL)
+            self._connection = database.connect(
+                self._settings, autocommit=True, idle=_STANDSTILL, patience=held.PATIENCE
+            )
             wanted = self._settings.auto_columns
             self._ingestion = ingestion.Ingestion(
                 self._connection,

@@ -1,0 +1,100 @@
+"""Runs that other sessions hold.
+
+Everybody may lock rows of their own for as long as they like (``BEGIN; DELETE FROM runs ...``, and off to
+lunch), and nobody else's rows shall wait for that. So waits for locks are short (`PATIENCE`), and what a
+wait was in vain for is put off, ever longer, and asked about without waiting until then.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpctrack.store import database
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from hpctrack.store.database import Connection
+
+PATIENCE = "1s"
+"""``lock_timeout`` of whoever stores what others wait for."""
+#: Seconds for which a run is put off, at first and at most.
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Pause(NamedTuple):
+    until: float
+    seconds: float
+
+
+class Held:
+    """Runs that are put off, by how long."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pauses: dict[int, _Pause] = {}
+
+    def __contains__(self, run_id: int) -> bool:
+        """Whether a run has been put off and has not been stored since."""
+        return run_id in self._pauses
+
+    def due(self, connection: Connection, runs: Iterable[int]) -> list[int]:
+        """Return which of the runs that were put off can be had now; the others are put off again.
+
+        Raises `errors.StoreError`.
+        """
+        now = self._clock()
+        due = sorted({run for run in runs if run in self._pauses and self._pauses[run].until <= now})
+        if not due:
+            return []
+        with database.translated(), connection.transaction():
+            held = find(connection, due)
+        self._extend(held)
+        return [run for run in due if run not in held]
+
+    def put_off(self, connection: Connection, runs: Collection[int]) -> None:
+        """Put runs off, and say who holds them if that is news. Raises `errors.StoreError`."""
+        fresh = sorted(run for run in runs if run not in self._pauses)
+        self._extend(runs)
+        if fresh:
+            some = ", ".join(f"r{run}" for run in fresh[:5]) + (" ..." if len(fresh) > 5 else "")
+            _log.warning("rows of %s wait: %s", some, describe(connection))
+
+    def release(self, runs: Iterable[int]) -> None:
+        """Take in that runs were stored, or are gone."""
+        for run in runs:
+            self._pauses.pop(run, None)
+
+    def _extend(self, runs: Iterable[int]) -> None:
+        now = self._clock()
+        for run in runs:
+            before = self._pauses.get(run)
+            seconds = _FIRST_PAUSE if before is None else min(2 * before.seconds, _LAST_PAUSE)
+            self._pauses[run] = _Pause(now + seconds, seconds)
+
+
+def find(connection: Connection, runs: Collection[int]) -> set[int]:
+    """Return which of the runs can't be changed now because another session holds them, without a wait.
+
+    The others stay locked until the caller's transaction ends.
+    """
+    rows = connection.execute(statement("find_held_runs"), {"runs": list(runs)}).fetchall()
+    return {int(str(run)) for (run,) in rows}
+
+
+def describe(connection: Connection) -> str:
+    """Return which open transactions of other sessions hold something here, and what ends them.
+
+    Raises `errors.StoreError`.
+    """
+    with database.translated():
+        rows: list[tuple[Any, ...]] = connection.execute(statement("list_holders")).fetchall()
+    if not rows:
+        return "another session held them a moment ago"
+    holders = "; ".join(f"{user}'s session {pid}, open for {seconds:.0f} s" for pid, user, seconds in rows)
+    return f"held by {holders} (SELECT pg_terminate_backend({rows[0][0]}) ends the first)"
