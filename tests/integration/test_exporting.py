@@ -69,7 +69,8 @@ def test_what_happens_is_counted(connection, settings, collector, submit):
 
     def counted():
         found = scrape(settings)
-        return found if found["refused_datagrams_total wrong magic"] else None
+        arrived = found["refused_datagrams_total wrong magic"] and not found["queued_datagrams"]
+        return found if arrived else None
 
     found = eventually(counted)
     assert found["stored_rows_total"] == 6
@@ -85,7 +86,7 @@ def test_what_happens_is_counted(connection, settings, collector, submit):
     assert found["commit_seconds_sum"] > 0
     assert found["received_datagrams_total"] >= 7
     assert found["received_bytes_total"] > 700
-    assert (found["queued_datagrams"], found["postgresql_up"], found["slurm_up"]) == (0, 1, 1)
+    assert (found["postgresql_up"], found["slurm_up"]) == (1, 1)
     assert collector.end() == 0
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import psycopg
@@ -50,7 +50,7 @@ def postmaster_pid(settings):
 def grow_old(settings):
     """Make the owner's record say that its server started an hour ago."""
     path = Place.of(settings).owner_file
-    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    an_hour_ago = datetime.now(timezone.utc) - timedelta(hours=1)
     owner.replace(path, owner.read(path)._replace(since=an_hour_ago.isoformat()))
 
 
