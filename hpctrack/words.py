@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from hpctrack import errors
 from hpctrack.model import RunStatus
 
-#: Slurm's compact forms (squeue's manual, "JOB STATE CODES").
+#: Slurm's compact forms (squeue's manual, "JOB STATE CODES"); EX, PU and RC, where it has none, are ours.
 STATE_CODES = {
     "BF": RunStatus.BOOT_FAIL,
     "CA": RunStatus.CANCELLED,
@@ -16,13 +16,16 @@ STATE_CODES = {
     "CF": RunStatus.CONFIGURING,
     "CG": RunStatus.COMPLETING,
     "DL": RunStatus.DEADLINE,
+    "EX": RunStatus.EXPEDITING,
     "F": RunStatus.FAILED,
     "LF": RunStatus.LAUNCH_FAILED,
     "NF": RunStatus.NODE_FAIL,
     "OOM": RunStatus.OUT_OF_MEMORY,
     "PD": RunStatus.PENDING,
     "PR": RunStatus.PREEMPTED,
+    "PU": RunStatus.POWER_UP_NODE,
     "R": RunStatus.RUNNING,
+    "RC": RunStatus.RECONFIG_FAIL,
     "RD": RunStatus.RESV_DEL_HOLD,
     "RF": RunStatus.REQUEUE_FED,
     "RH": RunStatus.REQUEUE_HOLD,

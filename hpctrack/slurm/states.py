@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from hpctrack import words
 from hpctrack.model import RunStatus
 
 
@@ -37,8 +38,6 @@ class State(NamedTuple):
     """One row of the table. Both commands print the status's own name, sacct with ``by UID`` if cancelled."""
 
     status: RunStatus
-    compact: str
-    """Code as in squeue's column ST. Where Slurm has none, one of ours."""
     stage: Stage
     ends: Ends
     squeue: bool
@@ -47,52 +46,58 @@ class State(NamedTuple):
     """Whether accounting stores it."""
 
     @property
+    def compact(self) -> str:
+        """Code as in squeue's column ST; where Slurm has none, one of ours."""
+        return _CODES[self.status]
+
+    @property
     def live(self) -> bool:
         """Whether a job may be in this state and still go on."""
         return self.ends is not Ends.RUN
 
 
+_CODES = {status: code for code, status in words.STATE_CODES.items()}
 _S = RunStatus
 _STATES = (
-    State(_S.PENDING, "PD", Stage.WAITING, Ends.NOTHING, squeue=True, sacct=True),
-    State(_S.REQUEUE_FED, "RF", Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
-    State(_S.REQUEUE_HOLD, "RH", Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
-    State(_S.RESV_DEL_HOLD, "RD", Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
-    State(_S.SPECIAL_EXIT, "SE", Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
-    State(_S.EXPEDITING, "EX", Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.PENDING, Stage.WAITING, Ends.NOTHING, squeue=True, sacct=True),
+    State(_S.REQUEUE_FED, Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.REQUEUE_HOLD, Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.RESV_DEL_HOLD, Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.SPECIAL_EXIT, Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.EXPEDITING, Stage.WAITING, Ends.NOTHING, squeue=True, sacct=False),
     # Of a job in a federation: a sibling on another cluster goes on. Not the end of the job.
-    State(_S.REVOKED, "RV", Stage.WAITING, Ends.NOTHING, squeue=False, sacct=True),
+    State(_S.REVOKED, Stage.WAITING, Ends.NOTHING, squeue=False, sacct=True),
     # Flags that Slurm keeps to itself, but for newer releases' lists of all flags.
-    State(_S.LAUNCH_FAILED, "LF", Stage.WAITING, Ends.NOTHING, squeue=False, sacct=False),
-    State(_S.RECONFIG_FAIL, "RC", Stage.WAITING, Ends.NOTHING, squeue=False, sacct=False),
-    State(_S.POWER_UP_NODE, "PU", Stage.STARTING, Ends.NOTHING, squeue=False, sacct=False),
-    State(_S.CONFIGURING, "CF", Stage.STARTING, Ends.NOTHING, squeue=True, sacct=False),
-    State(_S.RUNNING, "R", Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=True),
-    State(_S.SUSPENDED, "S", Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=True),
-    State(_S.STOPPED, "ST", Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=False),
-    State(_S.SIGNALING, "SI", Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.LAUNCH_FAILED, Stage.WAITING, Ends.NOTHING, squeue=False, sacct=False),
+    State(_S.RECONFIG_FAIL, Stage.WAITING, Ends.NOTHING, squeue=False, sacct=False),
+    State(_S.POWER_UP_NODE, Stage.STARTING, Ends.NOTHING, squeue=False, sacct=False),
+    State(_S.CONFIGURING, Stage.STARTING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.RUNNING, Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=True),
+    State(_S.SUSPENDED, Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=True),
+    State(_S.STOPPED, Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.SIGNALING, Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=False),
     # In accounting: the part of an execution before the job changed its size; the next row continues it.
-    State(_S.RESIZING, "RS", Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=True),
-    State(_S.COMPLETING, "CG", Stage.COMPLETING, Ends.NOTHING, squeue=True, sacct=False),
-    State(_S.STAGE_OUT, "SO", Stage.COMPLETING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.RESIZING, Stage.RUNNING, Ends.NOTHING, squeue=True, sacct=True),
+    State(_S.COMPLETING, Stage.COMPLETING, Ends.NOTHING, squeue=True, sacct=False),
+    State(_S.STAGE_OUT, Stage.COMPLETING, Ends.NOTHING, squeue=True, sacct=False),
     # squeue shows REQUEUED in passing, of a job that is about to wait again.
-    State(_S.REQUEUED, "RQ", Stage.ENDED, Ends.ATTEMPT, squeue=True, sacct=True),
-    State(_S.PREEMPTED, "PR", Stage.ENDED, Ends.ATTEMPT, squeue=False, sacct=True),
-    State(_S.COMPLETED, "CD", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
-    State(_S.CANCELLED, "CA", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
-    State(_S.FAILED, "F", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
-    State(_S.TIMEOUT, "TO", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
-    State(_S.NODE_FAIL, "NF", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
-    State(_S.BOOT_FAIL, "BF", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
-    State(_S.DEADLINE, "DL", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
-    State(_S.OUT_OF_MEMORY, "OOM", Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.REQUEUED, Stage.ENDED, Ends.ATTEMPT, squeue=True, sacct=True),
+    State(_S.PREEMPTED, Stage.ENDED, Ends.ATTEMPT, squeue=False, sacct=True),
+    State(_S.COMPLETED, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.CANCELLED, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.FAILED, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.TIMEOUT, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.NODE_FAIL, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.BOOT_FAIL, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.DEADLINE, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
+    State(_S.OUT_OF_MEMORY, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
 )
 TABLE: dict[RunStatus, State] = {state.status: state for state in _STATES}
 """Every status. `tests/unit/test_states.py` holds that none is missing."""
 
 _STAGES = {state.status: state.stage for state in _STATES}
 _BY_WORD = {status.value: status for status in RunStatus}
-_BY_TEXT = _BY_WORD | {state.compact: state.status for state in _STATES}
+_BY_TEXT = _BY_WORD | words.STATE_CODES
 
 
 def status_of(text: str) -> RunStatus | None:
@@ -104,8 +109,8 @@ def status_of(text: str) -> RunStatus | None:
     known = _BY_TEXT.get(text)
     if known is not None:
         return known
-    words = text.split(None, 1)
-    word = words[0].upper() if words else ""
+    first, *_ = text.split(None, 1) or [""]
+    word = first.upper()
     known = _BY_TEXT.get(word.rstrip("+"))
     if known is None and len(word) > 3 and word.endswith("+"):
         candidates = [name for name in _BY_WORD if name.startswith(word[:-1])]
