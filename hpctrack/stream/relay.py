@@ -142,7 +142,7 @@ class Relay:
         self._next_sample = self._spool_again = 0.0
         self._search_pause = 0.05
         self._first_sent: float | None = None
-        self._answered = self._more = self._done = self._detoured = False
+        self._answered = self._introduced = self._more = self._done = self._detoured = False
         self._supervised = True
         self._script: tuple[int, str] | None = None  # its process id, and when it started
         self._oom_kills = report.oom_kills()
@@ -321,10 +321,16 @@ class Relay:
     def _introduce(self, record: Record) -> None:
         """The collector knows the key: it is told more than ids."""
         self._answered = True
-        submitted = record.submission.get("env") or {}
-        self._own.append("start", report.start(self._config, os.environ, submitted, self._mask()))
+        self._tell_start(record)
         for one in self._journals:
             self._add(one)
+
+    def _tell_start(self, record: Record) -> None:
+        """Tell once where and how the script runs: who has answered, or the spool, which is the user's own."""
+        if not self._introduced:
+            self._introduced = True
+            submitted = record.submission.get("env") or {}
+            self._own.append("start", report.start(self._config, os.environ, submitted, self._mask()))
 
     # --- once a second ---
 
@@ -335,7 +341,6 @@ class Relay:
         by_spool = self._record is not None and self._record.transport == "spool"
         if (by_spool or self._is_stuck(now)) and now >= self._spool_again:
             self._tell_detour()
-            self._journals.look()
             self._copy(now, _MIRROR_BYTES)
         self._journals.keep_house(in_spool_for_good=by_spool)
         self._journals.clear(self._is_delivered)
@@ -362,6 +367,9 @@ class Relay:
 
     def _copy(self, now: float, limit: int) -> int:
         """Copy to the spool; if that fails, not again for a while."""
+        if self._record is not None:
+            self._tell_start(self._record)
+        self._journals.look()
         try:
             return self._journals.copy(limit)
         except OSError as error:
@@ -387,7 +395,6 @@ class Relay:
         elif now >= min(deadline, self._patience(deadline)):
             if self._answered or now - self._started > _WORTH_TELLING:
                 self._tell_detour()
-            self._journals.look()
             while time.monotonic() < deadline + _COPY_AT_END and self._copy(now, _MIRROR_BYTES):
                 pass
             self._done = True

@@ -39,6 +39,8 @@ def test_no_collector_the_job_ends_at_once_and_sync_delivers(job):
     collector.close()
     assert sorted(collector.steps()) == list(range(5000)) and len(collector.messages("fin")) == 1
     assert collector.messages("args") == [{"lr": 0.1, "password": "***"}]
+    (start,) = collector.messages("start")
+    assert start["stdout"] and start["work_dir"]
     assert job.spooled() == [] and job.sync(collector) == []
 
 
@@ -101,7 +103,7 @@ def test_transport_spool_sends_nothing(tmp_path):
     await_result(lambda: job.sync(collector) == [False])  # while the relay goes on there: delivered, and left
     assert sorted(collector.steps()) == list(range(100))
     process.wait(30)
-    assert len(collector.messages("fin")) == 0
+    assert (len(collector.messages("start")), len(collector.messages("fin"))) == (1, 0)
     assert job.sync(collector) == [True]
     collector.close()
     assert sorted(collector.steps()) == list(range(100)) and len(collector.messages("fin")) == 1
