@@ -28,6 +28,7 @@ _MAX_SHAPES = 1024
 _MAX_TEXT = 1000
 _MAX_STRING = 100_000
 _MAX_DEPTH = 8
+_MAX_ARRAY = 1000
 _MIN, _MAX = -(1 << 63), (1 << 63) - 1
 _INT64 = range(_MIN, _MAX + 1)
 
@@ -64,29 +65,38 @@ def log(
         if line:
             writer.append(line, now)
     except Exception as error:  # noqa: BLE001 (tracking never harms the job)
-        _warn("log", f"log() failed: {error!r}")
+        if values is None or hasattr(values, "keys"):
+            _warn("log", f"log() failed: {error!r}")
+        else:
+            _warn("log", f"log() takes a dictionary or keyword arguments, not {type(values).__name__}")
 
 
 def set_args(args: object = None, /, **more: Any) -> None:
-    """Store arguments of the run: ``set_args(lr=0.1)`` or ``set_args(vars(parser.parse_args()))``.
+    """Store arguments of the run: ``set_args(lr=0.1)`` or ``set_args(parser.parse_args())``.
 
-    Later values replace earlier ones of the same name. Outside a tracked run it does nothing, and it never
-    raises.
+    Takes dictionaries and whatever has fields: namespaces, dataclasses, named tuples. Later values replace
+    earlier ones of the same name. Outside a tracked run it does nothing, and it never raises.
     """
     try:
-        given: Any = args if args is None or hasattr(args, "keys") else vars(args)
-        _send("args", {**(given or {}), **more})
+        _send("args", {**(_arguments(args) if args is not None else {}), **more})
     except Exception as error:  # noqa: BLE001
         _warn("set_args", f"set_args() failed: {error!r}")
 
 
-def set_tags(*tags: str, **more: Any) -> None:
-    """Tag the run: ``set_tags("baseline", "debug", dataset="cifar")``.
+def set_tags(*tags: Any, **more: Any) -> None:
+    """Tag the run: ``set_tags("baseline", "debug", dataset="cifar")``, or lists and dictionaries of such.
 
     Outside a tracked run it does nothing. It never raises.
     """
     try:
-        _send("tags", {**{str(tag): True for tag in tags}, **more})
+        given: dict[str, Any] = {}
+        for tag in tags:
+            if hasattr(tag, "keys"):
+                given.update(tag)
+            else:
+                words = tag if isinstance(tag, (list, tuple, set, frozenset)) else [tag]
+                given.update({str(word): True for word in words})
+        _send("tags", {**given, **more})
     except Exception as error:  # noqa: BLE001
         _warn("set_tags", f"set_tags() failed: {error!r}")
 
@@ -257,11 +267,51 @@ def jsonable(value: Any, depth: int = 0) -> Any:
     if depth < _MAX_DEPTH:
         if hasattr(value, "items") and hasattr(value, "keys"):
             return {_clean(str(key)): jsonable(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, (list, tuple, set, frozenset)):
+        if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_asdict"):
             return [jsonable(item, depth + 1) for item in value]
-        if hasattr(value, "__dict__") and not callable(value) and not hasattr(value, "item"):
-            return jsonable(vars(value), depth + 1)
-    return jsonable(_plain(f"a value of type {type(value).__name__}", value), depth)
+        fields = _fields(value)
+        if fields is not None:
+            return jsonable(fields, depth + 1)
+        if 1 < getattr(value, "size", 0) <= _MAX_ARRAY and hasattr(value, "tolist"):
+            return jsonable(value.tolist(), depth + 1)
+    return _name(value) if _is_named(value) else jsonable(_plain("a value", value), depth)
+
+
+def _arguments(args: Any) -> Mapping[str, Any]:
+    """Return what was given as arguments; of a class, its attributes."""
+    if hasattr(args, "keys"):
+        return {**args}
+    fields = _fields(args)
+    if fields is None and isinstance(args, type):
+        fields = {
+            name: value for name, value in vars(args).items() if name[:1] != "_" and not callable(value)
+        }
+    if fields is None:
+        said = "a dictionary, an object with fields, or keyword arguments"
+        _warn("set_args", f"set_args() takes {said}, not {type(args).__name__}")
+    return fields or {}
+
+
+def _fields(value: Any) -> Mapping[str, Any] | None:
+    """Return the fields of a namespace, dataclass, named tuple or the like; None for what is one value."""
+    if _is_named(value) or callable(value) or hasattr(value, "item"):
+        return None
+    if hasattr(value, "_asdict"):
+        return dict(value._asdict())
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__ if hasattr(value, name)}
+    return vars(value) if hasattr(value, "__dict__") else None
+
+
+def _is_named(value: Any) -> bool:
+    """Members of enumerations; functions and classes, whose text may hold an address in memory."""
+    return hasattr(type(value), "__members__") or hasattr(value, "__qualname__")
+
+
+def _name(value: Any) -> str:
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(value.name)
 
 
 # --- this process's journal ---

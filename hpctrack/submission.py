@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from hpctrack import git
     from hpctrack.settings import Settings
 
-_OWN = {"-E": "experiment", "--experiment": "experiment", "-T": "tag", "--tag": "tag", "--note": "note"}
+#: hpctrack's own options, and what they set.
+OWN = {"-E": "experiment", "--experiment": "experiment", "-T": "tag", "--tag": "tag", "--note": "note"}
 
 
 class Own(NamedTuple):
@@ -92,9 +93,9 @@ def parse_own(words: Sequence[str]) -> tuple[Own, list[str]]:
     own, rest = Own(), list(words)
     while rest:
         word, equals, value = rest[0].partition("=")
-        if not word.startswith("--") and word[:2] in _OWN and len(rest[0]) > 2:
+        if not word.startswith("--") and word[:2] in OWN and len(rest[0]) > 2:
             word, equals, value = rest[0][:2], "=", rest[0][2:]
-        name = _OWN.get(word)
+        name = OWN.get(word)
         if name is None:
             break
         if not equals and len(rest) < 2:

@@ -21,16 +21,11 @@ if TYPE_CHECKING:
 #: What the receiving thread counts beside its reasons to refuse a datagram.
 _NO_REASONS = frozenset(("datagrams", "bytes", "accepted", "pings", "overflow"))
 #: Counters that stay 0 while all is well, with their words.
-_REPEATED = {
-    "held": "held for what was missing before them",
-    "dropped": "asked for again",
-    "committed": "twice",
-    "ignored": "twice in a batch",
-}
+_DISORDER = {"held": "held for what was missing before them", "dropped": "asked for again"}
 _SET_ASIDE = {
-    "torn": "damaged lines",
+    "torn": "lines damaged",
     "malformed": "messages not understood",
-    "homeless": "pieces of deleted runs",
+    "homeless": "for deleted runs",
 }
 
 
@@ -57,7 +52,8 @@ def _rows(row: CollectorRow) -> Iterator[tuple[str, Text | str | None]]:
     yield "stored", _stored(stats)
     yield "a commit", _commit(stats)
     yield "waiting", _waiting(stats)
-    yield "out of order", _worded(stats.get("stored"), _REPEATED)
+    yield "out of order", _worded(stats.get("stored"), _DISORDER)
+    yield "repeated", _repeated(stats)
     yield "set aside", _set_aside(stats)
     yield "lost", _lost(stats)
     yield "Slurm", _slurm(stats)
@@ -120,6 +116,13 @@ def _waiting(stats: Mapping[str, Any]) -> str:
     if held := stats.get("held_bytes"):
         found.append(f"{render.size(held)} for what is missing before them")
     return "; ".join(found)
+
+
+def _repeated(stats: Mapping[str, Any]) -> str:
+    """Return what came again although it had arrived: acknowledgements take their time, or are lost."""
+    stored = _mapping(stats.get("stored"))
+    twice = stored.get("committed", 0) + stored.get("ignored", 0)
+    return f"{_counted(twice, 'datagram')}, to no effect" if twice else ""
 
 
 def _set_aside(stats: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from hpctrack.cli import render, table, used
+from hpctrack.cli.common import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -257,7 +258,7 @@ def _script_exit(attempt: Attempt) -> str:
 
 def _metrics_title(story: Story) -> str:
     run, losses = story.run, story.losses
-    facts = [f"{run.rows} rows"] if run.rows else []
+    facts = [counted(run.rows, "row")] if run.rows else []
     why = f" ({', '.join(render.clean(reason) for reason, _ in losses.reasons)})" if losses.reasons else ""
     counts = {"lost": losses.lost, "torn": losses.torn, "rejected" + why: losses.rejected}
     facts += [f"{count} {word}" for word, count in counts.items() if count]

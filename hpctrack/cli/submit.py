@@ -12,7 +12,7 @@ import click
 
 from hpctrack import errors, settings, submission
 from hpctrack.cli import completion
-from hpctrack.slurm import preparation, submit
+from hpctrack.slurm import options, preparation, submit
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -61,7 +61,11 @@ def command(own: submission.Own, arguments: list[str], line: list[str]) -> int:
         returncode = submit.submit_plain(arguments, environ)
         _say(f"submitted untracked: {error}")
         return _end_as(returncode)
-    return submit_order(submit.Order(configuration, arguments, own, line, environ))
+    returncode = submit_order(submit.Order(configuration, arguments, own, line, environ))
+    misplaced = options.parse(arguments, {}).unknown
+    if returncode and misplaced in submission.OWN:
+        _say(f"{misplaced} is an option of hpctrack's: those come first, then sbatch's")
+    return returncode
 
 
 def submit_order(order: submit.Order) -> int:

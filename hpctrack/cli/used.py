@@ -42,21 +42,24 @@ def draw(attempts: Sequence[Attempt], usage: Sequence[Usage], resources: Sequenc
 
 def _accounted(resources: Mapping[str, Any]) -> Text | None:
     """Return what Slurm's accounting says an attempt used and was given."""
+    requested, allocated = _tres(resources.get("req_tres")), _tres(resources.get("alloc_tres"))
     facts = {
         "cpu": _seconds(resources.get("cpu_s")),
         "memory": _bytes(resources.get("max_rss_bytes")),
-        "requested": _tres(resources.get("req_tres")),
-        "allocated": _tres(resources.get("alloc_tres")),
+        "requested": requested if requested != allocated else None,
+        "allocated": allocated,
     }
     known = {name: value for name, value in facts.items() if value}
     return render.pairs(known) if known else None
 
 
 def _tres(tres: Any) -> str | None:
-    """Return trackable resources (TRES of slurm.conf(5)), memory with a unit."""
+    """Return trackable resources (TRES of slurm.conf(5)), memory with a unit; not what the site bills."""
     if not isinstance(tres, dict):
         return None
-    counts = {name: _bytes(count) if name == "mem" else count for name, count in tres.items()}
+    counts = {
+        name: _bytes(count) if name == "mem" else count for name, count in tres.items() if name != "billing"
+    }
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 

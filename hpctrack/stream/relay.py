@@ -326,7 +326,7 @@ class Relay:
             self._add(one)
 
     def _tell_start(self, record: Record) -> None:
-        """Tell once where and how the script runs: who has answered, or the spool, which is the user's own."""
+        """Tell once where and how the script runs, to who has answered or the user's own spool."""
         if not self._introduced:
             self._introduced = True
             submitted = record.submission.get("env") or {}

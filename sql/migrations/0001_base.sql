@@ -621,7 +621,7 @@ SELECT a.run_id, a.attempt,
                 extract(epoch FROM coalesce(a.time_ended, now()) - a.time_started)::double precision) AS elapsed_s,
        metric_number(coalesce(a.resources -> 'alloc_tres', a.resources -> 'req_tres') -> 'cpu')::integer AS cpus,
        coalesce(metric_number(a.resources -> 'cpu_s'), u.cpu_s) AS cpu_s,
-       metric_number(a.resources -> 'req_tres' -> 'mem')::bigint AS memory_requested_bytes,
+       metric_number(coalesce(a.resources -> 'req_tres', a.resources -> 'alloc_tres') -> 'mem')::bigint AS memory_requested_bytes,
        greatest(metric_number(a.resources -> 'max_rss_bytes')::bigint, u.memory_bytes) AS memory_used_bytes,
        coalesce(metric_number(coalesce(a.resources -> 'alloc_tres', a.resources -> 'req_tres') -> 'gres/gpu'), 0)::integer AS gpus
 FROM attempts a

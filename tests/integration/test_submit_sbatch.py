@@ -27,6 +27,16 @@ def test_a_refusal_leaves_nothing(site):
     assert site.calls("squeues") == []
 
 
+def test_own_options_among_sbatchs_are_told_apart(site):
+    site.script()
+    refused = {"FAKE_STDOUT": "", "FAKE_STDERR": "sbatch: invalid option -- 'E'", "FAKE_EXIT": "1"}
+    code, _, stderr = site.sbatch("--time=5", "-E", "x", "train.sh", environ=refused)
+    assert (code, stderr.splitlines()) == (
+        1,
+        [refused["FAKE_STDERR"], "hpctrack: -E is an option of hpctrack's: those come first, then sbatch's"],
+    )
+
+
 def test_no_sbatch_here(site):
     (site.folder / "bin" / "sbatch").unlink()
     code, stdout, stderr = site.sbatch(site.script(), environ={"PATH": f"{site.folder}/bin"})

@@ -47,7 +47,7 @@ def test_a_healthy_collector():
 
 
 def test_what_is_not_well_is_told():
-    stored = {**STATS["stored"], "held": 24, "dropped": 3, "torn": 2}
+    stored = {**STATS["stored"], "held": 24, "dropped": 3, "torn": 2, "committed": 5, "ignored": 1}
     asked = {"squeue": {"commands": 4, "failures": 2, "seconds": 40.0, "longest_s": 90.0}}
     shown = drawn(
         {
@@ -62,7 +62,8 @@ def test_what_is_not_well_is_told():
         "  trouble       PostgreSQL can't be reached",
         "  waiting       1,200 datagrams for PostgreSQL, 3.2 s; 2 KiB for what is missing before them",
         "  out of order  24 held for what was missing before them, 3 asked for again",
-        "  set aside     2 rows refused by PostgreSQL (22003 2), 2 damaged lines",
+        "  set aside     2 rows refused by PostgreSQL (22003 2), 2 lines damaged",
+        "  repeated      6 datagrams, to no effect",
         "  lost          7 datagrams in the kernel (net.core.rmem_max); sent again",
         "                squeue: no answer",
         "  squeue        4 times, 10.0 s on average, 1:30 at most, failed 2 times",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
 import enum
@@ -11,6 +12,7 @@ import math
 import pathlib
 import struct
 import types
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -279,6 +281,63 @@ def test_arguments_and_tags(run):
         ("args", {"lr": 0.1, "nested": {"a": [1, [2, [3]]]}, "path": "/a", "batch": 8, "none": None}),
         ("args", {"nan": "nan", "inf": "-inf", "d": "2026-01-02", "nul": "a\ufffd"}),
         ("tags", {"baseline": True, "debug": True, "dataset": "cifar"}),
+    ]
+
+
+class Optimizer(enum.Enum):
+    ADAM = 1
+
+
+class Point(NamedTuple):
+    x: int = 1
+    y: int = 2
+
+
+@dataclasses.dataclass
+class Configuration:
+    optimizer: Optimizer = Optimizer.ADAM
+    activation: object = math.tanh
+    betas: object = dataclasses.field(default_factory=lambda: np.array([0.9, 0.99]))
+    start: Point = dataclasses.field(default_factory=Point)
+    kind: object = Optimizer
+
+
+class Attributes:
+    lr = 0.1
+    _hidden = 1
+
+    def method(self):
+        pass
+
+
+def test_arguments_of_all_kinds_of_objects_are_told_by_their_fields(run, capfd):
+    for args in (Configuration(), Point(), Attributes, types.SimpleNamespace(inner=Configuration)):
+        script.set_args(args)
+    assert [json.loads(line.text) for line in lines(run)] == [
+        {
+            "optimizer": "ADAM", "activation": "math.tanh", "betas": [0.9, 0.99], "start": {"x": 1, "y": 2},
+            "kind": f"{__name__}.Optimizer",
+        },
+        {"x": 1, "y": 2},
+        {"lr": 0.1},
+        {"inner": f"{__name__}.Configuration"},
+    ]  # fmt: skip
+    assert capfd.readouterr().err == ""
+
+
+def test_tags_in_lists_and_dictionaries(run):
+    script.set_tags(["a", "b"], {"k": 1}, "c", d="e")
+    assert json.loads(lines(run)[0].text) == {"a": True, "b": True, "k": 1, "c": True, "d": "e"}
+
+
+def test_what_is_no_arguments_and_no_metrics_is_told_clearly(run, capfd):
+    script.set_args("text", lr=0.1)
+    script.log(5)
+    (args,) = lines(run)
+    assert json.loads(args.text) == {"lr": 0.1}
+    assert capfd.readouterr().err.splitlines() == [
+        "hpctrack: set_args() takes a dictionary, an object with fields, or keyword arguments, not str",
+        "hpctrack: log() takes a dictionary or keyword arguments, not int",
     ]
 
 
