@@ -152,7 +152,7 @@ def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey
         before = [_end_of(attempt) for attempt in run.attempts if attempt.attempt == top.attempt]
         if before != [_end_of(top)]:
             return history.now + RECHECK
-        forgotten = top.time_ended + FORGOTTEN
+        forgotten = min(top.time_ended, history.now) + FORGOTTEN
         if again and history.now < forgotten:
             return forgotten
     return None if again else run.recheck_after

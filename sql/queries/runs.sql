@@ -2,7 +2,9 @@
 
 -- name: load_open_runs
 -- The runs of a cluster that are not over, or whose ends are to be looked up once more; of one user, or of all.
-SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
+-- Whatever time of submission people give, it can be reckoned with.
+SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster,
+       least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z'),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after
@@ -13,7 +15,8 @@ ORDER BY r.id;
 
 -- name: lock_runs
 -- The same of given runs, which nobody else changes until the transaction ends.
-SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster, coalesce(s.time, r.time_created),
+SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster,
+       least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z'),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after

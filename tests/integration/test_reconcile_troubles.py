@@ -189,3 +189,30 @@ def test_a_job_of_another_user_or_time_that_has_the_same_id(slurm, register, onc
     slurm.says("squeue", line(10))
     once()
     assert get(run_id)["status"] == "RUNNING"
+
+
+ABSURD = ["infinity", "-infinity", "20000-01-01Z", "9999-12-31T23:59:59Z", "0001-01-01Z", "4000-01-01 BC"]
+
+
+@pytest.mark.parametrize("when", ABSURD)
+def test_absurd_times_of_one_run_keep_no_other_from_its_state(connection, slurm, register, once, get, when):
+    """People call register_submission() themselves, and may write into rows of their own runs."""
+    told, changed, good = register(10), register(11), register(12)
+    connection.execute(
+        "UPDATE submissions s SET time = %s FROM runs WHERE submission = uuid AND id = %s", (when, told)
+    )
+    slurm.says("squeue", line(10), line(11), line(12))
+    once()
+    assert get(good)["status"] == "RUNNING"
+    connection.execute(
+        "UPDATE runs SET time_seen = %s, missing_since = %s WHERE id = %s", (when, when, changed)
+    )
+    connection.execute(
+        "UPDATE attempts SET status = 'NODE_FAIL', time_ended = %s, time_started = %s WHERE run_id = %s",
+        (when, when, changed),
+    )
+    slurm.says("squeue")
+    slurm.says("sacct", row(10), row(11, "FAILED"), row(12))
+    once()
+    assert (get(good)["status"], get(good)["time_ended"]) == ("COMPLETED", T0 + timedelta(seconds=50))
+    assert get(changed)["status"] in ("NODE_FAIL", "FAILED")
