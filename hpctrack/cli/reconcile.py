@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import account, errors, settings
+from hpctrack import account, errors, runids, settings
 from hpctrack.cli import common, render
 
 if TYPE_CHECKING:
@@ -112,18 +112,15 @@ def _line(change: Change) -> str:
 
 def _job(change: Change) -> str | None:
     run = change.run
-    if run.cluster is None:
-        return None
-    if run.array_task_id is not None:
-        return f"{run.array_job_id}_{run.array_task_id}"
-    return str(run.slurm_job_id)
+    return runids.job_text(run.slurm_job_id, run.array_job_id, run.array_task_id)
 
 
 def _keys(change: Change) -> dict[str, object]:
     run = change.run
     return {
-        "run": run.run_id,
-        "job": _job(change),
+        "run": f"r{run.run_id}",
+        "id": run.run_id,
+        "job_id": _job(change),
         "before": change.before.status.value,
         "state": run.status.value,
         "slurm_state": run.slurm_state,

@@ -421,9 +421,8 @@ def test_the_command_as_json(slurm, register, invoke):
     slurm.says("sacct", row("20_3", JobIDRaw="23"))
     told = json.loads(invoke("--json").output)
     [change] = told["changes"]
-    assert (change["run"], change["job"], change["before"], change["state"]) == (
-        run_id, "20_3", "PENDING", "COMPLETED",
-    )  # fmt: skip
+    assert (change["run"], change["id"], change["job_id"]) == (f"r{run_id}", run_id, "20_3")
+    assert (change["before"], change["state"]) == ("PENDING", "COMPLETED")
     assert [step["state"] for step in change["transitions"]] == ["RUNNING", "COMPLETED"]
     assert told["error"] is None
 
