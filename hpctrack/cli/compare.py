@@ -143,7 +143,7 @@ def _print(
         line = Text().append(f"r{run.id}", "bold")
         for word in (run.job and f"job {run.job}", run.job_name):
             line.append("  ").append(render.clean(word)) if word else None
-        output.print(line.append("  ").append_text(render.state(run.status, plain=output.plain)))
+        output.print(line.append("  ").append_text(render.state(run.status, plain=output.bare)))
         if run.submission is not None and run.args is None and run.env is None and len(runs) > 1:
             output.print(Text(f"  its details are for {render.clean(run.user_name)} alone", "dim"))
     for section in sections:

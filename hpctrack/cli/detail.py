@@ -89,7 +89,7 @@ def _headline(story: Story, output: table.Output) -> Text:
     for word in (run.job and f"job {run.job}", run.job_name):
         if word:
             line.append("  ").append(render.clean(word), "bold")
-    line.append("  ").append_text(render.state(run.status, plain=output.plain))
+    line.append("  ").append_text(render.state(run.status, plain=output.bare))
     notes = render.notes(run)
     return line.append("  " + ", ".join(notes)) if notes else line
 
@@ -216,7 +216,7 @@ def _timeline(story: Story, output: table.Output, width: int) -> Text | None:
 def _word(row: Transition, output: table.Output) -> Text:
     """Return a state, one that is not in our list, or a signal; what the node tells in a sentence is none."""
     raw = None if _is_sentence(row) else row.raw
-    return render.state(row.status, raw, plain=output.plain)
+    return render.state(row.status, raw, plain=output.bare)
 
 
 def _other_words(row: Transition) -> str:
@@ -234,7 +234,7 @@ def _attempts(story: Story, output: table.Output, width: int) -> Text | None:
         return None
     columns = [
         _column("attempt", [str(row.attempt + 1) for row in rows], justify="right"),
-        _column("state", [render.state(row.status, plain=output.plain) for row in rows]),
+        _column("state", [render.state(row.status, plain=output.bare) for row in rows]),
         _column("started", [render.moment(row.time_started) for row in rows], drop=1),
         _column("ran", [_ran(row, story.now) for row in rows], justify="right"),
         _column("script", [_script_exit(row) for row in rows]),
@@ -283,11 +283,11 @@ def _metrics(story: Story, output: table.Output, width: int) -> Text | None:
     drawn = [Text(render.sparkline(one, blocks) if output.unicode else "", "#56b4e9") for one in story.series]
     columns = [
         _column("metric", names, least=12),
-        _column("course", [*drawn, *fill]),
-        _column("first", [*numbers("first"), *fill], justify="right"),
+        _column("course", [*drawn, *fill], drop=4),
+        _column("first", [*numbers("first"), *fill], justify="right", drop=1),
         _column("last", [*numbers("last"), *map(render.number, others.values())], justify="right", least=10),
-        _column("min", [*numbers("minimum"), *fill], justify="right"),
-        _column("max", [*numbers("maximum"), *fill], justify="right"),
+        _column("min", [*numbers("minimum"), *fill], justify="right", drop=3),
+        _column("max", [*numbers("maximum"), *fill], justify="right", drop=2),
         _column("nan/inf", [*(str(one.nonfinite or "") for one in story.series), *fill], justify="right"),
     ]
     return _table(columns, width, empty=("course", "nan/inf"))

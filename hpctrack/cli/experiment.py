@@ -69,7 +69,7 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     output = table.Output()
     output.print(table.facts(_facts(found, links, rows)))
     if runs:
-        output.print(Text(), table.build(listing.build(runs, now, plain=output.plain), output.width))
+        output.print(Text(), table.build(listing.build(runs, now, plain=output.bare), output.width))
     if len(runs) < found.runs:
         output.print(Text(f"the newest {len(runs)} of {found.runs}: hpctrack status -E {name}", "dim"))
 

@@ -6,8 +6,11 @@ That is one line, and the exit code of the error's class.
 from __future__ import annotations
 
 import contextlib
+import difflib
+import errno
 import importlib
 import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """128 + SIGINT, as a shell says it."""
 UNEXPECTED = 70  # EX_SOFTWARE
+UNWRITABLE = 74  # EX_IOERR
+#: What a full disk, or one that fails, says under standard output.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Verbs(click.Group):
@@ -41,6 +47,19 @@ class Verbs(click.Group):
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)  # noqa: S101 (a slip in the table above)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; where there is none, name the one that was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], verbs.VERBS, n=1)
+            if not close:
+                raise
+            message = f"{error.format_message().rstrip('.')}, did you mean {close[0]}?"
+            raise click.UsageError(message, error.ctx) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a verb's name from the table: one press of the tab key loads no verb."""
@@ -104,10 +123,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         raise
+    except OSError as error:
+        lost = error.filename is None and error.errno in _NOT_WRITTEN
+        return report_unwritable(error) if lost else _report_bug(error)
     except Exception as error:  # noqa: BLE001 (the last line of defence: no traceback reaches a user)
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        hint = "" if settings.debugging() else " (a bug; set HPCTRACK_DEBUG=1 for the traceback)"
-        return _report(said + hint, UNEXPECTED)
+        return _report_bug(error)
 
 
 def describe(error: errors.HpctrackError) -> str:
@@ -118,6 +138,24 @@ def describe(error: errors.HpctrackError) -> str:
         parts.append(str(cause))
         cause = cause.__cause__
     return " ".join(": ".join(parts).split())
+
+
+def leave_stdout() -> None:
+    """Let the interpreter's own flush at exit go nowhere: who reads has gone, or it can't be written."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def report_unwritable(error: OSError) -> int:
+    """Say that standard output can't be written, and why; return the exit code."""
+    leave_stdout()
+    return _report(f"standard output can't be written: {error.strerror}", UNWRITABLE)
+
+
+def _report_bug(error: Exception) -> int:
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    hint = "" if settings.debugging() else " (a bug; set HPCTRACK_DEBUG=1 for the traceback)"
+    return _report(said + hint, UNEXPECTED)
 
 
 def _report(message: str, exit_code: int, excerpt: str = "") -> int:

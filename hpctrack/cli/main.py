@@ -24,11 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    _open_closed()
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
-        _leave_stdout()
+        from hpctrack.cli import group
+
+        group.leave_stdout()
         return 1
+    except OSError as error:
+        from hpctrack.cli import group
+
+        return group.report_unwritable(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -41,12 +48,11 @@ def _run(arguments: list[str]) -> int:
     return group.run(arguments)
 
 
-def _leave_stdout() -> None:
-    """Let the interpreter's own flush at exit go nowhere, since the reader has gone."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError:
-        pass
+def _open_closed() -> None:
+    """Have somewhere to write to where a caller closed standard output or error; children find it closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 (fast; to the end)
 
 
 if __name__ == "__main__":

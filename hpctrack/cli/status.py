@@ -151,7 +151,7 @@ def command(
             output = table.Output()
             answer = ask(connection, question, chosen)
             output.print(
-                *listing.draw(answer, question.nothing, output.width, plain=output.plain, chosen=chosen)
+                *listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
             )
 
 
@@ -160,7 +160,7 @@ def _print_counts(connection: Connection, question: Question) -> None:
     output = table.Output()
     width = len(str(max(counts.values(), default=0)))
     for status, number in counts.items():
-        output.print(Text(f"{number:>{width}} ").append_text(render.state(status, plain=output.plain)))
+        output.print(Text(f"{number:>{width}} ").append_text(render.state(status, plain=output.bare)))
 
 
 def _print_rows(

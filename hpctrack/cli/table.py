@@ -105,6 +105,11 @@ class Output:
         self.unicode = self.console.encoding.lower().startswith("utf")
 
     @property
+    def bare(self) -> bool:
+        """Whether states are words alone: in a pipe, and where their glyphs would become question marks."""
+        return self.plain or not self.unicode
+
+    @property
     def width(self) -> int:
         """Cells in a line."""
         return _PIPE_WIDTH if self.plain else self.console.width

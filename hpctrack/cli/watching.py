@@ -48,7 +48,7 @@ def watch(
     asker = _Asker(settings, question, chosen)
 
     def draw(answer: listing.Answer) -> list[Text]:
-        return listing.draw(answer, question.nothing, output.width, plain=output.plain, chosen=chosen)
+        return listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
 
     with contextlib.closing(asker), contextlib.suppress(KeyboardInterrupt):
         asker.ask()

@@ -1,6 +1,9 @@
 """The exception tree, and how the command line tells of it."""
 
 import inspect
+import shlex
+import subprocess
+import sys
 
 import click
 import pytest
@@ -105,3 +108,31 @@ def test_a_slip_of_the_pen_is_one_line_that_points_to_help(capsys, arguments):
     assert err.startswith("hpctrack: ")
     assert err.count("\n") == 1
     assert "--help)" in err
+
+
+def test_a_verb_that_was_probably_meant_is_named(capsys):
+    main.run(["stauts"])
+    assert "did you mean status? (see hpctrack --help)" in capsys.readouterr().err
+    main.run(["frobnicate"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def run_with(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = shlex.join([sys.executable, "-m", "hpctrack.cli.main", *arguments])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {redirection}"], stderr=subprocess.PIPE, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["completion", "bash"]])
+def test_a_full_disk_under_standard_output_is_one_line(arguments):
+    done = run_with("> /dev/full", *arguments)
+    assert done.stderr == "hpctrack: standard output can't be written: No space left on device\n"
+    assert done.returncode == 74
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["completion", "bash"]])
+def test_a_closed_standard_output_is_as_good_as_none(arguments):
+    done = run_with(">&-", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run_with("2>&-", "stauts").returncode == 2

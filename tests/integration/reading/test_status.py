@@ -405,7 +405,7 @@ def test_a_terminal_without_unicode_gets_words(terminal, run):
     run(status="FAILED", job_name="größe")
     one = terminal("status", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert one.finish() == 0
-    assert "FAILED" in one.text
+    assert "  FAILED  " in one.text
     assert "✗" not in one.text
 
 
