@@ -54,7 +54,7 @@ def examine(config_path: str | None) -> Iterator[Check]:
     try:
         configuration = settings.load(config_path=config_path)
     except errors.SettingsError as error:
-        yield Check("configuration", "broken", str(error), "mend that line; docs/configuration.md lists the settings")
+        yield Check("configuration", "broken", str(error), "mend it: docs/configuration.md lists them all")
         return
     yield _configuration(configuration, config_path)
     yield _data_folder(configuration)
