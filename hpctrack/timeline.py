@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hpctrack.model import Transition
+
+_LAST = datetime.max.replace(tzinfo=timezone.utc)
 
 
 def arranged(rows: Iterable[Transition]) -> list[Transition]:
@@ -18,14 +21,14 @@ def arranged(rows: Iterable[Transition]) -> list[Transition]:
     """
     rows = list(rows)
     found = [row for row in rows if row.status is not None]
-    for event in sorted((row for row in rows if row.status is None), key=lambda row: row.time):
+    for event in sorted((row for row in rows if row.status is None), key=_when):
         found.insert(_place(event, found), event)
     return found
 
 
 def _place(event: Transition, rows: Sequence[Transition]) -> int:
     own = [index for index, row in enumerate(rows) if _is_akin(row, event)]
-    before = [index for index in own if rows[index].time <= event.time]
+    before = [index for index in own if _when(rows[index]) <= _when(event)]
     place = before[-1] + 1 if before else 0
     if own and not before:
         return own[0]
@@ -40,4 +43,9 @@ def _is_akin(row: Transition, event: Transition) -> bool:
 
 def _goes_on(row: Transition, event: Transition) -> bool:
     """Whether a row is told before the event that follows it in time."""
-    return row.attempt < event.attempt or (row.attempt == event.attempt and row.time <= event.time)
+    return row.attempt < event.attempt or (row.attempt == event.attempt and _when(row) <= _when(event))
+
+
+def _when(row: Transition) -> datetime:
+    """Return a row's time; one that Python can't hold (and was read as None) is later than all others."""
+    return row.time or _LAST

@@ -71,3 +71,10 @@ def test_an_event_without_states_of_its_own_goes_by_time():
     rows = [row("PENDING", 0, "submit"), row("RUNNING", 9, "squeue"), row("signal", 5)]
     assert told(*rows) == ["PENDING", "signal", "RUNNING"]
     assert told(rows[2]) == ["signal"]
+
+
+def test_a_time_that_is_unknown_comes_last_in_its_attempt():
+    lost = [row(word, 0)._replace(time=None) for word in ("signal", "detour")]
+    assert told(row("RUNNING", 1), *lost, row("COMPLETING", 9), row("RUNNING", 20, attempt=1)) == [
+        "RUNNING", "COMPLETING", "signal", "detour", "RUNNING",
+    ]  # fmt: skip
