@@ -1,4 +1,4 @@
-"""The words that people write for job states, times and lengths of time. Pure."""
+"""The words that people write for job states, tags, times and lengths of time. Pure."""
 
 from __future__ import annotations
 
@@ -89,3 +89,9 @@ def state(word: str) -> RunStatus:
 def states(texts: tuple[str, ...]) -> tuple[RunStatus, ...]:
     """Read job states, several joined by commas: ``running``, ``PD,R``. Raises `errors.UsageError`."""
     return tuple(state(word) for text in texts for word in text.split(",") if word.strip())
+
+
+def tag(text: str) -> tuple[str, str | None]:
+    """Read a tag that runs shall have: ``name=value``, or a bare name (None), whatever its value."""
+    name, equals, value = text.partition("=")
+    return name, value if equals else None

@@ -96,7 +96,7 @@ class Client:
             statuses=_states(state),
             users=None if user is None else (user,),
             experiment=experiment,
-            tags=tuple(map(_tag, _several(tag))),
+            tags=tuple(map(words.tag, _several(tag))),
             where=None if where is None else conditions.parse(where),
         )
         found = self.ask(lambda connection: lists.list_runs(connection, which, limit))
@@ -187,8 +187,3 @@ def _states(given: str | RunStatus | Iterable[str | RunStatus] | None) -> tuple[
 
 def _several(given: _One | Iterable[_One]) -> list[_One]:
     return [given] if isinstance(given, str | RunStatus) else list(given)
-
-
-def _tag(word: str) -> tuple[str, str | None]:
-    name, equals, value = word.partition("=")
-    return name, value if equals else None

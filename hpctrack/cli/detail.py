@@ -12,7 +12,7 @@ from hpctrack.cli import render, table, used
 from hpctrack.cli.common import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
@@ -184,11 +184,6 @@ def _link(run_id: int, relative: Relative) -> str:
     return f"r{relative.from_id} {relative.kind} r{run_id}"
 
 
-def _column(header: str, cells: Iterable[Text | str], **how: Any) -> table.Column:
-    texts = [cell if isinstance(cell, Text) else Text(render.clean(cell)) for cell in cells]
-    return table.Column(header, [text or Text(render.UNKNOWN, "dim") for text in texts], **how)
-
-
 def _table(columns: Sequence[table.Column], width: int, empty: Sequence[str] = ()) -> Text:
     """Return a table without those columns of ``empty`` that hold nothing."""
     blank = Text(render.UNKNOWN, "dim")
@@ -204,11 +199,11 @@ def _timeline(story: Story, output: table.Output, width: int) -> Text | None:
         return None
     several = any(row.attempt for row in rows)
     columns = [
-        _column("time", [render.moment(row.time) for row in rows]),
-        _column("attempt", [str(row.attempt + 1) if several else "" for row in rows], justify="right"),
-        _column("state", [_word(row, output) for row in rows]),
-        _column("told by", [row.source for row in rows]),
-        _column("reason", [row.reason or _other_words(row) for row in rows], least=10),
+        table.column("time", [render.moment(row.time) for row in rows]),
+        table.column("attempt", [str(row.attempt + 1) if several else "" for row in rows], justify="right"),
+        table.column("state", [_word(row, output) for row in rows]),
+        table.column("told by", [row.source for row in rows]),
+        table.column("reason", [row.reason or _other_words(row) for row in rows], least=10),
     ]
     return _table(columns, width, empty=("attempt", "reason"))
 
@@ -233,14 +228,14 @@ def _attempts(story: Story, output: table.Output, width: int) -> Text | None:
     if not rows:
         return None
     columns = [
-        _column("attempt", [str(row.attempt + 1) for row in rows], justify="right"),
-        _column("state", [render.state(row.status, plain=output.bare) for row in rows]),
-        _column("started", [render.moment(row.time_started) for row in rows], drop=1),
-        _column("ran", [_ran(row, story.now) for row in rows], justify="right"),
-        _column("script", [_script_exit(row) for row in rows]),
-        _column("Slurm", [_slurm_exit(row) for row in rows]),
-        _column("nodes", [row.node_list or "" for row in rows], least=6),
-        _column("reason", [row.reason or "" for row in rows], least=10, drop=2),
+        table.column("attempt", [str(row.attempt + 1) for row in rows], justify="right"),
+        table.column("state", [render.state(row.status, plain=output.bare) for row in rows]),
+        table.column("started", [render.moment(row.time_started) for row in rows], drop=1),
+        table.column("ran", [_ran(row, story.now) for row in rows], justify="right"),
+        table.column("script", [_script_exit(row) for row in rows]),
+        table.column("Slurm", [_slurm_exit(row) for row in rows]),
+        table.column("nodes", [row.node_list or "" for row in rows], least=6),
+        table.column("reason", [row.reason or "" for row in rows], least=10, drop=2),
     ]
     return _table(columns, width, empty=("reason",))
 
@@ -282,13 +277,17 @@ def _metrics(story: Story, output: table.Output, width: int) -> Text | None:
     blocks = sparkline_width(output)
     drawn = [Text(render.sparkline(one, blocks) if output.unicode else "", "#56b4e9") for one in story.series]
     columns = [
-        _column("metric", names, least=12),
-        _column("course", [*drawn, *fill], drop=4),
-        _column("first", [*numbers("first"), *fill], justify="right", drop=1),
-        _column("last", [*numbers("last"), *map(render.number, others.values())], justify="right", least=10),
-        _column("min", [*numbers("minimum"), *fill], justify="right", drop=3),
-        _column("max", [*numbers("maximum"), *fill], justify="right", drop=2),
-        _column("nan/inf", [*(str(one.nonfinite or "") for one in story.series), *fill], justify="right"),
+        table.column("metric", names, least=12),
+        table.column("course", [*drawn, *fill], drop=4),
+        table.column("first", [*numbers("first"), *fill], justify="right", drop=1),
+        table.column(
+            "last", [*numbers("last"), *map(render.number, others.values())], justify="right", least=10
+        ),
+        table.column("min", [*numbers("minimum"), *fill], justify="right", drop=3),
+        table.column("max", [*numbers("maximum"), *fill], justify="right", drop=2),
+        table.column(
+            "nan/inf", [*(str(one.nonfinite or "") for one in story.series), *fill], justify="right"
+        ),
     ]
     return _table(columns, width, empty=("course", "nan/inf"))
 

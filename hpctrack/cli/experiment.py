@@ -113,17 +113,13 @@ def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> No
 
 
 def _columns(found: list[Experiment]) -> list[table.Column]:
-    def column(header: str, cells: list[str], **how: Any) -> table.Column:
-        texts = [Text(render.clean(cell)) if cell else Text(render.UNKNOWN, "dim") for cell in cells]
-        return table.Column(header, texts, **how)
-
     return [
-        column("experiment", [one.name for one in found], least=12),
-        column("runs", [str(one.runs) for one in found], justify="right"),
-        column("states", [_states(one) for one in found], least=20),
-        column("newest", [render.moment(one.newest) for one in found], drop=2),
-        column("user", [one.user_name for one in found], least=6, drop=1),
-        column("tags", [render.words(one.tags) for one in found], least=6, drop=3),
+        table.column("experiment", [one.name for one in found], least=12),
+        table.column("runs", [str(one.runs) for one in found], justify="right"),
+        table.column("states", [_states(one) for one in found], least=20),
+        table.column("newest", [render.moment(one.newest) for one in found], drop=2),
+        table.column("user", [one.user_name for one in found], least=6, drop=1),
+        table.column("tags", [render.words(one.tags) for one in found], least=6, drop=3),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -64,31 +64,26 @@ def runs(lines: Sequence[Line]) -> list[RunRow]:
 
 def build(lines: Sequence[Line], now: datetime, *, plain: bool) -> list[table.Column]:
     """Return the table's columns; in a pipe always all of them, so that they keep their places."""
-
-    def column(header: str, cells: list[Any], **how: Any) -> table.Column:
-        texts = [cell if isinstance(cell, Text) else Text(render.clean(cell)) for cell in cells]
-        return table.Column(header, [text or Text(render.UNKNOWN, "dim") for text in texts], **how)
-
     heads = [line.latest if isinstance(line, lists.ArrayRow) else line for line in lines]
     folded = any(isinstance(line, lists.ArrayRow) for line in lines)
-    users = column("user", [run.user_name for run in heads], least=6, drop=4)
-    notes = column("note", [", ".join(_notes(line)) for line in lines], least=12, drop=6)
+    users = table.column("user", [run.user_name for run in heads], least=6, drop=4)
+    notes = table.column("note", [", ".join(_notes(line)) for line in lines], least=12, drop=6)
     several = plain or len({run.user_name for run in heads}) > 1
     noted = plain or any(map(_notes, lines))
     states = [_state(line, plain=plain) for line in lines]
     return [
-        column("run", [_run(line) for line in lines]),
-        column("job", [line.job or "" for line in lines], least=12 if folded else None),
+        table.column("run", [_run(line) for line in lines]),
+        table.column("job", [line.job or "" for line in lines], least=12 if folded else None),
         *([users] if several else []),
-        column("experiment", [run.experiment for run in heads], least=8, drop=3),
-        column("name", [run.job_name or "" for run in heads], least=8),
-        column("state", states, least=15 if folded else None),
-        column("elapsed", [render.duration(line.elapsed(now)) for line in lines], justify="right"),
-        column("limit", [render.duration(run.time_limit) for run in heads], justify="right", drop=1),
-        column("nodes", [_nodes(line) for line in lines], least=6, drop=2),
-        column("step", [_step(line) for line in lines], justify="right"),
+        table.column("experiment", [run.experiment for run in heads], least=8, drop=3),
+        table.column("name", [run.job_name or "" for run in heads], least=8),
+        table.column("state", states, least=15 if folded else None),
+        table.column("elapsed", [render.duration(line.elapsed(now)) for line in lines], justify="right"),
+        table.column("limit", [render.duration(run.time_limit) for run in heads], justify="right", drop=1),
+        table.column("nodes", [_nodes(line) for line in lines], least=6, drop=2),
+        table.column("step", [_step(line) for line in lines], justify="right"),
         *([notes] if noted else []),
-        column("latest", [_latest(line) for line in lines], least=22, drop=5),
+        table.column("latest", [_latest(line) for line in lines], least=22, drop=5),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from hpctrack import errors, runids, settings, where
+from hpctrack import errors, runids, settings, where, words
 from hpctrack.cli import columns, common, completion, listing, render, table
 from hpctrack.cli.question import Question, ask
 from hpctrack.store import attempt_resources, filters, lists, queries
@@ -32,8 +32,7 @@ def _sort(_ctx: click.Context, _param: click.Parameter, text: str | None) -> fil
 def _tags(
     _ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[tuple[str, str | None], ...]:
-    split = (text.partition("=") for text in texts)
-    return tuple((name, value if equals else None) for name, equals, value in split)
+    return tuple(map(words.tag, texts))
 
 
 def _words(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -38,6 +38,15 @@ class Column:
     def width(self) -> int:
         """Width that it needs to show everything."""
         return max([len(self.header), *(cell.cell_len for cell in self.cells)])
+
+
+def column(header: str, cells: Iterable[object], **how: Any) -> Column:
+    """Make a column of text that may come from anywhere: it can't control the terminal, and is never blank.
+
+    ``how`` are the further fields of `Column`.
+    """
+    texts = [cell if isinstance(cell, Text) else Text(render.clean(cell)) for cell in cells]
+    return Column(header, [text or Text(render.UNKNOWN, "dim") for text in texts], **how)
 
 
 def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
