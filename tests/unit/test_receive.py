@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hpctrack.stream import journal, wire
 from hpctrack.stream.collector import keys, mmsg, reassembly, receive
 from hpctrack.stream.collector.reassembly import Verdict
+from tests.chain import eventually
 
 SECRET = bytes(range(32))
 SUBMISSION = b"s" * 16
@@ -380,6 +381,24 @@ def test_what_is_wrong_changes_only_a_counter_and_is_not_answered(running, forge
         counts[name] for name in counts if name.startswith("wrong") or name in ("unknown run", "overflow")
     )
     assert wrong + waited == 1
+
+
+def test_a_flood_is_looked_at_in_samples_and_who_knows_the_key_gets_through(running):
+    counts, sent = running.receiver.counts, 0
+    while not counts["flood"]:
+        assert sent < 30_000
+        for _ in range(300):
+            running.client.send(FORGED["wrong MAC"])
+        sent += 300
+        eventually(lambda sent=sent: counts["datagrams"] == sent)
+    assert counts["flood"] + counts["wrong MAC"] == sent
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as neighbour:
+        neighbour.sendto(sealed(b"neighbour"), running.socket.address)
+        eventually(lambda: counts["accepted"] == 1)
+    for _ in range(40):  # from the address that floods: one of sixteen, then all
+        running.client.send(sealed(b"same address"))
+    eventually(lambda: counts["datagrams"] == sent + 41)
+    assert counts["accepted"] >= 1 + 40 - 16
 
 
 def test_a_new_runs_first_datagram_is_not_lost(running):

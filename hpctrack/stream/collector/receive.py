@@ -28,6 +28,11 @@ _OVERHEAD = 600
 #: Seconds that the first datagram of a batch waits for company.
 LINGER = 0.01
 _POLL_SECONDS = 1.0
+#: Of an address that has sent so many datagrams within a second that were refused, and no other since,
+#: only one in so many is looked at until the second is over: floods then cost little more than their copying.
+_REFUSED, _SAMPLE = 256, 16
+_PERIOD = 1.0
+_MAX_ADDRESSES = 10_000
 
 
 class Datagram(NamedTuple):
@@ -128,6 +133,9 @@ class Receiver:
         self._stopping = threading.Event()
         #: Datagrams by what became of them; written by this thread alone.
         self.counts: Counter[str] = Counter()
+        #: How many datagrams of an address were refused in this period, since the last that was not.
+        self._refused: dict[bytes, int] = {}
+        self._period = 0.0
 
     def stop(self) -> None:
         """Have it take what has arrived, and end."""
@@ -154,12 +162,33 @@ class Receiver:
             received = self._socket.receive()
         self.counts["datagrams"] += len(received)
         self.counts["bytes"] += sum(len(data) for data, _ in received)
-        datagrams = [d for one in arrived + received if (d := self._verify(one)) is not None]
+        if self._refused:
+            self._begin_anew(time.monotonic())
+        datagrams = [d for one in arrived + received if (d := self._judge(one)) is not None]
         if datagrams:
             left_out = self._intake.put(datagrams)
             self.counts["overflow"] += left_out
             self.counts["accepted"] += len(datagrams) - left_out
         return bool(received or arrived)
+
+    def _begin_anew(self, now: float) -> None:
+        """Let bygones be bygones: whoever floods on is found out again."""
+        if now >= self._period or len(self._refused) > _MAX_ADDRESSES:
+            self._refused.clear()
+            self._period = now + _PERIOD
+
+    def _judge(self, arrived: Addressed) -> Datagram | None:
+        """Verify a datagram, unless its address has flooded us a moment ago."""
+        address = arrived[1]
+        refused = self._refused.get(address, 0)
+        if refused >= _REFUSED and refused % _SAMPLE:
+            self._refused[address] = refused + 1
+            self.counts["flood"] += 1
+            return None
+        datagram = self._verify(arrived)
+        if datagram is None:
+            self._refused[address] = self._refused.get(address, 0) + 1
+        return datagram
 
     def _verify(self, arrived: Addressed) -> Datagram | None:
         """Return a datagram that is for us and under its run's key; counts why not, otherwise."""
@@ -181,6 +210,7 @@ class Receiver:
         if not wire.verified(run.key, data):
             self.counts["wrong MAC"] += 1
             return None
+        self._refused.pop(address, None)
         if header.kind == wire.PING:
             self.counts["pings"] += 1
             watermark = self._watermark(run.run_id, header.journal.hex())
