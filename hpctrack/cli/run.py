@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from hpctrack import errors, git, settings, stream, submission
+from hpctrack import errors, git, resources, settings, submission
 from hpctrack.cli import completion
 from hpctrack.stream import records
 
@@ -54,7 +54,7 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
         _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     _register_meanwhile()
     options = _supervisor_options(configuration, path, f"{record.uuid}:-1")
-    main = str(Path(stream.__file__).with_name("__main__.py"))
+    main = str(resources.PACKAGE / "stream" / "__main__.py")
     _become(sys.executable, [sys.executable, "-I", "-S", main, "command", *options, "--", *argv], os.environ)
 
 

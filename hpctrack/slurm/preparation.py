@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import hpctrack
 from hpctrack import errors, resources, submission
 from hpctrack.slurm import batch_script, options, site
 
@@ -229,7 +228,7 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
 def _supervision(settings: Settings, script: Script) -> batch_script.Supervision:
     return batch_script.Supervision(
         python=sys.executable,
-        package=str(Path(hpctrack.__file__).absolute().parent),
+        package=str(resources.PACKAGE),
         spool=settings.spool,
         script=script.path,
         node_dir=settings.node_dir,

@@ -189,7 +189,7 @@ def test_a_job_submitted_from_inside_a_job(alice, await_until):
     )
     parent = alice.write(
         "parent.sh",
-        f"#!/bin/bash\nhpctrack sbatch --parsable -o /dev/null {child} > child.id\n"
+        f"#!/bin/bash\nhpctrack sbatch --parsable -d afterany:$SLURM_JOB_ID -o /dev/null {child} > child.id\n"
         f"sbatch --parsable -o plain.out {plain} > plain.id\nsleep 1\n"
         'echo "step=1 parent=1" >> "$HPCTRACK_JOURNAL"\n',
     )

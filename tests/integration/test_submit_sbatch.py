@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpctrack import resources
 from hpctrack.slurm import batch_script
 from hpctrack.store import database as store
 from hpctrack.stream import records
@@ -291,6 +292,16 @@ def test_nothing_of_the_job_around_us_reaches_the_job(site):
     around |= {"HPCTRACK_JOB_ID": "9", "HPCTRACK_JOURNAL": "/tmp/j", "HPCTRACK_RUN_DIR": "/tmp/r"}
     site.sbatch(site.script(), environ=around)
     assert {name for name in around if name in site.seen} == {"SLURM_JOB_ID"}
+
+
+def test_a_job_outlives_the_one_that_submitted_it(site):
+    """The package is found by a link in the run folder of the job around us, which goes with that job."""
+    offered = site.folder / "around" / "python"
+    offered.mkdir(parents=True)
+    (offered / "hpctrack").symlink_to(resources.PACKAGE)
+    assert site.sbatch(site.script(), environ={"PYTHONPATH": str(offered)})[0] == 0
+    assert os.fsencode(resources.PACKAGE) in site.submitted
+    assert os.fsencode(offered) not in site.submitted
 
 
 # ---- hpctrack itself is broken
