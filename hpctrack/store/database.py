@@ -3,31 +3,69 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.types.datetime import TimestamptzLoader
+from psycopg.abc import Loader
+from psycopg.types.datetime import (
+    IntervalBinaryLoader,
+    IntervalLoader,
+    TimestamptzBinaryLoader,
+    TimestamptzLoader,
+)
+from psycopg.types.json import set_json_loads
 
 from hpctrack import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from psycopg.abc import Buffer
 
     from hpctrack.settings import Settings
 
 
-class _Timestamptz(TimestamptzLoader):
-    """Times that Python can't hold (PostgreSQL's reach to the year 294276) are read as unknown."""
+def _lenient(loader: type[Loader]) -> type[Loader]:
+    """Return a loader for which times are unknown that Python can't hold (PostgreSQL's reach to 294276)."""
 
-    def load(self, data: Buffer) -> datetime | None:  # type: ignore[override]
-        try:
-            return super().load(data)
-        except psycopg.DataError:
-            return None
+    class Lenient(loader):  # type: ignore[valid-type, misc]
+        def load(self, data: Buffer) -> Any:
+            try:
+                return super().load(data)
+            except psycopg.DataError:
+                return None
+
+    return Lenient
+
+
+_LOADERS = {
+    "timestamptz": (_lenient(TimestamptzLoader), _lenient(TimestamptzBinaryLoader)),
+    "interval": (_lenient(IntervalLoader), _lenient(IntervalBinaryLoader)),
+}
+
+
+def _loads(text: str | bytes) -> Any:
+    """Read JSON that anybody may have written, and PostgreSQL takes more than Python does.
+
+    Integers too long for ``int()`` and what is nested too deeply stay text, in an object if they were one:
+    they spoil no list of runs.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        whole = text if isinstance(text, str) else text.decode()
+        return {"": whole} if whole.startswith("{") else whole
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -74,7 +112,10 @@ def connect(
             client_encoding="UTF8",
             fallback_application_name="hpctrack",
         )
-    connection.adapters.register_loader("timestamptz", _Timestamptz)
+    for type_, loaders in _LOADERS.items():
+        for loader in loaders:
+            connection.adapters.register_loader(type_, loader)
+    set_json_loads(_loads, connection)
     try:
         with translated():
             connection.execute(_SESSION, (settings.schema,))

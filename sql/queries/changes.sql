@@ -38,7 +38,7 @@ DELETE FROM run_relationships WHERE from_id = %(from)s AND kind = %(kind)s AND t
 
 -- name: count_doomed
 -- What goes if runs are deleted, by experiment; the live ones by id.
-SELECT experiment, count(*) AS runs, sum(rows)::bigint AS rows,
+SELECT experiment, count(*) AS runs, least(sum(rows), 9223372036854775807)::bigint AS rows,
        coalesce(array_agg(id ORDER BY id) FILTER (
            WHERE time_ended IS NULL
              AND (submission IS NOT NULL OR status IN ('PENDING', 'RUNNING'))), '{}') AS live
@@ -77,7 +77,7 @@ WHERE e.name = %(name)s;
 
 -- name: count_experiment_rows
 -- Rows of metrics of an experiment.
-SELECT coalesce(sum(rows), 0)::bigint FROM run_overview WHERE experiment_id = %(id)s;
+SELECT least(coalesce(sum(rows), 0), 9223372036854775807)::bigint FROM run_overview WHERE experiment_id = %(id)s;
 
 -- name: ensure_experiment
 -- An experiment of a name, if there is none. Looked for first: an attempt to insert takes a number.

@@ -23,7 +23,7 @@ SELECT ARRAY (SELECT DISTINCT jsonb_object_keys(last) FROM run_latest WHERE run_
 
 -- name: count_rows
 -- Rows of metrics that came in for runs.
-SELECT coalesce(sum(rows), 0)::bigint FROM run_latest WHERE run_id = ANY (%(ids)s::bigint[]);
+SELECT least(coalesce(sum(rows), 0), 9223372036854775807)::bigint FROM run_latest WHERE run_id = ANY (%(ids)s::bigint[]);
 
 -- name: fetch_columns_in_use
 -- Whether runs have values in columns.

@@ -8,10 +8,11 @@ import uuid
 import psycopg
 import pytest
 
-from hpctrack import errors
+from hpctrack import errors, reconcile
 from hpctrack.store import collectors, registration
 from hpctrack.store import database as store
 from hpctrack.stream import records
+from tests.integration.slurm_says import T0, line
 
 DENIED = psycopg.errors.InsufficientPrivilege
 
@@ -75,3 +76,70 @@ def test_an_experiment_that_somebody_holds_keeps_nobody_from_their_work(roles, c
         assert registration.register_pending(roles.of("bob"), roles.connect("bob")) == 0
     assert f"{path} can't be registered now" in caplog.text
     assert registration.register_pending(roles.of("bob"), roles.connect("bob")) == 1
+
+
+#: What a user writes into an own run and what belongs to it, to the harm of whoever lists them.
+_SPOILING = (
+    "UPDATE runs SET time_started = 'infinity', time_ended = 'infinity' WHERE id = %(run)s",
+    "UPDATE runs SET time_created = '4713-01-01 BC' WHERE id = %(run)s",
+    "UPDATE runs SET missing_since = '-infinity' WHERE id = %(run)s",
+    "UPDATE runs SET time_limit = '170000000 years' WHERE id = %(run)s",
+    "UPDATE runs SET attempt = 2147483647 WHERE id = %(run)s",
+    "UPDATE runs SET tags = jsonb_build_object('n', repeat('9', 5000)::numeric) WHERE id = %(run)s",
+    "UPDATE runs SET tags = '[1, 2]', args = '3', env = '\"x\"' WHERE id = %(run)s",
+    "UPDATE runs SET slurm_job_id = -1, array_job_id = 9, array_task_id = -7, exit_signal = 9999"
+    " WHERE id = %(run)s",
+    "UPDATE run_latest SET last = (repeat('[', 2000) || repeat(']', 2000))::jsonb WHERE run_id = %(run)s",
+    "UPDATE run_latest SET last = jsonb_build_object('n', (repeat('[', 2000) || repeat(']', 2000))::jsonb)"
+    " WHERE run_id = %(run)s",
+    "UPDATE run_latest SET last = jsonb_build_object('n', repeat('9', 5000)::numeric)"
+    ", rows = 9223372036854775807 WHERE run_id = %(run)s",
+    "UPDATE attempts SET resources = '[1]' WHERE run_id = %(run)s",
+    'UPDATE attempts SET resources = \'{"max_rss_bytes": 1e300, "req_tres": {"cpu": 1e300, "mem": -1e300}}\''
+    " WHERE run_id = %(run)s",
+    "UPDATE attempts SET time_started = '-infinity', attempt = 2147483647 WHERE run_id = %(run)s",
+    "INSERT INTO metrics (run_id, step, progress, time, extra) VALUES (%(run)s, 7, 'NaN', 'infinity', '1')",
+    "INSERT INTO transitions (run_id, source, time) VALUES (%(run)s, 'user', 'infinity')",
+    "UPDATE experiments SET time_created = 'infinity', tags = '[1]' WHERE id = %(experiment)s",
+)
+_LOOKS = (
+    ("status", "--format", "run,job,elapsed,limit,cpus,maxmem,cpueff,memeff,timeeff,tags,args,latest,rows"),
+    ("status", "--json"),
+    ("status", "--array", "--sort", "elapsed"),
+    ("status", "--where", "metrics.n < 1 and args.lr < 1"),
+    ("experiment", "list"),
+    ("show", "r1"),
+    ("show", "r1", "--json"),
+    ("metrics", "r1"),
+)
+
+
+def test_nothing_that_a_user_writes_spoils_others_lists_or_the_reconciler(roles, slurm):
+    job = 7
+    run = roles.submit("alice", "shared", job_id=job)
+    for table in ("attempts", "run_latest"):
+        columns = "(run_id, attempt)" if table == "attempts" else "(run_id, rows)"
+        roles.query("alice", f"INSERT INTO {table} {columns} VALUES (%s, 0)", run)
+    roles.query("alice", "INSERT INTO metrics (run_id, step, extra) VALUES (%s, 0, '{\"n\": 1}')", run)
+    other = roles.submit("bob", "shared", job_id=8)
+    roles.query("owner", "UPDATE submissions SET slurm_user = 'alice', time = %s", T0)
+    (experiment,) = roles.query("alice", "SELECT id FROM experiments")[0]
+    alice = roles.connect("alice")
+    for number, statement in enumerate(_SPOILING):
+        try:
+            alice.execute(statement, {"run": run, "experiment": experiment})
+        except psycopg.errors.CheckViolation:
+            continue
+        view = "SELECT * FROM jobs j JOIN attempt_resources USING (run_id) JOIN metric_values USING (run_id)"
+        roles.query("bob", view)
+        for look in _LOOKS:
+            code, _, err = roles.run("bob", *look)
+            assert (code, err) == (0, ""), (statement, look)
+        state = ("RUNNING", "SUSPENDED")[number % 2]
+        slurm.says("squeue", line(job), line(8, state))
+        with store.connect(roles.of("collector")) as connection:
+            report = reconcile.run_once(connection, slurm.backend(timeout=5), "mini")
+        assert report.error is None
+        assert roles.query("bob", "SELECT status::text FROM runs WHERE id = %s", other) == [(state,)], (
+            statement
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import datetime, timedelta, timezone
 
@@ -256,11 +257,19 @@ def test_special_values_come_back(connection, run):
     assert last == {"b": 2**70, "c": 1.5, "d": float("-inf")}
 
 
-def test_times_that_python_can_not_hold_are_unknown(connection, insert, run):
-    run_id = run()
-    insert("transitions", run_id=run_id, source="relay", time="infinity")
-    insert("transitions", run_id=run_id, source="relay", time="200000-01-01")
-    assert [one.time for one in queries.transitions(connection, run_id)] == [None, None]
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_python_can_not_hold_is_unknown_or_stays_text(connection, binary):
+    query = """SELECT 'infinity'::timestamptz, '200000-01-01'::timestamptz, interval '170000000 years',
+               ('{"n": ' || repeat('9', 5000) || '}')::jsonb,
+               (repeat('[', 2000) || repeat(']', 2000))::jsonb,
+               ('{"n": ' || repeat('[', 2000) || repeat(']', 2000) || '}')::jsonb"""
+    row = connection.execute(query, binary=binary).fetchone()
+    deep = "[" * 2000 + "]" * 2000
+    assert row[:4] == (None, None, None, {"n": "9" * 5000})
+    try:
+        assert row[4:] == (json.loads(deep), {"n": json.loads(deep)})
+    except RecursionError:  # newer Pythons go deeper
+        assert row[4:] == (deep, {"": f'{{"n": {deep}}}'})
 
 
 # --- plans --------------------------------------------------------------------------------------------------
