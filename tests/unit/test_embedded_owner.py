@@ -161,6 +161,26 @@ def test_local_lock_excludes_and_survives_a_removed_file(tmp_path):
         assert path.exists()
 
 
+def test_a_local_lock_is_removed_and_made_anew_and_one_holds_it_all_the_same(tmp_path):
+    path, inside, most = tmp_path / "folder" / "lock", [], []
+
+    def work():
+        for _ in range(100):
+            with host_locks.local_lock(path, 60):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+                host_locks.remove(path)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 400
+    assert not path.parent.exists()
+
+
 def test_the_socket_path_is_short_whatever_the_home_is(tmp_path):
     place = cluster_folder.Place.of(Settings(data_dir=str(tmp_path / ("long" * 50) / "x")))
     local = place.local_dir()

@@ -84,13 +84,23 @@ class Place(NamedTuple):
         """PostgreSQL's own lock file (manual, "Database File Layout")."""
         return self.data / "postmaster.pid"
 
-    def local_dir(self) -> Path:
-        """Make, or check, the folder on this host for socket and lock.
+    @property
+    def local_path(self) -> Path:
+        """The folder on this host for socket and lock.
 
         The same for every session of the user, so it depends on no environment variable.
         """
         digest = hashlib.sha256(os.fsencode(self.base)).hexdigest()[:12]
-        return private_files.folder(Path(f"/tmp/hpctrack-{os.geteuid()}-{digest}"))  # noqa: S108 (checked)
+        return Path(f"/tmp/hpctrack-{os.geteuid()}-{digest}")  # noqa: S108 (checked)
+
+    @property
+    def local_lock(self) -> Path:
+        """What is locked there by whoever starts or ends the server."""
+        return self.local_path / "lock"
+
+    def local_dir(self) -> Path:
+        """Make, or check, that folder."""
+        return private_files.folder(self.local_path)
 
     def read_postmaster_pid(self) -> list[str]:
         """Return the lines of postmaster.pid: pid first, status eighth; empty if there is none."""

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpctrack import errors
-from hpctrack.store.embedded import owner, postmaster
+from hpctrack.store.embedded import owner, postmaster, private_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def local_lock(path: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock among the processes of this host; raises `errors.EmbeddedError` when it stays taken."""
+    """Hold a lock among the processes of this host; its folder is made if it is missing.
+
+    Raises `errors.EmbeddedError` when it stays taken.
+    """
     deadline = time.monotonic() + seconds
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = _open(path)
         try:
-            # A cleaner of /tmp may have removed the file meanwhile: then this lock would guard nothing.
+            # `remove` or a cleaner of /tmp may have been here meanwhile: then this lock would guard nothing.
             if _try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                 yield
                 return
@@ -38,6 +41,20 @@ def local_lock(path: Path, seconds: float) -> Iterator[None]:
                 f"another command has been starting PostgreSQL for {seconds:.0f} s ({path})"
             )
         time.sleep(postmaster.POLL_SECONDS)
+
+
+def _open(path: Path) -> int:
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # `remove` was faster: it came between these two
+            private_files.folder(path.parent)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def remove(path: Path) -> None:
+    """Remove a local lock and its folder: the last thing to do for who holds it."""
+    with contextlib.suppress(OSError):  # somebody has made the lock anew: then the folder stays
+        path.unlink()
+        path.parent.rmdir()
 
 
 @contextlib.contextmanager

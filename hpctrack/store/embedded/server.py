@@ -86,7 +86,7 @@ def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
 def _ensure_locked(place: Place, settings: Settings, here: Host) -> dict[str, str]:
     """Look again, with no other command of this host in between, and start the server if none runs."""
     private_files.folder(place.base)
-    with host_locks.local_lock(place.local_dir() / "lock", _START_SECONDS):
+    with host_locks.local_lock(place.local_lock, _START_SECONDS):
         seen = server_status.look(place, here)
         if seen.action is Action.REFUSE:
             return _wait_elsewhere(place, here)
@@ -113,7 +113,7 @@ def stop(settings: Settings, here: Host | None = None) -> bool:
     place = Place.of(settings)
     if not place.owner_file.exists():
         return False
-    with host_locks.local_lock(place.local_dir() / "lock", _START_SECONDS):
+    with host_locks.local_lock(place.local_lock, _START_SECONDS):
         record = owner.read(place.owner_file)
         if record is None or record.host != here.name:
             return False
@@ -121,6 +121,8 @@ def stop(settings: Settings, here: Host | None = None) -> bool:
         if pid is not None:
             postmaster.shut_down(place, pid)
         _forget(place, record)
+        if not place.owner_file.exists():
+            host_locks.remove(place.local_lock)
         return pid is not None
 
 
@@ -136,7 +138,7 @@ def take_over(settings: Settings, here: Host | None = None, *, fence_seconds: fl
     here = here or Host.here()
     place = Place.of(settings)
     private_files.folder(place.base)
-    with host_locks.local_lock(place.local_dir() / "lock", _START_SECONDS):
+    with host_locks.local_lock(place.local_lock, _START_SECONDS):
         record = owner.read(place.owner_file)
         if record is not None and record.host == here.name:
             return "this host is the owner already: nothing to take over"

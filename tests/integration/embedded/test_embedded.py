@@ -45,6 +45,7 @@ def test_first_use_makes_a_database_and_the_second_finds_it(settings):
     assert embedded.stop(settings)
     assert postmaster.processes(Place.of(settings).data) == []
     assert embedded.running(settings) is None
+    assert not Place.of(settings).local_path.exists()  # nothing stays in /tmp
     assert not embedded.stop(settings)
     assert ask(embedded.ensure(settings), "SELECT count(*) FROM kept") == 0
 
