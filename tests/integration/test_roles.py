@@ -372,7 +372,8 @@ def test_what_is_for_a_collector_is_for_nobody_else(roles, slurm, monkeypatch, v
 
 def test_a_user_settles_what_a_machine_took_with_it(roles):
     run, node = roles.submit("alice"), os.uname().nodename.partition(".")[0]
-    roles.query("owner", "UPDATE runs SET cluster = NULL, kind = 'command', status = 'RUNNING'")
+    outside = "UPDATE runs SET cluster = NULL, slurm_job_id = NULL, kind = 'command', status = 'RUNNING'"
+    roles.query("owner", outside)
     begun = "INSERT INTO attempts (run_id, attempt, batch_host, time_started) VALUES (%s, 0, %s, 'epoch')"
     roles.query("owner", begun, run, node)
     code, out, err = roles.run("alice", "reconcile")
