@@ -48,7 +48,7 @@ def squeue(state, attempt=0, start=None, node="n1", **fields):
 def row(state, start=5, end=50, **fields):
     ended = {} if end is None else {"time_ended": at(end), "exit_code": 0, "exit_signal": 0}
     started = {} if start is None else {"time_started": at(start), "node_list": "n1"}
-    return fact("sacct", state, **{**started, **ended, **fields})
+    return fact("sacct", state, **{"partition": "main", **started, **ended, **fields})
 
 
 def relay(kind, attempt=0, when=6, run_id=1, **body):

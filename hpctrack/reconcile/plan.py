@@ -27,7 +27,8 @@ GRACE = timedelta(minutes=5)
 #: How often ``runs.time_seen`` is renewed.
 VOUCH = timedelta(minutes=5)
 #: How long after it was told first, an end other than success is looked up once more: what accounting says of
-#: a job that cancels itself changes after squeue has let it go, when its steps have ended.
+#: a job that cancels itself changes after squeue has let it go, when its steps have ended. So is a success
+#: whose row says no partition: of a brief job accounting learns the end first, and its beginning later.
 RECHECK = timedelta(seconds=20)
 #: How long after its end slurmctld has forgotten a job (MinJobAge, five minutes by default). If it is started
 #: anew before, it tells accounting of that end again, with what it knows by now; later nothing changes.
@@ -155,6 +156,8 @@ def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey
         forgotten = min(top.time_ended, history.now) + FORGOTTEN
         if again and history.now < forgotten:
             return forgotten
+    if evidence.rows and evidence.rows[-1].partition is None and run.recheck_after is None:
+        return history.now + RECHECK
     return None if again else run.recheck_after
 
 

@@ -45,7 +45,7 @@ else:
             sys.stdout.write("".join(line.get(name, "") + end for name in names) + "\\n")
 sys.exit(answer.get("exit", 0))
 """
-HELP = "JobID JobIDRaw State Submit Start End User NodeList ExitCode Cluster JobName"
+HELP = "JobID JobIDRaw State Submit Start End User NodeList ExitCode Cluster JobName Partition"
 
 
 def epoch(seconds):
@@ -93,5 +93,6 @@ def line(job, state="RUNNING", **fields):
 def row(job, state="COMPLETED", **fields):
     return {
         "JobID": str(job), "JobIDRaw": str(job), "State": state, "Submit": epoch(0), "Start": epoch(5),
-        "End": epoch(50), "User": "alice", "NodeList": "n1", "ExitCode": "0:0", "Cluster": "mini", **fields,
+        "End": epoch(50), "User": "alice", "NodeList": "n1", "ExitCode": "0:0", "Cluster": "mini",
+        "Partition": "main", **fields,
     }  # fmt: skip

@@ -150,6 +150,14 @@ def test_a_success_is_final_at_once():
     assert decide(run(), row("COMPLETED"))[0].recheck_after is None
 
 
+def test_a_success_that_accounting_knows_half_of_is_looked_up_once_more():
+    stored, _ = decide(run(), row("COMPLETED", partition=None))
+    assert (stored.time_ended, stored.recheck_after) == (at(50), at(1000) + RECHECK)
+    told, moves = decide(stored, row("COMPLETED"), now=1030)
+    assert (told.partition, told.recheck_after, moves) == ("main", None, [])
+    assert decide(stored, row("COMPLETED", partition=None), now=1030)[0].recheck_after is None
+
+
 def test_the_end_of_a_job_that_may_start_again_is_looked_up_anyway():
     stored, _ = decide(run(), row("PREEMPTED"))
     stored, _ = decide(stored, row("PREEMPTED"), now=1000 + GRACE.total_seconds())
