@@ -7,6 +7,7 @@ clock of its own: `Link` has the first, callers the second.
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,7 @@ from hpctrack.stream.window import Window
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from hpctrack.stream.records import Record
     from hpctrack.stream.tail import Tail
     from hpctrack.stream.window import Stream
 
@@ -34,6 +36,12 @@ class Run(NamedTuple):
     submission: bytes  # 16 bytes, a UUID
     task: int
     key: bytes
+
+    @classmethod
+    def of(cls, record: Record, task: int) -> Run:
+        """Return the run of a submission record and one of its tasks."""
+        key = wire.run_key(bytes.fromhex(record.secret), task)
+        return cls(bytes.fromhex(record.uuid.replace("-", "")), task, key)
 
     def __repr__(self) -> str:
         return f"<Run {self.submission.hex()}:{self.task}>"  # the key is for no log
@@ -58,12 +66,16 @@ class _Shipment:
         return bool(self.lines)
 
 
+def _random() -> float:
+    return int.from_bytes(os.urandom(4), "little") / 2**32  # the module of this name loads much
+
+
 class Outbox:
     """Ships journals from their watermarks until everything is acknowledged."""
 
-    def __init__(self, run: Run, random: Callable[[], float]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._window = Window(random)
+        self._window = Window(_random)
         self._shipments: dict[bytes, _Shipment] = {}
         #: When the last answer came; None before the first.
         self.heard: float | None = None

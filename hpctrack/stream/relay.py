@@ -20,7 +20,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.stream import folders, journal_lines, report, runfolder, usage, wire
+from hpctrack.stream import folders, journal_lines, report, runfolder, usage
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
@@ -51,7 +51,6 @@ _COPY_AT_END = 1.5
 _HOUSEKEEPING = 1.0
 _LEASE = 30.0
 _MAX_LOG = 1 << 16
-_MAX_SCRIPT = 1 << 20
 #: Seconds of silence that are worth a word: a collector that was started with the job takes about two.
 _WORTH_TELLING = 2.5
 _DETOUR = "no answer from the collector: journals go through the spool"
@@ -117,10 +116,6 @@ class _OwnJournal:
                 raise OSError(f"no space for the relay's own {kind}")
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _random() -> float:
-    return int.from_bytes(os.urandom(4), "little") / 2**32  # the module of this name loads much
 
 
 class Relay:
@@ -247,9 +242,7 @@ class Relay:
         record = folders.find_record(self._config.spool, self._identity)
         if record is None:
             return
-        key = wire.run_key(bytes.fromhex(record.secret), self._config.task)
-        run = Run(bytes.fromhex(record.uuid.replace("-", "")), self._config.task, key)
-        self._outbox = Outbox(run, _random)
+        self._outbox = Outbox(Run.of(record, self._config.task))
         self._record = record
         self._identity = self._identity._replace(uuid=record.uuid)
         for one in [*self._journals.identify(self._identity), *self._journals]:
@@ -270,13 +263,7 @@ class Relay:
     def _mask(self) -> redact.Redactor:
         """Return the redactor, which knows the secrets in the job's environment and script."""
         if self._redactor is None:
-            from hpctrack import redact  # late: its patterns take longer to compile than all else to load
-
-            texts = []
-            path = os.path.join(self._config.run_dir, "slurm_script")
-            with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-                texts.append(file.read(_MAX_SCRIPT))
-            self._redactor = redact.Redactor.collect(os.environ, texts=texts)
+            self._redactor = runfolder.redactor(self._config.run_dir)
         return self._redactor
 
     def _watermark(self, one: Tail) -> int:

@@ -12,6 +12,11 @@ from hpctrack.stream import journal_lines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hpctrack.redact import Redactor
+
+#: So much of a script is looked at for secrets.
+_MAX_SCRIPT = 1 << 20
+_SCRIPT = "slurm_script"
 _MEMORY_BACKED = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 
 
@@ -26,7 +31,7 @@ class RunFolder(NamedTuple):
     @property
     def script(self) -> str:
         """The user's script. slurmd names its own copy so, and some scripts look at ``$0``."""
-        return os.path.join(self.path, "slurm_script")
+        return os.path.join(self.path, _SCRIPT)
 
 
 def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
@@ -96,6 +101,17 @@ def offer_package(run_dir: str, spool: str = "") -> list[str]:
             continue
         made.append(place)
     return made
+
+
+def redactor(folder: str) -> Redactor:
+    """Return a redactor that knows the secrets of this environment, and those of the folder's script."""
+    from hpctrack import redact  # late: its patterns take longer to compile than all else to load
+
+    texts = []
+    path = os.path.join(folder, _SCRIPT)
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        texts.append(file.read(_MAX_SCRIPT))
+    return redact.Redactor.collect(os.environ, texts=texts)
 
 
 def homes(node_dir: str) -> list[str]:

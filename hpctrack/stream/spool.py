@@ -6,20 +6,20 @@ of the spool, its relay or another delivery, what is there is delivered, and sta
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import select
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import errors, redact
-from hpctrack.stream import folders, leftovers, runfolder, wire
+from hpctrack import errors
+from hpctrack.stream import folders, leftovers, runfolder
 from hpctrack.stream.outbox import Link, Outbox, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from hpctrack.redact import Redactor
     from hpctrack.stream.records import Record
     from hpctrack.stream.tail import Tail
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _GIVE_UP_AFTER = 10.0
 _REFRESH = 30.0
 _PAUSE = 0.05
-_MAX_SCRIPT = 1 << 20
 _CHUNK = 1 << 20
 _BLANK = re.compile(rb"(?<=\n)\n")
 
@@ -118,7 +117,7 @@ def deliver(
     link = Link(addresses)
     tails = leftovers.tails_of([leftover])
     try:
-        box = _outbox(record, spooled.identity.task, tails, _mask(spooled.path))
+        box = _outbox(record, spooled.identity.task, tails, runfolder.redactor(spooled.path))
         _ship(box, link, leftover, progress)
         paths = {file.path for one in tails if box.delivered(one) for file in one.files}
         return taken and leftover.clear(lambda file: file.path in paths)
@@ -129,21 +128,10 @@ def deliver(
         leftover.release()
 
 
-def _mask(folder: str) -> redact.Redactor:
-    """Return a redactor that knows the secrets of this environment and of the script, if that is here."""
-    texts = []
-    path = os.path.join(folder, "slurm_script")
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        texts.append(file.read(_MAX_SCRIPT))
-    return redact.Redactor.collect(os.environ, texts=texts)
-
-
-def _outbox(record: Record, task: int, tails: list[Tail], mask: redact.Redactor) -> Outbox:
-    key = wire.run_key(bytes.fromhex(record.secret), task)
-    run = Run(bytes.fromhex(record.uuid.replace("-", "")), task, key)
-    box = Outbox(run, lambda: int.from_bytes(os.urandom(4), "little") / 2**32)
+def _outbox(record: Record, task: int, tails: list[Tail], redactor: Redactor) -> Outbox:
+    box = Outbox(Run.of(record, task))
     for one in tails:
-        one.redactor = mask
+        one.redactor = redactor
         box.add(one, first=one.kind == "relay")
     return box
 
