@@ -24,6 +24,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from hpctrack import settings as configuration
+from hpctrack.cli import main
 from hpctrack.store import database as store
 from hpctrack.store import migrate
 
@@ -213,6 +214,18 @@ def insert(connection):
         return cursor.fetchone()[0] if returning else None
 
     return run
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run the command line in this process; returns exit code, stdout, stderr."""
+
+    def call(*arguments):
+        code = main.run(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 @pytest.fixture(autouse=True)

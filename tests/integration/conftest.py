@@ -24,6 +24,27 @@ from tests.integration.slurm_says import T0, Slurm
 
 
 @pytest.fixture
+def cli(cli, database, monkeypatch):
+    """Run the command line on the test's database; returns exit code, stdout, stderr."""
+    for name, value in database.dsn.items():
+        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
+    monkeypatch.setenv("HPCTRACK_DATA_DIR", database.data_dir)
+    return cli
+
+
+@pytest.fixture
+def printed(cli):
+    """Run the command line on the test's database, which succeeds; returns its output."""
+
+    def call(*arguments):
+        code, out, err = cli(*arguments)
+        assert code == 0, err
+        return out
+
+    return call
+
+
+@pytest.fixture
 def run(insert):
     """Insert a run; returns its id."""
     experiment = insert("experiments", name="e")

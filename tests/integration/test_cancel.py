@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 
 import pytest
 
-from hpctrack.cli import main
 from hpctrack.slurm import cancel
 
 NOW = datetime.now(timezone.utc)
@@ -41,21 +40,6 @@ def scancel(tmp_path, monkeypatch):
         return path.read_text().splitlines() if path.exists() else []
 
     return calls
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a verb in this process; returns exit code, stdout, stderr."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-    monkeypatch.setenv("HPCTRACK_DATA_DIR", database.data_dir)
-
-    def call(*arguments):
-        code = main.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -8,25 +8,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.cli import annotate, common, main
+from hpctrack.cli import annotate, common
 from hpctrack.store import database as store
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a verb in this process; returns exit code, stdout, stderr."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-    monkeypatch.setenv("HPCTRACK_DATA_DIR", database.data_dir)
-
-    def call(*arguments):
-        code = main.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -10,24 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.cli import main
-
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 GIB = 1 << 30
 COLUMNS = "run,cpus,cputime,cpueff,reqmem,maxmem,memeff,timeeff"
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a verb in this process; returns its output."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-
-    def call(*arguments):
-        assert main.run(list(arguments)) == 0
-        return capsys.readouterr().out
-
-    return call
 
 
 @pytest.fixture
@@ -49,8 +34,8 @@ def run(insert):
     return run_id
 
 
-def test_show_tells_shares_and_what_was_asked_for_in_vain(cli, run):
-    lines = [" ".join(line.split()) for line in cli("show", "14").splitlines()]
+def test_show_tells_shares_and_what_was_asked_for_in_vain(printed, run):
+    lines = [" ".join(line.split()) for line in printed("show", "14").splitlines()]
     assert "efficiency, attempt 1 cpu 97% of 8 memory 94% of 16 GiB time 5% of 20:00:00" in lines
     assert "efficiency, attempt 2 cpu 2% of 8 memory 6% of 16 GiB time 5% of 20:00:00" in lines
     start = lines.index("Could have asked for less") + 1
@@ -59,21 +44,21 @@ def test_show_tells_shares_and_what_was_asked_for_in_vain(cli, run):
         "used 6 % of its memory: --mem=2G would have done",
         "took 5 % of its time limit: a shorter --time starts sooner",
     ]
-    told = json.loads(cli("show", "14", "--json"))
+    told = json.loads(printed("show", "14", "--json"))
     assert told["hints"] == lines[start : start + 3]
     assert [one["cpu_efficiency"] for one in told["resources"]] == [28000 / 28800, 0.025]
     page = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
     assert all(f"`{key}`" in page for key in told["resources"][0])
 
 
-def test_columns_of_the_latest_attempt(cli, run, insert):
+def test_columns_of_the_latest_attempt(printed, run, insert):
     bare = insert("runs", experiment_id=1, status="PENDING", time_created=NOW)
-    _, first, second, _ = cli("status", "--format", COLUMNS).splitlines()
+    _, first, second, _ = printed("status", "--format", COLUMNS).splitlines()
     assert first.split("  ")[0] == f"r{run}"
     assert first.split() == f"r{run} 8 12:00 2% 16 GiB 1 GiB 6% 5%".split()
     assert second.split() == [f"r{bare}", *"-------"]
     for more in ([], ["--all"]):
-        rows = csv.DictReader(io.StringIO(cli("status", "--csv", "--format", COLUMNS, *more)))
+        rows = csv.DictReader(io.StringIO(printed("status", "--csv", "--format", COLUMNS, *more)))
         found = {row["run"]: row for row in rows}
         assert float(found[f"r{run}"]["cpueff"]) == 0.025
         assert found[f"r{run}"]["maxmem"] == str(GIB)
@@ -81,7 +66,7 @@ def test_columns_of_the_latest_attempt(cli, run, insert):
         assert found[f"r{bare}"]["memeff"] == ""
 
 
-def test_what_runs_is_reckoned_until_now_by_our_samples(cli, connection, insert):
+def test_what_runs_is_reckoned_until_now_by_our_samples(printed, connection, insert):
     insert("experiments", name="e")
     now = datetime.now(timezone.utc)
     run_id = insert(
@@ -94,9 +79,9 @@ def test_what_runs_is_reckoned_until_now_by_our_samples(cli, connection, insert)
     )  # fmt: skip
     for node in ("n1", "n2"):
         insert("usage", run_id=run_id, attempt=0, node=node, time=now, cpu_s=1800.0, memory_bytes=GIB)
-    (used,) = json.loads(cli("show", "15", "--json"))["resources"]
+    (used,) = json.loads(printed("show", "15", "--json"))["resources"]
     assert used["over"] is False
     assert used["cpu_efficiency"] == pytest.approx(0.5, abs=0.05)
     assert used["memory_efficiency"] == 0.5
     assert used["time_efficiency"] == pytest.approx(0.5, abs=0.05)
-    assert "Could have asked for less" not in cli("show", "15")
+    assert "Could have asked for less" not in printed("show", "15")

@@ -10,26 +10,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.cli import main
 from hpctrack.stream import records
 
 NOW = datetime.now(timezone.utc)
 DAY = 86400.0
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a command with this database; returns exit code, stdout, stderr."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-    monkeypatch.setenv("HPCTRACK_DATA_DIR", database.data_dir)
-
-    def call(*arguments):
-        code = main.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

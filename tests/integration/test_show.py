@@ -14,27 +14,12 @@ import psycopg
 import pytest
 
 from hpctrack import errors
-from hpctrack.cli import main
 from hpctrack.store import database as store
 from hpctrack.store import filters, lists, queries, series
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "json.md"
 SCRIPT = '#!/bin/bash\n#SBATCH --array=0-1\necho "größe $@"\t\n'
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a verb in this process; returns exit code, stdout, stderr."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-
-    def call(*arguments):
-        code = main.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -8,22 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.cli import main
-
 NOW = datetime.now(timezone.utc)
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a verb in this process; returns its output."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-
-    def call(*arguments):
-        assert main.run(list(arguments)) == 0
-        return capsys.readouterr().out
-
-    return call
 
 
 @pytest.fixture
@@ -47,20 +32,20 @@ def run(insert):
     return make
 
 
-def silent(cli, run_id):
-    found = json.loads(cli("show", f"r{run_id}", "--json"))
-    (row,) = json.loads(cli("status", f"r{run_id}", "--json"))["runs"]
+def silent(printed, run_id):
+    found = json.loads(printed("show", f"r{run_id}", "--json"))
+    (row,) = json.loads(printed("status", f"r{run_id}", "--json"))["runs"]
     assert row["silent_since"] == found["silent_since"]
     assert found["state"] == row["state"] == "RUNNING"
     return found["silent_since"] and datetime.fromisoformat(found["silent_since"])
 
 
-def test_a_silent_machine_is_told(cli, run, connection):
+def test_a_silent_machine_is_told(printed, run, connection):
     run_id = run(10)
-    assert silent(cli, run_id) == NOW - timedelta(minutes=10)
+    assert silent(printed, run_id) == NOW - timedelta(minutes=10)
     said = "not heard from since " + (NOW - timedelta(minutes=10)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    assert said in cli("status")
-    assert said in cli("show", f"r{run_id}").splitlines()[0]
+    assert said in printed("status")
+    assert said in printed("show", f"r{run_id}").splitlines()[0]
     assert connection.execute("SELECT status::text, time_ended FROM runs").fetchall() == [("RUNNING", None)]
     assert connection.execute("SELECT count(*) FROM transitions").fetchone() == (0,)
 
@@ -75,10 +60,10 @@ def test_a_silent_machine_is_told(cli, run, connection):
     ],
     ids=["lately", "vouched for", "a job", "in a job"],
 )
-def test_others_are_not(cli, run, minutes, values):
-    assert silent(cli, run(minutes, **values)) is None
+def test_others_are_not(printed, run, minutes, values):
+    assert silent(printed, run(minutes, **values)) is None
 
 
-def test_what_is_over_is_not_silent(cli, run):
+def test_what_is_over_is_not_silent(printed, run):
     run_id = run(10, status="COMPLETED", time_ended=NOW)
-    assert json.loads(cli("show", f"r{run_id}", "--json"))["silent_since"] is None
+    assert json.loads(printed("show", f"r{run_id}", "--json"))["silent_since"] is None

@@ -9,18 +9,6 @@ from hpctrack import __version__
 from hpctrack.cli import main, verbs
 
 
-@pytest.fixture
-def cli(capsys):
-    """Run the command line; returns exit code, stdout, stderr."""
-
-    def call(*arguments):
-        code = main.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 @pytest.mark.parametrize("name", verbs.VERBS)
 def test_a_verb_is_a_command_that_explains_itself(name, cli):
     module, _, attribute = verbs.VERBS[name].target.partition(":")

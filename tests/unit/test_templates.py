@@ -6,38 +6,26 @@ import subprocess
 
 import pytest
 
-from hpctrack.cli import main, templates
+from hpctrack.cli import templates
 
 GALLERY = {"array", "checkpoint_requeue", "mpi", "parameters", "single_gpu", "torchrun"}
 
 
-@pytest.fixture
-def cli(capsys):
-    """Run the command line; returns exit code, stdout, stderr."""
-
-    def call(*arguments):
-        code = main.run(["templates", *arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_the_gallery_is_listed(cli):
-    code, out, err = cli()
+    code, out, err = cli("templates")
     assert (code, err) == (0, "")
     assert {line.split()[0] for line in out.splitlines()} == GALLERY
-    assert {one["name"] for one in json.loads(cli("--json")[1])["templates"]} == GALLERY
+    assert {one["name"] for one in json.loads(cli("templates", "--json")[1])["templates"]} == GALLERY
 
 
 @pytest.mark.parametrize("name", sorted(GALLERY))
 def test_a_template_is_printed_copied_and_sound(cli, name, tmp_path):
-    code, text, err = cli(name)
+    code, text, err = cli("templates", name)
     assert (code, err) == (0, "")
     assert text.startswith("#!/bin/bash\n# ")
     assert "\n#SBATCH --time=" in text
     assert f"\n#HPCTRACK --experiment={name.replace('_', '-')}\n" in text
-    assert cli(name, "-o", str(tmp_path)) == (0, f"{tmp_path}/{name}.sh\n", "")
+    assert cli("templates", name, "-o", str(tmp_path)) == (0, f"{tmp_path}/{name}.sh\n", "")
     assert (tmp_path / f"{name}.sh").read_text() == text
     subprocess.run([shutil.which("bash"), "-n", tmp_path / f"{name}.sh"], check=True)
 
@@ -45,16 +33,16 @@ def test_a_template_is_printed_copied_and_sound(cli, name, tmp_path):
 def test_nothing_is_overwritten(cli, tmp_path):
     path = tmp_path / "mine.sh"
     path.write_text("mine")
-    code, _, err = cli("array", "-o", str(path))
+    code, _, err = cli("templates", "array", "-o", str(path))
     assert (code, err) == (2, f"hpctrack: {path} exists already: nothing is overwritten\n")
     assert path.read_text() == "mine"
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(cli):
-    code, _, err = cli("nope")
+    code, _, err = cli("templates", "nope")
     assert code == 2
     assert all(name in err for name in GALLERY)
-    assert cli("-o", "x")[0] == 2
+    assert cli("templates", "-o", "x")[0] == 2
 
 
 def test_every_template_has_a_line():

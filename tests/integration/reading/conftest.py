@@ -6,8 +6,6 @@ from datetime import datetime, timezone
 
 import pytest
 
-from hpctrack.cli import main
-
 NOW = datetime.now(timezone.utc)
 
 
@@ -28,17 +26,3 @@ def run(insert):
         return run_id
 
     return make
-
-
-@pytest.fixture
-def cli(database, monkeypatch, capsys):
-    """Run a verb in this process; returns exit code, stdout, stderr."""
-    for name, value in database.dsn.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
-
-    def call(*arguments):
-        code = main.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
