@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpctrack.stream import journal_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hpctrack.redact import Redactor
 
@@ -42,10 +42,8 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
     name = f"{label}.{attempt}.{os.urandom(4).hex()}"
     failure: OSError | None = None
     for parent in _candidates(node_dir):
-        home = os.path.join(parent, f"hpctrack-{os.geteuid()}")
-        path = os.path.join(home, name)
         try:
-            make_private(home)
+            path = os.path.join(_home(parent), name)
             os.mkdir(path, 0o700)
             shell = create_journal(path, "shell", attempt, 0)
         except OSError as error:
@@ -74,9 +72,42 @@ def make_private(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        if not _is_private(path):
             raise PermissionError(f"{path} is not a private folder of this user") from None
+
+
+def _is_private(path: str) -> bool:
+    found = os.lstat(path)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _home(parent: str) -> str:
+    """Return this user's folder in there, made if need be.
+
+    /tmp is everybody's: where another user has taken its name, it gets one that nobody can guess.
+    Raises OSError if there can't be one.
+    """
+    plain = os.path.join(parent, f"hpctrack-{os.geteuid()}")
+    try:
+        make_private(plain)
+    except PermissionError:
+        for other in _homes(parent):
+            return other
+        hidden = f"{plain}.{os.urandom(8).hex()}"
+        os.mkdir(hidden, 0o700)
+        return hidden
+    return plain
+
+
+def _homes(parent: str) -> Iterator[str]:
+    """Yield the folders in there that `_home` has made for this user."""
+    plain = f"hpctrack-{os.geteuid()}"
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if entry.name == plain or entry.name.startswith(plain + "."):
+                with contextlib.suppress(OSError):
+                    if _is_private(entry.path):
+                        yield entry.path
 
 
 def offer_package(run_dir: str, spool: str = "") -> list[str]:
@@ -116,8 +147,7 @@ def redactor(folder: str) -> Redactor:
 
 def homes(node_dir: str) -> list[str]:
     """Return the folders on this host that hold run folders of this user."""
-    found = (os.path.join(parent, f"hpctrack-{os.geteuid()}") for parent in _candidates(node_dir))
-    return [home for home in found if os.path.isdir(home)]
+    return [home for parent in _candidates(node_dir) for home in _homes(parent)]
 
 
 def _candidates(node_dir: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 import pytest
@@ -26,28 +27,35 @@ def test_two_attempts_never_share_a_folder(tmp_path):
     assert runfolder.create("/spool", str(tmp_path), "c.1", 0).path != first.path
 
 
-def test_a_folder_that_others_can_enter_is_refused(tmp_path):
-    home = tmp_path / f"hpctrack-{os.geteuid()}"
-    home.mkdir()
-    home.chmod(0o755)
-    with pytest.raises(PermissionError, match="not a private folder"):
-        runfolder.create("/spool", str(tmp_path), "c.1", 0)
-
-
-def test_a_planted_symbolic_link_is_refused(tmp_path):
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / f"hpctrack-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PermissionError):
-        runfolder.create("/spool", str(tmp_path), "c.1", 0)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_somebody_elses_folder_is_refused(tmp_path):
-    home = tmp_path / f"hpctrack-{os.geteuid()}"
+def take_name(parent, how):
+    """Take the name of this user's folder, as others can in /tmp."""
+    home = parent / f"hpctrack-{os.geteuid()}"
+    if how == "link":
+        (parent / "elsewhere").mkdir(mode=0o700)
+        home.symlink_to(parent / "elsewhere")
+        return
     home.mkdir(mode=0o700)
-    os.chown(home, 65534, 65534)
-    with pytest.raises(PermissionError):
-        runfolder.create("/spool", str(tmp_path), "c.1", 0)
+    if how == "open":
+        home.chmod(0o755)
+    elif os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    else:
+        os.chown(home, 65534, 65534)
+
+
+@pytest.mark.parametrize("how", ["open", "link", "somebody else's"])
+def test_a_name_that_is_taken_is_avoided(tmp_path, how):
+    take_name(tmp_path, how)
+    path = tmp_path / f"hpctrack-{os.geteuid()}.planted"
+    path.mkdir()
+    path.chmod(0o777)
+    homes = {
+        os.path.dirname(runfolder.create("/spool", str(tmp_path), f"c.{job}", 0).path) for job in range(2)
+    }
+    [home] = homes
+    assert re.fullmatch(rf"hpctrack-{os.geteuid()}\.[0-9a-f]{{16}}", os.path.basename(home))
+    assert stat.S_IMODE(os.lstat(home).st_mode) == 0o700
+    assert runfolder.homes(str(tmp_path)) == [home]
 
 
 def test_a_missing_parent_is_an_error_of_the_system(tmp_path):
