@@ -18,7 +18,7 @@ import numpy as np
 
 from hpctrack import errors
 from hpctrack.api import frames
-from hpctrack.store import columnar, database, metric_tables
+from hpctrack.store import columnar, database, metric_names, metric_tables
 from hpctrack.store.copy_decode import Cells
 from hpctrack.store.statements import statement
 
@@ -104,10 +104,10 @@ def _whole_file(path: Path) -> Iterator[IO[bytes]]:
 def _columns(connection: Connection, runs: Sequence[int]) -> list[_Column]:
     axes = {axis: metric_tables.kind_of_type(type_) for axis, (_, type_) in metric_tables.AXES.items()}
     columns = [_Column(axis, None, kind) for axis, kind in axes.items()]
-    types = metric_tables.metric_types(connection)
-    extra = metric_tables.extra_kinds(connection, runs)
+    types = metric_names.column_types(connection)
+    extra = metric_names.extra_kinds(connection, runs)
     taken = {column.name for column in columns}
-    for metric in metric_tables.metric_names(connection, runs):
+    for metric in metric_names.fetch(connection, runs):
         kinds = extra.get(metric, set()) - {"null"}
         if metric in types:
             kinds.add(metric_tables.kind_of_type(types[metric]))

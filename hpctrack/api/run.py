@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, ov
 from hpctrack import errors, script
 from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
-from hpctrack.store import changes, extreme_values, metric_tables, packed_columns, queries, series, writing
+from hpctrack.store import (
+    changes,
+    extreme_values,
+    metric_names,
+    metric_tables,
+    packed_columns,
+    queries,
+    series,
+    writing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -211,7 +220,7 @@ class Run:
 
     def metric_names(self) -> list[str]:
         """Return the names of its metrics, in alphabetical order."""
-        return self.client.ask(lambda connection: metric_tables.metric_names(connection, [self.id]))
+        return self.client.ask(lambda connection: metric_names.fetch(connection, [self.id]))
 
     @overload
     def metrics(
@@ -277,7 +286,7 @@ class Run:
         return html.run(self._row, found, _now())
 
     def _courses(self, connection: Connection) -> list[series.Series]:
-        names = metric_tables.metric_names(connection, [self.id])
+        names = metric_names.fetch(connection, [self.id])
         return series.fetch(connection, self.id, names[:_COURSES], buckets=_POINTS)
 
     def __repr__(self) -> str:
@@ -361,11 +370,11 @@ def _metrics(
 
 
 def _chosen(connection: Connection, ids: Sequence[int], wanted: Sequence[str] | None) -> list[str]:
-    known = metric_tables.metric_names(connection, ids)
+    known = metric_names.fetch(connection, ids)
     if wanted is None:
         return known
     unknown = set(wanted).difference(known)
-    unknown -= set(metric_tables.metric_types(connection)) if unknown else set()
+    unknown -= set(metric_names.column_types(connection)) if unknown else set()
     if unknown and known:
         whose = f"r{ids[0]}" if len(ids) == 1 else f"any of these {len(ids)} runs"
         raise errors.BadInput(f"no metric {min(unknown)!r} in {whose}; there are: {', '.join(known)}")

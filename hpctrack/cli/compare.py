@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hpctrack import comparison, errors, runids, settings
 from hpctrack.cli import common, detail, render, table
-from hpctrack.store import attempt_resources, lookup, queries, series
+from hpctrack.store import attempt_resources, lookup, metric_names, queries, series
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,7 +121,7 @@ def _measure(connection: Connection, ids: Sequence[int]) -> Iterator[_Measured]:
     """Yield the metrics that any of the runs has as numbers."""
     found: list[dict[str, series.Series]] = []
     for one in ids:
-        reduced = series.fetch(connection, one, series.metric_names(connection, one), buckets=1)
+        reduced = series.fetch(connection, one, metric_names.fetch(connection, [one]), buckets=1)
         found.append({metric.name: metric for metric in reduced})
     for name in sorted({name for metrics in found for name in metrics}):
         of_runs = [metrics.get(name) for metrics in found]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hpctrack import errors, runids, settings
 from hpctrack.cli import common, render, table
-from hpctrack.store import lookup, metric_rows, queries, series
+from hpctrack.store import lookup, metric_names, metric_rows, queries, series
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,7 +104,7 @@ def choose(connection: Connection, run_id: int, names: Sequence[str]) -> list[st
 
     Raises `errors.UsageError` for a name that means none.
     """
-    known = series.metric_names(connection, run_id)
+    known = metric_names.fetch(connection, [run_id])
     chosen: list[str] = []
     for name in names:
         found = matching(name, known)

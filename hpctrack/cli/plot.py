@@ -9,7 +9,7 @@ import click
 
 from hpctrack import errors, runids, settings
 from hpctrack.cli import chart, common, completion, metrics, render, table
-from hpctrack.store import lookup, queries, series
+from hpctrack.store import lookup, metric_names, queries, series
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -83,7 +83,7 @@ def _split(connection: Connection, words: tuple[str, ...]) -> tuple[list[queries
                 ) from None
             raise error from None
         ids.append(run_id)
-        known.update(series.metric_names(connection, run_id))
+        known.update(metric_names.fetch(connection, [run_id]))
     if not names:
         raise errors.UsageError(f"name a metric of {_listed(ids)}: {_have(known)}")
     runs = [queries.get_run(connection, one) for one in dict.fromkeys(ids)]

@@ -9,7 +9,7 @@ import click
 
 from hpctrack import errors, settings
 from hpctrack.cli import common, detail, render, table
-from hpctrack.store import attempt_resources, lookup, queries, series
+from hpctrack.store import attempt_resources, lookup, metric_names, queries, series
 
 if TYPE_CHECKING:
     from hpctrack import runids
@@ -58,7 +58,7 @@ def command(
 
 
 def _story(connection: Connection, run: queries.Run, output: table.Output) -> detail.Story:
-    names = series.metric_names(connection, run.id)
+    names = metric_names.fetch(connection, [run.id])
     return detail.Story(
         now=queries.session(connection).now,
         run=run,
@@ -81,7 +81,7 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
     found = {one.name: one for one in series.fetch(connection, run.id, names, buckets=chart.DOTS * width)}
     for name in names:
         if name not in found or not found[name].buckets:
-            has = ", ".join(map(render.clean, series.metric_names(connection, run.id))) or "none"
+            has = ", ".join(map(render.clean, metric_names.fetch(connection, [run.id]))) or "none"
             raise errors.UsageError(f"r{run.id} has no numbers of metric {name!r}; its metrics: {has}")
         words = (f"r{run.id}", run.job, run.job_name)
         label = " ".join(render.clean(word) for word in words if word)

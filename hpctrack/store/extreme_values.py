@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg import sql
 
-from hpctrack.store import database, metric_tables, series
+from hpctrack.store import database, metric_names, series
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Extremes(NamedTuple):
 
 def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Extremes]]:
     """Return them by run and metric; metrics without finite numbers are left out. Booleans are 0 and 1."""
-    names = metric_tables.metric_names(connection, runs)
+    names = metric_names.fetch(connection, runs)
     types = series.numeric_columns(connection)
     found: dict[int, dict[str, Extremes]] = {}
     for chunk in series.chunks(names):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
 
-from hpctrack.store import database, queries, series
+from hpctrack.store import database, metric_names, queries, series
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def iterate(
         names=sql.Literal(list(names)),
         run_id=run_id,
         window=window.condition(),
-        present=_any_present(placed, names),
+        present=metric_names.has_any(names, placed),
         direction=sql.SQL("ASC" if last is None else "DESC"),
         limit=sql.Literal(last),
     )
@@ -81,7 +81,7 @@ def last_values(
             name=sql.Literal(name),
             run_id=run_id,
             window=window.condition(),
-            present=_any_present(placed, [name]),
+            present=metric_names.has_any([name], placed),
         )
         with database.translated():
             row = connection.execute(query).fetchone()
@@ -89,11 +89,6 @@ def last_values(
             value, extra, *axes = row
             found.append(LastValue(name, queries.decode(extra) if value is None else value, *axes))  # type: ignore[arg-type]
     return found
-
-
-def _any_present(placed: Sequence[str], names: Sequence[str]) -> sql.Composed:
-    parts = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("m", name)) for name in placed]
-    return sql.SQL(" OR ").join([*parts, sql.SQL("m.extra ?| {}").format(sql.Literal(list(names)))])
 
 
 def _row_values(row: Sequence[Any], names: Sequence[str], places: dict[str, int]) -> tuple[Any, ...]:

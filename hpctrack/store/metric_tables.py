@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from psycopg import sql
 
-from hpctrack.store import columnar, columns, copy_decode, copy_out, database, values
+from hpctrack.store import columnar, columns, copy_decode, copy_out, database, metric_names, values
 from hpctrack.store.copy_decode import TEXT, Cells
 from hpctrack.store.statements import composable, statement
 
@@ -60,54 +60,11 @@ class _Field(NamedTuple):
     type: str
 
 
-def metric_types(connection: Connection) -> dict[str, str]:
-    """Return the columns that hold metrics, with PostgreSQL's names of their types."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_metric_types")).fetchall()
-    return {str(name): str(type_) for name, type_ in rows}
-
-
-def metric_names(connection: Connection, runs: Sequence[int]) -> list[str]:
-    """Return the names of the metrics of runs, in alphabetical order.
-
-    The collector notes them; those of runs whose rows another client wrote are looked for.
-    """
-    with database.translated():
-        row = connection.execute(statement("fetch_names_of_runs"), {"ids": list(runs)}).fetchone()
-    noted, foreign = row or ([], False)
-    names = set(map(str, noted))  # type: ignore[call-overload]
-    if foreign:
-        names.update(_columns_in_use(connection, runs), extra_kinds(connection, runs))
-    return sorted(names)
-
-
-def _columns_in_use(connection: Connection, runs: Sequence[int]) -> list[str]:
-    """Return the columns in which any of the runs has a value."""
-    names = list(metric_types(connection))
-    used = [sql.SQL("bool_or({} IS NOT NULL)").format(sql.Identifier("m", name)) for name in names]
-    if not used:
-        return []
-    query = composable("fetch_columns_in_use").format(used=sql.SQL(", ").join(used), runs=list(runs))
-    with database.translated():
-        row = connection.execute(query).fetchone() or ()
-    return [name for name, is_used in zip(names, row, strict=False) if is_used]
-
-
 def count(connection: Connection, runs: Sequence[int]) -> int:
     """Return how many rows came in for runs; there may be fewer, where some came twice."""
     with database.translated():
         row = connection.execute(statement("count_rows"), {"ids": list(runs)}).fetchone()
     return int(str(row[0])) if row else 0
-
-
-def extra_kinds(connection: Connection, runs: Sequence[int]) -> dict[str, set[str]]:
-    """Return of each metric with values outside the columns of what kinds they are (see `columnar.kind`)."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_extra_kinds"), {"ids": list(runs)}).fetchall()
-    found: dict[str, set[str]] = {}
-    for name, kind in rows:
-        found.setdefault(str(name), set()).add(str(kind))
-    return found
 
 
 def read(
@@ -123,15 +80,17 @@ def read(
     ``every_row``: also those without a value of any of these metrics. Raises `errors.StoreError` and its kin.
     """
     names = list(dict.fromkeys(names))
-    types = metric_types(connection)
+    types = metric_names.column_types(connection)
     placed = [name for name in names if name in types]
     fields = [_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes]
     fields += [_field(sql.Identifier("m", name), types[name]) for name in placed]
-    fields.append(_Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(has_extra(names)), TEXT))
+    fields.append(
+        _Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(metric_names.has_extra(names)), TEXT)
+    )
     query = composable("select_metrics").format(
         fields=_listed(fields),
         runs=list(runs),
-        condition=sql.SQL("true") if every_row else has_any(names, placed),
+        condition=sql.SQL("true") if every_row else metric_names.has_any(names, placed),
     )
     for rows, cells in _copied(connection, query, fields):
         yield Part(
@@ -174,17 +133,6 @@ def _field(column: sql.Composable, type_: str) -> _Field:
 
 def _listed(fields: Iterable[_Field]) -> sql.Composed:
     return sql.SQL(", ").join(field.expression for field in fields)
-
-
-def has_extra(names: Sequence[str]) -> sql.Composed:
-    """Return the condition that a row has any of these metrics outside the columns."""
-    return sql.SQL("m.extra ?| {}::text[]").format(sql.Literal(list(names)))
-
-
-def has_any(names: Sequence[str], placed: Sequence[str]) -> sql.Composed:
-    """Return the condition that a row has any of these metrics, of which ``placed`` have columns."""
-    present = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("m", name)) for name in placed]
-    return sql.SQL("({})").format(sql.SQL(" OR ").join([*present, has_extra(names)]))
 
 
 def _copied(

@@ -15,7 +15,7 @@ import numpy as np
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.store import columns, copy_decode, database, metric_tables
+from hpctrack.store import columns, copy_decode, database, metric_names
 from hpctrack.store.copy_decode import Cells
 from hpctrack.store.metric_tables import Part
 from hpctrack.store.statements import composable, statement
@@ -60,7 +60,7 @@ def read(
     be: a metric is not in a column of double precision, or has values outside it. Raises `errors.StoreError`
     and its kin.
     """
-    types = metric_tables.metric_types(connection)
+    types = metric_names.column_types(connection)
     if any(types.get(name) != columns.FLOAT8 for name in names):
         return None
     request = _Request(run_id, tuple(names), every_row, threading.Event())
@@ -115,12 +115,12 @@ def _rows(connection: Connection, request: _Request, which: sql.Composable) -> l
     behind: sql.Composable = sql.SQL("true")
     while not request.stop.is_set():
         query = composable("fetch_packed").format(
-            extra=metric_tables.has_extra(names),
+            extra=metric_names.has_extra(names),
             packed=sql.SQL(", ").join(map(_pack, groups)),
             run=request.run_id,
             which=which,
             behind=behind,
-            condition=sql.SQL("true") if request.every_row else metric_tables.has_any(names, names),
+            condition=sql.SQL("true") if request.every_row else metric_names.has_any(names, names),
             limit=limit,
         )
         rows, extra, *packed = connection.execute(query, binary=True).fetchone() or (0, 0)

@@ -89,19 +89,6 @@ class Window:
 EVERYTHING = Window()
 
 
-def metric_names(connection: database.Connection, run_id: int) -> list[str]:
-    """Return the names of a run's metrics, also of those that are no numbers.
-
-    They stand in ``run_latest``; of a run whose rows another client wrote, every column is named.
-    """
-    with database.translated():
-        row = connection.execute(statement("fetch_latest_names"), {"id": run_id}).fetchone()
-        if row and row[0]:
-            return sorted(map(str, row[0]))  # type: ignore[call-overload]
-        extra = connection.execute(statement("fetch_extra_names"), {"id": run_id}).fetchall()
-    return sorted({*numeric_columns(connection), *(str(name) for (name,) in extra)})
-
-
 def fetch(
     connection: database.Connection,
     run_id: int,

@@ -106,14 +106,6 @@ SELECT min(step) AS first_step, max(step) AS last_step, min(progress) AS first_p
 FROM metrics m
 WHERE m.run_id = {id} AND {window} AND m.progress > '-Infinity' AND m.progress < 'Infinity';
 
--- name: fetch_latest_names
--- Names of the metrics that the collector has seen of a run.
-SELECT ARRAY (SELECT jsonb_object_keys(last)) FROM run_latest WHERE run_id = %(id)s;
-
--- name: fetch_extra_names
--- Names of the metrics of a run that have no column.
-SELECT DISTINCT jsonb_object_keys(extra) FROM metrics WHERE run_id = %(id)s AND extra IS NOT NULL;
-
 -- name: fetch_buckets
 -- The rows of a run in buckets along its steps or its progress; of each bucket and metric the count, and the least
 -- and the greatest finite value, so that no peak gets lost. Filled in by psycopg's format: names of metrics may

@@ -15,7 +15,7 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import database as store
-from hpctrack.store import filters, lists, queries, series
+from hpctrack.store import filters, lists, metric_names, queries, series
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "json.md"
@@ -276,7 +276,7 @@ def test_columns_and_extra_are_read_as_one(connection, bare, log):
     log(bare, [{"gain": index, "o'dd %s": index} for index in range(4)])
     connection.execute("UPDATE metrics SET loss = 10 - step WHERE step < 2")
     connection.execute("UPDATE metrics SET extra = extra || '{\"loss\": 1.5}' WHERE step >= 2")
-    names = series.metric_names(connection, bare)
+    names = metric_names.fetch(connection, [bare])
     assert names == ["gain", "loss", "o'dd %s"]
     found = by_name(series.fetch(connection, bare, names))
     assert [bucket.minimum for bucket in found["loss"].buckets] == [10.0, 9.0, 1.5, 1.5]
@@ -287,7 +287,7 @@ def test_columns_and_extra_are_read_as_one(connection, bare, log):
 def test_names_come_from_what_the_collector_saw(connection, bare, insert, log):
     log(bare, [{"b": 1, "a": 2}])
     insert("run_latest", run_id=bare, last={"phase": "warm up", "b": 1})
-    assert series.metric_names(connection, bare) == ["b", "phase"]
+    assert metric_names.fetch(connection, [bare]) == ["b", "phase"]
 
 
 def test_peaks_survive_the_shrinking(connection, bare, log):
@@ -365,7 +365,7 @@ def test_what_is_no_number_is_left_out(connection, bare, log):
     connection.execute("ALTER TABLE metrics ADD COLUMN phase text, ADD COLUMN fine boolean")
     log(bare, [{"words": "x", "nothing": None, "list": [1]}])
     connection.execute("UPDATE metrics SET phase = 'warm up', fine = true")
-    names = series.metric_names(connection, bare)
+    names = metric_names.fetch(connection, [bare])
     assert {"phase", "fine", "words", "list"} <= set(names)
     assert [(one.name, one.last) for one in series.fetch(connection, bare, names)] == [("fine", 1.0)]
 
