@@ -22,6 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "site.md"
 PASSWORD = "of the trial"
 TITLES = (
     "PostgreSQL", "The collector under systemd", "Try it", "Back-up", "Upgrade", "Retention",
+    "Turning it off",
 )  # fmt: skip
 #: Lines of configuration files.
 _CONFIGURATION = [
@@ -52,7 +53,7 @@ def section(title: str) -> str:
 def commands(title: str) -> list[str]:
     """Return the commands of a section, without remarks."""
     lines = [line[4:] for line in section(title).splitlines() if line.startswith("    ")]
-    started = re.compile(r"(createuser|createdb|psql|pg_\w+|hpctrack|cd|find) (?!=)")
+    started = re.compile(r"(createuser|createdb|dropuser|dropdb|psql|pg_\w+|hpctrack|cd|find) (?!=)")
     return [re.sub(r"  +#.*", "", line) for line in lines if started.match(line)]
 
 
@@ -118,8 +119,9 @@ def trial(server, tmp_path):
     yield Trial(server, tmp_path / "home")
     for database in ("hpctrack", "restored"):
         server.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-    server.execute("REVOKE SET ON PARAMETER session_replication_role FROM hpctrack")
     for role in ROLES:
+        with contextlib.suppress(psycopg.errors.UndefinedObject):
+            server.execute(f"DROP OWNED BY {role}")
         server.execute(f"DROP ROLE IF EXISTS {role}")
 
 
@@ -132,6 +134,7 @@ def test_every_command_of_the_page_does_what_it_says(trial, server):
     for command in commands("Upgrade"):
         assert "applied before" in trial.run(command, "hpctrack_admin")
     _forget(trial, server)
+    _remove(trial, server)
 
 
 def _set_up(trial, server) -> None:
@@ -190,6 +193,14 @@ def _forget(trial, server) -> None:
     look, prune = commands("Retention")
     assert "trial: 2 runs" in trial.run(look, "hpctrack")
     assert "deleted 2 runs" in trial.run(prune, "hpctrack")
+
+
+def _remove(trial, server):
+    server.execute("DROP DATABASE restored")
+    for command in commands("Turning it off"):
+        trial.run(command)
+    left = trial.run("psql -Atc \"SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_|_of_tests$'\"")
+    assert not set(ROLES).intersection(left.split())
 
 
 def test_other_commands_are_of_the_system():
