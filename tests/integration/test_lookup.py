@@ -146,6 +146,13 @@ def test_ones_own_runs_come_before_others(connection, run):
     assert lookup.find_one(connection, runids.parse("sweep")) == mine
 
 
+def test_ones_own_job_comes_before_runs_for_which_others_claim_its_id(connection, run):
+    own = run(user_name=ME, slurm_job_id=77)
+    forged = [run(user_name="mallory", slurm_job_id=77), run(user_name="mallory", array_job_id=77)]
+    assert lookup.find_one(connection, runids.parse("77")) == own
+    assert lookup.find_one(connection, runids.parse(f"r{forged[0]}")) == forged[0]
+
+
 def test_the_name_of_a_large_array_means_all_its_tasks(connection, submission, run):
     array, first = submission(), run(job_name="other")
     connection.execute(
