@@ -1,12 +1,22 @@
-"""The words that people write for job states, tags, times and lengths of time. Pure."""
+"""The words that people write for several runs, job states, tags, times and lengths of time. Pure."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from hpctrack import errors
+from hpctrack import array_spec, errors, runids
 from hpctrack.model import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Several runs, as lists fold them.
+_SEVERAL = re.compile(
+    r"r(?P<runs>[0-9]{1,18}-[0-9]{1,18})|(?P<job>[0-9]{1,18})_\[(?P<tasks>[0-9]{1,9}[0-9,:%-]*)\]"
+)
+_SEVERAL_AT_ONCE = 1000
 
 #: Slurm's compact forms (squeue's manual, "JOB STATE CODES"); EX, PU and RC, where it has none, are ours.
 STATE_CODES = {
@@ -95,3 +105,29 @@ def tag(text: str) -> tuple[str, str | None]:
     """Read a tag that runs shall have: ``name=value``, or a bare name (None), whatever its value."""
     name, equals, value = text.partition("=")
     return name, value if equals else None
+
+
+def runs(text: str) -> tuple[runids.RunRef, ...]:
+    """Read what may name several runs, as lists write them: ``14_[0-3,7]``, ``r3-26``.
+
+    Raises `errors.UsageError` as `runids.parse` does, and for more than can be meant by hand.
+    """
+    match = _SEVERAL.fullmatch(text.strip())
+    if match is None:
+        return (runids.parse(text),)
+    prefix, numbers = (f"{match['job']}_", match["tasks"]) if match["job"] else ("r", match["runs"])
+    try:
+        found = _numbers(numbers)
+    except ValueError:
+        whole = f"; all tasks of an array: {match['job']}" if match["job"] else ""
+        raise errors.UsageError(f"{text.strip()!r} is not 1 to {_SEVERAL_AT_ONCE:,} runs{whole}") from None
+    return tuple(runids.parse(f"{prefix}{number}") for number in found)
+
+
+def _numbers(text: str) -> Sequence[int]:
+    """Read ranges of numbers, not too many. Raises ValueError."""
+    ends = (part.partition(":")[0].partition("-") for part in text.partition("%")[0].split(","))
+    spans = [range(int(first), int(last) + 1) for first, dash, last in ends if dash]
+    if sum(map(len, spans)) > _SEVERAL_AT_ONCE or not all(spans):
+        raise ValueError(text)
+    return spans[0] if text.count("-") == 1 and not {",", ":", "%"} & set(text) else array_spec.expand(text)

@@ -44,7 +44,7 @@ def states(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...])
 def _run_refs(
     _ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[runids.RunRef, ...]:
-    return tuple(map(runids.parse, texts))
+    return tuple(ref for text in texts for ref in words.runs(text))
 
 
 def _run_ref(_ctx: click.Context, _param: click.Parameter, text: str) -> runids.RunRef:

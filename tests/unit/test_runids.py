@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpctrack import errors, runids
+from hpctrack import errors, runids, words
 from hpctrack.runids import RunRef
 
 
@@ -29,6 +29,29 @@ def test_anything_else_is_a_name(text):
     ref = runids.parse(text)
     assert ref == RunRef(text)
     assert ref.named
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("14_[0-2,7]", ["14_0", "14_1", "14_2", "14_7"]),
+        ("14_[0-4:2%3]", ["14_0", "14_2", "14_4"]),
+        ("14_[5]", ["14_5"]),
+        ("r3-5", ["r3", "r4", "r5"]),
+        ("r5000000-5000001", ["r5000000", "r5000001"]),
+        ("14", ["14"]),
+        ("14_3", ["14_3"]),
+        ("train[1]", ["train[1]"]),
+    ],
+)
+def test_what_lists_fold_can_be_written_as_it_stands_there(text, expected):
+    assert words.runs(text) == tuple(map(runids.parse, expected))
+
+
+@pytest.mark.parametrize("text", ["14_[0-999999999]", "r1-999999999999", "14_[5-3]", "14_[1-2-3]", "14_[1-]"])
+def test_what_is_no_handful_of_runs_is_refused(text):
+    with pytest.raises(errors.UsageError, match="is not 1 to 1,000 runs"):
+        words.runs(text)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a\0b"])

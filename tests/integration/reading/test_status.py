@@ -80,6 +80,7 @@ def test_the_newest_are_shown_last_and_the_rest_is_counted(cli, run):
     [
         (["14"], ["r2", "r3"]),
         (["14_3", "r1"], ["r1", "r3"]),
+        (["14_[3]", "r1-2"], ["r1", "r2", "r3"]),
         (["--state", "pd"], ["r3"]),
         (["--state", "PD,f", "-t", "Completed"], ["r3", "r4"]),
         (["--user", "bob"], ["r5"]),
