@@ -51,13 +51,23 @@ class Journals:
         """Yield journals that are there for the first time."""
         for watch in self._watches:
             for file in watch.new(time.time_ns()):
-                if not file.whole or file.journal in self._tails:
+                known = self._tails.get(file.journal)
+                if known is not None and [one.path for one in known.files] == [file.path]:
+                    file = self._renamed(file)  # noqa: PLW2901 (another file has taken its place)
+                elif not file.whole or known is not None:
                     continue
                 if os.path.dirname(file.path) == self._spool_dir:
                     with contextlib.suppress(OSError):
                         self._mirror.claim()  # a process on another node made the folder, and nothing else
                 one = self._tails[file.journal] = tail.Tail([file])
                 yield one
+
+    def _renamed(self, file: tail.File) -> tail.File:
+        """Return a file under the next name that no journal has."""
+        taken = {*self._tails, *(one.name for one in self)}
+        while file.journal in taken:
+            file = file._replace(journal=tail.next_name(file.journal))
+        return file
 
     def __iter__(self) -> Iterator[tail.Tail]:
         """Return all of them."""
@@ -123,10 +133,11 @@ class Journals:
         self.clear(is_delivered)
         for leftover in self._leftovers:
             leftover.release()
+        needed = {file.path for one in self if not is_delivered(one) for file in one.files}
         for one in self:
             for file in one.files:
                 in_spool = file.whole and os.path.dirname(file.path) == self._spool_dir
-                if in_spool and is_delivered(one):
+                if in_spool and file.path not in needed:
                     with contextlib.suppress(OSError):
                         os.unlink(file.path)
         kept = all(

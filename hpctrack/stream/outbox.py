@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
 from hpctrack.stream import journal, wire
+from hpctrack.stream.tail import next_name
 from hpctrack.stream.window import Window
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Outbox:
         self._shipments: dict[bytes, _Shipment] = {}
         #: When the last answer came; None before the first.
         self.heard: float | None = None
+        #: How often somebody cut a journal.
+        self.cuts = 0
 
     def add(self, tail: Tail, *, first: bool = False) -> None:
         """Take up a journal; ``first`` ones go before all others."""
@@ -189,11 +192,15 @@ class Outbox:
     def _renew(self, shipment: _Shipment) -> None:
         """The writer has emptied its journal: what comes now is a journal of its own, with the next name."""
         tail = shipment.tail
+        self.cuts += 1
         if shipment.renewals == _MAX_RENEWALS:
             return
         del self._shipments[tail.name]
         self._window.close(shipment.stream)
-        tail.name = ((int.from_bytes(tail.name, "big") + 1) % (1 << 64)).to_bytes(8, "big")
+        while True:
+            tail.name = next_name(tail.name)
+            if tail.name not in self._shipments:
+                break
         tail.seek(0)
         self.add(tail)
         self._shipments[tail.name].renewals = shipment.renewals + 1

@@ -54,6 +54,7 @@ _MAX_LOG = 1 << 16
 #: Seconds of silence that are worth a word: a collector that was started with the job takes about two.
 _WORTH_TELLING = 2.5
 _DETOUR = "no answer from the collector: journals go through the spool"
+_CUT = "a journal was overwritten (> in place of >>): lines may be lost"
 
 
 def main(config: Config, channel: socket.socket) -> None:
@@ -137,7 +138,8 @@ class Relay:
         self._next_sample = self._spool_again = 0.0
         self._search_pause = 0.05
         self._first_sent: float | None = None
-        self._answered = self._introduced = self._more = self._done = self._detoured = False
+        self._answered = self._introduced = self._more = self._done = False
+        self._detoured = self._told_cut = False
         self._supervised = True
         self._script: tuple[int, str] | None = None  # its process id, and when it started
         self._oom_kills = report.oom_kills()
@@ -329,6 +331,9 @@ class Relay:
         if (by_spool or self._is_stuck(now)) and now >= self._spool_again:
             self._tell_detour()
             self._copy(now, _MIRROR_BYTES)
+        if self._outbox is not None and self._outbox.cuts and not self._told_cut:
+            self._told_cut = True
+            self._own.append("event", {"time": time.time(), "name": _CUT})
         self._journals.keep_house(in_spool_for_good=by_spool)
         self._journals.clear(self._is_delivered)
         if (

@@ -21,6 +21,8 @@ _PAGE = 4096
 _PUNCH_HOLE = 0x01 | 0x02
 #: Nanoseconds for which a folder's time of change may stay the same although it has changed.
 _SETTLED = 2_000_000_000
+#: Bytes before what is read next that must be what they were: else somebody has written over the journal.
+_SEAM = 64
 
 
 class File(NamedTuple):
@@ -44,12 +46,21 @@ def parse_name(path: str) -> File | None:
 
 def find(folder: str) -> list[File]:
     """Return the journals in a folder; none where there is no such folder."""
+    return [file for file, _ in _scan(folder)]
+
+
+def _scan(folder: str) -> list[tuple[File, int]]:
     try:
         with os.scandir(folder) as entries:
-            files = [parse_name(entry.path) for entry in entries]
+            files = [(parse_name(entry.path), entry.inode()) for entry in entries]
     except OSError:
         return []
-    return sorted(file for file in files if file is not None)
+    return sorted((file, inode) for file, inode in files if file is not None)
+
+
+def next_name(name: bytes) -> bytes:
+    """Return the name of what is written in place of a journal that was cut or replaced."""
+    return ((int.from_bytes(name, "big") + 1) % (1 << 64)).to_bytes(8, "big")
 
 
 class Watch:
@@ -57,11 +68,14 @@ class Watch:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._seen: set[str] = set()
+        self._seen: dict[str, int] = {}  # paths, and the inodes behind them
         self._changed = -1
 
     def new(self, now_ns: int) -> list[File]:
-        """Return what is there for the first time. ``now_ns``: nanoseconds since the epoch."""
+        """Return what is there for the first time, also under a name that another file had before.
+
+        ``now_ns``: nanoseconds since the epoch.
+        """
         try:
             changed = os.stat(self._folder).st_mtime_ns
         except OSError:
@@ -69,8 +83,11 @@ class Watch:
         if changed == self._changed:
             return []
         self._changed = changed if changed < now_ns - _SETTLED else -1
-        found = [file for file in find(self._folder) if file.path not in self._seen]
-        self._seen.update(file.path for file in found)
+        found = []
+        for file, inode in _scan(self._folder):
+            if self._seen.get(file.path) != inode:
+                self._seen[file.path] = inode
+                found.append(file)
         return found
 
 
@@ -97,6 +114,10 @@ class Tail:
         self._skipping = False
         self._incomplete = -1
         self._punched = _PAGE
+        #: Where some bytes before the offset stand, and what they are.
+        self._seam = 0, b""
+        self._stamp = 0
+        self._overwritten = False
         self.look()
         self.read_header()
 
@@ -127,13 +148,36 @@ class Tail:
             if stat.S_ISREG(found.st_mode):
                 self._ends[file.path] = file.base + found.st_size
                 self._time = found.st_mtime
+                if found.st_mtime_ns != self._stamp and found.st_size == self.offset:
+                    self._check_seam(self._bytes(file, *self._seam_range(0)))
+                self._stamp = found.st_mtime_ns
         self.end = max(self._ends.values(), default=self.offset)
         return self.end > max(self.offset, self._incomplete)
 
     @property
     def shrunk(self) -> bool:
-        """Whether somebody has cut the journal: ``>`` in place of ``>>``."""
-        return self.end < self.offset and self.files[-1].whole
+        """Whether somebody has cut the journal, and may have written on: ``>`` in place of ``>>``."""
+        return self._overwritten or (self.end < self.offset and self.files[-1].whole)
+
+    def _seam_range(self, more: int) -> tuple[int, int]:
+        """Return where to read the seam and some bytes behind the offset, and how many that are."""
+        begin = self._seam[0] if self._seam[1] else self.offset
+        return begin, self.offset - begin + more
+
+    def _check_seam(self, data: bytes) -> bool:
+        found, seam = data[: len(self._seam[1])], self._seam[1]
+        if found != seam and found.strip(b"\0"):  # what was given back reads as zeros
+            self._overwritten = True
+        return not self._overwritten
+
+    def _remember(self, data: bytes, begin: int) -> None:
+        """Keep what stands before the offset, but not the count of lost lines, which changes in place."""
+        if len(self.files) > 1 or not self.files[0].whole:
+            return
+        first, last = max(begin, self.offset - _SEAM, journal_lines.HEADER_SIZE), self.offset
+        if last - first < _SEAM // 2:
+            first, last = begin, min(self.offset, max(begin, journal_lines.LOST_OFFSET))
+        self._seam = first, data[first - begin : last - begin]
 
     def read_header(self) -> None:
         """Read the journal's first line again: the count of lost lines is kept up to date there."""
@@ -148,8 +192,11 @@ class Tail:
     def seek(self, offset: int) -> None:
         """Go on reading from an offset, which is the begin of a line."""
         self.offset = offset
-        self._skipping = False
+        self._skipping = self._overwritten = False
         self._incomplete = -1
+        self._seam = 0, b""
+        if offset and len(self.files) == 1 and self.files[0].whole:
+            self._seam = offset - 1, b"\n"
 
     def read(self) -> list[journal.Line]:
         """Read some more lines; none if there is no complete one left."""
@@ -170,7 +217,11 @@ class Tail:
 
     def _read_some(self, file: File) -> list[journal.Line] | None:
         """Read a chunk, which may hold nothing of interest; None if no complete line is left in this file."""
-        data = self._bytes(file, self.offset, _CHUNK)
+        begin, size = self._seam_range(_CHUNK)
+        read = self._bytes(file, begin, size)
+        if not self._check_seam(read):
+            return None
+        data = read[self.offset - begin :]
         newline = data.rfind(b"\n")
         if newline < 0 and not self._skipping:
             data = self._bytes(file, self.offset, journal_lines.MAX_LINE + 1)
@@ -181,6 +232,7 @@ class Tail:
                 return None
             # Too long to be read: step over it, without holding it, and count it as torn.
             self._skipping = True
+            self._seam = 0, b""
             self.offset += len(data)
             return None if not data else []
         if self._skipping:
@@ -188,7 +240,11 @@ class Tail:
             self.offset += data.index(b"\n") + 1
             return [journal.Torn(self.offset)]
         lines = list(journal.parse(data, self.offset, self.redactor))
-        self.offset += newline + 1
+        if len(data) <= _CHUNK:
+            self.offset += newline + 1
+            self._remember(read, begin)
+        else:
+            self.seek(self.offset + newline + 1)
         for index, line in enumerate(lines):
             if isinstance(line, journal.Row) and line.time is None:
                 # It was written about when the file last changed.
@@ -215,7 +271,7 @@ class Tail:
 
     def give_back(self, watermark: int) -> None:
         """Free the disk space of what is acknowledged, where the file system can."""
-        end = watermark // _PAGE * _PAGE
+        end = max(0, watermark - _SEAM) // _PAGE * _PAGE
         if end - self._punched < _PUNCH or not self.files[0].whole:
             return
         punched = punch_hole(self._open(self.files[0]), self._punched, end - self._punched)
