@@ -28,6 +28,7 @@ EXPERIMENT = "hpctrack-doctor"
 _SKEW_NOTE, _SKEW_BROKEN = 2.0, 60.0
 #: Seconds that collectors have to answer, and Slurm's commands.
 _ECHO_SECONDS, _SLURM_SECONDS = 3.0, 20.0
+_ASK_FOR_RIGHTS = "ask who set it up: hpctrack setup --grant-user YOUR_ROLE"
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
 
 
@@ -127,8 +128,7 @@ def _schema(configuration: Settings, connection: Connection) -> Check:
         with database.translated():
             migrate.check(connection, configuration)
     except errors.StoreDenied as error:
-        do = "ask who set it up: hpctrack setup --grant-user YOUR_ROLE"
-        raise Failed(Check("schema", "broken", str(error), do)) from error
+        raise Failed(Check("schema", "broken", str(error), _ASK_FOR_RIGHTS)) from error
     except errors.HpctrackError as error:
         raise Failed(Check("schema", "broken", str(error), "hpctrack setup")) from error
     return Check("schema", "ok", migrate.where(connection, configuration))
@@ -203,8 +203,7 @@ def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
     try:
         run_id = _register(connection, name, secret)
     except errors.HpctrackError as error:
-        do = "ask who set it up: hpctrack setup --grant-user YOUR_ROLE"
-        yield Check("submitting", "broken", str(error), do)
+        yield Check("submitting", "broken", str(error), _ASK_FOR_RIGHTS)
         return
     try:
         yield Check("submitting", "ok", "a run can be registered")

@@ -35,7 +35,6 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
     type=click.IntRange(0, 65535),
     help="TCP port for Prometheus, on metrics_bind (default: metrics_port, 0: none).",
 )
-@click.option("--foreground", is_flag=True, help="Stay in the foreground; so it does anyway.")
 @click.option("--detached", type=int, hidden=True, metavar="LOCK")
 @click.option("--reconcile/--no-reconcile", default=True, help="Compare with Slurm, too (default: yes).")
 @click.option("--stop", is_flag=True, help="End your own collector and its embedded PostgreSQL, and end.")
@@ -47,7 +46,6 @@ def command(
     bind: str | None,
     port: int | None,
     metrics_port: int | None,
-    foreground: bool,
     detached: int | None,
     reconcile: bool,
     stop: bool,

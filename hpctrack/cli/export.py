@@ -28,7 +28,8 @@ _TERMINATED = 128 + signal.SIGTERM
     "-E", "--experiment", shell_complete=completion.experiments, help="All runs of this experiment."
 )
 @click.option(
-    "--to", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    "-o", "--output", "--to", "path", required=True,
+    type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="A file that ends with .parquet, .csv or .jsonl; an existing one is replaced.",
 )  # fmt: skip
 @common.json_option

@@ -11,7 +11,7 @@ from hpctrack import settings
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option(
-    "--config-path", type=click.Path(dir_okay=False), help="Configuration file, if not the usual ones."
+    "--config-path", type=click.Path(dir_okay=False), help="Configuration file, instead of the usual ones."
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PSQL OPTIONS]")
 def command(*, config_path: str | None, arguments: tuple[str, ...]) -> None:

@@ -102,7 +102,7 @@ def sorted_(rows):
 
 def test_csv(hpctrack, logged, tmp_path):
     path = tmp_path / "runs.csv"
-    assert hpctrack("export", "--experiment", "e", "--to", path)[0] == 0
+    assert hpctrack("export", "--experiment", "e", "-o", path)[0] == 0
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == COLUMNS

@@ -117,21 +117,25 @@ class Lock:
 
     def holder(self) -> str:
         """Return who holds it, in words."""
-        try:
-            with open(self._path, encoding="utf-8") as file:
-                host, _, pid = file.read().strip().partition(" ")
-        except (OSError, UnicodeDecodeError):
-            host, pid = "", ""
+        host, pid = self._signature()
         return f"process {pid} on {host}" if host and pid else "somewhere"
 
     def process(self) -> int | None:
         """Return the process that holds it, if that is one of this host."""
+        host, pid = self._signature()
+        return int(pid) if host == socket.gethostname() and pid.isdecimal() else None
+
+    def host(self) -> str:
+        """Return the host of who holds it, or held it last; empty if nobody has."""
+        return self._signature()[0]
+
+    def _signature(self) -> tuple[str, str]:
         try:
             with open(self._path, encoding="utf-8") as file:
                 host, _, pid = file.read().strip().partition(" ")
         except (OSError, UnicodeDecodeError):
-            return None
-        return int(pid) if host == socket.gethostname() and pid.isdecimal() else None
+            return "", ""
+        return host, pid
 
     def release(self) -> None:
         """Give it up."""
@@ -165,11 +169,7 @@ def stop(settings: Settings, seconds: float = 30.0) -> bool:
 
 def lives_elsewhere(settings: Settings) -> bool:
     """Whether a collector on another host is known to live, where locks do not reach from host to host."""
-    try:
-        with open(os.path.join(settings.data_dir, "collector.lock"), encoding="utf-8") as file:
-            host = file.read().partition(" ")[0]
-    except (OSError, UnicodeDecodeError):
-        return False
+    host = Lock(settings).host()
     if not host or host == socket.gethostname():
         return False
     from hpctrack.store import collectors, database, embedded
