@@ -121,7 +121,7 @@ def matching(name: str, known: Sequence[str]) -> list[str]:
 
 
 def _print_csv(rows: Iterable[metric_rows.MetricRow], names: Sequence[str]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(table.ForPrograms(), lineterminator="\n")
     writer.writerow([*_AXES, *names])
     for row in rows:
         writer.writerow(map(_cell, (row.step, row.progress, row.time, row.attempt, *row.values)))
@@ -147,7 +147,7 @@ def _print_json(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], run
             "restarts": row.attempt,
             "values": metrics,
         }
-        sys.stdout.write(separator + json.dumps(render.jsonable(told), ensure_ascii=False))
+        sys.stdout.write(separator + render.harmless(json.dumps(render.jsonable(told), ensure_ascii=False)))
         separator = ",\n"
     sys.stdout.write("\n]}\n")
 
@@ -184,7 +184,7 @@ def _print_last(found: list[metric_rows.LastValue], run_id: int, *, as_csv: bool
         click.echo(render.to_json({"run": f"r{run_id}", "last": told}))
         return
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(table.ForPrograms(), lineterminator="\n")
         writer.writerow(("metric", "value", "step", "progress", "time"))
         writer.writerows(map(_cell, one) for one in found)
         return

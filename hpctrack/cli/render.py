@@ -29,6 +29,7 @@ UNKNOWN = "-"
 WARNING = "#e04030"
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROL_IN_LINES = re.compile(r"(?!\n)" + _CONTROL.pattern)
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
@@ -39,6 +40,11 @@ _SILENT_REASONS = frozenset((None, "", "None", "NonZeroExitCode", "RaisedSignal"
 def clean(value: object) -> str:
     """Return one line of text that a terminal can't mistake for commands."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(value))
+
+
+def harmless(text: str) -> str:
+    """Return lines of text that a terminal can't mistake for commands. JSON still is what it was."""
+    return _CONTROL_IN_LINES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def clean_lines(text: str) -> list[str]:
@@ -200,7 +206,7 @@ def _block(value: float, low: float, high: float) -> str:
 
 def to_json(value: object) -> str:
     """Return JSON text; nan and infinities, which JSON has no form for, as strings."""
-    return json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return harmless(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def jsonable(value: object) -> Any:

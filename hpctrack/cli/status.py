@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -182,7 +181,7 @@ def _print_rows(
     else:
         answer = ask(connection, question, chosen)
         now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
-    sys.stdout.writelines(write(chosen or columns.parse(columns.DEFAULT), runs, now))
+    table.ForPrograms().writelines(write(chosen or columns.parse(columns.DEFAULT), runs, now))
     if further:
         click.echo(f"hpctrack: more runs match: --after {further} goes on, --all prints all", err=True)
 

@@ -104,6 +104,22 @@ def _line(row: Sequence[Text], chosen: Sequence[tuple[Column, int]], width: int)
     return line
 
 
+class ForPrograms:
+    """Standard output for what programs read, unchanged; on a terminal without commands to it."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stdout.isatty()
+
+    def write(self, text: str) -> None:
+        """Write text."""
+        sys.stdout.write(render.harmless(text) if self._shown else text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write lines."""
+        for line in lines:
+            self.write(line)
+
+
 class Output:
     """Standard output: a terminal with its width and colours, or a pipe without any."""
 

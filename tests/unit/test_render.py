@@ -1,5 +1,6 @@
 """Records to text and JSON."""
 
+import io
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack.cli import render
+from hpctrack.cli import render, table
 from hpctrack.model import RunStatus
 from hpctrack.store.queries import Cluster, RunRow
 from hpctrack.store.series import Bucket, Series
@@ -98,6 +99,19 @@ def test_no_text_can_command_the_terminal(text):
     assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in line)
     for one in render.clean_lines(text):
         assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in one)
+    for one in (render.harmless(text), render.to_json({text: text})):
+        assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in one.replace("\n", ""))
+    assert json.loads(render.to_json({text: text})) == {text: text}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_csv_is_as_it_is_but_on_a_terminal(monkeypatch, terminal):
+    output = io.StringIO()
+    output.isatty = lambda: terminal
+    monkeypatch.setattr("sys.stdout", output)
+    table.ForPrograms().writelines(["a,\x1b[2J\n", "\u202eb,\x9b2J\n"])
+    expected = "a,\\u001b[2J\n\\u202eb,\\u009b2J\n" if terminal else "a,\x1b[2J\n\u202eb,\x9b2J\n"
+    assert output.getvalue() == expected
 
 
 def test_output_of_programs_loses_colours_and_overwritten_progress():
