@@ -86,12 +86,12 @@ def command(ref: runids.RunRef, changes: rerun.Changes) -> int:
     hpctrack rerun 14_3 --time=2:00:00     one task of a job array
     """
     from hpctrack.cli import submit as submitting
-    from hpctrack.slurm import preparation, site, submit
+    from hpctrack.slurm import environment, site, submit
     from hpctrack.slurm import rerun as planning
 
     configuration = settings.load()
     original, uuid = _find(configuration, ref)
-    environ = preparation.own_environ()
+    environ = environment.own()
     try:
         listed = site.sbatch_options(environ, configuration.cache)
     except errors.CommandNotFound:

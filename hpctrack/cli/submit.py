@@ -12,7 +12,7 @@ import click
 
 from hpctrack import errors, settings, submission
 from hpctrack.cli import completion
-from hpctrack.slurm import options, preparation, submit
+from hpctrack.slurm import environment, options, submit
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -54,7 +54,7 @@ def command(own: submission.Own, arguments: list[str], line: list[str]) -> int:
     "#HPCTRACK --experiment=name". All of sbatch's options and ways to give a script work as ever
     (sbatch --help lists them); what sbatch prints and how it exits is unchanged.
     """
-    environ = preparation.own_environ()
+    environ = environment.own()
     try:
         configuration = settings.load()
     except errors.SettingsError as error:

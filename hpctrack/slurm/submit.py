@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import account, errors, git, submission
-from hpctrack.slurm import command, preparation, site
+from hpctrack.slurm import command, environment, preparation, site
 from hpctrack.stream import records
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def submit(order: Order, listener: Listener) -> int:
             returncode = submit_plain(plan.argv, order.environ)
             submitted = returncode == 0
         else:
-            environ = preparation.for_child(order.environ, array=plan.wrapped.request.array is not None)
+            environ = environment.for_child(order.environ, array=plan.wrapped.request.array is not None)
             job = _Job(order, plan.wrapped, environ, minted, listener)
             returncode = _run(stack, environ, plan, job)
             submitted = job.known
@@ -94,7 +94,7 @@ def submit(order: Order, listener: Listener) -> int:
 
 def submit_plain(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run sbatch on what the user typed, untracked; returns and raises as `submit` does."""
-    with _running(["sbatch", *argv], preparation.for_child(environ, array=False), None) as process:
+    with _running(["sbatch", *argv], environment.for_child(environ, array=False), None) as process:
         return process.wait()
 
 

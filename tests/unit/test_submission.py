@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpctrack import errors, git, submission
 from hpctrack.settings import Settings
-from hpctrack.slurm import preparation
+from hpctrack.slurm import environment, preparation
 from hpctrack.stream import records
 from hpctrack.submission import Job, Own, Parent, Source
 
@@ -258,16 +258,16 @@ def test_the_environment_of_a_job_submitted_from_inside_a_job():
         "PYTHONPATH": "/a:/b",
         "PATH": "/bin",
     }
-    assert preparation.for_child(environ, array=False) == kept
+    assert environment.for_child(environ, array=False) == kept
     array = {"SLURM_ARRAY_JOB_ID": "14", "SLURM_ARRAY_TASK_ID": "3"}
-    assert preparation.for_child(environ, array=True) == {**kept, **array}
-    alone = preparation.for_child({**environ, "PYTHONPATH": "/tmp/run/python"}, array=False)
+    assert environment.for_child(environ, array=True) == {**kept, **array}
+    alone = environment.for_child({**environ, "PYTHONPATH": "/tmp/run/python"}, array=False)
     assert "PYTHONPATH" not in alone
 
 
 def test_outside_of_jobs_the_environment_is_untouched():
     environ = {"PATH": "/bin", "SLURM_ARRAY_TASK_ID": "5", "PYTHONPATH": "/a:", "HPCTRACK_EXPERIMENT": "e"}
-    assert preparation.for_child(environ, array=False) == environ
+    assert environment.for_child(environ, array=False) == environ
 
 
 # ---- git
