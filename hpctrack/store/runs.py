@@ -10,8 +10,6 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import psycopg
-
 from hpctrack import errors
 from hpctrack.model import Attempt, RunStatus, StoredRun
 from hpctrack.store.statements import statement
@@ -150,14 +148,8 @@ def _runs(connection: Connection, name: str, parameters: Mapping[str, object]) -
 
 
 def _fetch(connection: Connection, name: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-    """Fetch in binary form: reading times as text takes longer than all the rest.
-
-    As text where somebody has stored a time that Python can't hold: then it is read as unknown.
-    """
-    try:
-        return connection.execute(statement(name), parameters, binary=True).fetchall()
-    except psycopg.DataError:
-        return connection.execute(statement(name), parameters).fetchall()
+    """Fetch in binary form: reading times as text takes longer than all the rest."""
+    return connection.execute(statement(name), parameters, binary=True).fetchall()
 
 
 def _write(connection: Connection, name: str, rows: list[dict[str, Any]]) -> None:
