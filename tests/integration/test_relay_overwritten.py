@@ -34,23 +34,26 @@ def test_what_is_written_in_place_of_a_journal_arrives(job, collector, redirect,
     job.submit()
     job.find_collector_at(collector.address)
     os.mkfifo(job.folder / "go")
-    process = job.start(
-        f"""#!/bin/sh
+    # Open all the time, here and there: whoever opens it while the other still closes it reads the end.
+    with (job.folder / "go").open("r+b", buffering=0) as go:
+        process = job.start(
+            f"""#!/bin/sh
+exec 3< go
 echo "step=1 loss=1" {redirect} $HPCTRACK_JOURNAL
-read line < go
+read line <&3
 {then}
 for i in {" ".join(map(str, steps))}; do
     echo "step=$i loss=1" {redirect} $HPCTRACK_JOURNAL
-    read line < go
+    read line <&3
 done
 """
-    )
-    for step in (1, *steps):
-        await_result(lambda step=step: step in collector.steps())
-        if redirect == ">" and step == steps[-1]:
-            await_result(lambda: collector.messages("event"))
-        (job.folder / "go").write_text("on\n")
-    process.wait(60)
+        )
+        for step in (1, *steps):
+            await_result(lambda step=step: step in collector.steps())
+            if redirect == ">" and step == steps[-1]:
+                await_result(lambda: collector.messages("event"))
+            go.write(b"on\n")
+        process.wait(60)
     assert sorted(set(collector.steps())) == [1, *steps]
     told = [event["name"] for event in collector.messages("event")]
     assert len(told) == (redirect == ">") and all("> in place of >>" in name for name in told)
