@@ -38,8 +38,8 @@ def orphanage():
 def test_a_script_that_nobody_reaps_has_ended_all_the_same(job, collector, orphanage):
     job.submit()
     job.find_collector_at(collector.address)
-    process = job.start("#!/bin/sh\necho $$ > pid\nread line < go\n")
     os.mkfifo(job.folder / "go")
+    process = job.start("#!/bin/sh\necho $$ > pid\nread line < go\n")
     relay, script = job.relay(process), await_result(lambda: _number(job.folder / "pid"))
     await_result(lambda: collector.messages("start"))
     os.kill(process.pid, signal.SIGKILL)
@@ -54,8 +54,8 @@ def test_a_script_that_nobody_reaps_has_ended_all_the_same(job, collector, orpha
 def test_how_a_script_ended_is_known_though_its_relay_was_killed(job, collector):
     job.submit()
     job.find_collector_at(collector.address)
-    process = job.start('#!/bin/sh\nread line < go\necho "step=1 loss=1" >> $HPCTRACK_JOURNAL\nexit 3\n')
     os.mkfifo(job.folder / "go")
+    process = job.start('#!/bin/sh\nread line < go\necho "step=1 loss=1" >> $HPCTRACK_JOURNAL\nexit 3\n')
     relay = job.relay(process)
     await_result(lambda: collector.messages("start"))
     os.kill(relay, signal.SIGKILL)
@@ -69,12 +69,12 @@ def test_how_a_script_ended_is_known_though_its_relay_was_killed(job, collector)
 
 def test_rows_of_other_nodes_are_delivered_though_the_relay_never_saw_them(job, collector):
     job.submit()
+    os.mkfifo(job.folder / "go")
     process = job.start(
         "#!/bin/sh\nread line < go\nHPCTRACK_RUN_DIR=/nowhere"
         ' "$PYTHON" -S -c "import hpctrack; hpctrack.log(step=7, loss=1.0)"\n',
         SLURM_JOB_NUM_NODES="2",
     )
-    os.mkfifo(job.folder / "go")
     os.kill(job.relay(process), signal.SIGKILL)
     (job.folder / "go").write_text("on\n")
     assert process.wait(30) == 0

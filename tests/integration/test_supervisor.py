@@ -122,8 +122,8 @@ def test_interpreter_that_is_missing(tmp_path):
 
 
 def test_relay_that_is_killed_does_not_touch_the_script(tmp_path):
-    job = Job(tmp_path, b"#!/bin/sh\necho $PPID > up\nread line < go; exit 5\n")
     os.mkfifo(tmp_path / "go")
+    job = Job(tmp_path, b"#!/bin/sh\necho $PPID > up\nread line < go; exit 5\n")
     supervisor = int(job.await_file("up"))
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     script = [pid for pid in children if b"slurm_script" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -189,8 +189,8 @@ raise SystemExit(count)
 
 def test_readers_of_a_pipe_see_its_end_when_the_script_ends(tmp_path):
     """Not only when the relay has flushed: nothing of ours keeps standard output open."""
-    job = Job(tmp_path, b"#!/bin/sh\necho out; exec 1>&- 2>&-; read line < go\n")
     os.mkfifo(tmp_path / "go")
+    job = Job(tmp_path, b"#!/bin/sh\necho out; exec 1>&- 2>&-; read line < go\n")
     assert job.process.stdout is not None and job.process.stdout.read() == "out\n"
     (tmp_path / "go").write_text("on\n")
     assert job.process.wait(30) == 0
