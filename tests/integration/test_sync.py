@@ -211,15 +211,16 @@ def test_rows_that_wait_are_counted(tmp_path, monkeypatch, chunk):
     assert spool.count_rows(waiting) == 9
 
 
-def test_a_deleted_run_is_not_waited_for(settings, collector):
+def test_a_deleted_run_is_not_waited_for(settings, request):
     gone, left = Left(settings), Left(settings)
     gone.journal(lines(1000, 10))
     left.journal(lines(0, 10))
     registration.register_pending(settings)
     with store.connect(settings, autocommit=True) as connection:
-        # The collector may be about to register it, too.
         delete = "DELETE FROM runs WHERE submission = %s"
-        eventually(lambda: connection.execute(delete, [gone.record.uuid]).rowcount == 1)
+        assert connection.execute(delete, [gone.record.uuid]).rowcount == 1
+    # Only now: a collector that had read the record by then would register it once more.
+    collector = request.getfixturevalue("collector")
     delivering.Delivering(settings, starting.read_addresses(settings)).deliver_all()
     assert logged(settings) == whole(10)
     assert os.path.exists(gone.folder)
