@@ -248,23 +248,6 @@ def test_failures_are_one_line(cli, arguments, code, said):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "code", "said"),
-    [
-        ({"PORT": "1"}, 69, "PostgreSQL can't be reached"),
-        ({"PASSWORD": "wrong"}, 77, "PostgreSQL refused the login"),
-        ({"DBNAME": "postgres"}, 78, "run hpctrack setup"),
-    ],
-)
-def test_a_database_that_does_not_serve_is_one_line(cli, monkeypatch, changes, code, said):
-    for name, value in changes.items():
-        monkeypatch.setenv(f"HPCTRACK_DSN_{name}", value)
-    found, out, err = cli("status")
-    assert (found, out) == (code, "")
-    assert said in err
-    assert err.count("\n") == 1
-
-
 def documented_keys(heading):
     text = DOCUMENTED.read_text(encoding="utf-8").split(heading)[1].split("\n## ")[0]
     return [
