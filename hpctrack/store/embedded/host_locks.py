@@ -10,14 +10,13 @@ import time
 from typing import TYPE_CHECKING
 
 from hpctrack import errors
-from hpctrack.store.embedded import owner, postmaster, private_files
+from hpctrack.store.embedded import postmaster, private_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from hpctrack.store.embedded.cluster_folder import Place
-    from hpctrack.store.embedded.owner import Host
 
 
 @contextlib.contextmanager
@@ -58,26 +57,19 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_lock(place: Place, here: Host | None = None, seconds: float = 10.0) -> Iterator[int]:
+def folder_lock(place: Place) -> Iterator[int]:
     """Hold the lock that the server inherits, and yield its file descriptor.
 
-    Children of a killed postmaster need a moment to end. With ``here``, another host's record ends the wait.
-
-    Raises `errors.OwnedElsewhere` when it stays taken.
+    Raises `errors.OwnedElsewhere` when it is taken, or a process of an earlier server lives.
     """
     path = place.base / "server.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        deadline = time.monotonic() + seconds
-        while not _try_lock(descriptor) or postmaster.processes(place.data):
-            if here and (rival := owner.read(place.owner_file)) and rival.host != here.name:
-                raise errors.OwnedElsewhere(f"{rival.host} is starting the embedded PostgreSQL: try again")
-            if time.monotonic() >= deadline:
-                raise errors.OwnedElsewhere(
-                    f"a PostgreSQL that can't be reached from here still uses {place.data}: end it there, "
-                    f"or, if its host is gone for good, delete {path}"
-                )
-            time.sleep(postmaster.POLL_SECONDS)
+        if not _try_lock(descriptor) or postmaster.processes(place.data):
+            raise errors.OwnedElsewhere(
+                f"a PostgreSQL that can't be reached from here still uses {place.data}: end it there, "
+                f"or, if its host is gone for good, delete {path}"
+            )
         yield descriptor
     finally:
         os.close(descriptor)

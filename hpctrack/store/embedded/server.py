@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 _START_SECONDS = 90.0
+#: For the folder lock to be free, or a server to be found.
+_LOCKED_SECONDS = 10.0
 #: To wait for a server that another host may just be starting: it may as well be behind a firewall.
 _ELSEWHERE_SECONDS = 20.0
 #: A postmaster looks once a minute whether postmaster.pid is still its own, and ends at once if it is not
@@ -87,13 +89,19 @@ def _ensure_locked(place: Place, settings: Settings, here: Host) -> dict[str, st
     """Look again, with no other command of this host in between, and start the server if none runs."""
     private_files.folder(place.base)
     with host_locks.local_lock(place.local_lock, _START_SECONDS):
-        seen = server_status.look(place, here)
-        if seen.action is Action.REFUSE:
-            return _wait_elsewhere(place, here)
-        try:
-            return server_status.settled_params(place, seen) or _start(place, settings, here)
-        except errors.OwnedElsewhere as error:
-            return _wait_elsewhere(place, here, error)
+        deadline = time.monotonic() + _LOCKED_SECONDS
+        while True:
+            seen = server_status.look(place, here)
+            if seen.action is Action.REFUSE:
+                return _wait_elsewhere(place, here)
+            try:
+                return server_status.settled_params(place, seen) or _start(place, settings, here)
+            except errors.OwnedElsewhere:
+                # Another host was faster, children of a killed postmaster take a moment to end, or what a
+                # killed starter launched becomes the server only now: the next look will tell.
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(postmaster.POLL_SECONDS)
 
 
 @_one_line
@@ -157,14 +165,14 @@ def take_over(settings: Settings, here: Host | None = None, *, fence_seconds: fl
 def _refuse_if_used(place: Place, record: Owner | None) -> None:
     if record is not None and listening.answering(record.addresses, record.port):
         raise errors.OwnedElsewhere(f"PostgreSQL still answers on {record.where}: not taking it over")
-    with host_locks.folder_lock(place, seconds=0):
+    with host_locks.folder_lock(place):
         pass
 
 
-def _wait_elsewhere(place: Place, here: Host, error: errors.OwnedElsewhere | None = None) -> dict[str, str]:
+def _wait_elsewhere(place: Place, here: Host) -> dict[str, str]:
     """Return parameters of the server that another host is starting just now.
 
-    Raises `errors.OwnedElsewhere`, or the given one, if none is starting, or if it takes too long.
+    Raises `errors.OwnedElsewhere` if none is starting, or if it takes too long.
     """
     deadline = time.monotonic() + _ELSEWHERE_SECONDS
     while True:
@@ -173,10 +181,10 @@ def _wait_elsewhere(place: Place, here: Host, error: errors.OwnedElsewhere | Non
         if params is not None:
             return params
         if seen.action is not Action.REFUSE:
-            raise error or errors.OwnedElsewhere("another host could not start PostgreSQL: try again")
+            raise errors.OwnedElsewhere("another host could not start PostgreSQL: try again")
         young = seen.record is not None and seen.record.age < _START_SECONDS
         if not young or time.monotonic() >= deadline:
-            raise error or server_status.refusal(place, seen.record)
+            raise server_status.refusal(place, seen.record)
         time.sleep(0.2)
 
 
@@ -191,7 +199,7 @@ def _start(place: Place, settings: Settings, here: Host) -> dict[str, str]:
     stale = owner.read(place.owner_file)
     if stale is not None and stale.host != here.name:
         raise errors.OwnedElsewhere(f"{stale.host} took the embedded PostgreSQL over just now: try again")
-    with host_locks.folder_lock(place, here) as lock:
+    with host_locks.folder_lock(place) as lock:
         if stale is not None:
             # Nothing of this folder lives (see the lock), and its pid may be another process's by now.
             place.postmaster_pid.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import embedded
-from hpctrack.store.embedded import owner, postmaster
+from hpctrack.store.embedded import host_locks, owner, postgres_binaries, postmaster, private_files
 from hpctrack.store.embedded.cluster_folder import Place
 from tests.integration.embedded.servers import (
     ENSURE,
@@ -67,6 +67,21 @@ def test_a_launch_whose_starter_died_is_adopted(settings):
     owner.replace(place.owner_file, complete._replace(pid=None, pid_start=None))
     assert ask(embedded.ensure(settings)) == "hpctrack"
     assert owner.read(place.owner_file) == complete
+
+
+def test_a_launch_that_takes_its_time_is_adopted_when_its_starter_died(settings):
+    embedded.ensure(settings)
+    place = Place.of(settings)
+    record = owner.read(place.owner_file)
+    embedded.stop(settings)
+    owner.create(place.owner_file, record._replace(pid=None, pid_start=None))
+    command = postgres_binaries.find(place.data).command("postgres", "-D", str(place.data))
+    private_files.folder(place.local_dir())
+    with host_locks.folder_lock(place) as lock, postmaster.open_log(place) as log:
+        slow = ["/bin/sh", "-c", 'sleep 1; exec "$@"', "sh", *command]
+        pid = postmaster.spawn(slow, place, log, lock)
+    assert ask(embedded.ensure(settings)) == "hpctrack"
+    assert postmasters(settings) == [pid] == [postmaster_pid(settings)]
 
 
 def test_a_session_with_a_tmp_of_its_own_connects_over_tcp(settings):
