@@ -102,14 +102,11 @@ def _skip_to_last(file: BinaryIO, lines: int | None) -> None:
     file.seek(0 if lines else end)
 
 
-def _copy(file: BinaryIO) -> bytes:
-    """Write out what the file holds from here on; returns the last chunk of that."""
-    last = b""
+def _copy(file: BinaryIO) -> None:
+    """Write out what the file holds from here on."""
     while chunk := file.read(_CHUNK):
         sys.stdout.buffer.write(chunk)
-        last = chunk
     sys.stdout.buffer.flush()
-    return last
 
 
 class _Asker:
@@ -138,6 +135,54 @@ class _Asker:
         self._connection = None
 
 
+class Rewritten(Exception):
+    """What was copied last no longer stands in the file: the next attempt has emptied it."""
+
+
+class Growing:
+    """A file that is copied as it grows."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._at = file.tell()
+        self._mark = min(_MARK, self._at)
+        self._end = os.pread(file.fileno(), self._mark, self._at - self._mark)
+        """The last bytes before our place: another attempt may have written as much as was there before."""
+
+    def is_at(self, path: str) -> bool:
+        """Say whether a path still names this file, or names none just now."""
+        try:
+            now, ours = os.stat(path), os.fstat(self._file.fileno())  # noqa: PTH116
+        except OSError:
+            return True
+        return (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def copy(self) -> bool:
+        """Write out what has come; False if nothing has. Raises `Rewritten`."""
+        copied = False
+        try:
+            while chunk := self._next():
+                sys.stdout.buffer.write(chunk)
+                copied = True
+        finally:
+            sys.stdout.buffer.flush()
+        return copied
+
+    def _next(self) -> bytes:
+        # Both in one read: between two, the file could be emptied and written anew.
+        found = os.pread(self._file.fileno(), len(self._end) + _CHUNK, self._at - len(self._end))
+        if not found.startswith(self._end):
+            raise Rewritten
+        chunk = found[len(self._end) :]
+        self._at += len(chunk)
+        self._end = found[-_MARK:]
+        return chunk
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class _Follower:
     """Copies a file that grows, is emptied by the next attempt, or becomes another one."""
 
@@ -145,25 +190,20 @@ class _Follower:
         self._asker = asker
         self._run = run
         self._err = err
-        self._file: BinaryIO | None = None
+        self._file: Growing | None = None
         self._path: str | None = None
-        self._end = b""
-        """The last bytes that were copied: another attempt may have written as much as was there before."""
 
     def follow(self, lines: int | None) -> None:
         """Copy until the run is over and its file is at its end."""
-        self._reopen(lines)
+        self._open(lines)
         if self._file is None and self._run.time_ended is not None:
             _open(_path(self._run, err=self._err), self._run)  # says why there is nothing
         if self._file is None:
             _say(f"r{self._run.id} is {self._run.status.value}; waiting for its output")
         asked = time.monotonic()
         while True:
-            if self._is_another():
-                self._reopen(None)
             over = self._run.time_ended is not None
-            copied = _copy(self._file) if self._file is not None else b""
-            self._end = copied[-_MARK:] or self._end
+            copied = self._copy()
             if over and not copied:
                 return
             if time.monotonic() - asked >= _ASK:
@@ -177,36 +217,35 @@ class _Follower:
         if self._run.attempt != before.attempt:
             _say(f"r{self._run.id}: {render.attempt(self._run.attempt)}")
 
-    def _reopen(self, lines: int | None) -> None:
+    def _copy(self) -> bool:
+        """Write out what has come; False if nothing has."""
+        another = self._names_another()
+        copied = False
         if self._file is not None:
-            if not _is_rewritten(self._file, self._end):
-                _copy(self._file)
-            self._file.close()
-        self._file, self._end = None, b""
-        with contextlib.suppress(errors.NoOutput):
-            self._path = _path(self._run, err=self._err)
-            self._file = _open(self._path, self._run)
-            _skip_to_last(self._file, lines)
+            try:
+                copied = self._file.copy()
+            except Rewritten:
+                another = True
+        if another:
+            self._open(None)
+        return copied or (another and self._file is not None)
 
-    def _is_another(self) -> bool:
-        """Whether the path now names another file, or one that was written anew."""
+    def _names_another(self) -> bool:
+        """Say whether the run's output is now in another file than the one that is open."""
         path = self._run.stderr_path if self._err else self._run.stdout_path
         if path is None:
             return False
-        if self._file is None or path != self._path:
-            return True
-        try:
-            now, ours = os.stat(path), os.fstat(self._file.fileno())  # noqa: PTH116
-        except OSError:
-            return False
-        same = (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)
-        return not same or _is_rewritten(self._file, self._end)
+        return self._file is None or path != self._path or not self._file.is_at(path)
 
-
-def _is_rewritten(file: BinaryIO, end: bytes) -> bool:
-    """Whether what was copied last no longer stands in the file: the next attempt has emptied it."""
-    at = file.tell()
-    return os.fstat(file.fileno()).st_size < at or os.pread(file.fileno(), len(end), at - len(end)) != end
+    def _open(self, lines: int | None) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        with contextlib.suppress(errors.NoOutput):
+            self._path = _path(self._run, err=self._err)
+            file = _open(self._path, self._run)
+            _skip_to_last(file, lines)
+            self._file = Growing(file)
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 
 import pytest
 
+from hpctrack.cli import logs
+
 NOW = datetime.now(timezone.utc)
 
 
@@ -130,6 +132,19 @@ def test_following_sees_that_the_next_attempt_wrote_as_much(follower, connection
     for text in (b"attempt 1\n", b"attempt 2\nand more\n"):
         path.write_bytes(text)
         assert read_until(follower.stdout, text) == text
+
+
+def test_what_another_attempt_wrote_is_not_taken_for_growth(tmp_path, capsysbinary):
+    path = tmp_path / "out"
+    path.write_bytes(b"attempt 1\n")
+    growing = logs.Growing(path.open("rb", buffering=0))
+    assert growing.copy()
+    # No look at the file came in between, so it may as well have been the next instant.
+    path.write_bytes(b"attempt 2\nand more\n")
+    with pytest.raises(logs.Rewritten):
+        growing.copy()
+    assert capsysbinary.readouterr().out == b"attempt 1\n"
+    growing.close()
 
 
 def test_following_outlives_a_lost_connection(follower, connection, tmp_path):
