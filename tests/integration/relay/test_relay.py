@@ -5,21 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 
-import pytest
-
 from hpctrack.stream import wire
-from tests.integration import relayed_job
-from tests.integration.relayed_job import LOG
-
-
-@pytest.fixture
-def job(tmp_path):
-    yield from relayed_job.running(tmp_path)
-
-
-@pytest.fixture
-def collector(job):
-    yield from relayed_job.collecting(job)
+from tests.integration.relay.relayed_job import LOG
 
 
 def test_everything_that_was_said_arrives_once_and_nothing_is_left(job, collector):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import signal
 import socket
 import struct
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from hpctrack.stream import records, spool, tail, wire
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"
 
 
@@ -204,23 +203,6 @@ def await_result(look, seconds: float = 60):
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.02)
     return found
-
-
-def running(folder: Path):
-    """Give a job; what was started of it ends with the generator."""
-    job = Job(folder)
-    yield job
-    for process in job.started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-
-
-def collecting(job: Job):
-    """Give a collector of the job's datagrams until the generator is closed."""
-    collector = Collector(job.key)
-    yield collector
-    collector.close()
 
 
 LOG = """#!/bin/sh

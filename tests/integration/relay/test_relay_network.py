@@ -7,21 +7,8 @@ import os
 import signal
 import time
 
-import pytest
-
 from hpctrack.stream import wire
-from tests.integration import relayed_job
-from tests.integration.relayed_job import LOG, Collector, Job, await_result
-
-
-@pytest.fixture
-def job(tmp_path):
-    yield from relayed_job.running(tmp_path)
-
-
-@pytest.fixture
-def collector(job):
-    yield from relayed_job.collecting(job)
+from tests.integration.relay.relayed_job import LOG, Collector, Job, await_result
 
 
 def test_thirty_percent_loss_in_both_directions(job):

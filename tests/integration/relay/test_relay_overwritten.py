@@ -7,17 +7,7 @@ import os
 import pytest
 
 from hpctrack.stream import tail
-from tests.integration.relayed_job import await_result, collecting, running
-
-
-@pytest.fixture
-def job(tmp_path):
-    yield from running(tmp_path)
-
-
-@pytest.fixture
-def collector(job):
-    yield from collecting(job)
+from tests.integration.relay.relayed_job import await_result
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack.stream import tail
-from tests.integration import relayed_job
-from tests.integration.relayed_job import LOG, Collector, Job, await_result
-
-
-@pytest.fixture
-def job(tmp_path):
-    yield from relayed_job.running(tmp_path)
-
-
-@pytest.fixture
-def collector(job):
-    yield from relayed_job.collecting(job)
-
+from tests.integration.relay.relayed_job import LOG, Collector, Job, await_result
 
 RELAY_SECONDS = 31
 """After so many seconds without acknowledgement a relay copies to the spool."""

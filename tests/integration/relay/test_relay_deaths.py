@@ -8,19 +8,9 @@ import signal
 
 import pytest
 
-from tests.integration.relayed_job import await_result, collecting, running
+from tests.integration.relay.relayed_job import await_result
 
 _PR_SET_CHILD_SUBREAPER = 36
-
-
-@pytest.fixture
-def job(tmp_path):
-    yield from running(tmp_path)
-
-
-@pytest.fixture
-def collector(job):
-    yield from collecting(job)
 
 
 @pytest.fixture
