@@ -6,12 +6,11 @@ Both the run folder on a node and the run's spool folder have an ``identity.json
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpctrack import flock
 from hpctrack.stream import records, runfolder
 
 if TYPE_CHECKING:
@@ -152,13 +151,15 @@ class Lock:
         """Take the lock; False if somebody else has it. Raises OSError if there can't be one."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o600)
-        # Without a name it is the lock of somebody who has just gone.
-        if (
-            not _try_flock(descriptor)
-            or not os.fstat(descriptor).st_nlink
-            or not self._is_nobodys(descriptor)
-        ):
-            os.close(descriptor)
+        ours = False
+        try:
+            # Without a name it is the lock of somebody who has just gone.
+            named = flock.try_lock(descriptor) and os.fstat(descriptor).st_nlink
+            ours = bool(named) and self._is_nobodys(descriptor)
+        finally:
+            if not ours:
+                os.close(descriptor)
+        if not ours:
             return False
         self._descriptor = descriptor
         os.ftruncate(descriptor, 0)
@@ -186,15 +187,6 @@ class Lock:
                 os.unlink(self._path)
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _try_flock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Some file systems have no locks: then the lease alone counts.
-        return error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
-    return True
 
 
 def _now_of(descriptor: int) -> float:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack import errors
+from hpctrack import errors, flock
 from hpctrack.store.embedded import postmaster, private_files
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ def local_lock(path: Path, seconds: float) -> Iterator[None]:
         descriptor = _open(path)
         try:
             # `remove` or a cleaner of /tmp may have been here meanwhile: then this lock would guard nothing.
-            if _try_lock(descriptor) and os.fstat(descriptor).st_nlink:
+            if flock.try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                 yield
                 return
         finally:
@@ -65,7 +63,7 @@ def folder_lock(place: Place) -> Iterator[int]:
     path = place.base / "server.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if not _try_lock(descriptor) or postmaster.processes(place.data):
+        if not flock.try_lock(descriptor) or postmaster.processes(place.data):
             raise errors.OwnedElsewhere(
                 f"a PostgreSQL that can't be reached from here still uses {place.data}: end it there, "
                 f"or, if its host is gone for good, delete {path}"
@@ -73,15 +71,3 @@ def folder_lock(place: Place) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Take flock(2) if it is free. True as well where there are no locks: other guards must do then."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-    return True

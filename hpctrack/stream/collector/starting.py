@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors
+from hpctrack import errors, flock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 LOG_BYTES = 1 << 20
-#: What flock(2) says where a file system has no locks.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def log_path(settings: Settings) -> str:
@@ -83,17 +80,15 @@ class Lock:
         if self._descriptor is not None:
             return True
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        free = False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Without locks two collectors may run: that costs effort, but no data.
-            if error.errno not in _NO_LOCKS:
+            free = flock.try_lock(descriptor)  # without locks two collectors may run: it costs no data
+        finally:
+            if not free:
                 os.close(descriptor)
-                if isinstance(error, BlockingIOError):
-                    return False
-                raise
-        self._descriptor = descriptor
-        return True
+        if free:
+            self._descriptor = descriptor
+        return free
 
     @property
     def descriptor(self) -> int:
