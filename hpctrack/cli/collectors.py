@@ -80,8 +80,8 @@ def _span(seconds: float) -> str:
 def _received(stats: Mapping[str, Any]) -> str:
     received = _mapping(stats.get("received"))
     pings = received.get("pings", 0)
-    said = f"{_counted(received.get('datagrams', 0), 'datagram')}, {render.size(received.get('bytes', 0))}"
-    return said + (f", {_counted(pings, 'ping')} of hpctrack doctor" if pings else "")
+    said = f"{counted(received.get('datagrams', 0), 'datagram')}, {render.size(received.get('bytes', 0))}"
+    return said + (f", {counted(pings, 'ping')} of hpctrack doctor" if pings else "")
 
 
 def _refused(stats: Mapping[str, Any]) -> dict[str, int]:
@@ -97,8 +97,8 @@ def _refused(stats: Mapping[str, Any]) -> dict[str, int]:
 
 def _stored(stats: Mapping[str, Any]) -> str:
     stored = _mapping(stats.get("stored"))
-    kinds = ", ".join(_counted(stored.get(f"{what}s", 0), what) for what in ("row", "message"))
-    return f"{kinds}; {_counted(stats.get('streams', 0), 'journal')} open"
+    kinds = ", ".join(counted(stored.get(f"{what}s", 0), what) for what in ("row", "message"))
+    return f"{kinds}; {counted(stats.get('streams', 0), 'journal')} open"
 
 
 def _commit(stats: Mapping[str, Any]) -> str | None:
@@ -112,7 +112,7 @@ def _commit(stats: Mapping[str, Any]) -> str | None:
 def _waiting(stats: Mapping[str, Any]) -> str:
     found = []
     if waiting := stats.get("waiting"):
-        found.append(f"{_counted(waiting, 'datagram')} for PostgreSQL, {_span(stats.get('lag_s', 0.0))}")
+        found.append(f"{counted(waiting, 'datagram')} for PostgreSQL, {_span(stats.get('lag_s', 0.0))}")
     if held := stats.get("held_bytes"):
         found.append(f"{render.size(held)} for what is missing before them")
     return "; ".join(found)
@@ -122,12 +122,12 @@ def _repeated(stats: Mapping[str, Any]) -> str:
     """Return what came again although it had arrived: acknowledgements take their time, or are lost."""
     stored = _mapping(stats.get("stored"))
     twice = stored.get("committed", 0) + stored.get("ignored", 0)
-    return f"{_counted(twice, 'datagram')}, to no effect" if twice else ""
+    return f"{counted(twice, 'datagram')}, to no effect" if twice else ""
 
 
 def _set_aside(stats: Mapping[str, Any]) -> str:
     rejected = _mapping(stats.get("rejected"))
-    rows = [f"{_counted(sum(rejected.values()), 'row')} refused by PostgreSQL ({_named(rejected)})"]
+    rows = [f"{counted(sum(rejected.values()), 'row')} refused by PostgreSQL ({_named(rejected)})"]
     others = _worded(stats.get("stored"), _SET_ASIDE)
     return ", ".join([*(rows if rejected else ()), *([others] if others else ())])
 
@@ -136,7 +136,7 @@ def _lost(stats: Mapping[str, Any]) -> str:
     """Return what there was no room for; it is sent again."""
     kernel, queue = stats.get("kernel_drops", 0), _mapping(stats.get("received")).get("overflow", 0)
     found = [
-        f"{_counted(count, 'datagram')} {where}"
+        f"{counted(count, 'datagram')} {where}"
         for count, where in (
             (kernel, "in the kernel (net.core.rmem_max)"),
             (queue, "in a full queue"),
@@ -150,16 +150,14 @@ def _slurm(stats: Mapping[str, Any]) -> str | None:
     passes = stats.get("slurm_passes")
     if passes is None:
         return None
-    return f"asked {_counted(passes, 'time')}, every {_span(stats.get('slurm_interval_s', 0.0))} or early"
+    return f"asked {counted(passes, 'time')}, every {_span(stats.get('slurm_interval_s', 0.0))} or early"
 
 
 def _asked(asked: Mapping[str, Any]) -> str:
     times, failures = int(asked.get("commands", 0)), int(asked.get("failures", 0))
     mean = asked.get("seconds", 0.0) / times if times else 0.0
-    said = (
-        f"{_counted(times, 'time')}, {_span(mean)} on average, {_span(asked.get('longest_s', 0.0))} at most"
-    )
-    return said + (f", failed {_counted(failures, 'time')}" if failures else "")
+    said = f"{counted(times, 'time')}, {_span(mean)} on average, {_span(asked.get('longest_s', 0.0))} at most"
+    return said + (f", failed {counted(failures, 'time')}" if failures else "")
 
 
 def _named(counts: Mapping[str, int]) -> str:
@@ -169,7 +167,3 @@ def _named(counts: Mapping[str, int]) -> str:
 def _worded(counts: Any, words: Mapping[str, str]) -> str:
     known = _mapping(counts)
     return ", ".join(f"{known[name]:,} {said}" for name, said in words.items() if known.get(name))
-
-
-def _counted(number: int, what: str) -> str:
-    return counted(number, what).replace(str(number), f"{number:,}", 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,12 +12,14 @@ from hpctrack import errors, runids, words
 from hpctrack.cli import completion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from hpctrack.model import RunStatus
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
+
+_T = TypeVar("_T")
 
 PATIENCE = "10s"
 """How long a command waits for what other sessions hold (``lock_timeout``) before it says so."""
@@ -73,8 +75,8 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number of things: ``1 run``, ``2 runs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    """Return a number of things: ``1 run``, ``2,000 runs``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @contextlib.contextmanager
@@ -96,3 +98,27 @@ def connect(configuration: Settings) -> Connection:
     with contextlib.suppress(errors.HpctrackError, OSError):
         registration.register_pending(configuration, connection)
     return connection
+
+
+class Reconnecting:
+    """A connection for verbs that ask again and again: made anew when it was lost."""
+
+    def __init__(self, configuration: Settings) -> None:
+        self._configuration = configuration
+        self._connection: Connection | None = None
+
+    def ask(self, question: Callable[[Connection], _T]) -> _T:
+        """Ask. Raises `errors.StoreUnavailable`: then the next question connects again."""
+        try:
+            if self._connection is None:
+                self._connection = connect(self._configuration)
+            return question(self._connection)
+        except errors.StoreUnavailable:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpctrack import runids
-    from hpctrack.store.database import Connection
 
 _CHUNK = 1 << 16
 #: Seconds between two looks at the file, and at PostgreSQL.
@@ -42,14 +41,15 @@ def command(
     The file must be visible from here, and yours to read.
     """
     configuration = settings.load(config_path=config_path)
-    with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(contextlib.closing(common.connect(configuration)))
-        run_id = lookup.find_one(connection, ref)
-        asker = _Asker(connection, run_id, lambda: common.connect(configuration))
-        run = asker.ask()
+    with contextlib.closing(common.Reconnecting(configuration)) as server:
+        run_id = server.ask(lambda connection: lookup.find_one(connection, ref))
+
+        def ask() -> queries.Run:
+            return server.ask(lambda connection: queries.get_run(connection, run_id))
+
+        run = ask()
         if follow:
-            stack.callback(asker.close)
-            _Follower(asker, run, err=err).follow(lines)
+            _Follower(ask, run, err=err).follow(lines)
         else:
             with _open(_path(run, err=err), run) as file:
                 _skip_to_last(file, lines)
@@ -109,32 +109,6 @@ def _copy(file: BinaryIO) -> None:
     sys.stdout.buffer.flush()
 
 
-class _Asker:
-    """Asks PostgreSQL about the run; while it is away, what was known last stands."""
-
-    def __init__(self, connection: Connection, run_id: int, connect: Callable[[], Connection]) -> None:
-        self._connection: Connection | None = connection
-        self._run_id = run_id
-        self._connect = connect
-        self._run: queries.Run | None = None
-
-    def ask(self) -> queries.Run:
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            self._run = queries.get_run(self._connection, self._run_id)
-        except errors.StoreUnavailable:
-            if self._run is None:
-                raise
-            self.close()
-        return self._run
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
-
-
 class Rewritten(Exception):
     """What was copied last no longer stands in the file: the next attempt has emptied it."""
 
@@ -186,8 +160,8 @@ class Growing:
 class _Follower:
     """Copies a file that grows, is emptied by the next attempt, or becomes another one."""
 
-    def __init__(self, asker: _Asker, run: queries.Run, *, err: bool) -> None:
-        self._asker = asker
+    def __init__(self, ask: Callable[[], queries.Run], run: queries.Run, *, err: bool) -> None:
+        self._ask = ask
         self._run = run
         self._err = err
         self._file: Growing | None = None
@@ -207,13 +181,15 @@ class _Follower:
             if over and not copied:
                 return
             if time.monotonic() - asked >= _ASK:
-                self._ask()
+                self._refresh()
                 asked = time.monotonic()
             if not copied:
                 time.sleep(_LOOK)
 
-    def _ask(self) -> None:
-        before, self._run = self._run, self._asker.ask()
+    def _refresh(self) -> None:
+        before = self._run
+        with contextlib.suppress(errors.StoreUnavailable):  # what was known last stands
+            self._run = self._ask()
         if self._run.attempt != before.attempt:
             _say(f"r{self._run.id}: {render.attempt(self._run.attempt)}")
 

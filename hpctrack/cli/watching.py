@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from hpctrack.cli import columns
     from hpctrack.cli.question import Question
     from hpctrack.settings import Settings
-    from hpctrack.store import database
 
 _Draw: TypeAlias = "Callable[[listing.Answer], list[Text]]"
 #: Lines that our own line, the table's head, the summary and a warning take.
@@ -61,26 +60,23 @@ def watch(
 
 
 class _Asker:
-    """Asks the question again and again, on one connection as long as it lasts."""
+    """Asks the question again and again; while PostgreSQL is away, the last answer stands."""
 
     def __init__(
         self, settings: Settings, question: Question, chosen: Sequence[columns.Chosen] | None
     ) -> None:
         self.answer: listing.Answer | None = None
         self.trouble = ""
-        self._settings = settings
         self._question = question
         self._chosen = chosen
-        self._connection: database.Connection | None = None
+        self._server = common.Reconnecting(settings)
 
     def ask(self) -> listing.Answer:
         """Return the newest answer; ``trouble`` says why it is not newer."""
         try:
-            if self._connection is None:
-                self._connection = common.connect(self._settings)
-            self.answer, self.trouble = ask(self._connection, self._question, self._chosen), ""
+            self.answer = self._server.ask(lambda server: ask(server, self._question, self._chosen))
+            self.trouble = ""
         except errors.StoreUnavailable as error:
-            self.close()
             if self.answer is None:
                 raise
             self.trouble = str(error)
@@ -95,9 +91,7 @@ class _Asker:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        self._server.close()
 
 
 def _write(asker: _Asker, draw: _Draw, interval: float, output: table.Output) -> None:
