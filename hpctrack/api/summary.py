@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpctrack.api import frames
+from hpctrack.comparison import flat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -55,23 +56,14 @@ def _facts(run: RunRow) -> dict[str, Any]:
 
 
 def _measured(run: RunRow, extremes: Mapping[str, Extremes]) -> dict[str, Any]:
-    """Return what differs from script to script."""
+    """Return what differs from script to script; lists stay whole."""
+    words = {"args": run.args, "tags": run.tags}
     return {
-        **dict(_flat("args", run.args)),
-        **dict(_flat("tags", run.tags)),
+        **{name: value for name, value in flat(words).items() if value is not None},
         **{f"last.{name}": value for name, value in run.last.items()},
         **{f"min.{name}": value.minimum for name, value in extremes.items()},
         **{f"max.{name}": value.maximum for name, value in extremes.items()},
     }
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield names and values of nested objects; lists stay whole."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}", item)
-    elif value is not None:
-        yield prefix, value
 
 
 def _ordered(columns: Sequence[str]) -> list[str]:
