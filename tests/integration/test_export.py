@@ -192,7 +192,7 @@ def test_rows_of_several_chunks(hpctrack, run, tmp_path, connection, monkeypatch
         (one,),
     )
     path = tmp_path / f"runs.{ending}"
-    assert hpctrack("export", f"r{one}", "--to", path)[1] == f"{path}: 1050 rows of 1 run\n"
+    assert hpctrack("export", f"r{one}", "--to", path)[1] == f"{path}: 1,050 rows of 1 run\n"
     if ending == "parquet":
         assert pq.read_table(path)["n"].to_pylist() == list(range(1, 1051))
     else:
