@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import time
 import uuid
 from pathlib import Path
 
-from hpctrack.stream import records, spool, tail, wire
+from hpctrack.stream import folders, records, spool, tail, wire
 
 ROOT = Path(__file__).parents[3]
 MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"
@@ -175,6 +176,14 @@ class Job:
         """Return the relay's pid: the process whose journal of its own stands in the run folder."""
         hello = await_result(lambda: self.journal("relay").read_text().partition("!hello ")[2])
         return json.loads(hello.partition("\n")[0])["pid"]
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """Kill relay, supervisor and script; return when they are gone, and what they had open with them."""
+        relay = self.relay(process)
+        os.kill(relay, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+        await_result(lambda: not folders.started_at(relay))
 
     def run_dir(self) -> Path:
         (path,) = await_result(lambda: list(self.node.glob("hpctrack-*/*")))

@@ -71,11 +71,7 @@ def test_sync_delivers_what_a_killed_job_left_on_this_host(job):
     await_result(lambda: b"!args" in job.journal("log").read_bytes())
     collector = Collector(job.key)
     assert job.sync(collector) == []  # it lives
-    relay = job.relay(process)
-    for pid in (relay, process.pid):
-        os.kill(pid, signal.SIGKILL)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(30)
+    job.kill(process)
     assert job.sync(collector) == [True]
     collector.close()
     assert sorted(collector.steps()) == list(range(100)) and job.run_folders() == []
