@@ -319,7 +319,7 @@ def test_what_users_run_goes_through_a_collector_that_is_no_superuser(roles, tmp
         assert collector.end() == 0
     code, out, err = roles.run("bob", "show", "r1")
     assert (code, err) == (0, "")
-    assert "Metrics: 3000 rows" in out
+    assert "Metrics: 3,000 rows" in out
     sources = roles.query("reader", "SELECT DISTINCT source FROM transitions ORDER BY 1")
     assert sources == [("relay",), ("submit",)]
 
