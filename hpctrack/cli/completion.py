@@ -1,6 +1,6 @@
-"""What the shell completes: runs, experiments, states. Quick, and silent when PostgreSQL is away.
+"""What the shell completes: runs, their metrics and tags, experiments, states.
 
-Nothing is started and nothing registered for a press of the tab key.
+Quick, and silent when PostgreSQL is away; nothing is started or registered for a press of the tab key.
 """
 
 from __future__ import annotations
@@ -33,6 +33,25 @@ def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[C
 def experiments(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of an experiment."""
     return _ask(ctx, lambda source: source.experiments(incomplete))
+
+
+def metrics(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a metric of the run."""
+    return _ask(ctx, lambda source: source.metrics([ctx.params["ref"].text], incomplete))
+
+
+def runs_and_metrics(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a metric of the runs that stand there already, or one more run."""
+    return _ask(ctx, lambda source: source.metrics(_typed(ctx), incomplete) + source.runs(incomplete))
+
+
+def runs_and_tags(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a tag that the runs have which stand there already, or one more run."""
+    return _ask(ctx, lambda source: source.tags(_typed(ctx), incomplete) + source.runs(incomplete))
+
+
+def _typed(ctx: click.Context) -> tuple[str, ...]:
+    return ctx.params.get("words") or ()  # None before the first
 
 
 def states(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -12,7 +12,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, runids, settings
-from hpctrack.cli import common, render, table
+from hpctrack.cli import common, completion, render, table
 from hpctrack.store import lookup, metric_names, metric_rows, queries, series
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ steps_option = click.option(
 
 @click.command()
 @common.run_argument
-@click.argument("names", nargs=-1, metavar="[NAME ...]")
+@click.argument("names", nargs=-1, metavar="[NAME ...]", shell_complete=completion.metrics)
 @click.option("--last", is_flag=True, help="Just the latest value of each metric.")
 @steps_option
 @click.option("--since", callback=common.since, metavar="TIME", help="Logged since: 2h, 2026-01-31T12:00.")

@@ -22,7 +22,9 @@ _FINE = 2000
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="RUN... NAME...", shell_complete=completion.runs)
+@click.argument(
+    "words", nargs=-1, required=True, metavar="RUN... NAME...", shell_complete=completion.runs_and_metrics
+)
 @click.option(
     "-o", "--output", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Write a file: .png, .svg or .pdf (matplotlib), .html (plotly, to look around in).",

@@ -1,4 +1,4 @@
-"""What a shell may complete: runs and experiments, asked quickly or not at all."""
+"""What a shell may complete: runs, their metrics and tags, experiments; asked quickly or not at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, runids
-from hpctrack.store import database, lookup
+from hpctrack.store import database, lookup, metric_names
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
@@ -77,3 +77,21 @@ class Source:
             statement("complete_experiments"), {"beginning": beginning, "limit": _OFFERED}
         ).fetchall()
         return [Word(str(name), f"by {user}") for name, user in rows]
+
+    def metrics(self, texts: Iterable[str], beginning: str) -> list[Word]:
+        """Return the metrics of the runs that stand among some words."""
+        names = metric_names.fetch(self._connection, self._named(texts))
+        return [Word(name, "metric") for name in names if name.startswith(beginning)][:_OFFERED]
+
+    def tags(self, texts: Iterable[str], beginning: str) -> list[Word]:
+        """Return the names of the tags of the runs that stand among some words."""
+        parameters = {"ids": self._named(texts), "beginning": beginning, "limit": _OFFERED}
+        rows = self._connection.execute(statement("complete_tags"), parameters).fetchall()
+        return [Word(str(name), "tag") for (name,) in rows]
+
+    def _named(self, texts: Iterable[str]) -> list[int]:
+        found: dict[int, None] = {}
+        for text in texts:
+            with contextlib.suppress(errors.HpctrackError):  # no run, or none that is known
+                found.update(dict.fromkeys(lookup.find_each(self._connection, [runids.parse(text)])))
+        return list(found)

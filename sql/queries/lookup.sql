@@ -48,6 +48,14 @@ WHERE starts_with(name, %(beginning)s)
 ORDER BY id DESC
 LIMIT %(limit)s;
 
+-- name: complete_tags
+-- Tags of runs whose name begins so, for completion.
+SELECT DISTINCT tag
+FROM runs, jsonb_object_keys(tags) tag
+WHERE id = ANY (%(ids)s) AND starts_with(tag, %(beginning)s)
+ORDER BY tag
+LIMIT %(limit)s;
+
 -- name: limit_statements
 -- Nobody waits long for a word to be completed.
 SELECT set_config('statement_timeout', '1s', false);

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from hpctrack import errors, runids
 from hpctrack.cli import main
@@ -203,6 +204,20 @@ def test_experiments_are_completed(database, insert):
         assert words(source.experiments("")) == ["beta", "al%", "alpha"]
 
 
+def test_metrics_and_tags_of_the_runs_named_so_far_are_completed(database, connection, run):
+    one, other = run(tags=Jsonb({"base": True, "best": "x"})), run(tags=Jsonb({"better": True}))
+    connection.execute(
+        'INSERT INTO metrics (run_id, step, extra) VALUES (%s, 0, \'{"loss": 1, "val/loss": 2}\')', (one,)
+    )
+    with completions.source(database) as source:
+        assert words(source.metrics([f"r{one}"], "")) == ["loss", "val/loss"]
+        assert words(source.metrics([f"r{other}", "no such run", ""], "")) == []
+        assert words(source.metrics([f"r{other}", f"r{one}", "loss"], "v")) == ["val/loss"]
+        assert words(source.tags([f"r{one}"], "b")) == ["base", "best"]
+        assert words(source.tags([f"r{one}", f"r{other}"], "be")) == ["best", "better"]
+        assert words(source.tags([], "")) == []
+
+
 @pytest.fixture
 def complete(database, tmp_path):
     """Press the tab key in a real bash behind a line; returns what bash would offer."""
@@ -227,11 +242,15 @@ def complete(database, tmp_path):
     return press
 
 
-def test_a_real_bash_completes(complete, insert, run):
-    run(user_name=ME, slurm_job_id=4711)
+def test_a_real_bash_completes(complete, connection, insert, run):
+    one = run(user_name=ME, slurm_job_id=4711, tags=Jsonb({"baseline": True}))
     insert("experiments", name="two words; $(rm)")
     assert complete("hpctrack show 47") == ["4711"]
     assert complete("hpctrack status --state PD,comp") == ["PD,COMPLETED", "PD,COMPLETING"]
+    connection.execute("INSERT INTO metrics (run_id, step, extra) VALUES (%s, 0, '{\"loss\": 1}')", (one,))
+    assert complete("hpctrack metrics 4711 l") == complete("hpctrack plot 4711 l") == ["loss"]
+    assert complete("hpctrack plot 47") == complete("hpctrack plot 4711 loss 47") == ["4711"]
+    assert complete("hpctrack untag 4711 ba") == ["baseline"]
     assert complete("hpctrack status -E two") == [r"two\ words\;\ \$\(rm\)"]
 
 
