@@ -50,6 +50,6 @@ def _export(site: Site, runs: Sequence[int], path: Path) -> float:
         peak = max(peak, int(found[1]) / 1024 if found else 0.0)
         time.sleep(0.05)
     out, _ = process.communicate()
-    if f"{ROWS} rows" not in out:
+    if f"{ROWS:,} rows" not in out:
         raise RuntimeError(f"exported: {out!r}")
     return peak
