@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
+
 from benchmarks.result import ENVIRON, Result
 from hpctrack.slurm import batch_script
 from hpctrack.stream import journal_lines, records, wire
@@ -24,7 +27,7 @@ from hpctrack.stream import journal_lines, records, wire
 RESULTS = ("stream.relay",)
 
 ROWS = 400_000
-#: The first sample of usage loads psutil: idle is what the second stretch costs.
+#: The first sample of usage loads psutil: idle is what comes after it.
 _SETTLED, _IDLE = 3, 20
 _KEY_BYTES = 32
 _CREDIT = 1 << 40
@@ -34,22 +37,50 @@ _FILL = '#!/bin/sh\ncat rows >> "$HPCTRACK_JOURNAL"\n'
 _SLEEP = "#!/bin/sh\nexec sleep {}\n"
 
 
+class _Tracked:
+    """A tracked command: its supervisor, and what is known when all of it has ended."""
+
+    def __init__(self) -> None:
+        self.supervisor = 0
+        #: Processor seconds of supervisor, relay and sentinels.
+        self.spent = 0.0
+        #: Seconds from the first to the last datagram of the longest journal.
+        self.seconds = 0.0
+
+
 def measure() -> Iterator[Result]:
     """Measure a supervisor and its relay as processes, against a receiver that verifies and acknowledges."""
     # A relay outlives its supervisor: it becomes ours to wait for, so that its times are told.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
-        empty, _ = _track(folder, "#!/bin/sh\n")
+        with _track(folder, "#!/bin/sh\n") as empty:
+            pass
         _write_rows(folder / "rows")
-        busy, seconds = _track(folder, _FILL)
-        settled, _ = _track(folder, _SLEEP.format(_SETTLED))
-        waiting, _ = _track(folder, _SLEEP.format(_SETTLED + _IDLE))
+        with _track(folder, _FILL) as busy:
+            pass
+        with _track(folder, _SLEEP.format(_SETTLED + _IDLE + 1)) as waiting:
+            time.sleep(_SETTLED)
+            before = _on_processor(waiting.supervisor)
+            time.sleep(_IDLE)
+            idle = _on_processor(waiting.supervisor) - before
     note = f"{ROWS} rows of five values"
-    yield Result("stream.relay.rows", ROWS / seconds, "rows/s", target=100_000, at_least=True, note=note)
-    yield Result("stream.relay.row", (busy - empty) / ROWS * 1e6, "us", target=8, note="processor time")
-    idle = 100 * max(waiting - settled, 0.0) / _IDLE
-    yield Result("stream.relay.idle", idle, "%", target=0.2, note="of a core; supervisor, relay, sentinels")
+    yield Result("stream.relay.rows", ROWS / busy.seconds, "rows/s", target=100_000, at_least=True, note=note)
+    row = (busy.spent - empty.spent) / ROWS * 1e6
+    yield Result("stream.relay.row", row, "us", target=8, note="processor time")
+    note = "of a core; supervisor, relay, sentinels"
+    yield Result("stream.relay.idle", 100 * idle / _IDLE, "%", target=0.2, note=note)
+
+
+def _on_processor(pid: int) -> float:
+    """Return the seconds that a process and its descendants have run so far (proc(5), schedstat)."""
+    process = psutil.Process(pid)
+    threads = (
+        path
+        for one in (process, *process.children(recursive=True))
+        for path in Path(f"/proc/{one.pid}/task").glob("*/schedstat")
+    )
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
 def _write_rows(path: Path) -> None:
@@ -64,8 +95,9 @@ def _write_rows(path: Path) -> None:
             file.write(journal_lines.format_packed(table, packed, step, None, now + 1000 * step))
 
 
-def _track(folder: Path, script: str) -> tuple[float, float]:
-    """Run a tracked script; returns its processor seconds, and those that its longest journal took."""
+@contextlib.contextmanager
+def _track(folder: Path, script: str) -> Iterator[_Tracked]:
+    """Run a tracked script; at its end its figures are known."""
     secret = os.urandom(_KEY_BYTES)
     number = uuid.uuid4()
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -87,25 +119,25 @@ def _track(folder: Path, script: str) -> tuple[float, float]:
     receiver.close()
     main = Path(batch_script.__file__).parents[1] / "stream" / "__main__.py"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
+    tracked = _Tracked()
+    with subprocess.Popen(
         [sys.executable, "-I", "-S", str(main), "command", "--spool", str(spool), "--record", path,
          "--run", f"{number}:-1", "--node-dir", str(folder), "--flush", "120", "--", "./plain.sh"],
-        cwd=folder, env={**ENVIRON, "HOME": str(folder)}, check=True,
-    )  # fmt: skip
-    for child in _children():
-        if child != process.pid:
+        cwd=folder, env={**ENVIRON, "HOME": str(folder)},
+    ) as supervisor:  # fmt: skip
+        tracked.supervisor = supervisor.pid
+        yield tracked
+    if supervisor.returncode:
+        raise RuntimeError(f"the tracked command ended with {supervisor.returncode}")
+    # Whoever ends leaves us its own children.
+    while others := [child.pid for child in psutil.Process().children() if child.pid != process.pid]:
+        for child in others:
             os.waitpid(child, 0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     ours.send(None)
-    seconds = float(ours.recv())
+    tracked.seconds = float(ours.recv())
     process.join()
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return spent, seconds
-
-
-def _children() -> list[int]:
-    pid = os.getpid()
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    tracked.spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _receive(receiver: socket.socket, key: bytes, pipe: Connection) -> None:
