@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from hpctrack.stream.records import Record
     from hpctrack.stream.tail import Tail
 
-#: Seconds between two looks at the journals: while something happens, while nothing does, and at the end.
-_BUSY, _QUIET, _ENDING = 0.1, 0.25, 0.02
-_ACTIVE = 2.0
+#: Seconds between two looks at the journals: while something happens, when nothing has for long, at the end.
+_BUSY, _QUIET, _ENDING = 0.1, 0.5, 0.02
+#: Of the time since something happened: who has waited so long for a line may wait for this much more.
+_PATIENCE = 1 / 8
 _SEARCH_PAUSE = 5.0
 #: Seconds without an acknowledgement after which journals are copied to the spool.
 _MIRROR_AFTER = 30.0
@@ -172,7 +173,7 @@ class Relay:
     def _wait(self) -> None:
         """Wait until something arrives or is due."""
         now = time.monotonic()
-        pause = _QUIET if now - self._active > _ACTIVE else _BUSY
+        pause = min(max((now - self._active) * _PATIENCE, _BUSY), _QUIET)
         if self._deadline is not None:
             pause = _ENDING
         wakeup = self._outbox.wakeup() if self._outbox is not None else None
