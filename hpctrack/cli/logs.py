@@ -119,8 +119,8 @@ class Growing:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._at = file.tell()
-        self._mark = min(_MARK, self._at)
-        self._end = os.pread(file.fileno(), self._mark, self._at - self._mark)
+        size = min(_MARK, self._at)
+        self._end = os.pread(file.fileno(), size, self._at - size)
         """The last bytes before our place: another attempt may have written as much as was there before."""
 
     def is_at(self, path: str) -> bool:
