@@ -109,7 +109,7 @@ def test_nothing_answers_and_sync_delivers_later(alice, await_until):
     script = alice.write(
         "away.sh", "#!/bin/bash\nfor i in 1 2 3; do echo step=$i x=$i >> $HPCTRACK_JOURNAL; done\n"
     )
-    done = alice.hpctrack("sbatch", "--parsable", "-o", "away.out", script, env=away, timeout=30)
+    done = alice.hpctrack("sbatch", "--parsable", "-o", "away.out", script, env=away, timeout=20)
     assert done.stderr.count("\n") == 1 and "PostgreSQL" in done.stderr
     job = int(done.stdout)
     await_until(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from tests.integration.relay.relayed_job import Collector, Job
@@ -16,8 +13,7 @@ def job(tmp_path):
     yield job
     for process in job.started:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
+            job.kill(process)
 
 
 @pytest.fixture

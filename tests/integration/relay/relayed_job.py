@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import signal
 import socket
 import struct
 import subprocess
@@ -15,6 +14,8 @@ import threading
 import time
 import uuid
 from pathlib import Path
+
+import psutil
 
 from hpctrack.stream import folders, records, spool, tail, wire
 
@@ -176,12 +177,14 @@ class Job:
         return json.loads(hello.partition("\n")[0])["pid"]
 
     def kill(self, process: subprocess.Popen) -> None:
-        """Kill relay, supervisor and script; return when they are gone, and what they had open with them."""
-        relay = self.relay(process)
-        os.kill(relay, signal.SIGKILL)
-        os.killpg(process.pid, signal.SIGKILL)
+        """Kill supervisor, relay, script, sentinels; return when they are gone, and with them their locks."""
+        supervisor = psutil.Process(process.pid)
+        everybody = [supervisor, *supervisor.children(recursive=True)]
+        for one in everybody:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait(30)
-        await_result(lambda: not folders.started_at(relay))
+        await_result(lambda: not any(folders.started_at(one.pid) for one in everybody))
 
     def run_dir(self) -> Path:
         (path,) = await_result(lambda: list(self.node.glob("hpctrack-*/*")))

@@ -97,7 +97,7 @@ def test_transport_spool_sends_nothing(tmp_path):
 def test_a_spool_that_can_not_be_written_keeps_the_run_folder(job):
     job.submit()
     (job.spool / "journals").write_text("in the way")
-    job.run(LOG, LAST="100")
+    job.run(LOG, LAST="100", flush=600)
     assert len(job.run_folders()) == 1
     (job.spool / "journals").unlink()
     collector = Collector(job.key)
