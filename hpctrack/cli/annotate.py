@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import click
 
 from hpctrack import errors, runids, settings, submission
 from hpctrack.cli import common, completion
 
-_WORDS: dict[str, Any] = {"nargs": -1, "required": True, "metavar": "RUN... TAG..."}
+_words = functools.partial(click.argument, "words", nargs=-1, required=True, metavar="RUN... TAG...")
 _tags = click.option(
     "-T", "--tag", "tags", multiple=True, metavar="TAG", help="A tag, also one that looks like a run's id."
 )
@@ -30,7 +30,7 @@ def split(words: tuple[str, ...], tags: tuple[str, ...]) -> tuple[list[runids.Ru
 
 
 @click.command()
-@click.argument("words", shell_complete=completion.runs, **_WORDS)
+@_words(shell_complete=completion.runs)
 @_tags
 @common.config_option
 def tag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None) -> None:
@@ -56,7 +56,7 @@ def tag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None) 
 
 
 @click.command()
-@click.argument("words", shell_complete=completion.runs_and_tags, **_WORDS)
+@_words(shell_complete=completion.runs_and_tags)
 @_tags
 @common.config_option
 def untag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None) -> None:
