@@ -169,7 +169,7 @@ class _Follower:
 
     def follow(self, lines: int | None) -> None:
         """Copy until the run is over and its file is at its end."""
-        self._open(lines)
+        self._reopen(lines)
         if self._file is None and self._run.time_ended is not None:
             _open(_path(self._run, err=self._err), self._run)  # says why there is nothing
         if self._file is None:
@@ -203,7 +203,7 @@ class _Follower:
             except Rewritten:
                 another = True
         if another:
-            self._open(None)
+            self._reopen(None)
         return copied or (another and self._file is not None)
 
     def _names_another(self) -> bool:
@@ -213,7 +213,7 @@ class _Follower:
             return False
         return self._file is None or path != self._path or not self._file.is_at(path)
 
-    def _open(self, lines: int | None) -> None:
+    def _reopen(self, lines: int | None) -> None:
         if self._file is not None:
             self._file.close()
         self._file = None
