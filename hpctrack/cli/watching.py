@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import sys
 import termios
 import time
@@ -116,21 +115,9 @@ def _redraw(asker: _Asker, draw: _Draw, interval: float, output: table.Output) -
             line.append(
                 asker.trouble or f"every {interval:g} s; q ends", render.WARNING if asker.trouble else ""
             )
-            drawn = Group(line, *draw(_screenful(answer, output)))
-            with _undisturbed():
-                live.update(drawn, refresh=True)
+            live.update(Group(line, *draw(_screenful(answer, output))), refresh=True)
             if asker.over or quits(interval):
                 return
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put Ctrl-C off: in mid-drawing rich would not give the terminal back, for it counts who still writes."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _screenful(answer: listing.Answer, output: table.Output) -> listing.Answer:
