@@ -5,6 +5,8 @@ Exit codes follow ``sysexits.h`` where it has a fitting one, and otherwise stay 
 
 from __future__ import annotations
 
+import errno
+
 
 class HpctrackError(Exception):
     """Something went wrong in hpctrack."""
@@ -59,6 +61,19 @@ class BadInput(HpctrackError):
     """The input can't be read."""
 
     exit_code = 65  # EX_DATAERR
+
+
+class Untrusted(HpctrackError, PermissionError):
+    """Somebody else could have made this file or folder."""
+
+    exit_code = 77  # EX_NOPERM
+
+    def __init__(self, message: str | None = None, path: str | None = None) -> None:
+        message = message or (type(self).__doc__ or "")
+        PermissionError.__init__(self, errno.EPERM, message, path)
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}" if self.filename else str(self.strerror)
 
 
 class StoreError(HpctrackError):

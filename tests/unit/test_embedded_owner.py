@@ -19,7 +19,6 @@ from hpctrack.store.embedded import (
     owner,
     postgres_binaries,
     postmaster,
-    private_files,
 )
 from hpctrack.store.embedded.owner import Action, Host, Owner
 
@@ -124,27 +123,6 @@ def test_only_what_speaks_postgresql_answers():
             thread.join()
     assert listening.answering(["127.0.0.1"], port) is None  # nobody listens any more
     assert listening.answering([], port) is None
-
-
-def test_private_dir_refuses_links_and_closes_what_is_open(tmp_path):
-    made = private_files.folder(tmp_path / "a" / "b")
-    assert made.stat().st_mode & 0o777 == 0o700
-    made.chmod(0o777)
-    assert private_files.folder(made).stat().st_mode & 0o777 == 0o700
-    (tmp_path / "link").symlink_to(made)
-    with pytest.raises(errors.EmbeddedError, match="link"):
-        private_files.folder(tmp_path / "link")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(errors.EmbeddedError, match="file"):
-        private_files.folder(tmp_path / "file")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
-def test_private_dir_refuses_another_users_folder(tmp_path):
-    (tmp_path / "theirs").mkdir(mode=0o700)
-    os.chown(tmp_path / "theirs", 65534, 65534)
-    with pytest.raises(errors.EmbeddedError, match="not a folder of this user"):
-        private_files.folder(tmp_path / "theirs")
 
 
 def test_local_lock_excludes_and_survives_a_removed_file(tmp_path):

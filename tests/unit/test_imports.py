@@ -38,12 +38,13 @@ PURE_STREAM = frozenset(
     "stream stream.journal stream.journal_lines stream.wire stream.window stream.records".split()
 )
 #: At the bottom: these import nothing of hpctrack but errors.
-BOTTOM = frozenset("errors flock model settings redact resources runids".split())
+BOTTOM = frozenset("errors files flock model settings redact resources runids".split())
 JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
 JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
 #: Imported by the user's script, whose Python may be old.
 SCRIPT_SIDE = (
     "__init__.py",
+    "files.py",
     "script.py",
     "stream/__init__.py",
     "stream/journal_lines.py",
@@ -102,7 +103,7 @@ def modules(names: set[str], known: frozenset[str]) -> set[str]:
 
 KNOWN = frozenset(map(name_of, FILES)) - {""}
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
-NODE_SIDE = frozenset("errors flock settings redact script".split()) | {
+NODE_SIDE = frozenset("errors files flock settings redact script".split()) | {
     name for name in KNOWN if is_in(name, ["stream"]) and not is_in(name, ["stream.collector"])
 }
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.store.embedded import private_files
+from hpctrack import files
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -98,9 +98,13 @@ class Place(NamedTuple):
         """What is locked there by whoever starts or ends the server."""
         return self.local_path / "lock"
 
+    def make_base(self) -> None:
+        """Make the folder of it all, or check that it is this user's alone."""
+        files.make_folder(str(self.base), within=str(self.base.parent))
+
     def local_dir(self) -> Path:
         """Make, or check, that folder."""
-        return private_files.folder(self.local_path)
+        return Path(files.make_folder(str(self.local_path)))
 
     def read_postmaster_pid(self) -> list[str]:
         """Return the lines of postmaster.pid: pid first, status eighth; empty if there is none."""
@@ -123,18 +127,22 @@ def initialise(place: Place, binaries: Binaries) -> None:
     # Since 17 PostgreSQL brings its own UTF-8 locale, the same on all login nodes, whatever their libc has.
     locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if binaries.major >= 17 else []
     try:
-        private_files.write(staging / "password", password + "\n")
+        _write(staging / "password", password + "\n")
         options = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--data-checksums", *locale]
         binaries.run("initdb", "-D", str(data), "-U", user, f"--pwfile={staging / 'password'}", *options)
         single = ("--single", "-D", str(data), "-c", "exit_on_error=true", "template1")
         binaries.run("postgres", *single, text=f"CREATE DATABASE {DBNAME}\n")
-        private_files.write(data / "passfile", f"*:*:*:{_escape(user)}:{password}\n")
-        private_files.write(data / "pg_hba.conf", _HBA)
+        _write(data / "passfile", f"*:*:*:{_escape(user)}:{password}\n")
+        _write(data / "pg_hba.conf", _HBA)
         include = "include_if_exists = 'hpctrack.conf'  # written anew at each start\n# Settings below win.\n"
-        private_files.write(data / "postgresql.conf", include)
+        _write(data / "postgresql.conf", include)
         data.rename(place.data)
     finally:
         sweep(place)
+
+
+def _write(path: Path, text: str) -> None:
+    files.replace(str(path), text.encode(), sync=True)
 
 
 def sweep(place: Place) -> None:

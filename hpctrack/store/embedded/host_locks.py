@@ -7,8 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack import errors, flock
-from hpctrack.store.embedded import postmaster, private_files
+from hpctrack import errors, files, flock
+from hpctrack.store.embedded import postmaster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,8 @@ def local_lock(path: Path, seconds: float) -> Iterator[None]:
 def _open(path: Path) -> int:
     while True:
         with contextlib.suppress(FileNotFoundError):  # `remove` was faster: it came between these two
-            private_files.folder(path.parent)
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            files.make_folder(str(path.parent))
+            return files.open_or_create(str(path))
 
 
 def remove(path: Path) -> None:
@@ -61,7 +61,7 @@ def folder_lock(place: Place) -> Iterator[int]:
     Raises `errors.OwnedElsewhere` when it is taken, or a process of an earlier server lives.
     """
     path = place.base / "server.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = files.open_or_create(str(path))
     try:
         if not flock.try_lock(descriptor) or postmaster.processes(place.data):
             raise errors.OwnedElsewhere(

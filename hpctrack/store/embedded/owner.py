@@ -26,8 +26,10 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from hpctrack import errors
-from hpctrack.store.embedded import private_files
+from hpctrack import errors, files
+
+#: Of an owner file.
+_MAX_BYTES = 1 << 16
 
 
 class Host(NamedTuple):
@@ -106,7 +108,7 @@ def decide(
 def read(path: Path) -> Owner | None:
     """Read the owner file; None if there is none."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(files.read(str(path), _MAX_BYTES))
         datetime.fromisoformat(fields["since"])
         return Owner(**{**fields, "addresses": tuple(fields["addresses"])})
     except FileNotFoundError:
@@ -156,5 +158,5 @@ def remove(path: Path, owner: Owner) -> bool:
 
 def _write_draft(path: Path, owner: Owner) -> Path:
     draft = path.with_name(f"{path.name}.{owner.token}.new")
-    private_files.write(draft, json.dumps(owner._asdict(), indent=1))
+    files.replace(str(draft), json.dumps(owner._asdict(), indent=1).encode(), sync=True)
     return draft

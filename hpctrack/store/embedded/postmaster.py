@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from hpctrack import errors
+from hpctrack import errors, files
 from hpctrack.store.embedded.postgres_binaries import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -123,6 +123,4 @@ def open_log(place: Place) -> BinaryIO:
     with contextlib.suppress(FileNotFoundError):
         if place.log.stat().st_size > 1 << 20:
             place.log.replace(place.log.with_suffix(".log.1"))
-    log = place.log.open("ab")
-    place.log.chmod(0o600)
-    return log
+    return os.fdopen(files.open_or_create(str(place.log), os.O_WRONLY | os.O_APPEND), "ab")

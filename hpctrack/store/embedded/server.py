@@ -18,7 +18,7 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from hpctrack import errors
+from hpctrack import errors, files
 from hpctrack.store.embedded import (
     cluster_folder,
     host_locks,
@@ -26,7 +26,6 @@ from hpctrack.store.embedded import (
     owner,
     postgres_binaries,
     postmaster,
-    private_files,
     server_status,
 )
 from hpctrack.store.embedded.cluster_folder import Place
@@ -57,6 +56,8 @@ def _one_line(function: Callable[_P, _T]) -> Callable[_P, _T]:
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
+        except errors.Untrusted as error:
+            raise errors.EmbeddedError("the embedded PostgreSQL can't run") from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise errors.EmbeddedError(
@@ -87,7 +88,7 @@ def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
 
 def _ensure_locked(place: Place, settings: Settings, here: Host) -> dict[str, str]:
     """Look again, with no other command of this host in between, and start the server if none runs."""
-    private_files.folder(place.base)
+    place.make_base()
     with host_locks.local_lock(place.local_lock, _START_SECONDS):
         deadline = time.monotonic() + _LOCKED_SECONDS
         while True:
@@ -145,7 +146,7 @@ def take_over(settings: Settings, here: Host | None = None, *, fence_seconds: fl
     """
     here = here or Host.here()
     place = Place.of(settings)
-    private_files.folder(place.base)
+    place.make_base()
     with host_locks.local_lock(place.local_lock, _START_SECONDS):
         record = owner.read(place.owner_file)
         if record is not None and record.host == here.name:
@@ -238,7 +239,7 @@ def _launch(
         record = record._replace(port=listening.free_port(settings.embedded_listen))
         owner.replace(place.owner_file, record)  # before the launch, so that a dead starter's server is found
         configuration = cluster_folder.configuration(settings, record, binaries.major)
-        private_files.write(place.data / "hpctrack.conf", configuration)
+        files.replace(str(place.data / "hpctrack.conf"), configuration.encode(), sync=True)
         with postmaster.open_log(place) as log:
             begin = log.tell()
             pid = postmaster.spawn(binaries.command("postgres", "-D", str(place.data)), place, log, lock)

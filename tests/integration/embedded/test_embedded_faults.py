@@ -16,7 +16,7 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import embedded
-from hpctrack.store.embedded import host_locks, owner, postgres_binaries, postmaster, private_files
+from hpctrack.store.embedded import host_locks, owner, postgres_binaries, postmaster
 from hpctrack.store.embedded.cluster_folder import Place
 from tests.integration.embedded.servers import (
     ENSURE,
@@ -76,7 +76,7 @@ def test_a_launch_that_takes_its_time_is_adopted_when_its_starter_died(settings)
     embedded.stop(settings)
     owner.create(place.owner_file, record._replace(pid=None, pid_start=None))
     command = postgres_binaries.find(place.data).command("postgres", "-D", str(place.data))
-    private_files.folder(place.local_dir())
+    place.local_dir()
     with host_locks.folder_lock(place) as lock, postmaster.open_log(place) as log:
         slow = ["/bin/sh", "-c", 'sleep 1; exec "$@"', "sh", *command]
         pid = postmaster.spawn(slow, place, log, lock)

@@ -1,0 +1,354 @@
+"""Files and folders of ours: made private whatever the umask, and believed only where nobody else wrote them.
+
+The one place for all of it, on login nodes, on compute nodes and in the user's script. Who makes something
+in a folder of ours makes that folder first, each time:
+
+* `make_folder` makes a folder that only this user can enter, or checks that it is one;
+* `create` makes a new private file; `open_or_create` opens one that may be there already (locks, logs);
+  `replace` puts a private file in the place of another, at once;
+* `read` reads a file if only this user or root can have written it, and no more than it is told to;
+* `exposure` says who else could swap a folder or a file for another. What decides which program runs is taken
+  from no place that has any.
+
+A folder of ours that is open to others is made private, and that is said. Folders above ours are the user's
+or the site's: they may be open to a group, whose members can then take ours away, but put nothing in their
+place that passes for ours. A symbolic link on the way is followed if this user or root made it.
+
+What can't be trusted raises `errors.Untrusted`, which is an OSError as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+
+TYPE_CHECKING = False  # the module typing takes longer to load than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hpctrack import errors
+
+_OTHERS = 0o077
+_WRITABLE = 0o022
+#: As many links as Linux follows on one path (path_resolution(7)).
+_MAX_LINKS = 40
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+)
+#: Neither waiting for the other end of a FIFO nor taking over a terminal.
+_SAFELY = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def make_folder(path: str, within: str = "", say: Callable[[str], None] | None = None) -> str:
+    """Make a folder that only this user can enter, and what is missing above it; or check that it is one.
+
+    Every folder from ``within``, one above it, down to it is made so. ``say`` is told of a folder that was
+    open to others until now; without it standard error is. Raises `errors.Untrusted` for a folder that is
+    somebody else's, OSError for one that can't be made.
+    """
+    above = os.path.dirname(path)
+    if within and len(above) >= len(within):
+        make_folder(above, within, say)
+    elif above and not os.path.isdir(above):
+        make_folder(above, "", say)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    _check_folder(path, say or _say)
+    return path
+
+
+def is_private(path: str) -> bool:
+    """Whether a path is a folder, no link, that only this user can enter."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & _OTHERS
+
+
+def create(path: str, *, append: bool = False, mode: int = 0o600) -> int:
+    """Create a private file and return its descriptor, for writing. Raises FileExistsError, OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags | (os.O_APPEND if append else 0), mode)
+    _set_mode(descriptor, mode)
+    return descriptor
+
+
+def open_or_create(path: str, flags: int = os.O_RDWR) -> int:
+    """Open a private file of ours, made if it is missing; return its descriptor.
+
+    One that others may read or write is closed to them: who calls believes nothing that stands in it. Raises
+    `errors.Untrusted` for what is no regular file or somebody else's, OSError.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | _SAFELY, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _untrusted(path, "is a symbolic link, not a regular file") from None
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise _untrusted(path, _why_foreign(found, (os.geteuid(),)))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _set_mode(descriptor, 0o600)
+    return descriptor
+
+
+def replace(path: str, data: bytes, *, sync: bool = False) -> None:
+    """Write a private file at once: who reads it meets the old contents or the new ones, whole.
+
+    With ``sync`` it is on the disk when this returns. Raises OSError; then the old contents stay.
+    """
+    draft = f"{path}.{os.urandom(4).hex()}"
+    descriptor = create(draft)
+    try:
+        try:
+            _write(descriptor, data)
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(draft, path)
+    except BaseException:
+        _unlink(draft)
+        raise
+    if sync:
+        _sync_folder(os.path.dirname(path) or ".")
+
+
+def read(path: str, limit: int, *, links: bool = False) -> bytes:
+    """Read a regular file of at most ``limit`` bytes that only this user or root can have written.
+
+    With ``links`` the path may be a symbolic link, or lead through some, of this user's or root's. Neither
+    waits for anybody nor reads anything else. Raises `errors.Untrusted`, FileNotFoundError, OSError.
+    """
+    descriptor = open_to_read(path, limit, links=links)
+    try:
+        data = b""
+        while len(data) <= limit:
+            piece = os.read(descriptor, limit + 1 - len(data))
+            if not piece:
+                return data
+            data += piece
+    finally:
+        os.close(descriptor)
+    raise _untrusted(path, _too_long(limit))
+
+
+def open_to_read(path: str, limit: int | None = None, *, links: bool = False) -> int:
+    """Open a file under the conditions of `read`, which it raises; return the descriptor."""
+    if links:
+        _resolve(path)
+    _check_file(path, os.stat(path) if links else os.lstat(path), limit)
+    descriptor = os.open(path, os.O_RDONLY | _SAFELY | (0 if links else os.O_NOFOLLOW))
+    try:
+        _check_file(path, os.fstat(descriptor), limit)  # again: it may have been swapped in between
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def exposure(path: str) -> str:
+    """Return who but this user and root could put something else in the place of a path; empty for nobody."""
+    try:
+        for step, found in _steps(path):
+            if not _may_lead(found.st_uid):
+                return f"{step} belongs to another user (id {found.st_uid})"
+            if stat.S_ISDIR(found.st_mode) and _is_writable(found) and not found.st_mode & stat.S_ISVTX:
+                return f"{step} may be changed by others (mode {stat.S_IMODE(found.st_mode):04o})"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""
+
+
+# ---- folders ---------------------------------------------------------------------------------------------
+
+
+def _check_folder(path: str, say: Callable[[str], None]) -> None:
+    place, found = _resolve(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise _untrusted(path, _why_foreign(found, (os.geteuid(),), wanted="a folder"))
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o777 == 0o700:
+        return
+    if mode & stat.S_ISVTX or _is_everythings(found):
+        raise _untrusted(path, "is open to others, and not for hpctrack alone: choose another folder")
+    os.chmod(place, mode & ~0o777 | 0o700)
+    if os.stat(place).st_mode & _OTHERS:
+        raise _untrusted(path, "can't be closed to others on this file system")
+    if mode & _OTHERS:
+        say(f"{path} was open to others (mode {mode:04o}): now only you can enter it")
+
+
+def _is_everythings(found: os.stat_result) -> bool:
+    """Whether a folder is the root or the home, which hold more than what is ours."""
+    for place in ("/", os.environ.get("HOME", "")):
+        try:
+            if place and os.path.samestat(os.stat(place), found):
+                return True
+        except OSError:
+            pass
+    return False
+
+
+def _resolve(path: str) -> tuple[str, os.stat_result]:
+    """Return where a path leads, and what is there; raises `errors.Untrusted` if others decide that."""
+    place, found = path, None
+    for place, found in _steps(path):
+        if stat.S_ISLNK(found.st_mode) and not _may_lead(found.st_uid):
+            why = "is a symbolic link" if place == path else f"leads through the symbolic link {place}"
+            raise _untrusted(path, f"{why} of another user (id {found.st_uid})")
+    assert found is not None  # noqa: S101 (there is a first step)
+    return place, found
+
+
+def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield a path part by part from its beginning, links and where they lead included; raises OSError."""
+    here = "/" if path.startswith("/") else ""
+    left = path.split("/")[::-1]
+    links = 0
+    yield here or ".", os.lstat(here or ".")
+    while left:
+        part = left.pop()
+        if part in ("", "."):
+            continue
+        step = os.path.join(here, part)
+        found = os.lstat(step)
+        yield step, found
+        if not stat.S_ISLNK(found.st_mode):
+            here = step
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink(step)
+        if target.startswith("/"):
+            here = "/"
+        left += target.split("/")[::-1]
+
+
+# ---- trust -----------------------------------------------------------------------------------------------
+
+
+def _check_file(path: str, found: os.stat_result, limit: int | None) -> None:
+    owners = (os.geteuid(), 0)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners:
+        raise _untrusted(path, _why_foreign(found, owners))
+    if _is_writable(found):
+        mode = stat.S_IMODE(found.st_mode)
+        raise _untrusted(path, f"may be written by others (mode {mode:04o}): mend it with chmod go-w")
+    if limit is not None and found.st_size > limit:
+        raise _untrusted(path, _too_long(limit))
+
+
+def _too_long(limit: int) -> str:
+    return f"has more than {limit} bytes"
+
+
+def _why_foreign(found: os.stat_result, owners: tuple[int, ...], wanted: str = "a regular file") -> str:
+    if found.st_uid not in owners:
+        return f"belongs to another user (id {found.st_uid})"
+    kind = next((word for test, word in _KINDS if test(found.st_mode)), "a device")
+    return f"is {'a regular file' if stat.S_ISREG(found.st_mode) else kind}, not {wanted}"
+
+
+def _is_writable(found: os.stat_result) -> bool:
+    """Whether others may write. Bits of the group are those of its ACL's mask, too (acl(5))."""
+    if found.st_mode & _WRITABLE == 0o020:
+        return not _is_own_group(found.st_gid)
+    return bool(found.st_mode & _WRITABLE)
+
+
+def _is_own_group(gid: int) -> bool:
+    """Whether a group is this account's own, as where each account has one by its name, and umask is 002."""
+    import grp
+    import pwd
+
+    try:
+        account = pwd.getpwuid(os.geteuid())
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return False
+    named = account.pw_uid != 0 and gid == account.pw_gid and group.gr_name == account.pw_name
+    return named and not set(group.gr_mem) - {account.pw_name}
+
+
+def _may_lead(uid: int) -> bool:
+    """Whether a folder or link above ours may be of this account: ours, root's, or in a container unknown."""
+    return uid in (0, os.geteuid()) or (uid == _unknown_uid())
+
+
+def _unknown_uid() -> int:
+    """Return whose root's files seem to be in a user namespace (user_namespaces(7)); -1 outside of one."""
+    try:
+        with open("/proc/self/uid_map", "rb") as ranges:
+            if ranges.readline().split() == [b"0", b"0", b"4294967295"]:
+                return -1
+        with open("/proc/sys/kernel/overflowuid", "rb") as number:
+            return int(number.read())
+    except (OSError, ValueError):
+        return -1
+
+
+# ---- descriptors -----------------------------------------------------------------------------------------
+
+
+def _set_mode(descriptor: int, mode: int) -> None:
+    """Give an open file its mode, which the umask may have changed. It is closed if that fails."""
+    try:
+        if os.fstat(descriptor).st_mode & 0o777 != mode:
+            os.fchmod(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync_folder(path: str) -> None:
+    """See a rename on the disk, where the file system can be asked for that."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _untrusted(path: str, why: str) -> errors.Untrusted:
+    from hpctrack import errors  # late: a file more, for trouble only
+
+    return errors.Untrusted(why, path)
+
+
+def _say(line: str) -> None:
+    try:
+        sys.stderr.write(f"hpctrack: {line}\n")
+    except (OSError, ValueError, AttributeError):  # closed, or none
+        pass
