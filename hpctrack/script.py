@@ -7,6 +7,8 @@ nothing of hpctrack is installed; standard library only.
 
 from __future__ import annotations
 
+import _signal
+import atexit
 import os
 import struct
 import sys
@@ -30,6 +32,7 @@ _MAX_STRING = 100_000
 _MAX_DEPTH = 8
 _MAX_ARRAY = 1000
 _MIN, _MAX = -(1 << 63), (1 << 63) - 1
+_END = _MAX  # of a list, in a slice
 _INT64 = range(_MIN, _MAX + 1)
 
 
@@ -48,27 +51,31 @@ def log(
     numbered in order of arrival. Outside a tracked run it does nothing. It never raises.
     """
     try:
-        writer = _state["writer"] if "writer" in _state else _start()
-        if writer is None:
-            return
-        if values is not None:
-            metrics = {**values, **metrics}
-        now = time_ns()
-        packer = _packers.get((*metrics, *map(type, metrics.values())))
-        if packer is None or progress is not None or type(step) is not int or not _MIN <= step <= _MAX:
-            line = _line(writer, metrics, step, progress, now)
-        else:
-            try:
-                line = f"={step} - {now} {packer[0]}{packer[1](*metrics.values()).hex()}\n".encode()
-            except (struct.error, OverflowError):  # an integer beyond 64 bits
-                line = _line(writer, metrics, step, progress, now)
-        if line:
-            writer.append(line, now)
-    except Exception as error:  # noqa: BLE001 (tracking never harms the job)
-        if values is None or hasattr(values, "keys"):
-            _warn("log", f"log() failed: {error!r}")
-        else:
-            _warn("log", f"log() takes a dictionary or keyword arguments, not {type(values).__name__}")
+        try:
+            if _put_off:
+                _catch_up()
+            writer = _state["writer"] if "writer" in _state else _start()
+            if writer is None:
+                return
+            row = metrics if values is None else {**values, **metrics}
+            now = time_ns()
+            packer = _packers.get((*row, *map(type, row.values())))
+            if packer is None or progress is not None or type(step) is not int or not _MIN <= step <= _MAX:
+                line = _line(writer, row, step, progress, now)
+            else:
+                try:
+                    line = f"={step} - {now} {packer[0]}{packer[1](*row.values()).hex()}\n".encode()
+                except (struct.error, OverflowError):  # an integer beyond 64 bits
+                    line = _line(writer, row, step, progress, now)
+            if line:
+                writer.append(line, now)
+        except Exception as error:  # noqa: BLE001 (tracking never harms the job)
+            if values is None or hasattr(values, "keys"):
+                _pass_over("log", "log() failed", error)
+            else:
+                _warn("log", f"log() takes a dictionary or keyword arguments, not {type(values).__name__}")
+    except RecursionError:
+        _put_off[_END:] = [(log, (values,), {**metrics, "step": step, "progress": progress})]
 
 
 def set_args(args: object = None, /, **more: Any) -> None:
@@ -78,9 +85,12 @@ def set_args(args: object = None, /, **more: Any) -> None:
     earlier ones of the same name. Outside a tracked run it does nothing, and it never raises.
     """
     try:
-        _send("args", {**(_arguments(args) if args is not None else {}), **more})
-    except Exception as error:  # noqa: BLE001
-        _warn("set_args", f"set_args() failed: {error!r}")
+        try:
+            _send("args", {**(_arguments(args) if args is not None else {}), **more})
+        except Exception as error:  # noqa: BLE001
+            _pass_over("set_args", "set_args() failed", error)
+    except RecursionError:
+        _put_off[_END:] = [(set_args, (args,), more)]
 
 
 def set_tags(*tags: Any, **more: Any) -> None:
@@ -89,19 +99,28 @@ def set_tags(*tags: Any, **more: Any) -> None:
     Outside a tracked run it does nothing. It never raises.
     """
     try:
-        given: dict[str, Any] = {}
-        for tag in tags:
-            if hasattr(tag, "keys"):
-                given.update(tag)
-            else:
-                words = tag if isinstance(tag, (list, tuple, set, frozenset)) else [tag]
-                given.update({str(word): True for word in words})
-        _send("tags", {**given, **more})
-    except Exception as error:  # noqa: BLE001
-        _warn("set_tags", f"set_tags() failed: {error!r}")
+        try:
+            _send("tags", {**_tags(tags), **more})
+        except Exception as error:  # noqa: BLE001
+            _pass_over("set_tags", "set_tags() failed", error)
+    except RecursionError:
+        _put_off[_END:] = [(set_tags, tags, more)]
+
+
+def _tags(tags: tuple[Any, ...]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for tag in tags:
+        if hasattr(tag, "keys"):
+            given.update(tag)
+        else:
+            words = tag if isinstance(tag, (list, tuple, set, frozenset)) else [tag]
+            given.update({str(word): True for word in words})
+    return given
 
 
 def _send(kind: str, contents: Mapping[str, Any]) -> None:
+    if _put_off:
+        _catch_up()
     writer = _state["writer"] if "writer" in _state else _start()
     if writer is None or not contents:
         return
@@ -110,6 +129,58 @@ def _send(kind: str, contents: Mapping[str, Any]) -> None:
         _warn("long " + kind, f"{len(line)} bytes of {kind} are too many; they are left out")
         return
     writer.append(line, time_ns())
+
+
+# --- trouble ---
+
+
+def _pass_over(kind: str, what: str, error: Exception) -> None:
+    """Say what went wrong, unless it is not ours: tracking never harms the job."""
+    _raise_foreign(error)
+    _warn(kind, f"{what}: {error!r}")
+
+
+def _raise_foreign(error: Exception) -> None:
+    """Raise what the script must hear of.
+
+    That is what its signal handlers raise, which may happen in the midst of any call; and, for the calls in
+    this module, that the stack is full.
+    """
+    if _is_of_a_handler(error) or (isinstance(error, RecursionError) and _is_deep()):
+        raise error
+
+
+def _is_of_a_handler(error: BaseException) -> bool:
+    """Whether an exception comes from a signal handler, a Python function."""
+    handlers = [_signal.getsignal(number) for number in range(1, _signal.NSIG)]
+    codes = [
+        getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+        for handler in handlers
+        if callable(handler)
+    ]
+    passed = error.__traceback__
+    while passed is not None:
+        if passed.tb_frame.f_code in codes:
+            return True
+        passed = passed.tb_next
+    return False
+
+
+def _catch_up() -> None:
+    """Make the calls for which there was no room on the stack, if there is now."""
+    if not _is_deep():
+        calls, _put_off[:] = _put_off[:], []
+        for function, arguments, more in calls:
+            function(*arguments, **more)
+
+
+def _is_deep() -> bool:
+    """Whether half of the stack is in use; what finds no room on less of it will never find any."""
+    try:
+        sys._getframe(sys.getrecursionlimit() // 2)
+    except ValueError:
+        return False
+    return True
 
 
 # --- values ---
@@ -176,7 +247,7 @@ def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[
             else:
                 yield _cut(name), _plain(name, value)
         except Exception as error:  # noqa: BLE001 (one bad value must not take the others along)
-            _warn("value " + name, f"{name} is left out: {error!r}")
+            _pass_over("value " + name, f"{name} is left out", error)
 
 
 def _cut(name: str) -> str:
@@ -207,8 +278,8 @@ def _plain(name: str, value: Any) -> journal_lines.Value:
     for convert in (_item, _text_form, _number):
         try:
             return _plain(name, convert(value))
-        except Exception:  # noqa: BLE001, S112 (an array of many elements, a property that fails)
-            continue
+        except Exception as error:  # noqa: BLE001 (an array of many elements, a property that fails)
+            _raise_foreign(error)
     _warn(f"type {type(value)}", f"{name} is of type {type(value).__name__}: stored as text")
     return _clean(str(value)[:_MAX_TEXT])
 
@@ -239,6 +310,7 @@ def _step(step: Any) -> int | None:
         if not isinstance(value, str) and int(value) == value and int(value) in _INT64:
             return int(value)
     except Exception as error:  # noqa: BLE001
+        _raise_foreign(error)
         step = error
     _warn("step", f"step must be an integer of 64 bits, not {step!r}; the row gets the next one")
     return None
@@ -252,6 +324,7 @@ def _progress(progress: Any) -> float | None:
         if value == value:
             return value
     except Exception as error:  # noqa: BLE001
+        _raise_foreign(error)
         progress = error
     _warn("progress", f"progress must be a number, not {progress!r}; it is left out")
     return None
@@ -321,6 +394,9 @@ _state: dict[str, Writer | None] = {}
 #: How to pack rows of metrics and types that were seen before.
 _packers: dict[tuple[object, ...], tuple[str, Callable[..., bytes]]] = {}
 _warned: set[str] = set()
+#: Calls for which the stack had no room: signal handlers that piled up, a deep recursion. Nothing can be
+#: called there, so they are noted without a call; the next one, or the program's end, makes up for them.
+_put_off: list[tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]] = []
 
 
 def _start() -> Writer | None:
@@ -347,6 +423,7 @@ def _start() -> Writer | None:
             warn=lambda message: _warn("journal", message),
         )
     except OSError as error:
+        _raise_foreign(error)
         _warn("no journal", f"can't create a journal, nothing is logged: {error}")
         return _state.setdefault("writer", None)
     first = _state.setdefault("writer", writer)
@@ -361,7 +438,8 @@ def _integer(variable: str, default: int) -> int:
 
 
 def _after_fork() -> None:
-    """A child opens a journal of its own."""
+    """A child opens a journal of its own, and leaves to its parent what that has put off."""
+    _put_off.clear()
     writer = _state.get("writer")
     if writer is not None:
         del _state["writer"]
@@ -370,6 +448,7 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_catch_up)
 
 
 def _warn(kind: str, message: str) -> None:

@@ -83,6 +83,7 @@ class Writer:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 self._lose()
                 return
+            _raise_foreign(error)
             self._look(now)
             self._write(_VOID + line if self._torn else line)
 
@@ -100,15 +101,16 @@ class Writer:
             voided = write(self._fd, _VOID)
             self._position += voided
             self._torn = voided < len(_VOID)
-        except OSError:
-            pass
+        except OSError as error:
+            _raise_foreign(error)
 
     def _look(self, now: int) -> None:
         """Is the journal still there, the descriptor ours, and how much of it is not acknowledged?"""
         try:
             found = os.fstat(self._fd)
             ours = (found.st_dev, found.st_ino) == self._identity and found.st_nlink > 0
-        except OSError:
+        except OSError as error:
+            _raise_foreign(error)
             ours = False
         if not ours:
             self._reopen()
@@ -128,8 +130,8 @@ class Writer:
                 self._fd = _move_high(descriptor)
                 return
             os.close(descriptor)
-        except OSError:
-            pass
+        except OSError as error:
+            _raise_foreign(error)
         self._create()
 
     def _create(self) -> None:
@@ -137,7 +139,8 @@ class Writer:
             try:
                 self._create_in(self._run_dir)
                 return
-            except OSError:
+            except OSError as error:
+                _raise_foreign(error)
                 if not self._spool_dir:
                     raise
         if not self._spool_dir:
@@ -191,12 +194,19 @@ class Writer:
         os.unlink(self._path)
 
 
+def _raise_foreign(error: OSError) -> None:
+    """Raise what no system call said: a signal handler of the script may raise TimeoutError at any moment."""
+    if error.errno is None:
+        raise error
+
+
 def _move_high(descriptor: int) -> int:
     """Move a file descriptor out of the way of programs that close or reuse low numbers."""
     for lowest in _DESCRIPTORS:
         try:
             moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
-        except OSError:  # beyond RLIMIT_NOFILE
+        except OSError as error:  # beyond RLIMIT_NOFILE
+            _raise_foreign(error)
             continue
         os.close(descriptor)
         return moved
@@ -207,7 +217,8 @@ def is_private(path: str) -> bool:
     """Whether a path is a folder that only this user can enter."""
     try:
         found = os.lstat(path)
-    except OSError:
+    except OSError as error:
+        _raise_foreign(error)
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
