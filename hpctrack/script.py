@@ -7,7 +7,6 @@ nothing of hpctrack is installed; standard library only.
 
 from __future__ import annotations
 
-import _signal
 import atexit
 import os
 import struct
@@ -152,7 +151,10 @@ def _raise_foreign(error: Exception) -> None:
 
 def _is_of_a_handler(error: BaseException) -> bool:
     """Whether an exception comes from a signal handler, a Python function."""
-    handlers = [_signal.getsignal(number) for number in range(1, _signal.NSIG)]
+    signal = sys.modules.get("signal")  # the script has imported it if it has handlers
+    if signal is None:
+        return False
+    handlers = [signal.getsignal(number) for number in range(1, signal.NSIG)]
     codes = [
         getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
         for handler in handlers
