@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
+    from uuid import UUID
 
     import numpy as np
     from numpy.typing import NDArray
@@ -270,3 +271,6 @@ class Piece(NamedTuple):
     fault: str | None = None
     """Why it can't be stored, if that is known already; with PostgreSQL's code, if it said so."""
     sqlstate: str | None = None
+    submission: UUID | None = None
+    task: int | None = None
+    """What the wire calls the run: it is stored only while the run of that id is called so."""

@@ -14,6 +14,7 @@ from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
+    from uuid import UUID
 
     from hpctrack.store import metrics
     from hpctrack.store.database import Connection
@@ -130,6 +131,7 @@ class _Batch:
         self._connection = connection
         self._pieces = pieces
         self._watermarks: dict[Stream, int] = {}
+        self._homes: set[tuple[int, UUID | None, int | None]] = set()
         self._journals: list[_Journal] = []
         self._logged: list[rows.Logged] = []
         self._messages: list[messages.Parsed] = []
@@ -138,26 +140,38 @@ class _Batch:
 
     def lock(self) -> None:
         """Lock runs and journals in the order of their keys; new journals are inserted."""
-        attempts = {(piece.run_id, piece.journal): piece.attempt for piece in self._pieces}
-        runs = self._execute("hold_runs", runs=sorted({run_id for run_id, _ in attempts}))
-        existing = {run_id for (run_id,) in runs}
-        streams = sorted(stream for stream in attempts if stream[0] in existing)
+        self._hold_runs()
+        attempts = {
+            (piece.run_id, piece.journal): piece.attempt for piece in self._pieces if self._is_home(piece)
+        }
+        streams = sorted(attempts)
         self._watermarks = watermarks(self._execute("lock_streams", **keys(streams)))
         new = [stream for stream in streams if stream not in self._watermarks]
         if new:
             self._execute("insert_streams", **keys(new), attempts=[attempts[stream] for stream in new])
             self._watermarks |= watermarks(self._execute("lock_streams", **keys(new)))
 
+    def _hold_runs(self) -> None:
+        """Hold the runs that still are what the wire called them: a cached key may outlive its run."""
+        names = sorted({_name(piece) for piece in self._pieces}, key=str)
+        ids, submissions, tasks = zip(*names, strict=True)
+        held = self._execute("hold_runs", runs=list(ids), submissions=list(submissions), tasks=list(tasks))
+        self._homes = {(run_id, submission, task) for run_id, submission, task in held}
+
+    def _is_home(self, piece: model.Piece) -> bool:
+        return _name(piece) in self._homes
+
     def decide(self) -> None:
         """Choose what to store, and put it in order: by run and attempt, and there as it arrived."""
         by_stream: dict[Stream, list[model.Piece]] = {}
+        homeless: dict[Stream, list[model.Piece]] = {}
         for piece in self._pieces:
-            by_stream.setdefault((piece.run_id, piece.journal), []).append(piece)
+            home = by_stream if self._is_home(piece) else homeless
+            home.setdefault((piece.run_id, piece.journal), []).append(piece)
         for stream, pieces in by_stream.items():
-            if stream in self._watermarks:
-                self._journals.append(_Journal(stream, decide(pieces, self._watermarks[stream])))
-            else:
-                self._set_aside_homeless(stream, pieces)
+            self._journals.append(_Journal(stream, decide(pieces, self._watermarks[stream])))
+        for stream, pieces in homeless.items():
+            self._set_aside_homeless(stream, pieces)
         for index, piece in self._in_order():
             self._take(index, piece)
 
@@ -213,7 +227,7 @@ class _Batch:
         return rows
 
     def _set_aside_homeless(self, stream: Stream, pieces: Iterable[model.Piece]) -> None:
-        """Keep pieces of a run that was deleted: there is no watermark for them any more."""
+        """Keep pieces of a run that was deleted, or is another now: there is no watermark for them."""
         for piece in pieces:
             self._set_aside(piece._replace(fault=f"run {piece.run_id} does not exist"), None)
             self.outcome.counts["homeless"] += 1
@@ -289,6 +303,10 @@ class _Batch:
 
 
 _COUNTED = ("rows", "torn", "rejected", "replaced")
+
+
+def _name(piece: model.Piece) -> tuple[int, UUID | None, int | None]:
+    return piece.run_id, piece.submission, piece.task
 
 
 def keys(streams: Collection[Stream]) -> dict[str, list[Any]]:

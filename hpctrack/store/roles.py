@@ -48,7 +48,8 @@ _USER = {
     "run_relationships": _ALL,
     "runs": _ALL,
     "submissions": "DELETE",
-    "transitions": "INSERT",
+    # Not id: whoever chose numbers to come would keep others' from being written.
+    "transitions": "INSERT (run_id, attempt, status, time, source, reason, raw)",
 }
 #: Everybody's rows, to store, reconcile, and prune; `_USER` beside it.
 _COLLECTOR = {

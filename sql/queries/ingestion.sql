@@ -51,8 +51,13 @@ FROM unnest(%(runs)s::bigint[], %(journals)s::text[]) AS k (run_id, journal_id)
 JOIN streams s USING (run_id, journal_id);
 
 -- name: hold_runs
--- Keep the runs of a batch from being deleted; those that are gone already are left out.
-SELECT id FROM runs WHERE id = ANY (%(runs)s::bigint[]) ORDER BY id FOR KEY SHARE;
+-- Keep the runs of a batch from being deleted; those that are gone already, or that have another name on the wire than
+-- the datagrams that were verified, are left out.
+SELECT r.id, r.submission, r.task
+FROM unnest(%(runs)s::bigint[], %(submissions)s::uuid[], %(tasks)s::integer[]) AS w (id, submission, task)
+JOIN runs r ON r.id = w.id AND r.submission IS NOT DISTINCT FROM w.submission AND r.task IS NOT DISTINCT FROM w.task
+ORDER BY r.id
+FOR KEY SHARE OF r;
 
 -- name: insert_streams
 -- Journals that are new.

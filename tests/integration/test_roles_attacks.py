@@ -23,7 +23,9 @@ def test_functions_that_act_for_the_owner_are_nobodys_to_use(roles):
         " WHERE prosecdef AND pronamespace = 'hpctrack'::regnamespace"
     )
     rights = dict(roles.query("owner", query))
-    assert set(rights) == {"add_metric_columns", "note_latest", "register_submission"}
+    assert set(rights) == {
+        "add_metric_columns", "forget_keys", "give_id", "note_latest", "register_submission",
+    }  # fmt: skip
     assert not [name for name, acl in rights.items() if acl is None or acl.startswith("{=X")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -264,4 +265,14 @@ def _piece(key: Key, whole: Range) -> model.Piece:
             contents = decode.decode(body)
         except errors.WireError as error:
             contents, fault = model.Contents([]), f"can't be decoded: {error}"
-    return model.Piece(*key, header.attempt, header.start, header.end, contents, body, fault)
+    return model.Piece(
+        *key,
+        header.attempt,
+        header.start,
+        header.end,
+        contents,
+        body,
+        fault,
+        submission=uuid.UUID(bytes=header.submission),
+        task=header.task,
+    )
