@@ -3,7 +3,8 @@
 Strongest first: the command line, the environment (``HPCTRACK_<NAME>``, ``HPCTRACK_DSN_<PARAM>``),
 ``./hpctrack.conf``, ``~/.config/hpctrack/hpctrack.conf``, ``/etc/hpctrack/hpctrack.conf``. A file holds
 ``key = value`` lines as in libpq service files: libpq's keywords describe the PostgreSQL server, all others
-are the fields of `Settings`. Standard library only, and little of it: processes on compute nodes load it.
+are the fields of `Settings`. A file is believed only if nobody but this user and root can have written it: it
+says where data and password go. Standard library only, and little of it: processes on compute nodes load it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import errors
+from hpctrack import errors, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,11 @@ DSN_PARAMS = frozenset(
 _DSN_ALIASES = {"database": "dbname"}
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+#: More than anybody means: beyond it, the system's clocks and sizes end.
+_MOST_SECONDS = 10_000 * 86400.0
+_MOST_BYTES = float(1 << 60)
+#: Of a configuration file.
+_MAX_FILE = 1 << 20
 
 
 class Settings(NamedTuple):
@@ -110,7 +116,7 @@ def _boolean(text: str) -> bool:
     raise ValueError("must be yes or no")
 
 
-def _scaled(units: Mapping[str, float]) -> Callable[[str], float]:
+def _scaled(units: Mapping[str, float], most: float) -> Callable[[str], float]:
     """Accept a number with one of the units, as PostgreSQL's own configuration does."""
 
     def parse(text: str) -> float:
@@ -124,8 +130,8 @@ def _scaled(units: Mapping[str, float]) -> Callable[[str], float]:
             value = float(number) * scale
         except ValueError:
             raise ValueError("must be a number, or a number with a unit: " + " ".join(units)) from None
-        if not 0 <= value < float("inf"):
-            raise ValueError("must not be negative or infinite")
+        if not 0 <= value <= most:
+            raise ValueError(f"must be between 0 and {most:.0f}, without a unit")
         return value
 
     return parse
@@ -146,12 +152,20 @@ def _addresses(text: str) -> tuple[str, ...]:
     return entries
 
 
-_seconds = _scaled(_SECONDS)
-_bytes = _scaled(_BYTES)
+def _folder(text: str) -> str:
+    """Accept a folder; ``~`` and ``~name`` are homes."""
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise ValueError(f"names the home of nobody here: {text}")
+    return path
+
+
+_seconds = _scaled(_SECONDS, _MOST_SECONDS)
+_bytes = _scaled(_BYTES, _MOST_BYTES)
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "schema": str,
-    "data_dir": str,
+    "data_dir": _folder,
     "collector": _addresses,
     "collector_bind": str,
     "collector_port": _port,
@@ -174,6 +188,9 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "reconcile_interval": _seconds,
     "idle_exit": _seconds,
 }
+
+#: Paths are bytes to the system; in what is told of a run, bytes that are not UTF-8 are written out.
+_ANY_BYTES = frozenset(("data_dir", "node_dir", "experiment", "tags", "note"))
 
 
 def load(
@@ -212,7 +229,12 @@ def load(
     data_dir = values.get("data_dir") or os.path.join(
         environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share"), "hpctrack"
     )
-    values["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
+    try:
+        values["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
+    except FileNotFoundError:
+        raise errors.SettingsError(
+            f"data_dir {data_dir} is relative, and the current folder is gone"
+        ) from None
     return Settings(dsn=dsn or None, **values)
 
 
@@ -237,22 +259,7 @@ def _usual_paths(environ: Mapping[str, str]) -> Iterator[str]:
 
 def _read_file(path: str, *, required: bool) -> Iterator[tuple[str, str, str]]:
     """Yield (where, key, text) of each line; ``where`` is ``file:line`` for messages."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            owner = os.fstat(file.fileno()).st_uid
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        if required:
-            raise errors.SettingsError(f"{path}: no such configuration file") from None
-        return
-    except (OSError, UnicodeDecodeError) as error:
-        if required or not isinstance(error, PermissionError):
-            raise errors.SettingsError(f"{path}: can't be read: {error}") from None
-        return
-    # A file that somebody else left in a shared folder must not choose where our data and password go.
-    if owner not in (0, os.geteuid()):
-        raise errors.SettingsError(f"{path}: belongs to another user; refusing to read it")
-    for number, raw in enumerate(lines, 1):
+    for number, raw in enumerate(_lines(path, required=required), 1):
         line = raw.strip()
         if not line or line[0] in "#;" or (line[0] == "[" and line[-1] == "]"):
             continue
@@ -262,9 +269,35 @@ def _read_file(path: str, *, required: bool) -> Iterator[tuple[str, str, str]]:
         yield f"{path}:{number}", key.strip().lower(), text.strip()
 
 
+def _lines(path: str, *, required: bool) -> list[str]:
+    """Return the lines of a file; none where there is no file. Raises `errors.SettingsError`."""
+    if path == os.devnull:
+        return []
+    try:
+        return files.read(path, _MAX_FILE, links=True).decode("utf-8").splitlines()
+    except errors.Untrusted as error:
+        raise errors.SettingsError(f"{path} {error.strerror}: not reading it") from None
+    except UnicodeDecodeError:
+        raise errors.SettingsError(f"{path} is not UTF-8") from None
+    except OSError as error:
+        if required and isinstance(error, FileNotFoundError):
+            raise errors.SettingsError(f"{path}: no such configuration file") from None
+        # A link that leads nowhere is there; what stands where one may not look, or below a file, is not.
+        if required or os.path.lexists(path):
+            raise errors.SettingsError(f"{path}: can't be read: {error.strerror}") from None
+    return []
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a variable of the environment holds no bytes but those of UTF-8."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _take(
     values: dict[str, Any], dsn: dict[str, str], key: str, text: str, where: str, *, dsn_only: bool = False
 ) -> None:
+    if "\0" in text or (key not in _ANY_BYTES and not _is_unicode(text)):
+        raise errors.SettingsError(f"{where}: {key} is not UTF-8 text")
     param = _DSN_ALIASES.get(key, key)
     if param in DSN_PARAMS:
         dsn[param] = text

@@ -44,13 +44,13 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
     """
     if shutil.which(argv[0]) is None:
         raise errors.CommandNotFound(f"{argv[0]}: command not found")
-    configuration = settings.load()
-    own = submission.Own(experiment, tags, note).over(submission.from_settings(configuration))
     try:
+        configuration = settings.load()
+        own = submission.Own(experiment, tags, note).over(submission.from_settings(configuration))
         record = _make(configuration, own, argv)
         path = records.write(configuration.spool, record)
-    except OSError as error:
-        click.echo(f"hpctrack: this command runs untracked: {error}", err=True)
+    except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
+        click.echo(f"hpctrack: this command runs untracked: {error or type(error).__name__}", err=True)
         _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     _register_meanwhile()
     options = _supervisor_options(configuration, path, f"{record.uuid}:-1")

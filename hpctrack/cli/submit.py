@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, settings, submission
+from hpctrack import settings, submission
 from hpctrack.cli import completion
 from hpctrack.slurm import environment, options, submit
 
@@ -57,9 +57,10 @@ def command(own: submission.Own, arguments: list[str], line: list[str]) -> int:
     environ = environment.own()
     try:
         configuration = settings.load()
-    except errors.SettingsError as error:
+    except Exception as error:  # noqa: BLE001 (nothing of ours may keep a job from being submitted)
         returncode = submit.submit_plain(arguments, environ)
-        _say(f"submitted untracked: {error}")
+        if returncode == 0:
+            _say(f"submitted untracked: {error or type(error).__name__}")
         return _end_as(returncode)
     returncode = submit_order(submit.Order(configuration, arguments, own, line, environ))
     misplaced = options.parse(arguments, {}).unknown
