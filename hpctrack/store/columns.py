@@ -132,7 +132,7 @@ def choose(candidates: Iterable[str], catalog: Catalog) -> list[str]:
         if len(chosen) >= room:
             break
         folded = name.lower()
-        if folded not in taken and 0 < len(name.encode("utf-8", "replace")) <= _MAX_NAME:
+        if folded not in taken and values.to_text(name) == name and 0 < len(name.encode()) <= _MAX_NAME:
             taken.add(folded)
             chosen.append(name)
     return chosen
@@ -154,11 +154,11 @@ class Adder:
     def add(self, connection: Connection, candidates: Iterable[str]) -> list[str]:
         """Add columns in a transaction of its own; returns their names.
 
-        Raises what `database.translated` raises, unless the table is locked or not ours: then it pauses.
+        Raises what `database.translated` raises, and pauses: rows do without.
         """
         try:
             added = _add(connection, candidates)
-        except (errors.StoreDenied, errors.StoreBusy):
+        except errors.StoreError:
             self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)
             self._not_before = self._clock() + self._pause
             raise

@@ -47,10 +47,10 @@ class _Laid(NamedTuple):
     """Where each row ends."""
 
 
-def encode(table: Table, *, stream: bool = False) -> tuple[tuple[str, ...], bytes]:
+def encode(table: Table, *, stream: str = "") -> tuple[tuple[str, ...], bytes]:
     """Return the columns, in their order, and the data of a COPY of all rows.
 
-    ``stream`` adds the column of that name, for the temporary table.
+    ``stream`` adds the column of the journal under this name, for the temporary table.
     """
     fixed = _fixed(table, stream)
     every = [field for field in fixed if field.present is None]
@@ -72,7 +72,7 @@ def encode(table: Table, *, stream: bool = False) -> tuple[tuple[str, ...], byte
     return names, b"".join((HEADER, data, TRAILER))
 
 
-def _fixed(table: Table, stream: bool) -> list[Field]:
+def _fixed(table: Table, stream: str) -> list[Field]:
     """Return the fields of fixed size, but for the matrix."""
     fields = [
         Field("run_id", ">i8", table.run, None),
@@ -82,7 +82,7 @@ def _fixed(table: Table, stream: bool) -> list[Field]:
         Field("time", ">i8", _timestamps(table.time), _mask(table.timed)),
     ]
     if stream:
-        fields.append(Field("stream", ">i4", table.stream, None))
+        fields.append(Field(stream, ">i4", table.stream, None))
     for column in table.declared:
         if column.values.dtype != object:
             kind = column.target.type

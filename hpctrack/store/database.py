@@ -134,6 +134,15 @@ def connect(
     return connection
 
 
+def is_alive(connection: Connection) -> bool:
+    """Whether a connection, outside any transaction of the caller's, still answers."""
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
 #: libpq gives no SQLSTATE when a connection fails, only the server's words.
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba.conf entry|permission denied"

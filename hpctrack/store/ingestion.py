@@ -117,8 +117,10 @@ class Ingestion:
             if columns.choose(candidates, catalog):
                 added = self._adder.add(self._connection, candidates)
                 _log.info("added %d columns to metrics", len(added))
-        except (errors.StoreBusy, errors.StoreDenied) as error:
-            _log.warning("%s", error)
+        except errors.StoreError as error:
+            if not database.is_alive(self._connection):
+                raise
+            _log.warning("metrics gets no columns now: %s", error)
             return
         if len(self._settled) < _MAX_SETTLED:
             self._settled.update(fresh)

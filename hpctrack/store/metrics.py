@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from hpctrack.store import columns, copy_binary, database, gather, rows
 from hpctrack.store.statements import composable, statement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from hpctrack.store.database import Connection
 
@@ -42,6 +43,8 @@ class Writer:
         self._catalog = columns.Catalog("", {}, frozenset(), 0)
         #: Signature of the columns that the temporary table has.
         self._incoming = ""
+        #: The column of the temporary table that `metrics` does not have.
+        self._stream = ""
 
     def load(self) -> columns.Catalog:
         """Return the columns of ``metrics`` as they were last seen. Raises `errors.StoreError`."""
@@ -125,20 +128,28 @@ class Writer:
         """Make the temporary table, or empty it of what this transaction put there."""
         if self._incoming != self._catalog.signature:
             self._connection.execute(statement("drop_incoming"))
-            self._connection.execute(statement("create_incoming"))
+            self._stream = _free_name(self._catalog.names)
+            create = composable("create_incoming").format(stream=sql.Identifier(self._stream))
+            self._connection.execute(create)
             self._incoming = self._catalog.signature
         elif used:
             self._connection.execute(statement("truncate_incoming"))
 
     def _merge(self, table: rows.Table) -> dict[int, int]:
-        names, data = copy_binary.encode(table, stream=True)
+        names, data = copy_binary.encode(table, stream=self._stream)
         self._copy(_INCOMING, names, data)
         replaced: dict[int, int] = {}
         if table.attempt.any():
-            for stream, count in self._connection.execute(statement("count_replaced")).fetchall():
+            query = composable("count_replaced").format(stream=sql.Identifier("i", self._stream))
+            for stream, count in self._connection.execute(query).fetchall():
                 replaced[int(str(stream))] = int(str(count))
         self._connection.execute(_merge_command(_touched(table, self._catalog.targets)))
         return replaced
+
+
+def _free_name(taken: Collection[str]) -> str:
+    """Return the name of the journal's column: metrics may have any name, so it is one that none has."""
+    return next(name for number in itertools.count() if (name := f"stream {number}") not in taken)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -164,7 +164,7 @@ def _targets(
         return targets
     try:
         adder.add(connection, new)
-    except (errors.StoreBusy, errors.StoreDenied):
+    except errors.StoreError:
         return targets
     return columns.load(connection).targets
 

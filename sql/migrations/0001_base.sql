@@ -480,7 +480,8 @@ COMMENT ON COLUMN run_latest.rows IS 'Rows of metrics that came in';
 COMMENT ON COLUMN run_latest.lost IS 'Lines lost, torn or rejected in all journals of the run';
 COMMENT ON COLUMN run_latest.waiting IS 'Rows known to wait in the spool';
 
--- Whoever writes metrics in SQL says so by time_updated, as SQLTrack's client does after each row.
+-- Whoever writes metrics in SQL says so by time_updated, as SQLTrack's client does after each row. Metrics may have
+-- any name, that of an alias, too: m.* is the whole row whatever columns there are, a bare m is not.
 CREATE FUNCTION note_latest() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
@@ -489,12 +490,12 @@ BEGIN
     SELECT m.run_id, least(m.step, 9223372036854775806) + 1, m.step, coalesce(m.time, NEW.time_updated),
            coalesce(m.extra, '{}') || coalesce(c.last, '{}')
     FROM (SELECT * FROM metrics WHERE run_id = NEW.id ORDER BY step DESC, progress DESC LIMIT 1) m,
-         LATERAL (SELECT jsonb_object_agg(key, CASE value WHEN '"NaN"' THEN '{"float": "nan"}'
-                                                          WHEN '"Infinity"' THEN '{"float": "inf"}'
-                                                          WHEN '"-Infinity"' THEN '{"float": "-inf"}'
-                                                          ELSE value END) AS last
-                  FROM jsonb_each(to_jsonb(m) - '{run_id,step,progress,time,attempt,extra}'::text[])
-                  WHERE value <> 'null') c
+         LATERAL (SELECT jsonb_object_agg(e.key, CASE e.value WHEN '"NaN"' THEN '{"float": "nan"}'
+                                                              WHEN '"Infinity"' THEN '{"float": "inf"}'
+                                                              WHEN '"-Infinity"' THEN '{"float": "-inf"}'
+                                                              ELSE e.value END) AS last
+                  FROM jsonb_each(to_jsonb(m.*) - '{run_id,step,progress,time,attempt,extra}'::text[]) e
+                  WHERE e.value <> 'null') c
     ON CONFLICT (run_id) DO UPDATE
     SET next_step = greatest(l.next_step, excluded.next_step), last_step = excluded.last_step,
         last_time = excluded.last_time, last = l.last || excluded.last;
@@ -758,7 +759,7 @@ CROSS JOIN LATERAL (
            CASE WHEN c.value IN ('"NaN"', '"Infinity"', '"-Infinity"') THEN (c.value #>> '{}')::double precision
                 ELSE metric_number(c.value) END AS value,
            c.value #>> '{}' AS text
-    FROM jsonb_each(to_jsonb(m) - '{run_id,step,progress,time,attempt,extra}'::text[]) c
+    FROM jsonb_each(to_jsonb(m.*) - '{run_id,step,progress,time,attempt,extra}'::text[]) c
     WHERE c.value <> 'null'
     UNION ALL
     SELECT e.key, metric_number(e.value), coalesce(e.value ->> 'float', e.value ->> 'int', e.value #>> '{}')

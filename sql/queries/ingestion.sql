@@ -135,9 +135,10 @@ COPY {table} ({columns}) FROM STDIN (FORMAT BINARY);
 DROP TABLE IF EXISTS pg_temp.incoming_metrics;
 
 -- name: create_incoming
--- Where rows go that may meet stored ones; without the constraints of metrics.
+-- Where rows go that may meet stored ones; without the constraints of metrics. A metric may have any name: the
+-- journal's column gets one that none has.
 CREATE TEMPORARY TABLE incoming_metrics ON COMMIT DELETE ROWS AS
-SELECT *, NULL::integer AS stream FROM metrics WITH NO DATA;
+SELECT m.*, NULL::integer AS {stream} FROM metrics m WITH NO DATA;
 
 -- name: truncate_incoming
 -- Make room for the next rows of the same batch.
@@ -145,12 +146,12 @@ TRUNCATE pg_temp.incoming_metrics;
 
 -- name: count_replaced
 -- Rows of an earlier attempt that are about to be replaced, by journal.
-SELECT i.stream, count(*)
+SELECT {stream}, count(*)
 FROM pg_temp.incoming_metrics i
 CROSS JOIN LATERAL (SELECT FROM metrics m
                     WHERE m.run_id = i.run_id AND m.step = i.step AND m.progress = i.progress AND m.attempt < i.attempt
                     LIMIT 1) earlier
-GROUP BY i.stream;
+GROUP BY {stream};
 
 -- name: merge_incoming
 -- Rows that may meet stored ones. Of each metric the later value stays, unless the earlier is of a later attempt.

@@ -49,6 +49,18 @@ def test_values_come_back_bit_for_bit(connection, ingest, plain, run, auto):
         assert bits(got) == bits(value)
 
 
+def test_rows_arrive_where_no_column_can_be_added(connection, ingest, run):
+    # PostgreSQL counts dropped columns, too: a table never has more than 1,600.
+    for _ in range(2):
+        columns_ = ", ".join(f"ADD COLUMN c{i} integer" for i in range(797))
+        connection.execute(f"ALTER TABLE metrics {columns_}")
+        connection.execute("ALTER TABLE metrics " + ", ".join(f"DROP COLUMN c{i}" for i in range(797)))
+    run_id, log = (run_id := run()), Journal(run_id)
+    for step in range(2):
+        assert not ingest.store([log.rows({"step": step, "loss": 0.5})]).rejected
+    assert stored(connection, run_id) == {(step, 0.0): {"loss": 0.5} for step in range(2)}
+
+
 def test_names_of_every_kind(connection, ingest, run):
     run_id = run()
     names = [

@@ -207,7 +207,7 @@ def test_rows_of_one_key_are_merged():
         logged(1, block([2, 3], times=[30, None], b=[5.0, 6.0]), stream=1),
     )
     merged, replaced = rows.merge(table)
-    found = encoded(merged, stream=True)
+    found = encoded(merged, stream="stream")
     assert [struct.unpack(">q", row["step"])[0] for row in found] == [1, 2, 3]
     assert [double(row["a"]) for row in found] == [1.0, 2.0, None]
     assert [double(row["b"]) for row in found] == [None, 5.0, 6.0]
