@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -32,6 +33,12 @@ PASSWORD = "a password / with 'odd' characters"
 TEMPLATE = "template_hpctrack"
 _AS_SOMEBODY = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"]
 _numbers = itertools.count(1)
+
+# A property holds however slow the machine is that draws the examples.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 # A shell that starts the tests in its background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
