@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,6 +53,8 @@ class Config(NamedTuple):
     #: Files behind the script's standard output and error; empty where they are no files.
     stdout: str
     stderr: str
+    #: Where in its standard error the script begins to write.
+    stderr_begin: int
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -96,6 +99,7 @@ def config(options: Options, folder: RunFolder) -> Config:
         flush=options.flush,
         stdout=_file_behind(1),
         stderr=_file_behind(2),
+        stderr_begin=_position(2),
     )
 
 
@@ -105,6 +109,15 @@ def _file_behind(descriptor: int) -> str:
         if os.path.isfile(path):
             return path
     return ""
+
+
+def _position(descriptor: int) -> int:
+    """Return where the next byte will be written to a file."""
+    with contextlib.suppress(OSError):  # a pipe
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND:
+            return os.fstat(descriptor).st_size
+        return os.lseek(descriptor, 0, os.SEEK_CUR)
+    return 0
 
 
 def attempt() -> int:

@@ -58,14 +58,17 @@ _DETOUR = "no answer from the collector: journals go through the spool"
 _CUT = "a journal was overwritten (> in place of >>): lines may be lost"
 
 
-def main(config: Config, channel: socket.socket) -> None:
-    """Do the relay's work; return when it is done. Never raises."""
+def main(config: Config, channel: socket.socket, stderr: report.Stderr) -> None:
+    """Do the relay's work; return when it is done. Never raises.
+
+    ``stderr`` is the script's, held since before this process let go of its own.
+    """
     log = _Log(config.run_dir)
     try:
         # What is loaded by now stays; rows are many small objects without cycles.
         gc.freeze()
         gc.set_threshold(20_000)
-        Relay(config, channel, log).run()
+        Relay(config, channel, log, stderr).run()
     except Exception:  # noqa: BLE001 (the script goes on, the journals stay)
         log.write_trace()
     with contextlib.suppress(OSError):
@@ -123,8 +126,8 @@ class _OwnJournal:
 class Relay:
     """One run's relay on one node."""
 
-    def __init__(self, config: Config, channel: socket.socket, log: _Log) -> None:
-        self._config, self._channel, self._log = config, channel, log
+    def __init__(self, config: Config, channel: socket.socket, log: _Log, stderr: report.Stderr) -> None:
+        self._config, self._channel, self._log, self._stderr = config, channel, log, stderr
         self._identity = folders.identity(config, os.getppid())
         self._own = _OwnJournal([config.run_dir, config.spool_dir], config.attempt)
         self._journals = Journals(config, self._identity, self._watermark)
@@ -213,8 +216,8 @@ class Relay:
             self._attempt(self._sample)
         self._take_up()
         self._journals.end_lines()
-        lost, stderr = self._journals.lost(), self._config.stderr
-        self._own.append("fin", report.fin(ending, lost, stderr, self._mask(), self._oom_kills))
+        told = report.fin(ending, self._journals.lost(), self._stderr, self._mask(), self._oom_kills)
+        self._own.append("fin", told)
 
     def _round(self, now: float) -> None:
         if self._record is None and now >= self._next_search:

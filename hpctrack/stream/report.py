@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import stat
@@ -71,17 +72,17 @@ def start(
 def fin(
     ending: Mapping[str, Any],
     lost: Mapping[str, int],
-    stderr: str,
+    stderr: Stderr,
     redactor: Redactor,
     oom_kills_before: int | None = None,
 ) -> dict[str, Any]:
     """Return how the script ended, as the supervisor saw it, with the end of what a failure had to say.
 
-    ``lost`` counts lines by journal; ``stderr`` is the path of the script's standard error, or empty;
-    ``oom_kills_before`` is what `oom_kills` returned when the script started.
+    ``lost`` counts lines by journal; ``oom_kills_before`` is what `oom_kills` returned when the script
+    started.
     """
     failed = ending.get("exit_code") != 0
-    tail = stderr_tail(stderr, redactor) if failed and stderr else None
+    tail = stderr.tail(redactor) if failed else None
     told = {**ending, "stderr_tail": tail, "lost": dict(lost)}
     if _was_killed(ending) and oom_kills_before is not None:
         told["out_of_memory"] = (oom_kills() or 0) > oom_kills_before
@@ -114,21 +115,41 @@ def oom_kills(cgroups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") 
     return None
 
 
-def stderr_tail(path: str, redactor: Redactor) -> str | None:
-    """Return the last 4 KB of a file, masked; None if it can't be read or is no file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+class Stderr:
+    """The script's standard error, held open as it was given to us.
+
+    A path may mean another file by the time that the script ends. So the file is opened anew through its own
+    descriptor, and of what stands in it only that is told which the script has written.
+    """
+
+    def __init__(self, begin: int, descriptor: int = 2) -> None:
+        """Hold the file behind a descriptor: no pipe, whose readers wait for its end.
+
+        ``begin`` is where the script begins to write.
+        """
+        self._held = -1
+        self._begin = begin
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                self._held = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+
+    def tail(self, redactor: Redactor) -> str | None:
+        """Return the last 4 KB of what was written, masked; None if it can't be read or is no file."""
+        if self._held < 0:
             return None
-        begin = max(found.st_size - _STDERR_TAIL - _CONTEXT, 0)
-        data = os.pread(descriptor, _STDERR_TAIL + _CONTEXT, begin)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    masked = redactor.text(data.decode("utf-8", "replace")).encode("utf-8", "replace")
-    return masked[-_STDERR_TAIL:].decode("utf-8", "ignore")
+        try:
+            # The link in /proc leads to the open file itself, whatever its name is by now (proc(5)).
+            descriptor = os.open(f"/proc/self/fd/{self._held}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # it may be written only
+            return None
+        try:
+            size = os.fstat(descriptor).st_size
+            begin = self._begin if self._begin <= size else 0  # somebody has cut it
+            begin = max(size - _STDERR_TAIL - _CONTEXT, begin)
+            data = os.pread(descriptor, size - begin, begin)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        masked = redactor.text(data.decode("utf-8", "replace")).encode("utf-8", "replace")
+        return masked[-_STDERR_TAIL:].decode("utf-8", "ignore")

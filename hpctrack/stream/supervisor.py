@@ -145,11 +145,14 @@ def _fork_relay(config: Config) -> tuple[int, socket.socket]:
         for signum in signals.CATCHABLE - {signal.SIGCHLD}:
             with contextlib.suppress(OSError):
                 signal.signal(signum, signal.SIG_IGN)
+        from hpctrack.stream import report
+
         # The script's standard error is not ours to fill, and a reader of a pipe waits for its end.
+        stderr = report.Stderr(config.stderr_begin)
         signals.silence()
         from hpctrack.stream import relay
 
-        relay.main(config, theirs)
+        relay.main(config, theirs, stderr)
     finally:
         os._exit(0)
 
