@@ -152,6 +152,12 @@ class SlurmUnavailable(SlurmError):
     exit_code = 69  # EX_UNAVAILABLE
 
 
+class JobUnproven(SlurmError):
+    """Whether Slurm's job is the run's can't be proven."""
+
+    exit_code = 77  # EX_NOPERM
+
+
 class CommandNotFound(SlurmError):
     """A Slurm command is not on PATH."""
 

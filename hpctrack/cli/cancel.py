@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, runids, settings
-from hpctrack.cli import common
+from hpctrack import account, errors, runids, settings
+from hpctrack.cli import common, render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from hpctrack.reconcile import claims
     from hpctrack.settings import Settings
     from hpctrack.store.jobs import Job
+
+#: How long squeue may take.
+_SECONDS = 30.0
+#: One cluster by its name, which is the row's word. Slurm's commands take lists, and ``all``.
+_CLUSTER = re.compile(r"(?!all\Z)\w[\w.-]*", re.ASCII | re.IGNORECASE)
 
 
 @click.command()
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
 @common.config_option
 def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None:
     """End the jobs of runs with scancel.
+
+    Slurm is asked first whether each job is the run's: by its user, cluster, submit time and name.
 
     A job id of an array means all its tasks. What became of them is Slurm's word: hpctrack status tells it
     as soon as Slurm does.
@@ -31,36 +40,103 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
     configuration = settings.load(config_path=config_path)
     with common.connected(configuration) as connection:
         found = jobs.fetch(connection, lookup.find_each(connection, refs))
+        for job in found:
+            if job.over:
+                click.echo(f"r{job.run_id} is over: {job.status}")
         live = [job for job in found if not job.over]
-        whole = jobs.whole_arrays(connection, live)
-    for job in found:
-        if job.over:
-            click.echo(f"r{job.run_id} is over: {job.status}")
-    _cancel([job for job in live if job.kind == "batch"], whole, configuration)
+        proven, refused = _prove([job for job in live if job.kind == "batch"], configuration)
+        whole = jobs.whole_arrays(connection, [job for jobs_ in proven.values() for job in jobs_])
+    refused += _cancel(proven, whole)
     if hints := [_hint(job) for job in live if job.kind != "batch"]:
-        raise errors.UsageError("; ".join(hints))
+        refused.append(errors.UsageError("; ".join(hints)))
+    for error in refused[:-1]:
+        click.echo(f"hpctrack: {render.clean(error)}", err=True)
+    if refused:
+        raise refused[-1]
 
 
-def _cancel(found: Sequence[Job], whole: set[int], configuration: Settings) -> None:
+def _prove(
+    found: Sequence[Job], configuration: Settings
+) -> tuple[dict[str | None, list[Job]], list[errors.HpctrackError]]:
+    """Ask Slurm whose these jobs are. Returns those that are their runs', by cluster, and why others are not.
+
+    The cluster None is the one of this host.
+    """
+    from hpctrack.reconcile import claims, matching
+    from hpctrack.slurm import accounting
+
+    proven: dict[str | None, list[Job]] = {}
+    refused: list[errors.HpctrackError] = []
+    for (remote, cluster), members in _by_cluster(found, configuration):
+        if remote and not _CLUSTER.fullmatch(cluster):
+            refused += [_refusal(job, f"{cluster!r} names no cluster") for job in members]
+            continue
+        backend = accounting.CommandLine(cluster, os.environ, remote=remote, timeout=_SECONDS)
+        try:
+            index = matching.Index(backend.queue())
+        except errors.SlurmError as error:
+            refused.append(error)
+            continue
+        for job in members:
+            why = claims.why_not(_claim(job, cluster), index)
+            if why is None:
+                proven.setdefault(cluster if remote else None, []).append(job)
+            else:
+                refused.append(_refusal(job, why))
+    return proven, refused
+
+
+def _claim(job: Job, cluster: str) -> claims.Claim:
+    from hpctrack.model import RunStatus, StoredRun
+    from hpctrack.reconcile import claims
+
+    run = StoredRun(
+        job.run_id, "batch", RunStatus.PENDING, None, cluster, job.time_submitted, job.job_id,
+        job.array_job_id, job.array_task_id, job_name=job.job_name,
+    )  # fmt: skip
+    # Logins are named like accounts; and what is the caller's own in PostgreSQL is so in Slurm.
+    owners = {job.owner, account.user_name()} if job.own else {job.owner}
+    return claims.Claim(run, owners, job.time_queued)
+
+
+def _refusal(job: Job, why: str) -> errors.JobUnproven:
+    name = runids.job_text(job.job_id, job.array_job_id, job.array_task_id)
+    if name is None:
+        return errors.JobUnproven(f"r{job.run_id} has no job that Slurm could end")
+    return errors.JobUnproven(
+        f"r{job.run_id} is left alone, since job {name} is not proven to be its: {why} "
+        f"(if it is, scancel {name})"
+    )
+
+
+def _cancel(proven: Mapping[str | None, list[Job]], whole: set[int]) -> list[errors.HpctrackError]:
+    """End jobs; returns what went wrong."""
     from hpctrack.slurm import cancel
 
-    for cluster, members in _by_cluster(found, configuration):
+    failed: list[errors.HpctrackError] = []
+    for cluster, members in proven.items():
         jobs = [cancel.Job(job.job_id, job.array_job_id, job.array_task_id) for job in members]
         named = cancel.words(jobs, whole)
-        cancel.cancel(named, cluster, os.environ)
-        click.echo(f"scancel: {' '.join(named)}" + (f" on {cluster}" if cluster else ""))
+        try:
+            cancel.cancel(named, cluster, os.environ)
+        except errors.SlurmError as error:
+            failed.append(error)
+        else:
+            click.echo(f"scancel: {' '.join(named)}" + (f" on {render.clean(cluster)}" if cluster else ""))
+    return failed
 
 
-def _by_cluster(found: Sequence[Job], configuration: Settings) -> Iterator[tuple[str | None, list[Job]]]:
-    """Group jobs by cluster; None is the one of this host."""
+def _by_cluster(
+    found: Sequence[Job], configuration: Settings
+) -> Iterator[tuple[tuple[bool, str], list[Job]]]:
+    """Group jobs by cluster: whether it is another one than this host's, and its name."""
     if not found:
         return
     from hpctrack.slurm import site
 
     here = site.cluster_name(os.environ, configuration.cache)
-    for cluster in dict.fromkeys(job.cluster for job in found):
-        members = [job for job in found if job.cluster == cluster]
-        yield (None if cluster in (here, None) else cluster), members
+    for cluster in dict.fromkeys(job.cluster or here for job in found):
+        yield (cluster != here, cluster), [job for job in found if (job.cluster or here) == cluster]
 
 
 def _hint(job: Job) -> str:

@@ -81,6 +81,10 @@ class Index:
         components = self._components.get(run.slurm_job_id or 0, ()) if run.array_task_id is None else ()
         return Evidence(relay, live, rows, [part for part in components if is_ours(run, part)], siblings)
 
+    def listed(self, run: StoredRun) -> Sequence[JobFacts]:
+        """Return the facts under a batch run's ids, whoever's they are."""
+        return self._candidates(run)[0]
+
     def _candidates(self, run: StoredRun) -> tuple[Sequence[JobFacts], bool]:
         """Facts under the run's ids, and whether there are only some about the rest of its array."""
         if run.array_job_id is None or run.array_task_id is None:

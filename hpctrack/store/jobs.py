@@ -12,6 +12,7 @@ from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from datetime import datetime
     from uuid import UUID
 
     from hpctrack.store.database import Connection
@@ -32,6 +33,14 @@ class Job:
     array_task_id: int | None
     host: str | None
     """Where its latest attempt's script runs, as far as known."""
+    owner: str
+    """PostgreSQL login whose run it is."""
+    own: bool
+    """Whether that is the caller's."""
+    job_name: str | None
+    time_submitted: datetime
+    time_queued: datetime | None
+    """When its latest attempt was put into the queue, by Slurm's clock; None while that is not known."""
 
 
 def fetch(connection: Connection, ids: Collection[int]) -> list[Job]:
@@ -42,11 +51,12 @@ def fetch(connection: Connection, ids: Collection[int]) -> list[Job]:
 
 def whole_arrays(connection: Connection, jobs: Collection[Job]) -> set[int]:
     """Return the ids of those arrays of which these are all the tasks that are not over."""
-    arrays = {job.array_job_id: job.submission for job in jobs if job.array_job_id is not None}
-    parameters = {
-        "ids": [job.run_id for job in jobs],
-        "submissions": [uuid for uuid in arrays.values() if uuid is not None],
+    arrays = {
+        job.array_job_id: job.submission
+        for job in jobs
+        if job.array_job_id is not None and job.submission is not None
     }
+    parameters = {"ids": [job.run_id for job in jobs], "submissions": list(arrays.values())}
     with database.translated():
         rows = connection.execute(statement("find_other_tasks"), parameters).fetchall()
     return set(arrays) - {row[0] for row in rows}

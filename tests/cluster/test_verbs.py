@@ -10,6 +10,8 @@ pytestmark = pytest.mark.cluster
 
 SLEEP = "#!/bin/bash\nexec sleep 300\n"
 
+_HETEROGENEOUS = "#!/bin/bash\n#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n1\nexec sleep 300\n"
+
 
 def queued(account, *jobs):
     """Return what squeue lists of jobs, each task of an array by itself."""
@@ -55,6 +57,32 @@ def test_nobody_cancels_anothers_job(alice, bob):
     assert (done.returncode, done.stdout) == (3, "")
     assert f"no tracked run of job {job}" in done.stderr
     alice.hpctrack("cancel", str(job))
+
+
+def test_a_row_that_names_anothers_job_is_no_proof(alice, bob):
+    script = SLEEP
+    job = alice.sbatch("-o", "/dev/null", alice.write("sleeper.sh", script))
+    own = bob.sbatch("-o", "/dev/null", bob.write("sleeper.sh", script))
+    bob.hpctrack("psql", "-c", f"UPDATE runs SET slurm_job_id = {job} WHERE slurm_job_id = {own}")
+    done = bob.hpctrack("cancel", str(job), check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (77, "", 1)
+    assert "is left alone" in done.stderr
+    assert queued(alice, job) == {str(job)}
+    alice.hpctrack("cancel", str(job))
+
+
+def test_jobs_that_were_renamed_requeued_or_have_components_are_known(alice, await_until):
+    script = alice.write("sleeper.sh", SLEEP)
+    renamed, requeued = (alice.sbatch("--requeue", "-o", "/dev/null", script) for _ in range(2))
+    components = alice.sbatch("-o", "/dev/null", alice.write("het.sh", _HETEROGENEOUS))
+    started = {str(renamed), str(requeued)}
+    await_until(lambda: {r["job_id"] for r in alice.listed("--state=R")} >= started, 30, "running jobs")
+    alice.hpctrack("reconcile")  # from then on a job is known by the time that Slurm tells
+    alice.run("scontrol", "update", f"job={renamed}", "name=another")
+    alice.run("scontrol", "requeue", str(requeued))
+    done = alice.hpctrack("cancel", *map(str, (renamed, requeued, components)))
+    assert done.stdout == f"scancel: {renamed} {requeued} {components}\n"
+    await_until(lambda: not queued(alice, renamed, requeued, components), 30, "no jobs")
 
 
 def test_a_job_runs_again_with_another_argument(alice):
