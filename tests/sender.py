@@ -13,6 +13,15 @@ from hpctrack.stream import journal, wire
 from tests.chain import PATIENCE, eventually
 
 
+def split(key: bytes, header: wire.Header, body: bytes) -> list[bytes]:
+    """Return the datagrams of one body: one, or as many parts as it needs."""
+    pieces = wire.contents(key, body)
+    return [
+        wire.sign(key, header._replace(part=part, parts=len(pieces)), piece)
+        for part, piece in enumerate(pieces)
+    ]
+
+
 class Sender:
     """Ships journals as a relay does, but simply: everything unacknowledged, again and again."""
 
@@ -74,7 +83,7 @@ class Sender:
             flight = []
             for index in range(first, min(first + window, len(bodies))):
                 header = self.header(name, 100 * index, 100 * index + 100)
-                flight += wire.split(self.key, header, bodies[index])
+                flight += split(self.key, header, bodies[index])
             if self.loss:
                 self.rng.shuffle(flight)
                 flight += self.rng.sample(flight, len(flight) // 4)

@@ -137,7 +137,7 @@ class Outbox:
 
     def _waiting(self, now: float) -> Iterator[bytes]:
         for flight in self._window.send(now):
-            yield wire.seal(
+            yield wire.sign(
                 self._run.key,
                 wire.Header(
                     wire.DATA,
@@ -163,8 +163,7 @@ class Outbox:
         if len(body) > wire.MAX_BODY * wire.MAX_PARTS:
             body, _ = wire.pack([journal.Torn(end)])
         shipment.next += count
-        pieces = [body[i : i + wire.MAX_BODY] for i in range(0, len(body), wire.MAX_BODY)]
-        self._window.add(shipment.stream, end, pieces or [b""])
+        self._window.add(shipment.stream, end, wire.contents(self._run.key, body))
         return True
 
     def receive(self, datagram: bytes, now: float) -> bool:

@@ -1,15 +1,20 @@
-"""The wire: datagrams, their MAC, and the columnar body. Pure; standard library only. See docs/wire.md.
+"""The wire: datagrams, their cipher and MAC, and the columnar body. Standard library only. See docs/wire.md.
 
-A datagram is ``header | body | MAC``, at most `MAX_DATAGRAM` bytes, all numbers little-endian. The MAC is
-keyed BLAKE2b over header and body under the run's own key; the kind in the header names the direction, so
-that nothing can be reflected. Every DATA datagram names the half-open byte range of the journal that it
-covers and can be decoded alone. An answer is never longer than its question: it has no body.
+A datagram is ``header | content | MAC``, at most `MAX_DATAGRAM` bytes, all numbers little-endian. Only DATA
+has a content: a body of rows in clear, every other body encrypted. So an answer is never longer than its
+question. The MAC covers header and content under the run's own key; the kind in the header names the
+direction, so that nothing can be reflected. Every DATA datagram names the half-open byte range of the journal
+that it covers and can be decoded alone. Pure, but for the nonces.
+
+The algorithms stand in `_keys`, `_mac` and `_keystream`, and nowhere else.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import os
 import struct
 
 # Not hashlib and hmac: those load OpenSSL into every relay.
@@ -23,6 +28,12 @@ from hpctrack.stream import journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from hashlib import shake_128
+else:
+    try:
+        from _sha3 import shake_128
+    except ImportError:  # a Python that was built without it: Fedora's, and its relatives'
+        from hashlib import shake_128
 
 MAX_DATAGRAM = 1400
 VERSION = 1
@@ -38,11 +49,22 @@ HELD = 6
 _HEADER = struct.Struct("<2sBB16siHHH8sQQI")
 HEADER_SIZE = _HEADER.size
 MAC_SIZE = 16
-MAX_BODY = MAX_DATAGRAM - HEADER_SIZE - MAC_SIZE
+NONCE_SIZE = 16
+#: What fits whether or not it is encrypted.
+MAX_BODY = MAX_DATAGRAM - HEADER_SIZE - 1 - NONCE_SIZE - MAC_SIZE
 #: A row or message may travel in this many parts; what needs more is counted as torn by the relay.
 MAX_PARTS = 1024
 #: Rows in one body.
 MAX_ROWS = 1024
+
+# How the content of DATA holds its body: the first byte.
+_CLEAR = b"\0"  # the body
+_SHAKE_128 = b"\1"  # nonce, encrypted body
+#: Bytes of such a datagram at least.
+_LEAST = {
+    _CLEAR[0]: HEADER_SIZE + 1 + MAC_SIZE,
+    _SHAKE_128[0]: HEADER_SIZE + 1 + NONCE_SIZE + MAC_SIZE,
+}
 
 # Kinds of blocks in the body of a DATA datagram: kind (1 byte), length of the rest (4 bytes), the rest.
 ROWS = 1
@@ -108,8 +130,64 @@ def run_key(secret: bytes, task: int) -> bytes:
     return blake2b(struct.pack("<i", task), key=secret, digest_size=32, person=b"hpctrack run key").digest()
 
 
+class _Keys(NamedTuple):
+    mac: bytes
+    cipher: bytes
+
+
+@functools.lru_cache(maxsize=8192)
+def _keys(key: bytes) -> _Keys:
+    """Return what a run's key is used for: no two purposes share a key."""
+    return _Keys(*(blake2b(label, key=key, digest_size=32).digest() for label in (b"MAC", b"cipher")))
+
+
+def _mac(key: bytes, content: bytes) -> bytes:
+    return blake2b(content, key=_keys(key).mac, digest_size=MAC_SIZE).digest()
+
+
+def _keystream(key: bytes, nonce: bytes, size: int) -> bytes:
+    return shake_128(_keys(key).cipher + nonce).digest(size)
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return (int.from_bytes(left, "little") ^ int.from_bytes(right, "little")).to_bytes(len(left), "little")
+
+
+def contents(key: bytes, body: bytes) -> list[bytes]:
+    """Return what DATA carries of a body: one content, or one for each part that it needs.
+
+    To be made once for what is sent several times.
+    """
+    pieces = [body[i : i + MAX_BODY] for i in range(0, len(body), MAX_BODY)] or [b""]
+    public = _is_public(body)
+    return [_CLEAR + piece if public else _conceal(key, piece) for piece in pieces]
+
+
+def _is_public(body: bytes) -> bool:
+    """Whether a body has nothing but metrics, which may cross the network in clear."""
+    position, size = 0, len(body)
+    while position + _BLOCK.size <= size:
+        kind, length = _BLOCK.unpack_from(body, position)
+        if kind not in (ROWS, TORN):
+            return False
+        position += _BLOCK.size + length
+    return position == size
+
+
+def _conceal(key: bytes, piece: bytes) -> bytes:
+    nonce = os.urandom(NONCE_SIZE)
+    return _SHAKE_128 + nonce + _xor(piece, _keystream(key, nonce, len(piece)))
+
+
 def seal(key: bytes, header: Header, body: bytes = b"") -> bytes:
-    """Return the datagram. ``body`` must fit: at most `MAX_BODY` bytes."""
+    """Return the datagram. ``body`` is for DATA only and must fit: at most `MAX_BODY` bytes."""
+    if header.kind != DATA:
+        return sign(key, header, b"")
+    return sign(key, header, contents(key, body)[0])
+
+
+def sign(key: bytes, header: Header, content: bytes) -> bytes:
+    """Return the datagram with one of the `contents`, or none."""
     head = _HEADER.pack(
         _MAGIC,
         VERSION,
@@ -124,8 +202,8 @@ def seal(key: bytes, header: Header, body: bytes = b"") -> bytes:
         header.end,
         header.echo,
     )
-    content = head + body
-    return content + blake2b(content, key=key, digest_size=MAC_SIZE).digest()
+    content = head + content
+    return content + _mac(key, content)
 
 
 def peek(datagram: bytes) -> Header:
@@ -146,18 +224,23 @@ def peek(datagram: bytes) -> Header:
         raise errors.WireError("wrong part")
     if kind == DATA and not start < end < 1 << 63:
         raise errors.WireError("wrong range")
+    if kind == DATA and len(datagram) < _LEAST.get(datagram[HEADER_SIZE], MAX_DATAGRAM + 1):
+        raise errors.WireError("wrong cipher")
     return Header(kind, submission, task, attempt, name, start, end, echo, part, parts)
 
 
 def verified(key: bytes, datagram: bytes) -> bool:
     """Whether the datagram's MAC is right, compared in constant time."""
-    content, mac = datagram[:-MAC_SIZE], datagram[-MAC_SIZE:]
-    return _compare_digest(blake2b(content, key=key, digest_size=MAC_SIZE).digest(), mac)
+    return _compare_digest(_mac(key, datagram[:-MAC_SIZE]), datagram[-MAC_SIZE:])
 
 
-def body(datagram: bytes) -> bytes:
-    """Return the body of a datagram, or of one part of it."""
-    return datagram[HEADER_SIZE:-MAC_SIZE]
+def body(key: bytes, datagram: bytes) -> bytes:
+    """Return the body of a DATA datagram that `peek` took and that is `verified`, or its part of one."""
+    if datagram[HEADER_SIZE] == _CLEAR[0]:
+        return datagram[HEADER_SIZE + 1 : -MAC_SIZE]
+    begin = HEADER_SIZE + 1 + NONCE_SIZE
+    hidden = datagram[begin:-MAC_SIZE]
+    return _xor(hidden, _keystream(key, datagram[HEADER_SIZE + 1 : begin], len(hidden)))
 
 
 def answer(question: Header, key: bytes, watermark: int, credit: int) -> bytes:
@@ -172,19 +255,6 @@ def held(question: Header, key: bytes, tail: int, credit: int) -> bytes:
     ``tail`` is the end of what has arrived without a gap, committed or not. It promises nothing.
     """
     return seal(key, question._replace(kind=HELD, start=tail, end=credit, part=0, parts=1))
-
-
-def split(key: bytes, header: Header, content: bytes) -> list[bytes]:
-    """Return the datagrams of one body: one, or as many parts as it needs.
-
-    Raises `errors.WireError` for a body that needs more than `MAX_PARTS`.
-    """
-    slices = [content[i : i + MAX_BODY] for i in range(0, len(content), MAX_BODY)] or [b""]
-    if len(slices) > MAX_PARTS:
-        raise errors.WireError("too long for the wire")
-    return [
-        seal(key, header._replace(part=part, parts=len(slices)), piece) for part, piece in enumerate(slices)
-    ]
 
 
 def pack(lines: Iterable[journal.Line], budget: int = MAX_BODY) -> tuple[bytes, int]:

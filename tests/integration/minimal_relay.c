@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADER = 58, MAC = 16, BODY = 1326, DATAGRAM = 1400, PARTS = 1024, ROWS = 1024, COLUMNS = 64 };
-enum { DATA = 1, ACK = 2, HELD = 6, IN_FLIGHT = 4 };
+enum { HEADER = 58, NONCE = 16, MAC = 16, BODY = 1309, DATAGRAM = 1400, PARTS = 1024, ROWS = 1024, COLUMNS = 64 };
+enum { DATA = 1, ACK = 2, HELD = 6, IN_FLIGHT = 4, CLEAR = 0, SHAKE_128 = 1 };
 static const double FIRST_TIMEOUT = 0.1, LAST_TIMEOUT = 10, PATIENCE = 60;
 
 static uint8_t *put(uint8_t *to, uint64_t value, int bytes) {
@@ -92,6 +92,45 @@ static void blake2b(uint8_t *out, int size, const uint8_t *key, const char *pers
     uint8_t digest[64];
     for (int i = 0; i < 8; i++) put(digest + 8 * i, h[i], 8);
     memcpy(out, digest, (size_t)size);
+}
+
+/* --- SHAKE-128 (FIPS 202) --- */
+
+static void permute(uint64_t *a) {
+    uint8_t lfsr = 1;
+    for (int round = 0; round < 24; round++) {
+        uint64_t c[5], t;
+        for (int x = 0; x < 5; x++) c[x] = a[x] ^ a[x + 5] ^ a[x + 10] ^ a[x + 15] ^ a[x + 20];
+        for (int i = 0; i < 25; i++) a[i] ^= c[(i + 4) % 5] ^ rotate(c[(i + 1) % 5], 63);
+        t = a[1];
+        for (int i = 0, x = 1, y = 0; i < 24; i++) {
+            int next = (2 * x + 3 * y) % 5, by = (i + 1) * (i + 2) / 2 % 64;
+            x = y, y = next;
+            uint64_t kept = a[x + 5 * y];
+            a[x + 5 * y] = by ? rotate(t, 64 - by) : t, t = kept;
+        }
+        for (int y = 0; y < 25; y += 5) {
+            memcpy(c, a + y, sizeof c);
+            for (int x = 0; x < 5; x++) a[y + x] = c[x] ^ (~c[(x + 1) % 5] & c[(x + 2) % 5]);
+        }
+        for (int j = 0; j < 7; j++) {
+            if (lfsr & 1) a[0] ^= 1ull << ((1 << j) - 1);
+            lfsr = (uint8_t)(lfsr << 1 ^ (lfsr >> 7) * 0x71);
+        }
+    }
+}
+
+/* Xors what SHAKE-128 makes of at most 167 bytes into a text. */
+static void shake_128(uint8_t *text, size_t size, const uint8_t *in, size_t length) {
+    enum { RATE = 168 };
+    uint8_t block[RATE] = {0};
+    uint64_t state[25] = {0};
+    memcpy(block, in, length), block[length] = 0x1f, block[RATE - 1] |= 0x80;
+    for (int i = 0; i < RATE / 8; i++) state[i] = get(block + 8 * i, 8);
+    for (size_t i = 0; i < size; i++) {
+        if (i % RATE == 0) permute(state);
+        text[i] ^= (uint8_t)(state[i % RATE / 8] >> 8 * (i % 8));
+    }
 }
 
 /* --- blocks --- */
@@ -212,17 +251,20 @@ static int add_row(const char *line, size_t length, uint8_t **out) {
     return 1;
 }
 
+static int has_message;
+
 /* Encodes complete lines; returns the size of the body. */
 static size_t encode(const char *line, const char *end, uint8_t *out) {
     uint8_t *begin = out;
     uint32_t torn = 0;
+    has_message = 0;
     while (line < end) {
         const char *newline = memchr(line, '\n', (size_t)(end - line));
         size_t length = (size_t)(newline - line);
         const char *space = memchr(line, ' ', length);
         if (*line == '!' && space) {
             size_t kind = (size_t)(space - line - 1);
-            out = flush_rows(out);
+            out = flush_rows(out), has_message = 1;
             *out++ = 2, out = put(out, length - 1, 4);
             *out++ = (uint8_t)kind, memcpy(out, line + 1, kind), out += kind;
             memcpy(out, space + 1, length - kind - 2), out += length - kind - 2;
@@ -238,11 +280,12 @@ static size_t encode(const char *line, const char *end, uint8_t *out) {
 
 /* --- the way to the collector --- */
 
-static uint8_t submission[16], journal[8], key[32];
+static uint8_t submission[16], journal[8], mac_key[32], cipher_key[32];
 static int32_t task;
 static uint16_t attempt;
 static uint32_t token;
 static int link_to_collector;
+static FILE *random_bytes;
 static uint8_t content[PARTS * BODY];
 
 static void send_range(uint64_t start, uint64_t end, size_t size) {
@@ -255,9 +298,18 @@ static void send_range(uint64_t start, uint64_t end, size_t size) {
         put(datagram + 24, attempt, 2), put(datagram + 26, part, 2), put(datagram + 28, parts, 2);
         memcpy(datagram + 30, journal, 8);
         put(datagram + 38, start, 8), put(datagram + 46, end, 8), put(datagram + 54, ++token, 4);
-        memcpy(datagram + HEADER, content + part * BODY, piece);
-        blake2b(datagram + HEADER + piece, MAC, key, NULL, datagram, HEADER + piece);
-        send(link_to_collector, datagram, HEADER + piece + MAC, 0); /* what is lost is sent again */
+        uint8_t *body = datagram + HEADER + 1, seed[32 + NONCE];
+        datagram[HEADER] = has_message ? SHAKE_128 : CLEAR;
+        if (has_message) {
+            if (!random_bytes || fread(body, 1, NONCE, random_bytes) != NONCE) exit(71);
+            memcpy(seed, cipher_key, 32), memcpy(seed + 32, body, NONCE);
+            body += NONCE;
+        }
+        memcpy(body, content + part * BODY, piece);
+        if (has_message) shake_128(body, piece, seed, sizeof seed);
+        body += piece;
+        blake2b(body, MAC, mac_key, NULL, datagram, (size_t)(body - datagram));
+        send(link_to_collector, datagram, (size_t)(body - datagram) + MAC, 0); /* what is lost is sent again */
     }
 }
 
@@ -266,7 +318,7 @@ static int receive(uint64_t *start, uint64_t *credit, int *kind) {
     uint8_t answer[DATAGRAM], mac[MAC], different = 0;
     ssize_t size = recv(link_to_collector, answer, sizeof answer, MSG_DONTWAIT);
     if (size != HEADER + MAC || memcmp(answer, "HT\1", 3)) return 0;
-    blake2b(mac, MAC, key, NULL, answer, HEADER);
+    blake2b(mac, MAC, mac_key, NULL, answer, HEADER);
     for (int i = 0; i < MAC; i++) different |= mac[i] ^ answer[HEADER + i];
     if (different || memcmp(answer + 4, submission, 16) || (int32_t)get(answer + 20, 4) != task) return 0;
     if (memcmp(answer + 30, journal, 8)) return 0;
@@ -328,12 +380,15 @@ static void unhex(uint8_t *out, const char *digits, int bytes) {
 int main(int count, char **words) {
     static char text[64 << 20];
     struct addrinfo wanted = {.ai_socktype = SOCK_DGRAM}, *found;
-    uint8_t secret[32], message[4];
+    uint8_t secret[32], message[4], key[32];
     if (count != 9 || strlen(words[3]) != 32 || strlen(words[4]) != 64 || strlen(words[7]) != 16) return 64;
     unhex(submission, words[3], 16), unhex(secret, words[4], 32), unhex(journal, words[7], 8);
     task = atoi(words[5]), attempt = (uint16_t)atoi(words[6]);
     put(message, (uint32_t)task, 4);
     blake2b(key, 32, secret, "hpctrack run key", message, 4);
+    blake2b(mac_key, 32, key, NULL, (const uint8_t *)"MAC", 3);
+    blake2b(cipher_key, 32, key, NULL, (const uint8_t *)"cipher", 6);
+    random_bytes = fopen("/dev/urandom", "rb");
     FILE *file = fopen(words[8], "rb");
     if (!file || getaddrinfo(words[1], words[2], &wanted, &found)) return 66;
     size_t length = fread(text, 1, sizeof text, file);

@@ -52,6 +52,8 @@ class Network:
         #: The sizes of questions and of answers to them.
         self.asked, self.answered = 0, 0
         self.forged = 0
+        #: All that crossed the network, both ways.
+        self.seen = bytearray()
         for carry in (self._carry_questions, self._carry_answers):
             threading.Thread(target=carry, daemon=True).start()
 
@@ -71,6 +73,7 @@ class Network:
                 return
             if not datagram:
                 return
+            self.seen += datagram
             self._forge(datagram)
             for _ in range(self._copies()):
                 self.asked += len(datagram)
@@ -85,6 +88,7 @@ class Network:
             if not answer:
                 return
             self.answered += len(answer)
+            self.seen += answer
             for _ in range(self._copies()):
                 self._near.sendto(answer, self._relay)
 
@@ -175,3 +179,4 @@ def test_a_relay_that_knows_only_the_document(connection, relay, network, submit
         (JOURNAL, text.rindex(b"\n") + 1, len(expected), 2, 0),
     ]
     assert network.forged > 50 and network.answered < network.asked
+    assert b"val/loss" in network.seen and not any(word in network.seen for word in (b"xxxx", b"note", b"n1"))

@@ -7,6 +7,9 @@ import hashlib
 import json
 import math
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from hpctrack import errors
 from hpctrack.stream import journal, wire
 from hpctrack.stream.journal import Message, Row, Torn
+from tests.sender import split
 
 KEY = wire.run_key(b"s" * 32, 7)
 HEADER = wire.Header(wire.DATA, bytes(range(16)), 7, 2, b"journal!", 100, 900, 0xFFFFFFFF)
@@ -198,19 +202,21 @@ def test_a_line_that_needs_more_than_one_datagram():
     line = Row.of(1, 1, None, None, {"a": "x" * 5000})
     body, count = wire.pack([line, line])
     assert count == 1 and decode(body) == [(1, None, None, {"a": "x" * 5000})]
-    datagrams = wire.split(KEY, HEADER, body)
+    datagrams = split(KEY, HEADER, body)
     assert len(datagrams) == 4 and all(len(datagram) <= wire.MAX_DATAGRAM for datagram in datagrams)
     headers = [wire.peek(datagram) for datagram in datagrams]
     assert headers == [HEADER._replace(part=part, parts=4) for part in range(4)]
-    assert b"".join(map(wire.body, datagrams)) == body
-    with pytest.raises(errors.WireError):
-        wire.split(KEY, HEADER, bytes(wire.MAX_BODY * wire.MAX_PARTS + 1))
+    assert b"".join(wire.body(KEY, datagram) for datagram in datagrams) == body
 
 
 def test_an_empty_range():
-    (datagram,) = wire.split(KEY, HEADER, b"")
-    assert wire.body(datagram) == b"" and decode(b"") == []
+    (datagram,) = split(KEY, HEADER, b"")
+    assert wire.body(KEY, datagram) == b"" and decode(b"") == []
     assert wire.pack([]) == (b"", 0)
+
+
+def derived(label: bytes) -> bytes:
+    return hashlib.blake2b(label, key=KEY, digest_size=32).digest()
 
 
 def test_key_and_datagram_are_those_of_the_document():
@@ -218,21 +224,74 @@ def test_key_and_datagram_are_those_of_the_document():
         struct.pack("<i", 7), key=b"s" * 32, digest_size=32, person=b"hpctrack run key"
     ).digest()
     assert key == KEY != wire.run_key(b"s" * 32, -1)
-    datagram = wire.seal(KEY, HEADER, b"body")
-    assert (
-        datagram[:4] == b"HT\x01\x01" and datagram[4:20] == bytes(range(16)) and len(datagram) == 58 + 4 + 16
-    )
+    datagram = wire.seal(KEY, HEADER, TORN)
+    assert datagram[:4] == b"HT\x01\x01" and datagram[4:20] == bytes(range(16))
     assert struct.unpack_from("<iHHH8sQQI", datagram, 20) == (7, 2, 0, 1, b"journal!", 100, 900, 0xFFFFFFFF)
-    assert hashlib.blake2b(datagram[:-16], key=key, digest_size=16).digest() == datagram[-16:]
+    assert datagram[58:-16] == b"\0" + TORN
+    assert hashlib.blake2b(datagram[:-16], key=derived(b"MAC"), digest_size=16).digest() == datagram[-16:]
 
 
-@given(st.integers(0, 77), st.integers(1, 255))
-def test_one_changed_byte_is_seen(position, change):
-    datagram = bytearray(wire.seal(KEY, HEADER, b"body"))
+MESSAGE, _ = wire.pack([Message(1, "start", '{"env": {"NOTE": "private"}}')])
+ROWS, _ = wire.pack([Row.of(1, step, None, 1.7e9, {"loss": step / 3}) for step in range(20)])
+TORN, _ = wire.pack([Torn(1)])
+#: Bodies, and whether they have something that the database hides from others.
+BODIES = {
+    "a message": (MESSAGE, True),
+    "rows before a message": (ROWS + MESSAGE, True),
+    "a message before rows": (MESSAGE + ROWS + TORN, True),
+    "a kind of a later version": (b"\x09\x07\0\0\0private", True),
+    "a message in parts": (wire.pack([Message(1, "fin", json.dumps({"t": "private" * 500}))])[0], True),
+    "no blocks at all": (b"private", True),
+    "a block cut short": (ROWS[:-1], True),
+    "rows": (ROWS, False),
+    "torn lines": (ROWS + TORN, False),
+    "nothing": (b"", False),
+}
+
+
+@pytest.mark.parametrize(("body", "is_hidden"), BODIES.values(), ids=BODIES)
+def test_what_others_may_not_see_is_encrypted_as_the_document_says(body, is_hidden):
+    datagrams = split(KEY, HEADER, body)
+    assert b"".join(wire.body(KEY, datagram) for datagram in datagrams) == body
+    assert all(wire.verified(KEY, datagram) for datagram in datagrams)
+    pieces = []
+    for datagram in datagrams:
+        nonce, content = datagram[59:75], datagram[75:-16]
+        assert (datagram[58] == 1) == is_hidden
+        if is_hidden:
+            stream = hashlib.shake_128(derived(b"cipher") + nonce).digest(len(content))
+            content = bytes(one ^ other for one, other in zip(content, stream, strict=True))
+        else:
+            content = datagram[59:-16]
+        pieces.append(content)
+        assert b"private" not in datagram
+    assert b"".join(pieces) == body
+
+
+def test_a_python_without_a_sha_3_of_its_own_takes_openssls():
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(wire.__file__).parents[2])!r}); sys.modules['_sha3'] = None\n"
+        "from hpctrack.stream import wire\n"
+        "print(wire.body(bytes(32), bytes.fromhex(sys.argv[1])).hex(), wire.shake_128.__name__)"
+    )
+    datagram = wire.seal(bytes(32), HEADER, MESSAGE)
+    words = [sys.executable, "-I", "-S", "-c", program, datagram.hex()]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert said == [MESSAGE.hex(), "openssl_shake_128"]
+
+
+def test_no_two_datagrams_share_a_keystream():
+    again = [wire.seal(KEY, HEADER, MESSAGE)[58:-16] for _ in range(100)]
+    assert len({content[1:17] for content in again}) == len({content[17:] for content in again}) == 100
+
+
+@given(st.sampled_from([MESSAGE, TORN]), st.data())
+def test_one_changed_byte_is_seen(body, data):
+    datagram = bytearray(wire.seal(KEY, HEADER, body))
     assert wire.verified(KEY, bytes(datagram))
-    datagram[position] ^= change
+    datagram[data.draw(st.integers(0, len(datagram) - 1))] ^= data.draw(st.integers(1, 255))
     assert not wire.verified(KEY, bytes(datagram))
-    assert not wire.verified(wire.run_key(b"s" * 32, 8), wire.seal(KEY, HEADER, b"body"))
+    assert not wire.verified(wire.run_key(b"s" * 32, 8), wire.seal(KEY, HEADER, body))
 
 
 def changed(**fields) -> bytes:
@@ -244,7 +303,8 @@ def changed(**fields) -> bytes:
     [
         b"", bytes(73), bytes(74), bytes(1401), b"XX" + changed()[2:], b"HT\x02" + changed()[3:],
         changed(part=1), changed(parts=0), changed(parts=1025), changed(start=900), changed(start=901),
-        changed(end=1 << 63),
+        changed(end=1 << 63), wire.sign(KEY, HEADER, b""), wire.sign(KEY, HEADER, b"\1" + bytes(15)),
+        wire.sign(KEY, HEADER, b"\2" + bytes(40)),
     ],
 )  # fmt: skip
 def test_what_is_no_datagram_of_ours(datagram):
@@ -256,7 +316,7 @@ def test_answers_are_not_longer_than_questions_and_name_their_direction():
     question = HEADER._replace(part=3, parts=9)
     for kind, expected in ((wire.DATA, wire.ACK), (wire.PING, wire.PONG)):
         answer = wire.answer(question._replace(kind=kind), KEY, 500, 4000)
-        assert len(answer) == len(wire.seal(KEY, question))
+        assert len(answer) <= len(wire.seal(KEY, question._replace(kind=kind)))
         assert wire.peek(answer) == HEADER._replace(kind=expected, start=500, end=4000)
     assert wire.peek(wire.held(question, KEY, 700, 4000)) == HEADER._replace(
         kind=wire.HELD, start=700, end=4000

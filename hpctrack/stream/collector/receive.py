@@ -216,7 +216,7 @@ class Receiver:
             watermark = self._watermark(run.run_id, header.journal.hex())
             self._socket.send([(wire.answer(header, run.key, watermark, watermark), address)])
             return None
-        body = wire.body(data)
+        body = wire.body(run.key, data)
         return Datagram(header, body, run, address, _decoded(header, body))
 
 

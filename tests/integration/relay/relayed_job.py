@@ -39,6 +39,8 @@ class Collector:
         self.held: dict[bytes, dict[int, tuple[wire.Header, bytes]]] = {}
         self.attempts: dict[bytes, int] = {}
         self.datagrams = self.forged = 0
+        #: All that crossed the network, both ways.
+        self.seen = bytearray()
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
@@ -56,10 +58,12 @@ class Collector:
                 return
             if not datagram:
                 return
+            self.seen += datagram
             if self.rng.random() < self.loss:
                 continue
             answer = self._take(datagram)
             if answer is not None and self.rng.random() >= self.loss:
+                self.seen += answer
                 self.socket.sendto(answer, address)
 
     def _take(self, datagram: bytes) -> bytes | None:
@@ -76,7 +80,7 @@ class Collector:
             return wire.answer(header._replace(echo=0), self.key, watermark, watermark + (1 << 20))
         name = header._replace(echo=0, part=0)
         parts = self.parts.setdefault(name, {})
-        parts[header.part] = wire.body(datagram)
+        parts[header.part] = wire.body(self.key, datagram)
         if len(parts) == header.parts:
             del self.parts[name]
             body = b"".join(parts[part] for part in range(header.parts))

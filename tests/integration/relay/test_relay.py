@@ -40,6 +40,37 @@ def test_everything_that_was_said_arrives_once_and_nothing_is_left(job, collecto
     assert job.run_folders() == [] and job.spooled() == []
 
 
+def texts(value) -> set[bytes]:
+    """Return the strings anywhere in a JSON value that are long enough not to occur by chance."""
+    if isinstance(value, dict):
+        return texts(list(value)) | texts(list(value.values()))
+    if isinstance(value, list):
+        return set().union(*map(texts, value))
+    return {value.encode()} if isinstance(value, str) and len(value) > 3 else set()
+
+
+def test_who_listens_reads_nothing_but_metrics(job, collector):
+    job.submit()
+    job.find_collector_at(collector.address)
+    script = """#!/bin/sh
+        "$PYTHON" -c 'import hpctrack
+hpctrack.set_args({"optimiser": {"name": "adamw"}})
+hpctrack.set_tags(colour="green")
+for step in range(500): hpctrack.log(step=step, accuracy=1.0)'
+        echo 'step=501 accuracy=.5 stage=warmup' >> "$HPCTRACK_JOURNAL"
+        echo 'the end of standard error' >&2
+        sleep 1; exit 3
+    """
+    job.run(script, NOTES="between us", LONG="long variable " * 500)
+    kinds = ("hello", "start", "usage", "event", "args", "tags", "fin")
+    told = {kind: collector.messages(kind) for kind in kinds}
+    said = texts([told[kind] for kind in kinds]) | {kind.encode() for kind in ("hello", "start", "usage")}
+    assert {b"between us", b"adamw", b"green", str(job.folder).encode()} <= said
+    assert any(b"the end of standard error" in text for text in said)
+    assert [text for text in said if text in collector.seen] == []
+    assert sorted(set(collector.steps())) == [*range(500), 501] and b"accuracy" in collector.seen
+
+
 def test_before_the_first_answer_only_ids_are_sent(job):
     silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     silent.bind(("127.0.0.1", 0))
@@ -53,8 +84,9 @@ def test_before_the_first_answer_only_ids_are_sent(job):
             received.append(silent.recv(2000))
     silent.close()
     assert received and len(received) < 30
-    assert all(b"hello" in datagram or b"fin" in datagram for datagram in received)
-    assert len(set(map(wire.body, received))) <= 2
+    bodies = {wire.body(job.key, datagram) for datagram in received}
+    assert all(b"hello" in body or b"fin" in body for body in bodies)
+    assert len(bodies) <= 2
 
 
 def test_a_failure_tells_the_end_of_its_standard_error(job, collector):
