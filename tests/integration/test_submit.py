@@ -65,9 +65,7 @@ def test_a_submission_is_recorded_and_registered(stored):
 def test_an_array_of_ten_thousand_tasks(stored):
     code, _, err = stored.sbatch("--array=0-9999%50", stored.script())
     assert code == 0
-    if (
-        "did not answer within 2 s" in err
-    ):  # on a busy machine; a later command registers it, whole or not at all
+    if "did not answer within 2 s" in err:  # a busy machine: a later command registers it, all or none
         registration.register_pending(stored.settings)
     assert stored.query("SELECT count(*), min(task), max(task), count(slurm_job_id) FROM runs") == [
         (10000, 0, 9999, 0)
