@@ -19,12 +19,11 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from hpctrack import __version__, errors, settings
 from hpctrack.cli import verbs
+from hpctrack.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERRUPTED = 130
-"""128 + SIGINT, as a shell says it."""
 UNEXPECTED = 70  # EX_SOFTWARE
 UNWRITABLE = 74  # EX_IOERR
 #: What a full disk, or one that fails, says under standard output.
@@ -120,6 +119,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        _end_colours()
         return INTERRUPTED
     except BrokenPipeError:
         raise
@@ -128,6 +128,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return report_unwritable(error) if lost else _report_bug(error)
     except Exception as error:  # noqa: BLE001 (the last line of defence: no traceback reaches a user)
         return _report_bug(error)
+
+
+def _end_colours() -> None:
+    """Leave a terminal its own colours: what was to end ours may not have been written any more."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[0m")
+        sys.stdout.flush()
 
 
 def describe(error: errors.HpctrackError) -> str:

@@ -11,6 +11,9 @@ import sys
 
 from hpctrack.cli.verbs import help_text
 
+INTERRUPTED = 130
+"""128 + SIGINT, as a shell says it."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +21,20 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit."""
-    sys.exit(run(arguments))
+    """Run the command line and exit. A second Ctrl-C may come wherever the first is seen to."""
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    _let_signals_end()
+    sys.exit(code)
+
+
+def _let_signals_end() -> None:
+    """Have Ctrl-C end the interpreter while it leaves: it would tell of an exception that nobody can mend."""
+    module = sys.modules.get("signal")
+    if module is not None and module.getsignal(module.SIGINT) is module.default_int_handler:
+        module.signal(module.SIGINT, module.SIG_DFL)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import sys
-import termios
 import time
-import tty
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Group
-from rich.live import Live
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import common, listing, render, table
+from hpctrack.cli import common, listing, render, screen, table
 from hpctrack.cli.question import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from hpctrack.cli import columns
     from hpctrack.cli.question import Question
@@ -41,7 +37,7 @@ def watch(
     """Draw until q or Ctrl-C, or until all runs that were asked for by id have ended.
 
     Into a pipe the table is written whenever it has changed. A PostgreSQL that goes away is waited for, but
-    the first question fails like any other command's.
+    the first question fails, or is interrupted, like any other command's.
     """
     output = table.Output()
     asker = _Asker(settings, question, chosen)
@@ -49,10 +45,11 @@ def watch(
     def draw(answer: listing.Answer) -> list[Text]:
         return listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
 
-    with contextlib.closing(asker), contextlib.suppress(KeyboardInterrupt):
+    with contextlib.closing(asker):
         asker.ask()
-        if output.plain:
-            _write(asker, draw, interval, output)
+        if output.plain or output.console.is_dumb_terminal:
+            with contextlib.suppress(KeyboardInterrupt):
+                _write(asker, draw, interval, output)
         else:
             _redraw(asker, draw, interval, output)
     if not output.plain and asker.answer is not None:
@@ -108,55 +105,25 @@ def _write(asker: _Asker, draw: _Draw, interval: float, output: table.Output) ->
 
 
 def _redraw(asker: _Asker, draw: _Draw, interval: float, output: table.Output) -> None:
-    with _keys() as quits, Live(console=output.console, screen=True, auto_refresh=False) as live:
-        while True:
-            answer = asker.ask()
+    with screen.Screen(output.console) as terminal, contextlib.suppress(screen.Interrupted):
+        over = False
+        while not over:
+            answer = terminal.ask(asker.ask)
             line = Text(answer.now.astimezone().strftime("%H:%M:%S  "), style="dim")
             line.append(
                 asker.trouble or f"every {interval:g} s; q ends", render.WARNING if asker.trouble else ""
             )
-            live.update(Group(line, *draw(_screenful(answer, output))), refresh=True)
-            if asker.over or quits(interval):
-                return
+            terminal.draw(partial(_page, line, draw, answer, terminal))
+            over = asker.over or terminal.wait(interval)
 
 
-def _screenful(answer: listing.Answer, output: table.Output) -> listing.Answer:
+def _page(line: Text, draw: _Draw, answer: listing.Answer, terminal: screen.Screen) -> Group:
+    return Group(line, *draw(_screenful(answer, terminal.height)))
+
+
+def _screenful(answer: listing.Answer, height: int) -> listing.Answer:
     """Return the lines that fit: of the newest runs, or of the first where they are sorted."""
-    room = max(output.console.height - _FRAME, 1)
+    room = max(height - _FRAME, 1)
     page = answer.page
     fitting = page._replace(lines=page.lines[:room], more=page.more or len(page.lines) > room)
     return replace(answer, page=fitting)
-
-
-@contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], bool]]:
-    """Yield a function that waits some seconds and says whether q was pressed meanwhile.
-
-    Without a keyboard it just waits. The terminal is given back as it was.
-    """
-    if not sys.stdin.isatty():
-        yield _just_wait
-        return
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setcbreak(descriptor)
-        yield _wait_for_key
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _just_wait(seconds: float) -> bool:
-    time.sleep(seconds)
-    return False
-
-
-def _wait_for_key(seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while True:
-        ready, _, _ = select.select([sys.stdin], [], [], max(deadline - time.monotonic(), 0))
-        if not ready:
-            return False
-        keys = os.read(sys.stdin.fileno(), 64)
-        if not keys or b"q" in keys.lower():
-            return True

@@ -6,6 +6,8 @@ from datetime import datetime, timezone
 
 import pytest
 
+from tests.terminals import Terminal
+
 NOW = datetime.now(timezone.utc)
 
 
@@ -26,3 +28,17 @@ def run(insert):
         return run_id
 
     return make
+
+
+@pytest.fixture
+def terminal(database):
+    """Start verbs in terminals of their own."""
+    opened = []
+
+    def start(*arguments, columns=100, **environ):
+        opened.append(Terminal(database, arguments, columns, **environ))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()

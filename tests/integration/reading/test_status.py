@@ -7,13 +7,9 @@ import getpass
 import io
 import json
 import os
-import pty
 import re
-import select
-import signal
 import subprocess
 import sys
-import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -294,73 +290,6 @@ def test_reads_never_write(cli, run, connection):
 # --- on a terminal ------------------------------------------------------------------------------------------
 
 
-class Terminal:
-    """A verb in a terminal of its own."""
-
-    def __init__(self, database, arguments, columns, **environ):
-        self.output = b""
-        leader, follower = pty.openpty()
-        names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
-        base = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-        size = {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm-256color"}
-        self._leader = leader
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "hpctrack.cli.main", *arguments],
-            stdin=follower, stdout=follower, stderr=follower, env={**base, **names, **size, **environ},
-            start_new_session=True,
-        )  # fmt: skip
-        os.close(follower)
-
-    def read_until(self, condition):
-        """Read until the text so far satisfies a condition."""
-        deadline = time.monotonic() + 30
-        while not condition(self.text):
-            ready, _, _ = select.select([self._leader], [], [], max(deadline - time.monotonic(), 0))
-            assert ready, f"never came: {self.text}"
-            self._read()
-
-    def finish(self):
-        """Read to the end; returns the exit code."""
-        while select.select([self._leader], [], [], 30)[0] and self._read():
-            pass
-        return self.process.wait(30)
-
-    def _read(self):
-        try:
-            data = os.read(self._leader, 65536)
-        except OSError:  # EIO: nobody holds the other end any more
-            return b""
-        self.output += data
-        return data
-
-    @property
-    def text(self):
-        return self.output.decode("utf-8", "replace")
-
-    def type(self, text):
-        os.write(self._leader, text.encode())
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._leader)
-
-
-@pytest.fixture
-def terminal(database):
-    """Start verbs in terminals of their own."""
-    opened = []
-
-    def start(*arguments, columns=100, **environ):
-        opened.append(Terminal(database, arguments, columns, **environ))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
-
-
 @pytest.mark.parametrize("columns", [60, 80, 140])
 def test_it_fits_the_terminal_and_is_coloured(terminal, run, columns):
     run(
@@ -391,69 +320,6 @@ def test_a_terminal_without_unicode_gets_words(terminal, run):
     assert one.finish() == 0
     assert "  FAILED  " in one.text
     assert "✗" not in one.text
-
-
-def test_watching_follows_the_database_until_q(terminal, run, connection):
-    run(status="PENDING")
-    one = terminal("status", "--watch", "--interval", "0.2")
-    one.read_until(lambda text: "PENDING" in text)
-    connection.execute("UPDATE runs SET status = 'RUNNING'")
-    one.read_until(lambda text: "RUNNING" in text)
-    one.type("q")
-    assert one.finish() == 0
-    assert one.text.count("\x1b[?1049h") == one.text.count("\x1b[?1049l") == 1
-    after = one.text.rpartition("\x1b[?1049l")[2]
-    assert "RUNNING" in after
-    assert "Traceback" not in one.text
-
-
-def test_watching_ends_cleanly_on_ctrl_c_and_gives_the_terminal_back(terminal, run):
-    run()
-    one = terminal("status", "--watch", "--interval", "30")
-    one.read_until(lambda text: "RUNNING" in text)
-    one.process.send_signal(signal.SIGINT)
-    assert one.finish() == 0
-    assert "\x1b[?1049l" in one.text
-    assert "Traceback" not in one.text
-
-
-def test_watching_named_runs_ends_with_them(terminal, run, connection):
-    run(slurm_job_id=14)
-    one = terminal("status", "--watch", "--interval", "0.2", "14")
-    one.read_until(lambda text: "RUNNING" in text)
-    connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
-    assert one.finish() == 0
-    assert "COMPLETED" in one.text
-
-
-def test_watching_survives_a_postgresql_that_drops_connections(terminal, run, connection):
-    run(status="PENDING")
-    one = terminal("status", "--watch", "--interval", "0.2")
-    one.read_until(lambda text: "PENDING" in text)
-    connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'hpctrack' AND pid <> pg_backend_pid() AND datname = current_database()"
-    )
-    connection.execute("UPDATE runs SET status = 'RUNNING'")
-    one.read_until(lambda text: "RUNNING" in text)
-    one.type("q")
-    assert one.finish() == 0
-
-
-def test_watching_into_a_pipe_writes_what_changed(database, run, connection):
-    run(slurm_job_id=14, status="PENDING")
-    names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpctrack.cli.main", "status", "14", "--watch", "--interval", "0.2"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env={**os.environ, **names},
-    )  # fmt: skip
-    first = [process.stdout.readline() for _ in range(4)]
-    connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
-    rest = process.stdout.read()
-    assert process.wait(30) == 0
-    assert "PENDING" in first[1]
-    assert "COMPLETED" in rest
-    assert "\x1b" not in rest
 
 
 def test_a_reader_that_goes_away_is_no_error(database, run):

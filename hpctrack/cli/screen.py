@@ -1,0 +1,185 @@
+"""The terminal's other screen, for a verb that draws again and again, and the signals that interrupt it.
+
+Open a `Screen`, then in turn `ask` what is to be shown, `draw` it and `wait`. While it is open, signals raise
+nothing but in the midst of `ask`: handlers take note, and `wait` sees to it. So no drawing is ever cut short,
+and the terminal is given back in one place, whatever ends the verb: q, Ctrl-C, a failure, SIGTERM, SIGHUP.
+Ctrl-Z gives it back until the verb goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.screen import Screen as Page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+
+    from rich.console import Console, RenderableType
+
+_T = TypeVar("_T")
+
+_ENTER, _LEAVE = "\x1b[?1049h", "\x1b[?1049l"
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[0m\x1b[?25h"
+_HOME = "\x1b[H"
+#: What ends a verb; after all but Ctrl-C it dies of the signal once the terminal is given back.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_OTHERS = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
+
+
+class Interrupted(BaseException):
+    """A signal ends the verb in the midst of `Screen.ask`."""
+
+
+class Screen:
+    """The other screen and the keyboard of a terminal, from ``with`` to its end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._keyboard = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        self._modes: list[Any] = []
+        self._handlers: dict[int, Any] = {}
+        self._drawing: Callable[[], RenderableType] | None = None
+        self._asking = False
+        self._ending: int | None = None
+        self._pausing = self._stale = False
+
+    def __enter__(self) -> Screen:
+        self._woken, self._waker = os.pipe()
+        for descriptor in (self._woken, self._waker):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        if self._keyboard is not None:
+            self._modes = termios.tcgetattr(self._keyboard)
+        for number in (*_ENDING, *_OTHERS):
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:  # as nohup has it
+                self._handlers[number] = before
+                signal.signal(number, self._note)
+        try:
+            self._open()
+        except BaseException:
+            self._give_back()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._give_back()
+        if self._ending not in (None, signal.SIGINT):
+            signal.signal(self._ending, signal.SIG_DFL)
+            signal.raise_signal(self._ending)
+
+    @property
+    def height(self) -> int:
+        """Lines of the terminal, which may change at any time."""
+        return self._console.height
+
+    def ask(self, question: Callable[[], _T]) -> _T:
+        """Ask something that may take long. Raises `Interrupted` when a signal ends the verb meanwhile."""
+        try:
+            self._asking = True
+            if self._ending is not None:
+                raise Interrupted
+            return question()
+        finally:
+            self._asking = False
+
+    def draw(self, drawing: Callable[[], RenderableType]) -> None:
+        """Draw what a function returns, now and whenever the terminal changes."""
+        self._drawing = drawing
+        with self._console.capture() as captured:
+            self._console.print(Page(drawing(), application_mode=True), end="")
+        _write(_HOME + captured.get())
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; True if the verb is to end: by a signal, or by q."""
+        deadline = time.monotonic() + seconds
+        while self._ending is None:
+            self._catch_up()
+            left = max(deadline - time.monotonic(), 0)
+            sources = [self._woken] if self._keyboard is None else [self._woken, self._keyboard]
+            ready, _, _ = select.select(sources, [], [], left)
+            if not ready:
+                return False
+            if self._woken in ready:
+                os.read(self._woken, 512)
+            if self._keyboard in ready and self._ends(os.read(sys.stdin.fileno(), 64)):
+                return True
+        return True
+
+    @staticmethod
+    def _ends(keys: bytes) -> bool:
+        return not keys or b"q" in keys.lower()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGTSTP:
+            self._pausing = True
+            if self._asking:  # nothing is drawn just now
+                self._pause()
+        elif number in _OTHERS:
+            self._stale = True
+        else:
+            self._ending = self._ending or number
+            if self._asking:
+                self._asking = False
+                raise Interrupted
+
+    def _catch_up(self) -> None:
+        """Do what signals have asked for: stand still, draw again."""
+        if self._pausing:
+            self._pause()
+        if self._stale and self._drawing is not None:
+            self._stale = False
+            self._take_keyboard()
+            _write(_HIDE_CURSOR)
+            self.draw(self._drawing)
+
+    def _pause(self) -> None:
+        """Give the terminal back and stand still until somebody lets us go on."""
+        self._close()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._note)
+        self._pausing, self._stale = False, True
+        self._open()
+
+    def _take_keyboard(self) -> None:
+        if self._keyboard is not None:
+            tty.setcbreak(self._keyboard, termios.TCSANOW)  # what is typed already stays
+
+    def _open(self) -> None:
+        self._take_keyboard()
+        _write(_ENTER + _HIDE_CURSOR)
+
+    def _close(self) -> None:
+        """Leave the terminal as it was. One that is gone needs nothing."""
+        with contextlib.suppress(OSError):
+            _write(_SHOW_CURSOR + _LEAVE)
+        if self._keyboard is not None:
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._modes)
+
+    def _give_back(self) -> None:
+        """Give terminal and signals back, Ctrl-C last: until then it raises nothing."""
+        self._close()
+        signal.set_wakeup_fd(-1)
+        os.close(self._woken)
+        os.close(self._waker)
+        for number, before in reversed(self._handlers.items()):
+            signal.signal(number, before)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
