@@ -14,7 +14,7 @@ from hpctrack import flock
 from hpctrack.stream import records, runfolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection
 
     from hpctrack.stream.options import Config
 
@@ -43,8 +43,13 @@ class Identity(NamedTuple):
     pid: int = 0
     #: When it was started: process ids are used again.
     pid_start: str = ""
-    #: Nobody writes here any more: the run's processes on its nodes have ended.
+    #: Nobody writes here any more: the run's processes on its nodes have ended, and somebody has seen that.
     closed: bool = False
+    #: Process ids mean something only to processes of the same namespace (pid_namespaces(7)).
+    namespace: str = ""
+    #: The script's process, which may outlive its supervisor.
+    script: int = 0
+    script_start: str = ""
 
 
 def identity(config: Config, supervisor: int) -> Identity:
@@ -60,6 +65,7 @@ def identity(config: Config, supervisor: int) -> Identity:
         boot=boot(),
         pid=supervisor,
         pid_start=started_at(supervisor),
+        namespace=namespace(),
     )
 
 
@@ -85,6 +91,26 @@ def read_identity(folder: str) -> Identity | None:
         return None
 
 
+def guess_identity(spool: str, folder: str) -> Identity | None:
+    """Return whose a folder is by its name alone, where that tells: no relay may have come to write it.
+
+    The task of an array does not show in it.
+    """
+    label, _, attempt = os.path.basename(folder).rpartition(".")[0].rpartition(".")
+    cluster, _, job = label.rpartition(".")
+    if not attempt.isdecimal() or not label:
+        return None
+    known = Identity(None, -1, attempt=int(attempt), host=host())
+    if cluster and job.isdecimal():
+        known = known._replace(cluster=cluster, job_id=int(job))
+    else:
+        known = known._replace(uuid=label, record=records.path_of(spool, label))
+    with contextlib.suppress(OSError, ValueError):
+        record = find_record(spool, known)
+        return known if record is not None and record.tasks is None else None
+    return None
+
+
 def find_record(spool: str, identity: Identity) -> records.Record | None:
     """Return the submission record of an identity; None while there is none.
 
@@ -105,12 +131,72 @@ def find_record(spool: str, identity: Identity) -> records.Record | None:
     return record if identity.uuid in (None, record.uuid) else None
 
 
+def is_here(identity: Identity) -> bool:
+    """Whether the processes of a supervisor's host and boot can be seen from here."""
+    here = (identity.host, identity.boot) == (host(), boot()) and bool(identity.boot)
+    return here and identity.namespace in ("", namespace())
+
+
+def was_here(identity: Identity) -> bool:
+    """Whether this host has been started anew since: nothing of then lives."""
+    return identity.host == host() and "" not in (identity.boot, boot()) and identity.boot != boot()
+
+
 def supervisor_lives(identity: Identity) -> bool:
     """Whether the supervisor of a run folder on this host is a living process."""
-    if (identity.host, identity.boot) != (host(), boot()) or not identity.pid:
-        return False
-    started = started_at(identity.pid)
-    return bool(started) and identity.pid_start in ("", started)
+    return is_here(identity) and _lives(identity.pid, identity.pid_start)
+
+
+def script_lives(identity: Identity) -> bool:
+    """Whether its script is one."""
+    return (
+        is_here(identity) and bool(identity.script_start) and _lives(identity.script, identity.script_start)
+    )
+
+
+def _lives(pid: int, start: str) -> bool:
+    started = started_at(pid) if pid else ""
+    return bool(started) and start in ("", started)
+
+
+def users(folder: str, ignored: Collection[int] = ()) -> list[int] | None:
+    """Return processes of this user on this host that may write into a folder; None if nobody can tell.
+
+    These are the ones that were started with the folder's name in their environment, have a file of it open,
+    or work in it. ``ignored``: process ids that are known not to, besides our own.
+    """
+    own = os.getpid()
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return None
+    if own not in pids:
+        return None
+    name = os.fsencode(os.path.basename(folder))
+    return [pid for pid in pids if pid != own and pid not in ignored and _uses(pid, name)]
+
+
+def _uses(pid: int, name: bytes) -> bool:
+    """Whether a process names a folder; one that can't be asked is another user's, or gone."""
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if name in file.read():
+                return True
+        places = [f"/proc/{pid}/cwd"]
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            places += [entry.path for entry in entries]
+        for place in places:
+            with contextlib.suppress(OSError):
+                if name in os.fsencode(os.readlink(place)):
+                    return True
+    return False
+
+
+def namespace() -> str:
+    """Return this process's namespace of process ids; empty if it can't be told."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
 
 
 def started_at(pid: int) -> str:
@@ -146,6 +232,17 @@ class Lock:
     def taken(self) -> bool:
         """Whether we have it."""
         return self._descriptor >= 0
+
+    def is_held(self) -> bool:
+        """Whether somebody works there at this moment. Raises OSError if that can't be told."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not (flock.try_lock(descriptor) and self._is_nobodys(descriptor))
+        finally:
+            os.close(descriptor)
 
     def take(self) -> bool:
         """Take the lock; False if somebody else has it. Raises OSError if there can't be one."""
@@ -203,12 +300,18 @@ def at_rest(path: str, now: float) -> bool:
     return now - os.stat(path).st_mtime > _REST
 
 
-def others(parent: str, own: str) -> Iterator[str]:
-    """Yield the folders beside our own."""
-    with contextlib.suppress(OSError), os.scandir(parent) as entries:
-        for entry in entries:
-            if entry.path != own and entry.is_dir(follow_symlinks=False):
-                yield entry.path
+def others(parent: str, own: str) -> list[str]:
+    """Return the folders beside our own; none where there is no such place.
+
+    Raises OSError for a place that can't be looked through to its end.
+    """
+    try:
+        with os.scandir(parent) as entries:
+            return [
+                entry.path for entry in entries if entry.path != own and entry.is_dir(follow_symlinks=False)
+            ]
+    except FileNotFoundError:
+        return []
 
 
 def make(path: str) -> None:
@@ -217,14 +320,3 @@ def make(path: str) -> None:
     if not os.path.isdir(parent):
         make(parent)
     runfolder.make_private(path)
-
-
-def remove(path: str) -> None:
-    """Delete a folder with everything in it; symbolic links are not followed. Raises OSError."""
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                remove(entry.path)
-            else:
-                os.unlink(entry.path)
-    os.rmdir(path)

@@ -1,4 +1,7 @@
-"""The journals that a relay looks after: the run's own, here and in the spool, and what was left behind."""
+"""The journals that a relay looks after: the run's own, here and in the spool, and what was left behind.
+
+What is removed, when and on which evidence, says `hpctrack.stream.removal`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, journal_lines, leftovers, mirror, tail
+from hpctrack.stream import folders, leftovers, mirror, removal, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +26,7 @@ class Journals:
     ) -> None:
         """``watermark`` says up to which offset a journal is acknowledged."""
         self._run_dir, self._spool_dir = config.run_dir, config.spool_dir
+        self._several_nodes = config.several_nodes
         self._identity = identity
         self._watermark = watermark
         self._watches = [tail.Watch(config.run_dir), tail.Watch(config.spool_dir)]
@@ -36,13 +40,19 @@ class Journals:
         self._lock.take()
         folders.write_identity(self._run_dir, self._identity)
 
-    def identify(self, identity: folders.Identity) -> Iterator[tail.Tail]:
+    def note_script(self, pid: int, start: str) -> None:
+        """Write down which process may go on writing here though supervisor and relay are gone."""
+        self._identity = self._mirror.identity = self._identity._replace(script=pid, script_start=start)
+        folders.write_identity(self._run_dir, self._identity)
+
+    def identify(self, uuid: str) -> Iterator[tail.Tail]:
         """Take in what the submission record says; yield the journals that earlier relays of the run left."""
-        self._identity = self._mirror.identity = identity
+        identity = self._identity = self._mirror.identity = self._identity._replace(uuid=uuid)
         with contextlib.suppress(OSError):
             folders.write_identity(self._run_dir, identity)
         for path, in_spool in ((self._run_dir, False), (self._spool_dir, True)):
-            self._leftovers += leftovers.of_run(path, identity, in_spool=in_spool)
+            with contextlib.suppress(OSError):  # a place that can't be looked through is left to others
+                self._leftovers += leftovers.of_run(path, identity, in_spool=in_spool)
         for one in leftovers.tails_of(self._leftovers):
             if self._tails.setdefault(one.name, one) is one:
                 yield one
@@ -77,6 +87,12 @@ class Journals:
         """Return those that stand in the run folder alone."""
         return [one for one in self if os.path.dirname(one.files[0].path) == self._run_dir]
 
+    @property
+    def trouble(self) -> OSError | None:
+        """Why some of them can't be seen at this moment; None if all can."""
+        troubles = [watch.trouble for watch in self._watches] + [one.trouble for one in self]
+        return next(filter(None, troubles), None)
+
     def look(self) -> None:
         """Look how far they have grown."""
         for one in self:
@@ -85,8 +101,7 @@ class Journals:
     def end_lines(self) -> None:
         """The script has ended: no line here will be completed any more."""
         for one in self.here():
-            with contextlib.suppress(OSError):  # the disk is full: its writer has counted the line
-                one.close_line()
+            one.close_line()
 
     def lost(self) -> dict[str, int]:
         """Return how many lines could not be written, by journal."""
@@ -97,11 +112,12 @@ class Journals:
     def copy(self, limit: int) -> int:
         """Copy up to about ``limit`` bytes to the spool of what is not acknowledged; return how many.
 
-        Raises OSError if the spool can't be written.
+        A journal that can't be read now waits. Raises OSError if the spool can't be written.
         """
         copied = 0
         for one in self.here():
-            if copied < limit and self._mirror.end(one) < one.end and not _is_empty(one):
+            waits = one.trouble is None and self._mirror.end(one) < one.end and not one.is_blank
+            if copied < limit and waits:
                 copied += self._mirror.copy(one, self._watermark(one), limit - copied)
         return copied
 
@@ -109,49 +125,65 @@ class Journals:
         """Free the space of what is acknowledged; ``in_spool_for_good``: also of what is in the spool."""
         for one in self:
             watermark = self._watermark(one)
-            one.give_back(max(watermark, self._mirror.end(one)) if in_spool_for_good else watermark)
+            one.give_back(max(watermark, self._mirror.settled(one)) if in_spool_for_good else watermark)
             self._mirror.forget(one, watermark)
 
     def refresh(self) -> None:
         """Give a sign of life. Raises OSError."""
-        self._lock.refresh()
+        if not self._lock.taken:
+            self._lock.take()  # somebody delivered from here before there was a relay
+        if self._lock.taken:
+            self._lock.refresh()
         self._mirror.refresh()
 
-    def clear(self, is_delivered: Callable[[tail.Tail], bool]) -> None:
-        """Delete the folders of earlier relays that are delivered."""
+    def clear(self, safe: Callable[[tail.Tail], int]) -> None:
+        """Delete what earlier relays have left, as far as it is delivered.
+
+        ``safe`` returns up to which offset of a journal PostgreSQL has everything.
+        """
+        if not self._leftovers:
+            return
+        prove = self._prover(safe)
         for one in list(self._leftovers):
-            if one.clear(lambda file: self._is_delivered(file, is_delivered)):
-                self._leftovers.remove(one)
+            with contextlib.suppress(OSError):
+                if one.clear(prove):
+                    self._leftovers.remove(one)
 
-    def _is_delivered(self, file: tail.File, is_delivered: Callable[[tail.Tail], bool]) -> bool:
-        one = self._tails.get(file.journal)
-        return one is not None and any(file.path == known.path for known in one.files) and is_delivered(one)
+    def _prover(self, safe: Callable[[tail.Tail], int]) -> Callable[[tail.File], removal.Proof | None]:
+        holders = {file.path: one for one in self for file in one.files}  # of two the one that came later
 
-    def close(self, is_delivered: Callable[[tail.Tail], bool]) -> None:
+        def prove(file: tail.File) -> removal.Proof | None:
+            one = holders.get(file.path)
+            if one is None:
+                return None
+            try:
+                return removal.Proof(one.descriptor(file), file.base, safe(one))
+            except OSError:
+                return None
+
+        return prove
+
+    def close(self, safe: Callable[[tail.Tail], int]) -> None:
         """Delete what nobody needs any more, and leave the rest to later relays and ``hpctrack sync``."""
         self.look()
-        self.clear(is_delivered)
+        self.clear(safe)
         for leftover in self._leftovers:
             leftover.release()
-        needed = {file.path for one in self if not is_delivered(one) for file in one.files}
         for one in self:
-            for file in one.files:
-                in_spool = file.whole and os.path.dirname(file.path) == self._spool_dir
-                if in_spool and file.path not in needed:
-                    with contextlib.suppress(OSError):
-                        os.unlink(file.path)
-        kept = all(
-            is_delivered(one) or self._mirror.end(one) >= one.end or _is_empty(one) for one in self.here()
-        )
-        self.keep_house(in_spool_for_good=False)
-        self._mirror.close()
-        if kept:
-            folders.remove(self._run_dir)
-        else:
-            folders.write_identity(self._run_dir, self._identity._replace(closed=True))
+            self._mirror.forget(one, safe(one))
+        identity = self._identity
+        over = removal.nobody_writes(self._run_dir, identity, in_spool=False, ignored={identity.pid})
+        kept = {one.name: self._kept(one) for one in self.here()}
+        self._mirror.close(over=over and not self._several_nodes, prove=self._prover(safe))
+        prove = self._prover(lambda one: max(safe(one), kept.get(one.name, 0)))
+        if not removal.clear(self._run_dir, removal.Keeping(in_spool=False, over=over), prove):
+            folders.write_identity(self._run_dir, identity._replace(closed=over))
         self._lock.release()
 
-
-def _is_empty(one: tail.Tail) -> bool:
-    """Whether a journal holds nothing that anybody would miss."""
-    return one.end <= journal_lines.HEADER_SIZE and not one.lost
+    def _kept(self, one: tail.Tail) -> int:
+        """Return up to which offset the spool has a journal, or that it holds nothing to keep."""
+        if one.is_blank:
+            return one.end
+        with contextlib.suppress(OSError):
+            return self._mirror.synced(one)
+        return 0

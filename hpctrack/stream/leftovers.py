@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, mirror, tail
+from hpctrack.stream import folders, removal, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 class Leftover:
     """One such folder."""
 
-    def __init__(self, path: str, identity: folders.Identity, *, in_spool: bool) -> None:
+    def __init__(self, path: str, identity: folders.Identity, *, in_spool: bool, ended: bool = False) -> None:
+        """``ended``: somebody who knows of all nodes says that this attempt of the run is over.
+
+        Raises OSError for a folder that can't be looked through.
+        """
         self.path = path
         self.identity = identity
-        self._in_spool = in_spool
+        self.in_spool = in_spool
+        self._ended = ended
         self._lock = folders.Lock(path)
         self.files = tail.find(path)
 
@@ -33,25 +38,15 @@ class Leftover:
     @property
     def is_over(self) -> bool:
         """Whether the processes that wrote here have ended."""
-        if self._in_spool:
-            return self.identity.closed
-        return self.identity.closed or not folders.supervisor_lives(self.identity)
+        return removal.nobody_writes(self.path, self.identity, in_spool=self.in_spool, ended=self._ended)
 
-    def clear(self, is_delivered: Callable[[tail.File], bool]) -> bool:
-        """Delete what is delivered and at rest; whether the folder is gone. Only after `take`."""
+    def clear(self, prove: Callable[[tail.File], removal.Proof | None]) -> bool:
+        """Delete what is proven to be delivered; whether the folder is gone. Only after `take`.
+
+        Raises OSError if it can't be looked through.
+        """
         now = self._lock.refresh()
-        over = self.is_over
-        if not self._in_spool:
-            # The script may append to its journals by their names: all of them go, or none.
-            if not over or not all(map(is_delivered, tail.find(self.path))):
-                return False
-            folders.remove(self.path)
-            return True
-        for file in tail.find(self.path):
-            with contextlib.suppress(FileNotFoundError):
-                if is_delivered(file) and (over or not file.whole or folders.at_rest(file.path, now)):
-                    os.unlink(file.path)
-        return mirror.remove_if_empty(self.path)
+        return removal.clear(self.path, removal.Keeping(self.in_spool, self.is_over, now), prove)
 
     def refresh(self) -> None:
         """Give a sign of life, to be repeated within a minute, if the folder is ours."""
@@ -73,8 +68,10 @@ def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Left
         identity = folders.read_identity(other)
         if identity is None or identity.uuid not in (None, run.uuid) or identity.task != run.task:
             continue
-        leftover = Leftover(other, identity, in_spool=in_spool)
         with contextlib.suppress(OSError):
+            # Slurm starts an attempt when the one before is over, on all nodes.
+            ended = identity.attempt < run.attempt
+            leftover = Leftover(other, identity, in_spool=in_spool, ended=ended)
             if leftover.take():
                 yield leftover
 
@@ -85,13 +82,13 @@ def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
     for leftover in found:
         for name in {file.journal for file in leftover.files}:
             holders.setdefault(name, []).append(leftover)
+    over = {id(leftover): leftover.is_over for leftovers in holders.values() for leftover in leftovers}
     tails = []
     for name, leftovers in holders.items():
         one = tail.Tail(file for leftover in leftovers for file in leftover.files if file.journal == name)
         if one.files[0].base:  # without its first line
             one.attempt = leftovers[0].identity.attempt
-        if all(leftover.is_over for leftover in leftovers):
-            with contextlib.suppress(OSError):
-                one.close_line()
+        if all(over[id(leftover)] for leftover in leftovers):
+            one.close_line()
         tails.append(one)
     return tails

@@ -7,36 +7,75 @@ Once the watermark has passed a part it is deleted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, journal_lines
+from hpctrack.stream import folders, journal_lines, removal
 
 if TYPE_CHECKING:
-    from hpctrack.stream.tail import Tail
+    from collections.abc import Callable
+
+    from hpctrack.stream.tail import File, Tail
 
 _CHUNK = 1 << 18
+#: Bytes after which it is worth asking the disk whether it has them.
+_SETTLE = 1 << 20
 
 
 class _Part:
-    """A part that is being written."""
+    """A part that is being written; it is open while it is, for a job may have very many."""
 
     def __init__(self, path: str, base: int) -> None:
         self.path = path
-        self.end = base
-        self.descriptor = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+        self.base = self.end = base
+        #: Up to which offset the disk has it for sure.
+        self.synced = base
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
+        try:
+            found = os.fstat(descriptor)
+            self._identity = found.st_dev, found.st_ino
+        finally:
+            os.close(descriptor)
+
+    def open(self, flags: int = os.O_RDONLY) -> int:
+        """Open the file that we made. Raises OSError if it is gone, or is no longer what we made of it."""
+        descriptor = os.open(self.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) == self._identity and self.base + found.st_size == self.end:
+            return descriptor
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "another file has its name", self.path)
 
     def is_gone(self) -> bool:
-        """Whether somebody (``hpctrack sync``) has delivered and deleted it."""
+        """Whether somebody (``hpctrack sync``) has delivered and deleted it, or changed it."""
         try:
-            return os.fstat(self.descriptor).st_nlink == 0
-        except OSError:  # on a network file system
+            found = os.lstat(self.path)
+        except FileNotFoundError:
             return True
+        except OSError:  # nobody knows
+            return False
+        ours = (found.st_dev, found.st_ino) == self._identity
+        return not ours or self.base + found.st_size != self.end
 
-    def close(self) -> None:
-        os.close(self.descriptor)
+    def append(self, descriptor: int, data: bytes) -> bool:
+        """Append; False if not all of it could be."""
+        written = os.write(descriptor, data)
+        self.end += written
+        return written == len(data)
+
+    def sync(self) -> int:
+        """Have the disk take all of it; return up to which offset it has. Raises OSError."""
+        if self.synced < self.end:
+            descriptor = self.open()
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self.synced = self.end
+        return self.synced
 
 
 class Mirror:
@@ -54,22 +93,22 @@ class Mirror:
         Raises OSError if the spool can't be written.
         """
         part = self._part(tail, watermark)
-        copied = 0
-        while copied < limit:
-            data = _complete_lines(tail, part.end)
-            if not data:
-                break
-            written = os.write(part.descriptor, data)
-            part.end += written
-            copied += written
-            if written < len(data):
-                break
-        return copied
+        before = part.end
+        descriptor = part.open(os.O_WRONLY | os.O_APPEND)
+        try:
+            while part.end - before < limit:
+                data = _complete_lines(tail, part.end)
+                if not data or not part.append(descriptor, data):
+                    break
+        finally:
+            os.close(descriptor)
+        return part.end - before
 
     def _part(self, tail: Tail, watermark: int) -> _Part:
         part = self._parts.get(tail.name)
         if part is not None and (part.end < watermark or part.is_gone()):
-            self._drop(tail)
+            self.forget(tail, watermark)
+            self._parts.pop(tail.name, None)
             part = None
         if part is None:
             self.claim()
@@ -97,41 +136,51 @@ class Mirror:
         if self._lock is not None:
             self._lock.refresh()
 
+    def synced(self, tail: Tail) -> int:
+        """Return up to which offset the spool's disk has a journal for sure. Raises OSError."""
+        part = self._parts.get(tail.name)
+        return part.sync() if part is not None and not part.is_gone() else 0
+
+    def settled(self, tail: Tail) -> int:
+        """Return what `synced` did, without having the disk asked for each line."""
+        part = self._parts.get(tail.name)
+        if part is None or part.is_gone():
+            return 0
+        with contextlib.suppress(OSError):
+            if part.end - part.synced >= _SETTLE:
+                part.sync()
+        return part.synced
+
     def forget(self, tail: Tail, watermark: int) -> None:
         """Delete the part of a journal if the watermark has passed it."""
         part = self._parts.get(tail.name)
-        if part is not None and part.end <= watermark:
-            self._drop(tail)
+        if part is None or part.end > watermark:
+            return
+        del self._parts[tail.name]
+        with contextlib.suppress(OSError):
+            descriptor = part.open()
+            try:
+                removal.remove_part(part.path, removal.Proof(descriptor, part.base, watermark))
+            finally:
+                os.close(descriptor)
 
-    def _drop(self, tail: Tail) -> None:
-        part = self._parts.pop(tail.name)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part.path)
-        part.close()
+    def close(self, *, over: bool, prove: Callable[[File], removal.Proof | None]) -> None:
+        """Leave the spool folder to whoever delivers from it; delete what is proven to be delivered.
 
-    def close(self) -> None:
-        """Leave the spool folder to whoever delivers from it; delete it if there is nothing in it."""
+        ``over``: nobody will write there any more. Raises OSError.
+        """
         for part in self._parts.values():
-            os.fsync(part.descriptor)
-            part.close()
-        if self._lock is not None:
-            folders.write_identity(self.folder, self.identity._replace(closed=True))
-            self._lock.release()
-        remove_if_empty(self.folder)
+            if not part.is_gone():
+                part.sync()
         self._parts.clear()
-        self._lock = None
-
-
-def remove_if_empty(folder: str) -> bool:
-    """Delete a spool folder that holds no journal any more."""
-    from hpctrack.stream import tail
-
-    if tail.find(folder):
-        return False
-    with contextlib.suppress(OSError):
-        folders.remove(folder)
-        return True
-    return False
+        if self._lock is None and os.path.isdir(self.folder):
+            with contextlib.suppress(OSError):
+                self.claim()  # a process on another node made it
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            folders.write_identity(self.folder, self.identity._replace(closed=over))
+            removal.clear(self.folder, removal.Keeping(in_spool=True, over=over), prove)
+            lock.release()
 
 
 def _complete_lines(tail: Tail, offset: int) -> bytes:

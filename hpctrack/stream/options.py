@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hpctrack.stream.runfolder import RunFolder
 
@@ -55,6 +55,8 @@ class Config(NamedTuple):
     stderr: str
     #: Where in its standard error the script begins to write.
     stderr_begin: int
+    #: Whether processes of other nodes may write journals, too.
+    several_nodes: bool = False
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -100,7 +102,13 @@ def config(options: Options, folder: RunFolder) -> Config:
         stdout=_file_behind(1),
         stderr=_file_behind(2),
         stderr_begin=_position(2),
+        several_nodes=several_nodes(os.environ),
     )
+
+
+def several_nodes(environ: Mapping[str, str]) -> bool:
+    """Whether a job has more nodes than this one."""
+    return environ.get("SLURM_JOB_NUM_NODES", "1") != "1" or "SLURM_HET_SIZE" in environ
 
 
 def _file_behind(descriptor: int) -> str:

@@ -101,13 +101,29 @@ class Outbox:
         """Return up to which offset a journal is acknowledged."""
         return self._shipments[tail.name].stream.watermark
 
-    def delivered(self, tail: Tail) -> bool:
-        """Whether every complete line that could be read of a journal is acknowledged."""
+    def holds(self, tail: Tail) -> bool:
+        """Whether it ships a journal."""
+        shipment = self._shipments.get(tail.name)
+        return shipment is not None and shipment.tail is tail
+
+    def idle(self, tail: Tail) -> bool:
+        """Whether nothing of a journal is on its way, and nothing more of it can be read now."""
         shipment = self._shipments[tail.name]
         return not shipment.stream.flights and not shipment.has_line()
 
+    def delivered(self, tail: Tail) -> bool:
+        """Whether all that the journal's files hold at this moment is read and acknowledged."""
+        return self.idle(tail) and tail.is_read
+
+    def safe(self, tail: Tail) -> int:
+        """Return up to which offset nothing of a journal is missing in PostgreSQL.
+
+        That is the watermark; of a journal that is delivered, the end of the comments and blanks behind it.
+        """
+        return tail.offset if self.delivered(tail) else self.watermark(tail)
+
     def drained(self) -> bool:
-        """Whether that is so of all of them."""
+        """Whether all of them are delivered."""
         return all(self.delivered(tail) for tail in self.tails())
 
     def look(self) -> bool:

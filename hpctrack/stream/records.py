@@ -57,6 +57,11 @@ def path(spool: str, record: Record) -> str:
     return _path(spool, _job(record.cluster, record.job_id))
 
 
+def path_of(spool: str, uuid: str) -> str:
+    """Return where the record of a run outside Slurm stands."""
+    return _path(spool, uuid)
+
+
 def write(spool: str, record: Record) -> str:
     """Write a record, marked as unknown to PostgreSQL; return its path.
 

@@ -64,6 +64,7 @@ def main(config: Config, channel: socket.socket, stderr: report.Stderr) -> None:
     ``stderr`` is the script's, held since before this process let go of its own.
     """
     log = _Log(config.run_dir)
+    os.umask(0o077)  # the script's own may be anything
     try:
         # What is loaded by now stays; rows are many small objects without cycles.
         gc.freeze()
@@ -119,6 +120,11 @@ class _OwnJournal:
                 pass
             if not self._places:
                 raise OSError(f"no space for the relay's own {kind}")
+            self.close()
+
+    def close(self) -> None:
+        """Let go of it: nobody deletes a journal that somebody has open for writing."""
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -161,7 +167,8 @@ class Relay:
             self._attempt(self._round, time.monotonic())
             if self._deadline is not None and time.monotonic() > self._deadline + _COPY_AT_END:
                 break
-        self._attempt(self._journals.close, self._is_delivered)
+        self._own.close()
+        self._attempt(self._journals.close, self._safe)
         self._link.close()
 
     def _attempt(self, act: Callable[..., None], *arguments: Any) -> None:
@@ -204,6 +211,7 @@ class Relay:
         message = json.loads(packet)
         if "script_pid" in message:
             self._script = message["script_pid"], folders.started_at(message["script_pid"])
+            self._attempt(self._journals.note_script, *self._script)
         if "event" in message:
             self._own.append("event", message["event"])
         if "fin" in message:
@@ -251,7 +259,7 @@ class Relay:
         self._outbox = Outbox(Run.of(record, self._config.task))
         self._record = record
         self._identity = self._identity._replace(uuid=record.uuid)
-        for one in [*self._journals.identify(self._identity), *self._journals]:
+        for one in [*self._journals.identify(record.uuid), *self._journals]:
             self._add(one)
 
     def _take_up(self) -> None:
@@ -260,7 +268,7 @@ class Relay:
 
     def _add(self, one: Tail) -> None:
         """Ship a journal. Before the first answer only the relay's own goes, which then holds ids only."""
-        if self._outbox is None or one in self._outbox.tails():
+        if self._outbox is None or self._outbox.holds(one):
             return
         if self._answered or (one.kind == "relay" and one in self._journals.here()):
             one.redactor = self._mask()
@@ -273,12 +281,12 @@ class Relay:
         return self._redactor
 
     def _watermark(self, one: Tail) -> int:
-        if self._outbox is None or one not in self._outbox.tails():
+        if self._outbox is None or not self._outbox.holds(one):
             return one.files[0].base
         return self._outbox.watermark(one)
 
-    def _is_delivered(self, one: Tail) -> bool:
-        return self._outbox is not None and one in self._outbox.tails() and self._outbox.delivered(one)
+    def _safe(self, one: Tail) -> int:
+        return self._outbox.safe(one) if self._outbox is not None and self._outbox.holds(one) else 0
 
     # --- shipping ---
 
@@ -339,7 +347,7 @@ class Relay:
             self._told_cut = True
             self._own.append("event", {"time": time.time(), "name": _CUT})
         self._journals.keep_house(in_spool_for_good=by_spool)
-        self._journals.clear(self._is_delivered)
+        self._journals.clear(self._safe)
         if (
             self._deadline is None
             and now >= self._next_sample
@@ -386,7 +394,8 @@ class Relay:
 
     def _finish(self, now: float, deadline: float) -> None:
         """The script has ended: wait for the last acknowledgements, then keep the rest in the spool."""
-        if self._answered and self._outbox is not None and self._outbox.drained():
+        seen = self._journals.trouble is None  # what can't be seen now may be had a moment later
+        if self._answered and seen and self._outbox is not None and self._outbox.drained():
             self._done = True
         elif now >= min(deadline, self._patience(deadline)):
             if self._answered or now - self._started > _WORTH_TELLING:

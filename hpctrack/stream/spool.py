@@ -1,11 +1,13 @@
 """The spool: what could not be shipped when it happened, found and delivered later.
 
 ``hpctrack sync`` and the collector deliver with the same engine as relays. Where somebody works in a folder
-of the spool, its relay or another delivery, what is there is delivered, and stays in place.
+of the spool, its relay or another delivery, what is there is delivered, and stays in place. What is removed,
+when and on which evidence, says `hpctrack.stream.removal`; what nobody can judge is `Stuck`, and stays.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 import select
@@ -13,15 +15,14 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import folders, leftovers, runfolder
+from hpctrack.stream import folders, leftovers, removal, runfolder, tail
 from hpctrack.stream.outbox import Link, Outbox, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from hpctrack.redact import Redactor
     from hpctrack.stream.records import Record
-    from hpctrack.stream.tail import Tail
 
 #: Seconds without any answer after which nobody is there.
 _GIVE_UP_AFTER = 10.0
@@ -39,35 +40,112 @@ class Spooled(NamedTuple):
     in_spool: bool
     #: Bytes in it.
     size: int
+    #: When the oldest of its journals was last written to, in seconds since the epoch.
+    since: float = 0.0
+
+
+class Stuck(NamedTuple):
+    """What can't be judged or delivered: it stays, and people are told."""
+
+    path: str
+    reason: str
+    remedy: str
+    size: int = 0
+    since: float = 0.0
+
+
+class Survey(NamedTuple):
+    """What waits in a spool and on this host."""
+
+    waiting: list[Spooled]
+    stuck: list[Stuck]
+
+
+class Outcome(enum.Enum):
+    """What became of a folder."""
+
+    REMOVED = "delivered, and removed"
+    #: All that can be read is acknowledged; somebody may still write there, or works there.
+    IN_USE = "delivered; it stays while its processes may write there"
+    ELSEWHERE = "another delivery has it, or has done it"
 
 
 def pending(spool: str, node_dir: str = "") -> list[Spooled]:
-    """Return what waits: folders of the spool, and run folders of this host whose supervisor is gone."""
+    """Return what waits: folders of the spool, and run folders of this host whose relay is gone."""
+    return survey(spool, node_dir).waiting
+
+
+def survey(spool: str, node_dir: str = "") -> Survey:
+    """Look at the folders of the spool, and at the run folders of this host."""
     places = [(os.path.join(spool, "journals"), True)]
     places += [(home, False) for home in runfolder.homes(node_dir)]
-    return [found for place, in_spool in places for found in _waiting(spool, place, in_spool=in_spool)]
+    found = Survey([], [])
+    for place, in_spool in places:
+        try:
+            paths = sorted(folders.others(place, ""))
+        except OSError as error:
+            found.stuck.append(_stuck(place, f"can't be looked through: {error.strerror}", _RIGHTS))
+            continue
+        for path in paths:
+            _judge(found, spool, path, in_spool=in_spool)
+    return found
 
 
-def _waiting(spool: str, place: str, *, in_spool: bool) -> Iterator[Spooled]:
-    for path in sorted(folders.others(place, "")):
-        identity = folders.read_identity(path)
-        if identity is None:
-            continue
-        if not in_spool and (folders.supervisor_lives(identity) or not _is_of(spool, identity)):
-            continue
-        size = 0
-        for file in leftovers.Leftover(path, identity, in_spool=in_spool).files:
-            try:
-                size += os.stat(file.path).st_size
-            except OSError:
-                continue
-        yield Spooled(path, identity, in_spool, size)
+_RIGHTS = "see to its rights and its disk; it is tried again by hpctrack sync"
+_NO_RECORD = "if its record is gone for good, nobody can prove whose it is: hpctrack prune"
+
+
+def _judge(found: Survey, spool: str, path: str, *, in_spool: bool) -> None:
+    """Find out whose a folder is, and add it to what waits, or to what can't be judged."""
+    identity = folders.read_identity(path) or folders.guess_identity(spool, path)
+    if not in_spool and identity is not None and not _is_of(spool, identity):
+        return  # of another spool of this user's
+    try:
+        if not in_spool and _is_looked_after(path, identity):
+            return
+        files = tail.find(path)
+        if identity is None or folders.find_record(spool, identity) is None:
+            if files:
+                found.stuck.append(_stuck(path, "its submission record is not to be found", _NO_RECORD))
+            return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        found.stuck.append(_stuck(path, f"can't be read: {reason}", _RIGHTS))
+        return
+    size, since = _measure(path)
+    found.waiting.append(Spooled(path, identity, in_spool, size, since))
+
+
+def _is_looked_after(path: str, identity: folders.Identity | None) -> bool:
+    """Whether a run folder has its supervisor and its relay: what waits there is theirs."""
+    if identity is None:
+        return time.time() - os.stat(path).st_mtime < _REFRESH  # made just now
+    return folders.supervisor_lives(identity) and folders.Lock(path).is_held()
+
+
+def _stuck(path: str, reason: str, remedy: str) -> Stuck:
+    return Stuck(path, reason, remedy, *_measure(path))
+
+
+def _measure(path: str) -> tuple[int, float]:
+    """Return the bytes in a folder's journals, and when the oldest was last written to."""
+    size, since = 0, 0.0
+    try:
+        for file in tail.find(path):
+            status = os.lstat(file.path)
+            size += status.st_size
+            since = min(since or status.st_mtime, status.st_mtime)
+    except OSError:
+        pass
+    return size, since
 
 
 def count_rows(spooled: Spooled) -> int:
     """Return how many rows of metrics stand in a folder's journals, arrived or not; messages are none."""
-    found = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool).files
-    return sum(_rows_of(file.path) for file in found)
+    try:
+        return sum(_rows_of(file.path) for file in tail.find(spooled.path))
+    except OSError:
+        return 0
 
 
 def _rows_of(path: str) -> int:
@@ -97,30 +175,52 @@ def _is_of(spool: str, identity: folders.Identity) -> bool:
 
 
 def deliver(
-    spooled: Spooled, spool: str, addresses: Callable[[], Sequence[str]], progress: Callable[[int], None]
+    spooled: Spooled,
+    spool: str,
+    addresses: Callable[[], Sequence[str]],
+    progress: Callable[[int], None],
+    *,
+    ended: bool = False,
 ) -> bool:
-    """Ship a folder until all of it is acknowledged, and delete it; False if somebody still works in it.
+    """Do as `ship` does; whether the folder is gone, and not by others."""
+    return ship(spooled, spool, addresses, progress, ended=ended) is Outcome.REMOVED
+
+
+def ship(
+    spooled: Spooled,
+    spool: str,
+    addresses: Callable[[], Sequence[str]],
+    progress: Callable[[int], None],
+    *,
+    ended: bool = False,
+) -> Outcome:
+    """Ship a folder until all of it is acknowledged, and delete what nobody needs any more.
 
     ``addresses`` returns ``host:port`` entries of collectors; ``progress`` is told the number of bytes each
-    time that some are acknowledged. Raises `errors.CollectorUnavailable` if nobody answers,
-    `errors.BadInput` if there is no submission record, OSError if the folder can't be read or written.
+    time that some are acknowledged; ``ended``: PostgreSQL says that the attempt is over on all nodes. Raises
+    `errors.CollectorUnavailable` if nobody answers, `errors.BadInput` if there is no submission record or
+    some of the journals can't be read, OSError if the folder can't be read or written.
     """
     record = folders.find_record(spool, spooled.identity)
     if record is None:
         raise errors.BadInput(
             f"{spooled.path}: its submission record is gone, so nobody can prove whose it is"
         )
-    leftover = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool)
-    taken = leftover.take()
+    try:
+        leftover = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool, ended=ended)
+        taken = leftover.take()
+    except FileNotFoundError:
+        if os.path.lexists(spooled.path):
+            raise
+        return Outcome.ELSEWHERE
     if not taken and not spooled.in_spool:
-        return False  # its relay ships it
+        return Outcome.ELSEWHERE  # its relay ships it
     link = Link(addresses)
     tails = leftovers.tails_of([leftover])
     try:
         box = _outbox(record, spooled.identity.task, tails, runfolder.redactor(spooled.path))
         _ship(box, link, leftover, progress)
-        paths = {file.path for one in tails if box.delivered(one) for file in one.files}
-        return taken and leftover.clear(lambda file: file.path in paths)
+        return _conclude(box, leftover, taken=taken)
     finally:
         link.close()
         for one in tails:
@@ -128,7 +228,35 @@ def deliver(
         leftover.release()
 
 
-def _outbox(record: Record, task: int, tails: list[Tail], redactor: Redactor) -> Outbox:
+def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Outcome:
+    """Delete what is delivered; raise what kept some of it from being read."""
+    holders = {file.path: one for one in box.tails() for file in one.files}
+
+    def prove(file: tail.File) -> removal.Proof | None:
+        one = holders.get(file.path)
+        if one is None:
+            return None
+        try:
+            return removal.Proof(one.descriptor(file), file.base, box.safe(one))
+        except OSError:
+            return None
+
+    try:
+        if taken and leftover.clear(prove):
+            return Outcome.REMOVED
+    except FileNotFoundError:
+        if not os.path.lexists(leftover.path):
+            return Outcome.ELSEWHERE
+        raise
+    for one in box.tails():
+        if one.trouble is not None:
+            raise errors.BadInput(
+                f"{one.files[0].path}: {one.trouble.strerror}; it stays, and is tried again by hpctrack sync"
+            )
+    return Outcome.IN_USE if taken else Outcome.ELSEWHERE
+
+
+def _outbox(record: Record, task: int, tails: list[tail.Tail], redactor: Redactor) -> Outbox:
     box = Outbox(Run.of(record, task))
     for one in tails:
         one.redactor = redactor
@@ -148,7 +276,7 @@ def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Calla
         if acknowledged > before:
             progress(acknowledged - before)
             before = acknowledged
-        if box.drained():
+        if all(map(box.idle, box.tails())):
             return
         silent = now - max(began, box.heard or 0.0)
         if silent > _GIVE_UP_AFTER:

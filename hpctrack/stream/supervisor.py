@@ -19,10 +19,10 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpctrack.stream import journal_lines, runfolder, signals
-from hpctrack.stream.options import Config, Options, attempt, config, parse
+from hpctrack.stream.options import Config, Options, attempt, config, parse, several_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _STALE = ("HPCTRACK_RUN_DIR", "HPCTRACK_SPOOL_DIR", "HPCTRACK_JOB_ID", "HPCTRACK_ATTEMPT", "HPCTRACK_RUN")
 _FLUSH_MARGIN = 2.0
@@ -33,11 +33,22 @@ def main(arguments: Sequence[str]) -> int:
     """Run the script or command; return its exit code, or die of its signal."""
     options = parse(arguments)
     try:
-        folder, argv = _prepare(options)
+        with _private_files():
+            folder, argv = _prepare(options)
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the script from running)
         _say(f"this job runs untracked: {error}")
         _run_untracked(options)
     return _supervise(options, folder, argv)
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """Make what we make ours alone, and usable, whatever umask the script is to have."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _prepare(options: Options) -> tuple[runfolder.RunFolder, list[str]]:
@@ -65,7 +76,7 @@ def _script_text(options: Options) -> bytes:
 def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
     environ = _inherited()
-    several = environ.get("SLURM_JOB_NUM_NODES", "1") != "1" or "SLURM_HET_SIZE" in environ
+    several = several_nodes(environ)
     environ["HPCTRACK_JOURNAL"] = (several and _shared_journal(options, folder)) or folder.shell_journal
     environ["HPCTRACK_RUN_DIR"] = folder.path
     environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
@@ -110,7 +121,8 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
     batch = options.mode == "supervise"
     ignores_children = signals.hear_of_children()
     original_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.CATCHABLE)
-    environ = _environment(options, folder)
+    with _private_files():
+        environ = _environment(options, folder)
     try:
         inside = signals.Sentinel(own_group=False)
         outside = signals.Sentinel(own_group=True) if batch else None
@@ -298,7 +310,8 @@ def _await_flush(channel: socket.socket, relay: int, timeout: float) -> bool:
 def _leave_word(folder: runfolder.RunFolder, ending: dict[str, Any]) -> None:
     """Write down how the script ended, for whoever delivers what the dead relay has left."""
     with contextlib.suppress(OSError):
-        path = runfolder.create_journal(folder.path, "relay", attempt(), 0)
+        with _private_files():
+            path = runfolder.create_journal(folder.path, "relay", attempt(), 0)
         with open(path, "ab") as file:
             file.write(journal_lines.format_message("fin", ending))
 

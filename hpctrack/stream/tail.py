@@ -1,9 +1,17 @@
-"""Journals on disk: found in their folders, read as they grow, given back as they are acknowledged."""
+"""Journals on disk: found in their folders, read as they grow, given back as they are acknowledged.
+
+A journal that can't be opened or read says so (`Tail.trouble`) and is tried again at each look: nothing is
+concluded from what could not be seen. Of many journals few are open at a time; a file that is opened again
+must be the one that it was.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import resource
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +31,10 @@ _PUNCH_HOLE = 0x01 | 0x02
 _SETTLED = 2_000_000_000
 #: Bytes before what is read next that must be what they were: else somebody has written over the journal.
 _SEAM = 64
+#: Journals that are open at a time, where the process may open so many.
+_MAX_OPEN = 256
+_REPLACED = "another file has its name"
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class File(NamedTuple):
@@ -45,16 +57,19 @@ def parse_name(path: str) -> File | None:
 
 
 def find(folder: str) -> list[File]:
-    """Return the journals in a folder; none where there is no such folder."""
-    return [file for file, _ in _scan(folder)]
+    """Return the journals in a folder; none where there is no such folder.
+
+    Raises OSError for a folder that can't be looked through to its end.
+    """
+    try:
+        return [file for file, _ in _scan(folder)]
+    except FileNotFoundError:
+        return []
 
 
 def _scan(folder: str) -> list[tuple[File, int]]:
-    try:
-        with os.scandir(folder) as entries:
-            files = [(parse_name(entry.path), entry.inode()) for entry in entries]
-    except OSError:
-        return []
+    with os.scandir(folder) as entries:
+        files = [(parse_name(entry.path), entry.inode()) for entry in entries]
     return sorted((file, inode) for file, inode in files if file is not None)
 
 
@@ -70,25 +85,113 @@ class Watch:
         self._folder = folder
         self._seen: dict[str, int] = {}  # paths, and the inodes behind them
         self._changed = -1
+        #: Why the last look failed.
+        self.trouble: OSError | None = None
 
     def new(self, now_ns: int) -> list[File]:
         """Return what is there for the first time, also under a name that another file had before.
 
         ``now_ns``: nanoseconds since the epoch.
         """
+        self.trouble = None
         try:
             changed = os.stat(self._folder).st_mtime_ns
-        except OSError:
+            if changed == self._changed:
+                return []
+            scanned = _scan(self._folder)
+        except FileNotFoundError:
             return []
-        if changed == self._changed:
+        except OSError as error:  # what is in there is not known: the next look looks again
+            self._changed, self.trouble = -1, error
             return []
         self._changed = changed if changed < now_ns - _SETTLED else -1
         found = []
-        for file, inode in _scan(self._folder):
+        for file, inode in scanned:
             if self._seen.get(file.path) != inode:
                 self._seen[file.path] = inode
                 found.append(file)
         return found
+
+
+class Replaced(FileNotFoundError):
+    """Another file has taken the name of a journal."""
+
+
+class _Opened:
+    """The file behind a path, always the same one: open while it is read, closed when others need room."""
+
+    #: The open ones, the one that was used last at the end.
+    _open: dict[_Opened, int] = {}  # noqa: RUF012 (of this process)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        #: Device and inode; None before it could be opened.
+        self.identity: tuple[int, int] | None = None
+
+    def descriptor(self) -> int:
+        """Return a descriptor for reading. Raises OSError, `Replaced`."""
+        descriptor = self._open.pop(self, None)
+        if descriptor is None:
+            descriptor = self._opened()
+        self._open[self] = descriptor
+        return descriptor
+
+    def _opened(self) -> int:
+        room = min(_MAX_OPEN, max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        while len(self._open) >= room:
+            next(iter(self._open)).close()
+        descriptor = _open_own(self.path)
+        found = os.fstat(descriptor)
+        identity = found.st_dev, found.st_ino
+        if self.identity not in (None, identity):
+            os.close(descriptor)
+            raise Replaced(errno.ENOENT, _REPLACED, self.path)
+        self.identity = identity
+        return descriptor
+
+    def status(self) -> os.stat_result:
+        """Return what stat(2) says of the file, without opening it again. Raises OSError."""
+        descriptor = self._open.get(self)
+        if descriptor is not None or self.identity is None:
+            return os.fstat(self.descriptor())
+        found = os.lstat(self.path)
+        if (found.st_dev, found.st_ino) != self.identity:
+            raise Replaced(errno.ENOENT, _REPLACED, self.path)
+        return found
+
+    def open_to_write(self) -> int:
+        """Return another descriptor, for writing. Raises OSError."""
+        descriptor = os.open(
+            self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != self.identity:
+            os.close(descriptor)
+            raise Replaced(errno.ENOENT, _REPLACED, self.path)
+        return descriptor
+
+    def close(self) -> None:
+        """Close it for now."""
+        descriptor = self._open.pop(self, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_own(path: str) -> int:
+    """Open a file for reading; one of this user's that its umask has shut is opened up. Raises OSError."""
+    try:
+        return os.open(path, _READ)
+    except PermissionError:
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(handle)
+            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+            if not ours or found.st_mode & 0o600 == 0o600:
+                raise
+            os.chmod(f"/proc/self/fd/{handle}", 0o600)
+        finally:
+            os.close(handle)
+        return os.open(path, _READ)
 
 
 class Tail:
@@ -108,11 +211,15 @@ class Tail:
         self.attempt = 0
         #: Masks strings and messages; to be set before anything is read.
         self.redactor: journal.Redactor | None = None
-        self._descriptors: dict[str, int] = {}
+        #: Why something of it could not be seen when it was last tried.
+        self.trouble: OSError | None = None
+        self._opened = {file.path: _Opened(file.path) for file in self.files}
         self._ends: dict[str, int] = {}
         self._time: float | None = None
         self._skipping = False
         self._incomplete = -1
+        #: A last line without an end will get none, and can't be voided where it stands.
+        self._void = False
         self._punched = _PAGE
         #: Where some bytes before the offset stand, and what they are.
         self._seam = 0, b""
@@ -123,36 +230,36 @@ class Tail:
 
     def close(self) -> None:
         """Close the files."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
-
-    def _open(self, file: File) -> int:
-        descriptor = self._descriptors.get(file.path)
-        if descriptor is None:
-            flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            try:
-                descriptor = os.open(file.path, os.O_RDWR | flags)
-            except OSError:
-                descriptor = os.open(file.path, os.O_RDONLY | flags)
-            self._descriptors[file.path] = descriptor
-        return descriptor
+        for opened in self._opened.values():
+            opened.close()
 
     def look(self) -> bool:
         """Look how far the journal has grown; whether there is anything new to read."""
+        self.trouble = None
         for file in self.files:
             try:
-                found = os.fstat(self._open(file))
-            except OSError:
-                continue
-            if stat.S_ISREG(found.st_mode):
-                self._ends[file.path] = file.base + found.st_size
-                self._time = found.st_mtime
-                if found.st_mtime_ns != self._stamp and found.st_size == self.offset:
-                    self._check_seam(self._bytes(file, *self._seam_range(0)))
-                self._stamp = found.st_mtime_ns
+                found = self._opened[file.path].status()
+                if stat.S_ISREG(found.st_mode):
+                    self._take(file, found)
+            except OSError as error:
+                self._miss(file, error)
         self.end = max(self._ends.values(), default=self.offset)
         return self.end > max(self.offset, self._incomplete)
+
+    def _take(self, file: File, found: os.stat_result) -> None:
+        self._ends[file.path] = file.base + found.st_size
+        self._time = found.st_mtime
+        if found.st_mtime_ns != self._stamp and found.st_size == self.offset:
+            self._check_seam(self._bytes(file, *self._seam_range(0)))
+        self._stamp = found.st_mtime_ns
+
+    def _miss(self, file: File, error: OSError) -> None:
+        """Remember that a file could not be seen; of one that is gone nothing more can be had."""
+        if isinstance(error, FileNotFoundError):
+            self._ends[file.path] = min(self._ends.get(file.path, file.base), max(self.offset, file.base))
+        else:
+            self.trouble = error
+            self._opened[file.path].close()  # the next look opens it again: a server may have come back
 
     @property
     def shrunk(self) -> bool:
@@ -182,12 +289,24 @@ class Tail:
     def read_header(self) -> None:
         """Read the journal's first line again: the count of lost lines is kept up to date there."""
         first = self.files[0]
-        if first.base == 0 and first.path in self._descriptors:
-            header = journal.parse_header(
-                os.pread(self._descriptors[first.path], journal_lines.HEADER_SIZE, 0)
-            )
-            if header is not None:
-                self.attempt, _, self.lost = header
+        if first.base == 0:
+            with contextlib.suppress(OSError):
+                header = journal.parse_header(self._bytes(first, 0, journal_lines.HEADER_SIZE))
+                if header is not None:
+                    self.attempt, _, self.lost = header
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing but its header stands in it, and no line was lost: nobody would miss it."""
+        try:
+            data = self._bytes(self.files[0], 0, journal_lines.HEADER_SIZE + 1)
+        except OSError:
+            return False
+        header = journal.parse_header(data)
+        blank = not data or (
+            len(data) == journal_lines.HEADER_SIZE and header is not None and not header.lost
+        )
+        return blank and not self.files[0].base
 
     def seek(self, offset: int) -> None:
         """Go on reading from an offset, which is the begin of a line."""
@@ -199,7 +318,14 @@ class Tail:
             self._seam = offset - 1, b"\n"
 
     def read(self) -> list[journal.Line]:
-        """Read some more lines; none if there is no complete one left."""
+        """Read some more lines; none if there is no complete one left, or if they can't be read now."""
+        try:
+            return self._read()
+        except OSError as error:
+            self.trouble = error
+            return []
+
+    def _read(self) -> list[journal.Line]:
         while self.offset < self.end:
             left = [file for file in self.files if self._ends.get(file.path, 0) > self.offset]
             for file in sorted(left, key=lambda file: max(file.base, self.offset)):
@@ -228,6 +354,9 @@ class Tail:
             newline = data.rfind(b"\n")
         if newline < 0:
             if len(data) <= journal_lines.MAX_LINE and not self._skipping:
+                if data and self._void:
+                    self.offset += len(data)
+                    return [journal.Torn(self.offset)]
                 self._incomplete = self.end
                 return None
             # Too long to be read: step over it, without holding it, and count it as torn.
@@ -252,29 +381,62 @@ class Tail:
         return lines
 
     def _bytes(self, file: File, offset: int, size: int) -> bytes:
-        return os.pread(self._open(file), size, offset - file.base)
+        return os.pread(self._opened[file.path].descriptor(), size, offset - file.base)
 
     def raw(self, offset: int, size: int) -> bytes:
-        """Return bytes as they stand in a journal that one file holds."""
+        """Return bytes as they stand in a journal that one file holds. Raises OSError."""
         return self._bytes(self.files[0], offset, size)
+
+    def descriptor(self, file: File) -> int:
+        """Return the descriptor through which a file of the journal is read. Raises OSError."""
+        return self._opened[file.path].descriptor()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all that its files hold at this moment has been read."""
+        ends = []
+        for file in self.files:
+            try:
+                ends.append(file.base + self._opened[file.path].status().st_size)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.trouble = error
+        end = max(ends, default=self.offset)
+        cut = end < self.offset and self.files[-1].whole
+        return self.trouble is None and not (cut or self.shrunk) and end <= self.offset
 
     def close_line(self) -> None:
         """Void a last line that has no end: its writer is gone, and nobody may read half of it."""
         self.look()
         last = self.files[-1]
-        if last.whole and self.end and self._bytes(last, self.end - 1, 1) != b"\n":
-            descriptor = os.open(last.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            if last.whole and self.end and self._bytes(last, self.end - 1, 1) not in (b"\n", b""):
+                self._void_line(last)
+        except OSError as error:
+            self.trouble = error
+
+    def _void_line(self, file: File) -> None:
+        try:
+            descriptor = self._opened[file.path].open_to_write()
             try:
                 os.write(descriptor, journal_lines.CANCEL + b"\n")
             finally:
                 os.close(descriptor)
+        except OSError:  # a full disk, or one that is only read
+            self._void = True
 
     def give_back(self, watermark: int) -> None:
         """Free the disk space of what is acknowledged, where the file system can."""
         end = max(0, watermark - _SEAM) // _PAGE * _PAGE
         if end - self._punched < _PUNCH or not self.files[0].whole:
             return
-        punched = punch_hole(self._open(self.files[0]), self._punched, end - self._punched)
+        try:
+            descriptor = self._opened[self.files[0].path].open_to_write()
+        except OSError:  # another file has its name, or there is none: nothing is to be given back
+            return
+        punched = punch_hole(descriptor, self._punched, end - self._punched)
+        os.close(descriptor)
         self._punched = end if punched else 1 << 62
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from os import SEEK_CUR, lseek, write
 from time import time_ns
 
@@ -135,31 +134,37 @@ class Writer:
         self._create()
 
     def _create(self) -> None:
-        if is_private(self._run_dir):
+        failure: OSError | None = None
+        for folder in (self._run_dir, self._spool_dir):
+            if not folder:
+                continue
             try:
-                self._create_in(self._run_dir)
+                if folder == self._spool_dir:
+                    claim_spool(folder, self._attempt)
+                self._create_in(folder)
                 return
-            except OSError as error:
+            except FileNotFoundError as error:
+                failure = failure or error
+            except OSError as error:  # it is there, and will not have us: that says more
                 _raise_foreign(error)
-                if not self._spool_dir:
-                    raise
-        if not self._spool_dir:
-            raise FileNotFoundError("there is no folder for it")
-        make_private(self._spool_dir)
-        self._create_in(self._spool_dir)
+                failure = error
+        raise failure or FileNotFoundError("there is no folder for it")
 
     def _create_in(self, folder: str) -> None:
         path = os.path.join(folder, f"{os.urandom(8).hex()}.log.journal")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        inside, owner = _open_folder(folder)
         try:
-            header = journal_lines.format_header(self._attempt, self._rank)
-            if os.write(descriptor, header) < len(header):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        except OSError:
-            os.close(descriptor)
-            os.unlink(path)
-            raise
+            descriptor = _open_new(os.path.basename(path), inside, owner)
+            try:
+                header = journal_lines.format_header(self._attempt, self._rank)
+                if os.write(descriptor, header) < len(header):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            except OSError:
+                os.close(descriptor)
+                os.unlink(os.path.basename(path), dir_fd=inside)
+                raise
+        finally:
+            os.close(inside)
         found = os.fstat(descriptor)
         self._path = path
         self._identity = found.st_dev, found.st_ino
@@ -213,14 +218,71 @@ def _move_high(descriptor: int) -> int:
     return descriptor
 
 
-def is_private(path: str) -> bool:
-    """Whether a path is a folder that only this user can enter."""
+def _open_folder(path: str) -> tuple[int, int]:
+    """Open a folder for journals; return its descriptor and its owner.
+
+    It is ours alone, or we are root, as under sudo, and it is one user's alone. Raises OSError otherwise.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if os.geteuid() not in (found.st_uid, 0) or found.st_mode & 0o077:
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "not a private folder of this user", path)
+    return descriptor, found.st_uid
+
+
+def _open_new(name: str, folder: int, owner: int) -> int:
+    """Create a journal that its run's relay can read, whatever the umask says and whoever we are."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+    found = os.fstat(descriptor)
+    if found.st_mode & 0o777 != 0o600:
+        os.fchmod(descriptor, 0o600)
+    if found.st_uid != owner:
+        os.fchown(descriptor, owner, -1)
+    return descriptor
+
+
+def claim_spool(folder: str, attempt: int) -> None:
+    """Make a run's spool folder, and say whose it is where no relay has: it may have ended long ago.
+
+    Raises OSError where there can be no such folder.
+    """
+    make_private(folder)
+    path = os.path.join(folder, "identity.json")
+    if os.path.exists(path):
+        return
+    import json  # late: few processes find no run folder
+
     try:
-        found = os.lstat(path)
-    except OSError as error:
-        _raise_foreign(error)
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        inside, owner = _open_folder(folder)
+        try:
+            descriptor = _open_new("identity.json", inside, owner)
+        finally:
+            os.close(inside)
+        with open(descriptor, "w", encoding="ascii") as file:
+            json.dump(_identity(folder, attempt), file)
+    except FileExistsError:  # somebody was faster
+        pass
+
+
+def _identity(folder: str, attempt: int) -> dict[str, object]:
+    """Return what the environment tells of the run; `hpctrack.stream.folders.Identity` has the fields."""
+    environ = os.environ
+    uuid, _, task = environ.get("HPCTRACK_RUN", "").rpartition(":")
+    job, cluster = environ.get("HPCTRACK_JOB_ID", ""), environ.get("SLURM_CLUSTER_NAME")
+    if environ.get("SLURM_ARRAY_TASK_ID", "").isdecimal() and not uuid:
+        task = environ["SLURM_ARRAY_TASK_ID"]
+        job = environ.get("SLURM_ARRAY_JOB_ID", "")
+    record = os.path.join(os.path.dirname(os.path.dirname(folder)), "submissions", uuid + ".json")
+    return {
+        "uuid": uuid or None,
+        "task": int(task) if task.lstrip("-").isdecimal() else -1,
+        "cluster": cluster,
+        "job_id": int(job) if job.isdecimal() and not uuid else None,
+        "record": record if uuid else None,
+        "attempt": attempt,
+    }
 
 
 def make_private(path: str) -> None:
@@ -231,5 +293,6 @@ def make_private(path: str) -> None:
             make_private(parent)
         try:
             os.mkdir(path, 0o700)
+            os.chmod(path, 0o700)  # the umask may have shut it
         except FileExistsError:  # somebody was faster
             pass

@@ -157,12 +157,15 @@ class Job:
         self.spool.mkdir(mode=0o700, exist_ok=True)
         (self.spool / "collector").write_text(address + "\n")
 
-    def start(self, script: str, *, flush: float = 5, **environ: str) -> subprocess.Popen:
+    def start(
+        self, script: str, *, flush: float = 5, prefix: tuple[str, ...] = (), **environ: str
+    ) -> subprocess.Popen:
         batch = self.folder / "batch"
         batch.write_text("# the wrapper\n" + script)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", MAIN, "supervise", "--spool", self.spool, "--script-line", "2",
-             "--script", "/home/a/train.sh", "--node-dir", self.node, "--flush", str(flush), "--", batch],
+            [*prefix, sys.executable, "-I", "-S", MAIN, "supervise", "--spool", self.spool,
+             "--script-line", "2", "--script", "/home/a/train.sh",
+             "--node-dir", self.node, "--flush", str(flush), "--", batch],
             env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", "LANG": "C",
                  "SAME": "value", "SLURMD_NODENAME": "n1", "PYTHON": sys.executable, **environ},
             cwd=self.folder, stdin=subprocess.DEVNULL, stdout=(self.folder / "out").open("w"),
@@ -203,10 +206,12 @@ class Job:
     def spooled(self) -> list[tail.File]:
         return [file for folder in self.spool.glob("journals/*") for file in tail.find(str(folder))]
 
-    def sync(self, collector: Collector) -> list[bool]:
-        """Deliver what waits, as ``hpctrack sync`` does."""
+    def sync(self, collector: Collector, *, ended: bool = False) -> list[bool]:
+        """Deliver what waits, as ``hpctrack sync`` does; ``ended``: the run is over on all nodes."""
         return [
-            spool.deliver(waiting, str(self.spool), lambda: [collector.address], lambda count: None)
+            spool.deliver(
+                waiting, str(self.spool), lambda: [collector.address], lambda count: None, ended=ended
+            )
             for waiting in spool.pending(str(self.spool), str(self.node))
         ]
 

@@ -146,7 +146,11 @@ sleep 1
     process = job.start(script, SLURM_JOB_NUM_NODES="2")
     assert process.wait(60) == 0
     assert sorted(collector.steps()) == [1, 2, 3]
-    assert list(job.spool.glob("journals/*")) == []
+    # Its relay can't see whether a process of the other node goes on; PostgreSQL learns it of Slurm.
+    assert [file.kind for file in job.spooled()] == ["shell"] and job.run_folders() == []
+    assert job.sync(collector) == [False]
+    assert job.sync(collector, ended=True) == [True]
+    assert sorted(collector.steps()) == [1, 2, 3] and list(job.spool.glob("journals/*")) == []
 
 
 def test_processes_on_other_nodes_write_to_the_spool_and_the_relay_ships_that(job, collector):

@@ -71,9 +71,7 @@ def test_a_relay_that_was_killed_is_succeeded_by_the_next_attempt(job, collector
     os.kill(job.relay(process), signal.SIGKILL)
     with job.journal("shell").open("a") as file:
         file.write("step=100 loss=1\n")
-    os.killpg(process.pid, signal.SIGKILL)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
+    job.kill(process)
     assert len(job.run_folders()) == 1
     job.run(LOG, FIRST="101", LAST="200", REST="2", SLURM_RESTART_COUNT="1")
     assert sorted(collector.steps()) == list(range(200))

@@ -1,0 +1,70 @@
+"""Journals and their folders are deleted in one place, which asks for proof: `hpctrack.stream.removal`."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+STREAM = Path(__file__).parents[2] / "hpctrack" / "stream"
+#: What makes a file, its name or its bytes go.
+REMOVERS = frozenset(
+    "unlink remove rmdir removedirs rename renames replace truncate ftruncate rmtree move fallocate".split()
+)
+#: Who else may, and why that is no journal with anything in it.
+ALLOWED = {
+    ("folders", "write_identity"): "puts a draft in its place",
+    ("folders", "Lock.take"): "the lock",
+    ("folders", "Lock.release"): "the lock",
+    ("records", "write"): "a submission record, and its draft",
+    ("records", "remove"): "a submission record",
+    ("records", "set_registered"): "the mark of one",
+    ("tail", "punch_hole"): "gives back what is acknowledged, and keeps the file: Tail.give_back",
+    ("writer", "Writer._create_in"): "its own new journal, whose header found no space",
+    ("writer", "Writer.discard"): "its own new journal, while another thread's is used",
+    ("wire", "*"): "text",
+}
+
+
+def removals(source: str) -> set[tuple[str, str]]:
+    """Return which functions of a module call something that removes, and what."""
+    found = set()
+
+    def visit(node: ast.AST, path: tuple[str, ...]) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            path = (*path, node.name)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of = ast.unparse(node.func.value)
+            name = node.func.attr
+            if (name in REMOVERS and of in ("os", "shutil", "libc")) or name in ("unlink", "rmtree", "rmdir"):
+                found.add((".".join(path), f"{of}.{name}"))
+        for child in ast.iter_child_nodes(node):
+            visit(child, path)
+
+    visit(ast.parse(source), ())
+    return found
+
+
+FILES = [path for path in sorted(STREAM.rglob("*.py")) if "collector" not in path.parts]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_nobody_else_removes_journals(path):
+    if path.stem == "removal":
+        return
+    found = removals(path.read_text(encoding="utf-8"))
+    assert {where for where, _ in found if (path.stem, where) not in ALLOWED} == set()
+
+
+def test_the_collector_removes_no_journal():
+    for path in sorted((STREAM / "collector").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        assert not removals(source) or ("journals" not in source and path.stem == "starting"), path
+
+
+def test_a_removal_is_found():
+    assert removals("def f():\n    os.unlink(x)\nclass C:\n    def g(self): shutil.rmtree(x)") == {
+        ("f", "os.unlink"),
+        ("C.g", "shutil.rmtree"),
+    }
