@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -248,10 +248,20 @@ class MetricBlock(NamedTuple):
     """All other metrics. A name may come again with another type, never twice in a row."""
 
 
+class UnknownBlock(NamedTuple):
+    """A block of a kind that only a newer hpctrack knows, as it came."""
+
+    kind: int
+    data: bytes
+
+
+Block: TypeAlias = MetricBlock | NodeMessage | UnknownBlock
+
+
 class Contents(NamedTuple):
     """What a range of a journal says."""
 
-    blocks: list[MetricBlock | NodeMessage]
+    blocks: list[Block]
     torn: int = 0
     """Lines that could not be read whole."""
 

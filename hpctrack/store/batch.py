@@ -8,12 +8,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from hpctrack import model
-from hpctrack.store import gather, messages, rows, values
+from hpctrack import errors, model
+from hpctrack.store import gather, messages, pieces, refusals, rows, values
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from hpctrack.store import metrics
@@ -28,6 +28,11 @@ Stream: TypeAlias = tuple[int, str]
 #: Microseconds since the epoch, of what Python's datetime can hold: readers in Python get a time.
 _FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
 _MAX_REASON = 1000  # characters
+#: How often parts of one refused piece are tried, each of which costs about a millisecond: enough to find
+#: every row of a usual one. What is left then is set aside in larger parts.
+_TRIES = 256
+#: Entries of `rejected` of one run, and bytes in them; what is more is only counted.
+_MAX_REJECTED, _MAX_PAYLOAD = 2000, 32 << 20
 _OBSERVED = frozenset(("hello", "start", "fin"))
 _KINDS = _OBSERVED | {"usage", "event", "args", "tags"}
 
@@ -48,6 +53,8 @@ class Outcome:
     """Of ``pieces, rows, messages, torn, replaced, rejected, duplicates, malformed, homeless, put_off``."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Rows that were set aside, by SQLSTATE; ``none`` where it was not PostgreSQL that refused them."""
+    refusing: str | None = None
+    """What PostgreSQL refuses whatever comes for; None while it does not."""
 
     def add(self, other: Outcome) -> None:
         """Take in what became of another part of the batch."""
@@ -57,6 +64,7 @@ class Outcome:
         self.gone |= other.gone
         self.counts += other.counts
         self.rejected += other.rejected
+        self.refusing = other.refusing or self.refusing
 
 
 class Decision(NamedTuple):
@@ -69,12 +77,12 @@ class Decision(NamedTuple):
     duplicates: int
 
 
-def decide(pieces: Iterable[model.Piece], watermark: int) -> Decision:
+def decide(given: Iterable[model.Piece], watermark: int) -> Decision:
     """Choose the pieces that continue a journal from its watermark, one after the other."""
     chosen: list[model.Piece] = []
     ahead: list[model.Piece] = []
     duplicates = 0
-    for piece in sorted(pieces, key=lambda piece: (piece.start, piece.end)):
+    for piece in sorted(given, key=lambda piece: (piece.start, piece.end)):
         if piece.start == watermark:
             chosen.append(piece)
             watermark = piece.end
@@ -86,17 +94,35 @@ def decide(pieces: Iterable[model.Piece], watermark: int) -> Decision:
 
 
 def store(
-    connection: Connection, writer: metrics.Writer, observe: Observe, pieces: Sequence[model.Piece]
+    connection: Connection, writer: metrics.Writer, observe: Observe, given: Sequence[model.Piece]
 ) -> Outcome:
     """Store pieces, given in the order of their arrival, inside the caller's transaction.
 
     Raises `errors.ContentRefused` and what psycopg raises.
     """
-    batch = _Batch(connection, pieces)
+    batch = _Batch(connection, given)
+    writer.begin()
     batch.lock()
     batch.decide()
     batch.store_rows(writer)
     batch.store_messages(observe)
+    batch.count()
+    return batch.outcome
+
+
+def store_apart(
+    connection: Connection, writer: metrics.Writer, observe: Observe, piece: model.Piece
+) -> Outcome:
+    """Store a piece that was refused as a whole, line by line if need be, inside the caller's transaction.
+
+    The lines that are to blame are set aside in `rejected`; all others are stored. Raises
+    `errors.ContentRefused` where no line alone is to blame, and what psycopg raises.
+    """
+    batch = _Batch(connection, [piece])
+    writer.begin()
+    batch.lock()
+    batch.decide(take=False)
+    batch.store_lines(writer, observe)
     batch.count()
     return batch.outcome
 
@@ -112,6 +138,14 @@ class _Journal:
     rejected: int = 0
     replaced: int = 0
 
+    def counted(self) -> dict[str, int]:
+        """Return what it adds, to be restored should that be undone."""
+        return {name: getattr(self, name) for name in _COUNTED}
+
+    def restore(self, counted: Mapping[str, int]) -> None:
+        for name, value in counted.items():
+            setattr(self, name, value)
+
     @property
     def changed(self) -> bool:
         return bool(self.decision.store or self.decision.duplicates)
@@ -122,14 +156,14 @@ class _Journal:
             "journal_id": self.stream[1],
             "watermark": self.decision.watermark,
             "duplicates": self.decision.duplicates,
-            **{name: getattr(self, name) for name in _COUNTED},
+            **self.counted(),
         }
 
 
 class _Batch:
-    def __init__(self, connection: Connection, pieces: Sequence[model.Piece]) -> None:
+    def __init__(self, connection: Connection, given: Sequence[model.Piece]) -> None:
         self._connection = connection
-        self._pieces = pieces
+        self._pieces = given
         self._watermarks: dict[Stream, int] = {}
         self._homes: set[tuple[int, UUID | None, int | None]] = set()
         self._journals: list[_Journal] = []
@@ -161,18 +195,21 @@ class _Batch:
     def _is_home(self, piece: model.Piece) -> bool:
         return _name(piece) in self._homes
 
-    def decide(self) -> None:
-        """Choose what to store, and put it in order: by run and attempt, and there as it arrived."""
+    def decide(self, *, take: bool = True) -> None:
+        """Choose what to store, and put it in order: by run and attempt, and there as it arrived.
+
+        ``take``: all of it; else `store_lines` follows.
+        """
         by_stream: dict[Stream, list[model.Piece]] = {}
         homeless: dict[Stream, list[model.Piece]] = {}
         for piece in self._pieces:
             home = by_stream if self._is_home(piece) else homeless
             home.setdefault((piece.run_id, piece.journal), []).append(piece)
-        for stream, pieces in by_stream.items():
-            self._journals.append(_Journal(stream, decide(pieces, self._watermarks[stream])))
-        for stream, pieces in homeless.items():
-            self._set_aside_homeless(stream, pieces)
-        for index, piece in self._in_order():
+        for stream, found in by_stream.items():
+            self._journals.append(_Journal(stream, decide(found, self._watermarks[stream])))
+        for stream, found in homeless.items():
+            self._set_aside_homeless(stream, found)
+        for index, piece in self._in_order() if take else ():
             self._take(index, piece)
 
     def _in_order(self) -> list[tuple[int, model.Piece]]:
@@ -195,23 +232,82 @@ class _Batch:
             journal.rejected += self._set_aside(piece, piece.run_id)
             return
         journal.torn += piece.contents.torn
+        self._take_lines(index, piece)
+
+    def _take_lines(self, index: int, piece: model.Piece) -> None:
+        journal = self._journals[index]
         for block in piece.contents.blocks:
             if isinstance(block, model.MetricBlock):
                 journal.rows += block.rows
                 self._logged.append(rows.Logged(piece.run_id, piece.attempt, index, block))
-            else:
-                self._take_message(piece, block)
+            elif (unknown := self._take_message(piece, block)) is not None:
+                contents = model.Contents([block])
+                part = piece._replace(contents=contents, body=pieces.body(contents), fault=unknown)
+                journal.rejected += self._set_aside(part, piece.run_id)
 
-    def _take_message(self, piece: model.Piece, message: model.NodeMessage) -> None:
+    def _take_message(
+        self, piece: model.Piece, message: model.NodeMessage | model.UnknownBlock
+    ) -> str | None:
+        """Take a message; returns why it is set aside, if it is of a kind that nobody here knows."""
+        if isinstance(message, model.UnknownBlock) or message.kind not in _KINDS:
+            what = "block" if isinstance(message, model.UnknownBlock) else "message"
+            self.outcome.counts["malformed"] += 1
+            return f"a {what} of kind {message.kind}, which only a newer hpctrack may know"
         parsed = messages.parse(piece.run_id, piece.attempt, message)
-        if parsed is None or parsed.kind not in _KINDS:
+        if parsed is None:
             self.outcome.counts["malformed"] += 1
         else:
             self.outcome.counts["messages"] += 1
             self._messages.append(parsed)
+        return None
+
+    def store_lines(self, writer: metrics.Writer, observe: Observe) -> None:
+        """Store the lines of the only piece, and set aside those that are refused."""
+        for index, piece in self._in_order():
+            self.outcome.counts["pieces"] += 1
+            self._journals[index].torn += piece.contents.torn
+            waiting = [(0, pieces.count(piece.contents))]
+            tries = 0
+            while waiting:
+                begin, end = waiting.pop()
+                contents = pieces.cut(piece.contents, begin, end)
+                part = piece._replace(contents=contents)
+                refusal = self._try(index, part, writer, observe)
+                tries += 1
+                middle = (begin + end) // 2
+                if refusal is None:
+                    continue
+                self.outcome.counts["refusals"] += 1
+                if begin < middle and tries < _TRIES:
+                    waiting += [(middle, end), (begin, middle)]
+                    continue
+                part = part._replace(
+                    body=pieces.body(contents), fault=str(refusal), sqlstate=refusal.sqlstate
+                )
+                self._journals[index].rejected += self._set_aside(part, piece.run_id)
+
+    def _try(
+        self, index: int, part: model.Piece, writer: metrics.Writer, observe: Observe
+    ) -> errors.ContentRefused | None:
+        """Store some lines; returns why they were refused, and nothing has changed then."""
+        journal, before = self._journals[index], self._journals[index].counted()
+        counts, table = self.outcome.counts.copy(), writer.table
+        self._logged, self._messages = [], []
+        try:
+            with refusals.told(self._connection), self._connection.transaction():
+                self._take_lines(index, part)
+                self.store_rows(writer)
+                self.store_messages(observe)
+                self._execute("fire_constraints")
+        except errors.ContentRefused as refusal:
+            writer.table = table
+            journal.restore(before)
+            self.outcome.counts = counts
+            return refusal
+        return None
 
     def _set_aside(self, piece: model.Piece, run_id: int | None) -> int:
-        """Keep a piece that can't be stored; returns how many rows it had, at least one."""
+        """Keep a piece that can't be stored; returns how many lines it had, at least one."""
         self._execute(
             "insert_rejected",
             run_id=run_id,
@@ -221,18 +317,20 @@ class _Batch:
             sqlstate=piece.sqlstate,
             reason=values.to_text(piece.fault or "")[:_MAX_REASON],
             payload=piece.body,
+            most=_MAX_REJECTED,
+            bytes=_MAX_PAYLOAD,
         )
-        rows = max(1, sum(b.rows for b in piece.contents.blocks if isinstance(b, model.MetricBlock)))
-        self.outcome.rejected[piece.sqlstate or "none"] += rows
-        return rows
+        lines = max(1, pieces.count(piece.contents))
+        self.outcome.rejected[piece.sqlstate or "none"] += lines
+        return lines
 
-    def _set_aside_homeless(self, stream: Stream, pieces: Iterable[model.Piece]) -> None:
+    def _set_aside_homeless(self, stream: Stream, found: Iterable[model.Piece]) -> None:
         """Keep pieces of a run that was deleted, or is another now: there is no watermark for them."""
-        for piece in pieces:
+        for piece in found:
             self._set_aside(piece._replace(fault=f"run {piece.run_id} does not exist"), None)
             self.outcome.counts["homeless"] += 1
         self.outcome.gone.add(stream[0])
-        self.outcome.watermarks[stream] = max(piece.end for piece in pieces)
+        self.outcome.watermarks[stream] = max(piece.end for piece in found)
 
     def store_rows(self, writer: metrics.Writer) -> None:
         """Store rows of metrics, and what is latest of each run."""

@@ -54,13 +54,13 @@ class Held:
             return []
         with database.translated(), connection.transaction():
             held = find(connection, due)
-        self._extend(held)
+        self.extend(held)
         return [run for run in due if run not in held]
 
     def put_off(self, connection: Connection, runs: Collection[int]) -> None:
         """Put runs off, and say who holds them if that is news. Raises `errors.StoreError`."""
         fresh = sorted(run for run in runs if run not in self._pauses)
-        self._extend(runs)
+        self.extend(runs)
         if fresh:
             some = ", ".join(f"r{run}" for run in fresh[:5]) + (" ..." if len(fresh) > 5 else "")
             _log.warning("rows of %s wait: %s", some, describe(connection))
@@ -70,7 +70,8 @@ class Held:
         for run in runs:
             self._pauses.pop(run, None)
 
-    def _extend(self, runs: Iterable[int]) -> None:
+    def extend(self, runs: Iterable[int]) -> None:
+        """Put runs off, longer than before."""
         now = self._clock()
         for run in runs:
             before = self._pauses.get(run)

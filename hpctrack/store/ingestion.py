@@ -1,50 +1,84 @@
 """Pieces of journals into PostgreSQL, exactly once.
 
 A batch locks its journals in the order of their keys, decides from their watermarks what to store, stores it
-and moves the watermarks: all in one transaction. What PostgreSQL refuses for its content is found by
-bisection and set aside in ``rejected``; nothing is ever refused because the server is in trouble. Runs that
-other sessions hold are put off (`held.Held`), and come again.
+and moves the watermarks: all in one transaction. What is refused (`refusals`) is divided: by runs, down to
+the one that is to blame; that run is a suspect from then on, and is stored apart, by pieces and lines, when
+all others are in, and not for long. Lines that are to blame are set aside in ``rejected``. Runs that
+other sessions hold are put off (`held.Held`), and come again; so are runs of which something is refused while
+PostgreSQL refuses whatever comes (`refusals.Streak`), or over which it fails again and again.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import itertools
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from hpctrack import errors, model
-from hpctrack.store import batch, columns, database, held, metrics
+from hpctrack.store import batch, columns, database, held, metrics, pieces, refusals
 from hpctrack.store.batch import Outcome
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from hpctrack.store.batch import Observe, Stream
     from hpctrack.store.database import Connection
 
-#: Classes of SQLSTATE that blame the data (manual, "PostgreSQL Error Codes"): cardinality, data, integrity,
-#: check option, limits of a row, and what triggers and functions of the user's raise.
-_CONTENT = frozenset(("21", "22", "23", "44", "54", "P0", "38", "39"))
-#: Runs of which something was refused are stored apart from the others, so many pieces at a time: each may
-#: cost two transactions. The rest is not acknowledged, and comes again.
-_SUSPECT_PIECES = 32
+#: Refusals, each of which costs some milliseconds, for which suspects' pieces are divided in one batch; what
+#: is left then is not acknowledged, and comes again.
+_REFUSALS = 64
 #: Sets of metrics that are remembered as settled.
 _MAX_SETTLED = 10_000
+_MAX_REMEMBERED = 10_000  # runs
+#: How often PostgreSQL may fail over a run, among others and alone, before its pieces are put off.
+_MAX_LOSSES = 3
+_NO_LOSS = (errors.ContentRefused, errors.StoreBusy)
 
 _log = logging.getLogger(__name__)
+
+
+class Memory:
+    """What is remembered of runs from one connection to the next."""
+
+    def __init__(self) -> None:
+        #: Runs of which something was refused; the one served longest ago comes first.
+        self.suspects: dict[int, None] = {}
+        self.held = held.Held()
+        self.streak = refusals.Streak()
+        #: How often the connection was lost, or the server failed, while something of a run was stored.
+        self.losses: Counter[int] = Counter()
+
+    def suspect(self, run_id: int) -> None:
+        """Take in that something of a run was refused."""
+        if len(self.suspects) >= _MAX_REMEMBERED:
+            del self.suspects[next(iter(self.suspects))]
+        self.suspects[run_id] = None
+
+    def lose(self, runs: Collection[int]) -> None:
+        """Take in that PostgreSQL failed over some runs, or one of them."""
+        if len(self.losses) > _MAX_REMEMBERED:
+            self.losses.clear()
+        self.losses.update(runs)
 
 
 class Ingestion:
     """Stores batches through one connection, which is in autocommit mode.
 
-    ``auto_columns``: give new numeric metrics a column of their own.
+    ``auto_columns``: give new numeric metrics a column of their own. ``memory`` is that of the connection
+    before.
     """
 
-    def __init__(self, connection: Connection, observe: Observe, *, auto_columns: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        observe: Observe,
+        *,
+        auto_columns: bool = False,
+        memory: Memory | None = None,
+    ) -> None:
         self._connection = connection
         self._observe = observe
         self._writer = metrics.Writer(connection)
@@ -52,8 +86,9 @@ class Ingestion:
         #: Sets of metrics that need no column any more, as long as the columns are these.
         self._settled: set[tuple[str, ...]] = set()
         self._settled_for = ""
-        self._suspects: set[int] = set()
-        self._held = held.Held()
+        self._refusals_left = 0
+        self._memory = Memory() if memory is None else memory
+        self._held = self._memory.held
 
     def watermarks(self, streams: Collection[Stream]) -> dict[Stream, int]:
         """Return how far journals are in; 0 for those that are not known. Raises `errors.StoreError`."""
@@ -69,19 +104,67 @@ class Ingestion:
         """
         self._add_columns(pieces)
         outcome = Outcome()
+        self._refusals_left = _REFUSALS
         pieces = self._store_what_was_held(pieces, outcome)
-        suspects = [piece for piece in pieces if piece.run_id in self._suspects]
+        suspects = [piece for piece in pieces if piece.run_id in self._memory.suspects]
         if suspects:
-            pieces = [piece for piece in pieces if piece.run_id not in self._suspects]
-        if pieces:
-            self._store_or_divide(pieces, outcome)
-        for run_id in dict.fromkeys(piece.run_id for piece in suspects):
-            refused = outcome.counts["rejected"]
-            ordered = sorted((p for p in suspects if p.run_id == run_id), key=_position)
-            self._store_or_divide(ordered[:_SUSPECT_PIECES], outcome)
-            if outcome.counts["rejected"] == refused:
-                self._suspects.discard(run_id)
+            pieces = [piece for piece in pieces if piece.run_id not in self._memory.suspects]
+        for part in self._by_losses(pieces):
+            self._store_or_divide(part, outcome, suspects)
+        self._store_suspects(suspects, outcome)
         return outcome
+
+    def _by_losses(self, given: Sequence[model.Piece]) -> Iterable[Sequence[model.Piece]]:
+        """Return pieces in parts such that what PostgreSQL fails over is found out, by halves."""
+        losses = self._memory.losses
+        doubtful = {run_id: losses[run_id] for run_id in {p.run_id for p in given} if losses[run_id]}
+        if not doubtful:
+            return [given] if given else []
+        most = sorted(run_id for run_id, count in doubtful.items() if count == max(doubtful.values()))
+        latest = [piece for piece in given if piece.run_id in most]
+        others = [piece for piece in given if piece.run_id not in most]
+        parts = [[piece for piece in others if piece.run_id not in doubtful]]
+        parts += [[piece for piece in others if piece.run_id in doubtful], *_halves(latest, most)]
+        return [part for part in parts if part]
+
+    def _store_suspects(self, suspects: Sequence[model.Piece], outcome: Outcome) -> None:
+        """Store what is left of runs of which something was refused, in turn."""
+        by_run: dict[int, list[model.Piece]] = {}
+        for piece in sorted(suspects, key=_position):
+            by_run.setdefault(piece.run_id, []).append(piece)
+        order = self._memory.suspects
+        for run_id in [run_id for run_id in order if run_id in by_run]:
+            del order[run_id]
+            order[run_id] = None
+            refused = outcome.counts["rejected"]
+            self._store_run(by_run[run_id], outcome)
+            if outcome.counts["rejected"] == refused and run_id not in self._held:
+                del order[run_id]
+            if self._refusals_left <= 0:
+                return
+
+    def _store_run(self, ordered: Sequence[model.Piece], outcome: Outcome) -> None:
+        """Store pieces of one run, in their order, dividing them as long as refusals are left."""
+        waiting = [ordered]
+        while waiting and self._refusals_left > 0:
+            part = waiting.pop()
+            try:
+                stored = self._transact(functools.partial(batch.store, *self._tools, part), part)
+            except errors.ContentRefused as refusal:
+                self._refusals_left -= 1
+                if self._memory.streak.is_long:
+                    self._put_off_refused(ordered, refusal, outcome)
+                    return
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    waiting += [part[middle:], part[:middle]]
+                else:
+                    self._set_aside(part[0], refusal, outcome)
+            except errors.StoreBusy:
+                self._put_off(part, outcome, [])
+                return
+            else:
+                self._note(part, stored, outcome)
 
     def _store_what_was_held(self, pieces: Sequence[model.Piece], outcome: Outcome) -> Sequence[model.Piece]:
         """Store pieces of runs that were put off and can be had now; return those of all others.
@@ -92,8 +175,9 @@ class Ingestion:
         if not waiting:
             return pieces
         for run_id in self._held.due(self._connection, waiting):
-            self._store_or_divide([piece for piece in pieces if piece.run_id == run_id], outcome)
-            if run_id in self._held:
+            ordered = sorted((piece for piece in pieces if piece.run_id == run_id), key=_position)
+            self._store_run(ordered, outcome)
+            if run_id in self._held or self._refusals_left <= 0:
                 break
         return [piece for piece in pieces if piece.run_id not in waiting]
 
@@ -120,43 +204,67 @@ class Ingestion:
         except errors.StoreError as error:
             if not database.is_alive(self._connection):
                 raise
-            _log.warning("metrics gets no columns now: %s", error)
+            _log.warning("%s", error)
             return
         if len(self._settled) < _MAX_SETTLED:
             self._settled.update(fresh)
 
-    def _store_or_divide(self, pieces: Sequence[model.Piece], outcome: Outcome) -> None:
-        """Store pieces; when they are refused, halves of them, down to the one that is to blame."""
+    def _store_or_divide(
+        self, given: Sequence[model.Piece], outcome: Outcome, suspects: list[model.Piece]
+    ) -> None:
+        """Store pieces; when they are refused, those of half the runs, down to the one that is to blame."""
         try:
-            with database.translated(), _classified(), self._connection.transaction():
-                stored = batch.store(self._connection, self._writer, self._observe, pieces)
-        except errors.ContentRefused as error:
-            self._writer.forget()
-            if len(pieces) > 1:
-                ordered = sorted(pieces, key=_position)
-                middle = len(ordered) // 2
-                self._store_or_divide(ordered[:middle], outcome)
-                self._store_or_divide(ordered[middle:], outcome)
-            elif pieces[0].fault is None:
-                self._set_aside(pieces[0], error, outcome)
-            else:
-                raise
+            stored = self._transact(functools.partial(batch.store, *self._tools, given), given)
+        except errors.ContentRefused:
+            runs = sorted({piece.run_id for piece in given})
+            if len(runs) == 1:
+                self._memory.suspect(runs[0])
+                suspects += given
+                return
+            for part in _halves(given, runs):
+                self._store_or_divide(part, outcome, suspects)
         except errors.StoreBusy:
-            self._writer.forget()
-            self._put_off(pieces, outcome)
-        except BaseException:
-            self._writer.forget()
-            raise
+            self._put_off(given, outcome, suspects)
         else:
-            self._held.release(piece.run_id for piece in pieces)
-            outcome.add(stored)
+            self._note(given, stored, outcome)
 
-    def _put_off(self, pieces: Sequence[model.Piece], outcome: Outcome) -> None:
+    @property
+    def _tools(self) -> tuple[Connection, metrics.Writer, Observe]:
+        return self._connection, self._writer, self._observe
+
+    def _transact(self, store: Callable[[], Outcome], given: Iterable[model.Piece]) -> Outcome:
+        """Store something in a transaction; raises what `refusals.told` and `database.translated` do."""
+        try:
+            with database.translated(), refusals.told(self._connection), self._connection.transaction():
+                return store()
+        except BaseException as error:
+            self._writer.forget()
+            if isinstance(error, errors.StoreError) and not isinstance(error, _NO_LOSS):
+                self._lose({piece.run_id for piece in given}, error)
+            raise
+
+    def _lose(self, runs: Collection[int], error: errors.StoreError) -> None:
+        """Take in that PostgreSQL failed; a run that it fails over again and again is put off."""
+        self._memory.lose(runs)
+        if len(runs) == 1 and self._memory.losses[run_id := min(runs)] > _MAX_LOSSES:
+            self._held.extend([run_id])
+            _log.warning("rows of r%d wait: PostgreSQL fails whenever they are stored: %s", run_id, error)
+
+    def _note(self, given: Iterable[model.Piece], stored: Outcome, outcome: Outcome) -> None:
+        """Take in that pieces were stored."""
+        runs = {piece.run_id for piece in given}
+        self._held.release(runs)
+        for run_id in runs & self._memory.losses.keys():
+            del self._memory.losses[run_id]
+        self._memory.streak.take(kind for kind in ("rows", "messages") if stored.counts[kind])
+        outcome.add(stored)
+
+    def _put_off(self, given: Sequence[model.Piece], outcome: Outcome, suspects: list[model.Piece]) -> None:
         """Store pieces without those of runs that other sessions hold.
 
         Raises `errors.StoreBusy` where it is whole tables that are held: nothing can be stored then.
         """
-        runs = sorted({piece.run_id for piece in pieces})
+        runs = sorted({piece.run_id for piece in given})
         try:
             with database.translated(), self._connection.transaction():
                 found = held.find(self._connection, runs)
@@ -166,48 +274,55 @@ class Ingestion:
             found = set(runs)
         if found:
             self._held.put_off(self._connection, found)
-            outcome.counts["put_off"] += sum(piece.run_id in found for piece in pieces)
-            parts = [[piece for piece in pieces if piece.run_id not in found]]
+            outcome.counts["put_off"] += sum(piece.run_id in found for piece in given)
+            parts = [[piece for piece in given if piece.run_id not in found]]
         else:  # held by what only a unique index shows: a row of metrics that is not committed
-            middle = runs[len(runs) // 2]
-            parts = [
-                [piece for piece in pieces if piece.run_id < middle],
-                [piece for piece in pieces if piece.run_id >= middle],
-            ]
+            parts = _halves(given, runs)
         for part in parts:
             if part:
-                self._store_or_divide(part, outcome)
+                self._store_or_divide(part, outcome, suspects)
 
-    def _set_aside(self, piece: model.Piece, error: errors.ContentRefused, outcome: Outcome) -> None:
+    def _put_off_refused(
+        self, given: Sequence[model.Piece], refusal: errors.ContentRefused, outcome: Outcome
+    ) -> None:
+        """Keep the pieces of a run for later: PostgreSQL refuses whatever comes."""
+        outcome.refusing = (
+            f"PostgreSQL refused the last {refusals.IN_A_ROW} rows or messages, whoever sent them; no more "
+            f"are set aside until it takes something: {refusal}"
+        )
+        if given[0].run_id not in self._held:
+            _log.warning("rows of r%d wait: %s", given[0].run_id, outcome.refusing)
+        self._held.extend([given[0].run_id])
+        outcome.counts["put_off"] += len(given)
+
+    def _set_aside(self, piece: model.Piece, refusal: errors.ContentRefused, outcome: Outcome) -> None:
+        """Store a piece without what is refused in it."""
         where = f"run {piece.run_id}, journal {piece.journal}, bytes {piece.start} to {piece.end}"
-        _log.warning("%s set aside: %s", where, error)
-        self._suspects.add(piece.run_id)
-        self._store_or_divide([piece._replace(fault=str(error), sqlstate=error.sqlstate)], outcome)
+        try:
+            stored = self._transact(functools.partial(batch.store_apart, *self._tools, piece), [piece])
+        except errors.ContentRefused:  # by what is checked at the end of the transaction only
+            whole = piece._replace(fault=str(refusal), sqlstate=refusal.sqlstate)
+            try:
+                stored = self._transact(functools.partial(batch.store, *self._tools, [whole]), [piece])
+            except errors.ContentRefused as error:  # by what we store ourselves
+                self._put_off_refused([piece], error, outcome)
+                return
+        self._refusals_left -= stored.counts.pop("refusals", 0)
+        lines = stored.counts["rejected"]
+        if lines:
+            _log.warning("%s: %d lines set aside: %s", where, lines, refusal)
+        self._note([piece], stored, outcome)
+        kinds = sorted(pieces.kinds(piece.contents))
+        self._memory.streak.refuse(kind for kind in kinds for _ in range(0 if stored.counts[kind] else lines))
 
 
-@contextlib.contextmanager
-def _classified() -> Iterator[None]:
-    """Tell errors that blame the data from all others.
-
-    A mistake of ours that some data brings to light blames that data, too: set aside it can be looked at,
-    sent again and again it would stop everybody.
-    """
-    try:
-        yield
-    except psycopg.DataError as error:  # also what psycopg itself can't send
-        raise _refusal(error) from error
-    except psycopg.Error as error:
-        if error.sqlstate is None or error.sqlstate[:2] not in _CONTENT:
-            raise
-        raise _refusal(error) from error
-    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
-        _log.exception("unexpected")
-        raise errors.ContentRefused(f"{type(error).__name__}: {error}") from error
-
-
-def _refusal(error: psycopg.Error) -> errors.ContentRefused:
-    message = error.diag.message_primary or str(error)
-    return errors.ContentRefused(" ".join(message.split()), error.sqlstate)
+def _halves(given: Sequence[model.Piece], runs: Sequence[int]) -> list[list[model.Piece]]:
+    """Return the pieces of the first half of some runs, and those of the second."""
+    middle = runs[len(runs) // 2]
+    return [
+        [piece for piece in given if piece.run_id < middle],
+        [piece for piece in given if piece.run_id >= middle],
+    ]
 
 
 def _position(piece: model.Piece) -> tuple[int, str, int]:

@@ -35,16 +35,25 @@ class Written(NamedTuple):
     """Rows of an earlier attempt that were replaced, by the index of the journal."""
 
 
+class Incoming(NamedTuple):
+    """The temporary table for rows that may meet stored ones."""
+
+    signature: str = ""
+    """Of its columns; empty while there is none."""
+    stream: str = ""
+    """The column that `metrics` does not have."""
+    used: bool = False
+    """Whether this transaction has put rows there."""
+
+
 class Writer:
     """Writes rows through one connection, inside the caller's transactions."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._catalog = columns.Catalog("", {}, frozenset(), 0)
-        #: Signature of the columns that the temporary table has.
-        self._incoming = ""
-        #: The column of the temporary table that `metrics` does not have.
-        self._stream = ""
+        #: How the temporary table is: whoever rolls back to a savepoint takes back what it was there.
+        self.table = Incoming()
 
     def load(self) -> columns.Catalog:
         """Return the columns of ``metrics`` as they were last seen. Raises `errors.StoreError`."""
@@ -53,9 +62,13 @@ class Writer:
                 self._catalog = columns.load(self._connection)
         return self._catalog
 
+    def begin(self) -> None:
+        """A new transaction begins: the temporary table is empty."""
+        self.table = self.table._replace(used=False)
+
     def forget(self) -> None:
         """Forget what a transaction did that was rolled back."""
-        self._incoming = ""
+        self.table = Incoming()
 
     def refresh(self) -> None:
         """See which columns there are; inside a transaction they stay so until its end."""
@@ -99,8 +112,8 @@ class Writer:
                 copy.write(part[1])
                 # While PostgreSQL takes this part in, the next one is made.
                 part = next(parts, None)
-        for index, table in enumerate(meeting):
-            self._prepare_incoming(index > 0)
+        for table in meeting:
+            self._prepare_incoming()
             _add(written.replaced, self._merge(table))
         return written
 
@@ -124,23 +137,23 @@ class Writer:
         with self._connection.cursor() as cursor, cursor.copy(_copy_command(table, names)) as copy:
             copy.write(data)
 
-    def _prepare_incoming(self, used: bool) -> None:
-        """Make the temporary table, or empty it of what this transaction put there."""
-        if self._incoming != self._catalog.signature:
+    def _prepare_incoming(self) -> None:
+        """Make the temporary table, or empty it of what this transaction may have put there."""
+        if self.table.signature != self._catalog.signature:
             self._connection.execute(statement("drop_incoming"))
-            self._stream = _free_name(self._catalog.names)
-            create = composable("create_incoming").format(stream=sql.Identifier(self._stream))
-            self._connection.execute(create)
-            self._incoming = self._catalog.signature
-        elif used:
+            stream = _free_name(self._catalog.names)
+            self._connection.execute(composable("create_incoming").format(stream=sql.Identifier(stream)))
+            self.table = Incoming(self._catalog.signature, stream)
+        elif self.table.used:
             self._connection.execute(statement("truncate_incoming"))
+        self.table = self.table._replace(used=True)
 
     def _merge(self, table: rows.Table) -> dict[int, int]:
-        names, data = copy_binary.encode(table, stream=self._stream)
+        names, data = copy_binary.encode(table, stream=self.table.stream)
         self._copy(_INCOMING, names, data)
         replaced: dict[int, int] = {}
         if table.attempt.any():
-            query = composable("count_replaced").format(stream=sql.Identifier("i", self._stream))
+            query = composable("count_replaced").format(stream=sql.Identifier("i", self.table.stream))
             for stream, count in self._connection.execute(query).fetchall():
                 replaced[int(str(stream))] = int(str(count))
         self._connection.execute(_merge_command(_touched(table, self._catalog.targets)))

@@ -84,9 +84,15 @@ FROM jsonb_to_recordset(%(journals)s::jsonb)
 WHERE s.run_id = k.run_id AND s.journal_id = k.journal_id;
 
 -- name: insert_rejected
--- A datagram that PostgreSQL refused.
+-- What PostgreSQL refused, as far as there is room for a run's.
 INSERT INTO rejected (run_id, journal_id, start_offset, end_offset, sqlstate, reason, payload)
-VALUES (%(run_id)s, %(journal)s, %(start)s, %(end)s, %(sqlstate)s, %(reason)s, %(payload)s);
+SELECT %(run_id)s, %(journal)s, %(start)s, %(end)s, %(sqlstate)s, %(reason)s, %(payload)s
+WHERE (SELECT count(*) < %(most)s AND coalesce(sum(pg_column_size(r.payload)), 0) < %(bytes)s
+       FROM rejected r WHERE r.run_id = %(run_id)s);
+
+-- name: fire_constraints
+-- What is checked at the end of the transaction is checked now.
+SET CONSTRAINTS ALL IMMEDIATE;
 
 -- name: insert_latest
 -- Rows of runs whose first metrics arrive.

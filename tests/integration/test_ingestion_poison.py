@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import pytest
 
 from hpctrack import errors, model
 from hpctrack.store import database as store
-from hpctrack.store import ingestion
+from hpctrack.store import held, ingestion
+from hpctrack.stream import journal, wire
 from hpctrack.stream.collector import decode
 from tests.journals import A, Journal, one, stored
 
@@ -23,7 +27,7 @@ def test_a_row_that_a_constraint_refuses_is_set_aside_alone(connection, ingest, 
         )
     outcome = ingest.store(batch)
     assert len(stored(connection, good_id)) == 40
-    assert len(stored(connection, bad_id)) == 76
+    assert len(stored(connection, bad_id)) == 78
     assert outcome.watermarks == {(good_id, A): 4000, (bad_id, A): 4000}
     found = connection.execute(
         "SELECT run_id, journal_id, start_offset, end_offset, sqlstate, payload FROM rejected ORDER BY id"
@@ -32,9 +36,9 @@ def test_a_row_that_a_constraint_refuses_is_set_aside_alone(connection, ingest, 
         (bad_id, A, 700, 800, "23514"), (bad_id, A, 2300, 2400, "23514"),
     ]  # fmt: skip
     again = decode.decode(bytes(found[0][5])).blocks[0]
-    assert (again.rows, again.matrix[0, 0]) == (2, 1000.0)
-    assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", bad_id) == (4,)
-    assert one(connection, "SELECT lost FROM run_latest WHERE run_id = %s", bad_id) == (4,)
+    assert (again.rows, again.steps[0], again.matrix[0, 0]) == (1, 7, 1000.0)
+    assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", bad_id) == (2,)
+    assert one(connection, "SELECT lost FROM run_latest WHERE run_id = %s", bad_id) == (2,)
     # From now on that run is stored apart; both go on.
     outcome = ingest.store([bad.rows({"step": 41, "x": 1.0}), good.rows({"step": 41, "x": 1.0})])
     assert outcome.watermarks == {(good_id, A): 4100, (bad_id, A): 4100}
@@ -65,6 +69,185 @@ def test_what_a_users_trigger_raises_is_about_the_data(connection, ingest, run):
     ingest.store([log.rows({"step": i, "x": 1.0}) for i in range(6)])
     assert [step for step, _ in stored(connection, run_id)] == [0, 1, 2, 4, 5]
     assert one(connection, "SELECT sqlstate, reason FROM rejected") == ("P0001", "not three")
+
+
+#: What a function may raise by hand: codes of all classes, the server's own among them.
+RAISED = (
+    "20000 42P01 0A000 42501 ZZ001 40001 40P01 55P03 57014 57P01 57P03 53100 53200 53300 08006 08P01 XX000"
+    " XX001 25006 25P02 58030 28000 28P01 3D000 3F000 2F000 22P02 23505 23503 P0001 P0004 01000 02000 HV000"
+    " F0000 26000 34000 55000 54000 72000"
+).split()
+_REFUSE = """
+CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.step = 3 THEN RAISE EXCEPTION 'not three' USING ERRCODE = TG_ARGV[0]; END IF; RETURN NEW;
+END $$;
+CREATE {kind} TRIGGER no {when} ON metrics {deferred} FOR EACH ROW EXECUTE FUNCTION no('{code}')
+"""
+
+
+def test_whatever_a_trigger_raises_is_its_rows_trouble(connection, ingest, run):
+    for code in RAISED:
+        other_id, run_id = run(), run()
+        connection.execute(_REFUSE.format(kind="", when="BEFORE INSERT OR UPDATE", deferred="", code=code))
+        other, log = Journal(other_id), Journal(run_id)
+        others = other.rows(*({"step": i + 10, "x": 1.0} for i in range(20)))
+        mine = log.rows(*({"step": i, "x": i + 0.5, "who": "me"} for i in range(6)))
+        outcome = ingest.store([others, mine])
+        assert outcome.watermarks == {(other_id, A): 100, (run_id, A): 100}
+        assert len(stored(connection, other_id)) == 20
+        good = {(i, 0.0): {"x": i + 0.5, "who": "me"} for i in range(6) if i != 3}
+        assert stored(connection, run_id) == good
+        query = "SELECT sqlstate, reason, payload FROM rejected WHERE run_id = %s"
+        [(sqlstate, reason, payload)] = connection.execute(query, [run_id])
+        assert (sqlstate, reason) == (code, "not three")
+        connection.execute("DROP TRIGGER no ON metrics; DROP FUNCTION no")
+        again = Journal(run())
+        ingest.store([again.lines()._replace(contents=decode.decode(bytes(payload)))])
+        assert stored(connection, again.run_id) == {(3, 0.0): {"x": 3.5, "who": "me"}}
+        assert one(connection, "SELECT rejected, rows FROM streams WHERE run_id = %s", run_id) == (1, 5)
+
+
+_OTHERS = """
+CREATE TABLE others (step bigint PRIMARY KEY); INSERT INTO others SELECT generate_series(0, 99);
+DELETE FROM others WHERE step = 3; ALTER TABLE metrics ADD FOREIGN KEY (step) REFERENCES others
+"""
+_LATE = {"kind": "CONSTRAINT", "when": "AFTER INSERT OR UPDATE", "deferred": "INITIALLY DEFERRED"}
+
+
+@pytest.mark.parametrize(
+    ("definition", "code"),
+    [
+        ("ALTER TABLE metrics ADD CHECK (step <> 3)", "23514"),
+        ("ALTER TABLE metrics ADD y integer GENERATED ALWAYS AS (1 / (step - 3)) STORED", "22012"),
+        ("CREATE UNIQUE INDEX ON metrics ((1 / (step - 3)), run_id, step, progress)", "22012"),
+        (_OTHERS, "23503"),
+        (_OTHERS + " DEFERRABLE INITIALLY DEFERRED", "23503"),
+        (_REFUSE.format(**_LATE, code="ZZ001"), "ZZ001"),
+    ],
+)
+def test_whatever_a_setup_file_refuses_is_its_rows_trouble(connection, ingest, run, definition, code):
+    other_id, run_id = run(), run()
+    connection.execute(definition)
+    other, log = Journal(other_id), Journal(run_id)
+    mine = log.rows(*({"step": i, "x": i + 0.5} for i in range(6)))
+    for _ in range(2):
+        ingest.store([other.rows({"step": 10 + other.end // 100, "x": 1.0}), mine])
+    assert len(stored(connection, other_id)) == 2
+    assert {step for step, _ in stored(connection, run_id)} == {0, 1, 2, 4, 5}
+    assert one(connection, "SELECT count(*), min(sqlstate) FROM rejected") == (1, code)
+
+
+def test_a_row_that_no_step_is_left_for_takes_no_other_along(connection, ingest, run):
+    run_id = run()
+    log = Journal(run_id)
+    ingest.store([log.rows({"step": (1 << 63) - 1, "x": 1.0})])
+    ingest.store([log.rows(*({"step": i, "x": 1.0} for i in range(20)), {"x": 2.0}, {"step": 30, "x": 1.0})])
+    assert len(stored(connection, run_id)) == 22
+    assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", run_id) == (1,)
+
+
+@pytest.mark.parametrize("kind", ["usage", "event", "args", "tags", "fin"])
+def test_a_message_that_is_refused_takes_no_other_along(connection, ingest, run, kind):
+    other_id, run_id = run(), run()
+    connection.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF to_jsonb(NEW)::text ~ 'poison|666' THEN RAISE EXCEPTION 'no' USING ERRCODE = '53100'; END IF;"
+        " RETURN NEW; END $$"
+    )
+    for table in ("usage", "transitions", "runs", "streams"):
+        connection.execute(
+            f"CREATE TRIGGER no BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION no()"
+        )
+    body = {"time": 1.7e9, "node": "n", "name": "x", "processes": 1}
+    bad = {
+        "usage": {**body, "processes": 666}, "event": {**body, "name": "poison"}, "args": {"poison": 1},
+        "tags": {"poison": 1}, "fin": {"lost": {"b" * 16: 666}},
+    }[kind]  # fmt: skip
+    other, log = Journal(other_id), Journal(run_id)
+    lines = [journal.Row.of(0, step, None, None, {"x": 0.5}) for step in range(4)]
+    messages = [journal.Message(0, "args", '{"good": 1}'), journal.Message(0, kind, json.dumps(bad))]
+    ingest.store([other.rows({"step": 1, "x": 1.0}), log.lines(*lines[:2], *messages, *lines[2:])])
+    assert len(stored(connection, other_id)) == 1
+    assert len(stored(connection, run_id)) == 4
+    assert one(connection, "SELECT args FROM runs WHERE id = %s", run_id) == ({"good": 1},)
+    [(payload,)] = connection.execute("SELECT payload FROM rejected WHERE sqlstate = '53100'")
+    assert decode.decode(bytes(payload)).blocks == [model.NodeMessage(kind, json.dumps(bad))]
+
+
+def test_what_refuses_everything_sets_little_aside(connection, ingest, run):
+    # A constraint or trigger that is mistaken about everybody: nothing is the rows' fault.
+    logs = [Journal(run()) for _ in range(30)]
+    ingest.store([log.rows({"step": 0, "x": 1.0}) for log in logs])
+    connection.execute("ALTER TABLE metrics ADD CONSTRAINT no CHECK (step = 0) NOT VALID")
+    pieces = [log.rows({"step": i, "x": 1.0}) for i in range(1, 41) for log in logs]
+    marks = {}
+    for _ in range(40):
+        outcome = ingest.store([p for p in pieces if p.start >= marks.get((p.run_id, A), 0)])
+        marks.update(outcome.watermarks)
+    assert outcome.refusing is None or "until it takes something" in outcome.refusing
+    (aside,) = one(connection, "SELECT count(*) FROM rejected")
+    assert 0 < aside < 250
+    connection.execute("ALTER TABLE metrics DROP CONSTRAINT no")
+    late = Journal(run())
+    ingest.store([late.rows({"step": 5, "x": 1.0})])
+    assert len(stored(connection, late.run_id)) == 1
+    ingest._held._pauses = dict.fromkeys(ingest._held._pauses, held._Pause(0.0, 1.0))
+    while any(marks.get((log.run_id, A), 0) < log.end for log in logs):
+        marks.update(ingest.store([p for p in pieces if p.start >= marks.get((p.run_id, A), 0)]).watermarks)
+    total = sum(len(stored(connection, log.run_id)) for log in logs)
+    assert total + aside == 30 * 41
+
+
+def test_what_ends_the_connection_is_found_and_waits(database, run):
+    with store.connect(database, autocommit=True) as admin:
+        admin.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF NEW.step = 3 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;"
+            " RETURN NEW; END $$;"
+            " CREATE TRIGGER no BEFORE INSERT ON metrics FOR EACH ROW EXECUTE FUNCTION no()"
+        )
+        logs = [Journal(run()) for _ in range(9)]
+        pieces = [log.rows({"step": 3 if log is logs[4] else 1, "x": 1.0}) for log in logs]
+        memory, done, tries = ingestion.Memory(), {}, 0
+        while len(done) < 8:
+            tries += 1
+            assert tries < 30
+            with store.connect(database, autocommit=True) as connection:
+                ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), memory=memory)
+                try:
+                    done |= ingest.store([p for p in pieces if (p.run_id, A) not in done]).watermarks
+                except errors.StoreUnavailable:
+                    continue
+        assert (logs[4].run_id, A) not in done
+        assert one(admin, "SELECT count(*) FROM metrics") == (8,)
+        assert one(admin, "SELECT count(*) FROM rejected") == (0,)
+
+
+def test_what_is_set_aside_of_a_run_is_bounded(connection, ingest, run):
+    run_id = run()
+    log = Journal(run_id)
+    ingest.store([log.lines(*[journal.Message(0, "tomorrow", "{}")] * 500) for _ in range(5)])
+    assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", run_id) == (2500,)
+    assert one(connection, "SELECT lost FROM run_latest WHERE run_id = %s", run_id) == (2500,)
+    (aside,) = one(connection, "SELECT count(*) FROM rejected")
+    assert aside == 2000
+
+
+def test_what_only_a_newer_hpctrack_knows_is_kept_and_counted(connection, ingest, run):
+    run_id = run()
+    log = Journal(run_id)
+    body = struct.pack("<BI", 9, 3) + b"new" + wire.pack([journal.Message(0, "later", "[1]")])[0]
+    body += wire.pack([journal.Row.of(0, 1, None, None, {"x": 1.0})])[0]
+    piece = log.lines()._replace(contents=decode.decode(body), body=body)
+    assert ingest.store([piece]).watermarks == {(run_id, A): 100}
+    assert len(stored(connection, run_id)) == 1
+    found = connection.execute("SELECT reason, payload, sqlstate FROM rejected ORDER BY id").fetchall()
+    assert [decode.decode(bytes(payload)).blocks for _, payload, _ in found] == [
+        [model.UnknownBlock(9, b"new")], [model.NodeMessage("later", "[1]")],
+    ]  # fmt: skip
+    assert "block of kind 9" in found[0][0]
+    assert "message of kind later" in found[1][0]
+    assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", run_id) == (2,)
 
 
 def test_what_can_not_be_decoded_is_set_aside(connection, ingest, run):

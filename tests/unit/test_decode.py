@@ -155,9 +155,9 @@ def test_what_the_wire_does_not_allow_is_refused(body):
         decode.decode(body)
 
 
-def test_a_block_of_an_unknown_kind_is_skipped():
+def test_a_block_of_an_unknown_kind_is_kept_as_it_came():
     body = block(200, b"of the future") + block(wire.TORN, struct.pack("<I", 3))
-    assert decode.decode(body) == model.Contents([], 3)
+    assert decode.decode(body) == model.Contents([model.UnknownBlock(200, b"of the future")], 3)
 
 
 def test_a_name_with_a_nul_is_kept_as_far_as_postgresql_can():

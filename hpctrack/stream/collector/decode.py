@@ -82,7 +82,7 @@ def decode(body: bytes) -> model.Contents:
 
     Raises `errors.WireError`, saying what is wrong, for everything that docs/wire.md does not allow.
     """
-    blocks: list[model.MetricBlock | model.NodeMessage] = []
+    blocks: list[model.Block] = []
     torn = rows = 0
     for kind, start, end in _blocks(body):
         if kind == wire.ROWS:
@@ -97,6 +97,8 @@ def decode(body: bytes) -> model.Contents:
             if end - start != 4:
                 _refuse("a count of torn lines has a wrong size")
             torn += int.from_bytes(body[start:end], "little")
+        else:
+            blocks.append(model.UnknownBlock(kind, body[start:end]))
     return model.Contents(blocks, torn)
 
 
@@ -106,6 +108,9 @@ def footprint(contents: model.Contents) -> int:
     for block in contents.blocks:
         if isinstance(block, model.NodeMessage):
             size += _MESSAGE_BYTES + 4 * len(block.text)
+            continue
+        if isinstance(block, model.UnknownBlock):
+            size += _MESSAGE_BYTES + len(block.data)
             continue
         size += _BLOCK_BYTES + _ROW_BYTES * block.rows
         for column in block.columns:

@@ -78,8 +78,14 @@ class Storing:
         self.rejected: Counter[str] = Counter()
         #: Seconds that the last batch took, and all of them.
         self.commit_s = self.commit_total_s = 0.0
-        #: What is wrong with PostgreSQL; None while nothing is.
-        self.trouble: str | None = None
+        self._memory = ingestion.Memory()
+        self._trouble: str | None = None
+        self._refusing: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with PostgreSQL; None while nothing is."""
+        return self._trouble or self._refusing
 
     def stop(self) -> None:
         """Say that the collector ends: PostgreSQL is not waited for any longer."""
@@ -154,6 +160,8 @@ class Storing:
         self.counts["batches"] += 1
         self.counts.update(outcome.counts)
         self.rejected.update(outcome.rejected)
+        if outcome.refusing or outcome.counts["rows"]:
+            self._refusing = outcome.refusing
         ranges = {(key, whole.header.start): whole for key, whole in batch}
         for key, _ in ranges:
             # What was not looked at is not waited for any longer, either.
@@ -206,9 +214,9 @@ class Storing:
         ):
             with attempt:
                 result = act(self._connected())
-        if self.trouble is not None:
+        if self._trouble is not None:
             _log.info("PostgreSQL is back")
-            self.trouble = None
+            self._trouble = None
         return result
 
     def _pause(self, seconds: float) -> None:
@@ -217,9 +225,9 @@ class Storing:
 
     def _note_trouble(self, state: tenacity.RetryCallState) -> None:
         error = str(state.outcome.exception() if state.outcome else "")
-        if self.trouble != error:
+        if self._trouble != error:
             _log.warning("%s; what arrives is kept, and not acknowledged", error)
-        self.trouble = error
+        self._trouble = error
         self._disconnect()
 
     def _connected(self) -> ingestion.Ingestion:
@@ -232,6 +240,7 @@ class Storing:
                 self._connection,
                 reconcile.observe,
                 auto_columns=self._settings.personal if wanted is None else wanted,
+                memory=self._memory,
             )
         return self._ingestion
 

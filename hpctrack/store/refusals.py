@@ -1,0 +1,93 @@
+"""Whose trouble it is that PostgreSQL refuses something: the data's, another session's, or the server's.
+
+What SQLSTATE an error has says little: functions and triggers of the user's raise whichever they like. The
+evidence is where it comes from, and whether the connection still answers. What is surely the server's (the
+connection is lost, disk or memory are full, the server only reads) refuses nothing: all of it is kept, and
+tried again. What other sessions cause (locks, deadlocks, cancelled statements) is tried again later. Any
+other refusal blames what was to be stored: it is divided until the row is found that is to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.pq import ConnStatus
+
+from hpctrack import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from hpctrack.store.database import Connection
+
+#: Classes of SQLSTATE that are the server's, if no function raised them by hand (manual, "PostgreSQL Error
+#: Codes"): connection, resources, operator's intervention, system; and a server that only reads.
+_SERVERS = ("08", "53", "57", "58", "25006")
+#: Other sessions': locks, deadlocks, what an operator cancelled.
+_OTHERS = ("55P03", "40", "57014")
+#: Files of PostgreSQL's that raise what functions raise by hand: pl_exec.c, plpy_elog.c, pltcl.c ...
+_BY_HAND = "pl"
+#: Refusals in a row, while nothing was taken, after which they are not about single rows any more.
+IN_A_ROW = 200
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def told(connection: Connection) -> Iterator[None]:
+    """Tell refusals that blame the data (`errors.ContentRefused`) from all others, around a transaction.
+
+    What is another session's trouble becomes `errors.StoreBusy`; what is the server's passes as it is. A
+    mistake of ours that some data brings to light blames that data, too: set aside it can be looked at, sent
+    again and again it would stop everybody.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if connection.pgconn.status != ConnStatus.OK:
+            raise
+        sqlstate = error.sqlstate or ""
+        if not (error.diag.source_file or "").startswith(_BY_HAND):
+            if sqlstate.startswith(_OTHERS):
+                raise errors.StoreBusy(_message(error)) from error
+            if sqlstate.startswith(_SERVERS):
+                raise
+        raise errors.ContentRefused(_message(error), error.sqlstate) from error
+    except (errors.HpctrackError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        _log.exception("unexpected")
+        raise errors.ContentRefused(f"{type(error).__name__}: {error}") from error
+
+
+def _message(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error)).split())
+
+
+class Streak:
+    """Refusals in a row, by kind of what was refused: rows, or messages.
+
+    A constraint or a trigger that is mistaken about everybody must not turn all data into ``rejected``: after
+    so many refusals while nothing was taken, runs are put off instead, until something is taken again.
+    """
+
+    def __init__(self) -> None:
+        self._refused: Counter[str] = Counter()
+
+    def take(self, kinds: Iterable[str]) -> None:
+        """Take in that something of these kinds was stored."""
+        for kind in kinds:
+            self._refused.pop(kind, None)
+
+    def refuse(self, kinds: Iterable[str]) -> None:
+        """Take in that something of these kinds was refused."""
+        self._refused.update(kinds)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether hardly anything but the rows themselves can be to blame."""
+        return any(count >= IN_A_ROW for count in self._refused.values())
