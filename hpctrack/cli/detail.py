@@ -173,7 +173,10 @@ def _git(git: dict[str, Any]) -> str:
     if not git.get("commit"):
         return ""
     branch = f" on {git['branch']}" if git.get("branch") else ""
-    return f"{str(git['commit'])[:12]}{branch}" + (", with uncommitted changes" if git.get("dirty") else "")
+    dirty = {True: ", with uncommitted changes", None: ", files not compared"}.get(
+        git.get("dirty", False), ""
+    )
+    return f"{str(git['commit'])[:12]}{branch}{dirty}"
 
 
 def _link(run_id: int, relative: Relative) -> str:

@@ -142,7 +142,7 @@ COMMENT ON COLUMN submissions.script IS 'Text of the batch script; NULL for a co
 COMMENT ON COLUMN submissions.script_path IS 'File that it was read from; NULL for --wrap and standard input';
 COMMENT ON COLUMN submissions.script_sha256 IS 'SHA-256 of the script itself, without masks, in hexadecimal';
 COMMENT ON COLUMN submissions.work_dir IS 'Folder that it was submitted from';
-COMMENT ON COLUMN submissions.git IS 'Object: commit, branch, dirty, remote of the work dir; NULL where that is no git repository';
+COMMENT ON COLUMN submissions.git IS 'Object: commit, branch, dirty (null: not known), remote of the work dir; NULL where that is no git repository';
 COMMENT ON COLUMN submissions.env IS 'Environment at submission; what differs on the node is in runs.env';
 
 CREATE TABLE runs (

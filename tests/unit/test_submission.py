@@ -268,20 +268,3 @@ def test_the_environment_of_a_job_submitted_from_inside_a_job():
 def test_outside_of_jobs_the_environment_is_untouched():
     environ = {"PATH": "/bin", "SLURM_ARRAY_TASK_ID": "5", "PYTHONPATH": "/a:", "HPCTRACK_EXPERIMENT": "e"}
     assert environment.for_child(environ, array=False) == environ
-
-
-# ---- git
-
-
-def test_git_status_and_remotes():
-    status = (
-        "# branch.oid 1234\n# branch.head main\n# branch.upstream origin/main\n1 .M N... 1 2 3 a b file\n"
-    )
-    remotes = "remote.other.url ssh://other/r\nremote.origin.url https://host/r.git\n"
-    assert git.parse(status, remotes) == git.State(
-        commit="1234", branch="main", dirty=True, remote="https://host/r.git"
-    )
-    assert git.parse("# branch.oid 1234\n# branch.head (detached)\n", "") == git.State(
-        commit="1234", branch=None, dirty=False, remote=None
-    )
-    assert git.parse("# branch.oid (initial)\n# branch.head main\n", "") is None
