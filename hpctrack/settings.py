@@ -50,8 +50,9 @@ class Settings(NamedTuple):
     #: Address and TCP port for Prometheus; port 0: none.
     metrics_bind: str = "127.0.0.1"
     metrics_port: int = 0
-    #: Addresses the embedded PostgreSQL listens on (``listen_addresses``) for the user's other login nodes.
-    embedded_listen: str = "*"
+    #: Where the user's other login nodes reach the embedded PostgreSQL once they have asked: addresses or
+    #: ``*``; ``none``; empty: the address that leads to who asks.
+    embedded_listen: str = ""
     #: ``auto`` (UDP, and the spool where nobody answers), ``udp`` or ``spool``.
     transport: str = "auto"
     #: ``record`` (in the spool) or ``script`` (in the submitted script, for clusters without a shared home).
@@ -78,8 +79,8 @@ class Settings(NamedTuple):
     slurm_backend: str = "auto"
     #: Seconds between two passes of the reconciler.
     reconcile_interval: float = 30.0
-    #: Seconds after the last live run at which a collector and an embedded PostgreSQL end that
-    #: ``hpctrack sbatch`` started.
+    #: Seconds after the last live run, command or session at which a collector and an embedded PostgreSQL end
+    #: that a command started.
     idle_exit: float = 600.0
 
     @property

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from tests.chain import eventually
-from tests.conftest import skip_or_fail
 from tests.integration.chain import Chain
+from tests.integration.network import Network, network_of_two
 from tests.integration.site_of_fakes import Site
 from tests.journals import stored
 
@@ -34,66 +34,9 @@ print(step)
 DETOUR = "no answer from the collector: journals go through the spool"
 
 
-class Network:
-    """This host (the head), a router with the firewall, and a node behind it."""
-
-    def __init__(self) -> None:
-        number = os.getpid() % 40_000
-        self._router, self._node = f"hpct-r{number}", f"hpct-n{number}"
-        net = f"10.{200 + number // 8000}.{number % 250}"
-        self.head = f"{net}.1"
-        self._links = f"hr{number}"
-        try:
-            self._ip("netns", "add", self._router)
-            self._ip("netns", "add", self._node)
-            self._link(None, self._links, f"{net}.1/30", self._router, f"rh{number}", f"{net}.2/30")
-            self._link(self._router, f"rn{number}", f"{net}.5/30", self._node, f"nr{number}", f"{net}.6/30")
-            self._ip("route", "add", f"{net}.4/30", "via", f"{net}.2")
-            self._ip("-n", self._node, "route", "add", "default", "via", f"{net}.5")
-            self._inside(self._router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-        except subprocess.CalledProcessError as error:
-            self.close()
-            skip_or_fail(f"no network namespaces here: {error.cmd}: {error.stderr}")
-
-    def _ip(self, *words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
-
-    def _link(self, space: str | None, name: str, address: str, other: str, peer: str, opposite: str) -> None:
-        here = ["-n", space] if space else []
-        self._ip(*here, "link", "add", name, "type", "veth", "peer", "name", peer, "netns", other)
-        for where, link, own in ((here, name, address), (["-n", other], peer, opposite)):
-            self._ip(*where, "address", "add", own, "dev", link)
-            self._ip(*where, "link", "set", link, "up")
-
-    def _inside(self, space: str, *words: str) -> None:
-        subprocess.run(["ip", "netns", "exec", space, *words], check=True, capture_output=True, text=True)
-
-    def on_node(self, *words: str) -> list[str]:
-        """Return the command that runs another one on the node."""
-        return ["ip", "netns", "exec", self._node, *words]
-
-    def drop(self, *, begin: bool) -> None:
-        """Have the firewall drop all UDP without a word, or no longer."""
-        self._inside(self._router, "iptables", "-A" if begin else "-D", "FORWARD", "-p", "udp", "-j", "DROP")
-
-    def lose(self, share: float) -> None:
-        """Have the network lose a share of all UDP from now on, in each direction."""
-        chance = ["-m", "statistic", "--mode", "random", "--probability", str(share)]
-        self._inside(self._router, "iptables", "-A", "FORWARD", "-p", "udp", *chance, "-j", "DROP")
-
-    def close(self) -> None:
-        subprocess.run(["ip", "link", "del", self._links], check=False, capture_output=True)
-        for space in (self._node, self._router):
-            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
-
-
 @pytest.fixture
 def network():
-    if os.geteuid() or not shutil.which("ip") or not shutil.which("iptables"):
-        skip_or_fail("network namespaces take root, iproute2 and iptables")
-    network = Network()
-    yield network
-    network.close()
+    yield from network_of_two()
 
 
 class Job:

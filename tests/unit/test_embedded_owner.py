@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from hpctrack import errors
-from hpctrack.settings import Settings
 from hpctrack.store.embedded import (
     cluster_folder,
-    host_locks,
     listening,
     owner,
     postgres_binaries,
@@ -26,7 +24,7 @@ HERE = Host("login1", "boot-a")
 
 
 def record(**fields):
-    known = Owner("login1", "boot-a", 5555, ("127.0.0.1",), "/tmp/x", "2024-01-01", "t1", 123, 456)
+    known = Owner("login1", "boot-a", ("127.0.0.1",), "/tmp/x", "2024-01-01", "t1", 123, 456)
     return known._replace(**fields)
 
 
@@ -125,59 +123,16 @@ def test_only_what_speaks_postgresql_answers():
     assert listening.answering([], port) is None
 
 
-def test_local_lock_excludes_and_survives_a_removed_file(tmp_path):
-    path = tmp_path / "lock"
-    with (
-        host_locks.local_lock(path, 1),
-        pytest.raises(errors.EmbeddedError),
-        host_locks.local_lock(path, 0.1),
-    ):
-        pass
-    with host_locks.local_lock(path, 1):
-        path.unlink()  # a cleaner of /tmp
-    with host_locks.local_lock(path, 1):
-        assert path.exists()
-
-
-def test_a_local_lock_is_removed_and_made_anew_and_one_holds_it_all_the_same(tmp_path):
-    path, inside, most = tmp_path / "folder" / "lock", [], []
-
-    def work():
-        for _ in range(100):
-            with host_locks.local_lock(path, 60):
-                inside.append(1)
-                most.append(len(inside))
-                inside.pop()
-                host_locks.remove(path)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 400
-    assert not path.parent.exists()
-
-
-def test_the_socket_path_is_short_whatever_the_home_is(tmp_path):
-    place = cluster_folder.Place.of(Settings(data_dir=str(tmp_path / ("long" * 50) / "x")))
-    local = place.local_dir()
-    try:
-        assert len(os.fsencode(local / ".s.PGSQL.65535.lock")) < 107
-        assert local.stat().st_mode & 0o777 == 0o700
-    finally:
-        local.rmdir()
-
-
 @pytest.mark.parametrize(
-    ("listen", "wanted"), [("127.0.0.1", ("127.0.0.1",)), ("10.0.0.1, ::1", ("10.0.0.1", "::1")), ("", ())]
+    ("listen", "wanted"), [("127.0.0.1", ("127.0.0.1",)), ("10.0.0.1, ::1", ("10.0.0.1", "::1"))]
 )
 def test_listed_addresses_are_the_addresses(listen, wanted):
     assert listening.addresses("login1", listen) == wanted
 
 
-def test_everywhere_means_name_and_routes():
-    assert listening.addresses("login1", "*")[0] == "login1"
+@pytest.mark.parametrize("listen", ["", "*", "0.0.0.0"])
+def test_everywhere_means_name_and_routes(listen):
+    assert listening.addresses("login1", listen)[0] == "login1"
 
 
 def test_the_password_line_keeps_odd_user_names(tmp_path):
@@ -189,10 +144,11 @@ def test_the_password_line_keeps_odd_user_names(tmp_path):
 
 
 def test_the_configuration_quotes_its_values():
-    text = cluster_folder.configuration(Settings(embedded_listen="a'b"), record(), 18)
-    assert "listen_addresses = 'a''b'\n" in text
+    text = cluster_folder.configuration(record(socket_dir="/a'b"), 18)
+    assert "unix_socket_directories = '/a''b'\n" in text
+    assert "listen_addresses = ''\n" in text
     assert "io_method" in text
-    assert "io_method" not in cluster_folder.configuration(Settings(), record(), 17)
+    assert "io_method" not in cluster_folder.configuration(record(), 17)
 
 
 @pytest.mark.parametrize(

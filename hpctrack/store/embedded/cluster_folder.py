@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from hpctrack.store.embedded.postgres_binaries import Binaries
 
 DBNAME = "hpctrack"
+PORT = 5432
+"""Part of the socket's name, in a folder where no other server has one."""
+SOCKET = f".s.PGSQL.{PORT}"
 
 #: For one user on a shared login node (PostgreSQL manual, "Server Configuration").
 _SETTINGS = {
@@ -35,18 +37,20 @@ _SETTINGS = {
     "max_wal_size": "256MB",
     "fsync": "on",
     "synchronous_commit": "on",  # the collector acknowledges what is committed, and then the node forgets it
-    "tcp_keepalives_idle": "60",  # clients on other login nodes may vanish
+    "listen_addresses": "",  # `gate` lets other login nodes in
+    "port": str(PORT),
+    "authentication_timeout": "5s",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "cluster_name": "hpctrack",  # what ps shows
-    # The log is cut at starts only. Statements' errors go to who sent them, so they need not fill it.
+    # Statements' errors go to who sent them, so they need not be in the log, which `keeper` cuts.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] ",
 }
-#: Wherever a connection comes from, it needs the password (manual, "The pg_hba.conf File").
-_HBA = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
+#: Whoever gets at the socket needs the password all the same (manual, "The pg_hba.conf File").
+_HBA = "local all all scram-sha-256\n"
 
 
 class Place(NamedTuple):
@@ -85,26 +89,23 @@ class Place(NamedTuple):
         return self.data / "postmaster.pid"
 
     @property
-    def local_path(self) -> Path:
-        """The folder on this host for socket and lock.
-
-        The same for every session of the user, so it depends on no environment variable.
-        """
-        digest = hashlib.sha256(os.fsencode(self.base)).hexdigest()[:12]
-        return Path(f"/tmp/hpctrack-{os.geteuid()}-{digest}")  # noqa: S108 (checked)
+    def hosts(self) -> Path:
+        """Where each host's folder for socket and lock is named."""
+        return self.base / "hosts"
 
     @property
-    def local_lock(self) -> Path:
-        """What is locked there by whoever starts or ends the server."""
-        return self.local_path / "lock"
+    def asked(self) -> Path:
+        """What other hosts have asked for."""
+        return self.base / "asked"
+
+    @property
+    def reach_file(self) -> Path:
+        """Where other hosts reach the server."""
+        return self.base / "reach.json"
 
     def make_base(self) -> None:
         """Make the folder of it all, or check that it is this user's alone."""
         files.make_folder(str(self.base), within=str(self.base.parent))
-
-    def local_dir(self) -> Path:
-        """Make, or check, that folder."""
-        return Path(files.make_folder(str(self.local_path)))
 
     def read_postmaster_pid(self) -> list[str]:
         """Return the lines of postmaster.pid: pid first, status eighth; empty if there is none."""
@@ -133,7 +134,6 @@ def initialise(place: Place, binaries: Binaries) -> None:
         single = ("--single", "-D", str(data), "-c", "exit_on_error=true", "template1")
         binaries.run("postgres", *single, text=f"CREATE DATABASE {DBNAME}\n")
         _write(data / "passfile", f"*:*:*:{_escape(user)}:{password}\n")
-        _write(data / "pg_hba.conf", _HBA)
         include = "include_if_exists = 'hpctrack.conf'  # written anew at each start\n# Settings below win.\n"
         _write(data / "postgresql.conf", include)
         data.rename(place.data)
@@ -153,6 +153,18 @@ def sweep(place: Place) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def sweep_sockets(folder: Path) -> None:
+    """Remove what a server that was killed left there; for who holds both locks."""
+    for leftover in folder.glob(f"{SOCKET}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def configure(place: Place, record: Owner, major: int) -> None:
+    """Write what the server of a record is to go by."""
+    _write(place.data / "hpctrack.conf", configuration(record, major))
+    _write(place.data / "pg_hba.conf", _HBA)
+
+
 def _user() -> str:
     """Return the superuser's name: the user's, or ours where PostgreSQL reserves that ("CREATE ROLE")."""
     import pwd
@@ -164,13 +176,11 @@ def _user() -> str:
     return DBNAME if name.startswith("pg_") or name in ("public", "none") else name
 
 
-def configuration(settings: Settings, record: Owner, major: int) -> str:
+def configuration(record: Owner, major: int) -> str:
     """Render ``hpctrack.conf`` for the server of a record; major is PostgreSQL's version."""
     values = {
         **_SETTINGS,
         **({"io_method": "sync"} if major >= 18 else {}),  # three processes less
-        "listen_addresses": settings.embedded_listen,
-        "port": str(record.port),
         "unix_socket_directories": record.socket_dir,
     }
     return "".join(f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in values.items())

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpctrack import errors, files, flock
-from hpctrack.store.embedded import postmaster
+from hpctrack.store.embedded import host_folder, postmaster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,40 +18,43 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def local_lock(path: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock among the processes of this host; its folder is made if it is missing.
+def local_lock(place: Place, host: str, seconds: float) -> Iterator[Path]:
+    """Hold the lock among the processes of this host, in its folder, which is made if it is missing.
 
-    Raises `errors.EmbeddedError` when it stays taken.
+    Yields the folder. Raises `errors.EmbeddedError` when it stays taken, OSError.
     """
     deadline = time.monotonic() + seconds
     while True:
-        descriptor = _open(path)
+        folder, descriptor = _open(place, host)
         try:
-            # `remove` or a cleaner of /tmp may have been here meanwhile: then this lock would guard nothing.
+            # `remove`, a cleaner of /tmp, or who found the folder unusable, may have been here meanwhile:
+            # then this lock would guard nothing.
             if flock.try_lock(descriptor) and os.fstat(descriptor).st_nlink:
-                yield
-                return
+                if host_folder.current(place, host) == folder:
+                    yield folder
+                    return
+                remove(folder)
         finally:
             os.close(descriptor)
         if time.monotonic() > deadline:
             raise errors.EmbeddedError(
-                f"another command has been starting PostgreSQL for {seconds:.0f} s ({path})"
+                f"another command has been starting PostgreSQL for {seconds:.0f} s ({folder})"
             )
         time.sleep(postmaster.POLL_SECONDS)
 
 
-def _open(path: Path) -> int:
+def _open(place: Place, host: str) -> tuple[Path, int]:
     while True:
+        folder = host_folder.make(place, host)
         with contextlib.suppress(FileNotFoundError):  # `remove` was faster: it came between these two
-            files.make_folder(str(path.parent))
-            return files.open_or_create(str(path))
+            return folder, files.open_or_create(str(folder / "lock"))
 
 
-def remove(path: Path) -> None:
-    """Remove a local lock and its folder: the last thing to do for who holds it."""
+def remove(folder: Path) -> None:
+    """Remove the local lock and its folder: the last thing to do for who holds it."""
     with contextlib.suppress(OSError):  # somebody has made the lock anew: then the folder stays
-        path.unlink()
-        path.parent.rmdir()
+        (folder / "lock").unlink()
+        folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Where a PostgreSQL listens (``listen_addresses``, Unix socket), and whether one answers there."""
+"""Addresses, and whether a PostgreSQL answers at one: over TCP, or on a Unix socket."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 #: PostgreSQL manual, "Message Formats": an SSLRequest, which every server answers with one byte, N or S.
 _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+NONE = "none"
 _PROBE_SECONDS = 2.0
-_EVERYWHERE = ("*", "0.0.0.0", "::")  # noqa: S104 (recognised, not bound)
+_EVERYWHERE = {"*": ("0.0.0.0", "::"), "0.0.0.0": ("0.0.0.0",), "::": ("::",)}  # noqa: S104 (only if configured)
 
 
 def answering(addresses: Iterable[str], port: int) -> str | None:
@@ -48,26 +49,19 @@ def socket_accepts(path: Path) -> bool:
     return True
 
 
-def free_port(listen: str) -> int:
-    """Return a TCP port that is free now on the addresses (``listen_addresses``) of a server."""
-    listed = _listed(listen)
-    everywhere = _are_everywhere(listed)
-    if everywhere and socket.has_dualstack_ipv6():
-        # One socket for both families: PostgreSQL is content if it can bind one of them, we are not.
-        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
-            return int(server.getsockname()[1])
-    first = "" if everywhere or not listed else listed[0]
-    family = socket.AF_INET6 if ":" in first else socket.AF_INET
-    with socket.create_server((first, 0), family=family) as server:
-        return int(server.getsockname()[1])
+def bound(listen: str) -> tuple[str, ...]:
+    """Return the addresses to bind for a list of them, as in ``listen_addresses``; for ``none``, none."""
+    if listen.strip() == NONE:
+        return ()
+    return tuple(address for word in _listed(listen) for address in _EVERYWHERE.get(word, (word,)))
 
 
 def addresses(host: str, listen: str) -> tuple[str, ...]:
-    """Return where other hosts reach a server with these ``listen_addresses``, best first."""
+    """Return where other hosts may reach this one, best first; ``listen``: what is configured, or empty."""
     listed = _listed(listen)
-    if not _are_everywhere(listed):
+    if listed and listed != [NONE] and not any(word in _EVERYWHERE for word in listed):
         return tuple(listed)
-    routes = (_source_address(socket.AF_INET, "192.0.2.1"), _source_address(socket.AF_INET6, "2001:db8::1"))
+    routes = (source_address(socket.AF_INET, "192.0.2.1"), source_address(socket.AF_INET6, "2001:db8::1"))
     return (host, *(route for route in routes if route))
 
 
@@ -75,11 +69,12 @@ def _listed(listen: str) -> list[str]:
     return [word.strip() for word in listen.split(",") if word.strip()]
 
 
-def _are_everywhere(listed: list[str]) -> bool:
-    return any(word in _EVERYWHERE for word in listed)
+def is_loopback(address: str) -> bool:
+    """Whether an address, in digits, leads to the host itself."""
+    return address.startswith("127.") or address == "::1"
 
 
-def _source_address(family: socket.AddressFamily, target: str) -> str | None:
+def source_address(family: int, target: str) -> str | None:
     """Return the address packets would leave from; connecting a UDP socket sends none (udp(7))."""
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((target, 9))

@@ -50,8 +50,7 @@ class Owner(NamedTuple):
 
     host: str
     boot_id: str
-    port: int
-    #: Where other hosts try to reach it, best first.
+    #: Names and addresses of its host, best first; see `asking` for where it can be reached.
     addresses: tuple[str, ...]
     #: Its socket folder, local to its host.
     socket_dir: str
@@ -67,7 +66,7 @@ class Owner(NamedTuple):
     @property
     def where(self) -> str:
         """Describe the owner for messages."""
-        return f"{self.host} ({f'port {self.port}' if self.pid else 'starting'}, since {self.since})"
+        return f"{self.host} ({'' if self.pid else 'starting, '}since {self.since})"
 
     @property
     def age(self) -> float:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from hpctrack import errors, files
-from hpctrack.store.embedded.postgres_binaries import ENVIRONMENT
 
 if TYPE_CHECKING:
     from hpctrack.store.embedded.cluster_folder import Place
     from hpctrack.store.embedded.owner import Host, Owner
 
 POLL_SECONDS = 0.02
+LOG_BYTES = 1 << 20
 _STOP_SECONDS = 60.0
 #: What a server's processes are called (proc(5), comm); root's is called unshare for a moment.
 _COMMANDS = ("postgres", "unshare")
@@ -89,29 +89,58 @@ def wait_ready(place: Place, pid: int, seconds: float = 90.0) -> bool:
     return True
 
 
-def spawn(command: list[str], place: Place, log: BinaryIO, lock: int) -> int:
-    """Start a process of its own session that holds nothing of ours but the folder lock."""
-    import subprocess
-
-    process = subprocess.Popen(
-        command, cwd=place.data, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT,
-        start_new_session=True, pass_fds=(lock,),
-    )  # fmt: skip
-    process.returncode = 0  # it is meant to outlive us: nothing for Popen to warn of
-    return process.pid
+def children(pid: int) -> list[int]:
+    """List the processes that a process has started (proc(5)); without CONFIG_PROC_CHILDREN all are asked."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except OSError:
+        found = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+        return [process for process in found if _parent(process) == pid]
 
 
-def shut_down(place: Place, pid: int) -> None:
+def _parent(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def title(pid: int) -> str:
+    """Return what a process calls itself; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def switches(pid: int) -> str:
+    """Return how often a process has waited for something, in the kernel's words (proc(5), status)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("voluntary_ctxt_switches")), "")
+
+
+def wait_gone(place: Place, seconds: float = _STOP_SECONDS) -> None:
+    """Wait until no process of a server is left."""
+    deadline = time.monotonic() + seconds
+    while processes(place.data) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def shut_down(place: Place, pid: int, patience: float = _STOP_SECONDS) -> None:
     """End a postmaster: "fast", or "immediate" (the next start recovers) if that takes too long."""
     import signal
 
-    for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 10.0)):
+    for number, seconds in ((signal.SIGINT, patience), (signal.SIGQUIT, 10.0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)  # a long-lived starter is its parent
+                os.waitpid(pid, os.WNOHANG)  # its keeper is its parent
             if start_time(pid) is None and not processes(place.data):
                 return
             time.sleep(POLL_SECONDS)
@@ -119,8 +148,20 @@ def shut_down(place: Place, pid: int) -> None:
 
 
 def open_log(place: Place) -> BinaryIO:
-    """Open the log to append to; beyond 1 MB a new one begins, and one old one is kept."""
-    with contextlib.suppress(FileNotFoundError):
-        if place.log.stat().st_size > 1 << 20:
-            place.log.replace(place.log.with_suffix(".log.1"))
+    """Open the log to append to."""
+    cut_log(place)
     return os.fdopen(files.open_or_create(str(place.log), os.O_WRONLY | os.O_APPEND), "ab")
+
+
+def cut_log(place: Place) -> None:
+    """Begin the log anew if it is beyond 1 MB; its end is kept aside.
+
+    Who writes it appends, and goes on at its new beginning.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        size = place.log.stat().st_size
+        if size > LOG_BYTES:
+            with place.log.open("r+b") as log:
+                log.seek(size - LOG_BYTES)
+                files.replace(str(place.log.with_suffix(".log.1")), log.read(LOG_BYTES))
+                log.truncate(0)

@@ -5,9 +5,9 @@ judges by local process ids and trusts every local user, which does not do for a
 Here every connection needs the password, and `owner` says which host may run the server.
 
 In ``<data_dir>/postgres`` (0700): ``data`` (the cluster, with our ``passfile`` and ``hpctrack.conf`` in it),
-``owner.json``, ``server.lock``, ``server.log``. On the host that runs it, ``/tmp/hpctrack-<uid>-<hash>``
-holds socket and lock: Unix socket paths end at 107 bytes (unix(7)), network file systems hold them badly, and
-XDG_RUNTIME_DIR goes away when the user logs out, which the server survives.
+``owner.json``, ``server.lock``, ``server.log``; ``hosts`` names each host's folder for socket and lock
+(`host_folder`); ``asked`` and ``reach.json`` are about hosts that have asked to be let in (`asking`). The
+server listens on its socket only, and lives as long as its keeper (`keeper`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from hpctrack import errors, files
+from hpctrack import errors
 from hpctrack.store.embedded import (
+    asking,
     cluster_folder,
     host_locks,
+    launch,
     listening,
     owner,
     postgres_binaries,
@@ -33,6 +35,7 @@ from hpctrack.store.embedded.owner import Action, Host, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from hpctrack.settings import Settings
 
@@ -41,6 +44,9 @@ _START_SECONDS = 90.0
 _LOCKED_SECONDS = 10.0
 #: To wait for a server that another host may just be starting: it may as well be behind a firewall.
 _ELSEWHERE_SECONDS = 20.0
+#: For a server on another host to let this one in. It may learn of that late: network file systems remember
+#: folders for up to a minute.
+_ASKED_SECONDS = 8.0
 #: A postmaster looks once a minute whether postmaster.pid is still its own, and ends at once if it is not
 #: (src/backend/postmaster/postmaster.c, ServerLoop); two rounds of its clock, and some seconds.
 _FENCE_SECONDS = 130.0
@@ -82,21 +88,27 @@ def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
     seen = server_status.look(place, here)
     # Leftovers without a record may be of a server that starts or ends just now: the lock will tell.
     if seen.action is Action.REFUSE and seen.record is not None:
-        return _wait_elsewhere(place, here)
-    return server_status.params(place, seen) or _ensure_locked(place, settings, here)
+        params = _wait_elsewhere(place, here)
+    else:
+        params = server_status.params(place, seen) or _ensure_locked(place, settings, here)
+    launch.note_use(place)
+    return params
 
 
 def _ensure_locked(place: Place, settings: Settings, here: Host) -> dict[str, str]:
     """Look again, with no other command of this host in between, and start the server if none runs."""
     place.make_base()
-    with host_locks.local_lock(place.local_lock, _START_SECONDS):
+    with host_locks.local_lock(place, here.name, _START_SECONDS) as folder:
         deadline = time.monotonic() + _LOCKED_SECONDS
         while True:
             seen = server_status.look(place, here)
             if seen.action is Action.REFUSE:
                 return _wait_elsewhere(place, here)
             try:
-                return server_status.settled_params(place, seen) or _start(place, settings, here)
+                params = server_status.settled_params(place, seen)
+                if params is None and server_status.is_cut_off(place, seen):
+                    postmaster.shut_down(place, seen.pid or 0)
+                return params or _start(place, settings, here, folder)
             except errors.OwnedElsewhere:
                 # Another host was faster, children of a killed postmaster take a moment to end, or what a
                 # killed starter launched becomes the server only now: the next look will tell.
@@ -112,9 +124,16 @@ def running(settings: Settings, here: Host | None = None) -> dict[str, str] | No
     return server_status.params(place, server_status.look(place, here or Host.here()))
 
 
+def use_mark(settings: Settings) -> int:
+    """Return what changes each time that somebody gets parameters to connect with."""
+    return launch.use_mark(Place.of(settings))
+
+
 @_one_line
-def stop(settings: Settings, here: Host | None = None) -> bool:
+def stop(settings: Settings, here: Host | None = None, *, unless: Callable[[], bool] = lambda: False) -> bool:
     """End the server if it runs on this host, and give up the folder; False if it does not run here.
+
+    ``unless`` is asked once no other command can start or end it.
 
     Open transactions are rolled back (a "fast" shutdown; manual, "Shutting Down the Server"), data is safe.
     """
@@ -122,16 +141,16 @@ def stop(settings: Settings, here: Host | None = None) -> bool:
     place = Place.of(settings)
     if not place.owner_file.exists():
         return False
-    with host_locks.local_lock(place.local_lock, _START_SECONDS):
+    with host_locks.local_lock(place, here.name, _START_SECONDS) as folder:
         record = owner.read(place.owner_file)
-        if record is None or record.host != here.name:
+        if record is None or record.host != here.name or unless():
             return False
         pid = postmaster.find(place, record, here)
         if pid is not None:
             postmaster.shut_down(place, pid)
         _forget(place, record)
         if not place.owner_file.exists():
-            host_locks.remove(place.local_lock)
+            host_locks.remove(folder)
         return pid is not None
 
 
@@ -147,12 +166,14 @@ def take_over(settings: Settings, here: Host | None = None, *, fence_seconds: fl
     here = here or Host.here()
     place = Place.of(settings)
     place.make_base()
-    with host_locks.local_lock(place.local_lock, _START_SECONDS):
+    with host_locks.local_lock(place, here.name, _START_SECONDS):
         record = owner.read(place.owner_file)
         if record is not None and record.host == here.name:
             return "this host is the owner already: nothing to take over"
         if record is None and not place.postmaster_pid.exists():
             return "nobody owns the embedded PostgreSQL: nothing to take over"
+        if record is not None:
+            _ask(place, record, here)
         _refuse_if_used(place, record)
         place.postmaster_pid.unlink(missing_ok=True)
         time.sleep(fence_seconds)
@@ -164,20 +185,32 @@ def take_over(settings: Settings, here: Host | None = None, *, fence_seconds: fl
 
 
 def _refuse_if_used(place: Place, record: Owner | None) -> None:
-    if record is not None and listening.answering(record.addresses, record.port):
+    if record is not None and asking.answering(place, record):
         raise errors.OwnedElsewhere(f"PostgreSQL still answers on {record.where}: not taking it over")
     with host_locks.folder_lock(place):
         pass
 
 
+def _ask(place: Place, record: Owner, here: Host) -> None:
+    """Ask the server of another host to let this one in; wait for that a while, unless it has been asked."""
+    if not asking.ask(place, record, here.name):
+        return
+    deadline = time.monotonic() + _ASKED_SECONDS
+    while asking.answering(place, record) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
 def _wait_elsewhere(place: Place, here: Host) -> dict[str, str]:
-    """Return parameters of the server that another host is starting just now.
+    """Return parameters of the server of another host, once that has been asked, or is starting just now.
 
     Raises `errors.OwnedElsewhere` if none is starting, or if it takes too long.
     """
     deadline = time.monotonic() + _ELSEWHERE_SECONDS
     while True:
         seen = server_status.look(place, here)
+        if seen.action is Action.REFUSE and seen.record is not None and seen.record.pid is not None:
+            _ask(place, seen.record, here)
+            seen = server_status.look(place, here)
         params = server_status.params(place, seen)
         if params is not None:
             return params
@@ -195,8 +228,8 @@ def _forget(place: Place, record: Owner) -> None:
         owner.remove(place.owner_file, record)
 
 
-def _start(place: Place, settings: Settings, here: Host) -> dict[str, str]:
-    """Start the server; under the local lock, after a look showed that this host may."""
+def _start(place: Place, settings: Settings, here: Host, folder: Path) -> dict[str, str]:
+    """Start the server; under the local lock, in the folder, after a look showed that this host may."""
     stale = owner.read(place.owner_file)
     if stale is not None and stale.host != here.name:
         raise errors.OwnedElsewhere(f"{stale.host} took the embedded PostgreSQL over just now: try again")
@@ -205,27 +238,30 @@ def _start(place: Place, settings: Settings, here: Host) -> dict[str, str]:
             # Nothing of this folder lives (see the lock), and its pid may be another process's by now.
             place.postmaster_pid.unlink(missing_ok=True)
             owner.remove(place.owner_file, stale)
-        record = _new_record(place, settings, here)
+        record = _new_record(settings, here, folder)
         if not owner.create(place.owner_file, record):
             raise errors.OwnedElsewhere("another host is starting PostgreSQL on this folder: try again")
         try:
             cluster_folder.sweep(place)
+            cluster_folder.sweep_sockets(folder)
             binaries = postgres_binaries.find(place.data)
             if not place.data.exists():
                 cluster_folder.initialise(place, binaries)
+            cluster_folder.configure(place, record, binaries.major)
             return _launch(place, settings, binaries, record, lock)
         except BaseException:
             _forget(place, record)
+            if not place.owner_file.exists():
+                host_locks.remove(folder)
             raise
 
 
-def _new_record(place: Place, settings: Settings, here: Host) -> Owner:
+def _new_record(settings: Settings, here: Host, folder: Path) -> Owner:
     return Owner(
         host=here.name,
         boot_id=here.boot_id,
-        port=0,  # chosen when it is launched
         addresses=listening.addresses(here.name, settings.embedded_listen),
-        socket_dir=str(place.local_dir()),
+        socket_dir=str(folder),
         since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         token=os.urandom(8).hex(),
     )
@@ -234,25 +270,33 @@ def _new_record(place: Place, settings: Settings, here: Host) -> Owner:
 def _launch(
     place: Place, settings: Settings, binaries: postgres_binaries.Binaries, record: Owner, lock: int
 ) -> dict[str, str]:
-    """Run the postmaster, detached; another port if the chosen one was taken meanwhile."""
-    for _ in range(3):
-        record = record._replace(port=listening.free_port(settings.embedded_listen))
-        owner.replace(place.owner_file, record)  # before the launch, so that a dead starter's server is found
-        configuration = cluster_folder.configuration(settings, record, binaries.major)
-        files.replace(str(place.data / "hpctrack.conf"), configuration.encode(), sync=True)
-        with postmaster.open_log(place) as log:
-            begin = log.tell()
-            pid = postmaster.spawn(binaries.command("postgres", "-D", str(place.data)), place, log, lock)
+    """Run the postmaster, beside a keeper of its own."""
+    command = binaries.command("postgres", "-D", str(place.data))
+    orders = launch.Orders(
+        str(place.base), record._asdict(), command, lock, settings.embedded_listen, settings.idle_exit
+    )
+    with postmaster.open_log(place) as log:
+        begin = log.tell()
         try:
-            owner.replace(place.owner_file, record._replace(pid=pid, pid_start=postmaster.start_time(pid)))
-            params = server_status.local_params(place, record) if postmaster.wait_ready(place, pid) else None
+            starting = launch.Starting(orders, log)
         except BaseException:
-            postmaster.shut_down(place, pid)
+            postmaster.wait_gone(place)
             raise
-        if params is not None:
-            return params
-        said = place.log.read_text(encoding="utf-8", errors="replace")[begin:]
-        if "Address already in use" not in said:
-            break
+    try:
+        pid = starting.pid
+        if pid is not None:
+            started = postmaster.start_time(pid)
+            owner.replace(place.owner_file, record._replace(pid=pid, pid_start=started))
+        starting.keep()
+        if pid is not None and postmaster.wait_ready(place, pid):
+            params = server_status.local_params(place, record, pid)
+            if params is not None:
+                return params
+    except BaseException:
+        starting.give_up()
+        if pid is not None:
+            postmaster.shut_down(place, pid)
+        raise
+    said = place.log.read_text(encoding="utf-8", errors="replace")[begin:]
     reason = postgres_binaries.telling_line(said)
     raise errors.EmbeddedError(f"PostgreSQL did not start: {reason} (log: {place.log})")

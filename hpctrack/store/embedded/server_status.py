@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.store.embedded import cluster_folder, listening, owner, postmaster
+from hpctrack.store.embedded import asking, cluster_folder, listening, owner, postmaster
 from hpctrack.store.embedded.owner import Action, Host, Owner
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ class Seen(NamedTuple):
     record: Owner | None
     #: The living postmaster, if this boot of this host runs it.
     pid: int | None
-    #: Where the server of another host answers.
-    address: str | None
+    #: Where the server of another host answers: address and port.
+    address: tuple[str, int] | None
 
 
 def look(place: Place, here: Host) -> Seen:
@@ -32,7 +32,7 @@ def look(place: Place, here: Host) -> Seen:
         record = owner.read(place.owner_file)  # not a server that started just now
         leftover = record is None
     foreign = record is not None and record.host != here.name
-    address = listening.answering(record.addresses, record.port) if record is not None and foreign else None
+    address = asking.answering(place, record) if record is not None and foreign else None
     pid = postmaster.find(place, record, here)
     action = owner.decide(record, here, alive=pid is not None, answers=address is not None, leftover=leftover)
     return Seen(action, record, pid, address)
@@ -43,9 +43,9 @@ def params(place: Place, seen: Seen) -> dict[str, str] | None:
     if seen.record is None:
         return None
     if seen.address is not None:
-        return cluster_folder.connection_params(place, seen.address, seen.record.port)
+        return cluster_folder.connection_params(place, *seen.address)
     if seen.action is Action.USE_HERE and seen.pid is not None and postmaster.is_ready(place, seen.pid):
-        return local_params(place, seen.record)
+        return local_params(place, seen.record, seen.pid)
     return None
 
 
@@ -64,12 +64,30 @@ def settled_params(place: Place, seen: Seen) -> dict[str, str] | None:
     return params(place, seen)
 
 
-def local_params(place: Place, record: Owner) -> dict[str, str] | None:
-    """Return parameters for this host: the socket, or TCP where this session has a /tmp of its own."""
-    if listening.socket_accepts(Path(record.socket_dir, f".s.PGSQL.{record.port}")):
-        return cluster_folder.connection_params(place, record.socket_dir, record.port)
-    address = listening.answering(record.addresses, record.port)
-    return None if address is None else cluster_folder.connection_params(place, address, record.port)
+def local_params(place: Place, record: Owner, pid: int) -> dict[str, str] | None:
+    """Return parameters for this host: the socket, also where this session has a /tmp of its own."""
+    for folder in (record.socket_dir, _as_seen_by(pid, record)):
+        if listening.socket_accepts(Path(folder, cluster_folder.SOCKET)):
+            return cluster_folder.connection_params(place, folder, cluster_folder.PORT)
+    return None
+
+
+def is_cut_off(place: Place, seen: Seen) -> bool:
+    """Whether a server lives that nobody can reach any more: a cleaner of /tmp has removed its socket."""
+    if seen.record is None or seen.pid is None or not postmaster.is_ready(place, seen.pid):
+        return False
+    try:
+        Path(_as_seen_by(seen.pid, seen.record), cluster_folder.SOCKET).lstat()
+    except FileNotFoundError:
+        return postmaster.is_postmaster(seen.pid, seen.record.pid_start, place.data)
+    except OSError:
+        pass
+    return False
+
+
+def _as_seen_by(pid: int, record: Owner) -> str:
+    """Return the path of the socket's folder in the mount namespace of a process (proc(5), root)."""
+    return f"/proc/{pid}/root{record.socket_dir}"
 
 
 def refusal(place: Place, record: Owner | None) -> errors.OwnedElsewhere:
@@ -79,7 +97,18 @@ def refusal(place: Place, record: Owner | None) -> errors.OwnedElsewhere:
             f"{place.postmaster_pid} is there but {place.owner_file} is not: PostgreSQL may run on another "
             "host; if it runs nowhere: hpctrack setup --take-over"
         )
+    reach = asking.read(place, record)
+    if reach is None:
+        how = (
+            "does not answer. It has been asked to let this host in, which takes a minute if it runs: "
+            "try again, or run a command there"
+        )
+    elif not reach.addresses:
+        how = "lets no other host in (embedded_listen): run this there"
+    else:
+        doors = " or ".join(f"{address} port {reach.port}" for address in reach.addresses)
+        how = f"does not answer on {doors}: if a firewall is between, run this there"
     return errors.OwnedElsewhere(
-        f"the embedded PostgreSQL runs, or last ran, on {record.where} and does not answer: run this there, "
-        "or, if that host is gone for good: hpctrack setup --take-over"
+        f"the embedded PostgreSQL runs, or last ran, on {record.where} and {how}; "
+        "if that host is gone for good: hpctrack setup --take-over"
     )

@@ -40,7 +40,8 @@ def end(place):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
     assert not alive
-    shutil.rmtree(place.local_dir())
+    for name in place.hosts.iterdir() if place.hosts.exists() else ():
+        shutil.rmtree(name.read_text().strip(), ignore_errors=True)
 
 
 def postmaster_pid(settings):
@@ -100,4 +101,11 @@ ENSURE = """
     from hpctrack.settings import Settings
     from hpctrack.store import embedded
     print(json.dumps(embedded.ensure(Settings(data_dir=sys.argv[1], embedded_listen="127.0.0.1"))))
+"""
+ENSURE_AND_ASK = """
+    import sys, psycopg
+    from hpctrack.settings import Settings
+    from hpctrack.store import embedded
+    with psycopg.connect(**embedded.ensure(Settings(data_dir=sys.argv[1]))) as connection:
+        print(connection.execute("SELECT current_database()").fetchone()[0])
 """

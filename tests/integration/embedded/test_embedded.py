@@ -18,7 +18,9 @@ from hpctrack.store import embedded
 from hpctrack.store.embedded import postmaster
 from hpctrack.store.embedded.cluster_folder import Place
 from tests.integration.embedded.servers import (
+    ELSEWHERE,
     ENSURE,
+    HERE,
     NOBODY,
     ask,
     password,
@@ -45,7 +47,7 @@ def test_first_use_makes_a_database_and_the_second_finds_it(settings):
     assert embedded.stop(settings)
     assert postmaster.processes(Place.of(settings).data) == []
     assert embedded.running(settings) is None
-    assert not Place.of(settings).local_path.exists()  # nothing stays in /tmp
+    assert not Path(params["host"]).exists()  # nothing stays in /tmp
     assert not embedded.stop(settings)
     assert ask(embedded.ensure(settings), "SELECT count(*) FROM kept") == 0
 
@@ -79,7 +81,7 @@ def test_the_password_is_in_no_argument_environment_or_log(shared):
 @pytest.mark.parametrize("over", ["socket", "tcp"])
 def test_a_wrong_or_missing_password_is_refused(shared, over, tmp_path, monkeypatch):
     monkeypatch.delenv("PGPASSWORD", raising=False)
-    params = {**embedded.ensure(shared), **({"host": "127.0.0.1"} if over == "tcp" else {})}
+    params = embedded.ensure(shared, HERE if over == "socket" else ELSEWHERE)
     assert ask(params) == "hpctrack"
     del params["passfile"]
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -93,8 +95,8 @@ def test_another_user_gets_neither_socket_nor_password(shared):
     params = embedded.ensure(shared)
     code = """
         import socket, sys
-        folder, port, passfile = sys.argv[1:]
-        with socket.create_connection(("127.0.0.1", int(port)), timeout=5):
+        folder, port, door, passfile = sys.argv[1:]
+        with socket.create_connection(("127.0.0.1", int(door)), timeout=5):
             print("tcp reached")  # so this user can run this at all
         for attempt in (lambda: socket.socket(socket.AF_UNIX).connect(f"{folder}/.s.PGSQL.{port}"),
                         lambda: open(passfile)):
@@ -105,7 +107,8 @@ def test_another_user_gets_neither_socket_nor_password(shared):
                 print("refused")
     """
     as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    arguments = [params["host"], params["port"], params["passfile"]]
+    door = embedded.ensure(shared, ELSEWHERE)["port"]
+    arguments = [params["host"], params["port"], door, params["passfile"]]
     run = subprocess.run(
         [*as_nobody, "/usr/bin/python3", "-c", textwrap.dedent(code), *arguments],
         check=False, capture_output=True, text=True, cwd="/",
@@ -131,9 +134,7 @@ def test_an_ordinary_user_starts_it_too(public):
             print(os.geteuid(), params == again, params["user"] == pwd.getpwuid(os.geteuid()).pw_name)
             print(os.stat(f"/proc/{record.pid}").st_uid)
         finally:
-            print(embedded.stop(settings), embedded.running(settings))
-            pathlib.Path(params["host"], "lock").unlink()
-            pathlib.Path(params["host"]).rmdir()
+            print(embedded.stop(settings), embedded.running(settings), pathlib.Path(params["host"]).exists())
     """
     as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     run = subprocess.run(
@@ -141,7 +142,9 @@ def test_an_ordinary_user_starts_it_too(public):
         check=False, capture_output=True, text=True, cwd="/",
         env={"PYTHONPATH": str(public / "lib"), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
-    assert run.stdout.split() == [str(NOBODY), "True", "True", str(NOBODY), "True", "None"], run.stderr
+    assert run.stdout.split() == [str(NOBODY), "True", "True", str(NOBODY), "True", "None", "False"], (
+        run.stderr
+    )
 
 
 def test_five_at_once_get_one_server(settings):

@@ -16,13 +16,14 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import embedded
-from hpctrack.store.embedded import host_locks, owner, postgres_binaries, postmaster
+from hpctrack.store.embedded import host_folder, host_locks, launch, owner, postgres_binaries, postmaster
 from hpctrack.store.embedded.cluster_folder import Place
 from tests.integration.embedded.servers import (
     ENSURE,
+    ENSURE_AND_ASK,
+    HERE,
     SOURCES,
     ask,
-    configure,
     postmaster_pid,
     postmasters,
     python,
@@ -76,19 +77,37 @@ def test_a_launch_that_takes_its_time_is_adopted_when_its_starter_died(settings)
     embedded.stop(settings)
     owner.create(place.owner_file, record._replace(pid=None, pid_start=None))
     command = postgres_binaries.find(place.data).command("postgres", "-D", str(place.data))
-    place.local_dir()
+    host_folder.make(place, HERE.name)
     with host_locks.folder_lock(place) as lock, postmaster.open_log(place) as log:
         slow = ["/bin/sh", "-c", 'sleep 1; exec "$@"', "sh", *command]
-        pid = postmaster.spawn(slow, place, log, lock)
+        starting = launch.Starting(launch.Orders(str(place.base), record._asdict(), slow, lock, "", 600), log)
+        starting.keep()
+        pid = starting.pid
     assert ask(embedded.ensure(settings)) == "hpctrack"
     assert postmasters(settings) == [pid] == [postmaster_pid(settings)]
 
 
-def test_a_session_with_a_tmp_of_its_own_connects_over_tcp(settings):
+@root_only
+def test_a_session_with_a_tmp_of_its_own_finds_the_socket(settings):
+    """As under systemd's PrivateTmp: its /tmp is not the one in which the server has its socket."""
     params = embedded.ensure(settings)
-    place = Place.of(settings)
-    owner.replace(place.owner_file, owner.read(place.owner_file)._replace(socket_dir="/nowhere"))
-    assert embedded.ensure(settings) == {**params, "host": "127.0.0.1"}
+    hidden = f'mount -t tmpfs none {params["host"]} && exec {sys.executable} -c "$0" {settings.data_dir}'
+    run = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hidden, textwrap.dedent(ENSURE_AND_ASK)],
+        check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SOURCES)},
+    )  # fmt: skip
+    assert run.stdout.split() == ["hpctrack"], run.stderr
+    assert postmasters(settings) == [postmaster_pid(settings)]
+
+
+def test_a_server_whose_socket_was_cleaned_away_is_started_anew(settings):
+    params = embedded.ensure(settings)
+    before = postmaster_pid(settings)
+    with psycopg.connect(**params) as connection:
+        connection.execute("CREATE TABLE kept (n int)")
+    shutil.rmtree(params["host"])
+    assert ask(embedded.ensure(settings), "SELECT count(*) FROM kept") == 0
+    assert postmasters(settings) == [postmaster_pid(settings)] != [before]
 
 
 def test_a_folder_of_another_version_is_refused_clearly(settings):
@@ -139,7 +158,6 @@ def test_a_full_or_read_only_home_is_one_clear_line(tmp_path, mount, said):
         ["unshare", "--mount", "sh", "-c", script, textwrap.dedent(ENSURE)],
         check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SOURCES)},
     )  # fmt: skip
-    shutil.rmtree(Place.of(configure(home / "data")).local_dir())
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("hpctrack.errors.EmbeddedError: ")
     assert said in last

@@ -14,7 +14,7 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import embedded
-from hpctrack.store.embedded import listening, owner, postmaster
+from hpctrack.store.embedded import asking, owner, postmaster
 from hpctrack.store.embedded.cluster_folder import Place
 from hpctrack.store.embedded.owner import Host
 from tests.integration.embedded.servers import (
@@ -23,6 +23,7 @@ from tests.integration.embedded.servers import (
     ask,
     grow_old,
     kill_9,
+    parent,
     postmaster_pid,
     postmasters,
 )
@@ -86,7 +87,7 @@ def test_another_host_uses_the_owners_server(settings):
     there = embedded.ensure(settings, ELSEWHERE)
     assert there["host"] == "127.0.0.1"
     assert params["host"].startswith("/tmp/hpctrack-")
-    assert ask(there, "SELECT inet_server_port()") == int(params["port"])
+    assert ask(there) == ask(params) == "hpctrack"
     assert embedded.running(settings, ELSEWHERE) == there
     assert not embedded.stop(settings, ELSEWHERE)  # only its own host ends it
     assert postmasters(settings) == [postmaster_pid(settings)]
@@ -116,17 +117,19 @@ def test_a_server_that_only_does_not_answer_is_not_taken_over(settings):
     embedded.ensure(settings, ELSEWHERE)
     place = Place.of(settings)
     running = owner.read(place.owner_file)
-    owner.replace(
-        place.owner_file, running._replace(port=listening.free_port("127.0.0.1"))
-    )  # as behind a firewall
+    asking.publish(place, asking.Reach(running.token, 1, ("127.0.0.1",), ()))  # as behind a firewall
     grow_old(settings)
-    for attempt in (lambda: embedded.ensure(settings, HERE), lambda: embedded.take_over(settings, HERE)):
+    os.kill(parent(running.pid), signal.SIGSTOP)  # its keeper, who would mend that
+    try:
+        for attempt in (lambda: embedded.ensure(settings, HERE), lambda: embedded.take_over(settings, HERE)):
+            with pytest.raises(errors.OwnedElsewhere):
+                attempt()
+        place.owner_file.unlink()  # and even without any record: the lock that it holds speaks for it
         with pytest.raises(errors.OwnedElsewhere):
-            attempt()
-    place.owner_file.unlink()  # and even without any record: the lock that it holds speaks for it
-    with pytest.raises(errors.OwnedElsewhere):
-        embedded.ensure(settings, HERE)
-    assert postmasters(settings) == [running.pid]
+            embedded.ensure(settings, HERE)
+        assert postmasters(settings) == [running.pid]
+    finally:
+        os.kill(parent(running.pid), signal.SIGCONT)
 
 
 @pytest.mark.parametrize("pid", [True, False])
@@ -134,7 +137,7 @@ def test_a_server_that_another_host_is_starting_is_waited_for(settings, pid):
     embedded.ensure(settings, ELSEWHERE)
     path = Place.of(settings).owner_file
     complete = owner.read(path)
-    owner.replace(path, complete._replace(port=0, pid=complete.pid if pid else None))
+    owner.replace(path, complete._replace(token="new", pid=complete.pid if pid else None))
     started = []
     waiting = threading.Thread(target=lambda: started.append(embedded.ensure(settings, HERE)))
     waiting.start()

@@ -1,0 +1,127 @@
+"""How hosts that share a home let each other in: one asks, the keeper of the server on the other answers.
+
+A server listens on no network by itself. A command on another host leaves a file in ``asked``, with the
+addresses between the two; the keeper (`keeper`) opens a door there, for that host alone, and writes into
+``reach.json`` where it is. Hosts that have asked are let in again from each start on, until they have not
+come for a month.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack import files
+from hpctrack.store.embedded import listening
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hpctrack.store.embedded.cluster_folder import Place
+    from hpctrack.store.embedded.owner import Owner
+
+_MAX_BYTES = 1 << 16
+_LAPSE_SECONDS = 30 * 86400.0
+_AGAIN_SECONDS = 86400.0
+
+
+class Way(NamedTuple):
+    """A way from a host to the server's: the address to connect to, and the one that it comes from."""
+
+    to: str
+    source: str
+
+
+class Reach(NamedTuple):
+    """Where the server of one start can be reached, and by whom."""
+
+    #: Of the owner's record.
+    token: str
+    port: int
+    addresses: tuple[str, ...]
+    #: Addresses that are let in.
+    guests: tuple[str, ...]
+
+
+def ask(place: Place, record: Owner, name: str) -> bool:
+    """Ask to be let in, by a host's name; False if that has been asked before, in the same words.
+
+    Raises OSError.
+    """
+    path = place.asked / name
+    ways = list(_ways(record.addresses))
+    text = json.dumps({"ways": ways}).encode()
+    with contextlib.suppress(OSError):
+        age = time.time() - path.stat().st_mtime
+        if files.read(str(path), _MAX_BYTES) == text and age < _LAPSE_SECONDS:
+            if age > _AGAIN_SECONDS:
+                os.utime(path)
+            return False
+    files.make_folder(str(place.asked), within=str(place.base))
+    files.replace(str(path), text)
+    return True
+
+
+def asked(place: Place) -> list[Way]:
+    """Return the ways of all hosts that have asked, and not been away for too long."""
+    found: list[Way] = []
+    try:
+        entries = list(place.asked.iterdir())
+    except FileNotFoundError:
+        return []
+    for path in entries:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            if time.time() - path.stat().st_mtime < _LAPSE_SECONDS:
+                fields = json.loads(files.read(str(path), _MAX_BYTES))
+                found += [Way(str(to), str(source)) for to, source in fields["ways"]]
+    return found
+
+
+def read(place: Place, record: Owner) -> Reach | None:
+    """Return where the server of a record can be reached; None if its keeper has opened no door."""
+    try:
+        fields = json.loads(files.read(str(place.reach_file), _MAX_BYTES))
+        reach = Reach(
+            fields["token"], int(fields["port"]), tuple(fields["addresses"]), tuple(fields["guests"])
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return reach if reach.token == record.token else None
+
+
+def publish(place: Place, reach: Reach) -> None:
+    """Say where the server can be reached. Raises OSError."""
+    files.replace(str(place.reach_file), json.dumps(reach._asdict()).encode())
+
+
+def withdraw(place: Place, record: Owner) -> None:
+    """Take that back, unless it is said of another server by now."""
+    if read(place, record) is not None:
+        place.reach_file.unlink(missing_ok=True)
+
+
+def answering(place: Place, record: Owner) -> tuple[str, int] | None:
+    """Return where the server of another host answers, if it does."""
+    reach = read(place, record)
+    if reach is None:
+        return None
+    address = listening.answering(reach.addresses, reach.port)
+    return None if address is None else (address, reach.port)
+
+
+def _ways(addresses: tuple[str, ...]) -> Iterator[Way]:
+    """Yield the ways to names and addresses; a name that means this host to itself leads nowhere."""
+    seen = set()
+    for address in addresses:
+        with contextlib.suppress(OSError):
+            for family, _, _, _, target in socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM):
+                to = str(target[0])
+                source = listening.source_address(family, to)
+                if source is None or to in seen or (listening.is_loopback(to) and to != address):
+                    continue
+                seen.add(to)
+                yield Way(to, source)

@@ -1,0 +1,291 @@
+"""The door to PostgreSQL's socket for other hosts, for who has shown where he comes from and soon who he is.
+
+PostgreSQL itself gives each connection one of its ``max_connections``, and keeps it for
+``authentication_timeout`` whoever that is: some silent ones lock its owner out. So it listens on its private
+socket only, and this passes on what comes over TCP, within bounds that leave it room:
+
+* only from addresses that were let in (`Gate.open`); all others are hung up on at once;
+* one that has not said what it wants is known here only; PostgreSQL sees it once its startup message is whole
+  (PostgreSQL manual, "Message Flow");
+* of those who have not logged in yet there are so many; the next one takes the place of the oldest. A login
+  takes milliseconds, so whoever means it is through before;
+* of those who have logged in, who are all the user's own, there are so many, too.
+
+It is one thread: `turn` serves what is there, and returns. Nothing is kept beyond a few buffers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MAX_SILENT = 64
+#: Of PostgreSQL's 50 connections, those that log in, and those that have; some are reserved.
+_MAX_LOGINS = 8
+_MAX_SESSIONS = 24
+_LOGIN_SECONDS = 8.0
+_BUFFER = 1 << 18
+#: PostgreSQL refuses longer ones itself (MAX_STARTUP_PACKET_LENGTH).
+_MAX_STARTUP = 10000
+#: About encryption; a client asks two of them.
+_MAX_QUESTIONS = 8
+_SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
+_FULL = b"SFATAL\0VFATAL\0C53300\0Mtoo many sessions from other hosts\0\0"
+_EPHEMERAL_ATTEMPTS = 20
+
+
+class _Link:
+    """A client, and once it has said what it wants, its connection to PostgreSQL."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
+        self.server: socket.socket | None = None
+        self.deadline = time.monotonic() + _LOGIN_SECONDS
+        self.to_server = bytearray()
+        self.to_client = bytearray()
+        #: What PostgreSQL said that is not understood yet, until the login has succeeded.
+        self.said = bytearray()
+        self.ending = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.client.fileno() >= 0
+
+    def hears_success(self, data: bytes) -> bool:
+        """Take in what PostgreSQL says; whether that is AuthenticationOk."""
+        self.said += data
+        while len(self.said) >= 9:
+            kind, length, code = struct.unpack_from("!cII", self.said)
+            if kind == b"R" and code == 0:
+                return True
+            if len(self.said) < 1 + length:
+                break
+            del self.said[: 1 + length]
+        return False
+
+
+class Gate:
+    """Passes connections on to a Unix socket."""
+
+    def __init__(self, target: str) -> None:
+        """``target``: path of the socket."""
+        self._target = target
+        self._selector = selectors.DefaultSelector()
+        self._wanted: tuple[str, ...] = ()
+        self._doors: dict[str, socket.socket] = {}
+        self._guests: frozenset[str] = frozenset()
+        #: Oldest first.
+        self._silent: dict[_Link, None] = {}
+        self._logins: dict[_Link, None] = {}
+        self._sessions: dict[_Link, None] = {}
+
+    def open(self, addresses: Iterable[str], guests: Iterable[str]) -> tuple[int, tuple[str, ...]]:
+        """Listen on those of the addresses that are of this host, for guests alone.
+
+        Returns port and addresses. What was open elsewhere is closed; sessions stay. Raises OSError.
+        """
+        self._guests = frozenset(guests)
+        wanted = tuple(dict.fromkeys(addresses)) if self._guests else ()
+        if wanted != self._wanted or not self._doors:
+            self._shut_doors()
+            self._wanted = wanted
+            self._doors = _listen(wanted)
+            for door in self._doors.values():
+                self._selector.register(door, selectors.EVENT_READ)
+        listening = [door.getsockname() for door in self._doors.values()]
+        return (listening[0][1] if listening else 0), tuple(name[0] for name in listening)
+
+    def turn(self, seconds: float) -> None:
+        """Serve what comes within so many seconds, once."""
+        for key, events in self._selector.select(seconds):
+            if key.data is None:
+                self._accept(key.fileobj)  # type: ignore[arg-type]
+                continue
+            link, side = key.data
+            try:
+                self._serve(link, side, events)
+            except OSError:
+                self._close(link)
+        now = time.monotonic()
+        for group in (self._silent, self._logins):
+            while group and (oldest := next(iter(group))).deadline < now:
+                self._close(oldest)
+
+    def close(self) -> None:
+        """Close everything."""
+        self._shut_doors()
+        for link in [*self._silent, *self._logins, *self._sessions]:
+            self._close(link)
+        self._selector.close()
+
+    def _shut_doors(self) -> None:
+        for door in self._doors.values():
+            self._selector.unregister(door)
+            door.close()
+        self._doors = {}
+
+    def _accept(self, door: socket.socket) -> None:
+        try:
+            client, peer = door.accept()
+        except OSError:  # hung up already; or there are no descriptors left
+            self._evict(self._silent, 1)
+            return
+        if peer[0] not in self._guests:
+            client.close()
+            return
+        self._evict(self._silent, _MAX_SILENT)
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        link = _Link(client)
+        self._silent[link] = None
+        self._arm(link)
+
+    def _evict(self, group: dict[_Link, None], most: int) -> None:
+        """Make room for one more."""
+        while len(group) >= most:
+            self._close(next(iter(group)))
+
+    def _serve(self, link: _Link, side: str, events: int) -> None:
+        if events & selectors.EVENT_WRITE and link.is_open:
+            self._write(link, side)
+        if events & selectors.EVENT_READ and link.is_open:
+            self._read(link, side)
+        if link.is_open:
+            self._arm(link)
+
+    def _read(self, link: _Link, side: str) -> None:
+        source = link.client if side == "client" else link.server
+        if source is None:
+            return
+        try:
+            data = source.recv(1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self._end(link, side)
+        elif side == "client":
+            link.to_server += data
+            if link.server is None:
+                self._start(link)
+        else:
+            link.to_client += data
+            if link in self._logins and link.hears_success(data):
+                del self._logins[link]
+                self._sessions[link] = None
+                link.said.clear()
+
+    def _end(self, link: _Link, side: str) -> None:
+        """One side has hung up: the other gets what is left for it, and that is all."""
+        if side == "client" or not link.to_client:
+            self._close(link)
+        else:
+            link.ending = True
+
+    def _write(self, link: _Link, side: str) -> None:
+        target, data = (link.client, link.to_client) if side == "client" else (link.server, link.to_server)
+        if target is not None and data:
+            with contextlib.suppress(BlockingIOError):
+                del data[: target.send(data)]
+        if link.ending and not link.to_client:
+            self._close(link)
+
+    def _start(self, link: _Link) -> None:
+        """See what a client wants, as soon as it has said that."""
+        said = link.to_server
+        while len(said) >= 8:
+            length, code = struct.unpack_from("!II", said)
+            if not 8 <= length <= _MAX_STARTUP or len(link.to_client) > _MAX_QUESTIONS:
+                self._close(link)
+                return
+            if code not in (_SSL, _GSS):
+                break
+            del said[:8]
+            link.to_client += b"N"
+        if len(said) < 8 or len(said) < length:
+            return
+        if len(self._sessions) >= _MAX_SESSIONS and code != _CANCEL:
+            link.to_client += b"E" + struct.pack("!I", 4 + len(_FULL)) + _FULL
+            link.ending = True
+            return
+        self._evict(self._logins, _MAX_LOGINS)
+        link.server = socket.socket(socket.AF_UNIX)
+        link.server.setblocking(False)
+        link.server.connect(self._target)  # at once, or not at all (unix(7))
+        del self._silent[link]
+        self._logins[link] = None
+
+    def _arm(self, link: _Link) -> None:
+        """Wait for what can go on: what is full or has ended is not read from."""
+        reads = not link.ending and len(link.to_server) < _BUFFER
+        self._wait_for(link.client, (link, "client"), reads, bool(link.to_client))
+        if link.server is not None:
+            reads = not link.ending and len(link.to_client) < _BUFFER
+            self._wait_for(link.server, (link, "server"), reads, bool(link.to_server))
+
+    def _wait_for(self, end: socket.socket, data: tuple[_Link, str], reads: bool, writes: bool) -> None:
+        events = selectors.EVENT_READ * reads | selectors.EVENT_WRITE * writes
+        known = end.fileno() in self._selector.get_map()
+        if not events:
+            if known:
+                self._selector.unregister(end)
+        elif known:
+            self._selector.modify(end, events, data)
+        else:
+            self._selector.register(end, events, data)
+
+    def _close(self, link: _Link) -> None:
+        for group in (self._silent, self._logins, self._sessions):
+            group.pop(link, None)
+        for end in (link.client, link.server):
+            if end is not None and end.fileno() >= 0:
+                with contextlib.suppress(KeyError, ValueError):
+                    self._selector.unregister(end)
+                end.close()
+
+
+def _listen(addresses: tuple[str, ...]) -> dict[str, socket.socket]:
+    """Listen on all the addresses that are of this host, on one port that is free on each of them."""
+    for _ in range(_EPHEMERAL_ATTEMPTS):
+        doors: dict[str, socket.socket] = {}
+        port = 0
+        try:
+            for address in addresses:
+                door = _door(address, port)
+                if door is not None:
+                    doors[address] = door
+                    port = door.getsockname()[1]
+        except OSError:  # taken on one of them
+            for door in doors.values():
+                door.close()
+            continue
+        return doors
+    return {}
+
+
+def _door(address: str, port: int) -> socket.socket | None:
+    """Listen on an address; None if it is none of this host. Raises OSError if the port is taken there."""
+    import errno
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    door = socket.socket(family)
+    try:
+        if family == socket.AF_INET6:
+            door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        door.bind((address, port))
+        door.listen(128)
+        door.setblocking(False)
+    except OSError as error:
+        door.close()
+        if error.errno == errno.EADDRINUSE:
+            raise
+        return None
+    return door
