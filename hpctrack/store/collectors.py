@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 SILENT = 30.0
 #: Seconds that a lease lasts if it is not renewed.
 LEASE = 30.0
-_APPLICATION = "hpctrack"
-"""``application_name`` of `database.connect`."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,11 @@ def beat(
 
 
 def end_standstill(connection: Connection, seconds: float) -> int:
-    """End the sessions of collectors that have stood still for so long while PostgreSQL took in their rows.
+    """End sessions of hpctrack's, which are collectors', that have stood still for so long while PostgreSQL took in their rows.
 
     Returns how many. Raises `errors.StoreError`.
     """
-    parameters = {"own": _APPLICATION, "seconds": seconds}
+    parameters = {"own": [database.COLLECTOR, database.COMMAND], "seconds": seconds}
     with database.translated():
         return len(connection.execute(statement("end_standstill"), parameters).fetchall())
 
@@ -164,8 +163,19 @@ def live_runs(connection: Connection) -> int:
 
 
 def other_sessions(connection: Connection, seconds: float) -> int:
-    """Return how many sessions that are not hpctrack's did something in the last seconds."""
-    return _count(connection, "count_other_sessions", {"own": _APPLICATION, "seconds": seconds})
+    """Return how many sessions that are no collector's do something, or did in the last seconds."""
+    return _count(connection, "count_other_sessions", {"own": database.COLLECTOR, "seconds": seconds})
+
+
+def seconds_since_last_end(connection: Connection) -> float:
+    """Return how long ago the last run ended, as Slurm or its supervisor says; infinite if none has.
+
+    Raises `errors.StoreError`.
+    """
+    with database.translated():
+        row = connection.execute(statement("seconds_since_last_end")).fetchone()
+    seconds = row[0] if row else None
+    return math.inf if seconds is None else max(float(str(seconds)), 0.0)
 
 
 def _count(connection: Connection, name: str, parameters: Mapping[str, Any]) -> int:

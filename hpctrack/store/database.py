@@ -75,6 +75,9 @@ _SESSION = "SELECT set_config('search_path', quote_ident(%s), false), set_config
 _IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, false)"
 _PATIENCE = "SELECT set_config('lock_timeout', %s, false)"
 
+COMMAND, COLLECTOR = "hpctrack", "hpctrack collector"
+"""What sessions are called (``application_name``)."""
+
 CONNECT_TIMEOUT = "5"
 """Seconds (libpq's ``connect_timeout``) where the configuration does not say otherwise."""
 
@@ -95,23 +98,22 @@ def connect(
     check: bool = True,
     idle: str | None = None,
     patience: str | None = None,
+    application: str = COMMAND,
 ) -> Connection:
     """Connect, with the configured schema alone on the search path.
 
     ``check`` refuses a database whose schema is missing, older, newer or dirty. In the personal mode a
     missing schema is set up. ``idle`` bounds for how long the session may stand still in mid-transaction
-    until PostgreSQL ends it (``idle_in_transaction_session_timeout``); ``patience`` bounds its waits for what
-    other sessions hold (``lock_timeout``). Raises `errors.StoreUnavailable`, `errors.StoreDenied`,
-    `errors.SchemaError`.
+    until PostgreSQL ends it (``idle_in_transaction_session_timeout``); ``patience`` bounds its waits for
+    what other sessions hold (``lock_timeout``). ``application`` is what the session is called. Raises
+    `errors.StoreUnavailable`, `errors.StoreDenied`, `errors.SchemaError`.
     """
-    parameters = conninfo(settings)
-    with translated():
-        connection = psycopg.connect(
-            **parameters,  # type: ignore[arg-type]
-            autocommit=True,
-            client_encoding="UTF8",
-            fallback_application_name="hpctrack",
-        )
+    try:
+        connection = _open(settings, application)
+    except errors.StoreUnavailable:
+        if not settings.personal:
+            raise
+        connection = _open(settings, application)  # it ended just now: another is started
     for type_, loaders in _LOADERS.items():
         for loader in loaders:
             connection.adapters.register_loader(type_, loader)
@@ -141,6 +143,17 @@ def is_alive(connection: Connection) -> bool:
     except psycopg.Error:
         return False
     return True
+
+
+def _open(settings: Settings, application: str) -> Connection:
+    parameters = conninfo(settings)
+    with translated():
+        return psycopg.connect(
+            **parameters,  # type: ignore[arg-type]
+            autocommit=True,
+            client_encoding="UTF8",
+            fallback_application_name=application,
+        )
 
 
 #: libpq gives no SQLSTATE when a connection fails, only the server's words.

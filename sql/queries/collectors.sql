@@ -52,17 +52,21 @@ WHERE r.time_ended IS NULL AND r.submission IS NOT NULL
   AND (r.kind = 'batch' OR r.time_created > now() - interval '1 hour'
        OR EXISTS (SELECT FROM streams s WHERE s.run_id = r.id AND s.time_last > now() - interval '1 hour'));
 
+-- name: seconds_since_last_end
+-- Slurm may tell of an end a minute late: what counts is when it was.
+SELECT extract(epoch FROM now() - max(time_ended)) FROM runs WHERE submission IS NOT NULL;
+
 -- name: count_other_sessions
 -- Who else uses this database, now or a moment ago: an analysis is not cut short.
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> %(own)s
-  AND (state <> 'idle' OR state_change > now() - make_interval(secs => %(seconds)s));
+  AND pid <> pg_backend_pid() AND (state <> 'idle' OR state_change > now() - make_interval(secs => %(seconds)s));
 
 -- name: end_standstill
 -- End sessions of collectors that stand still in mid-COPY (their host does, or somebody stopped them) with journals
 -- locked that others may have to serve: idle_in_transaction_session_timeout does not see these.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND application_name = %(own)s
+WHERE datname = current_database() AND usename = current_user AND application_name = ANY(%(own)s)
   AND state = 'active' AND wait_event = 'ClientRead' AND query_start < now() - make_interval(secs => %(seconds)s);
 
 -- name: fetch_known_runs

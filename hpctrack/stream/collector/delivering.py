@@ -106,7 +106,9 @@ class Delivering:
 
     def _connected(self) -> database.Connection:
         if self._connection is None:
-            self._connection = database.connect(self._settings, autocommit=True)
+            self._connection = database.connect(
+                self._settings, autocommit=True, application=database.COLLECTOR
+            )
         return self._connection
 
     def _disconnect(self) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.stream.collector.keys import Keys
 
+#: Seconds for which a session that did something counts as use: longer than between two heartbeats.
+USE_SECONDS = 20.0
 #: Seconds between heartbeats: while something happens, and while nothing does.
 _BEAT_SECONDS, _IDLE_BEAT_SECONDS = 2.0, 10.0
 _REGISTER_SECONDS = 30.0
@@ -57,6 +59,10 @@ class Keeping:
         self.leads = False
         #: Runs that may still have something to say; None if that is not known.
         self.live_runs: int | None = None
+        #: When the last of them ended (`time.monotonic`), and when that was learnt.
+        self.last_end = self.learnt_end = time.monotonic()
+        #: Whether others use PostgreSQL; the personal mode only.
+        self.in_use = False
 
     def stop(self) -> None:
         """Have it end."""
@@ -105,14 +111,25 @@ class Keeping:
         if now < self._last_beat + (_IDLE_BEAT_SECONDS if signs == self._signs else _BEAT_SECONDS):
             return
         self.leads = collectors.beat(connection, self._collector, **self._identity, stats=stats)
-        self.live_runs = collectors.live_runs(connection)
+        self._look_for_life(connection)
         if collectors.end_standstill(connection, _STANDSTILL):
             _log.warning("a collector stood still in the midst of a batch: its session was ended")
         self._last_beat, self._signs = now, signs
 
+    def _look_for_life(self, connection: database.Connection) -> None:
+        live = collectors.live_runs(connection)
+        if live == 0 and self.live_runs != 0:
+            self.learnt_end = time.monotonic()
+            self.last_end = self.learnt_end - collectors.seconds_since_last_end(connection)
+        if self._settings.personal:
+            self.in_use = collectors.other_sessions(connection, USE_SECONDS) > 0
+        self.live_runs = live
+
     def _connected(self) -> database.Connection:
         if self._connection is None:
-            self._connection = database.connect(self._settings, autocommit=True)
+            self._connection = database.connect(
+                self._settings, autocommit=True, application=database.COLLECTOR
+            )
         return self._connection
 
     def _disconnect(self) -> None:

@@ -142,7 +142,9 @@ class Reconciling:
 
     def _connected(self) -> database.Connection:
         if self._connection is None:
-            self._connection = database.connect(self._settings, idle=_STANDSTILL, patience=held.PATIENCE)
+            self._connection = database.connect(
+                self._settings, idle=_STANDSTILL, patience=held.PATIENCE, application=database.COLLECTOR
+            )
         return self._connection
 
     def _disconnect(self) -> None:

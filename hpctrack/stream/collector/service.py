@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     FindSlurm = Callable[[], reconciling.Slurm]
 
 _CHECK_SECONDS = 5.0
+_LATE_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -146,7 +147,7 @@ class Collector:
 
     def _wait(self, idle_exit: float | None, homeless: Callable[[], bool]) -> bool:
         """Wait until stopped; True if there has been no live run for too long."""
-        busy, accepted = time.monotonic(), 0
+        used, accepted, mark = time.monotonic(), 0, 0
         while not self._stopping.wait(min(_CHECK_SECONDS, (idle_exit or _CHECK_SECONDS) / 4)):
             now = time.monotonic()
             if homeless():
@@ -154,12 +155,25 @@ class Collector:
                 return False
             if idle_exit is None:
                 continue
-            before, accepted = accepted, self._receiver.counts["accepted"]
-            if self._keeping.live_runs != 0 or accepted > before or waits_for_registration(self._settings):
-                busy = now
-            elif now - busy >= idle_exit:
+            signs = self._receiver.counts["accepted"], embedded.use_mark(self._settings)
+            if self._is_used() or signs != (accepted, mark):
+                used = now
+            elif now - used >= idle_exit and self._is_over(now, idle_exit):
                 return True
+            accepted, mark = signs
         return False
+
+    def _is_used(self) -> bool:
+        """Whether runs live, or may live, or others use PostgreSQL."""
+        keeping = self._keeping
+        return keeping.live_runs is None or keeping.in_use or waits_for_registration(self._settings)
+
+    def _is_over(self, now: float, idle_exit: float) -> bool:
+        """Whether no run lives, and the last one ended long enough ago."""
+        keeping = self._keeping
+        return keeping.live_runs == 0 and now >= end_of_idleness(
+            keeping.last_end, keeping.learnt_end, idle_exit
+        )
 
     def _end(self, threads: list[threading.Thread]) -> None:
         """Take in what has arrived, store it, acknowledge it, and only then let go."""
@@ -177,6 +191,14 @@ class Collector:
         self._socket.close()
         counts = self._storing.counts
         _log.info("collector %s ends: %d rows in %d batches", self.id, counts["rows"], counts["batches"])
+
+
+def end_of_idleness(last_end: float, learnt_end: float, idle_exit: float) -> float:
+    """Return when there has been no live run for ``idle_exit``: counted from its end, not from its news.
+
+    Slurm may tell of an end late; what else it tells of it is waited for a moment.
+    """
+    return max(last_end + idle_exit, learnt_end + min(_LATE_SECONDS, idle_exit))
 
 
 def waits_for_registration(settings: Settings) -> bool:
@@ -228,7 +250,8 @@ def run_detached(settings: Settings, held: int, slurm: FindSlurm | None = None) 
 def _check_role(settings: Settings) -> None:
     """Refuse a role without rights at once; a PostgreSQL in trouble is waited for later."""
     try:
-        with contextlib.closing(database.connect(settings, autocommit=True)) as connection:
+        connecting = database.connect(settings, autocommit=True, application=database.COLLECTOR)
+        with contextlib.closing(connecting) as connection:
             collectors.check_role(connection)
     except errors.StoreDenied:
         raise
@@ -259,10 +282,11 @@ def _is_idle(settings: Settings) -> bool:
     if embedded.running(settings) is None:
         return True
     try:
-        with contextlib.closing(database.connect(settings, autocommit=True)) as connection:
+        connecting = database.connect(settings, autocommit=True, application=database.COLLECTOR)
+        with contextlib.closing(connecting) as connection:
             if collectors.live_runs(connection):
                 return False
-            return not collectors.other_sessions(connection, settings.idle_exit)
+            return not collectors.other_sessions(connection, keeping.USE_SECONDS)
     except errors.StoreError as error:
         _log.warning("%s", error)
         return True

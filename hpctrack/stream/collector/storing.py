@@ -233,7 +233,11 @@ class Storing:
     def _connected(self) -> ingestion.Ingestion:
         if self._ingestion is None:
             self._connection = database.connect(
-                self._settings, autocommit=True, idle=_STANDSTILL, patience=held.PATIENCE
+                self._settings,
+                autocommit=True,
+                idle=_STANDSTILL,
+                patience=held.PATIENCE,
+                application=database.COLLECTOR,
             )
             wanted = self._settings.auto_columns
             self._ingestion = ingestion.Ingestion(
