@@ -97,7 +97,7 @@ def beat(
 
 
 def end_standstill(connection: Connection, seconds: float) -> int:
-    """End sessions of hpctrack's, which are collectors', that have stood still for so long while PostgreSQL took in their rows.
+    """End sessions of hpctrack's that have stood still for so long while PostgreSQL took in their rows.
 
     Returns how many. Raises `errors.StoreError`.
     """
