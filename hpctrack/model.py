@@ -170,6 +170,7 @@ class StoredRun(NamedTuple):
     stderr_path: str | None = None
     recheck_after: datetime | None = None
     """When accounting is asked once more about an end that it may still correct."""
+    submission: UUID | None = None
     attempts: tuple[Attempt, ...] = ()
     """In order; a run that is still waiting for its first start has none."""
 

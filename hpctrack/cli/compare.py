@@ -65,7 +65,7 @@ def command(
 
 def _side(connection: Connection, run: queries.Run, now: datetime, *, everything: bool) -> comparison.Side:
     submission = queries.submission(connection, run.submission)
-    env = detail.environment(run, submission) if submission else run.env or {}
+    env = detail.environment(run, submission) if submission else comparison.flat(run.env)
     facts = {
         "run": _run_facts(run, now),
         "resources": _resource_facts(attempt_resources.of_run(connection, run.id)),

@@ -49,7 +49,8 @@ class Story:
 
 def environment(run: Run, submission: Submission) -> dict[str, Any]:
     """Return the submission's environment with what differs on the node; a null there: not set."""
-    merged = {**(submission.env or {}), **(run.env or {})}
+    told = [env for env in (submission.env, run.env) if isinstance(env, dict)]
+    merged = {name: value for env in told for name, value in env.items()}
     return {name: value for name, value in sorted(merged.items()) if value is not None}
 
 

@@ -26,6 +26,11 @@ _LOOK_BACK = timedelta(hours=1)
 #: So long, accounting is asked for an absent job in every pass; after that at growing intervals.
 _PERSIST = timedelta(minutes=15)
 _INTERVAL_GROWTH = 1.5
+#: Runs are asked for together if they were submitted less than so long ago, or all before.
+_AGES = (timedelta(days=2), timedelta(days=60))
+_OLDEST = timedelta(days=3650)
+#: slurm.h: job ids have 32 bits, of which the last values mean something else; MAX_ARRAY_SIZE.
+_LAST_JOB, _LAST_TASK = 0xFFFFFFF0, 4_000_000
 
 
 @dataclass
@@ -82,11 +87,21 @@ class Inquiry:
         self.queued = True
 
     def _ask_accounts(self, asked: list[StoredRun]) -> None:
+        """Ask sacct about runs, those of one age together: how far back it looks is everybody's price.
+
+        When a run was submitted is its owner's word, as is what its job is.
+        """
+        ages: dict[int, list[StoredRun]] = {}
+        for run in asked:
+            if _job_of(run):
+                age = self.now - run.time_submitted
+                ages.setdefault(sum(age > limit for limit in _AGES), []).append(run)
+        for _, members in sorted(ages.items()):
+            earliest = max(min(run.time_submitted for run in members), self.now - _OLDEST)
+            self._ask_accounts_since(members, min(earliest, self.now) - matching.BEHIND)
+
+    def _ask_accounts_since(self, asked: list[StoredRun], since: datetime) -> None:
         """Ask sacct about runs; about tasks that never were jobs of their own through their arrays."""
-        asked = [run for run in asked if _job_of(run)]
-        if not asked:
-            return
-        since = min(run.time_submitted for run in asked) - matching.BEHIND
         sizes = Counter(run.array_job_id for run in asked if run.slurm_job_id is None)
         whole = {array for array, size in sizes.items() if array is not None and size >= _WHOLE_ARRAY}
         found = self._ended(asked, whole, since)
@@ -108,10 +123,18 @@ class Inquiry:
 
 
 def _job_of(run: StoredRun) -> str | None:
-    """The job as sacct knows it."""
+    """The job as sacct knows it; None where there is none, or what the row says can be no job of Slurm's.
+
+    sacct refuses a whole question for one number that it can't read.
+    """
     if run.kind == "batch" and run.array_task_id is not None:
-        return f"{run.array_job_id}_{run.array_task_id}"
-    return None if run.slurm_job_id is None else str(run.slurm_job_id)
+        valid = _is_job(run.array_job_id) and 0 <= run.array_task_id <= _LAST_TASK
+        return f"{run.array_job_id}_{run.array_task_id}" if valid else None
+    return str(run.slurm_job_id) if _is_job(run.slurm_job_id) else None
+
+
+def _is_job(number: int | None) -> bool:
+    return number is not None and 0 < number <= _LAST_JOB
 
 
 def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:

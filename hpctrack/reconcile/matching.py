@@ -169,20 +169,23 @@ def _freshness(fact: JobFacts) -> tuple[float, int, int, str]:
 def missing_tasks(facts: Iterable[JobFacts], stored: Iterable[StoredRun]) -> list[tuple[int, int]]:
     """Find tasks of our arrays that squeue lists and that have no run among ``stored``.
 
-    Returns pairs of a run of the same array and the task's number.
+    Returns pairs of a run of the same submission and the task's number. Anybody's rows may name an array:
+    each submission is judged by itself.
     """
-    arrays: dict[int, tuple[StoredRun, set[int]]] = {}
+    arrays: dict[int, dict[object, tuple[StoredRun, set[int]]]] = defaultdict(dict)
     for run in stored:
         if run.kind == "batch" and run.array_job_id is not None and run.array_task_id is not None:
-            arrays.setdefault(run.array_job_id, (run, set()))[1].add(run.array_task_id)
+            claims = arrays[run.array_job_id]
+            claims.setdefault((run.submission, run.slurm_user), (run, set()))[1].add(run.array_task_id)
     found = []
     for fact in facts if arrays else ():
-        if fact.array_job_id in arrays and fact.source == "squeue":
-            run, known = arrays[fact.array_job_id]
-            listed = {task for part in fact.array_tasks for task in part}
-            if fact.array_task_id is not None:
-                listed.add(fact.array_task_id)
+        if fact.array_job_id not in arrays or fact.source != "squeue":
+            continue
+        listed = {task for part in fact.array_tasks for task in part}
+        if fact.array_task_id is not None:
+            listed.add(fact.array_task_id)
+        for run, known in arrays[fact.array_job_id].values():
             if not listed <= known and is_ours(run, fact):
                 found += [(run.run_id, task) for task in sorted(listed - known)]
-                known |= listed
+                known.update(listed)
     return found

@@ -201,9 +201,9 @@ def _write(
         ids.update(runs.add_tasks(connection, missing))
     if not ids:
         return []
-    changes = plan(facts, runs.load(connection, ids), now, survey=survey, grace=grace)
-    runs.apply(connection, changes)
-    return changes
+    return runs.apply_each(
+        connection, plan(facts, runs.load(connection, ids), now, survey=survey, grace=grace)
+    )
 
 
 def _reopened(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +39,7 @@ UNKNOWN = "unknown to Slurm"
 #: ``runs.reason`` where Slurm knows the array, and the task is in it no more.
 TAKEN_OUT = "no longer in its array: cancelled before it started"
 
+_log = logging.getLogger(__name__)
 _TRUST = {"relay": 0, "squeue": 1, "sacct": 2}
 
 
@@ -63,19 +65,31 @@ def plan(
 ) -> list[Change]:
     """Return what follows from the facts for the stored runs: only for those that change.
 
-    The order of the facts does not matter, nor whether they come again.
+    The order of the facts does not matter, nor whether they come again. A run of which nothing can be made is
+    left as it is: people write into their rows, and no others are to wait for it.
     """
     changes = []
     with _no_collection():
         index = matching.Index(facts)
         for run in stored:
-            evidence = index.of(run)
-            if evidence.relay or not _says_nothing_new(run, evidence, survey):
-                decide = _command if run.kind == "command" else _batch
-                change = decide(run, evidence, now, survey, grace)
+            try:
+                change = _decide(run, index, now, survey, grace)
+            except (ArithmeticError, LookupError, TypeError, ValueError):
+                _log.exception("r%d can't be judged and stays as it is", run.run_id)
+            else:
                 if change is not None:
                     changes.append(change)
     return changes
+
+
+def _decide(
+    run: StoredRun, index: matching.Index, now: datetime, survey: Survey, grace: timedelta
+) -> Change | None:
+    evidence = index.of(run)
+    if not evidence.relay and _says_nothing_new(run, evidence, survey):
+        return None
+    decide = _command if run.kind == "command" else _batch
+    return decide(run, evidence, now, survey, grace)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ _LOADERS = {
 }
 
 
-def _loads(text: str | bytes) -> Any:
+def loads(text: str | bytes) -> Any:
     """Read JSON that anybody may have written, and PostgreSQL takes more than Python does.
 
     Integers too long for ``int()`` and what is nested too deeply stay text, in an object if they were one:
@@ -117,7 +117,7 @@ def connect(
     for type_, loaders in _LOADERS.items():
         for loader in loaders:
             connection.adapters.register_loader(type_, loader)
-    set_json_loads(_loads, connection)
+    set_json_loads(loads, connection)
     try:
         with translated():
             connection.execute(_SESSION, (settings.schema,))

@@ -294,7 +294,8 @@ def _number(field: where.Field, value: sql.Composable) -> sql.Composable:
     if field.scope != "tags":
         return sql.SQL("metric_number({})").format(value)
     text = sql.SQL("({} #>> '{{}}')").format(value)
-    return sql.SQL("CASE WHEN {0} ~* {1} THEN {0}::double precision END").format(text, sql.Literal(_NUMERIC))
+    number = "CASE WHEN {0} ~* {1} AND length({0}) < 400 THEN as_double({0}::numeric) END"
+    return sql.SQL(number).format(text, sql.Literal(_NUMERIC))
 
 
 def _sort_key(field: where.Field, parameters: Parameters) -> sql.Composable:

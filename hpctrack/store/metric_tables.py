@@ -6,7 +6,6 @@ columns come by COPY BINARY and never become Python objects; those in ``extra`` 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -150,7 +149,7 @@ def _by_metric(cells: Cells, names: frozenset[str]) -> dict[str, dict[int, Any]]
     found: dict[str, dict[int, Any]] = {}
     rows = range(len(cells.values)) if cells.present is None else cells.present.nonzero()[0].tolist()
     for row in rows:
-        for name, value in json.loads(cells.values[row]).items():
+        for name, value in database.loads(cells.values[row]).items():
             if name in names and value is not None:
                 found.setdefault(name, {})[row] = values.decode(value)
     return found

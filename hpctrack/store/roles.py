@@ -61,7 +61,7 @@ _COLLECTOR = {
     "usage": "INSERT",
 }
 _FUNCTIONS = {
-    Kind.READER: ("acts_for_all", "count_number", "details_visible", "metric_number"),
+    Kind.READER: ("acts_for_all", "as_double", "count_number", "details_visible", "metric_number"),
     Kind.USER: ("register_submission",),
     Kind.COLLECTOR: ("add_metric_columns",),
 }

@@ -7,21 +7,26 @@ the transaction decides what they mean (`database.translated`).
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from hpctrack import errors
 from hpctrack.model import Attempt, RunStatus, StoredRun
+from hpctrack.store import refusals
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from hpctrack.model import Change, Transition
     from hpctrack.store.database import Connection
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_log = logging.getLogger(__name__)
 _STATUSES = {status.value: status for status in RunStatus}
 #: Columns of runs that `apply` writes as they are.
 _WRITTEN = (
@@ -61,9 +66,42 @@ def find_ended(
 
 
 def add_tasks(connection: Connection, missing: Sequence[tuple[int, int]]) -> list[int]:
-    """Create runs for array tasks: pairs of a run of the same array and the task. Return the new ids."""
-    parameters = {"like": [like for like, _ in missing], "tasks": [task for _, task in missing]}
-    return _ids(connection.execute(statement("add_array_tasks"), parameters).fetchall())
+    """Create runs for array tasks: pairs of a run of the same array and the task. Return the new ids.
+
+    Those that PostgreSQL refuses are left out.
+    """
+
+    def add(some: Sequence[tuple[int, int]]) -> list[int]:
+        parameters = {"like": [like for like, _ in some], "tasks": [task for _, task in some]}
+        return _ids(connection.execute(statement("add_array_tasks"), parameters).fetchall())
+
+    return _but_refused(connection, missing, add, lambda pair: f"task {pair[1]} of the array of r{pair[0]}")
+
+
+def _but_refused(
+    connection: Connection,
+    items: Sequence[_T],
+    write: Callable[[Sequence[_T]], list[_R]],
+    name: Callable[[_T], str],
+) -> list[_R]:
+    """Write items, but for those that PostgreSQL refuses; return what was written.
+
+    What people write into rows of their own may be refused when it is written back, and is to keep no other
+    run from its state.
+    """
+    try:
+        with refusals.told(connection), connection.transaction():
+            return write(items)
+    except errors.ContentRefused as error:
+        if len(items) == 1:
+            _log.warning("%s can't be corrected: %s", name(items[0]), error)
+            return []
+    middle = len(items) // 2
+    return [
+        written
+        for half in (items[:middle], items[middle:])
+        for written in _but_refused(connection, half, write, name)
+    ]
 
 
 class Silent(NamedTuple):
@@ -101,6 +139,16 @@ def apply(connection: Connection, changes: Iterable[Change]) -> None:
         "add_transitions",
         [_transition_row(transition) for change in changes for transition in change.transitions],
     )
+
+
+def apply_each(connection: Connection, changes: Sequence[Change]) -> list[Change]:
+    """Write changes as `apply` does, but for those that PostgreSQL refuses; return what was written."""
+
+    def write(some: Sequence[Change]) -> list[Change]:
+        apply(connection, some)
+        return list(some)
+
+    return _but_refused(connection, changes, write, lambda change: f"r{change.run.run_id}")
 
 
 def set_env(connection: Connection, environments: Mapping[int, Mapping[str, Any]]) -> None:

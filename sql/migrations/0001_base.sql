@@ -73,6 +73,15 @@ END $$;
 COMMENT ON FUNCTION give_id IS 'Trigger: the id of a row, which its sequence never gave before; the argument is the sequence';
 REVOKE EXECUTE ON FUNCTION give_id FROM PUBLIC;
 
+-- By these lists are sorted and cut, everybody's: what is to come would stand at their top for ever.
+CREATE FUNCTION refuse_future() RETURNS trigger
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'time_created of % is in the future: %', TG_TABLE_NAME, NEW.time_created USING ERRCODE = 'check_violation';
+END $$;
+COMMENT ON FUNCTION refuse_future IS 'Trigger: nothing is made later than now, give or take a day';
+
 CREATE TABLE experiments (
     id           bigint PRIMARY KEY,
     time_created timestamptz NOT NULL DEFAULT current_timestamp,
@@ -85,6 +94,8 @@ CREATE TABLE experiments (
 );
 ALTER SEQUENCE experiments_id_seq OWNED BY experiments.id;
 CREATE TRIGGER give_id BEFORE INSERT ON experiments FOR EACH ROW EXECUTE FUNCTION give_id('experiments_id_seq');
+CREATE TRIGGER refuse_future BEFORE INSERT OR UPDATE OF time_created ON experiments
+    FOR EACH ROW WHEN (NEW.time_created > current_timestamp + interval '1 day') EXECUTE FUNCTION refuse_future();
 CREATE TRIGGER keep_id BEFORE UPDATE OF id ON experiments
     FOR EACH ROW WHEN (NEW.id IS DISTINCT FROM OLD.id) EXECUTE FUNCTION give_id('experiments_id_seq');
 CREATE INDEX experiments_tags_gin ON experiments USING gin (tags);
@@ -191,6 +202,8 @@ CREATE TABLE runs (
 );
 ALTER SEQUENCE runs_id_seq OWNED BY runs.id;
 CREATE TRIGGER give_id BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION give_id('runs_id_seq');
+CREATE TRIGGER refuse_future BEFORE INSERT OR UPDATE OF time_created ON runs
+    FOR EACH ROW WHEN (NEW.time_created > current_timestamp + interval '1 day') EXECUTE FUNCTION refuse_future();
 CREATE TRIGGER keep_id BEFORE UPDATE OF id ON runs
     FOR EACH ROW WHEN (NEW.id IS DISTINCT FROM OLD.id) EXECUTE FUNCTION give_id('runs_id_seq');
 CREATE INDEX runs_tags_gin ON runs USING gin (tags);
@@ -290,13 +303,24 @@ COMMENT ON COLUMN metrics.time IS 'Clock of the node when the latest value of th
 COMMENT ON COLUMN metrics.attempt IS 'Attempt that wrote the latest value of the row';
 COMMENT ON COLUMN metrics.extra IS 'Object: values that have no column, by metric name; metric_number() reads them as numbers';
 
+-- A cast would fail, and whoever reads a number of somebody else's with it.
+CREATE FUNCTION as_double(value numeric) RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN value > 1.7976931348623157e308 THEN 'Infinity'
+                WHEN value < -1.7976931348623157e308 THEN '-Infinity'
+                WHEN abs(value) < 5e-324 THEN 0
+                ELSE value::double precision END;
+COMMENT ON FUNCTION as_double IS 'A number of any size as a double: beyond the greatest infinite, below the least 0';
+
 CREATE FUNCTION metric_number(value jsonb) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE jsonb_typeof(value)
-        WHEN 'number' THEN value::double precision
+        WHEN 'number' THEN as_double(value::numeric)
         WHEN 'boolean' THEN value::boolean::integer
         WHEN 'object' THEN
-            CASE WHEN value ->> 'float' ~ '^(-?inf|nan|-?[0-9.]{1,30}(e[+-]?[0-9]{1,3})?)$' THEN (value ->> 'float')::double precision
+            CASE WHEN value ->> 'float' ~ '^(-?inf|nan)$' THEN (value ->> 'float')::double precision
+                 WHEN value ->> 'float' ~ '^-?([0-9]{1,30}([.][0-9]{0,30})?|[.][0-9]{1,30})(e[+-]?[0-9]{1,3})?$'
+                 THEN as_double((value ->> 'float')::numeric)
                  WHEN value ->> 'int' ~ '^-?[0-9]+$' AND length(value ->> 'int') < 309 THEN (value ->> 'int')::double precision
                  WHEN value ->> 'int' ~ '^(0x)?[0-9a-f]+$' THEN 'Infinity'
                  WHEN value ->> 'int' ~ '^-(0x)?[0-9a-f]+$' THEN '-Infinity' END
@@ -823,6 +847,8 @@ DECLARE
     who text := CASE WHEN trusted THEN coalesce(submission->>'user_name', session_user) ELSE session_user END;
     slurm_user text := coalesce(submission->>'user_name', who);
     the_uuid uuid := (submission->>'uuid')::uuid;
+    -- Nothing is registered before it was submitted, whatever the submitter's clock or word.
+    submitted timestamptz := least((submission->>'time')::timestamptz, now());
     the_experiment bigint;
     parent bigint;
     original bigint;
@@ -835,7 +861,7 @@ BEGIN
     END IF;
     INSERT INTO submissions (uuid, user_name, slurm_user, cluster, time, submit_line, script, script_path, script_sha256,
                              work_dir, git, env)
-    VALUES (the_uuid, who, slurm_user, submission->>'cluster', (submission->>'time')::timestamptz,
+    VALUES (the_uuid, who, slurm_user, submission->>'cluster', submitted,
             submission->>'submit_line', submission->>'script', submission->>'script_path', submission->>'script_sha256',
             submission->>'work_dir', submission->'git', submission->'env')
     ON CONFLICT DO NOTHING;
@@ -857,7 +883,7 @@ BEGIN
         INSERT INTO runs (experiment_id, status, time_created, comment, tags, args, submission, task, user_name, cluster,
                           slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, account, qos,
                           time_limit, kind, time_updated)
-        SELECT the_experiment, 'PENDING', (submission->>'time')::timestamptz, run->>'comment', run->'tags', run->'args', the_uuid,
+        SELECT the_experiment, 'PENDING', submitted, run->>'comment', run->'tags', run->'args', the_uuid,
                t, who, submission->>'cluster', CASE WHEN t < 0 THEN (run->>'job_id')::bigint END,
                CASE WHEN t >= 0 THEN (run->>'job_id')::bigint END, CASE WHEN t >= 0 THEN t END,
                (run->>'het_job_id')::bigint, run->>'job_name', run->>'partition', run->>'account', run->>'qos',
@@ -868,7 +894,7 @@ BEGIN
         RETURNING id AS new_id
     )
     INSERT INTO transitions (run_id, status, time, source)
-    SELECT new_id, 'PENDING', (submission->>'time')::timestamptz, 'submit' FROM fresh;
+    SELECT new_id, 'PENDING', submitted, 'submit' FROM fresh;
 
     SELECT p.id INTO parent FROM runs p
     WHERE p.submission = (run->>'parent_submission')::uuid AND p.task = (run->>'parent_task')::integer

@@ -51,7 +51,7 @@ LIMIT %(limit)s;
 -- name: complete_tags
 -- Tags of runs whose name begins so, for completion.
 SELECT DISTINCT tag
-FROM runs, jsonb_object_keys(tags) tag
+FROM runs, jsonb_object_keys(CASE jsonb_typeof(tags) WHEN 'object' THEN tags END) tag
 WHERE id = ANY (%(ids)s) AND starts_with(tag, %(beginning)s)
 ORDER BY tag
 LIMIT %(limit)s;

@@ -7,7 +7,8 @@ SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.clus
        least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z'),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
-       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after
+       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
+       r.submission
 FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.cluster = %(cluster)s AND (r.time_ended IS NULL OR r.recheck_after <= now()) AND r.submission IS NOT NULL
   AND (%(user)s::text IS NULL OR coalesce(s.slurm_user, r.user_name) = %(user)s)
@@ -19,19 +20,20 @@ SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.clus
        least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z'),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
-       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after
+       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
+       r.submission
 FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.id = ANY (%(ids)s)
 ORDER BY r.id
 FOR NO KEY UPDATE OF r;
 
 -- name: load_attempts
--- Their attempts. The tail of standard error stays where it is.
-SELECT run_id, attempt, status::text, time_submitted, time_started, time_ended, exit_code, exit_signal,
-       slurm_exit_code, slurm_exit_signal, node_list, batch_host, reason, resources
-FROM attempts
-WHERE run_id = ANY (%(ids)s)
-ORDER BY run_id, attempt;
+-- Their attempts, the newest of each: people may invent any number. The tail of standard error stays where it is.
+SELECT r.id, a.attempt, a.status::text, a.time_submitted, a.time_started, a.time_ended, a.exit_code, a.exit_signal,
+       a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason, a.resources
+FROM unnest(%(ids)s::bigint[]) AS r (id)
+CROSS JOIN LATERAL (SELECT * FROM attempts WHERE run_id = r.id ORDER BY attempt DESC LIMIT 200) a
+ORDER BY r.id, a.attempt;
 
 -- name: find_ended_runs
 -- Runs that are over although Slurm goes on with their jobs.

@@ -1,0 +1,301 @@
+"""Rows that claim somebody else's job, and rows that nobody can mean: all goes on for all others."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import uuid
+from datetime import datetime, timezone
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from hpctrack import reconcile
+from hpctrack.model import RunStatus
+from hpctrack.store import completions, registration
+from hpctrack.store import database as store
+from tests.integration.slurm_says import T0, line, row
+
+ARRAY = 20
+
+
+@pytest.fixture
+def submit(roles):
+    """Register a submission as a user may who calls register_submission() by hand; returns runs by task."""
+
+    def register(name, tasks=(-1,), user="", **run):
+        submission = {"uuid": str(uuid.uuid4()), "cluster": "mini", "time": T0.isoformat(), "user_name": user}
+        said = Jsonb({"experiment": "e", "job_name": "train", **run})
+        secret = os.urandom(32)
+        parameters = (Jsonb({k: v for k, v in submission.items() if v}), secret, said, list(tasks))
+        return dict(roles.query(name, "SELECT * FROM register_submission(%s, %s, %s, %s)", *parameters))
+
+    return register
+
+
+@pytest.fixture
+def one_pass(roles, slurm):
+    def run():
+        with store.connect(roles.of("collector")) as connection:
+            report = reconcile.run_once(connection, slurm.backend(timeout=20), "mini")
+        assert report.error is None
+        return report
+
+    return run
+
+
+def states(roles, user) -> dict:
+    query = "SELECT array_task_id, status::text FROM runs WHERE user_name = %s AND array_job_id = %s"
+    return dict(roles.query("owner", query, roles.role(user), ARRAY))
+
+
+#: How a stranger's row claims a task of bob's array.
+CLAIMS = {
+    "as a task of hers": lambda submit, _: submit("alice", [3], job_id=ARRAY),
+    "as many tasks": lambda submit, _: submit("alice", range(9), job_id=ARRAY),
+    "in the name of somebody without a login": lambda submit, _: submit("alice", [3], "bobs", job_id=ARRAY),
+    "as a task under another number": lambda submit, alice: [
+        alice("UPDATE runs SET array_job_id = 20, array_task_id = 3 WHERE id = %s", run)
+        for run in submit("alice", [7], job_id=99).values()
+    ],
+    "as the tasks' own jobs": lambda submit, alice: [
+        alice("UPDATE runs SET slurm_job_id = 103, array_job_id = 20, array_task_id = 3 WHERE id = %s", run)
+        for run in submit("alice", [-1], job_id=103).values()
+    ],
+    "as two rows of one task": lambda submit, alice: [
+        alice("UPDATE runs SET array_job_id = 20, array_task_id = 3 WHERE id = %s", run)
+        for run in submit("alice", [5, 6], job_id=98).values()
+    ],
+}
+
+
+@pytest.mark.parametrize("known", [(0, 1, 2), (3,)])
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+def test_tasks_of_somebodys_array_that_a_stranger_claims(roles, slurm, submit, one_pass, claim, first, known):
+    def alice(command, *parameters):
+        return roles.query("alice", command, *parameters)
+
+    if first:
+        claim(submit, alice)
+    submit("bob", known, "bobs", job_id=ARRAY)
+    if not first:
+        claim(submit, alice)
+    lines = [line(100 + task, JobArrayID=f"{ARRAY}_{task}", UserName="bobs") for task in range(5)]
+    slurm.says("squeue", *lines, line(ARRAY, "PENDING", JobArrayID=f"{ARRAY}_[5-6]", UserName="bobs"))
+    one_pass()
+    expected = {**dict.fromkeys(range(5), "RUNNING"), 5: "PENDING", 6: "PENDING"}
+    assert states(roles, "bob") == expected
+    one_pass()
+    assert states(roles, "bob") == expected
+    slurm.says("squeue")
+    slurm.says("sacct", *(row(f"{ARRAY}_{task}", JobIDRaw=str(100 + task), User="bobs") for task in range(7)))
+    one_pass()
+    assert states(roles, "bob") == dict.fromkeys(range(7), "COMPLETED")
+
+
+#: What sacct takes.
+_SINCE = re.compile(r"uts\d+")
+_JOB = re.compile(r"[1-9]\d{0,9}(_\d{1,7})?")
+
+
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59Z", "0001-01-01Z", "1970-01-01Z", "2100-01-01Z"])
+def test_no_time_or_job_id_changes_what_is_asked_about_others(roles, slurm, submit, one_pass, when):
+    """Also where all others have left the queue, or none has."""
+    good = submit("bob", user="bobs", job_id=12)[-1]
+    ids = (-1, 0, 2**63 - 1, -(2**63), 2**32 - 1)
+    for number, job in itertools.product(range(2), ids):
+        for run in submit("alice", [number], user="dave", job_id=1).values():
+            column = ("slurm_job_id", "array_job_id")[number]
+            roles.query("alice", f"UPDATE runs SET {column} = %s WHERE id = %s", job, run)
+    for run in submit("alice", job_id=13).values():
+        with contextlib.suppress(psycopg.errors.CheckViolation):  # nothing is made in the future
+            roles.query("alice", "UPDATE runs SET time_created = %s WHERE id = %s", when, run)
+        roles.query(
+            "owner", "UPDATE submissions SET time = %s WHERE user_name = %s", when, roles.role("alice")
+        )
+    for task in (-1, 2**31 - 1, 5_000_000):
+        for run in submit("alice", [5], job_id=ARRAY).values():
+            roles.query("alice", "UPDATE runs SET array_task_id = %s WHERE id = %s", task, run)
+    now = datetime.now(timezone.utc).timestamp()
+
+    def asked():
+        for _, argv, _ in slurm.calls("sacct"):
+            since, jobs = argv[argv.index("-S") + 1], argv[argv.index("-j") + 1].split(",")
+            assert _SINCE.fullmatch(since)
+            assert all(map(_JOB.fullmatch, jobs)), jobs
+            assert int(since[3:]) < now
+            yield int(since[3:]), jobs
+
+    slurm.says("squeue", line(12, UserName="bobs"))
+    one_pass()
+    list(asked())
+    slurm.says("squeue")
+    slurm.says("sacct", row(12, User="bobs"))
+    one_pass()
+    [since] = [since for since, jobs in asked() if "12" in jobs]
+    assert T0.timestamp() - 3600 < since < T0.timestamp()
+    assert roles.query("bob", "SELECT status::text FROM runs WHERE id = %s", good) == [("COMPLETED",)]
+
+
+def test_nothing_is_made_in_the_future(roles, submit):
+    """Neither by the word of who submits, nor in SQL: it would stand on top of all lists for ever."""
+    record = roles.record("alice")
+    record.submission["time"] = "2999-01-01T00:00:00Z"
+    run = registration.register(roles.connect("alice"), record)[-1]
+    known = "SELECT time_created <= now(), time <= now() FROM runs JOIN submissions ON uuid = submission"
+    assert roles.query("alice", known) == [(True, True)]
+    for statement in (
+        f"UPDATE runs SET time_created = '2999-01-01Z' WHERE id = {run}",
+        "UPDATE experiments SET time_created = now() + interval '2 days'",
+        "INSERT INTO experiments (name, time_created) VALUES ('later', '9999-01-01Z')",
+        "INSERT INTO runs (experiment_id, time_created) SELECT id, '9999-01-01Z' FROM experiments",
+    ):
+        with pytest.raises(psycopg.errors.CheckViolation, match="is in the future"):
+            roles.query("alice", statement)
+    assert roles.query("alice", "UPDATE runs SET time_created = '1999-01-01Z' WHERE id = %s", run) == 1
+
+
+def test_a_state_that_is_refused_keeps_no_other_from_its_own(roles, slurm, submit, one_pass, caplog):
+    """A site's own rule, or a value that PostgreSQL does not take back as it gave it."""
+    runs = [submit("bob", user="bobs", job_id=job)[-1] for job in range(30, 36)]
+    roles.query("owner", "ALTER TABLE transitions ADD CHECK (run_id % 3 > 0 OR status = 'PENDING')")
+    slurm.says("squeue", *(line(job, UserName="bobs") for job in range(30, 36)))
+    report = one_pass()
+    found = dict(roles.query("owner", "SELECT id, status::text FROM runs"))
+    assert found == {run: "PENDING" if run % 3 == 0 else "RUNNING" for run in runs}
+    assert set(report.changed) == {run for run in runs if run % 3}
+    assert {f"r{run} can't be corrected" in caplog.text for run in runs if run % 3 == 0} == {True}
+
+
+# --- whatever a user may write into each column -------------------------------------------------------------
+
+_DEEP = "[" * 60 + "]" * 60
+_TIMES = (
+    "infinity",
+    "-infinity",
+    "0001-01-01Z",
+    "9999-12-31 23:59:59.999999Z",
+    "4713-01-01 BC",
+    "1970-01-01Z",
+)
+_TEXTS = (
+    "", "x" * 100_000, "\x1b[2J\x1b]0;owned\x07", "a\nb\tc", "-1", "a,b", "%s{0}", "\u202ea\U000e0041",
+    "=1+1", "None", "infinity", "r1", "*",
+)  # fmt: skip
+_JSON = (
+    "null", "[]", '"x"', "1", "true", "{}", '{"a": {"b": [1, {"c": null}]}}', '{"": ""}', '{"n": 1e400}',
+    '{"n": "NaN"}', '{"n": {"float": "nan"}}', '{"n": {"int": "zz"}}', '{"\\u001b[2J": "\\u001b[2J"}', _DEEP,
+    json.dumps({"n": [0] * 20_000}), json.dumps({str(n): n for n in range(5000)}),
+    '{"n": ' + "9" * 5000 + "}",
+)  # fmt: skip
+#: By PostgreSQL's type; what a table refuses is none of our business.
+HOSTILE = {
+    "bigint": ("-9223372036854775808", "-1", "0", "4294967296", "9223372036854775807", None),
+    "integer": ("-2147483648", "-1", "65535", "2147483647", None),
+    "double precision": ("NaN", "Infinity", "-Infinity", "1e308", "-1e308", "-0.0", "5e-324", None),
+    "timestamp with time zone": (*_TIMES, None),
+    "interval": ("-1 day", "0", "1000 years", "178000000 years", "1 mon -1 day", None),
+    "text": (*_TEXTS, None),
+    "jsonb": (*_JSON, None),
+    "uuid": ("00000000-0000-0000-0000-000000000000", None),
+    "USER-DEFINED": (*(status.value for status in RunStatus), None),
+}
+#: Tables in which users have rows of their own, and which those are.
+TABLES = {
+    "runs": "id = %(run)s",
+    "attempts": "run_id = %(run)s",
+    "run_latest": "run_id = %(run)s",
+    "metrics": "run_id = %(run)s",
+    "experiments": "id = %(experiment)s",
+    "run_relationships": "from_id = %(run)s",
+    "experiment_relationships": "from_id = %(experiment)s",
+}
+
+
+def columns(roles, table):
+    query = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = %s"
+    return roles.query("alice", query + " AND table_schema = 'hpctrack' ORDER BY ordinal_position", table)
+
+
+def spoil(roles, submit, table):
+    """Write everything into every column of a table, each into a row of its own; returns the runs."""
+    spoilt = []
+    alice = roles.connect("alice")
+    numbers = itertools.count(100)
+    for column, kind in columns(roles, table):
+        for value in HOSTILE[kind]:
+            number = next(numbers)
+            run = submit("alice", user=roles.role("alice"), job_id=number, experiment=f"{table}-{number}")[-1]
+            names = {"run": run, "value": value}
+            [(names["experiment"],)] = alice.execute("SELECT experiment_id FROM runs WHERE id = %s", [run])
+            for statement in _FILL:
+                alice.execute(statement, names)
+            try:
+                alice.execute(f"UPDATE {table} SET {column} = %(value)s WHERE {TABLES[table]}", names)
+            except psycopg.Error as error:
+                assert error.sqlstate[:2] in ("22", "23", "54", "42"), error  # not a fault of the server's
+            else:
+                spoilt.append((run, number))
+    return spoilt
+
+
+_FILL = (
+    "INSERT INTO attempts (run_id, attempt, status, time_started) VALUES (%(run)s, 0, 'RUNNING', now())",
+    "INSERT INTO run_latest (run_id, rows, last, last_step) VALUES (%(run)s, 2, '{\"n\": 1}', 1)",
+    "INSERT INTO metrics (run_id, step, extra) VALUES (%(run)s, 0, '{\"n\": 0}'), (%(run)s, 1, '{\"n\": 1}')",
+    "INSERT INTO run_relationships VALUES (%(run)s, 'like', %(run)s)",
+    "INSERT INTO experiment_relationships VALUES (%(experiment)s, 'like', %(experiment)s)",
+)
+_LISTS = (
+    ("status", "--json", "-l", "100000"), ("status", "-l", "100000"), ("status", "--array", "-l", "100000"),
+    ("status", "--sort", "elapsed"), ("status", "--sort", "-metrics.n"), ("status", "--sort", "tags.n"),
+    ("status", "--where", "metrics.n < 1 and args.n < 1"), ("status", "--where", "tags.n > 1 or tags.n < 0"),
+    ("status", "--csv", "--all"), ("status", "--count"), ("status", "--since", "1d"),
+    ("status", "--format", "run,job,elapsed,limit,cpus,maxmem,cpueff,memeff,timeeff,tags,args,latest,rows"),
+    ("experiment", "list"), ("experiment", "list", "--json"), ("prune", "--older-than", "1d", "--dry-run"),
+)  # fmt: skip
+_VIEWS = ("run_overview", "jobs", "attempt_overview", "attempt_resources", "metric_values", "metric_summary")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_value_in_any_column_of_ones_own_harms_others(roles, slurm, submit, one_pass, tmp_path, table):
+    good = submit("bob", user=roles.role("bob"), job_id=7, experiment="good")[-1]
+    roles.query("bob", "INSERT INTO metrics (run_id, step, extra) VALUES (%s, 0, '{\"n\": 1}')", good)
+    spoilt = spoil(roles, submit, table)
+    jobs = [line(job, UserName=roles.role("alice")) for _, job in spoilt]
+    slurm.says("squeue", line(7, UserName=roles.role("bob")), *jobs)
+    one_pass()
+    assert roles.query("bob", "SELECT status::text FROM runs WHERE id = %s", good) == [("RUNNING",)]
+    for view in _VIEWS:
+        roles.query("bob", f"SELECT * FROM {view}")
+    for look in _LISTS:
+        code, out, err = roles.run("bob", *look)
+        assert (code, err) == (0, ""), (look, err)
+    for name in ("bob", "owner"):
+        code, out, err = roles.run(name, "status", "--json", "-l", "100000")
+        assert (code, err) == (0, "")
+        [listed] = [run for run in json.loads(out)["runs"] if run["id"] == good]
+        assert listed["state"] == "RUNNING"
+    named = [f"r{run}" for run in (good, *(run for run, _ in spoilt))]
+    looks = itertools.cycle((("show",), ("show", "--json"), ("metrics",), ("compare", f"r{good}")))
+    told = [(*next(looks), name) for name in named for _ in range(2 if table == "runs" else 3)]
+    for look in (*told, ("compare", *named[:40])):
+        code, _, err = roles.run("owner", *look)
+        assert "bug" not in err, (look, err)
+        assert code in (0, 3, 65), (look, err)
+    code, _, err = roles.run("owner", "export", *named, "-o", str(tmp_path / "all.csv"))
+    assert code == 0, err
+    with completions.source(roles.of("owner")) as source:
+        assert source.tags(named, "") is not None
+        assert source.metrics(named, "") is not None
+    slurm.says("squeue")
+    slurm.says(
+        "sacct", row(7, User=roles.role("bob")), *(row(job, User=roles.role("alice")) for _, job in spoilt)
+    )
+    one_pass()
+    assert roles.query("bob", "SELECT status::text FROM runs WHERE id = %s", good) == [("COMPLETED",)]
