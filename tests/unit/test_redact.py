@@ -9,12 +9,14 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from hpctrack import redact
-from hpctrack.redact import MASK, Redactor, is_secret_name
+from hpctrack.redact import MASK, Redactor
+from hpctrack.secret_patterns import is_secret_name
 
 SECRET = "q7Xv-9zKw2mB"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"
@@ -291,8 +293,38 @@ def test_a_percent_encoded_password_is_known_decoded() -> None:
 
 
 def test_no_remainder_of_overlapping_values_shows() -> None:
-    redactor = Redactor.collect({"A_TOKEN": "abcd99", "B_TOKEN": "cd99efgh", "C_TOKEN": "abcd99efgh-long"})
-    assert redactor.text("<abcd99efgh> <abcd99efgh-long> <abcd99abcd99>") == "<***> <***> <***>"
+    redactor = Redactor.collect(
+        {"A_TOKEN": "a1b2c3d4", "B_TOKEN": "c3d4e5f6", "C_TOKEN": "a1b2c3d4e5f6-long"}
+    )
+    assert redactor.text("<a1b2c3d4e5f6> <a1b2c3d4e5f6-long> <a1b2c3d4a1b2c3d4>") == "<***> <***> <***>"
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "redacted"),
+    [
+        ("train", "python train.py --mode=train train/ retrain", "python train.py --mode=*** train/ retrain"),
+        ("train", "the password is train.", "the password is ***."),
+        (
+            "train",
+            "user:train@host 'train' \"train\", train; (train)",
+            "user:***@host '***' \"***\", ***; (***)",
+        ),
+        (
+            "train",
+            "src/train train-set train_set pretrain trains",
+            "src/train train-set train_set pretrain trains",
+        ),
+        ("v100", "--gres=gpu:v100:4 on v100s", "--gres=gpu:***:4 on v100s"),
+        ("resnet50", "resnet50.pt resnet50_v2 resnet50", "resnet50.pt resnet50_v2 ***"),
+        ("postgres", "postgresql://postgres@db import postgres", "postgresql://postgres@db import ***"),
+        ("Tr0ub4dor&3", "xTr0ub4dor&3x", "x***x"),
+        ("hunter2-hunter3", "a_hunter2-hunter3_b", "a_***_b"),
+    ],
+)
+def test_a_known_value_that_may_be_a_word_counts_where_it_stands_alone(
+    value: str, text: str, redacted: str
+) -> None:
+    assert Redactor.collect({"DB_PASSWORD": value}).text(text) == redacted
 
 
 @pytest.mark.parametrize(
@@ -386,7 +418,7 @@ def test_value() -> None:
     }  # fmt: skip
     before = repr(obj)
     assert Redactor().value(obj) == {
-        "lr": 0.1, "tokenizer": "gpt2", "max_tokens": 512, "api_key": MASK, "token": None, "password": 12345,
+        "lr": 0.1, "tokenizer": "gpt2", "max_tokens": 512, "api_key": MASK, "token": None, "password": MASK,
         "credentials": {"user": MASK, "n": 1, "more": [MASK, [MASK, True]]},
         "nested": [{"apiKey": MASK}, "postgres://u:***@h/d"],
         "argv": ["--token", MASK], 3: "x",
@@ -397,10 +429,13 @@ def test_value() -> None:
 def test_import_is_cheap() -> None:
     """Compute nodes import this without site-packages: no heavy module may come along."""
     code = (
-        "import sys, re, binascii; before = set(sys.modules); source = open(sys.argv[1]).read();"
-        "exec(compile(source, 'redact', 'exec'), {'__name__': 'redact'}); print(*sorted(set(sys.modules) - before))"
+        "import sys, re, binascii; sys.path.insert(0, sys.argv[1]); import hpctrack; before = set(sys.modules);"
+        "import hpctrack.redact; print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, redact.__file__], check=True, capture_output=True, text=True
+        [sys.executable, "-I", "-S", "-c", code, Path(redact.__file__).parents[1]],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert set(done.stdout.split()) <= {"__future__"}
+    assert set(done.stdout.split()) <= {"__future__", "hpctrack.redact", "hpctrack.secret_patterns"}
