@@ -123,11 +123,17 @@ def _send(kind: str, contents: Mapping[str, Any]) -> None:
     writer = _state["writer"] if "writer" in _state else _start()
     if writer is None or not contents:
         return
-    line = journal_lines.format_message(kind, jsonable(contents))
-    if len(line) > journal_lines.MAX_LINE:
-        _warn("long " + kind, f"{len(line)} bytes of {kind} are too many; they are left out")
+    given = jsonable(contents)
+    line = journal_lines.format_message(kind, given)
+    if len(line) <= journal_lines.MAX_LINE:
+        writer.append(line, time_ns())
         return
-    writer.append(line, time_ns())
+    for name, value in given.items():  # one by one: what is too long takes nothing else along
+        line = journal_lines.format_message(kind, {name: value})
+        if len(line) <= journal_lines.MAX_LINE:
+            writer.append(line, time_ns())
+        else:
+            _warn("long " + kind, f"{name[:60]}: {len(line)} bytes of {kind} are too many; it is left out")
 
 
 # --- trouble ---

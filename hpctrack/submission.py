@@ -12,7 +12,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import account, errors, redact
+from hpctrack import account, errors, limits, redact
 from hpctrack.arguments import parse_arguments
 from hpctrack.stream import records
 
@@ -26,12 +26,37 @@ if TYPE_CHECKING:
 OWN = {"-E": "experiment", "--experiment": "experiment", "-T": "tag", "--tag": "tag", "--note": "note"}
 
 
+#: What comes along is cut: texts, and objects with the texts in them.
+_TEXTS = {
+    "submit_line": limits.SUBMIT_LINE,
+    "script": limits.SCRIPT,
+    "script_path": limits.PATH,
+    "work_dir": limits.PATH,
+    "cluster": limits.WORD,
+    "experiment": limits.EXPERIMENT,
+    "comment": limits.NOTE,
+    "job_name": limits.JOB_NAME,
+    "partition": limits.WORD,
+    "account": limits.WORD,
+    "qos": limits.WORD,
+}
+_OBJECTS = {"env": limits.ENV, "args": limits.ARGS, "tags": limits.TAGS, "git": limits.GIT}
+_LIMITS = {"experiment": limits.EXPERIMENT, "tag": limits.TAGS, "note": limits.NOTE}
+
+
 class Own(NamedTuple):
     """hpctrack's own options; what is not given is None or empty."""
 
     experiment: str | None = None
     tags: tuple[str, ...] = ()
     note: str | None = None
+
+    def checked(self) -> Own:
+        """Return the same. Raises `errors.UsageError` for what is too long."""
+        for limit, given in ((limits.EXPERIMENT, self.experiment), (limits.NOTE, self.note)):
+            limits.text(limit, storable(given or ""))
+        limits.value(limits.TAGS, storable(tags(self.tags)))
+        return self
 
     def over(self, weaker: Own) -> Own:
         """Combine with what is said elsewhere: the stronger experiment and note count, tags add up."""
@@ -88,7 +113,7 @@ class Source(NamedTuple):
 def parse_own(words: Sequence[str]) -> tuple[Own, list[str]]:
     """Take hpctrack's own options off the front; return them and the rest, which begins with any other word.
 
-    Raises `errors.UsageError` for one without its value.
+    Raises `errors.UsageError` for one without its value, and for a value that is too long.
     """
     own, rest = Own(), list(words)
     while rest:
@@ -103,6 +128,7 @@ def parse_own(words: Sequence[str]) -> tuple[Own, list[str]]:
         taken = 1 if equals else 2
         value = value if equals else rest[1]
         del rest[:taken]
+        limits.text(_LIMITS[name], storable(value))
         given = Own(tags=(value,)) if name == "tag" else Own(**{name: value})  # type: ignore[arg-type]
         own = given.over(own)
     return own, rest
@@ -192,8 +218,8 @@ def complete(
         cluster=job.cluster,
         job_id=job.job_id,
         tasks=job.tasks,
-        submission=storable(_submission(minted, source, job, redactor)),
-        run=storable(_run(source, own, job, parent, redactor)),
+        submission=bounded(storable(_submission(minted, source, job, redactor))),
+        run=bounded(storable(_run(source, own, job, parent, redactor))),
     )
 
 
@@ -240,6 +266,18 @@ def _run(
         "parent_task": parent.task if parent else None,
         "rerun_of": source.rerun_of,
     }
+
+
+def bounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record says, cut where it is longer than the tables take."""
+    found = dict(values)
+    for name, limit in _TEXTS.items():
+        if isinstance(found.get(name), str):
+            found[name] = limits.cut(limit, found[name])
+    for name, limit in _OBJECTS.items():
+        if isinstance(found.get(name), dict):
+            found[name] = limits.cut_object(limit, limits.VARIABLE, found[name])
+    return found
 
 
 def storable(value: Any) -> Any:

@@ -344,6 +344,10 @@ def _spool(configuration: Settings) -> Check:
     except OSError as error:
         do = "see to its rights: it is to be yours alone"
         return Check("spool", "broken", f"{error.filename or configuration.spool}: {error.strerror}", do)
+    for path, reason in records.refused(configuration.spool):
+        return Check(
+            "spool", "broken", f"{path} can't be registered: {reason}", "hpctrack sync tries it again"
+        )
     if not submissions and not journals:
         return Check("spool", "ok", "nothing waits")
     waiting = [common.counted(submissions, "submission")] if submissions else []

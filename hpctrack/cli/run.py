@@ -44,9 +44,10 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
     """
     if shutil.which(argv[0]) is None:
         raise errors.CommandNotFound(f"{argv[0]}: command not found")
+    given = submission.Own(experiment, tags, note).checked()
     try:
         configuration = settings.load()
-        own = submission.Own(experiment, tags, note).over(submission.from_settings(configuration))
+        own = given.over(submission.from_settings(configuration))
         record = _make(configuration, own, argv)
         path = records.write(configuration.spool, record)
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)

@@ -46,8 +46,11 @@ def command(*, config_path: str | None) -> None:
 def _register(configuration: Settings) -> tuple[int, int]:
     """Register submissions; return how many, and how many runs may still have something to say."""
     from hpctrack.store import collectors, database, registration
+    from hpctrack.stream import records
 
     with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
+        with contextlib.suppress(OSError):
+            records.try_refused_again(configuration.spool)
         return registration.register_pending(configuration, connection), collectors.live_runs(connection)
 
 

@@ -1,7 +1,8 @@
 """What people change about their runs: tags, notes, links, and whether they are there at all.
 
 Each function takes ids of runs and changes all of them or none (`delete` goes in batches), and raises
-`errors.StoreDenied` for a run of somebody else. Connections are in autocommit mode.
+`errors.StoreDenied` for a run of somebody else, `errors.UsageError` for what does not fit. Connections are in
+autocommit mode.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from hpctrack import errors
+from hpctrack import errors, limits
 from hpctrack.store import database
 from hpctrack.store.statements import statement
 
@@ -26,7 +27,7 @@ _BATCH = 200
 
 def tag(connection: Connection, ids: Collection[int], tags: Mapping[str, Any]) -> None:
     """Add tags: names to values, true for none."""
-    _update(connection, "tag_runs", ids, {"tags": Jsonb(dict(tags))})
+    _update(connection, "tag_runs", ids, {"tags": Jsonb(limits.value(limits.TAGS, dict(tags)))})
 
 
 def untag(connection: Connection, ids: Collection[int], names: Collection[str]) -> None:
@@ -36,11 +37,13 @@ def untag(connection: Connection, ids: Collection[int], names: Collection[str]) 
 
 def note(connection: Connection, ids: Collection[int], text: str | None) -> None:
     """Set the note; None removes it."""
-    _update(connection, "note_runs", ids, {"note": text})
+    note = None if text is None else limits.text(limits.NOTE, text)
+    _update(connection, "note_runs", ids, {"note": note})
 
 
 def link(connection: Connection, from_id: int, kind: str, to_id: int) -> None:
     """Link two runs; a link that is there stays."""
+    limits.text(limits.LINK, kind)
     with database.translated(), connection.transaction():
         _check_rights(connection, [from_id])
         connection.execute(statement("link_runs"), {"from": from_id, "kind": kind, "to": to_id})

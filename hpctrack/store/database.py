@@ -156,6 +156,9 @@ def _open(settings: Settings, application: str) -> Connection:
         )
 
 
+#: Classes of SQLSTATE that say that PostgreSQL can't be reached, or can't work now: connection, resources,
+#: operator, system. A row that is too long for an index is an OperationalError for psycopg, too.
+_UNAVAILABLE = ("08", "53", "57", "58")
 #: libpq gives no SQLSTATE when a connection fails, only the server's words.
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba.conf entry|permission denied"
@@ -177,6 +180,8 @@ def translated() -> Iterator[None]:
             "another session holds what this needs, in a transaction that it has not ended: try again later"
         ) from error
     except psycopg.OperationalError as error:
+        if error.sqlstate is not None and not error.sqlstate.startswith(_UNAVAILABLE):
+            raise errors.StoreError(_message("PostgreSQL", error)) from error
         if error.sqlstate is None and _REFUSED.search(str(error)):
             raise errors.StoreDenied(_message("PostgreSQL refused the login", error)) from error
         raise errors.StoreUnavailable(_message("PostgreSQL can't be reached", error)) from error

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from hpctrack import errors
+from hpctrack import errors, limits
 from hpctrack.store import database
 from hpctrack.store.statements import statement
 
@@ -65,7 +65,8 @@ def get(connection: Connection, name: str) -> Experiment:
 
 
 def ensure(connection: Connection, name: str) -> Experiment:
-    """Return the experiment of a name, made if there is none."""
+    """Return the experiment of a name, made if there is none. Raises `errors.UsageError` for a long one."""
+    limits.text(limits.EXPERIMENT, name)
     with database.translated():
         connection.execute(statement("ensure_experiment"), {"name": name})
     return get(connection, name)
@@ -98,8 +99,10 @@ def check_rights(connection: Connection, experiment: Experiment) -> None:
 def rename(connection: Connection, experiment: Experiment, new: str) -> None:
     """Give an experiment another name.
 
-    Raises `errors.UsageError` for a name that another one has, `errors.StoreDenied` for somebody else's.
+    Raises `errors.UsageError` for a name that another one has or that is too long, `errors.StoreDenied` for
+    somebody else's.
     """
+    limits.text(limits.EXPERIMENT, new)
     check_rights(connection, experiment)
     with database.translated():
         try:
@@ -121,14 +124,17 @@ def delete(connection: Connection, experiment: Experiment) -> None:
 def set_comment(connection: Connection, experiment: Experiment, text: str | None) -> None:
     """Set what people note about an experiment.
 
-    Raises `errors.StoreDenied` for somebody else's, as the functions below.
+    Raises `errors.StoreDenied` for somebody else's, `errors.UsageError` for what does not fit, as the
+    functions below.
     """
+    if text is not None:
+        limits.text(limits.NOTE, text)
     _change(connection, experiment, "set_experiment_comment", comment=text)
 
 
 def tag(connection: Connection, experiment: Experiment, tags: Mapping[str, Any]) -> None:
     """Add tags: names to values, true for none."""
-    _change(connection, experiment, "tag_experiment", tags=Jsonb(dict(tags)))
+    _change(connection, experiment, "tag_experiment", tags=Jsonb(limits.value(limits.TAGS, dict(tags))))
 
 
 def untag(connection: Connection, experiment: Experiment, names: Collection[str]) -> None:
@@ -138,6 +144,7 @@ def untag(connection: Connection, experiment: Experiment, names: Collection[str]
 
 def link(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
     """Link two experiments; a link that is there stays."""
+    limits.text(limits.LINK, kind)
     _change(connection, experiment, "link_experiments", kind=kind, to=other)
 
 

@@ -235,7 +235,7 @@ class _Gathered:
         row, value = int(where[-1]), given[-1]
         last = self._last.setdefault(run_id, {})
         if row >= last.get(name, (0, ""))[0]:
-            last[name] = (row, values.encode(value if isinstance(value, (str, int)) else value.item()))
+            last[name] = (row, values.brief(value if isinstance(value, (str, int)) else value.item()))
 
     def _place_extra(self, name: str, where: model.Array, given: model.Array | list[str | int]) -> None:
         if self._extra is None:

@@ -25,6 +25,7 @@ _LAST_TIME = 2.5e11
 _MAX_JOURNALS = 4096
 _MAX_LOST = 1 << 48
 _MAX_NODE = 255
+_MAX_GPU = 64 << 10  # characters of JSON
 #: Events of a run that are kept, and characters of an event's name.
 _MAX_EVENTS = 1000
 _MAX_EVENT = 64
@@ -103,7 +104,7 @@ def _usage(message: Parsed) -> dict[str, Any] | None:
         "time": time,
         "cpu_s": _number(body.get("cpu_s")),
         "processes": _integer(body.get("processes"), _INT32),
-        "gpu": None if gpu is None else values.to_json(gpu),
+        "gpu": None if gpu is None or len(text := values.to_json(gpu)) > _MAX_GPU else text,
         **{
             name: _integer(body.get(name), _INT64)
             for name in ("memory_bytes", "memory_peak_bytes", "read_bytes", "write_bytes")

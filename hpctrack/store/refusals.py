@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _SERVERS = ("08", "53", "57", "58", "25006")
 #: Other sessions': locks, deadlocks, what an operator cancelled.
 _OTHERS = ("55P03", "40", "57014")
+#: The data's, whoever raised them: cardinality, data, integrity, check option, limits.
+_CONTENT = ("21", "22", "23", "44", "54")
 #: Files of PostgreSQL's that raise what functions raise by hand: pl_exec.c, plpy_elog.c, pltcl.c ...
 _BY_HAND = "pl"
 #: Refusals in a row, while nothing was taken, after which they are not about single rows any more.
@@ -51,7 +53,7 @@ def told(connection: Connection) -> Iterator[None]:
         if connection.pgconn.status != ConnStatus.OK:
             raise
         sqlstate = error.sqlstate or ""
-        if not (error.diag.source_file or "").startswith(_BY_HAND):
+        if not _is_by_hand(error):
             if sqlstate.startswith(_OTHERS):
                 raise errors.StoreBusy(_message(error)) from error
             if sqlstate.startswith(_SERVERS):
@@ -62,6 +64,22 @@ def told(connection: Connection) -> Iterator[None]:
     except Exception as error:
         _log.exception("unexpected")
         raise errors.ContentRefused(f"{type(error).__name__}: {error}") from error
+
+
+def blames_data(error: errors.StoreError) -> bool:
+    """Whether what was translated into this is surely about the data, and would come again with it."""
+    cause = error.__cause__
+    if isinstance(error, errors.ContentRefused):
+        return True
+    return isinstance(cause, psycopg.Error) and (
+        _is_by_hand(cause)
+        or isinstance(cause, psycopg.DataError)
+        or (cause.sqlstate or "").startswith(_CONTENT)
+    )
+
+
+def _is_by_hand(error: psycopg.Error) -> bool:
+    return (error.diag.source_file or "").startswith(_BY_HAND)
 
 
 def _message(error: psycopg.Error) -> str:

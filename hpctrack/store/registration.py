@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from psycopg.types.json import Jsonb
 
 from hpctrack import array_spec, errors
-from hpctrack.store import database
+from hpctrack.store import database, refusals
 from hpctrack.store.statements import statement
 from hpctrack.stream import records
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
+
+#: Records whose experiments others hold, each of which costs a wait, before the rest waits for another time.
+_MOST_BUSY = 3
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ def register(connection: Connection, record: records.Record) -> dict[int, int]:
 def register_pending(settings: Settings, connection: Connection | None = None) -> int:
     """Register what earlier submissions left in the spool; return how many of them there were.
 
-    Costs the listing of a folder where nothing waits. A record that can't be read, or that PostgreSQL refuses
-    for its content, stays for another time and keeps none of the others. Raises `errors.StoreUnavailable`,
+    Costs the listing of a folder where nothing waits. A record that is none, or that PostgreSQL refuses for
+    its content, is set apart, and keeps none of the others. Raises `errors.StoreUnavailable`,
     `errors.StoreDenied` and `errors.SchemaError`.
     """
     waiting = list(_unregistered(settings))
@@ -69,18 +72,39 @@ def _unregistered(settings: Settings) -> Iterable[str]:
 
 
 def _register_all(connection: Connection, waiting: Iterable[str]) -> int:
-    count = 0
+    count = busy = 0
     for path in waiting:
         try:
             register(connection, records.read(path))
             records.set_registered(path)
-        except (errors.StoreUnavailable, errors.SchemaError):
-            raise
         except errors.StoreBusy as error:
             _log.warning("%s can't be registered now: %s", path, error)
-            break
-        except (errors.StoreError, OSError, ValueError) as error:
+            busy += 1
+            if busy == _MOST_BUSY:
+                break
+        except errors.StoreError as error:
+            if isinstance(error, errors.SchemaError) or not database.is_alive(connection):
+                raise
+            if refusals.blames_data(error):
+                _set_apart(path, error)
+            else:
+                _log.warning("%s can't be registered: %s", path, error)
+        except OSError as error:
             _log.warning("%s can't be registered: %s", path, error)
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with one record, the others are not)
+            _set_apart(path, error)
         else:
             count += 1
     return count
+
+
+def _set_apart(path: str, error: Exception) -> None:
+    """Have a record tried no more, for it would be refused again: said once, and by ``hpctrack doctor``."""
+    reason = str(error) or type(error).__name__
+    try:
+        apart = records.set_refused(path, reason)
+    except OSError as trouble:
+        _log.warning("%s can't be registered: %s (nor can it be set apart: %s)", path, reason, trouble)
+    else:
+        _log.warning("%s can't be registered, and is not tried again before hpctrack sync: %s", path, reason)
+        _log.debug("the reason stands in %s", apart)

@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from hpctrack import errors
+from hpctrack import errors, limits
 from hpctrack.model import Attempt, RunStatus, StoredRun
 from hpctrack.store import refusals
 from hpctrack.store.statements import statement
@@ -211,9 +211,27 @@ def _encode(value: object) -> str:
 
 def _run_row(change: Change) -> dict[str, Any]:
     run = change.run
-    row = {name: getattr(run, name) for name in _WRITTEN}
+    row = {name: _cut(name, getattr(run, name)) for name in _WRITTEN}
     limit = run.time_limit.total_seconds() if run.time_limit is not None else None
     return {**row, "id": run.run_id, "status": run.status.value, "time_limit_s": limit}
+
+
+#: Longest texts of Slurm's and of nodes; the schema takes no longer ones.
+_TEXTS = {
+    "job_name": limits.JOB_NAME,
+    "partition": limits.PATH,
+    "account": limits.WORD,
+    "qos": limits.WORD,
+    "stdout_path": limits.PATH,
+    "stderr_path": limits.PATH,
+    "reason": limits.PATH,
+    "node_list": limits.NOTE,
+    "slurm_state": limits.WORD,
+}
+
+
+def _cut(name: str, value: object) -> object:
+    return limits.cut(_TEXTS[name], value) if isinstance(value, str) and name in _TEXTS else value
 
 
 def _attempt_row(run: StoredRun, attempt: Attempt) -> dict[str, Any]:

@@ -27,6 +27,7 @@ EXACT = 1 << 53
 _PLAIN_FROM, _PLAIN_BELOW = 1e-20, 1e16
 _FOREIGN = re.compile("[\0\ud800-\udfff]")
 _MAX_DEPTH = 100
+_BRIEF = 1000  # characters
 
 
 def encode(value: float | int | bool | str) -> str:
@@ -42,6 +43,14 @@ def encode(value: float | int | bool | str) -> str:
     if _FOREIGN.search(value):
         return f'{{"text": {json.dumps(json.dumps(value))}}}'
     return json.dumps(value, ensure_ascii=False)
+
+
+def brief(value: float | int | bool | str) -> str:
+    """Return the JSON text of a value for lists, where a long one stands in everybody's way: it is cut."""
+    if isinstance(value, str) and len(value) > _BRIEF:
+        value = value[:_BRIEF] + "..."
+    text = encode(value)
+    return text if len(text) < 8 * _BRIEF else '"..."'
 
 
 def to_object(texts: Mapping[str, str]) -> str:

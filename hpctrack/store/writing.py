@@ -12,7 +12,7 @@ import numpy as np
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from hpctrack import errors
+from hpctrack import errors, limits
 from hpctrack.store import columns, database, metrics, values
 from hpctrack.store.statements import statement
 
@@ -62,7 +62,8 @@ class _Held(NamedTuple):
 def create(connection: Connection, experiment_id: int, origin: Origin) -> int:
     """Create a run, and return its id."""
     with database.translated(), connection.transaction():
-        parameters = {"experiment": experiment_id, **origin._asdict()}
+        name = None if origin.job_name is None else limits.cut(limits.JOB_NAME, origin.job_name)
+        parameters = {"experiment": experiment_id, **origin._asdict(), "job_name": name}
         row = connection.execute(statement("create_run"), parameters).fetchone()
         assert row is not None  # noqa: S101 (RETURNING returns)
         run_id = int(str(row[0]))
@@ -132,7 +133,11 @@ def add_metrics(
 
 
 def set_args(connection: Connection, run_id: int, args: Mapping[str, Any], *, merge: bool) -> None:
-    """Set arguments, or merge them over those that are there. Raises `errors.StoreDenied`."""
+    """Set arguments, or merge them over those that are there.
+
+    Raises `errors.StoreDenied`, `errors.UsageError` for what does not fit.
+    """
+    limits.value(limits.ARGS, args)
     with database.translated(), connection.transaction():
         _hold(connection, run_id)
         parameters = {"id": run_id, "args": Jsonb(args, dumps=values.to_json), "merge": merge}

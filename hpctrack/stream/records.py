@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 PREFIX = b"#HPCTRACK_RECORD "
 
 
+#: Bytes of a record, or of a batch script that holds one.
+_MAX_SIZE = 64 << 20
+
+
 class Record(NamedTuple):
     """One submission. The run's key is ``wire.run_key(bytes.fromhex(secret), task)``."""
 
@@ -99,17 +103,19 @@ def read(target: str) -> Record:
     Raises FileNotFoundError, PermissionError for a file that is not this user's own, ValueError for one that
     is no record.
     """
-    descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise PermissionError(f"{target} is not this user's own")
-        data = file.read()
+        data = file.read(_MAX_SIZE + 1)
+    if len(data) > _MAX_SIZE:
+        raise ValueError(f"{target} is too large for a submission record")
     try:
         value = json.loads(_line(data) if data.startswith(b"#!") else data)
         fields = {name: value[name] for name in Record._fields if name in value}
         return Record(**{**fields, "collector": tuple(value.get("collector", ()))})
-    except (TypeError, AttributeError, ValueError):
+    except (TypeError, AttributeError, ValueError, RecursionError):
         raise ValueError(f"{target} is not a submission record") from None
 
 
@@ -155,7 +161,9 @@ def registered_before(spool: str, time: float) -> Iterator[tuple[str, str]]:
         return
     for name in names:
         target = os.path.join(spool, "submissions", name)
-        if name.endswith(".json") and not os.path.exists(_marker(target)):
+        if name.endswith(".json") and not (
+            os.path.exists(_marker(target)) or os.path.exists(_refusal(target))
+        ):
             with contextlib.suppress(OSError, ValueError):
                 record = read(target)
                 if record.time < time:
@@ -177,6 +185,38 @@ def set_registered(target: str) -> None:
         os.unlink(_marker(target))
 
 
+def set_refused(target: str, reason: str) -> str:
+    """Set a record that PostgreSQL refuses apart; return where the reason stands. Raises OSError."""
+    folder = os.path.dirname(_refusal(target))
+    runfolder.make_private(folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with open(os.open(_refusal(target), flags, 0o600), "w", encoding="utf-8", errors="replace") as file:
+        file.write(reason + "\n")
+    set_registered(target)
+    return _refusal(target)
+
+
+def refused(spool: str) -> Iterator[tuple[str, str]]:
+    """Yield paths of records that were set apart, and why."""
+    folder = os.path.join(spool, "refused")
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+                reason = file.read(4096).strip()
+            yield os.path.join(spool, "submissions", name), reason
+
+
+def try_refused_again(spool: str) -> None:
+    """Have records that were set apart wait for registration again. Raises OSError."""
+    for target, _ in list(refused(spool)):
+        os.close(os.open(_marker(target), os.O_WRONLY | os.O_CREAT, 0o600))
+        os.unlink(_refusal(target))
+
+
 def _line(script: bytes) -> bytes:
     """Return the record in a batch script: the first, for the user's own comments come behind it."""
     start = script.find(b"\n" + PREFIX) + 1
@@ -189,6 +229,11 @@ def _job(cluster: str | None, job_id: int) -> str:
 
 def _path(spool: str, name: str) -> str:
     return os.path.join(spool, "submissions", name + ".json")
+
+
+def _refusal(target: str) -> str:
+    folder, name = os.path.split(target)
+    return os.path.join(os.path.dirname(folder), "refused", name)
 
 
 def _marker(target: str) -> str:

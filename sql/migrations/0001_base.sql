@@ -30,6 +30,14 @@ CREATE FUNCTION is_plain(VARIADIC times timestamptz[]) RETURNS boolean
            AND '10000-01-01 00:00+00'::timestamptz > ALL (times) IS NOT FALSE;
 COMMENT ON FUNCTION is_plain IS 'Whether times, as far as they are known, are of years 1 to 9999';
 
+-- hpctrack/limits.py has the same bounds, and why. Values of JSON: bytes, unpacked, and 128 levels, which less than
+-- 1,000 bytes can't hold. STABLE, as pg_column_size() is, so that it is worked out in place.
+CREATE FUNCTION is_fitting(value jsonb, bytes integer) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN value IS NULL OR pg_column_size(value || '{}') < 1000
+           OR pg_column_size(value || '{}') <= bytes AND NOT jsonb_path_exists(value, '$.**{128}');
+COMMENT ON FUNCTION is_fitting IS 'Whether a value of JSON has at most so many bytes, and is nested no deeper than readers can follow';
+
 -- Ids of experiments and runs. Clients of SQLTrack may bring an id, and so may anybody in SQL; caches, datagrams on
 -- their way and people's notes know things by their ids. So an id is only ever what its sequence gave for this one row:
 -- one that is brought is drawn from the sequence, too, up to it, which costs the ids in between. Nothing that was given
@@ -90,7 +98,10 @@ CREATE TABLE experiments (
     tags         jsonb,
     user_name    text NOT NULL DEFAULT session_user,
     CONSTRAINT plain_id CHECK (id BETWEEN 1 AND 2147483647),
-    CONSTRAINT plain_times CHECK (is_plain(time_created))
+    CONSTRAINT plain_times CHECK (is_plain(time_created)),
+    CONSTRAINT fitting_name CHECK (octet_length(name) <= 1000),
+    CONSTRAINT fitting_comment CHECK (octet_length(comment) <= 65536),
+    CONSTRAINT fitting_tags CHECK (is_fitting(tags, 524288))
 );
 ALTER SEQUENCE experiments_id_seq OWNED BY experiments.id;
 CREATE TRIGGER give_id BEFORE INSERT ON experiments FOR EACH ROW EXECUTE FUNCTION give_id('experiments_id_seq');
@@ -111,7 +122,8 @@ CREATE TABLE experiment_relationships (
     from_id bigint NOT NULL REFERENCES experiments ON DELETE CASCADE,
     kind    text   NOT NULL,
     to_id   bigint NOT NULL REFERENCES experiments ON DELETE CASCADE,
-    PRIMARY KEY (from_id, kind, to_id)
+    PRIMARY KEY (from_id, kind, to_id),
+    CONSTRAINT fitting_kind CHECK (octet_length(kind) <= 255)
 );
 COMMENT ON TABLE experiment_relationships IS 'Directed, named links between experiments';
 COMMENT ON COLUMN experiment_relationships.from_id IS 'The experiment that the link starts from; its owner makes and removes links';
@@ -140,7 +152,13 @@ CREATE TABLE submissions (
     work_dir    text,
     git         jsonb,
     env         jsonb,
-    CONSTRAINT plain_times CHECK (is_plain(time))
+    CONSTRAINT plain_times CHECK (is_plain(time)),
+    CONSTRAINT fitting_texts CHECK (octet_length(user_name) <= 255 AND octet_length(slurm_user) <= 255
+                                    AND octet_length(cluster) <= 255 AND octet_length(script_sha256) <= 255
+                                    AND octet_length(script_path) <= 4096 AND octet_length(work_dir) <= 4096),
+    CONSTRAINT fitting_submit_line CHECK (octet_length(submit_line) <= 262144),
+    CONSTRAINT fitting_script CHECK (octet_length(script) <= 4194304),
+    CONSTRAINT fitting_values CHECK (is_fitting(git, 131072) AND is_fitting(env, 2097152))
 );
 COMMENT ON TABLE submissions IS 'What one hpctrack sbatch or hpctrack run handed in, once however many array tasks; secrets are masked';
 COMMENT ON COLUMN submissions.uuid IS 'Made by whoever submits; on the wire a run is called by this and its task';
@@ -198,7 +216,17 @@ CREATE TABLE runs (
     CONSTRAINT plain_times CHECK (is_plain(time_created, time_started, time_updated, time_ended, time_seen,
                                            missing_since, recheck_after)),
     CONSTRAINT plain_time_limit CHECK (time_limit BETWEEN interval '0' AND interval '1000 years'),
-    CONSTRAINT plain_attempt CHECK (attempt BETWEEN 0 AND 65535)
+    CONSTRAINT plain_attempt CHECK (attempt BETWEEN 0 AND 65535),
+    CONSTRAINT fitting_texts CHECK (octet_length(user_name) <= 255 AND octet_length(cluster) <= 255
+                                    AND octet_length(job_name) <= 1000 AND octet_length(partition) <= 4096
+                                    AND octet_length(account) <= 255 AND octet_length(qos) <= 255
+                                    AND octet_length(stdout_path) <= 4096 AND octet_length(stderr_path) <= 4096
+                                    AND octet_length(reason) <= 4096 AND octet_length(node_list) <= 65536
+                                    AND octet_length(slurm_state) <= 255),
+    CONSTRAINT fitting_comment CHECK (octet_length(comment) <= 65536),
+    CONSTRAINT fitting_tags CHECK (is_fitting(tags, 524288)),
+    CONSTRAINT fitting_args CHECK (is_fitting(args, 2097152)),
+    CONSTRAINT fitting_env CHECK (is_fitting(env, 2097152))
 );
 ALTER SEQUENCE runs_id_seq OWNED BY runs.id;
 CREATE TRIGGER give_id BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION give_id('runs_id_seq');
@@ -277,7 +305,8 @@ CREATE TABLE run_relationships (
     from_id bigint NOT NULL REFERENCES runs ON DELETE CASCADE,
     kind    text   NOT NULL,
     to_id   bigint NOT NULL REFERENCES runs ON DELETE CASCADE,
-    PRIMARY KEY (from_id, kind, to_id)
+    PRIMARY KEY (from_id, kind, to_id),
+    CONSTRAINT fitting_kind CHECK (octet_length(kind) <= 255)
 );
 CREATE INDEX run_relationships_to ON run_relationships (to_id);
 COMMENT ON TABLE run_relationships IS 'Directed, named links between runs';
@@ -292,7 +321,7 @@ CREATE TABLE metrics (
     progress double precision NOT NULL DEFAULT 0.0,
     time     timestamptz,
     attempt  integer,
-    extra    jsonb CHECK (jsonb_typeof(extra) = 'object'),
+    extra    jsonb CHECK (jsonb_typeof(extra) = 'object') CHECK (is_fitting(extra, 4194304)),
     PRIMARY KEY (run_id, step, progress)
 );
 COMMENT ON TABLE metrics IS 'One row per run, step and progress; a column per metric, added by setup files or by the collector';
@@ -492,7 +521,8 @@ CREATE TABLE run_latest (
     rows      bigint NOT NULL DEFAULT 0,
     lost      bigint NOT NULL DEFAULT 0,
     waiting   bigint NOT NULL DEFAULT 0,
-    CONSTRAINT plain_times CHECK (is_plain(last_time))
+    CONSTRAINT plain_times CHECK (is_plain(last_time)),
+    CONSTRAINT fitting_last CHECK (is_fitting(last, 1048576))
 );
 COMMENT ON TABLE run_latest IS 'Latest values and counters of a run, so that lists never scan metrics';
 COMMENT ON COLUMN run_latest.run_id IS 'The run';
@@ -512,7 +542,8 @@ AS $$
 BEGIN
     INSERT INTO run_latest AS l (run_id, next_step, last_step, last_time, last)
     SELECT m.run_id, least(m.step, 9223372036854775806) + 1, m.step, coalesce(m.time, NEW.time_updated),
-           coalesce(m.extra, '{}') || coalesce(c.last, '{}')
+           CASE WHEN pg_column_size(coalesce(m.extra, '{}') || coalesce(c.last, '{}')) < 1000000
+                THEN coalesce(m.extra, '{}') || coalesce(c.last, '{}') ELSE '{}' END
     FROM (SELECT * FROM metrics WHERE run_id = NEW.id ORDER BY step DESC, progress DESC LIMIT 1) m,
          LATERAL (SELECT jsonb_object_agg(e.key, CASE e.value WHEN '"NaN"' THEN '{"float": "nan"}'
                                                               WHEN '"Infinity"' THEN '{"float": "inf"}'
@@ -522,7 +553,8 @@ BEGIN
                   WHERE e.value <> 'null') c
     ON CONFLICT (run_id) DO UPDATE
     SET next_step = greatest(l.next_step, excluded.next_step), last_step = excluded.last_step,
-        last_time = excluded.last_time, last = l.last || excluded.last;
+        last_time = excluded.last_time,
+        last = CASE WHEN pg_column_size(l.last || excluded.last) < 1000000 THEN l.last || excluded.last ELSE l.last END;
     IF NEW.status <> OLD.status THEN
         UPDATE run_latest SET rows = (SELECT count(*) FROM metrics m WHERE m.run_id = NEW.id) WHERE run_id = NEW.id;
     END IF;

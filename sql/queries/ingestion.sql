@@ -116,9 +116,13 @@ SET next_step = k.next_step,
     last_time = CASE WHEN k.current OR l.last_time IS NULL
                      THEN coalesce(timestamptz 'epoch' + k.last_time * interval '1 microsecond', l.last_time)
                      ELSE l.last_time END,
-    last = CASE WHEN NOT k.current THEN k.last || l.last
-                WHEN pg_column_size(l.last) < 500000 THEN l.last || k.last
-                ELSE l.last || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(k.last) WHERE l.last ? key)
+    last = CASE WHEN NOT k.current
+                THEN CASE WHEN pg_column_size(k.last || l.last) < 1000000 THEN k.last || l.last ELSE l.last END
+                WHEN pg_column_size(l.last || k.last) < 500000 THEN l.last || k.last
+                ELSE coalesce((SELECT n.last
+                               FROM (SELECT l.last || coalesce(jsonb_object_agg(e.key, e.value), '{}') AS last
+                                     FROM jsonb_each(k.last) e WHERE l.last ? e.key) n
+                               WHERE pg_column_size(n.last) < 1000000), l.last)
            END,
     rows = l.rows + k.rows
 FROM jsonb_to_recordset(%(runs)s::jsonb)

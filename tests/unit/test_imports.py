@@ -38,7 +38,7 @@ PURE_STREAM = frozenset(
     "stream stream.journal stream.journal_lines stream.wire stream.window stream.records".split()
 )
 #: At the bottom: these import nothing of hpctrack but errors and files.
-BOTTOM = frozenset("errors files flock model settings secret_patterns resources runids".split())
+BOTTOM = frozenset("errors files flock limits model settings secret_patterns resources runids".split())
 JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
 JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
 #: Imported by the user's script, whose Python may be old.

@@ -423,3 +423,14 @@ def test_many_shapes_do_not_grow_without_bound(run):
     for number in range(3000):
         script.log({f"m{number}": 1.0}, step=number)
     assert len(script._packers) <= script._MAX_SHAPES and len(lines(run)) == 3000
+
+
+@pytest.mark.parametrize("call", [script.set_args, script.set_tags])
+def test_arguments_that_are_too_long_take_no_others_along(run, capfd, call):
+    long = ["x" * 90_000] * 20
+    call({"before": 1, "long": long, "many": {f"k{i}": "y" * 1000 for i in range(300)}, "after": 2})
+    found = {}
+    for line in lines(run):
+        found |= json.loads(line.text)
+    assert (found["before"], found["after"], len(found["many"]), "long" in found) == (1, 2, 300, False)
+    assert "long: 1" in capfd.readouterr().err
