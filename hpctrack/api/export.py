@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hpctrack import errors
+from hpctrack import errors, visible
 from hpctrack.api import frames
 from hpctrack.store import columnar, database, metric_names, metric_tables
 from hpctrack.store.copy_decode import Cells
@@ -160,7 +160,7 @@ class _Lines:
 class _Csv(_Lines):
     def _begin(self, names: Sequence[str]) -> None:
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(names)
+        self._writer.writerow(map(visible.cell, names))
 
     def write(self, cells: dict[str, Cells]) -> None:
         self._writer.writerows(zip(*(map(_cell, _listed(one)) for one in cells.values()), strict=True))
@@ -193,7 +193,9 @@ def _listed(cells: Cells) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | dict | list) else value
+    if isinstance(value, bool | dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return visible.cell(value)
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """What notebooks show of runs: HTML without scripts, in the notebook's own colours. Pure.
 
-Everything that a job may have named goes through `html.escape`.
+Everything that a job may have named is made visible and goes through `html.escape`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import looks
+from hpctrack import looks, visible
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def runs(rows: Sequence[RunRow], now: datetime) -> str:
 def experiment(info: Experiment) -> str:
     """Return an experiment: how many runs are in which state."""
     counts = " ".join(f"{count}&nbsp;{status(state)}" for state, count in _by_state(info.counts))
-    comment = f"<div>{html.escape(info.comment)}</div>" if info.comment else ""
-    return f"<div><b>{html.escape(info.name)}</b> {counts or 'no runs'}</div>{comment}"
+    comment = f"<div>{_escape(info.comment)}</div>" if info.comment else ""
+    return f"<div><b>{_escape(info.name)}</b> {counts or 'no runs'}</div>{comment}"
 
 
 def records(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -118,6 +118,10 @@ class Markup(str):
     __slots__ = ()
 
 
+def _escape(text: str) -> str:
+    return html.escape(visible.shown(text))
+
+
 def _place(value: float, low: float, high: float) -> float:
     """Return where a value lies between two others, from 0 to 1; halves keep the greatest floats finite."""
     span = high / 2 - low / 2
@@ -125,7 +129,7 @@ def _place(value: float, low: float, high: float) -> float:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    head = "".join(f'<th style="{_CELL}">{html.escape(name)}</th>' for name in header)
+    head = "".join(f'<th style="{_CELL}">{_escape(name)}</th>' for name in header)
     body = "".join(
         "<tr>" + "".join(f'<td style="{_CELL}">{_cell(value)}</td>' for value in row) + "</tr>"
         for row in rows
@@ -137,7 +141,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, Markup):
         return value
-    return "" if value is None else html.escape(_number(value))
+    return "" if value is None else _escape(_number(value))
 
 
 def _number(value: Any) -> str:

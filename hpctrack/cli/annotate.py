@@ -7,7 +7,7 @@ import functools
 import click
 
 from hpctrack import errors, runids, settings, submission
-from hpctrack.cli import common, completion
+from hpctrack.cli import common, completion, render, say
 
 _words = functools.partial(click.argument, "words", nargs=-1, required=True, metavar="RUN... TAG...")
 _tags = click.option(
@@ -52,7 +52,7 @@ def tag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None) 
     with common.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         changes.tag(connection, ids, found)
-    click.echo(f"{_runs(ids)}: tagged {', '.join(texts)}")
+    say.out(f"{_runs(ids)}: tagged {', '.join(map(render.clean, texts))}")
 
 
 @click.command()
@@ -71,7 +71,7 @@ def untag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None
     with common.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         changes.untag(connection, ids, names)
-    click.echo(f"{_runs(ids)}: not tagged {', '.join(names)} any more")
+    say.out(f"{_runs(ids)}: not tagged {', '.join(map(render.clean, names))} any more")
 
 
 @click.command()
@@ -88,7 +88,7 @@ def note(ref: runids.RunRef, text: str, config_path: str | None) -> None:
     with common.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, [ref])
         changes.note(connection, ids, text.strip() or None)
-    click.echo(f"{_runs(ids)}: {'noted' if text.strip() else 'note removed'}")
+    say.out(f"{_runs(ids)}: {'noted' if text.strip() else 'note removed'}")
 
 
 @click.command()
@@ -117,7 +117,7 @@ def link(*, origin: str, kind: str, target: str, remove: bool, config_path: str 
             raise errors.UsageError(
                 f"no link r{from_id} {kind} r{to_id}: hpctrack show r{from_id} tells them"
             )
-    click.echo(f"r{from_id} {kind} r{to_id}" + (": removed" if remove else ""))
+    say.out(f"r{from_id} {render.clean(kind)} r{to_id}" + (": removed" if remove else ""))
 
 
 def _runs(ids: tuple[int, ...]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, runids, settings
-from hpctrack.cli import common, render
+from hpctrack.cli import common, render, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
         found = jobs.fetch(connection, lookup.find_each(connection, refs))
         for job in found:
             if job.over:
-                click.echo(f"r{job.run_id} is over: {job.status}")
+                say.out(f"r{job.run_id} is over: {job.status}")
         live = [job for job in found if not job.over]
         proven, refused = _prove([job for job in live if job.kind == "batch"], configuration)
         whole = jobs.whole_arrays(connection, [job for jobs_ in proven.values() for job in jobs_])
@@ -50,7 +50,7 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
     if hints := [_hint(job) for job in live if job.kind != "batch"]:
         refused.append(errors.UsageError("; ".join(hints)))
     for error in refused[:-1]:
-        click.echo(f"hpctrack: {render.clean(error)}", err=True)
+        say.note(str(error))
     if refused:
         raise refused[-1]
 
@@ -122,7 +122,7 @@ def _cancel(proven: Mapping[str | None, list[Job]], whole: set[int]) -> list[err
         except errors.SlurmError as error:
             failed.append(error)
         else:
-            click.echo(f"scancel: {' '.join(named)}" + (f" on {render.clean(cluster)}" if cluster else ""))
+            say.out(f"scancel: {' '.join(named)}" + (f" on {render.clean(cluster)}" if cluster else ""))
     return failed
 
 

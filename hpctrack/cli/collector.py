@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import logging.handlers
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,9 +82,9 @@ def _stop(configuration: Settings) -> None:
     if not configuration.personal:
         raise errors.UsageError("--stop ends your own collector; this one serves a site: end its process")
     ended = starting.stop(configuration)
-    click.echo("the collector has ended" if ended else "no collector runs here")
+    say.out("the collector has ended" if ended else "no collector runs here")
     if embedded.stop(configuration):
-        click.echo("PostgreSQL has ended")
+        say.out("PostgreSQL has ended")
 
 
 def _find_slurm(configuration: Settings) -> Slurm:
@@ -109,7 +108,8 @@ def _log_to_stderr(configuration: Settings, *, bounded: bool) -> None:
         handler = logging.handlers.RotatingFileHandler(
             starting.log_path(configuration), maxBytes=starting.LOG_BYTES, backupCount=1
         )
-    logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING, handlers=[handler], force=True)
+    handler.setFormatter(say.log_formatter(_LOG_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     level = logging.DEBUG if settings.debugging() else logging.INFO
     logging.getLogger("hpctrack").setLevel(level)
 
@@ -120,9 +120,9 @@ def _show_status(configuration: Settings, *, as_json: bool) -> None:
     with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
         rows = collectors.fetch(connection)
     if as_json:
-        click.echo(json.dumps({"collectors": [_keys(row) for row in rows]}))
+        say.json({"collectors": [_keys(row) for row in rows]})
     elif not rows:
-        click.echo("no collector is known")
+        say.out("no collector is known")
     else:
         from hpctrack.cli import collectors as page
         from hpctrack.cli import table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.text import Text
 
-from hpctrack import errors, where
+from hpctrack import errors, visible, where
 from hpctrack.cli import render, table
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def build(
 ) -> list[table.Column]:
     """Return the columns of a table."""
     return [
-        table.Column(one.header, [_cell(one, run, now, plain=plain) for run in runs], one.column.justify)
+        table.Column(
+            render.clean(one.header), [_cell(one, run, now, plain=plain) for run in runs], one.column.justify
+        )
         for one in chosen
     ]
 
@@ -195,7 +197,7 @@ def _text(one: Chosen, run: RunRow, now: datetime) -> str:
     if value is None:
         return render.UNKNOWN
     if one.column.text is not None:
-        return one.column.text(value)
+        return render.clean(one.column.text(value))
     return render.number(value)
 
 
@@ -208,7 +210,7 @@ def csv_lines(chosen: Sequence[Chosen], runs: Iterable[RunRow], now: datetime) -
 
 def _csv(cells: Sequence[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    csv.writer(text, lineterminator="\n").writerow(map(visible.cell, cells))
     return text.getvalue()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from hpctrack import errors, runids, words
+from hpctrack import errors, runids, visible, words
 from hpctrack.cli import completion
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise errors.UsageError("nobody to ask: say --yes")
-    click.confirm(question, abort=True, err=True)
+    sys.stdout.flush()
+    click.confirm(visible.shown(question), abort=True, err=True)
 
 
 def counted(number: int, what: str) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from rich.text import Text
 
-from hpctrack import comparison, errors, runids, settings
-from hpctrack.cli import common, detail, render, table
+from hpctrack import comparison, errors, runids, settings, visible
+from hpctrack.cli import common, detail, render, say, table
 from hpctrack.store import attempt_resources, lookup, metric_names, queries, series
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def command(
         measured = list(_measure(connection, ids))
     sections = comparison.compare(sides)
     if as_json:
-        click.echo(render.to_json(_to_object(sides, sections, measured)))
+        say.raw(render.to_json(_to_object(sides, sections, measured)) + "\n")
         return
     _print(table.Output(), runs, sides, sections, measured)
 
@@ -154,7 +154,7 @@ def _print(
     for lines in comparison.script_changes(sides):
         output.print(Text(), Text("script", "bold"))
         for text in lines:
-            output.print(Text("  " + render.clean(text), _DIFF_STYLES.get(text[:1], "")))
+            output.print(Text("  " + visible.shown(text), _DIFF_STYLES.get(text[:1], "")))
     if measured:
         output.print(Text(), Text("metrics", "bold"))
         output.print(_indented(table.build(_metric_columns(labels, measured), output.width - 2)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
 
+from hpctrack import visible
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _ask(
         return []
     bash = os.environ.get("_HPCTRACK_COMPLETE", "").startswith("bash")
     return [
-        CompletionItem(_SPECIAL.sub(r"\\\\\1", word.text) if bash else word.text, help=word.help)
-        for word in words
-        if word.text.isprintable()
+        CompletionItem(_SPECIAL.sub(r"\\\\\1", text) if bash else text, help=visible.shown(meaning))
+        for text, meaning in words
+        if visible.shown(text) == text
     ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from hpctrack import errors, runids, settings
-from hpctrack.cli import common, render
+from hpctrack.cli import common, render, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +39,10 @@ def command(
     with common.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         deleted = delete_runs(connection, ids, yes=yes, force=force, quiet=as_json)
-    click.echo(json.dumps({"deleted": deleted}) if as_json else f"deleted {common.counted(deleted, 'run')}")
+    if as_json:
+        say.json({"deleted": deleted})
+    else:
+        say.out(f"deleted {common.counted(deleted, 'run')}")
 
 
 def delete_runs(
@@ -61,7 +63,7 @@ def delete_runs(
             "deletes what is known of them"
         )
     if not quiet:
-        click.echo("\n".join(map(_describe, doomed)) or "no runs")
+        say.out(*map(_describe, doomed) if doomed else ["no runs"])
     if doomed:
         common.confirm("Delete them for good?", yes=yes)
     return changes.delete(connection, ids)

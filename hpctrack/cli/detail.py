@@ -92,7 +92,7 @@ def _headline(story: Story, output: table.Output) -> Text:
             line.append("  ").append(render.clean(word), "bold")
     line.append("  ").append_text(render.state(run.status, plain=output.bare))
     notes = render.notes(run)
-    return line.append("  " + ", ".join(notes)) if notes else line
+    return line.append("  " + render.clean(", ".join(notes))) if notes else line
 
 
 def _fact_rows(story: Story) -> Iterator[tuple[str, Text | str | None]]:
@@ -285,7 +285,10 @@ def _metrics(story: Story, output: table.Output, width: int) -> Text | None:
         table.column("course", [*drawn, *fill], drop=4),
         table.column("first", [*numbers("first"), *fill], justify="right", drop=1),
         table.column(
-            "last", [*numbers("last"), *map(render.number, others.values())], justify="right", least=10
+            "last",
+            [*numbers("last"), *(Text(render.number(value)) for value in others.values())],
+            justify="right",
+            least=10,
         ),
         table.column("min", [*numbers("minimum"), *fill], justify="right", drop=3),
         table.column("max", [*numbers("maximum"), *fill], justify="right", drop=2),

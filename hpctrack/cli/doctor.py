@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from hpctrack import errors
-from hpctrack.cli import checks, common, render, table
+from hpctrack import errors, visible
+from hpctrack.cli import checks, common, render, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +46,7 @@ def command(
     told = list(found) if as_json else _tell(found)
     broken = sum(check.state == "broken" for check in told)
     if as_json:
-        click.echo(render.to_json({"checks": [check._asdict() for check in told], "broken": broken}))
+        say.raw(render.to_json({"checks": [check._asdict() for check in told], "broken": broken}) + "\n")
     return 1 if broken else 0
 
 
@@ -58,8 +58,8 @@ def _tell(found: Iterable[checks.Check]) -> list[checks.Check]:
         glyph, style = _GLYPHS[check.state]
         word = check.state if output.plain else f"{glyph} {check.state}"
         line = Text(word.ljust(_STATE) + "  ", style).append(check.name.ljust(_NAME), "default not bold")
-        output.print(line.append(render.clean(check.says), "default not bold"))
+        output.print(line.append(visible.shown(check.says), "default not bold"))
         if check.do:
-            output.print(Text(" " * (_STATE + 2 + _NAME) + f"-> {check.do}"))
+            output.print(Text(" " * (_STATE + 2 + _NAME) + f"-> {visible.shown(check.do)}"))
         told.append(check)
     return told

@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completion, delete, render, table
+from hpctrack.cli import common, completion, delete, render, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,12 +38,12 @@ def list_(*, as_json: bool, config_path: str | None) -> None:
     with common.connected(settings.load(config_path=config_path)) as connection:
         found = experiments.list_all(connection)
     if as_json:
-        click.echo(render.to_json({"experiments": [_to_object(one) for one in found]}))
+        say.raw(render.to_json({"experiments": [_to_object(one) for one in found]}) + "\n")
     elif found:
         output = table.Output()
         output.print(table.build(_columns(found), output.width))
     else:
-        click.echo("No experiments yet: hpctrack sbatch -E NAME makes one.")
+        say.out("No experiments yet: hpctrack sbatch -E NAME makes one.")
 
 
 @command.command()
@@ -64,14 +64,15 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     if as_json:
         newest = [render.run_json(run, now) for run in runs]
         more = {"rows": rows, "links": [_link(link) for link in links], "newest_runs": newest}
-        click.echo(render.to_json({**_to_object(found), **more}))
+        say.raw(render.to_json({**_to_object(found), **more}) + "\n")
         return
     output = table.Output()
     output.print(table.facts(_facts(found, links, rows)))
     if runs:
         output.print(Text(), table.build(listing.build(runs, now, plain=output.bare), output.width))
     if len(runs) < found.runs:
-        output.print(Text(f"the newest {len(runs)} of {found.runs}: hpctrack status -E {name}", "dim"))
+        rest = f"the newest {len(runs)} of {found.runs}: hpctrack status -E {render.clean(name)}"
+        output.print(Text(rest, "dim"))
 
 
 @command.command()
@@ -86,7 +87,7 @@ def rename(*, name: str, new: str, config_path: str | None) -> None:
         raise errors.UsageError("an experiment needs a name")
     with common.connected(settings.load(config_path=config_path)) as connection:
         experiments.rename(connection, experiments.get(connection, name), new)
-    click.echo(f"{render.clean(name)} is {render.clean(new)} now")
+    say.out(f"{render.clean(name)} is {render.clean(new)} now")
 
 
 @command.command("delete")
@@ -109,7 +110,7 @@ def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> No
         ids = experiments.run_ids(connection, found)
         deleted = delete.delete_runs(connection, ids, yes=yes, force=force)
         experiments.delete(connection, found)
-    click.echo(f"deleted {render.clean(name)} with {common.counted(deleted, 'run')}")
+    say.out(f"deleted {render.clean(name)} with {common.counted(deleted, 'run')}")
 
 
 def _columns(found: list[Experiment]) -> list[table.Column]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, runids, settings
-from hpctrack.cli import common, completion
+from hpctrack.cli import bar, common, completion, render, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,11 +58,9 @@ def command(
         with _bar(connection, ids) as progress:
             rows = export.write(connection, ids, path, progress)
     if as_json:
-        click.echo(
-            json.dumps({"file": str(path), "runs": len(ids), "rows": rows, "bytes": path.stat().st_size})
-        )
+        say.json({"file": str(path), "runs": len(ids), "rows": rows, "bytes": path.stat().st_size})
     else:
-        click.echo(f"{path}: {common.counted(rows, 'row')} of {common.counted(len(ids), 'run')}")
+        say.out(f"{render.clean(path)}: {common.counted(rows, 'row')} of {common.counted(len(ids), 'run')}")
 
 
 def _ids(connection: Connection, refs: tuple[runids.RunRef, ...], experiment: str | None) -> list[int]:
@@ -80,13 +77,9 @@ def _ids(connection: Connection, refs: tuple[runids.RunRef, ...], experiment: st
 @contextlib.contextmanager
 def _bar(connection: Connection, ids: list[int]) -> Iterator[Callable[[int], None]]:
     """Show how far it is; only on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn
 
     from hpctrack.store import metric_tables
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("rows", total=metric_tables.count(connection, ids) or None)
-        yield lambda rows: bar.advance(task, rows)
+    with bar.shown("rows", metric_tables.count(connection, ids) or None, MofNCompleteColumn) as progress:
+        yield progress

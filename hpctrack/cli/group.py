@@ -18,7 +18,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from hpctrack import __version__, errors, settings
-from hpctrack.cli import verbs
+from hpctrack.cli import say, verbs
 from hpctrack.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Verbs(click.Group):
 def cli(ctx: click.Context) -> None:
     """Track Slurm jobs in PostgreSQL."""
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        say.raw(ctx.get_help() + "\n")
 
 
 @click.command()
@@ -97,7 +97,7 @@ def completion(shell: str) -> None:
     """
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101 (click knows the three)
-    click.echo(found(cli, {}, "hpctrack", "_HPCTRACK_COMPLETE").source())
+    say.raw(found(cli, {}, "hpctrack", "_HPCTRACK_COMPLETE").source() + "\n")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -123,6 +123,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         raise
+    except UnicodeEncodeError as error:
+        return _report(f"{error.object!a} is no text in UTF-8", click.UsageError.exit_code)
     except OSError as error:
         lost = error.filename is None and error.errno in _NOT_WRITTEN
         return report_unwritable(error) if lost else _report_bug(error)
@@ -172,9 +174,8 @@ def _report(message: str, exit_code: int, excerpt: str = "") -> int:
         logging.getLogger("hpctrack").debug("exit %d", exit_code, exc_info=True)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    click.echo(f"hpctrack: {' '.join(message.split())}", err=True)
-    for line in excerpt.splitlines():
-        click.echo(f"  {line}", err=True)
+    say.note(message)
+    say.err(*(f"  {line}" for line in excerpt.splitlines()))
     return exit_code
 
 
@@ -182,5 +183,7 @@ def _start_logging() -> None:
     if settings.debugging():
         import logging
 
-        logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        logging.basicConfig()
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(say.log_formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         logging.getLogger("hpctrack").setLevel(logging.DEBUG)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import re
 import stat
 import sys
 import time
@@ -11,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from hpctrack import errors, settings
-from hpctrack.cli import common, render
+from hpctrack import errors, settings, visible
+from hpctrack.cli import common, render, say
 from hpctrack.store import lookup, queries
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _CHUNK = 1 << 16
 _LOOK, _ASK = 0.2, 2.0
 #: Bytes before our place in the file by which it is known again.
 _MARK = 64
+_BEGUN = re.compile(r"\x1b(?:\[[\d;:]{0,40})?$")
 
 
 @click.command()
@@ -37,6 +40,8 @@ def command(
     *, ref: runids.RunRef, follow: bool, err: bool, lines: int | None, config_path: str | None
 ) -> None:
     """Print what a run wrote to standard output, as it stands in its file.
+
+    On a terminal, what would command it is written out; colours and progress bars stay.
 
     The file must be visible from here, and yours to read.
     """
@@ -76,7 +81,8 @@ def _open(path: str, run: queries.Run) -> BinaryIO:
         return open(path, "rb", buffering=0)  # noqa: PTH123
     except FileNotFoundError:
         raise errors.NoOutput(
-            f"{render.clean(path)} is not on this host, or no longer; r{run.id} ran on {run.node_list}"
+            f"{render.clean(path)} is not on this host, or no longer; "
+            f"r{run.id} ran on {render.clean(run.node_list)}"
         ) from None
     except OSError as error:
         raise errors.NoOutput(f"{render.clean(path)}: {error.strerror}") from None
@@ -104,9 +110,43 @@ def _skip_to_last(file: BinaryIO, lines: int | None) -> None:
 
 def _copy(file: BinaryIO) -> None:
     """Write out what the file holds from here on."""
+    output = _Output()
     while chunk := file.read(_CHUNK):
-        sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+        output.write(chunk)
+    output.close()
+
+
+class _Output:
+    """Standard output for the bytes of a file: as they are, but for what would command a terminal.
+
+    Colours, and the carriage returns of progress bars, reach it.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._shown = sys.stdout.isatty()
+        self._begun = ""
+        """What may be the beginning of a colour."""
+
+    def write(self, chunk: bytes) -> None:
+        """Write what comes next."""
+        if not self._shown:
+            sys.stdout.buffer.write(chunk)
+            return
+        text = self._begun + self._decoder.decode(chunk)
+        begun = _BEGUN.search(text)
+        self._begun = begun[0] if begun else ""
+        self._show(text.removesuffix(self._begun))
+
+    def close(self) -> None:
+        """Write what was held back."""
+        self._show(self._begun + self._decoder.decode(b"", final=True))
+        self._begun = ""
+
+    @staticmethod
+    def _show(text: str) -> None:
+        sys.stdout.write(visible.coloured(text))
+        sys.stdout.flush()
 
 
 class Rewritten(Exception):
@@ -117,6 +157,7 @@ class Growing:
     """A file that is copied as it grows."""
 
     def __init__(self, file: BinaryIO) -> None:
+        self._output = _Output()
         self._file = file
         self._at = file.tell()
         size = min(_MARK, self._at)
@@ -136,7 +177,7 @@ class Growing:
         copied = False
         try:
             while chunk := self._next():
-                sys.stdout.buffer.write(chunk)
+                self._output.write(chunk)
                 copied = True
         finally:
             sys.stdout.buffer.flush()
@@ -154,6 +195,7 @@ class Growing:
 
     def close(self) -> None:
         """Close the file."""
+        self._output.close()
         self._file.close()
 
 
@@ -225,4 +267,4 @@ class _Follower:
 
 
 def _say(text: str) -> None:
-    click.echo(f"hpctrack: {text}", err=True)
+    say.note(text)

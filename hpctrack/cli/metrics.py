@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from hpctrack import errors, runids, settings
-from hpctrack.cli import common, completion, render, table
+from hpctrack import errors, runids, settings, visible
+from hpctrack.cli import common, completion, render, say, table
 from hpctrack.store import lookup, metric_names, metric_rows, queries, series
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def matching(name: str, known: Sequence[str]) -> list[str]:
 
 def _print_csv(rows: Iterable[metric_rows.MetricRow], names: Sequence[str]) -> None:
     writer = csv.writer(table.ForPrograms(), lineterminator="\n")
-    writer.writerow([*_AXES, *names])
+    writer.writerow(map(visible.cell, [*_AXES, *names]))
     for row in rows:
         writer.writerow(map(_cell, (row.step, row.progress, row.time, row.attempt, *row.values)))
 
@@ -131,7 +131,7 @@ def _cell(value: Any) -> Any:
     found = render.jsonable(value)
     if isinstance(found, bool | dict | list):
         return json.dumps(found, ensure_ascii=False)
-    return found
+    return visible.cell(found)
 
 
 def _print_json(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], run_id: int) -> None:
@@ -156,7 +156,7 @@ def _print_table(
     rows: list[metric_rows.MetricRow], names: Sequence[str], run: queries.Run, limit: int | None
 ) -> None:
     if not rows:
-        click.echo(f"r{run.id} has no such rows." if run.rows else f"r{run.id} has logged no metrics.")
+        say.out(f"r{run.id} has no such rows." if run.rows else f"r{run.id} has logged no metrics.")
         return
     output = table.Output()
     columns = [table.Column("step", [Text(str(row.step)) for row in rows], "right")]
@@ -181,7 +181,7 @@ def _print_last(found: list[metric_rows.LastValue], run_id: int, *, as_csv: bool
             one.name: {"value": one.value, "step": one.step, "progress": one.progress, "time": one.time}
             for one in found
         }
-        click.echo(render.to_json({"run": f"r{run_id}", "last": told}))
+        say.raw(render.to_json({"run": f"r{run_id}", "last": told}) + "\n")
         return
     if as_csv:
         writer = csv.writer(table.ForPrograms(), lineterminator="\n")

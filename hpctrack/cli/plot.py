@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, runids, settings
-from hpctrack.cli import chart, common, completion, metrics, render, table
+from hpctrack.cli import chart, common, completion, metrics, render, say, table
 from hpctrack.store import lookup, metric_names, queries, series
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
         figures.write(path, charts)
         return
     for one in charts:
-        click.echo("\n".join(chart.draw(one, width, colour=output.coloured)))
+        say.coloured(*chart.draw(one, width, colour=output.coloured))
 
 
 def _split(connection: Connection, words: tuple[str, ...]) -> tuple[list[queries.Run], list[str]]:

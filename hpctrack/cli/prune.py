@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import click
 
 from hpctrack import settings
-from hpctrack.cli import common, completion, render
+from hpctrack.cli import common, completion, render, say
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -59,7 +58,7 @@ def command(
     with contextlib.closing(connecting) as connection:
         found = pruning.count(connection, before, experiment)
         if not as_json:
-            click.echo(_summary(found, before))
+            say.out(*_summary(found, before).split("\n"))
         deleted = records = 0
         if not dry_run:
             if found:
@@ -67,11 +66,9 @@ def command(
                 deleted = pruning.prune(connection, before, experiment)
             records = _remove_records(configuration, connection, before)
     if as_json:
-        click.echo(
-            json.dumps({"experiments": [_keys(one) for one in found], "deleted": deleted, "records": records})
-        )
+        say.json({"experiments": [_keys(one) for one in found], "deleted": deleted, "records": records})
     elif not dry_run:
-        click.echo(f"deleted {deleted} runs and {records} submission records in the spool")
+        say.out(f"deleted {deleted} runs and {records} submission records in the spool")
 
 
 def _summary(found: list[Prunable], before: datetime) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from datetime import datetime, timezone
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, runids, settings
-from hpctrack.cli import common, render
+from hpctrack.cli import common, render, say
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,12 +37,12 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
     report = _pass(configuration, cluster, user)
     news = [change for change in report.changes if _is_news(change)]
     if as_json:
-        click.echo(json.dumps({"changes": [_keys(change) for change in news], "error": report.error}))
+        say.json({"changes": [_keys(change) for change in news], "error": report.error})
     else:
         for change in news:
-            click.echo(_line(change))
+            say.out(_line(change))
         if not news and report.error is None:
-            click.echo("nothing changed")
+            say.out("nothing changed")
     if report.error is not None:
         raise errors.SlurmUnavailable(
             f"Slurm did not answer everything, nothing was concluded: {report.error}"

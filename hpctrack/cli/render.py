@@ -1,7 +1,7 @@
 """Records to what people and programs read. Pure; dashes are made here and nowhere else.
 
 What comes from a job (its name, its stderr) may hold anything, escape sequences for the terminal included:
-all of it goes through `clean` or `clean_lines`.
+all of it goes through `clean` or `clean_lines`, see `hpctrack.visible`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from hpctrack import looks
+from hpctrack import looks, visible
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 UNKNOWN = "-"
 WARNING = "#e04030"
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_CONTROL_IN_LINES = re.compile(r"(?!\n)" + _CONTROL.pattern)
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
@@ -37,20 +35,13 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|
 _SILENT_REASONS = frozenset((None, "", "None", "NonZeroExitCode", "RaisedSignal"))
 
 
-def clean(value: object) -> str:
-    """Return one line of text that a terminal can't mistake for commands."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(value))
-
-
-def harmless(text: str) -> str:
-    """Return lines of text that a terminal can't mistake for commands. JSON still is what it was."""
-    return _CONTROL_IN_LINES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+clean, harmless = visible.line, visible.in_json
 
 
 def clean_lines(text: str) -> list[str]:
     """Return the lines of a program's output, without colours, and with what progress bars drew last."""
     lines = _ESCAPE.sub("", text).replace("\r\n", "\n").rstrip("\n").split("\n")
-    return [clean(line.rstrip("\r").rpartition("\r")[2].expandtabs()) for line in lines]
+    return [visible.shown(line.rstrip("\r").rpartition("\r")[2].expandtabs()) for line in lines]
 
 
 def state(status: RunStatus | None, raw: str | None = None, *, plain: bool = False) -> Text:
@@ -127,14 +118,14 @@ def attempt(count: int) -> str:
 
 
 def notes(run: RunRow) -> list[str]:
-    """Return what is worth saying about a run beside its state."""
+    """Return what is worth saying about a run beside its state, not cleaned yet."""
     found: list[str] = []
     if run.exit_signal or run.exit_code:
         found.append(
             exit_text(run.exit_code, run.exit_signal) if run.exit_signal else f"exit {run.exit_code}"
         )
     if run.reason not in _SILENT_REASONS:
-        found.append(clean(run.reason))
+        found.append(str(run.reason))
     if run.attempt > 0:
         found.append(attempt(run.attempt))
     if run.lost > 0:

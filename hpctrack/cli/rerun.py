@@ -129,7 +129,7 @@ def _find(configuration: Settings, ref: runids.RunRef) -> tuple[rerun.Original, 
         raise errors.UsageError(f"{name} is no job but a command; run it again: {again}")
     original = rerun.Original(
         name=name,
-        line=shlex.split(found.submit_line),
+        line=_words(name, found.submit_line),
         script=_script(name, found),
         path=found.script_path or "",
         work_dir=found.work_dir or ".",
@@ -137,6 +137,14 @@ def _find(configuration: Settings, ref: runids.RunRef) -> tuple[rerun.Original, 
         task=run.array_task_id if len(ids) == 1 else None,
     )
     return original, str(found.uuid)
+
+
+def _words(name: str, line: str) -> list[str]:
+    """Return the words of a submit line, which its owner may have changed. Raises `errors.BadInput`."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise errors.BadInput(f"the submit line of {name} is none of a shell's: {error}: {line}") from None
 
 
 def _script(name: str, found: queries.Submission) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from hpctrack import errors, git, resources, settings, submission
-from hpctrack.cli import completion
+from hpctrack.cli import completion, say
 from hpctrack.stream import records
 
 #: Programs that are less of a name than the script they run.
@@ -51,7 +51,7 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
         record = _make(configuration, own, argv)
         path = records.write(configuration.spool, record)
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
-        click.echo(f"hpctrack: this command runs untracked: {error or type(error).__name__}", err=True)
+        say.note(f"this command runs untracked: {error or type(error).__name__}")
         _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     _register_meanwhile()
     options = _supervisor_options(configuration, path, f"{record.uuid}:-1")
@@ -125,7 +125,7 @@ def register() -> None:
         if configuration.personal:
             collector.ensure_running(configuration)
     except Exception as error:  # noqa: BLE001 (nobody waits for this process: one line is all it can say)
-        click.echo(f"hpctrack: {error} (what is logged is kept; deliver it with: hpctrack sync)", err=True)
+        say.note(f"{error} (what is logged is kept; deliver it with: hpctrack sync)")
 
 
 def _become(program: str, argv: list[str], environ: os._Environ[str] | dict[str, str]) -> None:

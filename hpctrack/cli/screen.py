@@ -99,7 +99,7 @@ class Screen:
         """Draw what a function returns, now and whenever the terminal changes."""
         self._drawing = drawing
         with self._console.capture() as captured:
-            self._console.print(Page(drawing(), application_mode=True), end="")
+            self._console.print(Page(drawing()), end="")
         _write(_HOME + captured.get())
 
     def wait(self, seconds: float) -> bool:

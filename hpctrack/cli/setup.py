@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, say
 
 
 @click.command()
@@ -82,16 +82,16 @@ def command(
     if configuration.personal and (wanted or show_details is not None):
         raise errors.UsageError("rights are for a server that others use, but none is configured")
     report = migrate.setup(configuration, files)
-    click.echo(f"{report.where}:")
+    say.out(f"{report.where}:")
     for step in report.steps:
         what = "migration" if step.built_in else "file"
-        click.echo(f"  {what} {step.name}: {'applied' if step.applied else 'applied before'}")
+        say.out(f"  {what} {step.name}: {'applied' if step.applied else 'applied before'}")
     if configuration.personal:
         return
     for grant in roles.apply(configuration, wanted, show_details=show_details):
-        click.echo(f"  {grant.kind.value} {grant.role}: {'granted before' if grant.known else 'granted'}")
+        say.out(f"  {grant.kind.value} {grant.role}: {'granted before' if grant.known else 'granted'}")
         for note in grant.notes:
-            click.echo(f"hpctrack: {grant.role} {note}", err=True)
+            say.note(f"{grant.role} {note}")
 
 
 def _take_over(configuration: settings.Settings) -> None:
@@ -99,7 +99,5 @@ def _take_over(configuration: settings.Settings) -> None:
         raise errors.UsageError("--take-over is for the embedded PostgreSQL, but a server is configured")
     from hpctrack.store import embedded
 
-    click.echo(
-        "Taking over: where another host owned it, this waits two minutes for its server to end.", err=True
-    )
-    click.echo(embedded.take_over(configuration), err=True)
+    say.err("Taking over: where another host owned it, this waits two minutes for its server to end.")
+    say.err(embedded.take_over(configuration))

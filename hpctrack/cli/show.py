@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, detail, render, table
+from hpctrack.cli import common, detail, render, say, table
 from hpctrack.store import attempt_resources, lookup, metric_names, queries, series
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def command(
             _print_env(connection, run)
         elif as_json:
             story = _story(connection, run, table.Output())
-            click.echo(render.to_json({**detail.to_object(story), "env": story.environment()}))
+            say.raw(render.to_json({**detail.to_object(story), "env": story.environment()}) + "\n")
         else:
             output = table.Output()
             output.print(*detail.draw(_story(connection, run, output), output))
@@ -86,7 +86,7 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
         words = (f"r{run.id}", run.job, run.job_name)
         label = " ".join(render.clean(word) for word in words if word)
         one = chart.Chart(render.clean(name), (chart.Line(label, found[name]),))
-        click.echo("\n".join(chart.draw(one, width)))
+        say.out(*chart.draw(one, width))
 
 
 def _submission(connection: Connection, run: queries.Run) -> queries.Submission:
@@ -107,11 +107,15 @@ def _print_script(connection: Connection, run: queries.Run) -> None:
 
 def _print_env(connection: Connection, run: queries.Run) -> None:
     merged: dict[str, Any] = detail.environment(run, _submission(connection, run))
-    _print_text("".join(f"{name}={value}\n" for name, value in merged.items()))
+    lines = [f"{name}={value}" for name, value in merged.items()]
+    if sys.stdout.isatty():
+        say.out(*lines)
+    else:
+        say.raw("".join(line + "\n" for line in lines))
 
 
 def _print_text(text: str) -> None:
     """Print a text from the database: as it is into a pipe or file, harmless on a terminal."""
     if sys.stdout.isatty():
         text = "".join(line + "\n" for line in render.clean_lines(text))
-    click.echo(text, nl=False)
+    say.raw(text)

@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, runids, settings, where, words
-from hpctrack.cli import columns, common, completion, listing, render, table
+from hpctrack.cli import columns, common, completion, listing, render, say, table
 from hpctrack.cli.question import Question, ask
 from hpctrack.store import attempt_resources, filters, lists, queries
 
@@ -46,7 +46,7 @@ def _format(
     ctx: click.Context, _param: click.Parameter, text: str | None
 ) -> tuple[columns.Chosen, ...] | None:
     if text is not None and text.strip().lower() == "help":
-        click.echo(columns.explain())
+        say.out(*columns.explain().split("\n"))
         ctx.exit()
     return None if text is None else columns.parse(text)
 
@@ -144,7 +144,7 @@ def command(
         elif form:
             _print_rows(connection, question, form, chosen, everything=everything)
         elif as_json:
-            click.echo(render.to_json(to_object(ask(connection, question))))
+            say.raw(render.to_json(to_object(ask(connection, question))) + "\n")
         else:
             output = table.Output()
             answer = ask(connection, question, chosen)
@@ -183,7 +183,7 @@ def _print_rows(
         now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
     table.ForPrograms().writelines(write(chosen or columns.parse(columns.DEFAULT), runs, now))
     if further:
-        click.echo(f"hpctrack: more runs match: --after {further} goes on, --all prints all", err=True)
+        say.note(f"more runs match: --after {further} goes on, --all prints all")
 
 
 def to_object(answer: listing.Answer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import settings, submission
-from hpctrack.cli import completion
+from hpctrack.cli import completion, say
 from hpctrack.slurm import environment, options, submit
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Verbatim(click.Command):
         """Take the arguments as they are."""
         own, rest = submission.parse_own(args)
         if rest[:1] == ["--help"]:
-            click.echo(ctx.get_help())
+            say.raw(ctx.get_help() + "\n")
             ctx.exit()
         ctx.params = {"own": own, "arguments": rest, "line": ["hpctrack", "sbatch", *args]}
         return []
@@ -76,7 +76,7 @@ def submit_order(order: submit.Order) -> int:
 
 
 def _say(message: str) -> None:
-    click.echo("hpctrack: " + " ".join(message.split()), err=True)
+    say.note(message)
 
 
 def _end_as(returncode: int) -> int:

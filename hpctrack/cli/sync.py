@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, render
+from hpctrack.cli import bar, common, render, say
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -38,7 +38,7 @@ def command(*, config_path: str | None) -> None:
         if starting.ensure_running(configuration):
             starting.wait_for_addresses(configuration)
     delivered, size, problems = _deliver(configuration, waiting)
-    click.echo(_summary(registered, delivered, size, len(waiting) - delivered))
+    say.out(_summary(registered, delivered, size, len(waiting) - delivered))
     if problems:
         raise problems[0]
 
@@ -56,8 +56,7 @@ def _register(configuration: Settings) -> tuple[int, int]:
 
 def _deliver(configuration: Settings, waiting: list[Spooled]) -> tuple[int, int, list[errors.HpctrackError]]:
     """Return how many folders and bytes were delivered, and what went wrong."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import DownloadColumn
 
     from hpctrack.stream import spool
     from hpctrack.stream.collector import starting
@@ -67,20 +66,11 @@ def _deliver(configuration: Settings, waiting: list[Spooled]) -> tuple[int, int,
 
     delivered = size = 0
     problems: list[errors.HpctrackError] = []
-    columns = (
-        "[progress.description]{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("delivering", total=sum(spooled.size for spooled in waiting))
+    total = sum(spooled.size for spooled in waiting)
+    with bar.shown("delivering", total, DownloadColumn) as advance:
         for spooled in waiting:
             try:
-                done = spool.deliver(
-                    spooled, configuration.spool, addresses, lambda count: bar.advance(task, count)
-                )
+                done = spool.deliver(spooled, configuration.spool, addresses, advance)
             except errors.CollectorUnavailable:
                 problems.append(_unanswered(spooled, addresses()))
                 if not delivered and len(problems) == _SILENCE_ENOUGH:

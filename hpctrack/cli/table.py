@@ -7,15 +7,17 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
+from rich.console import Console, RenderHook
 from rich.text import Text
 
+from hpctrack import visible
 from hpctrack.cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import ConsoleOptions, ConsoleRenderable, RenderableType
+    from rich.segment import Segment
     from rich.table import Table
 
 _GAP = 2
@@ -112,7 +114,7 @@ class ForPrograms:
 
     def write(self, text: str) -> None:
         """Write text."""
-        sys.stdout.write(render.harmless(text) if self._shown else text)
+        sys.stdout.write(visible.in_json(text) if self._shown else text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write lines."""
@@ -120,11 +122,29 @@ class ForPrograms:
             self.write(line)
 
 
+class _Visible(RenderHook):
+    """Cleans all that is printed: only styles command the terminal."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Wrap what is to be printed."""
+        return [_Cleaned(renderable) for renderable in renderables]
+
+
+class _Cleaned:
+    def __init__(self, renderable: ConsoleRenderable) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._renderable, options):
+            yield segment if segment.control else segment._replace(text=visible.lines(segment.text))
+
+
 class Output:
     """Standard output: a terminal with its width and colours, or a pipe without any."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, markup=False, emoji=False)
+        self.console.push_render_hook(_Visible())
         self.plain = not self.console.is_terminal
         #: Whether blocks and glyphs can be written.
         self.unicode = self.console.encoding.lower().startswith("utf")
@@ -152,7 +172,7 @@ class Output:
             return
         for part in parts:
             text = part.plain if isinstance(part, Text) else _rendered(part)
-            sys.stdout.write("".join(line.rstrip() + "\n" for line in text.split("\n")))
+            sys.stdout.write("".join(visible.shown(line.rstrip()) + "\n" for line in text.split("\n")))
 
 
 def _rendered(part: RenderableType) -> str:

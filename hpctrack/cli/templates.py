@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
 from hpctrack import errors, resources
-from hpctrack.cli import common
+from hpctrack.cli import common, say
 
 
 class Template(NamedTuple):
@@ -52,20 +51,20 @@ def command(*, name: str | None, output: str | None, as_json: bool) -> None:
     if chosen is None:
         raise errors.UsageError(f"no template {name!r}: " + ", ".join(one.name for one in templates))
     if output is not None:
-        click.echo(_copy(chosen, Path(output)))
+        say.out(_copy(chosen, Path(output)))
     elif as_json:
-        click.echo(json.dumps(chosen._asdict()))
+        say.json(chosen._asdict())
     else:
-        click.echo(chosen.text, nl=False)
+        say.raw(chosen.text)
 
 
 def _list(templates: list[Template], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"templates": [one._asdict() for one in templates]}))
+        say.json({"templates": [one._asdict() for one in templates]})
         return
     width = max(len(one.name) for one in templates)
     for one in templates:
-        click.echo(f"{one.name:<{width}}  {one.about}")
+        say.out(f"{one.name:<{width}}  {one.about}")
 
 
 def _copy(template: Template, target: Path) -> str:
