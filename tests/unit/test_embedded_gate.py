@@ -15,7 +15,9 @@ from tests.integration.embedded.crowd import startup
 SUCCESS = b"R\0\0\0\x08\0\0\0\0"
 SASL = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"
 QUESTION = b"\0\0\0\x08\x04\xd2\x16\x2f"
-HELLO = startup("alice")
+KEY = "0123456789abcdef"
+HELLO = startup("alice", gate.options(KEY))
+READY = b"K\0\0\0\x0c\0\0\0\x07secrZ\0\0\0\x05I"
 
 
 class Backend:
@@ -54,7 +56,7 @@ def backend(tmp_path):
 @pytest.fixture
 def door(backend):
     """The address of a gate that is open to 127.0.0.1."""
-    opened = gate.Gate(backend.path)
+    opened = gate.Gate(backend.path, KEY)
     port, addresses = opened.open(["127.0.0.1"], ["127.0.0.1"])
     over = threading.Event()
 
@@ -93,8 +95,8 @@ def log_in(door, backend):
     client = knock(door, HELLO)
     server = backend.accept()
     assert receive(server, len(HELLO)) == HELLO
-    server.sendall(SUCCESS)
-    assert receive(client, len(SUCCESS)) == SUCCESS
+    server.sendall(SUCCESS + READY)
+    assert receive(client, len(SUCCESS + READY)) == SUCCESS + READY
     return client, server
 
 
@@ -118,9 +120,14 @@ def test_nothing_reaches_postgresql_before_the_startup_message_is_whole(door, ba
         struct.pack("!II", 0xFFFFFFFF, 196608),
         b"GET / HTTP/1.1\r\n\r\n",
         QUESTION * 1000,
+        startup("alice"),
+        startup("alice", gate.options(KEY.upper())),
+        startup("alice", gate.options("")),
+        startup(KEY),
+        struct.pack("!IIII", 16, 80877102, 7, 7),
     ],
 )
-def test_what_is_no_startup_message_is_hung_up_on(door, backend, said):
+def test_what_is_no_startup_message_with_the_key_is_hung_up_on(door, backend, said):
     client = knock(door)
     with contextlib.suppress(ConnectionError):
         client.sendall(said)
@@ -131,9 +138,10 @@ def test_what_is_no_startup_message_is_hung_up_on(door, backend, said):
 
 
 def test_the_oldest_silent_one_makes_room(door):
-    silent = [knock(door) for _ in range(gate._MAX_SILENT)]
-    silent[-1].sendall(QUESTION)
-    assert silent[-1].recv(1) == b"N"  # so all have been let in
+    silent = []
+    for _ in range(gate._MAX_SILENT):
+        silent.append(knock(door, QUESTION))
+        assert silent[-1].recv(1) == b"N"  # so it has been let in
     last = knock(door, QUESTION)
     assert last.recv(1) == b"N"
     assert hung_up_on(silent[0])
@@ -166,11 +174,42 @@ def test_a_success_that_comes_in_pieces_and_after_other_messages_is_seen(door, b
         for number in range(len(piece)):
             server.sendall(piece[number : number + 1])
     assert receive(client, len(SASL) + len(other) + len(SUCCESS)) == SASL + other + SUCCESS
-    crowd = [knock(door, HELLO) for _ in range(2 * gate._MAX_LOGINS)]
-    served = [backend.accept() for _ in crowd]
+    others = []
+    for _ in range(gate._MAX_LOGINS):
+        others.append((knock(door, HELLO), backend.accept()))
     client.sendall(b"still here")
     assert receive(server, len(HELLO) + 10) == HELLO + b"still here"
-    assert len(served) == len(crowd)
+
+
+def test_who_hangs_up_counts_until_postgresql_has_let_go(door, backend):
+    served = []
+    for _ in range(gate._MAX_LEAVING):
+        client = knock(door, HELLO)
+        served.append(backend.accept())
+        assert receive(served[-1], len(HELLO)) == HELLO
+        client.close()
+        assert served[-1].recv(1) == b""
+    assert hung_up_on(knock(door, HELLO))
+    assert backend.nobody_waits()
+    for server in served:
+        server.sendall(SASL)  # said too late
+        server.close()
+    client = knock(door, HELLO)
+    while says_something_soon(client):
+        client = knock(door, HELLO)
+    assert receive(backend.accept(), len(HELLO)) == HELLO
+
+
+def test_only_what_runs_behind_the_door_can_be_cancelled(door, backend):
+    client, server = log_in(door, backend)
+    cancel = struct.pack("!II", 16, 80877102) + READY[5:13]
+    asking = knock(door, cancel)
+    assert receive(backend.accept(), 16) == cancel
+    asking.close()
+    assert hung_up_on(knock(door, cancel[:-1] + b"x"))
+    assert backend.nobody_waits()
+    client.sendall(b"x")
+    assert receive(server, 1) == b"x"
 
 
 def test_sessions_are_bounded_and_say_so(door, backend):
@@ -182,7 +221,22 @@ def test_sessions_are_bounded_and_say_so(door, backend):
     assert struct.unpack("!I", said[1:5])[0] == len(said) - 1
     sessions[0][0].close()
     assert receive(sessions[0][1], 1) == b""
-    log_in(door, backend)
+    refused = knock(door, HELLO)
+    assert receive(refused, 1) == b"E"  # PostgreSQL has not let go of it
+    sessions[0][1].close()
+    while True:
+        client = knock(door, HELLO)
+        if not says_something_soon(client):
+            break
+    assert receive(backend.accept(), len(HELLO)) == HELLO
+
+
+def says_something_soon(client):
+    client.settimeout(0.3)
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        client.recv(1)
+        return True
+    return False
 
 
 def test_what_one_side_said_last_arrives_and_a_slow_reader_holds_the_other_back(door, backend):
@@ -198,7 +252,7 @@ def test_what_one_side_said_last_arrives_and_a_slow_reader_holds_the_other_back(
 
 
 def test_who_is_no_guest_is_hung_up_on_at_once(backend):
-    opened = gate.Gate(backend.path)
+    opened = gate.Gate(backend.path, KEY)
     port, addresses = opened.open(["127.0.0.1"], ["127.0.0.9"])
     stranger = knock((addresses[0], port), HELLO)
     opened.turn(5)
@@ -213,7 +267,7 @@ def test_who_is_no_guest_is_hung_up_on_at_once(backend):
 
 
 def test_addresses_share_a_port_and_foreign_ones_are_passed_over(backend):
-    opened = gate.Gate(backend.path)
+    opened = gate.Gate(backend.path, KEY)
     guests = ["127.0.0.1"]
     port, addresses = opened.open(["127.0.0.1", "127.0.0.2", "198.51.100.1", "nonsense"], guests)
     assert addresses == ("127.0.0.1", "127.0.0.2")

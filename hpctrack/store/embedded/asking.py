@@ -45,6 +45,16 @@ class Reach(NamedTuple):
     addresses: tuple[str, ...]
     #: Addresses that are let in.
     guests: tuple[str, ...]
+    #: What they have to say first (`gate`).
+    key: str
+
+
+class Door(NamedTuple):
+    """Where a server answers."""
+
+    address: str
+    port: int
+    key: str
 
 
 def ask(place: Place, record: Owner, name: str) -> bool:
@@ -56,14 +66,20 @@ def ask(place: Place, record: Owner, name: str) -> bool:
     ways = list(_ways(record.addresses))
     text = json.dumps({"ways": ways}).encode()
     with contextlib.suppress(OSError):
-        age = time.time() - path.stat().st_mtime
-        if files.read(str(path), _MAX_BYTES) == text and age < _LAPSE_SECONDS:
-            if age > _AGAIN_SECONDS:
-                os.utime(path)
+        young = time.time() - path.stat().st_mtime < _LAPSE_SECONDS
+        if young and files.read(str(path), _MAX_BYTES) == text:
             return False
     files.make_folder(str(place.asked), within=str(place.base))
     files.replace(str(path), text)
     return True
+
+
+def note_visit(place: Place, name: str) -> None:
+    """Have a host that comes through the door not be forgotten."""
+    path = place.asked / name
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > _AGAIN_SECONDS:
+            os.utime(path)
 
 
 def asked(place: Place) -> list[Way]:
@@ -86,7 +102,11 @@ def read(place: Place, record: Owner) -> Reach | None:
     try:
         fields = json.loads(files.read(str(place.reach_file), _MAX_BYTES))
         reach = Reach(
-            fields["token"], int(fields["port"]), tuple(fields["addresses"]), tuple(fields["guests"])
+            fields["token"],
+            int(fields["port"]),
+            tuple(fields["addresses"]),
+            tuple(fields["guests"]),
+            fields["key"],
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -104,13 +124,13 @@ def withdraw(place: Place, record: Owner) -> None:
         place.reach_file.unlink(missing_ok=True)
 
 
-def answering(place: Place, record: Owner) -> tuple[str, int] | None:
+def answering(place: Place, record: Owner) -> Door | None:
     """Return where the server of another host answers, if it does."""
     reach = read(place, record)
     if reach is None:
         return None
     address = listening.answering(reach.addresses, reach.port)
-    return None if address is None else (address, reach.port)
+    return None if address is None else Door(address, reach.port, reach.key)
 
 
 def _ways(addresses: tuple[str, ...]) -> Iterator[Way]:

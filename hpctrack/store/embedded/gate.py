@@ -5,11 +5,13 @@ PostgreSQL itself gives each connection one of its ``max_connections``, and keep
 socket only, and this passes on what comes over TCP, within bounds that leave it room:
 
 * only from addresses that were let in (`Gate.open`); all others are hung up on at once;
-* one that has not said what it wants is known here only; PostgreSQL sees it once its startup message is whole
-  (PostgreSQL manual, "Message Flow");
-* of those who have not logged in yet there are so many; the next one takes the place of the oldest. A login
-  takes milliseconds, so whoever means it is through before;
-* of those who have logged in, who are all the user's own, there are so many, too.
+* one that has not said what it wants is known here only; there are so many, and the next one takes the place
+  of the oldest;
+* PostgreSQL sees a connection once its startup message is whole and holds the key of the door, which only who
+  can read the private folder knows (PostgreSQL manual, "Message Flow"). It goes as a setting of its own that
+  PostgreSQL does not care about. It crosses the network in clear, so it is no password: that is asked for
+  behind the door;
+* of those who log in there are so many, too, until PostgreSQL has let go of them, and of those who have.
 
 It is one thread: `turn` serves what is there, and returns. Nothing is kept beyond a few buffers.
 """
@@ -26,9 +28,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MAX_SILENT = 64
-#: Of PostgreSQL's 50 connections, those that log in, and those that have; some are reserved.
-_MAX_LOGINS = 8
+_MAX_SILENT = 256
+#: Of PostgreSQL's 50 connections: those that log in, those that it has not let go of yet, and those that have
+#: logged in.
+_MAX_LOGINS = 6
+_MAX_LEAVING = 6
 _MAX_SESSIONS = 24
 _LOGIN_SECONDS = 8.0
 _BUFFER = 1 << 18
@@ -39,6 +43,12 @@ _MAX_QUESTIONS = 8
 _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
 _FULL = b"SFATAL\0VFATAL\0C53300\0Mtoo many sessions from other hosts\0\0"
 _EPHEMERAL_ATTEMPTS = 20
+_SETTING = "hpctrack.door"
+
+
+def options(key: str) -> str:
+    """Return what a connection through a door has to say (libpq's ``options``)."""
+    return f"-c {_SETTING}={key}"
 
 
 class _Link:
@@ -50,33 +60,43 @@ class _Link:
         self.deadline = time.monotonic() + _LOGIN_SECONDS
         self.to_server = bytearray()
         self.to_client = bytearray()
-        #: What PostgreSQL said that is not understood yet, until the login has succeeded.
-        self.said = bytearray()
+        #: What PostgreSQL said that is not understood yet, until it is ready for statements.
+        self.said: bytearray | None = bytearray()
+        self.is_in = False
+        #: With which a statement of this session can be cancelled.
+        self.cancel_key = b""
         self.ending = False
 
     @property
     def is_open(self) -> bool:
         return self.client.fileno() >= 0
 
-    def hears_success(self, data: bytes) -> bool:
-        """Take in what PostgreSQL says; whether that is AuthenticationOk."""
+    def hear(self, data: bytes) -> None:
+        """Take in what PostgreSQL says: whether the login has succeeded (AuthenticationOk), and its key."""
+        if self.said is None:
+            return
         self.said += data
-        while len(self.said) >= 9:
-            kind, length, code = struct.unpack_from("!cII", self.said)
-            if kind == b"R" and code == 0:
-                return True
+        while len(self.said) >= 5:
+            kind, length = struct.unpack_from("!cI", self.said)
             if len(self.said) < 1 + length:
-                break
+                return
+            contents = bytes(self.said[5 : 1 + length])
             del self.said[: 1 + length]
-        return False
+            self.is_in = self.is_in or (kind == b"R" and contents == bytes(4))
+            if kind == b"K":
+                self.cancel_key = contents
+            if kind == b"Z":
+                self.said = None
+                return
 
 
 class Gate:
     """Passes connections on to a Unix socket."""
 
-    def __init__(self, target: str) -> None:
-        """``target``: path of the socket."""
+    def __init__(self, target: str, key: str) -> None:
+        """``target``: path of the socket; ``key``: what a startup message has to hold."""
         self._target = target
+        self._key = f"{_SETTING}={key}".encode()
         self._selector = selectors.DefaultSelector()
         self._wanted: tuple[str, ...] = ()
         self._doors: dict[str, socket.socket] = {}
@@ -85,6 +105,8 @@ class Gate:
         self._silent: dict[_Link, None] = {}
         self._logins: dict[_Link, None] = {}
         self._sessions: dict[_Link, None] = {}
+        #: Connections to PostgreSQL that nobody is behind any more, and whether they have logged in.
+        self._leaving: dict[socket.socket, bool] = {}
 
     def open(self, addresses: Iterable[str], guests: Iterable[str]) -> tuple[int, tuple[str, ...]]:
         """Listen on those of the addresses that are of this host, for guests alone.
@@ -109,6 +131,9 @@ class Gate:
                 self._accept(key.fileobj)  # type: ignore[arg-type]
                 continue
             link, side = key.data
+            if link is None:
+                self._see_off(key.fileobj)  # type: ignore[arg-type]
+                continue
             try:
                 self._serve(link, side, events)
             except OSError:
@@ -123,6 +148,8 @@ class Gate:
         self._shut_doors()
         for link in [*self._silent, *self._logins, *self._sessions]:
             self._close(link)
+        for server in self._leaving:
+            server.close()
         self._selector.close()
 
     def _shut_doors(self) -> None:
@@ -178,10 +205,10 @@ class Gate:
                 self._start(link)
         else:
             link.to_client += data
-            if link in self._logins and link.hears_success(data):
+            link.hear(data)
+            if link.is_in and link in self._logins:
                 del self._logins[link]
                 self._sessions[link] = None
-                link.said.clear()
 
     def _end(self, link: _Link, side: str) -> None:
         """One side has hung up: the other gets what is left for it, and that is all."""
@@ -212,16 +239,46 @@ class Gate:
             link.to_client += b"N"
         if len(said) < 8 or len(said) < length:
             return
-        if len(self._sessions) >= _MAX_SESSIONS and code != _CANCEL:
+        if code == _CANCEL:
+            self._admit(link, any(said[8:length] == other.cancel_key for other in self._sessions))
+        elif len(self._sessions) + self._count_leaving(True) >= _MAX_SESSIONS and self._key in said[8:length]:
             link.to_client += b"E" + struct.pack("!I", 4 + len(_FULL)) + _FULL
             link.ending = True
+        else:
+            self._admit(link, self._key in said[8:length])
+
+    def _count_leaving(self, are_in: bool) -> int:
+        return sum(is_in is are_in for is_in in self._leaving.values())
+
+    def _admit(self, link: _Link, may_come_in: bool) -> None:
+        """Connect a client to PostgreSQL, or hang up on it."""
+        if not may_come_in or self._count_leaving(False) >= _MAX_LEAVING:
+            self._close(link)
             return
         self._evict(self._logins, _MAX_LOGINS)
-        link.server = socket.socket(socket.AF_UNIX)
-        link.server.setblocking(False)
-        link.server.connect(self._target)  # at once, or not at all (unix(7))
+        server = socket.socket(socket.AF_UNIX)
+        try:
+            server.setblocking(False)
+            server.connect(self._target)  # at once, or not at all (unix(7))
+        except OSError:
+            server.close()
+            raise
+        link.server = server
         del self._silent[link]
         self._logins[link] = None
+
+    def _see_off(self, server: socket.socket) -> None:
+        """Let go of a connection that nobody is behind once PostgreSQL has."""
+        try:
+            gone = not server.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        if gone:
+            self._selector.unregister(server)
+            del self._leaving[server]
+            server.close()
 
     def _arm(self, link: _Link) -> None:
         """Wait for what can go on: what is full or has ended is not read from."""
@@ -246,10 +303,22 @@ class Gate:
         for group in (self._silent, self._logins, self._sessions):
             group.pop(link, None)
         for end in (link.client, link.server):
-            if end is not None and end.fileno() >= 0:
-                with contextlib.suppress(KeyError, ValueError):
-                    self._selector.unregister(end)
-                end.close()
+            if end is not None and end.fileno() in self._selector.get_map():
+                self._selector.unregister(end)
+        if link.is_open:
+            link.client.close()
+        if link.server is not None:
+            self._leave(link.server, link.is_in)
+            link.server = None
+
+    def _leave(self, server: socket.socket, is_in: bool) -> None:
+        try:
+            server.shutdown(socket.SHUT_WR)
+        except OSError:
+            server.close()
+            return
+        self._selector.register(server, selectors.EVENT_READ, (None, "server"))
+        self._leaving[server] = is_in
 
 
 def _listen(addresses: tuple[str, ...]) -> dict[str, socket.socket]:

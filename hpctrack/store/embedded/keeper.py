@@ -106,8 +106,8 @@ class Keeper:
         self._server = server
         self._listen = listen
         self._idle_exit = idle_exit
-        self._gate = gate.Gate(str(Path(record.socket_dir, cluster_folder.SOCKET)))
-        self._reach: Reach | None = None
+        self._key = os.urandom(16).hex()
+        self._gate = gate.Gate(str(Path(record.socket_dir, cluster_folder.SOCKET)), self._key)
         self._sessions = _Sessions(server.pid)
         self._used = time.monotonic()
         self._mark = launch.use_mark(place)
@@ -176,7 +176,7 @@ class Keeper:
             told = (
                 listening.addresses(self._record.host, self._listen) if port and self._listen else addresses
             )
-            reach = Reach(self._record.token, port, told, guests)
+            reach = Reach(self._record.token, port, told, guests, self._key)
             if reach != asking.read(self._place, self._record):
                 asking.publish(self._place, reach)
 

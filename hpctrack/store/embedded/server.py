@@ -91,6 +91,8 @@ def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
         params = _wait_elsewhere(place, here)
     else:
         params = server_status.params(place, seen) or _ensure_locked(place, settings, here)
+    if seen.door is not None:
+        asking.note_visit(place, here.name)
     launch.note_use(place)
     return params
 

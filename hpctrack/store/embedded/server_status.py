@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.store.embedded import asking, cluster_folder, listening, owner, postmaster
+from hpctrack.store.embedded import asking, cluster_folder, gate, listening, owner, postmaster
 from hpctrack.store.embedded.owner import Action, Host, Owner
 
 if TYPE_CHECKING:
+    from hpctrack.store.embedded.asking import Door
     from hpctrack.store.embedded.cluster_folder import Place
 
 
@@ -20,8 +21,8 @@ class Seen(NamedTuple):
     record: Owner | None
     #: The living postmaster, if this boot of this host runs it.
     pid: int | None
-    #: Where the server of another host answers: address and port.
-    address: tuple[str, int] | None
+    #: Where the server of another host answers.
+    door: Door | None
 
 
 def look(place: Place, here: Host) -> Seen:
@@ -32,18 +33,19 @@ def look(place: Place, here: Host) -> Seen:
         record = owner.read(place.owner_file)  # not a server that started just now
         leftover = record is None
     foreign = record is not None and record.host != here.name
-    address = asking.answering(place, record) if record is not None and foreign else None
+    door = asking.answering(place, record) if record is not None and foreign else None
     pid = postmaster.find(place, record, here)
-    action = owner.decide(record, here, alive=pid is not None, answers=address is not None, leftover=leftover)
-    return Seen(action, record, pid, address)
+    action = owner.decide(record, here, alive=pid is not None, answers=door is not None, leftover=leftover)
+    return Seen(action, record, pid, door)
 
 
 def params(place: Place, seen: Seen) -> dict[str, str] | None:
     """Return libpq parameters of the server that was seen; None if it accepts no connections now."""
     if seen.record is None:
         return None
-    if seen.address is not None:
-        return cluster_folder.connection_params(place, *seen.address)
+    if seen.door is not None:
+        address, port, key = seen.door
+        return {**cluster_folder.connection_params(place, address, port), "options": gate.options(key)}
     if seen.action is Action.USE_HERE and seen.pid is not None and postmaster.is_ready(place, seen.pid):
         return local_params(place, seen.record, seen.pid)
     return None

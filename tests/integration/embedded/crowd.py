@@ -1,7 +1,7 @@
 """A crowd at a door: connections that stand there and say nothing, or half of what is needed.
 
-Run as ``crowd.py ADDRESS PORT USER``, it says ``here`` once all have come, replaces those that are hung up on
-until its standard input ends, and then says how many it made.
+Run as ``crowd.py ADDRESS PORT USER OPTIONS`` it says ``here`` once all have come, replaces those who are
+hung up on until its standard input ends, and then says how many it made.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import sys
 EACH = 200
 
 
-def startup(user: str) -> bytes:
+def startup(user: str, options: str = "") -> bytes:
     """Return a startup message (PostgreSQL manual, "Message Formats")."""
-    body = struct.pack("!I", 196608) + f"user\0{user}\0database\0hpctrack\0\0".encode()
+    words = f"user\0{user}\0database\0hpctrack\0" + (f"options\0{options}\0" if options else "")
+    body = struct.pack("!I", 196608) + words.encode() + b"\0"
     return struct.pack("!I", 4 + len(body)) + body
 
 
@@ -30,8 +31,8 @@ def stand(address: tuple[str, int], said: bytes) -> socket.socket:
 
 def main() -> None:
     """Stand at the door."""
-    address, user = (sys.argv[1], int(sys.argv[2])), sys.argv[3]
-    words = [b"", startup(user), startup(user)[:20], b"\0\0\0\x08\x04\xd2\x16\x2f"]
+    address, whole = (sys.argv[1], int(sys.argv[2])), startup(sys.argv[3], sys.argv[4])
+    words = [b"", whole, whole[:20], b"\0\0\0\x08\x04\xd2\x16\x2f"]
     standing = {}
     made, said = 0, False
     wanted = [word for word in words for _ in range(EACH // 2)]

@@ -69,8 +69,8 @@ def through_the_door(settings):
     return params
 
 
-def standing_crowd(settings, address, port):
-    arguments = [str(crowd.__file__), address, str(port), embedded.ensure(settings)["user"]]
+def standing_crowd(params, options):
+    arguments = [crowd.__file__, params["host"], params["port"], params["user"], options]
     return subprocess.Popen(
         [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -84,11 +84,12 @@ def test_nobody_can_knock_where_no_host_has_asked(settings):
     assert listening_sockets(*processes(settings)) == []
 
 
-def test_its_owner_gets_in_while_a_crowd_stands_at_the_door(settings):
+@pytest.mark.parametrize("knows_the_key", [False, True])
+def test_its_owner_gets_in_while_a_crowd_stands_at_the_door(settings, knows_the_key):
     here = embedded.ensure(settings)
     there = embedded.ensure(settings, ELSEWHERE)
     assert len(listening_sockets(*processes(settings))) == 1
-    strangers = standing_crowd(settings, there["host"], there["port"])
+    strangers = standing_crowd(there, there["options"] if knows_the_key else "")
     try:
         assert strangers.stdout.readline() == "here\n"
         for _ in range(10):
@@ -159,13 +160,14 @@ def test_a_host_that_has_asked_is_let_in_from_each_start_on(settings):
     embedded.ensure(settings, Host("login3", HERE.boot_id))
     embedded.stop(settings, Host("login3", HERE.boot_id))
     embedded.ensure(settings, HERE)
-    asked = embedded.ensure(settings, ELSEWHERE)
+    embedded.ensure(settings, ELSEWHERE)
     embedded.stop(settings, HERE)
     embedded.ensure(settings, HERE)
     record = owner.read(Place.of(settings).owner_file)
     reach = eventually(lambda: asking.read(Place.of(settings), record))
     assert reach.guests == ("127.0.0.1",)
-    assert ask(embedded.ensure(settings, ELSEWHERE)) == ask({**asked, "port": str(reach.port)}) == "hpctrack"
+    assert embedded.ensure(settings, ELSEWHERE)["port"] == str(reach.port)
+    assert ask(embedded.ensure(settings, ELSEWHERE)) == "hpctrack"
 
 
 def test_a_host_that_has_not_come_for_a_month_is_forgotten(settings):
@@ -272,7 +274,7 @@ with socket.create_connection((address, int(port)), timeout=5, source_address=(o
     ]
     assert answers == ["b'N'", "b''"]
     strangers = subprocess.Popen(
-        network.on_node(sys.executable, crowd.__file__, reach.addresses[0], str(reach.port), "root"),
+        network.on_node(sys.executable, crowd.__file__, reach.addresses[0], str(reach.port), "root", ""),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -294,7 +296,7 @@ def test_a_silent_one_is_hung_up_on(settings):
     with socket.create_connection((there["host"], int(there["port"])), timeout=60) as silent:
         assert silent.recv(1) == b""
     with socket.create_connection((there["host"], int(there["port"])), timeout=60) as half:
-        half.sendall(crowd.startup("root"))
+        half.sendall(crowd.startup("root", there["options"]))
         said = b""
         while piece := half.recv(4096):
             said += piece

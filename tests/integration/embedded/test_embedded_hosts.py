@@ -117,7 +117,7 @@ def test_a_server_that_only_does_not_answer_is_not_taken_over(settings):
     embedded.ensure(settings, ELSEWHERE)
     place = Place.of(settings)
     running = owner.read(place.owner_file)
-    asking.publish(place, asking.Reach(running.token, 1, ("127.0.0.1",), ()))  # as behind a firewall
+    asking.publish(place, asking.Reach(running.token, 1, ("127.0.0.1",), (), ""))  # as behind a firewall
     grow_old(settings)
     os.kill(parent(running.pid), signal.SIGSTOP)  # its keeper, who would mend that
     try:
