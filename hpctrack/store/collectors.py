@@ -49,8 +49,8 @@ class CollectorRow:
 
 def run_keys(
     connection: Connection, names: Collection[tuple[bytes, int]]
-) -> dict[tuple[bytes, int], tuple[int, bytes]]:
-    """Return id and secret of runs by submission (16 bytes) and task; those that do not exist are left out.
+) -> dict[tuple[bytes, int], tuple[int, bytes, str]]:
+    """Return id, secret and user of runs by submission (16 bytes) and task; unknown ones are left out.
 
     Raises `errors.StoreError`.
     """
@@ -58,7 +58,10 @@ def run_keys(
         rows: list[tuple[Any, ...]] = connection.execute(
             statement("fetch_run_keys"), _names(names)
         ).fetchall()
-    return {(submission.bytes, task): (run_id, bytes(secret)) for submission, task, run_id, secret in rows}
+    return {
+        (submission.bytes, task): (run_id, bytes(secret), user)
+        for submission, task, run_id, secret, user in rows
+    }
 
 
 def _names(names: Collection[tuple[bytes, int]]) -> dict[str, list[Any]]:

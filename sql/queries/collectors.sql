@@ -1,8 +1,8 @@
 -- Collectors: keys of runs, heartbeat, lease, and what keeps one alive.
 
 -- name: fetch_run_keys
--- Runs by what the wire calls them, with the secret of their submission.
-SELECT w.submission, w.task, r.id, k.secret
+-- Runs by what the wire calls them, with the secret of their submission, and whose they are.
+SELECT w.submission, w.task, r.id, k.secret, r.user_name
 FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[]) AS w (submission, task)
 JOIN runs r ON r.submission = w.submission AND r.task = w.task
 JOIN run_keys k ON k.submission = w.submission;

@@ -108,6 +108,67 @@ def test_what_is_held_is_bounded_for_a_journal_and_in_all():
     assert order.size <= 3000
 
 
+def take_in(order, user, run, journal, *spans, body=bytes(700)):
+    """Take in ranges of a journal; returns what became of each."""
+    key = (run, f"{journal:016x}")
+    if order.unknown([key]):
+        order.learn(key, 0, 0.0, user)
+    return [order.arrive(key, header(start, start + 10), body, 0.0)[0] for start in spans]
+
+
+@pytest.mark.parametrize("attackers", [1, 10])
+@pytest.mark.parametrize("runs", [1, 50])
+@pytest.mark.parametrize("journals", [1, 50])
+def test_whoever_holds_most_gives_way_to_others(attackers, runs, journals):
+    order = reassembly.Reassembly(per_journal=100_000, per_run=200_000, per_user=400_000, in_all=800_000)
+    for turn in range(1500):
+        user = turn % attackers
+        run = 1000 * user + turn % runs
+        take_in(order, f"u{user}", run, turn % journals, 10 + 10 * turn)
+    assert order.size <= 800_000
+    # One with a gap, of a range in many parts, and of ten ranges: all are held until the gap closes.
+    assert take_in(order, "victim", 7, 1, *range(10, 110, 10)) == [Verdict.HELD] * 10
+    key = (7, f"{1:016x}")
+    for part in range(10):
+        parts = header(110, 200, part=part, parts=10)
+        assert order.arrive(key, parts, bytes(700), 0.0)[0] is Verdict.HELD
+    for turn in range(1500, 2500):  # they go on
+        take_in(order, f"u{turn % attackers}", 1000 * (turn % attackers) + turn % runs, 3, 10 + 10 * turn)
+    verdict, joined = order.arrive(key, header(0, 10), b"x", 0.0)
+    assert verdict is Verdict.JOINED
+    assert [one.header.end for one in joined] == [*range(10, 111, 10), 200]
+    assert order.size <= 800_000
+
+
+def test_a_run_of_a_user_who_holds_all_that_they_may_gets_room_from_their_others():
+    order = reassembly.Reassembly(per_user=200_000)
+    for turn in range(1000):
+        take_in(order, "alice", 1, turn % 10, 10 + 10 * turn)
+    assert take_in(order, "alice", 2, 1, *range(10, 110, 10)) == [Verdict.HELD] * 10
+    assert order.size <= 200_000
+
+
+def test_journals_without_end_of_one_user_push_out_only_their_own():
+    order = reassembly.Reassembly(journals=100)
+    take_in(order, "victim", 7, 1, 10)
+    for number in range(1000):
+        take_in(order, "attacker", 8, number)
+    assert len(order) == 100
+    assert take_in(order, "victim", 7, 1, 0) == [Verdict.JOINED]
+    assert order.size == 0
+
+
+def test_what_is_charged_is_given_back():
+    order, rng = reassembly.Reassembly(in_all=50_000, per_user=30_000, journals=20), random.Random(0)
+    for _ in range(5000):
+        user = rng.randrange(4)
+        take_in(order, f"u{user}", 10 * user + rng.randrange(3), rng.randrange(4), 10 * rng.randrange(30))
+        order.expire(rng.choice((0.0, 0.0, 0.0, 100.0)) if rng.random() < 0.01 else 0.0)
+        assert order.size == sum(journal.size for journal in order._journals.values()) <= 50_000
+    order.expire(1000.0)
+    assert (order.size, order._users, order._runs, order._held) == (0, {}, {}, {})
+
+
 def test_a_watermark_that_moved_elsewhere_is_taken_over():
     order = at()
     arrive(order, 10, 20)
@@ -239,6 +300,19 @@ def test_the_queue_is_bounded_in_bytes():
     assert queue.fill >= 1
     assert len(queue.take(100, 0)) == 7
     assert queue.fill == 0
+
+
+def test_no_run_and_no_user_fills_the_queue_alone_while_others_send():
+    queue = receive.Intake(100_000)
+    for number in range(500):
+        run = RUN._replace(run_id=number % 50, user="attacker")
+        queue.put([datagram(1000)._replace(run=run)])
+    assert queue.put([datagram(1000)._replace(run=RUN._replace(run_id=99, user="victim"))] * 3) == 0
+    assert queue.fill < 1
+    queue = receive.Intake(100_000)
+    queue.put([datagram(1000)._replace(run=RUN._replace(run_id=99))])
+    queue.put([datagram(1000)] * 100)
+    assert queue.put([datagram(1000)._replace(run=RUN._replace(run_id=99))] * 3) == 0
 
 
 def test_a_batch_has_a_limit_and_nothing_is_lost():

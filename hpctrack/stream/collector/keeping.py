@@ -99,8 +99,8 @@ class Keeping:
         if wanted:
             found = collectors.run_keys(connection, wanted)
             keys = {
-                name: RunKey(run_id, wire.run_key(secret, name[1]))
-                for name, (run_id, secret) in found.items()
+                name: RunKey(run_id, wire.run_key(secret, name[1]), user)
+                for name, (run_id, secret, user) in found.items()
             }
             self._keys.learn(wanted, keys)
             time.sleep(_QUERY_SECONDS)

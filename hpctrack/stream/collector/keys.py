@@ -33,6 +33,8 @@ class RunKey(NamedTuple):
 
     run_id: int
     key: bytes
+    user: str = ""
+    """Whose run it is: bounds are shared fairly among users."""
 
     def __repr__(self) -> str:
         return f"<RunKey of {self.run_id}>"  # the key is for no log

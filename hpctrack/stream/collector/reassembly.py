@@ -4,6 +4,10 @@ collector answers".
 Datagrams come in any order, twice, or in parts. A range that continues its journal joins the next batch; one
 beyond a gap is held until the gap closes; parts are held until they are complete. Everything here may be
 forgotten at any time: the relay keeps what is not committed.
+
+Nobody keeps others from being held or remembered. What is held is bounded by journal, by run, by user and in
+all; where it is full, whoever holds most gives way to those who hold less than half of it: of users the one,
+of their runs the one, of its journals the one, and there what lies farthest behind the gap.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,11 +23,14 @@ if TYPE_CHECKING:
     from hpctrack import model
     from hpctrack.stream import wire
 
+_Name = TypeVar("_Name")
 #: Run and journal (16 hex digits).
 Key: TypeAlias = tuple[int, str]
 
-#: Bytes that may be held of one journal, and in all.
+#: Bytes that may be held of one journal, of a run, of a user's runs, and in all.
 PER_JOURNAL = 8 << 20
+PER_RUN = 16 << 20
+PER_USER = 32 << 20
 IN_ALL = 64 << 20
 #: What holding costs beside the bytes themselves.
 _OVERHEAD = 300
@@ -63,6 +70,7 @@ class _Journal:
     tail: int
     """The end of what waits in order for its commit, or the watermark."""
     seen: float
+    user: str = ""
     held: dict[int, Range] = field(default_factory=dict)
     """Complete ranges beyond a gap, by their start."""
     parts: dict[tuple[int, int, int], dict[int, bytes]] = field(default_factory=dict)
@@ -74,12 +82,24 @@ class Reassembly:
     """Journals, as far as they have arrived."""
 
     def __init__(
-        self, *, per_journal: int = PER_JOURNAL, in_all: int = IN_ALL, journals: int = _MAX_JOURNALS
+        self,
+        *,
+        per_journal: int = PER_JOURNAL,
+        per_run: int = PER_RUN,
+        per_user: int = PER_USER,
+        in_all: int = IN_ALL,
+        journals: int = _MAX_JOURNALS,
     ) -> None:
         self._most = journals
-        self._per_journal = per_journal
+        self._per_journal, self._per_run, self._per_user = per_journal, per_run, per_user
         self._in_all = in_all
-        self._journals: OrderedDict[Key, _Journal] = OrderedDict()
+        self._journals: dict[Key, _Journal] = {}
+        #: The journals of each user, the one that was heard of longest ago first.
+        self._of_user: dict[str, OrderedDict[Key, None]] = {}
+        #: Bytes held by user, by user and run, and there by journal; those who hold nothing are left out.
+        self._users: dict[str, int] = {}
+        self._runs: dict[str, dict[int, int]] = {}
+        self._held: dict[int, dict[Key, int]] = {}
         #: Bytes held in all.
         self.size = 0
 
@@ -92,21 +112,23 @@ class Reassembly:
         asked = dict.fromkeys(keys)
         for key in asked:
             if key in self._journals:
-                self._journals.move_to_end(key)
+                self._touch(key)
         return [key for key in asked if key not in self._journals]
 
-    def learn(self, key: Key, watermark: int, now: float) -> None:
-        """Take in how far a journal is in PostgreSQL; nothing of it waits for a commit."""
+    def learn(self, key: Key, watermark: int, now: float, user: str = "") -> None:
+        """Take in how far a journal of this user's is in PostgreSQL; nothing of it waits for a commit."""
         journal = self._journals.get(key)
         if journal is None:
-            journal = self._journals[key] = _Journal(watermark, watermark, now)
+            journal = self._journals[key] = _Journal(watermark, watermark, now, user)
+            self._of_user.setdefault(user, OrderedDict())[key] = None
             while len(self._journals) > self._most:
-                self._forget(next(iter(self._journals)))
+                most = max(self._of_user.values(), key=len)
+                self._forget(next(iter(most)))
         journal.watermark = journal.tail = watermark
         for start in [start for start in journal.held if start < watermark]:
-            self._release(journal, journal.held.pop(start))
+            self._release(key, journal.held.pop(start))
         for name in [name for name in journal.parts if name[0] < watermark]:
-            self._drop_parts(journal, name)
+            self._drop_parts(key, name)
 
     def watermark(self, key: Key) -> int:
         """Return how far a journal is committed; 0 if that is not known."""
@@ -128,7 +150,7 @@ class Reassembly:
         """Take in a datagram of a known journal; returns what joins the next batch through it."""
         journal = self._journals[key]
         journal.seen = now
-        self._journals.move_to_end(key)
+        self._touch(key)
         if header.end <= journal.watermark:
             return Verdict.COMMITTED, []
         if header.start < journal.watermark:
@@ -137,19 +159,18 @@ class Reassembly:
             return Verdict.IGNORED, []
         whole: Range | None = Range(header, body, contents)
         if header.parts > 1:
-            if not self._keep_part(journal, header, body):
+            if not self._keep_part(key, header, body):
                 return Verdict.DROPPED, []
-            whole = self._complete(journal, header)
+            whole = self._complete(key, header)
         if whole is None:
             return Verdict.HELD, []
         if header.start == journal.tail:
-            return Verdict.JOINED, list(self._advance(journal, whole))
-        return (Verdict.HELD if self._hold(journal, whole) else Verdict.DROPPED), []
+            return Verdict.JOINED, list(self._advance(key, whole))
+        return (Verdict.HELD if self._hold(key, whole) else Verdict.DROPPED), []
 
     def hold(self, key: Key, whole: Range) -> bool:
         """Hold a range that turned out to begin beyond the watermark; whether there is room for it."""
-        journal = self._journals.get(key)
-        return journal is not None and self._hold(journal, whole)
+        return key in self._journals and self._hold(key, whole)
 
     def ready(self, keys: Iterable[Key]) -> list[tuple[Key, Range]]:
         """Return what was held of these journals and now continues them."""
@@ -158,8 +179,8 @@ class Reassembly:
             journal = self._journals.get(key)
             if journal is not None and journal.tail in journal.held:
                 first = journal.held.pop(journal.tail)
-                self._release(journal, first)
-                found += [(key, whole) for whole in self._advance(journal, first)]
+                self._release(key, first)
+                found += [(key, whole) for whole in self._advance(key, first)]
         return found
 
     def expire(self, now: float) -> None:
@@ -168,58 +189,111 @@ class Reassembly:
             if self._journals[key].seen < now - _IDLE:
                 self._forget(key)
 
-    def _advance(self, journal: _Journal, whole: Range) -> Iterator[Range]:
+    def _touch(self, key: Key) -> None:
+        self._of_user[self._journals[key].user].move_to_end(key)
+
+    def _advance(self, key: Key, whole: Range) -> Iterator[Range]:
         """Move the tail over a range, and over what was held behind it."""
+        journal = self._journals[key]
         found: Range | None = whole
         while found is not None:
             journal.tail = found.header.end
             yield found
             found = journal.held.pop(journal.tail, None)
             if found is not None:
-                self._release(journal, found)
+                self._release(key, found)
 
-    def _hold(self, journal: _Journal, whole: Range) -> bool:
+    def _hold(self, key: Key, whole: Range) -> bool:
+        journal = self._journals[key]
         if whole.header.start in journal.held:
             return True
-        if not self._has_room(journal, len(whole.body)):
+        if not self._make_room(key, len(whole.body) + _OVERHEAD):
             return False
         journal.held[whole.header.start] = whole._replace(contents=None)
-        self._charge(journal, len(whole.body) + _OVERHEAD)
+        self._charge(key, len(whole.body) + _OVERHEAD)
         return True
 
-    def _keep_part(self, journal: _Journal, header: wire.Header, body: bytes) -> bool:
+    def _keep_part(self, key: Key, header: wire.Header, body: bytes) -> bool:
+        journal = self._journals[key]
         name = (header.start, header.end, header.parts)
         if header.part in journal.parts.get(name, ()):
             return True
-        if not self._has_room(journal, len(body)):
+        if not self._make_room(key, len(body) + _OVERHEAD):
             return False
         journal.parts.setdefault(name, {})[header.part] = body
-        self._charge(journal, len(body) + _OVERHEAD)
+        self._charge(key, len(body) + _OVERHEAD)
         return True
 
-    def _complete(self, journal: _Journal, header: wire.Header) -> Range | None:
+    def _complete(self, key: Key, header: wire.Header) -> Range | None:
         """Return a range whose parts have all arrived."""
         name = (header.start, header.end, header.parts)
-        bodies = journal.parts[name]
+        bodies = self._journals[key].parts[name]
         if len(bodies) < header.parts:
             return None
-        self._drop_parts(journal, name)
+        self._drop_parts(key, name)
         return Range(header, b"".join(bodies[part] for part in range(header.parts)))
 
-    def _drop_parts(self, journal: _Journal, name: tuple[int, int, int]) -> None:
-        for body in journal.parts.pop(name).values():
-            self._charge(journal, -len(body) - _OVERHEAD)
+    def _drop_parts(self, key: Key, name: tuple[int, int, int]) -> None:
+        for body in self._journals[key].parts.pop(name).values():
+            self._charge(key, -len(body) - _OVERHEAD)
 
-    def _has_room(self, journal: _Journal, size: int) -> bool:
-        size += _OVERHEAD
-        return journal.size + size <= self._per_journal and self.size + size <= self._in_all
+    # --- who may hold how much ---
 
-    def _release(self, journal: _Journal, whole: Range) -> None:
-        self._charge(journal, -len(whole.body) - _OVERHEAD)
+    def _make_room(self, key: Key, size: int) -> bool:
+        """Whether so many bytes more of a journal may be held; others who hold more give way to them."""
+        user, run = self._journals[key].user, key[0]
+        of_run, of_user = self._runs.get(user, {}).get(run, 0), self._users.get(user, 0)
+        if self._journals[key].size + size > self._per_journal or of_run + size > self._per_run:
+            return False
+        while self.size + size > self._in_all or of_user + size > self._per_user:
+            giving = (
+                user if of_user + size > self._per_user else max(self._users, key=self._users.__getitem__)
+            )
+            runs = self._runs[giving]
+            largest = max(runs, key=runs.__getitem__)
+            theirs, ours = (runs[largest], of_run) if giving == user else (self._users[giving], of_user)
+            if theirs <= 2 * (ours + size):
+                return False
+            self._evict(largest)
+            of_user = self._users.get(user, 0)
+        return True
 
-    def _charge(self, journal: _Journal, size: int) -> None:
+    def _evict(self, run: int) -> None:
+        """Forget what lies farthest behind the gap in that journal of a run of which most is held."""
+        key = max(self._held[run], key=self._held[run].__getitem__)
+        journal = self._journals[key]
+        farthest = max(journal.held, default=-1)
+        parts = max(journal.parts, default=None)
+        if parts is not None and parts[0] > farthest:
+            self._drop_parts(key, parts)
+        else:
+            self._release(key, journal.held.pop(farthest))
+
+    def _release(self, key: Key, whole: Range) -> None:
+        self._charge(key, -len(whole.body) - _OVERHEAD)
+
+    def _charge(self, key: Key, size: int) -> None:
+        journal, run = self._journals[key], key[0]
         journal.size += size
         self.size += size
+        _add(self._users, journal.user, size)
+        _add(self._runs.setdefault(journal.user, {}), run, size)
+        _add(self._held.setdefault(run, {}), key, size)
+        if not self._runs[journal.user]:
+            del self._runs[journal.user]
+        if not self._held[run]:
+            del self._held[run]
 
     def _forget(self, key: Key) -> None:
-        self.size -= self._journals.pop(key).size
+        self._charge(key, -self._journals[key].size)
+        user = self._journals.pop(key).user
+        del self._of_user[user][key]
+        if not self._of_user[user]:
+            del self._of_user[user]
+
+
+def _add(sizes: dict[_Name, int], name: _Name, size: int) -> None:
+    """Add to what somebody holds; who holds nothing is left out."""
+    sizes[name] = sizes.get(name, 0) + size
+    if not sizes[name]:
+        del sizes[name]

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 #: Bytes of datagrams that wait to be stored.
 INTAKE = 64 << 20
+#: While several runs send, a run may take so many times the room that is left, and a user twice that: there
+#: is always room for others. Several do for so many seconds after one that was not alone.
+_SHARE = 4
+_CONTENDED_SECONDS = 1.0
 #: What one costs beside its bytes.
 _OVERHEAD = 600
 #: Seconds that the first datagram of a batch waits for company.
@@ -59,6 +63,10 @@ class Intake:
     def __init__(self, capacity: int = INTAKE) -> None:
         self._capacity = capacity
         self._size = 0
+        #: Bytes of each run and of each user; those without any are left out.
+        self._shares: dict[int | str, int] = {}
+        self._last: int | None = None
+        self._contended = 0.0
         self._queue: deque[Datagram] = deque()
         self._oldest = 0.0
         self._closed = False
@@ -79,17 +87,37 @@ class Intake:
         return len(self._queue)
 
     def put(self, datagrams: Sequence[Datagram]) -> int:
-        """Add datagrams as far as there is room; returns how many were left out."""
+        """Add datagrams as far as there is room for their runs; returns how many were left out."""
+        left_out, now = 0, time.monotonic()
         with self._changed:
             if not self._queue:
-                self._oldest = time.monotonic()
-            for index, datagram in enumerate(datagrams):
-                if self._size >= self._capacity:
-                    return len(datagrams) - index
-                self._size += datagram.size
-                self._queue.append(datagram)
+                self._oldest = now
+            for datagram in datagrams:
+                if datagram.run.run_id != self._last:
+                    self._contended = now + _CONTENDED_SECONDS if self._last is not None else 0.0
+                    self._last = datagram.run.run_id
+                if self._has_room(datagram.run, now):
+                    self._charge(datagram, datagram.size)
+                    self._queue.append(datagram)
+                else:
+                    left_out += 1
             self._changed.notify()
-        return 0
+        return left_out
+
+    def _has_room(self, run: RunKey, now: float) -> bool:
+        room = self._capacity - self._size
+        shares = self._shares
+        if room <= 0 or now >= self._contended:
+            return room > 0
+        return shares.get(run.run_id, 0) <= _SHARE * room and shares.get(run.user, 0) <= 2 * _SHARE * room
+
+    def _charge(self, datagram: Datagram, size: int) -> None:
+        self._size += size
+        shares, run = self._shares, datagram.run
+        for name in (run.run_id, run.user):
+            shares[name] = shares.get(name, 0) + size
+            if not shares[name]:
+                del shares[name]
 
     def take(self, limit: int, seconds: float) -> list[Datagram]:
         """Take up to ``limit`` datagrams, oldest first, after a moment for company; waits so long for any."""
@@ -103,7 +131,8 @@ class Intake:
                 self._changed.wait(rest)
                 rest = self._oldest + LINGER - time.monotonic()
             taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-            self._size -= sum(datagram.size for datagram in taken)
+            for datagram in taken:
+                self._charge(datagram, -datagram.size)
             self._oldest = time.monotonic()
             return taken
 

@@ -18,7 +18,7 @@ from hpctrack.stream.collector import decode, reassembly
 from hpctrack.stream.collector.reassembly import Key, Range, Reassembly, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hpctrack.settings import Settings
     from hpctrack.stream.collector.keys import Keys
@@ -122,7 +122,7 @@ class Storing:
 
     def _take(self, datagrams: Sequence[Datagram]) -> None:
         keys = [(datagram.run.run_id, datagram.header.journal.hex()) for datagram in datagrams]
-        self._learn_watermarks(keys)
+        self._learn_watermarks(dict(zip(keys, (datagram.run.user for datagram in datagrams), strict=True)))
         newest: dict[Key, Datagram] = {}
         answers: list[Addressed] = []
         batch: list[_Waiting] = []
@@ -144,12 +144,12 @@ class Storing:
             # Another collector may have closed a gap.
             batch = [_Waiting(*entry) for entry in self._reassembly.ready(newest)]
 
-    def _learn_watermarks(self, keys: Iterable[Key]) -> None:
-        unknown = self._reassembly.unknown(keys)
+    def _learn_watermarks(self, users: Mapping[Key, str]) -> None:
+        unknown = self._reassembly.unknown(users)
         if unknown:
             known = self._persistently(lambda store: store.watermarks(unknown))
             for key, watermark in known.items():
-                self._reassembly.learn(key, watermark, time.monotonic())
+                self._reassembly.learn(key, watermark, time.monotonic(), users[key])
 
     def _store(self, batch: Sequence[_Waiting]) -> None:
         started = time.monotonic()
@@ -177,7 +177,7 @@ class Storing:
 
     def _answer(self, key: Key, datagram: Datagram, verdict: Verdict) -> Addressed:
         """Return what is answered at once."""
-        header, (_, secret) = datagram.header, datagram.run
+        header, secret = datagram.header, datagram.run.key
         credit = self._credit(key)
         if verdict is Verdict.HELD:
             return wire.held(header, secret, self._reassembly.tail(key), credit), datagram.address
