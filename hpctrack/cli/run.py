@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from hpctrack import errors, git, resources, settings, submission
+from hpctrack import children, errors, git, settings, submission
 from hpctrack.cli import completion, say
 from hpctrack.stream import records
 
@@ -55,8 +55,8 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
         _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     _register_meanwhile()
     options = _supervisor_options(configuration, path, f"{record.uuid}:-1")
-    main = str(resources.PACKAGE / "stream" / "__main__.py")
-    _become(sys.executable, [sys.executable, "-I", "-S", main, "command", *options, "--", *argv], os.environ)
+    supervisor = children.supervisor_argv("command", *options, "--", *argv)
+    _become(children.PYTHON, supervisor, children.environ(os.environ))
 
 
 def _make(configuration: settings.Settings, own: submission.Own, argv: tuple[str, ...]) -> records.Record:
@@ -104,10 +104,10 @@ def _supervisor_options(configuration: settings.Settings, path: str, run: str) -
 
 def _register_meanwhile() -> None:
     """Tell PostgreSQL and make sure of a collector in a process of its own, out of the command's way."""
-    program = "from hpctrack.cli import run; run.register()"
     with contextlib.suppress(OSError):
         subprocess.Popen(
-            [sys.executable, "-c", program],
+            children.argv("hpctrack.cli.run:register"),
+            env=children.environ(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -128,7 +128,7 @@ def register() -> None:
         say.note(f"{error} (what is logged is kept; deliver it with: hpctrack sync)")
 
 
-def _become(program: str, argv: list[str], environ: os._Environ[str] | dict[str, str]) -> None:
+def _become(program: str, argv: list[str], environ: dict[str, str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvpe(program, argv, environ)  # noqa: S606 (that is the verb)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpctrack import errors, runids, settings
+from hpctrack import children, errors, runids, settings
 from hpctrack.cli import checks, common
 from hpctrack.cli.checks import Check
 from hpctrack.model import RunStatus
@@ -69,9 +68,9 @@ def _submit(options: Sequence[str], configuration: Settings) -> tuple[str | None
         script = Path(folder, "hpctrack-doctor")
         script.write_text(_SCRIPT, encoding="ascii")
         done = subprocess.run(
-            [sys.executable, "-m", "hpctrack.cli.main", "sbatch", "-E", checks.EXPERIMENT, "--parsable",
-             *options, str(script)],
-            env={**os.environ, **starting.environment(configuration)},
+            children.argv("hpctrack.cli.main:main", "sbatch", "-E", checks.EXPERIMENT, "--parsable",
+                          *options, str(script)),
+            env=children.environ({**os.environ, **starting.environment(configuration)}),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
     said = " ".join(done.stderr.split())
@@ -128,7 +127,7 @@ def _failure(connection: Connection, run: queries.Run, job: str, seconds: float)
     return Check(
         "job", "broken", f"nothing has been heard of job {job}{where} ({run.status.value})",
         "let UDP through from compute nodes to the collector's address above, or set transport = spool; "
-        f"compute nodes must see the data folder and {sys.executable}; hpctrack show {job} tells more",
+        f"compute nodes must see the data folder and {children.PYTHON}; hpctrack show {job} tells more",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors
+from hpctrack import children, errors
 from hpctrack.model import JobFacts, RunStatus
 from hpctrack.slurm import accounting, command, states, units
 from hpctrack.slurm.states import Stage
@@ -38,13 +38,6 @@ ACCOUNTED = (
 #: Of its ``stats``: sums over the steps; of the memory the greatest of any task.
 STATS = ("total_cpu_time", "resident_memory", "consumed_energy")
 _PROBE_SECONDS = 10.0
-#: The folder in which somebody calls hpctrack is no place to import from.
-_PROGRAM = """
-import sys
-sys.path[:] = filter(None, sys.path)
-from hpctrack.slurm import native
-native.answer()
-"""
 _MIB = 1 << 20
 
 
@@ -113,8 +106,8 @@ def why_not(environ: Mapping[str, str]) -> str | None:
 
 
 def _answer(question: list[str], environ: Mapping[str, str], timeout: float) -> dict[str, Any]:
-    argv = [sys.executable, "-c", _PROGRAM, *question]
-    printed = command.run(argv, timeout=timeout, environ=environ, name="pyslurm").stdout
+    argv = children.argv("hpctrack.slurm.native:answer", *question)
+    printed = command.run(argv, timeout=timeout, environ=children.environ(environ), name="pyslurm").stdout
     try:
         return dict(json.loads(printed))
     except (ValueError, TypeError) as error:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import errors, resources, submission
+from hpctrack import children, errors, resources, submission
 from hpctrack.slurm import batch_script, options, site
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
 
 def _supervision(settings: Settings, script: Script) -> batch_script.Supervision:
     return batch_script.Supervision(
-        python=sys.executable,
+        python=children.PYTHON,
         package=str(resources.PACKAGE),
         spool=settings.spool,
         script=script.path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ IMPORTERS = {
     "store": ("store", "cli", "api", "reconcile.passes", "stream.collector"),
     "slurm": ("slurm", "cli", "reconcile"),
     "reconcile": ("reconcile", "cli", "stream.collector"),
-    "cli": ("cli",),
+    "cli": ("cli", "__main__"),
 }
 #: The pure modules of stream, which every part may use.
 PURE_STREAM = frozenset(
@@ -50,6 +51,8 @@ SCRIPT_SIDE = (
     "stream/journal_lines.py",
     "stream/writer.py",
 )
+#: ``stream.usage`` looks for psutil in the interpreter's environment.
+MAY_NAME_AN_INTERPRETER = ("children", "stream.usage")
 MAX_LINES = 500
 
 
@@ -90,6 +93,26 @@ def starts_processes(source: str) -> bool:
     calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
     starters = [f"subprocess.{name}" for name in ("Popen", "run", "call", "check_call", "check_output")]
     return not calls.isdisjoint([*starters, "Popen", "os.system", "os.popen", "os.posix_spawn", "os.execvp"])
+
+
+def names_an_interpreter(source: str) -> list[str]:
+    """Return in which lines a module says how Python is to be started, or starts it."""
+    tree = ast.parse(source)
+    told = {"sys.executable", "sys._base_executable", "sys.prefix", "sys.base_prefix", "sys.exec_prefix"}
+    found = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in told
+    ]
+    for node in ast.walk(tree):
+        words = node.elts if isinstance(node, ast.List) else ()
+        texts = [
+            word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)
+        ]
+        if any(re.fullmatch(r"(.*/)?python[\d.]*", text) for text in texts[:1]) or "-m" in texts:
+            found.append(node.lineno)
+    starters = ("runpy", "multiprocessing", "concurrent.futures.ProcessPoolExecutor", "venv", "ensurepip")
+    return [*map(str, found), *(name for name in imports(source) if is_in(name, starters))]
 
 
 def modules(names: set[str], known: frozenset[str]) -> set[str]:
@@ -138,6 +161,8 @@ def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[
         broken.append(f"{module} may not join store and stream")
     if is_in(module, ["slurm"]) and module != "slurm.command" and starts_processes(source):
         broken.append("only slurm.command starts Slurm's commands")
+    if module not in MAY_NAME_AN_INTERPRETER and (places := names_an_interpreter(source)):
+        broken.append(f"only children says how Python is started: {', '.join(places)}")
     return broken
 
 
@@ -180,6 +205,11 @@ BAD = {
     "settings": "from hpctrack.cli.main import main",
     "stream.supervisor": "if True:\n    import hpctrack.slurm.command",
     "secret_patterns": "try:\n    import re2\nexcept ImportError:\n    pass",
+    "cli.run": "import sys\nargv = [sys.executable, '-c', 'pass']",
+    "cli.trial": "argv = ['/usr/bin/python3', '-c', 'pass']",
+    "cli.sync": "def argv(python): return [python, '-m', 'hpctrack']",
+    "stream.collector.starting": "from concurrent.futures import ProcessPoolExecutor",
+    "cli.doctor": "import multiprocessing",
 }
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     """Start a server, and stay until it has ended."""
     if os.fork():
         os._exit(0)  # nobody has to wait for what stays
-    told = socket.socket(fileno=int(sys.argv[2]))
+    told = socket.socket(fileno=int(sys.argv[1]))
     orders = Orders(**json.loads(told.recv(launch.MAX_ORDERS)))
     place = Place(Path(orders.base))
     server = _start(orders, place)

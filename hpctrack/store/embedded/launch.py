@@ -6,17 +6,14 @@ import contextlib
 import json
 import os
 import socket
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from hpctrack import children
 
 if TYPE_CHECKING:
     from hpctrack.store.embedded.cluster_folder import Place
 
 MAX_ORDERS = 1 << 16
-_PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); from hpctrack.store.embedded import keeper; keeper.main()"
-)
 
 
 class Orders(NamedTuple):
@@ -41,10 +38,10 @@ class Starting:
         import subprocess
 
         self._told, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        root = str(Path(__file__).parents[3])
         try:
             keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, root, str(told.fileno())], cwd="/",
+                children.argv("hpctrack.store.embedded.keeper:main", str(told.fileno())), cwd="/",
+                env=children.environ(os.environ),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 pass_fds=(orders.lock, told.fileno()),
             )  # fmt: skip

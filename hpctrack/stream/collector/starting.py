@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors, flock
+from hpctrack import children, errors, flock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -184,25 +184,16 @@ def _start(settings: Settings, lock: Lock) -> None:
     log = log_path(settings)
     if os.path.exists(log) and os.path.getsize(log) > LOG_BYTES:
         os.replace(log, log + ".1")
-    program = "from hpctrack.cli import main; main.main()"
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
         held = lock.descriptor
+        # All of the configuration is in the environment: what this folder's file says is not asked again.
+        told = ("collector", "--detached", str(held), "--config-path", os.devnull)
         process = subprocess.Popen(
-            # All of the configuration is in the environment: what this folder's file says is not asked again.
-            [
-                sys.executable,
-                "-c",
-                program,
-                "collector",
-                "--detached",
-                str(held),
-                "--config-path",
-                os.devnull,
-            ],
+            children.argv("hpctrack.cli.main:main", *told),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment(settings)},
+            env=children.environ({**os.environ, **environment(settings)}),
             start_new_session=True,
             pass_fds=(held,),
         )

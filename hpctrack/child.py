@@ -1,0 +1,21 @@
+"""What `children` starts: ``python -I -S child.py FOLDER ... -- MODULE:FUNCTION ARGUMENT ...``."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Take over folders and environment, and call the function."""
+    end = sys.argv.index("--")
+    folders, (target, *arguments) = sys.argv[1:end], sys.argv[end + 1 :]
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    sys.argv[:] = [target, *arguments]
+    from hpctrack import children
+
+    children.restore(os.environ)
+    module, _, name = target.partition(":")
+    getattr(__import__(module, fromlist=[name]), name)()
+
+
+if __name__ == "__main__":
+    main()
