@@ -7,10 +7,26 @@ hpctrack_main=@MAIN@
 # Where Python or hpctrack is missing, or the file system with them hangs, the job does without.
 hpctrack_limit='command -p timeout -s KILL 3'
 command -pv timeout >/dev/null || hpctrack_limit=
-{ $hpctrack_limit "$hpctrack_python" -I -S "$hpctrack_main" --probe; } </dev/null >/dev/null 2>&1 &&
+hpctrack_probe() {
+    $hpctrack_limit "$hpctrack_python" -I -S "$hpctrack_main" --probe </dev/null >/dev/null 2>&1
+}
+# What Python does not start with it gets to know under another name, and puts it back for the script.
+hpctrack_hide() {
+    [ -z "${LD_LIBRARY_PATH+x}" ] || export HPCTRACK_GIVEN_LD_LIBRARY_PATH="$LD_LIBRARY_PATH"
+    [ -z "${LD_PRELOAD+x}" ] || export HPCTRACK_GIVEN_LD_PRELOAD="$LD_PRELOAD"
+    unset LD_LIBRARY_PATH LD_PRELOAD
+}
+hpctrack_supervise() {
+    [ -z "${PYTHONEXECUTABLE+x}" ] || export HPCTRACK_GIVEN_PYTHONEXECUTABLE="$PYTHONEXECUTABLE"
+    unset PYTHONEXECUTABLE # which Python believes even when it is isolated
     exec "$hpctrack_python" -I -S "$hpctrack_main" supervise @OPTIONS@ \
         --script-line "$hpctrack_line" -- "$0" "$@"
-case $? in
+}
+{ hpctrack_probe; } 2>/dev/null && hpctrack_supervise "$@"
+hpctrack_status=$?
+[ "$hpctrack_status" -eq 137 ] || [ -z "${LD_LIBRARY_PATH-}${LD_PRELOAD-}" ] ||
+    { (hpctrack_hide && hpctrack_probe) 2>/dev/null && hpctrack_hide && hpctrack_supervise "$@"; }
+case $hpctrack_status in
     126 | 127) hpctrack_why="can't start $hpctrack_python on this node" ;;
     137) hpctrack_why='starting hpctrack took more than 3 seconds' ;;
     *) hpctrack_why="this fails on this node: $hpctrack_python -I -S $hpctrack_main --probe" ;;

@@ -12,6 +12,10 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 def main(arguments: "list[str]") -> int:
     """Run ``--probe``, ``supervise`` (a batch script) or ``command`` (for ``hpctrack run``)."""
+    # What Python could not start with is the script's all the same.
+    for name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__"):
+        if "HPCTRACK_GIVEN_" + name in os.environ:
+            os.environ[name] = os.environ.pop("HPCTRACK_GIVEN_" + name)
     from hpctrack.stream import supervisor
 
     if arguments == ["--probe"]:
