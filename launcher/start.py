@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""The Python half of the command ``hpctrack``, started as ``python -I -S`` by the half in sh beside it.
+
+What installs hpctrack writes its interpreter into the first line, where the other half reads it. The packages
+are those of the installation that this file belongs to: the interpreter's own, or the folder beside ``bin``
+(``--user``, ``--prefix``, ``--target``); PYTHONPATH serves for what else is wanted.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import NoReturn
+
+HERE = os.path.abspath(__file__)
+LINKER = (b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"LD_AUDIT")
+NAMES = (b"PYTHONEXECUTABLE", b"__PYVENV_LAUNCHER__")
+
+
+def main() -> None:
+    """Run the command line, or leave it to the other half, which does without Python."""
+    if not (sys.flags.isolated and sys.flags.no_site):
+        os.execv(sys.executable, [sys.executable, "-I", "-S", HERE, *sys.argv[1:]])
+    if sys.argv[1:2] == ["--probe"]:
+        probe(sys.argv[2])
+        return
+    hidden = restore()
+    try:
+        find_packages()
+        run = load(sys.argv[1:])
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (there is another way)
+        if not hidden and any(name in os.environb for name in LINKER):
+            start_hidden()
+        give_up(error)
+    run()
+
+
+def probe(pid: str) -> None:
+    """Print how the environment of this process differs from the one that the shell was given."""
+    try:
+        with open("/proc/" + pid + "/environ", "rb") as file:
+            entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
+    except OSError:
+        entries = [(name, b"=", value) for name, value in os.environb.items()]
+    given = {name: value for name, _, value in entries if name}
+    changed = [name + b"=" + value for name, value in given.items() if os.environb.get(name) != value]
+    changed += [name for name in os.environb if name not in given]
+    sys.stdout.write("given:" + b"\0".join(changed).hex())
+
+
+def restore() -> bool:
+    """Put back what the shell could not hold, and what Python would not start with: whether that was any."""
+    environ, hidden = os.environb, False
+    for name in (*LINKER, *NAMES):
+        value = environ.pop(b"HPCTRACK_GIVEN_" + name, None)
+        if value is not None:
+            environ[name] = value
+            hidden = hidden or name in LINKER
+    with open("/proc/self/environ", "rb") as file:
+        if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+            environ.pop(b"LC_CTYPE", None)  # Python adds it in the C locale (PEP 538)
+    given = environ.pop(b"HPCTRACK_GIVEN", b"").partition(b":")[2]
+    for entry in bytes.fromhex(given.decode()).split(b"\0"):
+        name, equals, value = entry.partition(b"=")
+        if equals:
+            environ[name] = value
+        else:
+            environ.pop(name, None)
+    return hidden
+
+
+def find_packages() -> None:
+    """Put the folders of this installation on the path, behind the standard library."""
+    import site
+
+    standard = list(sys.path)
+    site.main()
+    interpreters = [entry for entry in sys.path if entry not in standard]
+    for folder in beside():
+        site.addsitedir(folder)
+    own = [entry for entry in sys.path if entry not in standard and entry not in interpreters]
+    sys.path[:] = [*standard, *own, *interpreters]
+    if os.environ.get("PYTHONPATH"):
+        from hpctrack import children
+
+        asked = [entry for entry in children.believed(os.environ["PYTHONPATH"]) if entry not in sys.path]
+        sys.path[:] = [*standard, *own, *asked, *interpreters] if own else [*sys.path, *asked]
+
+
+def beside() -> "Iterator[str]":
+    """Return the folders beside this file in which its packages may be."""
+    prefix = os.path.dirname(os.path.dirname(HERE))
+    version = "python{}.{}{}".format(*sys.version_info[:2], "t" if "t" in sys.abiflags else "")
+    for library in ("lib", "lib64"):
+        for name in ("site-packages", "dist-packages"):
+            folder = os.path.join(prefix, library, version, name)
+            if os.path.isdir(folder):
+                yield folder
+    if os.path.exists(os.path.join(prefix, "hpctrack", "__init__.py")):
+        yield prefix
+
+
+def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
+    """Import what a verb needs from the start, while there is still another way; return how to run it."""
+    from hpctrack.cli import main, verbs
+
+    if arguments[:1] and arguments[0] in verbs.VERBS:
+        __import__("hpctrack.cli.group")
+        __import__(verbs.VERBS[arguments[0]].target.partition(":")[0])
+    return main.main
+
+
+def start_hidden() -> "NoReturn":
+    """Start once more, without what the dynamic linker is told."""
+    environ = dict(os.environb)
+    for name in (*LINKER, *NAMES):
+        if name in environ:
+            environ[b"HPCTRACK_GIVEN_" + name] = environ.pop(name)
+    os.execve(sys.executable, [sys.executable, "-I", "-S", HERE, *sys.argv[1:]], environ)
+
+
+def give_up(error: BaseException) -> "NoReturn":
+    """Hand over to the other half, with signals as they were."""
+    import signal
+
+    for name in ("SIGPIPE", "SIGXFSZ"):  # which Python ignores
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    why = " ".join(f"{type(error).__name__}: {error} ({sys.executable})".split())
+    launcher = os.path.join(os.path.dirname(HERE), "hpctrack")
+    os.execv("/bin/sh", ["sh", launcher, "--untracked", why, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Where Python or hpctrack can't start, sbatch submits all the same: once, as it would without us."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.isolation.conftest import Place
+
+SCRIPT = "#!/bin/sh\necho hello\n"
+
+
+@pytest.fixture
+def broken(place: Place, tmp_path):
+    """A copy of the installation, to be broken; gives the command and its folder."""
+    environment = tmp_path / "environment"
+    shutil.copytree(place.installation.command.parents[1], environment, symlinks=True)
+    (place.work / "train.sh").write_text(SCRIPT)
+    command = environment / "bin" / "hpctrack"
+    name_interpreter(command, str(environment / "bin" / "python"))
+    place.installation = place.installation._replace(command=command)
+    assert place.run("--version").returncode == 0
+    return environment
+
+
+def name_interpreter(command: Path, python: str, first: str = "") -> None:
+    """Write another interpreter into the file beside the command, as what installs it does."""
+    start = command.with_name("hpctrack-start")
+    start.write_text((first or f"#!{python}\n") + start.read_text().partition("\n")[2])
+
+
+def program(text: str):
+    """Return what puts a program in the place of Python."""
+
+    def breaks(environment: Path) -> None:
+        path = environment / "bin" / "python"
+        path.unlink()
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    return breaks
+
+
+def module(name: str, text: str | None):
+    """Return what replaces a module of hpctrack, or takes a package away."""
+
+    def breaks(environment: Path) -> None:
+        [packages] = environment.glob("lib/*/site-packages")
+        path = packages / name
+        if text is not None:
+            path.write_text(text)
+        elif path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+
+    return breaks
+
+
+#: What breaks an installation.
+BREAKS = {
+    "no interpreter": lambda environment: (environment / "bin" / "python").unlink(),
+    "one that can't be executed": lambda environment: (
+        program(":")(environment), (environment / "bin" / "python").chmod(0o644)),
+    "one that is a folder": lambda environment: (
+        (environment / "bin" / "python").unlink(), (environment / "bin" / "python").mkdir()),
+    "one that is no program": lambda environment: (
+        program(":")(environment), (environment / "bin" / "python").write_bytes(b"\x7fELF garbage")),
+    "one that fails": program("echo 'error while loading shared libraries' >&2; exit 127"),
+    "one that does nothing": program("exit 0"),
+    "one that talks": program("echo hello; exit 0"),
+    "one that is killed": program("kill -SEGV $$"),
+    "one without its standard library": program("echo 'Fatal Python error: init_fs_encoding' >&2; exit 1"),
+    "no packages": lambda environment: shutil.rmtree(environment / "lib"),
+    "no other half": lambda environment: (environment / "bin" / "hpctrack-start").unlink(),
+    "an empty other half": lambda environment: (environment / "bin" / "hpctrack-start").write_text(""),
+    "no click": module("click", None),
+    "no hpctrack": module("hpctrack", None),
+    "a module that does not compile": module("hpctrack/cli/submit.py", "this is no Python"),
+    "a module that ends Python": module("hpctrack/slurm/submit.py", "raise SystemExit(3)"),
+    "a module that has no bounds": module("hpctrack/errors.py", "def f(): f()\nf()"),
+    "a .pth file that ends Python": module("x.pth", "import sys; sys.exit(5)"),
+}  # fmt: skip
+ODD = {"BASH_FUNC_module%%": "() {  echo 'a b'\n}", "a.b": "1", "x-y": " two\n lines \n"}
+
+
+def names(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    left_out = (b"_", b"SHLVL", b"HPCTRACK_JOURNAL")
+    return {name: value for name, value in environ.items() if name not in left_out}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_sbatch_submits_untracked_and_once(place: Place, broken, what):
+    BREAKS[what](broken)
+    environ = {**ODD, "FAKE_EXIT": "3", "HPCTRACK_JOB_ID": "", "LD_LIBRARY_PATH": "/x"}
+    place.run("--array=1-2", "train.sh", "-E", "its own", command="sbatch", environ=environ)
+    expected = (place.argv, names(place.job_environ))
+    own = ["-E", "exp", "-Tx=y", "--tag", "z", "--note=a b", "--experiment", "other", "-Eglued", "--tag=t"]
+    done = place.run("sbatch", *own, "--array=1-2", "train.sh", "-E", "its own", environ=environ)
+    assert (done.returncode, done.stdout) == (3, "Submitted batch job 14\n")
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("hpctrack: this job is submitted untracked: "), first
+    assert "install hpctrack anew" in first
+    assert rest == ["sbatch says this"]
+    assert place.calls() == 2
+    seen = names(place.job_environ)
+    expected[1].pop(b"HPCTRACK_JOB_ID")  # of a job around us, which this one is not
+    assert (place.argv, seen) == expected
+    assert place.job_environ[b"HPCTRACK_JOURNAL"] == b"/dev/null"
+
+
+@pytest.mark.parametrize(
+    "what", sorted(set(BREAKS) - {"a module that does not compile", "a module that ends Python"})
+)
+def test_a_command_runs_untracked(place: Place, broken, what):
+    BREAKS[what](broken)
+    done = place.run(
+        "run", "-E", "exp", "--note", "n", "--", "sh", "-c", 'echo "$1 $HPCTRACK_JOURNAL"; exit 4', "-", "x"
+    )
+    assert (done.returncode, done.stdout) == (4, "x /dev/null\n")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("hpctrack: this command runs untracked: ")
+
+
+@pytest.mark.parametrize("what", ["no interpreter", "no click", "one that fails"])
+def test_other_verbs_say_what_is_wrong_in_one_line(place: Place, broken, what):
+    BREAKS[what](broken)
+    done = place.run("status")
+    if what == "one that fails":  # it says so itself
+        assert done.returncode == 127
+        return
+    assert (done.returncode, done.stdout) == (69, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("hpctrack: ")
+    assert line.endswith("; install hpctrack anew, or tell those who keep it here")
+
+
+@pytest.mark.parametrize("arguments", [["-E"], ["--note"], ["-E", "x", "--tag"]])
+def test_an_option_without_its_value_submits_nothing(place: Place, broken, arguments):
+    BREAKS["no interpreter"](broken)
+    done = place.run("sbatch", *arguments)
+    assert (done.returncode, place.calls()) == (2, 0)
+    assert done.stderr == f"hpctrack: hpctrack's option {arguments[-1]} needs a value\n"
+
+
+def test_a_script_from_standard_input_is_submitted(place: Place, broken):
+    BREAKS["no click"](broken)
+    done = place.run("sbatch", "-E", "exp", "-", stdin=None, input=SCRIPT)
+    assert done.returncode == 0
+    assert (place.fake / "stdin").read_text() == SCRIPT
+
+
+def test_sbatch_that_is_not_there_is_said(place: Place, broken):
+    BREAKS["no interpreter"](broken)
+    done = place.run("sbatch", "train.sh", environ={"PATH": "/nonexistent"})
+    assert done.returncode == 127
+    assert "sbatch: not found" in done.stderr
+
+
+def test_signals_are_as_they_were(place: Place, broken):
+    """Python ignores SIGPIPE; the sbatch that comes after it does not."""
+    BREAKS["no click"](broken)
+    sbatch = Path(place.environ["PATH"].partition(":")[0], "sbatch")
+    sbatch.write_text("#!/bin/bash -p\ngrep SigIgn /proc/$$/status\n")
+    expected = place.run(command="sbatch").stdout
+    assert place.run("sbatch").stdout == expected
+
+
+# ---- How it is called --------------------------------------------------------------------------------------
+
+
+def test_it_is_found_through_links_names_and_folders_with_blanks(place: Place, tmp_path):
+    command = place.installation.command
+    assert " " in str(command)
+    (tmp_path / "a bin").mkdir()
+    (tmp_path / "a bin" / "hpctrack").symlink_to(command)
+    (tmp_path / "hpctrack").symlink_to("a bin/hpctrack")
+    version = place.run("--version").stdout
+    relative = os.path.relpath(command, place.work)
+    for name in (tmp_path / "a bin" / "hpctrack", tmp_path / "hpctrack", relative):
+        assert place.run("--version", command=name).stdout == version
+    for path in (command.parent, tmp_path / "a bin", os.path.dirname(relative)):
+        environ = {"PATH": f"{path}:{place.environ['PATH']}"}
+        assert place.run("-c", "hpctrack --version", command="/bin/sh", environ=environ).stdout == version
+    assert place.run(command, "--version", command="/bin/sh").stdout == version
+
+
+EXEC = "#!/bin/sh\n'''exec' {} \"$0\" \"$@\"\n' '''"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["#!{python}", "#! {python}", "#!{python} -sE", "#!/usr/bin/env {name}", "#!{blank}",
+     EXEC.format("{python}"), EXEC.format("'{blank}'"), EXEC.format('"{blank}"')],
+)  # fmt: skip
+def test_the_interpreter_is_read_as_installers_write_it(place: Place, broken, tmp_path, line):
+    (tmp_path / "a blank").symlink_to(broken / "bin")
+    values = {
+        "python": broken / "bin" / "python",
+        "blank": tmp_path / "a blank" / "python",
+        "name": "python",
+    }
+    name_interpreter(place.installation.command, "", line.format(**values) + "\n")
+    environ = {"PATH": f"{broken / 'bin'}:{place.environ['PATH']}"}
+    done = place.run("sbatch", "train.sh", environ=environ)
+    assert (done.returncode, place.calls(), len(place.records())) == (0, 1, 1), done.stderr
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "bash --posix", "busybox sh", "ksh", "zsh"])
+def test_every_shell_does(place: Place, shell):
+    if shutil.which(shell.split()[0]) is None:
+        pytest.skip("there is no such shell here")
+    (place.work / "train.sh").write_text(SCRIPT)
+    place.run("train.sh", command="sbatch", environ=ODD)
+    expected = names(place.job_environ)
+    first, *rest = shell.split()
+    done = place.run(*rest, place.installation.command, "sbatch", "train.sh", command=first, environ=ODD)
+    assert (done.returncode, len(place.records())) == (0, 1), done.stderr
+    assert names(place.job_environ) == expected
+
+
+def test_arguments_arrive_as_they_are(place: Place):
+    odd = [
+        "",
+        " ",
+        "a b",
+        "*",
+        "$HOME",
+        "`id`",
+        "'",
+        '"',
+        "\\",
+        "new\nline",
+        "-n",
+        "--",
+        "é",
+        b"\xff\xfe",
+        "%s",
+        "~",
+    ]
+    look = 'import os, sys; sys.stdout.write("".join(word + "\\0" for word in sys.argv[1:]))'
+    done = place.run(
+        "run", "--", sys.executable, "-I", "-c", look, *odd, text=False, environ={"LC_ALL": "C.UTF-8"}
+    )
+    assert done.returncode == 0
+    assert done.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in odd]
+
+
+def test_standard_input_is_the_commands(place: Place):
+    done = place.run("run", "--", "cat", stdin=None, input="one\ntwo\n")
+    assert done.stdout == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_stay_closed(place: Place, closed):
+    (place.work / "train.sh").write_text(SCRIPT)
+    line = f'"$0" sbatch train.sh {closed}'
+    place.run("-c", line, place.installation.command, command="/bin/sh")
+    assert (place.calls(), len(place.records())) == (1, 1)
+
+
+def test_a_folder_that_is_gone_does_not_matter(place: Place):
+    line = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" status --help'
+    done = place.run("-c", line, place.installation.command, command="/bin/sh")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr  # dash itself says that there is no such folder
+
+
+def test_the_process_that_was_started_is_the_one_that_runs(place: Place):
+    """A signal reaches what a caller started, and nothing is left."""
+    with subprocess.Popen(
+        [place.installation.command, "run", "--", "sleep", "100"], env=place.environ, cwd=place.work
+    ) as process:
+        deadline = time.monotonic() + 60
+        while b"stream/__main__" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not children.read_text().split():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
