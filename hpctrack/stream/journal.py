@@ -44,6 +44,9 @@ if TYPE_CHECKING:
             """Mask the secrets in a JSON value."""
 
 
+#: Journals of later versions may hold what this one would misread.
+VERSION = 1
+_VERSION_PATTERN = re.compile(rb"# hpctrack journal ([0-9]{1,9})[ \n]")
 _HEADER_PATTERN = re.compile(rb"# hpctrack journal 1 attempt=(\d{6}) rank=(\d{6}) lost=(\d{12})\n")
 
 _NUMBER = re.compile(
@@ -147,6 +150,12 @@ def parse_header(data: bytes) -> Header | None:
     """Read the first line of a journal; None where there is none yet."""
     match = _HEADER_PATTERN.match(data)
     return Header(*(int(group) for group in match.groups())) if match else None
+
+
+def version(data: bytes) -> int:
+    """Return which version of journals the first line names; 1 where it names none."""
+    match = _VERSION_PATTERN.match(data)
+    return int(match[1]) if match else VERSION
 
 
 def parse(data: bytes, offset: int = 0, redactor: Redactor | None = None) -> Iterator[Line]:

@@ -220,6 +220,8 @@ class Tail:
         self._incomplete = -1
         #: A last line without an end will get none, and can't be voided where it stands.
         self._void = False
+        #: What to do about a journal that a newer hpctrack wrote.
+        self._newer: OSError | None = None
         self._punched = _PAGE
         #: Where some bytes before the offset stand, and what they are.
         self._seam = 0, b""
@@ -244,6 +246,9 @@ class Tail:
             except OSError as error:
                 self._miss(file, error)
         self.end = max(self._ends.values(), default=self.offset)
+        if self._newer is not None:
+            self.trouble = self._newer
+            return False
         return self.end > max(self.offset, self._incomplete)
 
     def _take(self, file: File, found: os.stat_result) -> None:
@@ -291,9 +296,15 @@ class Tail:
         first = self.files[0]
         if first.base == 0:
             with contextlib.suppress(OSError):
-                header = journal.parse_header(self._bytes(first, 0, journal_lines.HEADER_SIZE))
+                data = self._bytes(first, 0, journal_lines.HEADER_SIZE)
+                header = journal.parse_header(data)
                 if header is not None:
                     self.attempt, _, self.lost = header
+                elif (version := journal.version(data)) > journal.VERSION:
+                    told = (
+                        f"a newer hpctrack wrote it (journal {version}): update hpctrack where this is said"
+                    )
+                    self.trouble = self._newer = OSError(errno.EPROTONOSUPPORT, told, first.path)
 
     @property
     def is_blank(self) -> bool:
@@ -319,6 +330,8 @@ class Tail:
 
     def read(self) -> list[journal.Line]:
         """Read some more lines; none if there is no complete one left, or if they can't be read now."""
+        if self._newer is not None:
+            return []
         try:
             return self._read()
         except OSError as error:
@@ -409,6 +422,8 @@ class Tail:
     def close_line(self) -> None:
         """Void a last line that has no end: its writer is gone, and nobody may read half of it."""
         self.look()
+        if self._newer is not None:
+            return
         last = self.files[-1]
         try:
             if last.whole and self.end and self._bytes(last, self.end - 1, 1) not in (b"\n", b""):

@@ -144,6 +144,22 @@ def test_a_copy_that_is_delivered_again_changes_nothing(settings, collector):
     assert collector.poll() is None
 
 
+def test_a_journal_of_a_newer_version_stays_and_keeps_no_other_from_delivery(settings, collector):
+    left, other = Left(settings), Left(settings)
+    newer = left.journal(lines(500, 3))
+    with open(newer, "r+b") as file:
+        file.write(b"# hpctrack journal 2")
+    beside = left.journal(lines(0, 50))
+    alone = other.journal(lines(50, 50))
+    run = hpctrack(settings, "sync")
+    assert run.returncode == 65
+    assert f"{os.path.basename(newer)}: a newer hpctrack wrote it (journal 2)" in run.stderr
+    assert logged(settings) == whole(100)
+    assert os.path.exists(newer)
+    assert not os.path.exists(alone)
+    assert os.path.exists(beside) or os.path.dirname(beside) == os.path.dirname(newer)
+
+
 def test_without_a_collector_everything_stays_and_one_line_says_so(settings):
     left = Left(settings)
     path = left.journal(lines(0, 10))

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpctrack.redact import Redactor
-from hpctrack.stream import journal, journal_lines
+from hpctrack.stream import journal, journal_lines, tail
 from hpctrack.stream.journal import Message, Row, Torn
 
 names = st.text(min_size=1, max_size=60).filter(lambda name: name.encode("utf-8", "ignore").decode() == name)
@@ -336,3 +336,29 @@ def test_any_bytes_are_read_as_something(data):
 @given(st.text(alphabet='=" \\ab1.-e#!\x18,d0', max_size=60))
 def test_any_text_is_read_as_something(text):
     list(journal.parse(text.encode() + b"\n"))
+
+
+@pytest.mark.parametrize(
+    "line", [b"# hpctrack journal 2 attempt=000000 more=1\n", b"# hpctrack journal 17\n"]
+)
+def test_a_journal_of_a_newer_version_is_left_as_it_is(tmp_path, line):
+    path = tmp_path / f"{'a' * 16}.log.journal"
+    path.write_bytes(line + b"step=1 x=1\nstep=2 x=")
+    one = tail.Tail(tail.find(str(tmp_path)))
+    one.look()
+    assert one.read() == []
+    one.close_line()
+    assert not one.is_read
+    assert not one.is_blank
+    assert "newer hpctrack" in one.trouble.strerror
+    assert path.read_bytes() == line + b"step=1 x=1\nstep=2 x="
+
+
+@pytest.mark.parametrize(
+    "line", [b"# hpctrack journal 1 \n", b"# hpctrack journals 2\n", b"", b"# journal 2\n"]
+)
+def test_other_comments_name_no_version(tmp_path, line):
+    (tmp_path / f"{'a' * 16}.shell.journal").write_bytes(line + b"step=1 x=1\n")
+    one = tail.Tail(tail.find(str(tmp_path)))
+    one.look()
+    assert [row.step for row in one.read()] == [1]
