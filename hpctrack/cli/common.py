@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-PATIENCE = "10s"
-"""How long a command waits for what other sessions hold (``lock_timeout``) before it says so."""
-
 config_option = click.option(
     "-c",
     "--config-path",
@@ -95,7 +92,7 @@ def connect(configuration: Settings) -> Connection:
     """
     from hpctrack.store import database, registration
 
-    connection = database.connect(configuration, autocommit=True, patience=PATIENCE)
+    connection = database.connect(configuration, autocommit=True)
     with contextlib.suppress(errors.HpctrackError, OSError):
         registration.register_pending(configuration, connection)
     return connection

@@ -54,7 +54,7 @@ def command(
     configuration = settings.load(config_path=config_path)
     from hpctrack.store import database, pruning
 
-    connecting = database.connect(configuration, autocommit=True, patience=common.PATIENCE)
+    connecting = database.connect(configuration, autocommit=True)
     with contextlib.closing(connecting) as connection:
         found = pruning.count(connection, before, experiment)
         if not as_json:

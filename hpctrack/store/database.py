@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,7 +21,7 @@ from psycopg.types.json import set_json_loads
 from hpctrack import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from psycopg.abc import Buffer
 
@@ -78,6 +79,8 @@ _PATIENCE = "SELECT set_config('lock_timeout', %s, false)"
 COMMAND, COLLECTOR = "hpctrack", "hpctrack collector"
 """What sessions are called (``application_name``)."""
 
+PATIENCE = "10s"
+"""How long a session waits for what others hold (``lock_timeout``) before it says who they are."""
 CONNECT_TIMEOUT = "5"
 """Seconds (libpq's ``connect_timeout``) where the configuration does not say otherwise."""
 
@@ -91,13 +94,47 @@ def conninfo(settings: Settings) -> dict[str, str]:
     return {"connect_timeout": CONNECT_TIMEOUT, **embedded.ensure(settings)}
 
 
+class _Connection(psycopg.Connection[Any]):
+    """A connection that knows how to ask who holds what it waited for in vain."""
+
+    _parameters: Mapping[str, str] = MappingProxyType({})
+    _schema = ""
+
+    @classmethod
+    def open(cls, parameters: Mapping[str, str], schema: str, application: str) -> _Connection:
+        """Connect, in autocommit mode."""
+        given = {"client_encoding": "UTF8", "fallback_application_name": application, **parameters}
+        connection = cls.connect(**given, autocommit=True)  # type: ignore[arg-type]
+        connection._parameters, connection._schema = given, schema
+        return connection
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Wait for PostgreSQL, as every statement does."""
+        try:
+            return super().wait(*arguments, **options)
+        except psycopg.errors.LockNotAvailable as error:
+            error.holders = self._holders  # type: ignore[attr-defined]
+            raise
+
+    def _holders(self) -> str:
+        """Name the sessions that hold something; over another connection, this one is in mid-transaction."""
+        from hpctrack.store import held
+
+        try:
+            with contextlib.closing(self.open(self._parameters, self._schema, COMMAND)) as own:
+                own.execute(_SESSION, (self._schema,))
+                return held.holders(own)
+        except psycopg.Error:
+            return ""
+
+
 def connect(
     settings: Settings,
     *,
     autocommit: bool = False,
     check: bool = True,
     idle: str | None = None,
-    patience: str | None = None,
+    patience: str = PATIENCE,
     application: str = COMMAND,
 ) -> Connection:
     """Connect, with the configured schema alone on the search path.
@@ -123,8 +160,7 @@ def connect(
             connection.execute(_SESSION, (settings.schema,))
             if idle is not None:
                 connection.execute(_IDLE, (idle,))
-            if patience is not None:
-                connection.execute(_PATIENCE, (patience,))
+            connection.execute(_PATIENCE, (patience,))
             if check:
                 from hpctrack.store import migrate
 
@@ -148,12 +184,7 @@ def is_alive(connection: Connection) -> bool:
 def _open(settings: Settings, application: str) -> Connection:
     parameters = conninfo(settings)
     with translated():
-        return psycopg.connect(
-            **parameters,  # type: ignore[arg-type]
-            autocommit=True,
-            client_encoding="UTF8",
-            fallback_application_name=application,
-        )
+        return _Connection.open(parameters, settings.schema, application)
 
 
 #: Classes of SQLSTATE that say that PostgreSQL can't be reached, or can't work now: connection, resources,
@@ -176,8 +207,10 @@ def translated() -> Iterator[None]:
     except psycopg.errors.InsufficientPrivilege as error:
         raise errors.StoreDenied(_message("PostgreSQL refused", error)) from error
     except psycopg.errors.LockNotAvailable as error:
+        named = error.holders() if hasattr(error, "holders") else ""
         raise errors.StoreBusy(
-            "another session holds what this needs, in a transaction that it has not ended: try again later"
+            "another session holds what this needs, in a transaction that it has not ended: "
+            + (f"{named}; or try again later" if named else "try again later")
         ) from error
     except psycopg.OperationalError as error:
         if error.sqlstate is not None and not error.sqlstate.startswith(_UNAVAILABLE):

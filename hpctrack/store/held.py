@@ -94,8 +94,23 @@ def describe(connection: Connection) -> str:
     Raises `errors.StoreError`.
     """
     with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(statement("list_holders")).fetchall()
+        named = holders(connection)
+    return f"held by {named}" if named else "another session held them a moment ago"
+
+
+def holders(connection: Connection) -> str:
+    """Name the sessions with locks here, the most likely first, and what ends it; empty if there are none.
+
+    Lets psycopg's errors through.
+    """
+    rows: list[tuple[Any, ...]] = connection.execute(statement("list_holders")).fetchall()
     if not rows:
-        return "another session held them a moment ago"
-    holders = "; ".join(f"{user}'s session {pid}, open for {seconds:.0f} s" for pid, user, seconds in rows)
-    return f"held by {holders} (SELECT pg_terminate_backend({rows[0][0]}) ends the first)"
+        return ""
+    named = "; ".join(_session(*row) for row in rows)
+    return f"{named} (SELECT pg_terminate_backend({rows[0][0]}) ends the first)"
+
+
+def _session(pid: int, user: str, seconds: float | None, application: str | None) -> str:
+    """Name a session; for how long it holds what, and its program, are for members of pg_read_all_stats."""
+    age = "" if seconds is None else f", open for {seconds:.0f} s"
+    return f"{user}'s session {pid}{age}" + (f" ({application})" if application else "")

@@ -267,6 +267,7 @@ class Ingestion:
         runs = sorted({piece.run_id for piece in given})
         try:
             with database.translated(), self._connection.transaction():
+                self._connection.execute(statement("take_part_in_metrics"))
                 found = held.find(self._connection, runs)
         except errors.StoreBusy:
             raise errors.StoreBusy(f"tables are {held.describe(self._connection)}") from None

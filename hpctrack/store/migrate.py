@@ -176,12 +176,13 @@ def _apply(connection: database.Connection, settings: Settings, file: SqlFile) -
     """Apply one file and enter it in the ledger; False if it is there already."""
     schema = {"schema": settings.schema}
     with connection.transaction():
-        connection.execute(statement("lock_setup"), schema)
-        state = connection.execute(statement("fetch_schema_state"), schema).fetchone()
-        present, _, ledger, _ = state or (False, False, False, False)
+        _, ledger = _look(connection, settings)
+        if ledger and _is_applied(connection, file):
+            return False
+        present, ledger = lock(connection, settings)
         if not present:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(settings.schema)))
-        connection.execute(statement("set_search_path"), schema)
+            connection.execute(statement("set_search_path"), schema)
         if ledger and _is_applied(connection, file):
             return False
         _execute(connection, file)
@@ -191,6 +192,31 @@ def _apply(connection: database.Connection, settings: Settings, file: SqlFile) -
             {"name": file.name, "checksum": file.checksum, "built_in": file.built_in},
         )
     return True
+
+
+def lock(connection: database.Connection, settings: Settings) -> tuple[bool, bool]:
+    """Keep other setups out until the caller's transaction ends; whether there are schema and ledger.
+
+    The ledger's lock is for who may write into it. An advisory lock may be held by anybody who can connect,
+    and is asked for only where there is no ledger yet.
+    """
+    present, ledger = _look(connection, settings)
+    if not ledger:
+        connection.execute(statement("lock_setup"), {"schema": settings.schema})
+        present, ledger = _look(connection, settings)
+    if ledger:
+        connection.execute(statement("lock_ledger"))
+    return present, ledger
+
+
+def _look(connection: database.Connection, settings: Settings) -> tuple[bool, bool]:
+    """Return whether there are schema and ledger; the schema is alone on the search path from then on."""
+    schema = {"schema": settings.schema}
+    present, _, ledger, _ = (
+        connection.execute(statement("fetch_schema_state"), schema).fetchone() or [False] * 4
+    )
+    connection.execute(statement("set_search_path"), schema)
+    return bool(present), bool(ledger)
 
 
 def _is_applied(connection: database.Connection, file: SqlFile) -> bool:
@@ -223,6 +249,8 @@ def _execute(connection: database.Connection, file: SqlFile) -> None:
             )
         try:
             connection.execute(part.text.encode())
+        except psycopg.errors.LockNotAvailable:
+            raise  # other sessions hold a table: who they are is said where it is translated
         except psycopg.Error as error:
             raise _located(file, part, error) from error
 

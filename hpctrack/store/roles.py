@@ -108,7 +108,7 @@ def apply(
                 )
             return []
         with connection.transaction():
-            connection.execute(statement("lock_setup"), {"schema": settings.schema})
+            migrate.lock(connection, settings)
             if show_details is not None:
                 value = "yes" if show_details else "no"
                 connection.execute(statement("set_site_choice"), {"name": "details_visible", "value": value})

@@ -12,8 +12,12 @@ SELECT name, checksum, built_in FROM applied_migrations;
 -- Ledger row of a file; belongs into the file's own transaction.
 INSERT INTO applied_migrations (name, checksum, built_in) VALUES (%(name)s, %(checksum)s, %(built_in)s);
 
--- name: lock_setup
+-- name: lock_ledger
 -- One setup of a schema at a time; held until the transaction ends.
+LOCK TABLE applied_migrations IN SHARE UPDATE EXCLUSIVE MODE;
+
+-- name: lock_setup
+-- The same where there is no ledger yet.
 SELECT pg_advisory_xact_lock(hashtextextended('hpctrack setup ' || %(schema)s, 0));
 
 -- name: set_search_path

@@ -174,7 +174,7 @@ def test_a_state_that_is_refused_keeps_no_other_from_its_own(roles, slurm, submi
 
 # --- whatever a user may write into each column -------------------------------------------------------------
 
-_DEEP = "[" * 60 + "]" * 60
+_DEEP = "[" * 900 + "]" * 900
 _TIMES = (
     "infinity",
     "-infinity",

@@ -9,7 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, TypeAlias
 
 from hpctrack import errors
-from hpctrack.store import collectors, database
+from hpctrack.store import collectors, database, held
 from hpctrack.stream import folders, spool
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Delivering:
     def _connected(self) -> database.Connection:
         if self._connection is None:
             self._connection = database.connect(
-                self._settings, autocommit=True, application=database.COLLECTOR
+                self._settings, autocommit=True, patience=held.PATIENCE, application=database.COLLECTOR
             )
         return self._connection
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
-from hpctrack.store import collectors, database, registration
+from hpctrack.store import collectors, database, held, registration
 from hpctrack.stream import wire
 from hpctrack.stream.collector.keys import RunKey
 
@@ -128,7 +128,7 @@ class Keeping:
     def _connected(self) -> database.Connection:
         if self._connection is None:
             self._connection = database.connect(
-                self._settings, autocommit=True, application=database.COLLECTOR
+                self._settings, autocommit=True, patience=held.PATIENCE, application=database.COLLECTOR
             )
         return self._connection
 
