@@ -38,6 +38,13 @@ CREATE FUNCTION is_fitting(value jsonb, bytes integer) RETURNS boolean
            OR pg_column_size(value || '{}') <= bytes AND NOT jsonb_path_exists(value, '$.**{128}');
 COMMENT ON FUNCTION is_fitting IS 'Whether a value of JSON has at most so many bytes, and is nested no deeper than readers can follow';
 
+CREATE FUNCTION for_lists(value jsonb) RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN pg_column_size(value) > 250 AND pg_column_size(value || '{}') > 65536
+                THEN jsonb_build_object('', 'too large for a list: ' || pg_column_size(value || '{}') || ' bytes')
+                ELSE value END;
+COMMENT ON FUNCTION for_lists IS 'A value of JSON as lists of runs have it: one of more than 64 KiB in one row would be in everybody''s way';
+
 -- Ids of experiments and runs. Clients of SQLTrack may bring an id, and so may anybody in SQL; caches, datagrams on
 -- their way and people's notes know things by their ids. So an id is only ever what its sequence gave for this one row:
 -- one that is brought is drawn from the sequence, too, up to it, which costs the ids in between. Nothing that was given

@@ -53,7 +53,7 @@ DELETE FROM runs WHERE id = ANY (%(ids)s) RETURNING id, submission;
 
 -- name: list_experiments
 -- Experiments, the one with the newest run last, with the number of runs by state: all runs are read once.
-SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, coalesce(r.counts, '{}') AS counts, r.first,
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, for_lists(e.tags) AS tags, coalesce(r.counts, '{}') AS counts, r.first,
        r.newest
 FROM experiments e
 LEFT JOIN (

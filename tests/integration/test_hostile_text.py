@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -29,6 +30,11 @@ EVIL = (
     "\u200b\u200d\u2060\ufeff\xad\ufe0f\U000e0041\U000e007f\U000e0101\u2028\u2029\x85\x0b\x0c\n!fake line\te"
     + "\u0301" * 60 + "\ufff9\u115f\u3164\x1b[8m$(touch pwned)`touch pwned`\\"
 )  # fmt: skip
+#: As much of it as the shortest fields take: 255 bytes.
+SHORT = (
+    "=e\x1b[2J\x1b]0;t\x07\x9b1m\x08\r\x7f\u202eli\u2066ve\u2069\u200b\ufeff\xad\ufe0f\U000e0041\u2028\x85\x0b"
+    "\n!fake line\te" + "\u0301" * 60
+)
 #: What may be there: colours, and what draws a bar on its line.
 ALLOWED = re.compile(r"\x1b\[[\d;]*m|\x1b\[\d*[AK]|\r")
 
@@ -112,7 +118,8 @@ def spoilt(connection, insert):
         "experiments", "submissions", "runs", "attempts", "transitions", "usage", "streams", "rejected",
         "run_relationships", "experiment_relationships", "clusters", "collectors",
     )  # fmt: skip
-    values = {"text": EVIL, "_text": [EVIL], "jsonb": Jsonb({EVIL: EVIL, "n": {EVIL: [EVIL]}, "best": None})}
+    value = Jsonb({EVIL: EVIL, "n": {EVIL: [EVIL]}, "best": None})
+    values = {"text": (EVIL, SHORT), "_text": ([EVIL],), "jsonb": (value,)}
     kept = set()
     for table in tables:
         for column, kind in text_columns(connection, table).items():
@@ -120,10 +127,12 @@ def spoilt(connection, insert):
             change = sql.SQL("UPDATE {} SET {} = %s" + one).format(
                 sql.Identifier(table), sql.Identifier(column)
             )
-            try:
-                connection.execute(change, (values[kind],))
-            except psycopg.Error:
-                kept.add((table, column))
+            kept.add((table, column))
+            for value in values[kind]:
+                with contextlib.suppress(psycopg.errors.CheckViolation):
+                    connection.execute(change, (value,))
+                    kept.discard((table, column))
+                    break
     assert kept == {("runs", "kind"), ("transitions", "source")}
     return "r1"
 
@@ -237,3 +246,51 @@ def test_json_is_exact_and_csv_has_no_formulas(cli, spoilt):
         cells = [cell for row in rows for cell in row]
         assert "'" + EVIL in cells
         assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in cells)
+
+
+READS = (
+    "status", "status --json", "status --csv --all", "status --parsable", "status -o args,tags,latest",
+    "status --where args.a.a=1", "show r1", "show r1 --json", "compare r1 r2", "compare r1 r2 --json",
+    "experiment list", "experiment list --json", "experiment show e", "experiment show e --json",
+    "metrics r1", "metrics r1 --json", "metrics r1 --csv", "metrics r1 --last --json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", [100, 127])
+def test_values_nested_as_deep_as_fits_are_read_by_all(printed, connection, insert, depth):
+    nested = json.dumps(0)
+    for level in range(depth - 1):
+        nested = f'{{"a": {nested}}}' if level % 2 else f"[{nested}]"
+    nested = f'{{"a": {nested}}}'
+    experiment = insert("experiments", name="e")
+    connection.execute("UPDATE experiments SET tags = %s", (nested,))
+    for number in (1, 2):
+        insert("runs", experiment_id=experiment, status="RUNNING", slurm_job_id=number)
+        connection.execute("INSERT INTO run_latest (run_id, last) VALUES (%s, %s)", (number, nested))
+        connection.execute("INSERT INTO metrics (run_id, extra) VALUES (%s, %s)", (number, nested))
+    connection.execute("UPDATE runs SET args = %(it)s, tags = %(it)s, env = %(it)s", {"it": nested})
+    for command in READS:
+        assert printed(*command.split())
+    with pytest.raises(psycopg.errors.CheckViolation):
+        deep = '{"a": ' * 900 + "0" + "}" * 900
+        connection.execute("UPDATE runs SET args = %s WHERE id = 1", (deep,))
+
+
+def test_a_large_value_of_one_run_is_in_nobodys_way(cli, connection, insert):
+    experiment = insert("experiments", name="e")
+    for number in range(1, 4):
+        insert("runs", experiment_id=experiment, status="RUNNING", slurm_job_id=number, args={"lr": number})
+    large = {"text": "x" * 90_000, "many": [str(uuid.uuid4()) for _ in range(2000)]}
+    for column in ("args", "tags"):
+        connection.execute(
+            sql.SQL("UPDATE runs SET {} = %s WHERE id = 2").format(sql.Identifier(column)), (Jsonb(large),)
+        )
+    insert("run_latest", run_id=2, last={"text": "y" * 90_000})
+    code, out, _ = cli("status", "--json")
+    first, second, third = json.loads(out)["runs"]
+    assert (code, first["args"], third["args"]) == (0, {"lr": 1}, {"lr": 3})
+    assert len(out) < 10_000
+    for key in ("args", "tags", "last"):
+        assert re.fullmatch(r"too large for a list: \d+ bytes", second[key][""])
+    whole = json.loads(cli("show", "r2", "--json")[1])
+    assert whole["args"] == whole["tags"] == large
