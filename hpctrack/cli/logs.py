@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import pwd
 import re
 import stat
 import sys
@@ -53,10 +54,11 @@ def command(
             return server.ask(lambda connection: queries.get_run(connection, run_id))
 
         run = ask()
+        own = run.user_name in server.ask(lookup.my_names)
         if follow:
-            _Follower(ask, run, err=err).follow(lines)
+            _Follower(ask, run, err=err, own=own).follow(lines)
         else:
-            with _open(_path(run, err=err), run) as file:
+            with _open(_path(run, err=err), run, own=own) as file:
                 _skip_to_last(file, lines)
                 _copy(file)
 
@@ -73,12 +75,22 @@ def _path(run: queries.Run, *, err: bool) -> str:
     raise errors.NoOutput(f"r{run.id} has not told where its {'stderr' if err else 'output'} is")
 
 
-def _open(path: str, run: queries.Run) -> BinaryIO:
-    """Open the file. Raises `errors.NoOutput`."""
+def _open(path: str, run: queries.Run, *, own: bool) -> BinaryIO:
+    """Open the file. Raises `errors.NoOutput`.
+
+    A path is the word of the run's owner: by it, nobody else is to read what the owner could not.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths of the node are texts)
             raise errors.NoOutput(f"r{run.id} wrote to {render.clean(path)}, which is no file")
-        return open(path, "rb", buffering=0)  # noqa: PTH123
+        # Something else may take its place: a FIFO is not waited for, and what was opened is looked at.
+        file = open(path, "rb", buffering=0, opener=_opener)  # noqa: SIM115
+        found = os.fstat(file.fileno())
+        if stat.S_ISREG(found.st_mode) and (own or _is_theirs(found, run.user_name)):
+            return file
+        file.close()
+        whose = render.clean(run.user_name)
+        raise errors.NoOutput(f"r{run.id} is {whose}'s, and {render.clean(path)} is not: it is left closed")
     except FileNotFoundError:
         raise errors.NoOutput(
             f"{render.clean(path)} is not on this host, or no longer; "
@@ -86,6 +98,20 @@ def _open(path: str, run: queries.Run) -> BinaryIO:
         ) from None
     except OSError as error:
         raise errors.NoOutput(f"{render.clean(path)}: {error.strerror}") from None
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _is_theirs(found: os.stat_result, user: str) -> bool:
+    """Whether a file belongs to the account of a login's name, or is for everybody to read."""
+    if found.st_mode & stat.S_IROTH:
+        return True
+    try:
+        return found.st_uid == pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        return False
 
 
 def _skip_to_last(file: BinaryIO, lines: int | None) -> None:
@@ -202,10 +228,11 @@ class Growing:
 class _Follower:
     """Copies a file that grows, is emptied by the next attempt, or becomes another one."""
 
-    def __init__(self, ask: Callable[[], queries.Run], run: queries.Run, *, err: bool) -> None:
+    def __init__(self, ask: Callable[[], queries.Run], run: queries.Run, *, err: bool, own: bool) -> None:
         self._ask = ask
         self._run = run
         self._err = err
+        self._own = own
         self._file: Growing | None = None
         self._path: str | None = None
 
@@ -213,7 +240,7 @@ class _Follower:
         """Copy until the run is over and its file is at its end."""
         self._reopen(lines)
         if self._file is None and self._run.time_ended is not None:
-            _open(_path(self._run, err=self._err), self._run)  # says why there is nothing
+            _open(_path(self._run, err=self._err), self._run, own=self._own)  # says why there is nothing
         if self._file is None:
             _say(f"r{self._run.id} is {self._run.status.value}; waiting for its output")
         asked = time.monotonic()
@@ -261,7 +288,7 @@ class _Follower:
         self._file = None
         with contextlib.suppress(errors.NoOutput):
             self._path = _path(self._run, err=self._err)
-            file = _open(self._path, self._run)
+            file = _open(self._path, self._run, own=self._own)
             _skip_to_last(file, lines)
             self._file = Growing(file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import select
 import subprocess
 import sys
@@ -191,3 +192,37 @@ def test_an_array_needs_a_task(cli, run):
     code, _, err = cli("logs", "14")
     assert code == 3
     assert "14 means 2" in err
+
+
+@pytest.mark.parametrize("options", [[], ["-f"], ["--err"], ["-n", "3"]])
+def test_a_path_opens_nothing_that_is_not_the_runs_owners(database, connection, run, tmp_path, options):
+    """Whoever is root would read any file out, or wait at a FIFO for ever."""
+    secret, link, fifo = (tmp_path / name for name in ("secret", "link", "fifo"))
+    secret.write_text("not yours\n")
+    secret.chmod(0o600)
+    link.symlink_to(secret)
+    os.mkfifo(fifo)
+    run(slurm_job_id=14, user_name="mallory", status="COMPLETED", time_started=NOW, time_ended=NOW)
+    for path, said in (
+        (secret, "is not: it is left closed"), (link, "is not: it is left closed"), (fifo, "which is no file"),
+        ("/dev/zero", "which is no file"), ("/proc/self/environ", "is not: it is left closed"),
+    ):  # fmt: skip
+        connection.execute("UPDATE runs SET stdout_path = %s, stderr_path = %s", (str(path), str(path)))
+        code, out, err = output(database, "14", *options)
+        assert (code, out) == (66, b""), path
+        assert said in err
+    connection.execute("UPDATE runs SET stdout_path = %s, stderr_path = %s", (str(secret), str(secret)))
+    connection.execute("UPDATE runs SET user_name = session_user")
+    assert output(database, "14", *options)[:2] == (0, b"not yours\n")
+
+
+def test_what_belongs_to_the_runs_owner_or_is_for_everybody_is_read(database, connection, run, tmp_path):
+    path = tmp_path / "out"
+    path.write_text("all\n")
+    run(slurm_job_id=14, user_name="mallory", stdout_path=str(path), time_started=NOW)
+    assert output(database, "14")[:2] == (0, b"all\n")
+    path.chmod(0o600)
+    assert output(database, "14")[0] == 66
+    os.chown(path, pwd.getpwnam("daemon").pw_uid, -1)
+    connection.execute("UPDATE runs SET user_name = 'daemon'")
+    assert output(database, "14")[:2] == (0, b"all\n")
