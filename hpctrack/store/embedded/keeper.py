@@ -50,6 +50,8 @@ _LOOK_SECONDS = 2.0
 #: As long as the owner's record may be away: it is moved aside for a moment when it is looked at.
 _HOMELESS_LOOKS = 3
 _END_SECONDS = 10.0
+#: For whoever started a server to use it.
+_LEAST_SECONDS = 1.0
 #: For a session to do something, at least: an idle collector does every ten seconds.
 _SESSION_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -95,6 +97,11 @@ def _start(orders: Orders, place: Place) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+def _say(what: str) -> None:
+    with contextlib.suppress(OSError):  # the disk may be full
+        os.write(2, f"keeper: {what}\n".encode(errors="replace"))
+
+
 class Keeper:
     """Looks after a server until that has ended."""
 
@@ -105,7 +112,7 @@ class Keeper:
         self._record = record
         self._server = server
         self._listen = listen
-        self._idle_exit = idle_exit
+        self._idle_exit = max(idle_exit, _LEAST_SECONDS)
         self._key = os.urandom(16).hex()
         self._gate = gate.Gate(str(Path(record.socket_dir, cluster_folder.SOCKET)), self._key)
         self._sessions = _Sessions(server.pid)
@@ -124,7 +131,7 @@ class Keeper:
                     due = time.monotonic() + pause
                     self._look()
             except Exception as error:  # noqa: BLE001 (the server would end with this)
-                sys.stderr.write(f"keeper: {type(error).__name__}: {error}\n")
+                _say(f"{type(error).__name__}: {error}")
                 time.sleep(pause)
         self._gate.close()
         asking.withdraw(self._place, self._record)
@@ -132,7 +139,7 @@ class Keeper:
     def _look(self) -> None:
         postmaster.cut_log(self._place)
         if self._is_homeless():
-            sys.stderr.write("keeper: the folder is gone, or another server's: this one ends\n")
+            _say("the folder is gone, or another server's: this one ends")
             postmaster.shut_down(self._place, self._server.pid, _END_SECONDS)
         elif self._is_idle():
             self._end()
@@ -164,7 +171,7 @@ class Keeper:
         here = Host(self._record.host, self._record.boot_id)
         settings = Settings(data_dir=str(self._place.base.parent))
         if server.stop(settings, here, unless=lambda: not self._is_idle()):
-            sys.stderr.write("keeper: nobody has used this server for a while: it has ended\n")
+            _say("nobody has used this server for a while: it has ended")
 
     def _open(self) -> None:
         """Open the door to those who have asked; say where it is, also where that was lost."""

@@ -156,12 +156,13 @@ def open_log(place: Place) -> BinaryIO:
 def cut_log(place: Place) -> None:
     """Begin the log anew if it is beyond 1 MB; its end is kept aside.
 
-    Who writes it appends, and goes on at its new beginning.
+    Who writes it appends, and goes on at its new beginning. It is cut also where its end can't be kept.
     """
     with contextlib.suppress(FileNotFoundError):
         size = place.log.stat().st_size
         if size > LOG_BYTES:
             with place.log.open("r+b") as log:
                 log.seek(size - LOG_BYTES)
-                files.replace(str(place.log.with_suffix(".log.1")), log.read(LOG_BYTES))
+                with contextlib.suppress(OSError):
+                    files.replace(str(place.log.with_suffix(".log.1")), log.read(LOG_BYTES))
                 log.truncate(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -15,15 +16,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from hpctrack import files
 from hpctrack.store import embedded
 from hpctrack.store.embedded import postmaster
 from hpctrack.store.embedded.cluster_folder import Place
-from tests.chain import PROGRAM, environment, eventually
+from tests.chain import PROGRAM, environment, eventually, fill
 from tests.integration.embedded.servers import (
     ELSEWHERE,
     ENSURE,
     HERE,
     ask,
+    end,
     parent,
     postmaster_pid,
     postmasters,
@@ -82,8 +85,8 @@ def test_a_session_at_work_keeps_it_alive(settings):
 def test_a_command_that_comes_while_it_ends_is_served(settings):
     from hpctrack.store import database
 
-    settings = settings._replace(idle_exit=0.4)
-    for pause in (0.3, 0.4, 0.5, 0.6, 0.8, 1.0):
+    settings = settings._replace(idle_exit=0.0)
+    for pause in (0.7, 0.9, 1.0, 1.1, 1.3, 2.0):
         with database.connect(settings) as connection:
             assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
         time.sleep(pause)
@@ -153,6 +156,53 @@ def test_its_log_is_bounded_whatever_fills_it(settings):
     assert place.log.with_suffix(".log.1").stat().st_size <= postmaster.LOG_BYTES
     assert {path.name for path in place.base.glob("server.log*")} == {"server.log", "server.log.1"}
     assert place.log.with_suffix(".log.1").stat().st_mode & 0o777 == 0o600
+
+
+def test_its_log_is_cut_also_where_its_end_can_not_be_kept(settings):
+    params = embedded.ensure(settings)
+    place = Place.of(settings)
+    place.log.with_suffix(".log.1").mkdir()
+    server = postmaster_pid(settings)
+    with psycopg.connect(**params, autocommit=True) as connection:
+        connection.execute(
+            "DO $$ BEGIN FOR i IN 1..5000 LOOP RAISE LOG '%', repeat('x', 1000); END LOOP; END $$"
+        )
+        eventually(lambda: place.log.stat().st_size < postmaster.LOG_BYTES)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert alive(server)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_full_disk_does_not_end_it(settings):
+    """What the keeper can't write costs the server nothing."""
+    home = Path(settings.data_dir)
+    home.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m,mode=0700", "none", home], check=True)
+    try:
+        params = embedded.ensure(settings)
+        server = postmaster_pid(settings)
+        place = Place.of(settings)
+        place.asked.mkdir(mode=0o700)
+        files.replace(str(place.base / "asks"), json.dumps({"ways": [["127.0.0.1", "127.0.0.1"]]}).encode())
+        keeper = parent(server)
+        with psycopg.connect(**params) as connection:
+            filler = fill(home)
+            with place.log.open("ab", buffering=0) as log, contextlib.suppress(OSError):
+                while log.write(b"x"):  # its last page, too
+                    pass
+            (place.base / "asks").rename(place.asked / "login9")  # what it wants the keeper can't write down
+            time.sleep(5)  # some looks of the keeper
+            assert alive(keeper)
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+            assert not place.reach_file.exists()
+        filler.unlink()
+        eventually(place.reach_file.exists)
+        assert ask(embedded.ensure(settings)) == "hpctrack"
+        assert postmaster_pid(settings) == server
+        embedded.stop(settings)
+    finally:
+        end(Place.of(settings))
+        subprocess.run(["umount", "-l", home], check=True)
 
 
 def test_refused_logins_and_failed_statements_hardly_fill_it(settings):
