@@ -25,6 +25,15 @@ DSN_PARAMS = frozenset(
     "keepalives_interval keepalives_count tcp_user_timeout application_name".split()
 )
 _DSN_ALIASES = {"database": "dbname"}
+#: What tells one database from another, and libpq's variables for it.
+_PLACE = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "dbname": "PGDATABASE",
+    "user": "PGUSER",
+    "service": "PGSERVICE",
+}
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 #: More than anybody means: beyond it, the system's clocks and sizes end.
@@ -87,6 +96,22 @@ class Settings(NamedTuple):
     def personal(self) -> bool:
         """No server is configured: the embedded PostgreSQL serves this user alone."""
         return self.dsn is None
+
+    @property
+    def place(self) -> str:
+        """Where its runs belong: server, database and schema, as they are configured, without secrets.
+
+        libpq takes from its own variables what is not configured.
+        """
+        if self.dsn is None:
+            return "personal"
+        values = {name: self.dsn.get(name) or os.environ.get(other, "") for name, other in _PLACE.items()}
+        server = values["host"] or values["hostaddr"] or "this host"
+        if values["service"]:
+            server = f"service {values['service']}, {server}"
+        hosts = ",".join(sorted(server.lower().split(",")))
+        named = values["dbname"] or values["user"] or "the user's"
+        return f"{hosts}:{values['port'] or '5432'}/{named}, schema {self.schema}"
 
     @property
     def spool(self) -> str:

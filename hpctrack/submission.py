@@ -205,6 +205,7 @@ def mint(settings: Settings, time: float) -> records.Record:
         flush=settings.flush,
         usage_interval=settings.usage_interval,
         journal_cap=settings.journal_cap,
+        place=settings.place,
     )
 
 

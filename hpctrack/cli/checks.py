@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common, render
+from hpctrack.cli import common, render, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,11 +66,11 @@ def examine(config_path: str | None) -> Iterator[Check]:
             yield _clock(connection)
             yield from _collectors(configuration, connection)
             yield from _slurm(configuration, connection)
-            yield _spool(configuration)
+            yield from _spool(configuration, connection)
     except Failed as failed:
         yield failed.check
         yield from _slurm(configuration, None)
-        yield _spool(configuration)
+        yield from _spool(configuration, None)
 
 
 def _configuration(configuration: Settings, config_path: str | None) -> Check:
@@ -335,23 +335,36 @@ def _reconciler(connection: Connection, name: str) -> Check:
     return Check("reconciler", "ok", f"last asked {name} {ago} ago")
 
 
-def _spool(configuration: Settings) -> Check:
+def _spool(configuration: Settings, connection: Connection | None) -> Iterator[Check]:
+    """Tell what waits; without PostgreSQL nobody can say what can be done about it."""
+    from hpctrack.store import registration
     from hpctrack.stream import records, spool
+    from hpctrack.stream.collector import backlog
 
     try:
         submissions = len(list(records.unregistered(configuration.spool)))
-        journals = spool.pending(configuration.spool, configuration.node_dir)
-    except OSError as error:
-        do = "see to its rights: it is to be yours alone"
-        return Check("spool", "broken", f"{error.filename or configuration.spool}: {error.strerror}", do)
-    for path, reason in records.refused(configuration.spool):
-        return Check(
-            "spool", "broken", f"{path} can't be registered: {reason}", "hpctrack sync tries it again"
-        )
-    if not submissions and not journals:
-        return Check("spool", "ok", "nothing waits")
-    waiting = [common.counted(submissions, "submission")] if submissions else []
-    if journals:
-        size = render.size(sum(one.size for one in journals))
-        waiting.append(f"journals of {common.counted(len(journals), 'run')} ({size})")
-    return Check("spool", "note", f"{' and '.join(waiting)} wait to be delivered", "hpctrack sync")
+        if connection is None:
+            survey = spool.survey(configuration.spool, configuration.node_dir)
+            found = list(waiting.stuck(survey.stuck))
+            if survey.waiting:
+                runs = common.counted(len(survey.waiting), "run")
+                found.insert(0, waiting.Line(f"journals of {runs} wait to be delivered", "hpctrack sync"))
+        else:
+            elsewhere = registration.elsewhere(configuration, connection)
+            found = list(waiting.lines(backlog.look(configuration, lambda: connection), elsewhere))
+            submissions -= sum(elsewhere.values())
+    except (OSError, errors.StoreError) as error:
+        yield Check("spool", "broken", str(error), "see to its rights: it is to be yours alone")
+        return
+    if submissions:
+        says = f"{common.counted(submissions, 'submission')} wait to be delivered"
+        found.insert(0, waiting.Line(says, "hpctrack sync"))
+    refused = [
+        Check("spool", "broken", f"{path} can't be registered: {reason}", "hpctrack sync tries it again")
+        for path, reason in records.refused(configuration.spool)
+    ]
+    yield from refused
+    for line in found:
+        yield Check("spool", "note", line.says, line.do)
+    if not found and not refused:
+        yield Check("spool", "ok", "nothing waits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -10,8 +11,9 @@ from hpctrack import errors, runids, settings
 from hpctrack.cli import common, render, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from hpctrack.settings import Settings
     from hpctrack.store.changes import Doomed
     from hpctrack.store.database import Connection
 
@@ -36,13 +38,31 @@ def command(
     """
     from hpctrack.store import lookup
 
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    configuration = settings.load(config_path=config_path)
+    with common.connected(configuration) as connection:
         ids = lookup.find_each(connection, refs)
-        deleted = delete_runs(connection, ids, yes=yes, force=force, quiet=as_json)
+        with clearing(configuration, connection):
+            deleted = delete_runs(connection, ids, yes=yes, force=force, quiet=as_json)
     if as_json:
         say.json({"deleted": deleted})
     else:
         say.out(f"deleted {common.counted(deleted, 'run')}")
+
+
+@contextlib.contextmanager
+def clearing(configuration: Settings, connection: Connection) -> Iterator[None]:
+    """Delete with the runs that go meanwhile their journals in this user's spool and on this host.
+
+    Nobody could ever deliver them. What somebody may still write to stays, and is told.
+    """
+    from hpctrack.stream import spool
+    from hpctrack.stream.collector import backlog
+
+    before = {one.spooled.path for one in backlog.look(configuration, lambda: connection).ready}
+    yield
+    for one in backlog.look(configuration, lambda: connection).deleted if before else ():
+        if one.path in before and not spool.discard(one):
+            say.note(f"{one.path} stays, since somebody may write there: later, hpctrack prune")
 
 
 def delete_runs(

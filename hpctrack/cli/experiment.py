@@ -104,11 +104,13 @@ def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> No
     """
     from hpctrack.store import experiments
 
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    configuration = settings.load(config_path=config_path)
+    with common.connected(configuration) as connection:
         found = experiments.get(connection, name)
         experiments.check_rights(connection, found)
         ids = experiments.run_ids(connection, found)
-        deleted = delete.delete_runs(connection, ids, yes=yes, force=force)
+        with delete.clearing(configuration, connection):
+            deleted = delete.delete_runs(connection, ids, yes=yes, force=force)
         experiments.delete(connection, found)
     say.out(f"deleted {render.clean(name)} with {common.counted(deleted, 'run')}")
 

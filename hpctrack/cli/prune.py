@@ -59,16 +59,22 @@ def command(
         found = pruning.count(connection, before, experiment)
         if not as_json:
             say.out(*_summary(found, before).split("\n"))
-        deleted = records = 0
+        deleted = records = folders = 0
+        left: list[str] = []
         if not dry_run:
             if found:
                 common.confirm("Delete them for good?", yes=yes)
                 deleted = pruning.prune(connection, before, experiment)
+            folders, left = _remove_journals(configuration, connection, before)
             records = _remove_records(configuration, connection, before)
+    for path in left:
+        say.note(f"{path} stays: somebody works or may write there")
+    told = {"deleted": deleted, "records": records, "folders": folders}
     if as_json:
-        say.json({"experiments": [_keys(one) for one in found], "deleted": deleted, "records": records})
+        say.json({"experiments": [_keys(one) for one in found], **told})
     elif not dry_run:
-        say.out(f"deleted {deleted} runs and {records} submission records in the spool")
+        journals = f", and {common.counted(folders, 'folder')} of their journals" if folders else ""
+        say.out(f"deleted {deleted} runs and {records} submission records in the spool{journals}")
 
 
 def _summary(found: list[Prunable], before: datetime) -> str:
@@ -86,12 +92,36 @@ def _keys(one: Prunable) -> dict[str, object]:
     return {**one._asdict(), "oldest": one.oldest.isoformat(), "newest": one.newest.isoformat()}
 
 
+def _remove_journals(
+    configuration: Settings, connection: Connection, before: datetime
+) -> tuple[int, list[str]]:
+    """Delete the folders of journals that nobody can ever deliver; return how many, and which stay.
+
+    Without a submission record, which holds the key, that is so of folders in which nothing has happened
+    since ``before``, nor for a week.
+    """
+    from hpctrack.stream import spool
+    from hpctrack.stream.collector import backlog
+
+    found = backlog.look(configuration, lambda: connection)
+    oldest = min(before, datetime.now(timezone.utc) - _YOUNG).timestamp()
+    lost = [one for one in found.stuck if one.is_keyless and 0 < one.since < oldest]
+    left = [one.path for one in found.deleted if not spool.discard(one)]
+    left += [one.path for one in lost if not spool.discard(spool.without_key(one))]
+    return len(found.deleted) + len(lost) - len(left), left
+
+
 def _remove_records(configuration: Settings, connection: Connection, before: datetime) -> int:
-    """Remove old submission records that are of no use any more; return how many."""
-    from hpctrack.store import pruning
+    """Remove old submission records of this database that are of no use any more; return how many."""
+    from hpctrack.store import pruning, registration
     from hpctrack.stream import records
 
     oldest = min(before, datetime.now(timezone.utc) - _YOUNG).timestamp()
-    old = dict(records.registered_before(configuration.spool, oldest))
+    here = registration.Here(configuration, connection)
+    old = {
+        path: uuid
+        for path, uuid in records.registered_before(configuration.spool, oldest)
+        if here.takes(path)
+    }
     gone = pruning.without_runs(connection, set(old.values())) if old else set()
     return sum(records.remove(path) for path, uuid in old.items() if uuid in gone)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, detail, render, say, table
+from hpctrack.cli import common, detail, render, say, table, waiting
 from hpctrack.store import attempt_resources, lookup, metric_names, queries, series
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def command(
     """
     if sum((bool(plots), script, env, as_json)) > 1:
         raise errors.UsageError("--plot, --script, --env and --json do not go together")
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    configuration = settings.load(config_path=config_path)
+    with common.connected(configuration) as connection:
         run = queries.get_run(connection, lookup.find_one(connection, ref))
         if plots:
             _plot(connection, run, plots)
@@ -55,6 +56,7 @@ def command(
         else:
             output = table.Output()
             output.print(*detail.draw(_story(connection, run, output), output))
+            waiting.say(configuration, connection, run.id)
 
 
 def _story(connection: Connection, run: queries.Run, output: table.Output) -> detail.Story:

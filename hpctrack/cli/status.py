@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, runids, settings, where, words
-from hpctrack.cli import columns, common, completion, listing, render, say, table
+from hpctrack.cli import columns, common, completion, listing, render, say, table, waiting
 from hpctrack.cli.question import Question, ask
 from hpctrack.store import attempt_resources, filters, lists, queries
 
@@ -151,6 +151,7 @@ def command(
             output.print(
                 *listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
             )
+            waiting.say(configuration, connection)
 
 
 def _print_counts(connection: Connection, question: Question) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -136,8 +136,19 @@ def check_role(connection: Connection) -> None:
         )
 
 
-def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> dict[tuple[bytes, int], int]:
-    """Return the ids of runs by submission (16 bytes) and task; those that do not exist are left out.
+class KnownRun(NamedTuple):
+    """A run that exists."""
+
+    id: int
+    #: Its last attempt, and whether that has been over for some minutes: no process of it lives on any node.
+    attempt: int
+    over: bool
+
+
+def known_runs(
+    connection: Connection, names: Collection[tuple[bytes, int]]
+) -> dict[tuple[bytes, int], KnownRun]:
+    """Return the runs by submission (16 bytes) and task; those that do not exist are left out.
 
     Raises `errors.StoreError`.
     """
@@ -145,7 +156,16 @@ def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> 
         rows: list[tuple[Any, ...]] = connection.execute(
             statement("fetch_known_runs"), _names(names)
         ).fetchall()
-    return {(submission.bytes, task): run_id for submission, task, run_id in rows}
+    return {(submission.bytes, task): KnownRun(*found) for submission, task, *found in rows}
+
+
+def watermarks(connection: Connection, runs: Collection[int]) -> dict[tuple[int, str], int]:
+    """Return up to which byte the journals of runs are in, by run and journal. Raises `errors.StoreError`."""
+    with database.translated():
+        rows: list[tuple[Any, ...]] = connection.execute(
+            statement("fetch_runs_watermarks"), {"runs": list(runs)}
+        ).fetchall()
+    return {(run_id, journal): watermark for run_id, journal, watermark in rows}
 
 
 def note_waiting(connection: Connection, waiting: Mapping[int, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from psycopg.types.json import Jsonb
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 #: Records whose experiments others hold, each of which costs a wait, before the rest waits for another time.
 _MOST_BUSY = 3
-
+#: In a name of `Settings.place`.
+_PORT = re.compile(r":[0-9,]+/")
 _log = logging.getLogger(__name__)
 
 
@@ -47,20 +49,85 @@ def register(connection: Connection, record: records.Record) -> dict[int, int]:
     return {int(str(task)): int(str(run_id)) for task, run_id in rows}
 
 
-def register_pending(settings: Settings, connection: Connection | None = None) -> int:
+def register_pending(
+    settings: Settings, connection: Connection | None = None, *, everything: bool = False
+) -> int:
     """Register what earlier submissions left in the spool; return how many of them there were.
 
-    Costs the listing of a folder where nothing waits. A record that is none, or that PostgreSQL refuses for
-    its content, is set apart, and keeps none of the others. Raises `errors.StoreUnavailable`,
+    Costs the listing of a folder where nothing waits. What belongs to another database stays, unless
+    ``everything`` is asked for. A record that is none, or that PostgreSQL refuses for its content, is set
+    apart, and keeps none of the others. Raises `errors.StoreUnavailable`,
     `errors.StoreDenied` and `errors.SchemaError`.
     """
     waiting = list(_unregistered(settings))
-    if not waiting:
+    if not waiting and (connection is None or settings.place in records.known_places(settings.spool)):
         return 0
-    if connection is not None:
-        return _register_all(connection, waiting)
-    with contextlib.closing(database.connect(settings, autocommit=True)) as own:
-        return _register_all(own, waiting)
+    if connection is None:
+        with contextlib.closing(database.connect(settings, autocommit=True)) as own:
+            return register_pending(settings, own, everything=everything)
+    here = Here(settings, connection)
+    here.note()
+    return _register_all(connection, (path for path in waiting if everything or here.takes(path)))
+
+
+class Here:
+    """The database that we are connected to, and what belongs to it.
+
+    It is known by the name under which it was configured when something was submitted; under another name
+    (an administrator may move a server) if it has said before, by that name, that it is the same one. A port
+    of the same host where nobody has ever answered was a mistake in the configuration.
+    """
+
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._known: dict[str, str] | None = None
+
+    def note(self) -> None:
+        """Remember which database the configured name means. Raises `errors.StoreError`."""
+        try:
+            records.note_place(self._settings.spool, self._settings.place, self._identity())
+        except OSError as error:
+            _log.debug("%s: %s", self._settings.spool, error)
+
+    def is_place(self, place: str) -> bool:
+        """Whether a record's place is this database. Raises `errors.StoreError`."""
+        if place in ("", self._settings.place):
+            return True
+        if self._known is None:
+            self._known = records.known_places(self._settings.spool)
+        if place in self._known:
+            return self._known[place] == self._identity()
+        return _PORT.sub("/", place) == _PORT.sub("/", self._settings.place)
+
+    def takes(self, path: str) -> bool:
+        """Whether a record belongs here, or can't be read: then registering it says why."""
+        try:
+            return self.is_place(records.read(path).place)
+        except (OSError, ValueError):
+            return True
+
+    def _identity(self) -> str:
+        with database.translated():
+            row = self._connection.execute(
+                statement("fetch_database_identity"), {"schema": self._settings.schema}
+            ).fetchone()
+        return str(row[0]) if row else ""
+
+
+def elsewhere(settings: Settings, connection: Connection) -> dict[str, int]:
+    """Return how many submissions wait for other databases, by what those are called.
+
+    Raises `errors.StoreError`.
+    """
+    here = Here(settings, connection)
+    found: dict[str, int] = {}
+    for path in _unregistered(settings):
+        with contextlib.suppress(OSError, ValueError):
+            place = records.read(path).place
+            if not here.is_place(place):
+                found[place] = found.get(place, 0) + 1
+    return found
 
 
 def _unregistered(settings: Settings) -> Iterable[str]:

@@ -61,7 +61,14 @@ _COLLECTOR = {
     "usage": "INSERT",
 }
 _FUNCTIONS = {
-    Kind.READER: ("acts_for_all", "as_double", "count_number", "details_visible", "metric_number"),
+    Kind.READER: (
+        "acts_for_all",
+        "as_double",
+        "count_number",
+        "details_visible",
+        "known_runs",
+        "metric_number",
+    ),
     Kind.USER: ("register_submission",),
     Kind.COLLECTOR: ("add_metric_columns",),
 }

@@ -182,13 +182,22 @@ def _uses(pid: int, name: bytes) -> bool:
         with open(f"/proc/{pid}/environ", "rb") as file:
             if name in file.read():
                 return True
-        places = [f"/proc/{pid}/cwd"]
+        if name in os.fsencode(os.readlink(f"/proc/{pid}/cwd")):
+            return True
         with os.scandir(f"/proc/{pid}/fd") as entries:
-            places += [entry.path for entry in entries]
-        for place in places:
-            with contextlib.suppress(OSError):
-                if name in os.fsencode(os.readlink(place)):
-                    return True
+            return any(_is_used(pid, entry.name, name) for entry in entries)
+    return False
+
+
+def _is_used(pid: int, descriptor: str, name: bytes) -> bool:
+    """Whether an open file is one of a folder's; a delivery reads its journals, and holds its lock."""
+    with contextlib.suppress(OSError, ValueError):
+        path = os.fsencode(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+        if name not in path or path.endswith(b"/lock"):
+            return False
+        with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
+            flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
+        return not path.endswith((b".journal", b".part")) or flags & os.O_ACCMODE != os.O_RDONLY
     return False
 
 

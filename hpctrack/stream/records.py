@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Begins the line of a batch script that holds its record, with ``key_in = script``.
 PREFIX = b"#HPCTRACK_RECORD "
+_PLACES = "databases"
+_MAX_PLACES = 1 << 20
 
 
 #: Bytes of a record, or of a batch script that holds one.
@@ -49,6 +51,8 @@ class Record(NamedTuple):
     flush: float = 5.0
     usage_interval: float = 10.0
     journal_cap: int = 1 << 30
+    #: The database that it belongs to (`Settings.place`): no other may register it. Empty: any.
+    place: str = ""
 
     def __repr__(self) -> str:
         return f"<Record {self.uuid} of job {self.cluster}.{self.job_id}>"  # the secret is for no log
@@ -151,6 +155,33 @@ def unregistered(spool: str) -> Iterator[str]:
         target = os.path.join(spool, "submissions", name)
         if os.path.exists(target):
             yield target
+
+
+def is_registered(target: str) -> bool:
+    """Whether PostgreSQL was told of the record at this path."""
+    return not os.path.lexists(_marker(target)) and not os.path.lexists(_refusal(target))
+
+
+def known_places(spool: str) -> dict[str, str]:
+    """Return what databases, by the names of `Settings.place`, said of themselves when they were asked."""
+    try:
+        with open(os.path.join(spool, _PLACES), encoding="utf-8") as file:
+            found = json.loads(file.read(_MAX_PLACES))
+        return {str(name): str(identity) for name, identity in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def note_place(spool: str, name: str, identity: str) -> None:
+    """Remember which database a name means: an administrator may give it another. Raises OSError."""
+    known = known_places(spool)
+    if known.get(name) == identity or not os.path.isdir(spool):
+        return
+    target = os.path.join(spool, _PLACES)
+    draft = f"{target}.{os.urandom(4).hex()}"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump({**known, name: identity}, file)
+    os.rename(draft, target)
 
 
 def registered_before(spool: str, time: float) -> Iterator[tuple[str, str]]:

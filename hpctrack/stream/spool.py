@@ -52,6 +52,9 @@ class Stuck(NamedTuple):
     remedy: str
     size: int = 0
     since: float = 0.0
+    #: Whether the submission record is missing, and with it the key of its run.
+    is_keyless: bool = False
+    in_spool: bool = True
 
 
 class Survey(NamedTuple):
@@ -92,7 +95,7 @@ def survey(spool: str, node_dir: str = "") -> Survey:
 
 
 _RIGHTS = "see to its rights and its disk; it is tried again by hpctrack sync"
-_NO_RECORD = "if its record is gone for good, nobody can prove whose it is: hpctrack prune"
+_NO_RECORD = "without it nobody can prove whose it is; hpctrack prune clears it away when it is old"
 
 
 def _judge(found: Survey, spool: str, path: str, *, in_spool: bool) -> None:
@@ -106,7 +109,8 @@ def _judge(found: Survey, spool: str, path: str, *, in_spool: bool) -> None:
         files = tail.find(path)
         if identity is None or folders.find_record(spool, identity) is None:
             if files:
-                found.stuck.append(_stuck(path, "its submission record is not to be found", _NO_RECORD))
+                keyless = _stuck(path, "its submission record is not to be found", _NO_RECORD)
+                found.stuck.append(keyless._replace(is_keyless=True, in_spool=in_spool))
             return
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -226,6 +230,43 @@ def ship(
         for one in tails:
             one.close()
         leftover.release()
+
+
+def without_key(stuck: Stuck) -> Spooled:
+    """Return a folder whose submission record is gone as one that may be discarded."""
+    identity = folders.read_identity(stuck.path) or folders.Identity(None, -1)
+    return Spooled(stuck.path, identity, stuck.in_spool, stuck.size, stuck.since)
+
+
+def discard(spooled: Spooled) -> bool:
+    """Delete a folder whose run is deleted, so that nobody can ever deliver it; False if it stays.
+
+    It does while somebody works there or may write there.
+    """
+    try:
+        leftover = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool, ended=True)
+        if not leftover.take():
+            return False
+    except FileNotFoundError:
+        return not os.path.lexists(spooled.path)
+    except OSError:
+        return False
+    tails = {file.path: tail.Tail([file]) for file in leftover.files}
+    try:
+        return leftover.clear(lambda file: _prove_all(tails.get(file.path), file))
+    except OSError:
+        return False
+    finally:
+        for one in tails.values():
+            one.close()
+        leftover.release()
+
+
+def _prove_all(one: tail.Tail | None, file: tail.File) -> removal.Proof | None:
+    try:
+        return None if one is None else removal.Proof(one.descriptor(file), file.base, removal.EVERYTHING)
+    except OSError:
+        return None
 
 
 def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Outcome:

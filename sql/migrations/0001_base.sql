@@ -957,6 +957,18 @@ COMMENT ON FUNCTION register_submission IS
     'Store a submission, its secret and its runs; calling it again with the same UUID changes nothing';
 REVOKE EXECUTE ON FUNCTION register_submission FROM PUBLIC;
 
+CREATE FUNCTION known_runs(submissions uuid[], tasks integer[])
+    RETURNS TABLE (submission uuid, task integer, id bigint, attempt integer, over boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+    SELECT r.submission, r.task, r.id, r.attempt, coalesce(r.time_ended < now() - interval '2 minutes', false)
+    FROM unnest(submissions, tasks) AS w (submission, task)
+    JOIN runs r ON r.submission = w.submission AND r.task = w.task;
+$$;
+COMMENT ON FUNCTION known_runs IS
+    'Which runs exist, hidden ones too: a run that row-level security hides is not one that was deleted';
+REVOKE EXECUTE ON FUNCTION known_runs FROM PUBLIC;
+
 CREATE FUNCTION add_metric_columns(names text[], comment text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$

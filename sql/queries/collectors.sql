@@ -70,10 +70,12 @@ WHERE datname = current_database() AND usename = current_user AND application_na
   AND state = 'active' AND wait_event = 'ClientRead' AND query_start < now() - make_interval(secs => %(seconds)s);
 
 -- name: fetch_known_runs
--- Which of these runs exist, by what the wire calls them.
-SELECT r.submission, r.task, r.id
-FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[]) AS w (submission, task)
-JOIN runs r ON r.submission = w.submission AND r.task = w.task;
+-- Which of these runs exist, by what the wire calls them, their last attempt, and whether that is over for long.
+SELECT submission, task, id, attempt, over FROM known_runs(%(submissions)s::uuid[], %(tasks)s::integer[]);
+
+-- name: fetch_runs_watermarks
+-- How far the journals of these runs are in.
+SELECT run_id, journal_id, watermark FROM streams WHERE run_id = ANY (%(runs)s::bigint[]);
 
 -- name: note_waiting
 -- What is known to wait in the spool, of all runs of this spool's submissions.

@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import uuid
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from hpctrack import errors
 from hpctrack.store import collectors, database, held
-from hpctrack.stream import folders, spool
+from hpctrack.stream import spool
+from hpctrack.stream.collector import backlog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpctrack.settings import Settings
 
-#: Submission and task, as on the wire.
-Name: TypeAlias = tuple[bytes, int]
-
 #: Seconds from one look to the next; the first soon, for brief jobs that ended before there was a collector.
 _FIRST, _INTERVAL = 5.0, 30.0
+#: Folders that a log tells of.
+_MOST_SAID = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +40,7 @@ class Delivering:
         self._connection: database.Connection | None = None
         #: Whether PostgreSQL has been told that something waits; so it may after a restart.
         self._noted = True
+        self._said: set[str] = set()
 
     def stop(self) -> None:
         """Have it end."""
@@ -64,38 +64,42 @@ class Delivering:
 
         Raises `errors.StoreError`, OSError.
         """
-        waiting = spool.pending(self._settings.spool, self._settings.node_dir)
-        if not waiting and not self._noted:
+        found = backlog.look(self._settings, self._connected)
+        self._say(found)
+        if not found.ready and not self._noted:
             return
-        named = [(one, name) for one in waiting if (name := self._name_of(one)) is not None]
-        runs = collectors.known_runs(self._connected(), {name for _, name in named})
         left: dict[int, int] = {}
-        for one, name in named:
-            run_id = runs.get(name)
-            if run_id is not None and not self._deliver(one):
-                left[run_id] = left.get(run_id, 0) + spool.count_rows(one)
+        for one in found.ready:
+            if not self._deliver(one):
+                left[one.run_id] = left.get(one.run_id, 0) + spool.count_rows(one.spooled)
         if self._settings.personal:  # where this spool is the only one
             collectors.note_waiting(self._connected(), left)
         self._noted = bool(left)
 
-    def _name_of(self, one: spool.Spooled) -> Name | None:
-        """Return what the wire calls the run of a folder; None where its record is missing."""
-        try:
-            record = folders.find_record(self._settings.spool, one.identity)
-            return None if record is None else (uuid.UUID(record.uuid).bytes, one.identity.task)
-        except (OSError, ValueError) as error:
-            _log.debug("%s: %s", one.path, error)
-            return None
+    def _say(self, found: backlog.Backlog) -> None:
+        """Say once of each folder that it can't be delivered."""
+        for one in found.stuck:
+            self._say_once(one.path, f"{one.reason}: {one.remedy}")
+        for deleted in found.deleted:
+            self._say_once(deleted.path, "its run is deleted: hpctrack prune clears it away")
 
-    def _deliver(self, one: spool.Spooled) -> bool:
+    def _say_once(self, path: str, reason: str) -> None:
+        if path not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(path)
+            _log.warning("%s stays: %s", path, reason)
+
+    def _deliver(self, one: backlog.Ready) -> bool:
         """Deliver one folder; whether all of it is."""
+        path = one.spooled.path
         try:
-            removed = spool.deliver(one, self._settings.spool, self._addresses, lambda _count: None)
+            outcome = spool.ship(
+                one.spooled, self._settings.spool, self._addresses, lambda _count: None, ended=one.ended
+            )
         except (errors.HpctrackError, OSError, ValueError) as error:
-            _log.warning("%s can't be delivered: %s", one.path, error)
+            self._say_once(path, str(error))
             return False
-        if removed:
-            _log.info("delivered %s", one.path)
+        if outcome is spool.Outcome.REMOVED:
+            _log.info("delivered %s", path)
         return True
 
     def _addresses(self) -> Sequence[str]:

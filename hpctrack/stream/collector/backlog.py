@@ -1,0 +1,110 @@
+"""The backlog: what waits in a spool and on this host, sorted by what can be done about it.
+
+Folders of journals are known by their files (`spool.survey`), runs by PostgreSQL. Only folders of runs that
+PostgreSQL knows are sent: nobody would answer for others, and that says nothing about the collector.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from hpctrack.store import collectors, registration
+from hpctrack.stream import folders, records, spool, tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
+
+#: Submission and task, as on the wire.
+Name: TypeAlias = tuple[bytes, int]
+
+
+class Ready(NamedTuple):
+    """A folder of a run that PostgreSQL knows."""
+
+    spooled: spool.Spooled
+    run_id: int
+    #: Whether the folder's attempt is over on all nodes, says PostgreSQL.
+    ended: bool
+    #: Bytes that are not acknowledged.
+    waiting: int
+
+
+class Backlog(NamedTuple):
+    """What waits."""
+
+    ready: list[Ready]
+    #: Of runs that were deleted from this database: nobody can ever deliver it.
+    deleted: list[spool.Spooled]
+    #: Of submissions that this database does not know yet.
+    unregistered: list[spool.Spooled]
+    #: Of runs of other databases, by what those are called.
+    elsewhere: dict[str, list[spool.Spooled]]
+    stuck: list[spool.Stuck]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all."""
+        return not any(self)
+
+
+def look(settings: Settings, connect: Callable[[], Connection]) -> Backlog:
+    """Find what waits; PostgreSQL is asked if there is something. Raises `errors.StoreError`."""
+    survey = spool.survey(settings.spool, settings.node_dir)
+    found = Backlog([], [], [], {}, survey.stuck)
+    if survey.waiting:
+        _sort(found, survey.waiting, settings, connect())
+    return found
+
+
+def _sort(found: Backlog, waiting: list[spool.Spooled], settings: Settings, connection: Connection) -> None:
+    named: list[tuple[spool.Spooled, Name, str]] = []
+    for one in waiting:
+        try:
+            record = folders.find_record(settings.spool, one.identity)
+            if record is not None:
+                name = uuid.UUID(record.uuid).bytes, one.identity.task
+                named.append((one, name, records.path(settings.spool, record)))
+        except (OSError, ValueError) as error:
+            found.stuck.append(spool.Stuck(one.path, str(error), "see to its rights and its disk"))
+    runs = collectors.known_runs(connection, {name for _, name, _ in named})
+    here = registration.Here(settings, connection)
+    marks = collectors.watermarks(connection, {run.id for run in runs.values()})
+    for one, name, path in named:
+        run = runs.get(name)
+        if run is not None:
+            ended = run.over or one.identity.attempt < run.attempt
+            found.ready.append(Ready(one, run.id, ended, _unacknowledged(one, run.id, marks)))
+            continue
+        place = _place(path)
+        if not here.is_place(place):
+            found.elsewhere.setdefault(place, []).append(one)
+        elif records.is_registered(path):
+            found.deleted.append(one)
+        else:
+            found.unregistered.append(one)
+
+
+def _place(path: str) -> str:
+    try:
+        return records.read(path).place
+    except (OSError, ValueError):
+        return ""
+
+
+def _unacknowledged(one: spool.Spooled, run_id: int, marks: dict[tuple[int, str], int]) -> int:
+    """Return how many bytes of a folder's journals PostgreSQL does not have; headers count for nothing."""
+    missing: dict[bytes, int] = {}
+    try:
+        for file in tail.find(one.path):
+            end = file.base + os.lstat(file.path).st_size
+            mark = max(marks.get((run_id, file.journal.hex()), 0), file.base)
+            if end > mark and not (mark == 0 and tail.Tail([file]).is_blank):
+                missing[file.journal] = max(missing.get(file.journal, 0), end - mark)
+    except OSError:
+        return one.size
+    return sum(missing.values())
