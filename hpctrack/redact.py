@@ -16,6 +16,7 @@ Pure, and standard library only: compute nodes import this with `python -I -S`, 
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 
 from hpctrack import secret_patterns
@@ -79,6 +80,16 @@ def _occurrences(form: str, text: str) -> Iterator[tuple[int, int]]:
             end += 1
         yield start, end
         start = text.find(form, end - len(form) + 1)
+
+
+def of_process(environ: Mapping[str, str], argv: Sequence[str]) -> Redactor:
+    """Return the redactor of a process, made once for as long as its environment and command stay."""
+    return _of_process(tuple(environ.items()), tuple(argv))
+
+
+@functools.lru_cache(maxsize=2)
+def _of_process(environ: tuple[tuple[str, str], ...], argv: tuple[str, ...]) -> Redactor:
+    return Redactor.collect(dict(environ), argv)
 
 
 class Redactor:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from hpctrack import git
     from hpctrack.settings import Settings
 
+#: What is ours or Slurm's, and never a user's words; all else that is stored is masked.
+_NOT_OF_USERS = frozenset(
+    "uuid user_name cluster time script_sha256 kind partition account qos parent_submission rerun_of".split()
+)
 #: hpctrack's own options, and what they set.
 OWN = {"-E": "experiment", "--experiment": "experiment", "-T": "tag", "--tag": "tag", "--note": "note"}
 
@@ -219,9 +223,14 @@ def complete(
         cluster=job.cluster,
         job_id=job.job_id,
         tasks=job.tasks,
-        submission=bounded(storable(_submission(minted, source, job, redactor))),
-        run=bounded(storable(_run(source, own, job, parent, redactor))),
+        submission=bounded(storable(_masked(_submission(minted, source, job, redactor), redactor))),
+        run=bounded(storable(_masked(_run(source, own, job, parent, redactor), redactor))),
     )
+
+
+def _masked(stored: Mapping[str, Any], redactor: redact.Redactor) -> dict[str, Any]:
+    """Return what is to be stored without secrets: what is known from anywhere is masked everywhere."""
+    return {name: value if name in _NOT_OF_USERS else redactor.value(value) for name, value in stored.items()}
 
 
 def _submission(
@@ -233,12 +242,12 @@ def _submission(
         "cluster": job.cluster,
         "time": datetime.fromtimestamp(minted.time, timezone.utc).isoformat(),
         "submit_line": shlex.join(redactor.argv(source.argv)),
-        "script": None if source.script is None else redactor.text(source.script),
+        "script": source.script,
         "script_path": source.script_path or None,
         "script_sha256": None if source.script is None else fingerprint(source.script),
         "work_dir": source.work_dir,
-        "git": redactor.value(dict(source.git)) if source.git else None,
-        "env": redactor.environ(source.environ),
+        "git": dict(source.git) if source.git else None,
+        "env": dict(source.environ),
     }
 
 
@@ -255,7 +264,7 @@ def _run(
         "experiment": own.experiment or "default",
         "comment": own.note,
         "tags": tags(own.tags),
-        "args": redactor.value(parse_arguments(redactor.argv(source.arguments))),
+        "args": parse_arguments(redactor.argv(source.arguments)),
         "job_id": job.job_id,
         "het_job_id": job.job_id if job.het else None,
         "job_name": job.name,

@@ -145,7 +145,7 @@ def stored_args(args: Any, more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _redactor() -> redact.Redactor:
-    return redact.Redactor.collect(dict(os.environ), sys.argv)
+    return redact.of_process(os.environ, sys.argv)
 
 
 def _integer(variable: str) -> int | None:

@@ -8,11 +8,9 @@ those of the run.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.reconcile import matching
-from hpctrack.redact import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -50,19 +48,10 @@ def _difference(claim: Claim, fact: JobFacts) -> str | None:
         return f"it is on cluster {fact.cluster}, and the run on {run.cluster}"
     if fact.time_submitted is None or not matching.is_ours(run._replace(slurm_user=None), fact):
         return "it was submitted at another time than the run: its id has been used again"
-    if claim.submitted == fact.time_submitted or _is_called(fact.job_name, run.job_name):
+    if claim.submitted == fact.time_submitted or matching.is_called(fact.job_name, run.job_name):
         return None
     return f"its name is {fact.job_name}, and the run's {run.job_name}"
 
 
 def _either(names: Collection[str]) -> str:
     return " or ".join(sorted(names))
-
-
-def _is_called(name: str | None, stored: str | None) -> bool:
-    """Whether a job has the name that was stored, without secrets; of some runs none is known."""
-    if stored is None or name == stored:
-        return True
-    if MASK not in stored:
-        return False
-    return bool(re.fullmatch(".*".join(map(re.escape, stored.split(MASK))), name or "", re.DOTALL))

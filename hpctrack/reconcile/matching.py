@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.model import JobFacts, RunStatus, StoredRun
+from hpctrack.redact import MASK
 from hpctrack.slurm import states
 
 if TYPE_CHECKING:
@@ -189,3 +190,19 @@ def missing_tasks(facts: Iterable[JobFacts], stored: Iterable[StoredRun]) -> lis
                 found += [(run.run_id, task) for task in sorted(listed - known)]
                 known.update(listed)
     return found
+
+
+def is_called(name: str | None, stored: str | None) -> bool:
+    """Whether a job has the name that was stored, without secrets; of some runs none is known."""
+    if stored is None or name == stored:
+        return True
+    begin, *pieces = stored.split(MASK)
+    if name is None or not pieces or not name.startswith(begin):
+        return False
+    position, end = len(begin), pieces.pop()
+    for piece in pieces:
+        found = name.find(piece, position)
+        if found < 0:
+            return False
+        position = found + len(piece)
+    return name.endswith(end) and len(name) - len(end) >= position

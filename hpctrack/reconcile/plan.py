@@ -126,7 +126,7 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         and (live.job_id == run.slurm_job_id or bool(live.array_tasks))
         and live.time_limit in (run.time_limit, None)
         and live.partition in (run.partition, None)
-        and live.job_name in (run.job_name, None)
+        and (live.job_name is None or matching.is_called(live.job_name, run.job_name))
         and run.missing_since is None
         and not evidence.rows
         and not evidence.components
@@ -389,7 +389,8 @@ def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[s
             if value is not None:
                 yield name, value
         # Accounting stores names with their quotes replaced.
-        if newest.job_name and (newest.source == "squeue" or not run.job_name):
+        called = run.job_name is not None and matching.is_called(newest.job_name, run.job_name)
+        if newest.job_name and not called and (newest.source == "squeue" or not run.job_name):
             yield "job_name", newest.job_name
         if not newest.array_tasks:
             yield "slurm_job_id", newest.job_id

@@ -72,6 +72,11 @@ def plan(original: Original, changes: Changes, listed: Mapping[str, int]) -> Aga
     own, words = submission.parse_own(list(original.line[2:]))
     before, after = options.parse(words, listed), options.parse(changes.options, listed)
     _check(original, before, after, changes)
+    if MASK in original.work_dir:
+        raise errors.BadInput(
+            f"the folder of {original.name} held a secret in its name, which was not stored "
+            f"({original.work_dir}): submit it there with hpctrack sbatch"
+        )
     given, path = list(words), before.script
     head = given if path is None else given[:path]
     tail = [] if path is None else _arguments(original, given[path + 1 :], changes.assignments)

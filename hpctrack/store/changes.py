@@ -27,33 +27,35 @@ _BATCH = 200
 
 def tag(connection: Connection, ids: Collection[int], tags: Mapping[str, Any]) -> None:
     """Add tags: names to values, true for none."""
-    _update(connection, "tag_runs", ids, {"tags": Jsonb(limits.value(limits.TAGS, dict(tags)))})
+    stored = database.without_secrets(limits.value(limits.TAGS, dict(tags)))
+    _update(connection, "tag_runs", ids, {"tags": Jsonb(stored)})
 
 
 def untag(connection: Connection, ids: Collection[int], names: Collection[str]) -> None:
     """Remove tags by name; one that is not there is no error."""
-    _update(connection, "untag_runs", ids, {"names": list(names)})
+    _update(connection, "untag_runs", ids, {"names": database.without_secrets(list(names))})
 
 
 def note(connection: Connection, ids: Collection[int], text: str | None) -> None:
     """Set the note; None removes it."""
-    note = None if text is None else limits.text(limits.NOTE, text)
+    note = None if text is None else limits.text(limits.NOTE, database.without_secrets(text))
     _update(connection, "note_runs", ids, {"note": note})
 
 
 def link(connection: Connection, from_id: int, kind: str, to_id: int) -> None:
     """Link two runs; a link that is there stays."""
     limits.text(limits.LINK, kind)
+    parameters = {"from": from_id, "kind": database.without_secrets(kind), "to": to_id}
     with database.translated(), connection.transaction():
         _check_rights(connection, [from_id])
-        connection.execute(statement("link_runs"), {"from": from_id, "kind": kind, "to": to_id})
+        connection.execute(statement("link_runs"), parameters)
 
 
 def unlink(connection: Connection, from_id: int, kind: str, to_id: int) -> bool:
     """Remove a link; False if there is none."""
     with database.translated(), connection.transaction():
         _check_rights(connection, [from_id])
-        parameters = {"from": from_id, "kind": kind, "to": to_id}
+        parameters = {"from": from_id, "kind": database.without_secrets(kind), "to": to_id}
         return connection.execute(statement("unlink_runs"), parameters).rowcount > 0
 
 

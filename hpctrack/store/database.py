@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +197,17 @@ _REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba.conf entry|permission denied"
     r"|role .* does not exist|is not permitted to log in"
 )
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a text or JSON value that is to be stored, with the secrets masked that this process knows.
+
+    What is written by hand (tags, notes, names, links) goes through here; what is submitted and what nodes
+    send was masked where it comes from.
+    """
+    from hpctrack import redact  # late: its expressions take long to compile
+
+    return redact.of_process(os.environ, sys.argv).value(value)
 
 
 @contextlib.contextmanager

@@ -66,6 +66,7 @@ def get(connection: Connection, name: str) -> Experiment:
 
 def ensure(connection: Connection, name: str) -> Experiment:
     """Return the experiment of a name, made if there is none. Raises `errors.UsageError` for a long one."""
+    name = database.without_secrets(name)
     limits.text(limits.EXPERIMENT, name)
     with database.translated():
         connection.execute(statement("ensure_experiment"), {"name": name})
@@ -106,7 +107,9 @@ def rename(connection: Connection, experiment: Experiment, new: str) -> None:
     check_rights(connection, experiment)
     with database.translated():
         try:
-            connection.execute(statement("rename_experiment"), {"id": experiment.id, "new": new})
+            connection.execute(
+                statement("rename_experiment"), {"id": experiment.id, "new": database.without_secrets(new)}
+            )
         except psycopg.errors.UniqueViolation:
             raise errors.UsageError(f"there is an experiment {new!r} already") from None
 
@@ -127,6 +130,7 @@ def set_comment(connection: Connection, experiment: Experiment, text: str | None
     Raises `errors.StoreDenied` for somebody else's, `errors.UsageError` for what does not fit, as the
     functions below.
     """
+    text = database.without_secrets(text)
     if text is not None:
         limits.text(limits.NOTE, text)
     _change(connection, experiment, "set_experiment_comment", comment=text)
@@ -134,23 +138,24 @@ def set_comment(connection: Connection, experiment: Experiment, text: str | None
 
 def tag(connection: Connection, experiment: Experiment, tags: Mapping[str, Any]) -> None:
     """Add tags: names to values, true for none."""
-    _change(connection, experiment, "tag_experiment", tags=Jsonb(limits.value(limits.TAGS, dict(tags))))
+    stored = database.without_secrets(limits.value(limits.TAGS, dict(tags)))
+    _change(connection, experiment, "tag_experiment", tags=Jsonb(stored))
 
 
 def untag(connection: Connection, experiment: Experiment, names: Collection[str]) -> None:
     """Remove tags by name; one that is not there is no error."""
-    _change(connection, experiment, "untag_experiment", names=list(names))
+    _change(connection, experiment, "untag_experiment", names=database.without_secrets(list(names)))
 
 
 def link(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
     """Link two experiments; a link that is there stays."""
     limits.text(limits.LINK, kind)
-    _change(connection, experiment, "link_experiments", kind=kind, to=other)
+    _change(connection, experiment, "link_experiments", kind=database.without_secrets(kind), to=other)
 
 
 def unlink(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
     """Remove a link; one that is not there is no error."""
-    _change(connection, experiment, "unlink_experiments", kind=kind, to=other)
+    _change(connection, experiment, "unlink_experiments", kind=database.without_secrets(kind), to=other)
 
 
 def _change(connection: Connection, experiment: Experiment, name: str, **parameters: Any) -> None:

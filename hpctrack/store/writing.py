@@ -62,7 +62,11 @@ class _Held(NamedTuple):
 def create(connection: Connection, experiment_id: int, origin: Origin) -> int:
     """Create a run, and return its id."""
     with database.translated(), connection.transaction():
-        name = None if origin.job_name is None else limits.cut(limits.JOB_NAME, origin.job_name)
+        name = (
+            None
+            if origin.job_name is None
+            else limits.cut(limits.JOB_NAME, database.without_secrets(origin.job_name))
+        )
         parameters = {"experiment": experiment_id, **origin._asdict(), "job_name": name}
         row = connection.execute(statement("create_run"), parameters).fetchone()
         assert row is not None  # noqa: S101 (RETURNING returns)
@@ -113,6 +117,10 @@ def add_metrics(
     Values go into their columns as far as those hold them exactly, others into ``extra``; ``adder`` makes
     columns for new numbers. Raises `errors.StoreDenied` for somebody else's run.
     """
+    measured = {
+        name: database.without_secrets(value) if isinstance(value, str) else value
+        for name, value in measured.items()
+    }
     with database.translated():
         targets = _targets(connection, measured, adder)
         with connection.transaction():
@@ -140,7 +148,11 @@ def set_args(connection: Connection, run_id: int, args: Mapping[str, Any], *, me
     limits.value(limits.ARGS, args)
     with database.translated(), connection.transaction():
         _hold(connection, run_id)
-        parameters = {"id": run_id, "args": Jsonb(args, dumps=values.to_json), "merge": merge}
+        parameters = {
+            "id": run_id,
+            "args": Jsonb(database.without_secrets(dict(args)), dumps=values.to_json),
+            "merge": merge,
+        }
         connection.execute(statement("set_run_args"), parameters)
 
 

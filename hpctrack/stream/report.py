@@ -55,14 +55,17 @@ def start(
         size += len(name) + len(value)
         if submitted.get(name) != value and len(value) <= _MAX_VARIABLE and size <= _MAX_ENVIRONMENT:
             env[name] = value
+    told = {
+        "stdout": config.stdout or None,
+        "stderr": config.stderr or None,
+        "work_dir": os.getcwd(),
+        "job_name": environ.get("SLURM_JOB_NAME"),
+    }
     return {
         "time": time.time(),
         "env": env,
-        "stdout": redactor.text(config.stdout) or None,
-        "stderr": redactor.text(config.stderr) or None,
+        **redactor.value(told),
         "node_list": environ.get("SLURM_JOB_NODELIST"),
-        "work_dir": redactor.text(os.getcwd()),
-        "job_name": environ.get("SLURM_JOB_NAME"),
         "partition": environ.get("SLURM_JOB_PARTITION"),
         "account": environ.get("SLURM_JOB_ACCOUNT"),
         "qos": environ.get("SLURM_JOB_QOS"),
@@ -145,11 +148,14 @@ class Stderr:
         try:
             size = os.fstat(descriptor).st_size
             begin = self._begin if self._begin <= size else 0  # somebody has cut it
-            begin = max(size - _STDERR_TAIL - _CONTEXT, begin)
-            data = os.pread(descriptor, size - begin, begin)
+            first = max(size - _STDERR_TAIL - _CONTEXT, begin)
+            data = os.pread(descriptor, size - first, first)
         except OSError:
             return None
         finally:
             os.close(descriptor)
+        if first > begin:  # what was cut in its midst can't be recognised
+            line = data.find(b"\n") + 1
+            data = (data[line:] if line else b"") or data[_CONTEXT:]
         masked = redactor.text(data.decode("utf-8", "replace")).encode("utf-8", "replace")
         return masked[-_STDERR_TAIL:].decode("utf-8", "ignore")

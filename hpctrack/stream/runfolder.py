@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.stream import journal_lines
@@ -135,14 +136,14 @@ def offer_package(run_dir: str, spool: str = "") -> list[str]:
 
 
 def redactor(folder: str) -> Redactor:
-    """Return a redactor that knows the secrets of this environment, and those of the folder's script."""
+    """Return a redactor that knows the secrets of this environment and command, and of the script."""
     from hpctrack import redact  # late: its patterns take longer to compile than all else to load
 
     texts = []
     path = os.path.join(folder, _SCRIPT)
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
         texts.append(file.read(_MAX_SCRIPT))
-    return redact.Redactor.collect(os.environ, texts=texts)
+    return redact.Redactor.collect(os.environ, sys.argv, texts)
 
 
 def homes(node_dir: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The Python interface writes: runs that a script tracks by itself, without a collector."""
 
+import contextlib
 import math
 import os
 import signal
@@ -40,6 +41,37 @@ def test_an_experiment_is_made_once(client):
     assert client.experiment("digits").id == one.id
     with pytest.raises(errors.ExperimentNotFound):
         client.experiment("digit")
+
+
+def test_secrets_of_the_environment_are_in_nothing_that_is_written(client, connection, monkeypatch):
+    secret = "q7Xv-9zKw2mB"
+    monkeypatch.setenv("MY_TOKEN", secret)
+    monkeypatch.setenv("SLURM_JOB_NAME", f"job-{secret}")
+    experiment = Experiment(client, name=f"x-{secret}")
+    run = experiment.get_run()
+    other = Experiment(client, name="other")
+    run.set_comment(f"note {secret}")
+    run.add_tags(f"tag-{secret}", key=secret)
+    run.set_args({"a": {"b": [secret]}, secret: 1, "password": "train"})
+    run.add_metrics(step=1, note=f"text {secret}", loss=0.5)
+    experiment.set_comment(secret)
+    experiment.add_tags(secret, a=secret)
+    with contextlib.suppress(RuntimeError), run.track():
+        raise RuntimeError(f"bad token {secret}")
+    assert Experiment(client, name=f"x-{secret}").id == experiment.id != other.id
+    tables = ("experiments", "runs", "metrics", "run_latest", "transitions", "attempts")
+    stored = [
+        str(row)
+        for table in tables
+        for row in connection.execute(f"SELECT t::text FROM {table} t").fetchall()
+    ]
+    assert not any(secret in row for row in stored)
+    assert run.args == {"a": {"b": ["***"]}, "***": 1, "password": "***"}
+    assert connection.execute("SELECT name, comment FROM experiments ORDER BY id").fetchall()[0] == (
+        "x-***",
+        "***",
+    )
+    assert connection.execute("SELECT job_name, comment FROM runs").fetchone() == ("job-***", "note ***")
 
 
 def test_a_run_that_completes(client, tracked):
@@ -324,7 +356,7 @@ def test_users_of_a_site_write_their_own_runs_and_no_others(logins):
     run = Experiment(alice, name="digits").get_run()
     with run.track():
         run.add_metrics(step=1, loss=0.5)
-        run.set_args(lr=0.1)
+        run.set_args({}, lr=0.1)
         run.add_tags("mine")
     assert (run.status, run.args, run.user) == (RunStatus.COMPLETED, {"lr": 0.1}, alice.settings.dsn["user"])
     seen = bob.run(run.id)

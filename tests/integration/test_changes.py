@@ -67,6 +67,24 @@ def test_runs_are_told_from_tags(words, tags, runs, expected):
     assert ([ref.text for ref in refs], found) == (runs, expected)
 
 
+def test_what_is_written_by_hand_has_no_secrets_of_the_environment(cli, connection, run, monkeypatch):
+    secret = "q7Xv-9zKw2mB"
+    monkeypatch.setenv("MY_TOKEN", secret)
+    first, second = run(), run()
+    assert cli("tag", f"r{first}", f"a-{secret}", f"b={secret}")[0] == 0
+    assert cli("note", f"r{first}", f"see {secret}")[0] == 0
+    assert cli("link", f"r{first}", f"k-{secret}", f"r{second}")[0] == 0
+    assert cli("experiment", "rename", "digits", f"x-{secret}")[0] == 0
+    assert column(connection, "tags", [first]) == [{"a-***": True, "b": "***"}]
+    assert column(connection, "comment", [first]) == ["see ***"]
+    assert connection.execute("SELECT kind FROM run_relationships").fetchall() == [("k-***",)]
+    assert connection.execute("SELECT name FROM experiments").fetchall() == [("x-***",)]
+    assert cli("untag", f"r{first}", f"a-{secret}")[0] == 0
+    assert cli("link", "--remove", f"r{first}", f"k-{secret}", f"r{second}")[0] == 0
+    assert column(connection, "tags", [first]) == [{"b": "***"}]
+    assert connection.execute("SELECT kind FROM run_relationships").fetchall() == []
+
+
 def test_tags_come_and_go(cli, connection, array, run):
     other = run(tags={"old": None, "good": True})
     assert cli("tag", "14", f"r{other}", "good", "sweep=lr") == (0, "4 runs: tagged good, sweep=lr\n", "")

@@ -53,6 +53,22 @@ def test_accounting_does_not_rename():
     assert stored.job_name == '"x"'
 
 
+@pytest.mark.parametrize(
+    ("stored", "told", "then"),
+    [
+        ("a-***", "a-s3cret", "a-***"),
+        ("***", "s3cret", "***"),
+        ("***a***", "xxaxx", "***a***"),
+        ("a-***", "other", "other"),
+        ("***a***a***", "xa", "xa"),
+        (None, "train", "train"),
+    ],
+)
+def test_a_name_that_was_stored_without_its_secret_is_not_told_again(stored, told, then):
+    after, _ = decide(run(job_name=stored), squeue("RUNNING", job_name=told))
+    assert after.job_name == then
+
+
 # ---- 1. Absence and failed queries are no evidence -------------------------------------------------------
 
 

@@ -16,9 +16,9 @@ from hpctrack.slurm.rerun import Changes, Original
 SCRIPT = b'#!/bin/bash\n#SBATCH --mem=1G\npython train.py "$@"\n'
 
 
-def plan(line, *, options="", script=SCRIPT, path="/home/u/train.sh", task=None, **changes):
+def plan(line, *, options="", script=SCRIPT, path="/home/u/train.sh", folder="/home/u", task=None, **changes):
     original = Original(
-        "r7", ["hpctrack", "sbatch", *shlex.split(line)], script, path, "/home/u", "now called", task
+        "r7", ["hpctrack", "sbatch", *shlex.split(line)], script, path, folder, "now called", task
     )
     return rerun.plan(original, Changes(options=shlex.split(options), **changes), {})
 
@@ -47,6 +47,11 @@ def test_options_given_anew_replace_the_old_ones(line, options, expected):
         "train.sh",
         "/home/u/train.sh",
     )
+
+
+def test_a_folder_whose_name_held_a_secret_is_said():
+    with pytest.raises(errors.BadInput, match=r"folder of .* held a secret"):
+        plan("train.sh", folder="/home/u/***")
 
 
 def test_a_folder_that_the_script_asks_for_is_not_taken_twice():

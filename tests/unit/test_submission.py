@@ -178,6 +178,34 @@ def test_secrets_are_in_nothing_that_is_stored():
     assert "--lr=0.1" in record.submission["submit_line"]
 
 
+def test_a_secret_that_is_known_is_masked_in_every_text_of_a_submission():
+    """Whatever is stored of it, the user's words are masked; ids, times and Slurm's own words are not."""
+    text = f"<{SECRET}>"
+    source = Source(
+        argv=["hpctrack", "sbatch", f"-J{text}", f"--comment={text}", f"{text}.sh", text],
+        script=f"#!/bin/sh\necho {text}\n", work_dir=f"/home/{text}",
+        arguments=[text, f"--name={text}", f"{text}=1"],
+        environ={"MY_TOKEN": SECRET, text: text}, time=1.7e9, script_path=f"/home/{text}/train.sh",
+        git=git.State(commit="abc", branch=text, dirty=True, remote=text),
+    )  # fmt: skip
+    own = Own(text, (text, f"{text}={text}", f"a={text}"), text)
+    record = submission.make(Settings(), source, own, Job("hpc", 14, name=text), None)
+
+    def texts(value):
+        if isinstance(value, dict):
+            return [one for pair in value.items() for part in pair for one in texts(part)]
+        if isinstance(value, list):
+            return [one for part in value for one in texts(part)]
+        return [value] if isinstance(value, str) else []
+
+    stored = texts([record.submission, record.run])
+    assert not any(SECRET in one for one in stored)
+    assert sum("***" in one for one in stored) >= 17
+    assert (record.run["job_name"], record.run["experiment"], record.run["comment"]) == ("<***>",) * 3
+    assert record.run["tags"] == {"<***>": "<***>", "a": "<***>"}
+    assert record.submission["script_sha256"] == submission.fingerprint(source.script)
+
+
 def test_bytes_that_postgresql_does_not_take_are_written_out():
     assert make().submission["script"].endswith("echo caf\\xe9 \\xff\n")
 

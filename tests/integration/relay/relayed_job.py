@@ -158,14 +158,14 @@ class Job:
         (self.spool / "collector").write_text(address + "\n")
 
     def start(
-        self, script: str, *, flush: float = 5, prefix: tuple[str, ...] = (), **environ: str
+        self, script: str, *arguments: str, flush: float = 5, prefix: tuple[str, ...] = (), **environ: str
     ) -> subprocess.Popen:
         batch = self.folder / "batch"
         batch.write_text("# the wrapper\n" + script)
         process = subprocess.Popen(
             [*prefix, sys.executable, "-I", "-S", MAIN, "supervise", "--spool", self.spool,
              "--script-line", "2", "--script", "/home/a/train.sh",
-             "--node-dir", self.node, "--flush", str(flush), "--", batch],
+             "--node-dir", self.node, "--flush", str(flush), "--", batch, *arguments],
             env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", "LANG": "C",
                  "SAME": "value", "SLURMD_NODENAME": "n1", "PYTHON": sys.executable, **environ},
             cwd=self.folder, stdin=subprocess.DEVNULL, stdout=(self.folder / "out").open("w"),
@@ -174,9 +174,9 @@ class Job:
         self.started.append(process)
         return process
 
-    def run(self, script: str, **arguments) -> None:
+    def run(self, script: str, *arguments: str, **options) -> None:
         """Run a script to its end, and that of its supervisor, in two minutes: a longer flush shows."""
-        self.start(script, **arguments).wait(120)
+        self.start(script, *arguments, **options).wait(120)
 
     def relay(self, process: subprocess.Popen) -> int:
         """Return the relay's pid: the process whose journal of its own stands in the run folder."""

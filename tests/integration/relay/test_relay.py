@@ -99,6 +99,30 @@ def test_a_failure_tells_the_end_of_its_standard_error(job, collector):
     assert fin["stderr_tail"].endswith("key is ***\n") and 4000 < len(fin["stderr_tail"]) <= 4096
 
 
+def test_secrets_of_the_job_are_in_nothing_that_is_told(job, collector):
+    """Those of its environment, script and arguments, wherever they stand."""
+    job.submit()
+    job.find_collector_at(collector.address)
+    secrets = [f"q7Xv-9z{n}Kw2mB" for n in range(3)]
+    script = f"""#!/bin/sh
+        export API_KEY={secrets[1]}
+        "$PYTHON" -c 'import hpctrack, os
+for text in os.environ["MY_TOKEN"], os.environ["API_KEY"], "{secrets[2]}":
+    hpctrack.set_args({{"a": {{text: [text, {{"b": text}}]}}, "password": "train"}})
+    hpctrack.set_tags(note=text, **{{text: True}})'
+        echo "step=1 name={secrets[0]}" >> "$HPCTRACK_JOURNAL"
+        yes "filler" | head -c 30000 >&2
+        echo "no: {" ".join(secrets)}" >&2
+        exit 1
+    """
+    job.run(script, "--token", secrets[2], MY_TOKEN=secrets[0], SLURM_JOB_NAME=f"x-{secrets[0]}")
+    (start,), (fin,) = collector.messages("start"), collector.messages("fin")
+    told = b"".join(body for bodies in collector.bodies.values() for body in bodies)
+    assert not any(secret.encode() in told for secret in secrets)
+    assert start["job_name"] == "x-***" and fin["stderr_tail"].endswith("no: *** *** ***\n")
+    assert {"note": "***", "***": True} in collector.messages("tags")
+
+
 def test_a_script_that_is_over_at_once_has_not_ended_before_it_began(job, collector):
     job.submit()
     job.find_collector_at(collector.address)
