@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -107,3 +109,14 @@ def test_taking_the_apostrophe_away_gives_back_the_text(text):
     cell = visible.cell(text)
     assert cell == text or cell == "'" + text
     assert (cell == "'" + text) == (visible.cell("'" + text) == "''" + text)
+
+
+#: Who writes to the terminal beside `cli.say`: help that we wrote, tables, bytes of files, JSON row by row.
+WRITERS = {"say.py", "main.py", "screen.py", "table.py", "logs.py", "metrics.py", "group.py"}
+
+
+def test_what_verbs_print_goes_through_one_place():
+    folder = Path(visible.__file__).parent / "cli"
+    writes = re.compile(r"click\.s?echo\(|(?<![\w.])print\(|sys\.std(?:out|err)\.(?:buffer\.)?write")
+    found = {path.name for path in folder.glob("*.py") if writes.search(path.read_text(encoding="utf-8"))}
+    assert found <= WRITERS

@@ -226,3 +226,17 @@ def test_what_belongs_to_the_runs_owner_or_is_for_everybody_is_read(database, co
     os.chown(path, pwd.getpwnam("daemon").pw_uid, -1)
     connection.execute("UPDATE runs SET user_name = 'daemon'")
     assert output(database, "14")[:2] == (0, b"all\n")
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+def test_a_log_keeps_its_colours_and_commands_no_terminal(terminal, cli, run, tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(
+        b"\x1b[1;31mred\x1b[0m \x1b[2J\x1b]0;t\x07 \xff \xe2\x80\xae\n 10%\r 20%\n\x1b[8mhidden\x1b["
+    )
+    run(stdout_path=str(log))
+    one = terminal("logs", "r1")
+    assert one.finish() == 0
+    assert one.text.replace("\r\n", "\n") == (
+        "\x1b[1;31mred\x1b[0m \\x1b[2J\\x1b]0;t\\x07 \\xff \\u202e\n 10%\r 20%\n\\x1b[8mhidden\\x1b["
+    )
