@@ -263,6 +263,7 @@ class _Batch:
 
     def store_lines(self, writer: metrics.Writer, observe: Observe) -> None:
         """Store the lines of the only piece, and set aside those that are refused."""
+        writer.refresh()
         for index, piece in self._in_order():
             self.outcome.counts["pieces"] += 1
             self._journals[index].torn += piece.contents.torn
@@ -296,7 +297,7 @@ class _Batch:
         try:
             with refusals.told(self._connection), self._connection.transaction():
                 self._take_lines(index, part)
-                self.store_rows(writer)
+                self.store_rows(writer, refresh=False)
                 self.store_messages(observe)
                 self._execute("fire_constraints")
         except errors.ContentRefused as refusal:
@@ -332,11 +333,12 @@ class _Batch:
         self.outcome.gone.add(stream[0])
         self.outcome.watermarks[stream] = max(piece.end for piece in found)
 
-    def store_rows(self, writer: metrics.Writer) -> None:
-        """Store rows of metrics, and what is latest of each run."""
+    def store_rows(self, writer: metrics.Writer, *, refresh: bool = True) -> None:
+        """Store rows of metrics, and what is latest of each run; ``refresh``: first see which columns are."""
         if not self._logged:
             return
-        writer.refresh()
+        if refresh:
+            writer.refresh()
         runs = sorted({logged.run_id for logged in self._logged})
         found = self._execute("lock_latest", runs=runs)
         if len(found) < len(runs):

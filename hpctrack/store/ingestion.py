@@ -3,9 +3,9 @@
 A batch locks its journals in the order of their keys, decides from their watermarks what to store, stores it
 and moves the watermarks: all in one transaction. What is refused (`refusals`) is divided: by runs, down to
 the one that is to blame; that run is a suspect from then on, and is stored apart, by pieces and lines, when
-all others are in, and not for long. Lines that are to blame are set aside in ``rejected``. Runs that
-other sessions hold are put off (`held.Held`), and come again; so are runs of which something is refused while
-PostgreSQL refuses whatever comes (`refusals.Streak`), or over which it fails again and again.
+all others are in, for half of the time at most. Lines that are to blame are set aside in ``rejected``. Runs
+that other sessions hold are put off (`held.Held`), and come again; so are runs of which something is refused
+while PostgreSQL refuses whatever comes (`refusals.Streak`), or over which it fails again and again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 #: Refusals, each of which costs some milliseconds, for which suspects' pieces are divided in one batch; what
 #: is left then is not acknowledged, and comes again.
-_REFUSALS = 64
+_REFUSALS = 32
+#: The same while others' pieces come and suspects have just had as much time as those: runs are tried whole.
+_FEW_REFUSALS = 2
+#: Seconds that suspects may take before they are made up for.
+_ADVANCE = 0.25
 #: Sets of metrics that are remembered as settled.
 _MAX_SETTLED = 10_000
 _MAX_REMEMBERED = 10_000  # runs
@@ -46,6 +51,8 @@ class Memory:
     def __init__(self) -> None:
         #: Runs of which something was refused; the one served longest ago comes first.
         self.suspects: dict[int, None] = {}
+        #: Until when the time that they took is made up for.
+        self.suspects_paid = 0.0
         self.held = held.Held()
         self.streak = refusals.Streak()
         #: How often the connection was lost, or the server failed, while something of a run was stored.
@@ -87,6 +94,7 @@ class Ingestion:
         self._settled: set[tuple[str, ...]] = set()
         self._settled_for = ""
         self._refusals_left = 0
+        self._may_divide = True
         self._memory = Memory() if memory is None else memory
         self._held = self._memory.held
 
@@ -104,14 +112,22 @@ class Ingestion:
         """
         self._add_columns(pieces)
         outcome = Outcome()
-        self._refusals_left = _REFUSALS
+        alone = all(piece.run_id in self._memory.suspects or piece.run_id in self._held for piece in pieces)
+        self._may_divide = alone or time.monotonic() >= self._memory.suspects_paid - _ADVANCE
+        self._refusals_left = most = _REFUSALS if self._may_divide else _FEW_REFUSALS
+        began = time.monotonic()
         pieces = self._store_what_was_held(pieces, outcome)
+        spent = time.monotonic() - began
         suspects = [piece for piece in pieces if piece.run_id in self._memory.suspects]
         if suspects:
             pieces = [piece for piece in pieces if piece.run_id not in self._memory.suspects]
         for part in self._by_losses(pieces):
             self._store_or_divide(part, outcome, suspects)
+        began = time.monotonic()
         self._store_suspects(suspects, outcome)
+        if self._may_divide and self._refusals_left < most:
+            ended = time.monotonic()
+            self._memory.suspects_paid = max(self._memory.suspects_paid, ended) + spent + (ended - began)
         return outcome
 
     def _by_losses(self, given: Sequence[model.Piece]) -> Iterable[Sequence[model.Piece]]:
@@ -154,6 +170,8 @@ class Ingestion:
                 self._refusals_left -= 1
                 if self._memory.streak.is_long:
                     self._put_off_refused(ordered, refusal, outcome)
+                    return
+                if self._refusals_left <= 0 or not self._may_divide:
                     return
                 if len(part) > 1:
                     middle = len(part) // 2

@@ -287,3 +287,24 @@ def test_trouble_of_the_server_refuses_nothing(database, connection, ingest, run
         again = ingestion.Ingestion(other, lambda _c, _m: frozenset())
         assert again.store([piece]).watermarks == {(run_id, A): 100}
         assert one(other, "SELECT count(*) FROM rejected") == (0,)
+
+
+def test_a_user_who_poisons_every_datagram_leaves_others_half_of_the_time(connection, ingest, run):
+    connection.execute("ALTER TABLE metrics ADD COLUMN x double precision CHECK (x < 1000)")
+    good, bads = Journal(run()), [Journal(run()) for _ in range(40)]
+    waiting = [bad.rows(*({"step": i, "x": 2000.0 * (i % 2)} for i in range(40))) for bad in bads]
+    ingest.store([good.rows({"step": 0, "x": 1.0}), *waiting])
+    divided = []
+    for step in range(1, 40):
+        outcome = ingest.store([good.rows({"step": step, "x": 1.0}), *waiting])
+        assert outcome.watermarks[good.run_id, A] == good.end
+        divided.append(outcome.counts["rejected"] > 0)
+    assert len(stored(connection, good.run_id)) == 40
+    # What was spent on the poison is waited for before more is.
+    assert sum(divided) < 30
+    marks = {}
+    while len([1 for bad in bads if marks.get((bad.run_id, A)) == bad.end]) < len(bads):
+        marks |= ingest.store(
+            [piece for piece in waiting if marks.get((piece.run_id, A)) != piece.end]
+        ).watermarks
+    assert {len(stored(connection, bad.run_id)) for bad in bads} == {20}
