@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
-from pathlib import Path
+import stat
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.slurm import rerun
     from hpctrack.store import queries
+
+#: Bytes of a script that are read: Slurm takes 4 MB unless it is told otherwise (max_script_size).
+_LONGEST = 64 << 20
 
 
 class _Words(click.Command):
@@ -147,6 +151,15 @@ def _words(name: str, line: str) -> list[str]:
         raise errors.BadInput(f"the submit line of {name} is none of a shell's: {error}: {line}") from None
 
 
+def _read(path: str) -> bytes:
+    """Read a file whose path whoever registered it chose: no FIFO is waited for, no device read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(_LONGEST)
+
+
 def _script(name: str, found: queries.Submission) -> bytes:
     """Return the script as it was submitted: as stored, or, where secrets were masked, from its file."""
     stored = found.script or ""
@@ -158,7 +171,7 @@ def _script(name: str, found: queries.Submission) -> bytes:
             "submit it with hpctrack sbatch"
         )
     try:
-        text = Path(found.script_path).read_bytes()
+        text = _read(found.script_path)
     except OSError as error:
         why = f"can't be read: {error.strerror}"
     else:

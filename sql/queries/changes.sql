@@ -86,12 +86,13 @@ SELECT %(name)s WHERE NOT EXISTS (SELECT FROM experiments WHERE name = %(name)s)
 ON CONFLICT (name) DO NOTHING;
 
 -- name: fetch_experiment_links
--- The links of an experiment to others, by name.
+-- The links of an experiment to others, by name. Anybody may link to one.
 SELECT f.name, l.kind, t.name
-FROM experiment_relationships l
+FROM ((SELECT from_id, kind, to_id FROM experiment_relationships WHERE from_id = %(id)s ORDER BY to_id, kind LIMIT 1000)
+      UNION
+      (SELECT from_id, kind, to_id FROM experiment_relationships WHERE to_id = %(id)s ORDER BY from_id, kind LIMIT 100)) l
 JOIN experiments f ON f.id = l.from_id
 JOIN experiments t ON t.id = l.to_id
-WHERE l.from_id = %(id)s OR l.to_id = %(id)s
 ORDER BY f.name, l.kind, t.name;
 
 -- name: fetch_experiment_runs

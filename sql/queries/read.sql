@@ -33,10 +33,11 @@ FROM submissions
 WHERE uuid = %(uuid)s;
 
 -- name: fetch_relatives
--- Runs that submitted this one from inside their job, and runs that this one submitted.
+-- Runs that submitted this one from inside their job, and runs that this one submitted. Anybody may link to a run.
 SELECT from_id, kind, to_id
-FROM run_relationships
-WHERE from_id = %(id)s OR to_id = %(id)s
+FROM ((SELECT from_id, kind, to_id FROM run_relationships WHERE from_id = %(id)s ORDER BY to_id, kind LIMIT 1000)
+      UNION
+      (SELECT from_id, kind, to_id FROM run_relationships WHERE to_id = %(id)s ORDER BY from_id, kind LIMIT 100)) AS ends
 ORDER BY from_id, to_id;
 
 -- name: fetch_usage

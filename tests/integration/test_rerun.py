@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.integration.site_of_fakes import SECRET
@@ -101,6 +103,8 @@ def test_where_secrets_were_masked_the_file_is_taken_if_it_has_not_changed(store
     )
     script.unlink()
     assert "can't be read: No such file" in rerun("14")[2]
+    os.mkfifo(script)
+    assert "can't be read: not a regular file" in rerun("14")[2]
     text = f"#!/bin/sh\nTOKEN={SECRET}\n"
     stored.sbatch(given=text.encode(), environ={"FAKE_STDOUT": "Submitted batch job 16\n"})
     assert "it came from no file" in rerun("16")[2]

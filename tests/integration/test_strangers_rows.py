@@ -172,6 +172,20 @@ def test_a_state_that_is_refused_keeps_no_other_from_its_own(roles, slurm, submi
     assert {f"r{run} can't be corrected" in caplog.text for run in runs if run % 3 == 0} == {True}
 
 
+def test_links_that_others_made_to_a_run_are_shown_up_to_a_bound(roles):
+    mine, theirs = roles.submit("bob", "bobs"), roles.submit("alice", "alices")
+    runs = "INSERT INTO run_relationships SELECT %s, 'spam' || n, %s FROM generate_series(1, 5000) n"
+    roles.query("alice", runs, theirs, mine)
+    roles.query("alice", runs.replace("run_", "experiment_"), 2, 1)
+    roles.query("bob", "INSERT INTO run_relationships VALUES (%s, 'like', %s)", mine, theirs)
+    roles.query("bob", "INSERT INTO experiment_relationships VALUES (1, 'like', 2)")
+    for words in (("show", f"r{mine}"), ("experiment", "show", "bobs")):
+        code, out, _ = roles.run("bob", *words, "--json")
+        links = json.loads(out)["links"]
+        assert (code, len(links)) == (0, 101)
+        assert sum("like" in str(link) for link in links) == 1
+
+
 # --- whatever a user may write into each column -------------------------------------------------------------
 
 _DEEP = "[" * 900 + "]" * 900
