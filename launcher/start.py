@@ -22,6 +22,7 @@ NAMES = (b"PYTHONEXECUTABLE", b"__PYVENV_LAUNCHER__")
 def main() -> None:
     """Run the command line, or leave it to the other half, which does without Python."""
     if not (sys.flags.isolated and sys.flags.no_site):
+        os.environb.pop(b"HPCTRACK_GIVEN", None)
         os.execv(sys.executable, [sys.executable, "-I", "-S", HERE, *sys.argv[1:]])
     if sys.argv[1:2] == ["--probe"]:
         probe(sys.argv[2])
@@ -58,9 +59,8 @@ def restore() -> bool:
         if value is not None:
             environ[name] = value
             hidden = hidden or name in LINKER
-    with open("/proc/self/environ", "rb") as file:
-        if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
-            environ.pop(b"LC_CTYPE", None)  # Python adds it in the C locale (PEP 538)
+    if not was_given(b"LC_CTYPE"):  # Python adds it in the C locale (PEP 538)
+        environ.pop(b"LC_CTYPE", None)
     given = environ.pop(b"HPCTRACK_GIVEN", b"").partition(b":")[2]
     for entry in bytes.fromhex(given.decode()).split(b"\0"):
         name, equals, value = entry.partition(b"=")
@@ -69,6 +69,15 @@ def restore() -> bool:
         else:
             environ.pop(name, None)
     return hidden
+
+
+def was_given(name: bytes) -> bool:
+    """Whether a variable is of the environment that this process was started in."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            return any(entry.startswith(name + b"=") for entry in file.read().split(b"\0"))
+    except OSError:
+        return True
 
 
 def find_packages() -> None:
@@ -114,7 +123,7 @@ def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
 
 def start_hidden() -> "NoReturn":
     """Start once more, without what the dynamic linker is told."""
-    environ = dict(os.environb)
+    environ = {name: value for name, value in os.environb.items() if name != b"HPCTRACK_GIVEN"}
     for name in (*LINKER, *NAMES):
         if name in environ:
             environ[b"HPCTRACK_GIVEN_" + name] = environ.pop(name)
