@@ -118,6 +118,7 @@ def find(environ: Mapping[str, str]) -> str:
     """Return git's path; empty where there is none. Relative entries of PATH mean the tree itself."""
     for folder in environ.get("PATH", os.defpath).split(os.pathsep):
         path = Path(folder, "git")
-        if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
-            return str(path)
+        with contextlib.suppress(OSError):  # of a folder that one may not look into
+            if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
+                return str(path)
     return ""

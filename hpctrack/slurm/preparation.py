@@ -170,8 +170,9 @@ def find_script(name: str, chdir: str | None, search: str) -> Path:
     here = Path.cwd() / (chdir or "")
     entries = [entry for entry in search.split(":") if entry]
     for folder in (here, *(here / entry if entry.startswith(".") else Path(entry) for entry in entries)):
-        if (folder / name).exists() and not (folder / name).is_dir():
-            return folder / name
+        with contextlib.suppress(OSError):  # of a folder that one may not look into
+            if (folder / name).exists() and not (folder / name).is_dir():
+                return folder / name
     return Path(name)
 
 

@@ -126,7 +126,9 @@ class _Job:
         self._environ = environ
         self._minted = minted
         self._listener = listener
-        self._git = git.Inquiry(str(Path(wrapped.script.path).parent), environ)
+        self._git: git.Inquiry | None = None
+        with contextlib.suppress(Exception):  # nothing of ours may keep a job from being submitted
+            self._git = git.Inquiry(str(Path(wrapped.script.path).parent), environ)
 
     def learn(self, job_id: int, cluster: str | None) -> None:
         """Write the job's record and deliver it; what fails is told in one line."""
@@ -161,7 +163,7 @@ class _Job:
             work_dir=str(Path.cwd() / (request.chdir or "")),
             environ=self._environ,
             time=self._minted.time,
-            git=self._git.answer(),
+            git=self._git.answer() if self._git else None,
             script_path=script.path,
             rerun_of=self._order.rerun_of,
         )

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -288,3 +290,29 @@ def test_the_process_that_was_started_is_the_one_that_runs(place: Place):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_folder_on_path_that_one_may_not_look_into_does_not_matter():
+    """As root's own is for a user to whom its PATH was handed on."""
+    code = textwrap.dedent("""
+        import os, sys
+        from hpctrack import git_program
+        from hpctrack.slurm import preparation
+        os.setuid(65534)
+        search = sys.argv[1]
+        print(git_program.find({"PATH": search}), preparation.find_script("elsewhere.sh", None, search))
+    """)
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        closed, found = Path(name, "closed"), Path(name, "found")
+        Path(name).chmod(0o755)
+        closed.mkdir(0o700)
+        found.mkdir(0o755)
+        for program in ("git", "elsewhere.sh"):
+            (found / program).write_text(SCRIPT)
+            (found / program).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"{closed}:{found}"], capture_output=True, text=True, check=False,
+            cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+        assert done.stdout.split() == [str(found / "git"), str(found / "elsewhere.sh")], done.stderr
