@@ -3,7 +3,8 @@
 The one place for all of it, on login nodes, on compute nodes and in the user's script. Who makes something
 in a folder of ours makes that folder first, each time:
 
-* `make_folder` makes a folder that only this user can enter, or checks that it is one;
+* `make_folder` makes a folder that only this user can enter, or checks that it is one; `new_folder` makes one
+  where nothing is;
 * `create` makes a new private file; `open_or_create` opens one that may be there already (locks, logs);
   `replace` puts a private file in the place of another, at once;
 * `read` reads a file if only this user or root can have written it, and no more than it is told to;
@@ -57,11 +58,18 @@ def make_folder(path: str, within: str = "", say: Callable[[str], None] | None =
     elif above and not os.path.isdir(above):
         make_folder(above, "", say)
     try:
-        os.mkdir(path, 0o700)
+        new_folder(path)
     except FileExistsError:
         pass
-    _check_folder(path, say or _say)
+    _check_folder(path, say or _say)  # a new one, too: somebody else's link may have led there
     return path
+
+
+def new_folder(path: str) -> None:
+    """Make a folder that only this user can enter. Raises FileExistsError for whatever is there, OSError."""
+    os.mkdir(path, 0o700)
+    if os.lstat(path).st_mode & 0o777 != 0o700:  # the umask has shut it
+        os.chmod(path, 0o700)
 
 
 def is_private(path: str) -> bool:
@@ -126,13 +134,14 @@ def replace(path: str, data: bytes, *, sync: bool = False) -> None:
         _sync_folder(os.path.dirname(path) or ".")
 
 
-def read(path: str, limit: int, *, links: bool = False) -> bytes:
+def read(path: str, limit: int, *, links: bool = False, anybodys: bool = False) -> bytes:
     """Read a regular file of at most ``limit`` bytes that only this user or root can have written.
 
     With ``links`` the path may be a symbolic link, or lead through some, of this user's or root's. Neither
-    waits for anybody nor reads anything else. Raises `errors.Untrusted`, FileNotFoundError, OSError.
+    waits for anybody nor reads anything else. ``anybodys`` is that of `open_to_read`. Raises
+    `errors.Untrusted`, FileNotFoundError, OSError.
     """
-    descriptor = open_to_read(path, limit, links=links)
+    descriptor = open_to_read(path, limit, links=links, anybodys=anybodys)
     try:
         data = b""
         while len(data) <= limit:
@@ -145,14 +154,19 @@ def read(path: str, limit: int, *, links: bool = False) -> bytes:
     raise _untrusted(path, _too_long(limit))
 
 
-def open_to_read(path: str, limit: int | None = None, *, links: bool = False) -> int:
-    """Open a file under the conditions of `read`, which it raises; return the descriptor."""
-    if links:
+def open_to_read(path: str, limit: int | None = None, *, links: bool = False, anybodys: bool = False) -> int:
+    """Open a file under the conditions of `read`, which it raises; return the descriptor.
+
+    With ``anybodys`` who may write the file, or made links to it, does not matter: it is shown, not believed.
+    """
+    if links and not anybodys:
         _resolve(path)
-    _check_file(path, os.stat(path) if links else os.lstat(path), limit)
+    links = links or anybodys
+    owners = None if anybodys else (os.geteuid(), 0)
+    _check_file(path, os.stat(path) if links else os.lstat(path), limit, owners)
     descriptor = os.open(path, os.O_RDONLY | _SAFELY | (0 if links else os.O_NOFOLLOW))
     try:
-        _check_file(path, os.fstat(descriptor), limit)  # again: it may have been swapped in between
+        _check_file(path, os.fstat(descriptor), limit, owners)  # again: it may have been swapped in between
     except BaseException:
         os.close(descriptor)
         raise
@@ -241,11 +255,11 @@ def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
 # ---- trust -----------------------------------------------------------------------------------------------
 
 
-def _check_file(path: str, found: os.stat_result, limit: int | None) -> None:
-    owners = (os.geteuid(), 0)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners:
+def _check_file(path: str, found: os.stat_result, limit: int | None, owners: tuple[int, ...] | None) -> None:
+    """Raise `errors.Untrusted` for no regular file, a long one, one that others than ``owners`` may write."""
+    if not stat.S_ISREG(found.st_mode) or (owners and found.st_uid not in owners):
         raise _untrusted(path, _why_foreign(found, owners))
-    if _is_writable(found):
+    if owners and _is_writable(found):
         mode = stat.S_IMODE(found.st_mode)
         raise _untrusted(path, f"may be written by others (mode {mode:04o}): mend it with chmod go-w")
     if limit is not None and found.st_size > limit:
@@ -256,8 +270,10 @@ def _too_long(limit: int) -> str:
     return f"has more than {limit} bytes"
 
 
-def _why_foreign(found: os.stat_result, owners: tuple[int, ...], wanted: str = "a regular file") -> str:
-    if found.st_uid not in owners:
+def _why_foreign(
+    found: os.stat_result, owners: tuple[int, ...] | None, wanted: str = "a regular file"
+) -> str:
+    if owners and found.st_uid not in owners:
         return f"belongs to another user (id {found.st_uid})"
     kind = next((word for test, word in _KINDS if test(found.st_mode)), "a device")
     return f"is {'a regular file' if stat.S_ISREG(found.st_mode) else kind}, not {wanted}"

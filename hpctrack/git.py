@@ -109,6 +109,7 @@ def _find(git: Git, folder: Path) -> _Repository | None:
 
 def _is_dirty(git: Git, repository: _Repository, depth: int = 0) -> bool | None:
     with tempfile.TemporaryDirectory(prefix="hpctrack-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o700)  # the umask may have shut it
         stand_in = _stand_in(git, repository, Path(folder))
         told = git.ask(_STATUS, repository.top, stand_in)
         if told is None:

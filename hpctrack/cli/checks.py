@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hpctrack import account, errors, settings
+from hpctrack import account, errors, files, settings
 from hpctrack.cli import common, render, waiting
 
 if TYPE_CHECKING:
@@ -74,27 +74,30 @@ def examine(config_path: str | None) -> Iterator[Check]:
 
 
 def _configuration(configuration: Settings, config_path: str | None) -> Check:
-    files = [config_path] if config_path else list(settings.existing_files())
-    where = ", ".join(files) or "no file, only defaults and the environment"
+    existing = [config_path] if config_path else settings.existing_files()
+    where = ", ".join(existing) or "no file, only defaults and the environment"
     mode = "personal mode" if configuration.personal else "site mode"
     return Check("configuration", "ok", f"{mode}; {where}")
 
 
 def _data_folder(configuration: Settings) -> Check:
     """Try to write where submission records and journals are kept."""
-    from hpctrack.stream import runfolder
-
     spool = Path(configuration.spool)
     try:
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        runfolder.make_private(str(spool))
+        files.make_folder(str(spool), within=configuration.data_dir)
         probe = spool / f"doctor.{os.getpid()}"
-        probe.write_text("")
+        os.close(files.create(str(probe)))
         probe.unlink()
     except OSError as error:
         return Check(
             "data folder", "broken", f"{error.filename or spool}: {error.strerror}",
             "free space, or set data_dir to a folder of your own that compute nodes see",
+        )  # fmt: skip
+    exposed = files.exposure(str(spool))
+    if exposed:
+        return Check(
+            "data folder", "note", f"others could swap it: {exposed}; what it remembers is not believed",
+            "close that folder to others, or set data_dir to one below a folder of your own",
         )  # fmt: skip
     return Check("data folder", "ok", configuration.data_dir)
 

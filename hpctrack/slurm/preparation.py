@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import children, errors, resources, submission
+from hpctrack import children, errors, files, resources, submission
 from hpctrack.slurm import batch_script, options, site
 
 if TYPE_CHECKING:
@@ -181,8 +181,8 @@ def _put_back(plan: Plan, script: Script, folder: Path) -> Plan:
     if not script.consumed:
         return plan
     path = folder / "unwrapped" / script.name
-    path.parent.mkdir()
-    path.write_bytes(script.text)
+    files.new_folder(str(path.parent))
+    files.replace(str(path), script.text)
     return plan._replace(argv=_with_script(plan.argv, script, path))
 
 
@@ -210,7 +210,7 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
     if len(script.text) <= batch_script.MAX_SIZE < len(wrapped):
         return untracked(plan, f"wrapped, the script has more than {batch_script.MAX_SIZE} bytes")
     path = folder / script.name
-    path.write_bytes(wrapped)
+    files.replace(str(path), wrapped)
     dropped = [place for option in line.read.options if option.name == "wrap" for place in option.places]
     request = options.request(line.read, line.environ, directives)
     arguments = () if script.place is None else tuple(line.argv[script.place + 1 :])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpctrack import errors
+from hpctrack import errors, files
 from hpctrack.slurm import command, options
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ _DEFAULT_CONF = "/etc/slurm/slurm.conf"
 #: What decides which Slurm commands are found, and which cluster they ask.
 _CLIENT = ("PATH", "LD_LIBRARY_PATH", "SLURM_CONF")
 _CLIENT_FILE = "slurm-client.json"
+#: Of what is remembered.
+_MAX_BYTES = 1 << 20
 _T = TypeVar("_T")
 
 
@@ -37,8 +38,8 @@ def note_client(environ: Mapping[str, str], cache: str) -> None:
 def client_environ(environ: Mapping[str, str], cache: str) -> dict[str, str]:
     """Return an environment in which Slurm is reached as who submitted last from this host reached it."""
     told: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads((Path(cache) / _CLIENT_FILE).read_bytes())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        stored = _read(Path(cache) / _CLIENT_FILE)
         if stored["host"] == platform.node():
             told = {name: str(value) for name, value in stored["environ"].items() if name in _CLIENT}
     kept = {name: value for name, value in environ.items() if not told or name not in _CLIENT}
@@ -92,7 +93,7 @@ def _stamp(path: str) -> list[object]:
 def _remembered(path: Path, key: list[object], ask: Callable[[], _T], *, fresh: bool = False) -> _T:
     """Return what is stored under this key, or ask and store it; where that can't be, ask each time."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(path.read_bytes())
+        stored = _read(path)
         if stored["key"] == key and not fresh:
             answer: _T = stored["answer"]
             return answer
@@ -102,8 +103,14 @@ def _remembered(path: Path, key: list[object], ask: Callable[[], _T], *, fresh: 
     return answer
 
 
+def _read(path: Path) -> Any:
+    """Read what was remembered: it decides which programs run. Raises OSError, ValueError."""
+    exposed = files.exposure(str(path.parent))
+    if exposed:
+        raise errors.Untrusted(exposed)
+    return json.loads(files.read(str(path), _MAX_BYTES))
+
+
 def _write(path: Path, contents: object) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(contents), encoding="ascii")
-    draft.replace(path)
+    files.make_folder(str(path.parent), within=str(path.parent.parent))
+    files.replace(str(path), json.dumps(contents).encode("ascii"))

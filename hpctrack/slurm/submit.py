@@ -104,6 +104,7 @@ def _plan(stack: contextlib.ExitStack, order: Order, minted: records.Record) -> 
     except OSError as error:
         return preparation.untracked(preparation.Plan(list(order.argv)), f"no temporary folder: {error}")
     path = Path(stack.enter_context(folder))
+    path.chmod(0o700)  # the umask may have shut it
     return preparation.prepare(
         order.settings, order.argv, order.environ, path, records.dumps(minted), script=order.script
     )

@@ -10,8 +10,8 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import flock
-from hpctrack.stream import records, runfolder
+from hpctrack import files, flock
+from hpctrack.stream import records
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LEASE = 120.0
 #: Seconds after which a journal that nobody appends to is at rest.
 _REST = 60.0
+#: Bytes of an ``identity.json``.
+_MAX_IDENTITY = 1 << 16
 
 
 class Identity(NamedTuple):
@@ -71,21 +73,13 @@ def identity(config: Config, supervisor: int) -> Identity:
 
 def write_identity(folder: str, identity: Identity) -> None:
     """Write or replace a folder's ``identity.json``."""
-    path = os.path.join(folder, "identity.json")
-    draft = f"{path}.{os.urandom(4).hex()}"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        json.dump(identity._asdict(), file)
-    os.rename(draft, path)
+    files.replace(os.path.join(folder, "identity.json"), json.dumps(identity._asdict()).encode("ascii"))
 
 
 def read_identity(folder: str) -> Identity | None:
     """Read a folder's ``identity.json``; None where there is none that this user wrote."""
     try:
-        descriptor = os.open(os.path.join(folder, "identity.json"), os.O_RDONLY | os.O_NOFOLLOW)
-        with open(descriptor, encoding="ascii") as file:
-            if os.fstat(descriptor).st_uid != os.geteuid():
-                return None
-            values = json.load(file)
+        values = json.loads(files.read(os.path.join(folder, "identity.json"), _MAX_IDENTITY))
         return Identity(**{name: values[name] for name in Identity._fields if name in values})
     except (OSError, ValueError, TypeError):
         return None
@@ -255,8 +249,7 @@ class Lock:
 
     def take(self) -> bool:
         """Take the lock; False if somebody else has it. Raises OSError if there can't be one."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
+        descriptor = files.open_or_create(self._path)
         ours = False
         try:
             # Without a name it is the lock of somebody who has just gone.
@@ -325,7 +318,5 @@ def others(parent: str, own: str) -> list[str]:
 
 def make(path: str) -> None:
     """Make a run's spool folder, and what is missing above it. Raises OSError."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make(parent)
-    runfolder.make_private(path)
+    journals = os.path.dirname(path)
+    files.make_folder(path, within=os.path.dirname(os.path.dirname(journals)))

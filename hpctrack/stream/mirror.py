@@ -11,6 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from hpctrack import files
 from hpctrack.stream import folders, journal_lines, removal
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ class _Part:
         self.base = self.end = base
         #: Up to which offset the disk has it for sure.
         self.synced = base
-        descriptor = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        descriptor = files.create(path, append=True)
         try:
             found = os.fstat(descriptor)
             self._identity = found.st_dev, found.st_ino

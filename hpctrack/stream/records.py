@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack.stream import runfolder
+from hpctrack import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 PREFIX = b"#HPCTRACK_RECORD "
 _PLACES = "databases"
 _MAX_PLACES = 1 << 20
-
-
+#: Bytes of the file in which a user's own collector says where it is.
+MAX_ADDRESSES = 1 << 14
 #: Bytes of a record, or of a batch script that holds one.
 _MAX_SIZE = 64 << 20
 
@@ -75,24 +74,13 @@ def write(spool: str, record: Record) -> str:
 
     Raises OSError where the spool can't be written or is not private.
     """
-    os.makedirs(spool, 0o700, exist_ok=True)
     target = path(spool, record)
     marker = _marker(target)
-    for folder in (spool, os.path.dirname(target), os.path.dirname(marker)):
-        runfolder.make_private(folder)
+    for file in (target, marker):
+        files.make_folder(os.path.dirname(file), within=os.path.dirname(spool))
     # The marker first: a record without one would count as registered.
-    os.close(os.open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
-    draft = f"{target}.{os.urandom(4).hex()}"
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(dumps(record))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(draft, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
+    os.close(files.open_or_create(marker))
+    files.replace(target, dumps(record), sync=True)
     return target
 
 
@@ -107,14 +95,7 @@ def read(target: str) -> Record:
     Raises FileNotFoundError, PermissionError for a file that is not this user's own, ValueError for one that
     is no record.
     """
-    descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise PermissionError(f"{target} is not this user's own")
-        data = file.read(_MAX_SIZE + 1)
-    if len(data) > _MAX_SIZE:
-        raise ValueError(f"{target} is too large for a submission record")
+    data = files.read(target, _MAX_SIZE)
     try:
         value = json.loads(_line(data) if data.startswith(b"#!") else data)
         fields = {name: value[name] for name in Record._fields if name in value}
@@ -165,8 +146,7 @@ def is_registered(target: str) -> bool:
 def known_places(spool: str) -> dict[str, str]:
     """Return what databases, by the names of `Settings.place`, said of themselves when they were asked."""
     try:
-        with open(os.path.join(spool, _PLACES), encoding="utf-8") as file:
-            found = json.loads(file.read(_MAX_PLACES))
+        found = json.loads(files.read(os.path.join(spool, _PLACES), _MAX_PLACES))
         return {str(name): str(identity) for name, identity in found.items()}
     except (OSError, ValueError, AttributeError):
         return {}
@@ -177,11 +157,7 @@ def note_place(spool: str, name: str, identity: str) -> None:
     known = known_places(spool)
     if known.get(name) == identity or not os.path.isdir(spool):
         return
-    target = os.path.join(spool, _PLACES)
-    draft = f"{target}.{os.urandom(4).hex()}"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump({**known, name: identity}, file)
-    os.rename(draft, target)
+    files.replace(os.path.join(spool, _PLACES), json.dumps({**known, name: identity}).encode())
 
 
 def registered_before(spool: str, time: float) -> Iterator[tuple[str, str]]:
@@ -218,11 +194,8 @@ def set_registered(target: str) -> None:
 
 def set_refused(target: str, reason: str) -> str:
     """Set a record that PostgreSQL refuses apart; return where the reason stands. Raises OSError."""
-    folder = os.path.dirname(_refusal(target))
-    runfolder.make_private(folder)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with open(os.open(_refusal(target), flags, 0o600), "w", encoding="utf-8", errors="replace") as file:
-        file.write(reason + "\n")
+    files.make_folder(os.path.dirname(_refusal(target)))
+    files.replace(_refusal(target), f"{reason}\n".encode("utf-8", "replace"))
     set_registered(target)
     return _refusal(target)
 
@@ -236,15 +209,14 @@ def refused(spool: str) -> Iterator[tuple[str, str]]:
         return
     for name in names:
         with contextlib.suppress(OSError):
-            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
-                reason = file.read(4096).strip()
-            yield os.path.join(spool, "submissions", name), reason
+            reason = files.read(os.path.join(folder, name), _MAX_SIZE).decode("utf-8", "replace")
+            yield os.path.join(spool, "submissions", name), reason[:4096].strip()
 
 
 def try_refused_again(spool: str) -> None:
     """Have records that were set apart wait for registration again. Raises OSError."""
     for target, _ in list(refused(spool)):
-        os.close(os.open(_marker(target), os.O_WRONLY | os.O_CREAT, 0o600))
+        os.close(files.open_or_create(_marker(target)))
         os.unlink(_refusal(target))
 
 

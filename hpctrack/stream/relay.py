@@ -20,7 +20,8 @@ import select
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.stream import folders, journal_lines, report, runfolder, usage
+from hpctrack import files
+from hpctrack.stream import folders, journal_lines, records, report, runfolder, usage
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
@@ -94,8 +95,10 @@ class _Log:
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text.rstrip()}\n"
         self._left -= len(line)
         if self._left > 0 and os.path.isdir(os.path.dirname(self._path)):
-            with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
-                file.write(line)
+            with contextlib.suppress(OSError):
+                descriptor = files.open_or_create(self._path, os.O_WRONLY | os.O_APPEND)
+                with open(descriptor, "a", encoding="utf-8") as file:
+                    file.write(line)
 
 
 class _OwnJournal:
@@ -294,8 +297,8 @@ class Relay:
         if self._record is not None and self._record.collector:
             return list(self._record.collector)
         path = os.path.join(self._config.spool, "collector")
-        with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="ascii") as file:
-            return file.read().split()
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return files.read(path, records.MAX_ADDRESSES).decode("ascii").split()
         return []
 
     def _ship(self, box: Outbox, record: Record, now: float) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpctrack import files
 from hpctrack.stream import journal_lines
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
     for parent in _candidates(node_dir):
         try:
             path = os.path.join(_home(parent), name)
-            os.mkdir(path, 0o700)
+            files.new_folder(path)
             shell = create_journal(path, "shell", attempt, 0)
         except OSError as error:
             failure = error
@@ -57,29 +57,12 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
 def create_journal(folder: str, kind: str, attempt: int, rank: int) -> str:
     """Create a journal that holds its header; return its path."""
     path = os.path.join(folder, f"{os.urandom(8).hex()}.{kind}.journal")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = files.create(path, append=True)
     try:
         os.write(descriptor, journal_lines.format_header(attempt, rank))
     finally:
         os.close(descriptor)
     return path
-
-
-def make_private(path: str) -> None:
-    """Make a folder that only this user can enter, or check that it is one.
-
-    Raises PermissionError for a folder that is somebody else's or open to others: /tmp is everybody's.
-    """
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not _is_private(path):
-            raise PermissionError(f"{path} is not a private folder of this user") from None
-
-
-def _is_private(path: str) -> bool:
-    found = os.lstat(path)
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _home(parent: str) -> str:
@@ -90,13 +73,14 @@ def _home(parent: str) -> str:
     """
     plain = os.path.join(parent, f"hpctrack-{os.geteuid()}")
     try:
-        make_private(plain)
-    except PermissionError:
-        for other in _homes(parent):
-            return other
-        hidden = f"{plain}.{os.urandom(8).hex()}"
-        os.mkdir(hidden, 0o700)
-        return hidden
+        files.new_folder(plain)
+    except FileExistsError:
+        if not files.is_private(plain):
+            for other in _homes(parent):
+                return other
+            hidden = f"{plain}.{os.urandom(8).hex()}"
+            files.new_folder(hidden)
+            return hidden
     return plain
 
 
@@ -105,33 +89,31 @@ def _homes(parent: str) -> Iterator[str]:
     plain = f"hpctrack-{os.geteuid()}"
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
-            if entry.name == plain or entry.name.startswith(plain + "."):
-                with contextlib.suppress(OSError):
-                    if _is_private(entry.path):
-                        yield entry.path
+            named = entry.name == plain or entry.name.startswith(plain + ".")
+            if named and files.is_private(entry.path):
+                yield entry.path
 
 
 def offer_package(run_dir: str, spool: str = "") -> list[str]:
     """Make folders for PYTHONPATH that hold just this package, so that nothing else of ours shadows modules.
 
     One is in the run folder. Other nodes find nothing there: with ``spool`` there is one on the shared home
-    too. Returns those that could be made.
+    too. Returns those that could be made, and that nobody else can swap for another: what is in them is run.
     """
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    places = [os.path.join(run_dir, "python")]
-    if spool:
-        with contextlib.suppress(OSError):
-            os.makedirs(spool, 0o700, exist_ok=True)
-        places.append(os.path.join(spool, "python") + os.path.dirname(package))  # one for each installation
+    places = {os.path.join(run_dir, "python"): run_dir}
+    if spool:  # one for each installation
+        places[os.path.join(spool, "python") + os.path.dirname(package)] = os.path.dirname(spool)
     made = []
-    for place in places:
+    for place, within in places.items():
         try:
-            os.makedirs(place, 0o700, exist_ok=True)
+            files.make_folder(place, within)
             with contextlib.suppress(FileExistsError):
                 os.symlink(package, os.path.join(place, "hpctrack"))
         except OSError:
             continue
-        made.append(place)
+        if not files.exposure(place):
+            made.append(place)
     return made
 
 
@@ -141,7 +123,10 @@ def redactor(folder: str) -> Redactor:
 
     texts = []
     path = os.path.join(folder, _SCRIPT)
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+    with (
+        contextlib.suppress(OSError),
+        open(files.open_to_read(path), encoding="utf-8", errors="replace") as file,
+    ):
         texts.append(file.read(_MAX_SCRIPT))
     return redact.Redactor.collect(os.environ, sys.argv, texts)
 

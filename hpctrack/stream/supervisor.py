@@ -18,6 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hpctrack import files
 from hpctrack.stream import journal_lines, runfolder, signals
 from hpctrack.stream.options import Config, Options, attempt, config, parse, several_nodes
 
@@ -59,8 +60,7 @@ def _prepare(options: Options) -> tuple[runfolder.RunFolder, list[str]]:
     folder = runfolder.create(options.spool, options.node_dir, label, attempt())
     if options.mode == "command":
         return folder, options.command
-    descriptor = os.open(folder.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
-    with open(descriptor, "wb") as file:
+    with open(files.create(folder.script, mode=0o700), "wb") as file:
         file.write(_script_text(options))
     return folder, [folder.script, *options.command[1:]]
 

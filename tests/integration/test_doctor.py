@@ -155,7 +155,7 @@ def test_a_data_folder_that_can_not_be_written(doctor, settings, tmp_path):
     (tmp_path / "data").write_text("")
     code, told = doctor()
     assert code == 1
-    assert told["data folder"] == ("broken", f"{settings.spool}: Not a directory")
+    assert told["data folder"] == ("broken", f"{settings.data_dir}: is a regular file, not a folder")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,13 @@ def as_somebody(act, *, uid=STRANGER, gid=STRANGER) -> str:
         return pipe.read().decode()
 
 
+def let_in(folder) -> None:
+    """Let other users look into a folder of the tests, and into those above it."""
+    for above in (folder, *folder.parents):
+        if not mode(above) & 0o001:
+            above.chmod(mode(above) | 0o011)
+
+
 def make_all(tmp_path):
     """Make one of each."""
     folder = files.make_folder(
@@ -234,9 +241,7 @@ def test_a_group_may_only_write_what_is_its_only_members(tmp_path):
     with pytest.raises(errors.Untrusted, match="mode 0664"):  # root has no such group
         files.read(str(path), 1000)
     os.chown(path, STRANGER, STRANGER)
-    tmp_path.chmod(0o777)
-    for above in (tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o711)
+    let_in(tmp_path)
     read = lambda: files.read(str(path), 1000)  # noqa: E731
     assert "Untrusted" in as_somebody(read)  # its group has another name, or none
     account = pwd.getpwnam("daemon")
@@ -251,8 +256,7 @@ def test_a_group_may_only_write_what_is_its_only_members(tmp_path):
 @root_only
 def test_what_root_wrote_is_read_by_everybody(tmp_path):
     (tmp_path / "conf").write_bytes(b"x")
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o711)
+    let_in(tmp_path)
     assert as_somebody(lambda: files.read(str(tmp_path / "conf"), 1)) == "b'x'"
     assert as_somebody(lambda: files.read(str(tmp_path / "conf"), 0)).startswith("'Untrusted")
 

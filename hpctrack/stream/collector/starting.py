@@ -12,7 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import children, errors, flock
+from hpctrack import children, errors, files, flock
+from hpctrack.stream import records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 LOG_BYTES = 1 << 20
+_MAX_SIGNATURE = 1 << 12
 
 
 def log_path(settings: Settings) -> str:
@@ -38,7 +40,7 @@ def ensure_running(settings: Settings) -> bool:
     Says so in one line on standard error. Raises `errors.CollectorUnavailable` where none can be started.
     """
     try:
-        os.makedirs(settings.data_dir, 0o700, exist_ok=True)
+        files.make_folder(settings.data_dir)
         with Lock(settings) as lock:
             if not lock.acquire() or lives_elsewhere(settings):
                 return False
@@ -79,7 +81,7 @@ class Lock:
         """Take the lock if it is free, or ours already. Raises OSError."""
         if self._descriptor is not None:
             return True
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = files.open_or_create(self._path)
         free = False
         try:
             free = flock.try_lock(descriptor)  # without locks two collectors may run: it costs no data
@@ -126,8 +128,7 @@ class Lock:
 
     def _signature(self) -> tuple[str, str]:
         try:
-            with open(self._path, encoding="utf-8") as file:
-                host, _, pid = file.read().strip().partition(" ")
+            host, _, pid = files.read(self._path, _MAX_SIGNATURE).decode("utf-8").strip().partition(" ")
         except (OSError, UnicodeDecodeError):
             return "", ""
         return host, pid
@@ -184,7 +185,7 @@ def _start(settings: Settings, lock: Lock) -> None:
     log = log_path(settings)
     if os.path.exists(log) and os.path.getsize(log) > LOG_BYTES:
         os.replace(log, log + ".1")
-    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
+    with open(files.open_or_create(log, os.O_WRONLY | os.O_APPEND), "ab") as output:
         held = lock.descriptor
         # All of the configuration is in the environment: what this folder's file says is not asked again.
         told = ("collector", "--detached", str(held), "--config-path", os.devnull)
@@ -219,19 +220,14 @@ def _text(value: Any) -> str:
 
 def write_addresses(settings: Settings, addresses: Sequence[str]) -> None:
     """Say in the spool where the collector is. Raises OSError."""
-    path = address_path(settings)
-    os.makedirs(settings.spool, 0o700, exist_ok=True)
-    draft = f"{path}.{os.getpid()}"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.writelines(address + "\n" for address in addresses)
-    os.replace(draft, path)
+    files.make_folder(settings.spool, within=settings.data_dir)
+    files.replace(address_path(settings), "".join(address + "\n" for address in addresses).encode())
 
 
 def read_addresses(settings: Settings) -> list[str]:
     """Return what the address file says; nothing if there is none."""
     try:
-        with open(address_path(settings), encoding="utf-8") as file:
-            return file.read().split()
+        return files.read(address_path(settings), records.MAX_ADDRESSES).decode("utf-8").split()
     except (OSError, UnicodeDecodeError):
         return []
 
