@@ -19,7 +19,9 @@ from typing import NamedTuple
 from benchmarks.result import ENVIRON
 from hpctrack.settings import Settings
 from hpctrack.store import database, embedded
+from hpctrack.store.embedded import host_folder
 from hpctrack.store.embedded.cluster_folder import Place
+from hpctrack.store.embedded.owner import Host
 from hpctrack.stream import wire
 from hpctrack.stream.collector import starting
 
@@ -113,4 +115,6 @@ def personal() -> Iterator[Site]:
             yield Site(settings)
         finally:
             embedded.stop(settings)
-            shutil.rmtree(Place.of(settings).local_dir())
+            sockets = host_folder.current(Place.of(settings), Host.here().name)
+            if sockets is not None:
+                shutil.rmtree(sockets, ignore_errors=True)
