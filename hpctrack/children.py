@@ -54,6 +54,20 @@ def environ(given: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def without_run(given: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for what outlives the command that starts it: without a run's folder.
+
+    A process that has it there may log to that run, whose folder stays as long as the process lives.
+    """
+    name = os.path.basename(given.get("HPCTRACK_RUN_DIR", ""))
+    found = {}
+    for variable, value in given.items():
+        parts = [part for part in value.split(os.pathsep) if not name or name not in part]
+        if parts:
+            found[variable] = os.pathsep.join(parts)
+    return found
+
+
 def restore(environ: os._Environ[str]) -> None:
     """Put back what this process was started without."""
     for name in (*NAMES, *LINKER):

@@ -131,6 +131,23 @@ def redactor(folder: str) -> Redactor:
     return redact.Redactor.collect(os.environ, sys.argv, texts)
 
 
+def closed_homes(node_dir: str) -> list[str]:
+    """Return folders on this host that have the name of such a home, and are this user's but open to others.
+
+    Nothing in them is believed. Raises OSError for a place that can't be looked through.
+    """
+    plain = f"hpctrack-{os.geteuid()}"
+    found = []
+    for parent in _candidates(node_dir):
+        with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.name.partition(".")[0] == plain and not _is_private(entry.path):
+                    status = os.lstat(entry.path)
+                    if status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode):
+                        found.append(entry.path)
+    return found
+
+
 def homes(node_dir: str) -> list[str]:
     """Return the folders on this host that hold run folders of this user."""
     return [home for parent in _candidates(node_dir) for home in _homes(parent)]

@@ -83,6 +83,13 @@ def survey(spool: str, node_dir: str = "") -> Survey:
     places = [(os.path.join(spool, "journals"), True)]
     places += [(home, False) for home in runfolder.homes(node_dir)]
     found = Survey([], [])
+    try:
+        for home in runfolder.closed_homes(node_dir):
+            found.stuck.append(
+                Stuck(home, "is open to others: nothing in it is believed", f"chmod 700 {home}")
+            )
+    except OSError as error:
+        found.stuck.append(Stuck(str(error.filename), f"can't be looked through: {error.strerror}", _RIGHTS))
     for place, in_spool in places:
         try:
             paths = sorted(folders.others(place, ""))

@@ -41,7 +41,7 @@ class Starting:
         try:
             keeper = subprocess.Popen(
                 children.argv("hpctrack.store.embedded.keeper:main", str(told.fileno())), cwd="/",
-                env=children.environ(os.environ),
+                env=children.environ(children.without_run(os.environ)),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 pass_fds=(orders.lock, told.fileno()),
             )  # fmt: skip

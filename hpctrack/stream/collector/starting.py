@@ -194,7 +194,7 @@ def _start(settings: Settings, lock: Lock) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=children.environ({**os.environ, **environment(settings)}),
+            env=children.environ({**children.without_run(os.environ), **environment(settings)}),
             start_new_session=True,
             pass_fds=(held,),
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hpctrack import children
 from hpctrack.stream import folders, journal_lines, removal, spool, tail
 from tests.conftest import skip_or_fail
 from tests.integration.relay.relayed_job import LOG, Job, await_result
@@ -365,6 +366,44 @@ def test_a_spool_that_can_not_be_looked_through_is_no_empty_one(tmp_path):
     assert [stuck.path for stuck in found.stuck] == [str(tmp_path / "spool" / "journals")]
     with pytest.raises(OSError, match="Not a directory"):
         tail.find(str(tmp_path / "spool" / "journals"))
+
+
+def test_a_home_of_run_folders_that_is_open_to_others_is_told(job, collector):
+    job.submit()
+    (job.node / f"hpctrack-{os.geteuid()}").mkdir(mode=0o755)
+    (job.node / f"hpctrack-{os.geteuid()}").chmod(0o755)
+    [stuck] = spool.survey(str(job.spool), str(job.node)).stuck
+    assert "open to others" in stuck.reason and stuck.remedy.startswith("chmod 700")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_root_logs_to_the_run_of_a_user_and_a_stranger_says_that_he_can_not(job, collector):
+    """As under sudo in a script, and under su to a third account."""
+    folder = job.folder / "c.14.0.12ab34cd"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    environ = {**os.environ, "HPCTRACK_JOB_ID": "", "HPCTRACK_RUN_DIR": str(folder), "SLURM_JOB_ID": ""}
+    environ["HPCTRACK_SPOOL_DIR"] = str(job.folder / "nobody" / "journals" / folder.name)
+    (job.folder / "nobody").mkdir(mode=0o700)
+    log = [sys.executable, "-c", "import hpctrack; hpctrack.log(step=1, loss=1.0)"]
+    run = subprocess.run(log, env=environ, check=True, capture_output=True, text=True)
+    [path] = folder.glob("*.log.journal")
+    status = path.stat()
+    assert (run.stderr, status.st_uid, status.st_mode & 0o777) == ("", 65534, 0o600)
+    as_stranger = ["setpriv", "--reuid=65533", "--clear-groups", "--"]
+    run = subprocess.run([*as_stranger, *log], env=environ, check=True, capture_output=True, text=True)
+    assert "nothing is logged" in run.stderr and run.stderr.count("\n") == 1
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_what_outlives_a_command_has_no_run_folder_in_its_environment():
+    run = "/var/tmp/hpctrack-0/c.14.0.12ab34cd"
+    given = {
+        "HPCTRACK_RUN_DIR": run, "HPCTRACK_JOURNAL": run + "/x.shell.journal", "PATH": "/bin:/usr/bin",
+        "PYTHONPATH": f"/a:{run}/python:/b", "HOME": "/root",
+    }  # fmt: skip
+    assert children.without_run(given) == {"PATH": "/bin:/usr/bin", "PYTHONPATH": "/a:/b", "HOME": "/root"}
+    assert children.without_run({"HOME": "/root", "EMPTY": ""}) == {"HOME": "/root", "EMPTY": ""}
 
 
 def _text(path: Path) -> str:
