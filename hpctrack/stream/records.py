@@ -134,8 +134,13 @@ def unregistered(spool: str) -> Iterator[str]:
         return
     for name in names:
         target = os.path.join(spool, "submissions", name)
-        if os.path.exists(target):
-            yield target
+        try:
+            os.stat(target)
+        except FileNotFoundError:  # it could not be written
+            continue
+        except OSError:  # reading it says why
+            pass
+        yield target
 
 
 def is_registered(target: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -141,7 +142,7 @@ def closed_homes(node_dir: str) -> list[str]:
     for parent in _candidates(node_dir):
         with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
             for entry in entries:
-                if entry.name.partition(".")[0] == plain and not _is_private(entry.path):
+                if entry.name.partition(".")[0] == plain and not files.is_private(entry.path):
                     status = os.lstat(entry.path)
                     if status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode):
                         found.append(entry.path)

@@ -15,11 +15,11 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import folders, leftovers, removal, runfolder, tail
+from hpctrack.stream import folders, leftovers, records, removal, runfolder, tail
 from hpctrack.stream.outbox import Link, Outbox, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hpctrack.redact import Redactor
     from hpctrack.stream.records import Record
@@ -78,18 +78,25 @@ def pending(spool: str, node_dir: str = "") -> list[Spooled]:
     return survey(spool, node_dir).waiting
 
 
-def survey(spool: str, node_dir: str = "") -> Survey:
-    """Look at the folders of the spool, and at the run folders of this host."""
-    places = [(os.path.join(spool, "journals"), True)]
-    places += [(home, False) for home in runfolder.homes(node_dir)]
-    found = Survey([], [])
+def _unseen(spool: str, node_dir: str) -> Iterator[Stuck]:
+    """Yield places that can't be looked through, or whose contents are not believed."""
+    try:
+        next(records.unregistered(spool), None)
+    except OSError as error:
+        reason = f"can't be looked through: {error.strerror}"
+        yield Stuck(os.path.join(spool, "unregistered"), reason, _RIGHTS)
     try:
         for home in runfolder.closed_homes(node_dir):
-            found.stuck.append(
-                Stuck(home, "is open to others: nothing in it is believed", f"chmod 700 {home}")
-            )
+            yield Stuck(home, "is open to others: nothing in it is believed", f"chmod 700 {home}")
     except OSError as error:
-        found.stuck.append(Stuck(str(error.filename), f"can't be looked through: {error.strerror}", _RIGHTS))
+        yield Stuck(str(error.filename), f"can't be looked through: {error.strerror}", _RIGHTS)
+
+
+def survey(spool: str, node_dir: str = "") -> Survey:
+    """Look at the folders of the spool, and at the run folders of this host."""
+    found = Survey([], list(_unseen(spool, node_dir)))
+    places = [(os.path.join(spool, "journals"), True)]
+    places += [(home, False) for home in runfolder.homes(node_dir)]
     for place, in_spool in places:
         try:
             paths = sorted(folders.others(place, ""))

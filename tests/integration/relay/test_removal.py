@@ -359,13 +359,14 @@ def test_processes_that_may_write_are_found(tmp_path):
     assert folders.users(str(folder)) == []
 
 
-def test_a_spool_that_can_not_be_looked_through_is_no_empty_one(tmp_path):
+@pytest.mark.parametrize("part", ["journals", "unregistered"])
+def test_a_spool_that_can_not_be_looked_through_is_no_empty_one(tmp_path, part):
     (tmp_path / "spool").mkdir()
-    (tmp_path / "spool" / "journals").write_text("in the way")
+    (tmp_path / "spool" / part).write_text("in the way")
     found = spool.survey(str(tmp_path / "spool"), str(tmp_path / "node"))
-    assert [stuck.path for stuck in found.stuck] == [str(tmp_path / "spool" / "journals")]
+    assert [stuck.path for stuck in found.stuck] == [str(tmp_path / "spool" / part)]
     with pytest.raises(OSError, match="Not a directory"):
-        tail.find(str(tmp_path / "spool" / "journals"))
+        tail.find(str(tmp_path / "spool" / part))
 
 
 def test_a_home_of_run_folders_that_is_open_to_others_is_told(job, collector):
