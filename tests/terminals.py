@@ -48,6 +48,11 @@ class Terminal:
             pass
         return self.process.wait(30)
 
+    def drain(self):
+        """Read what is there, so that who writes can go on."""
+        while select.select([self._leader], [], [], 0)[0] and self._read():
+            pass
+
     def _read(self):
         try:
             data = os.read(self._leader, 65536)

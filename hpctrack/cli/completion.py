@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: What bash, which inserts a word as it is, would not take as part of a word. It needs two backslashes, of
 #: which click's script takes one away.
 _SPECIAL = re.compile(r"([^\w@%+=:,./-])")
+#: What click's scripts, or the shells, would insert as something else: such words are not offered.
+_SPOILT = {"bash": re.compile(r"\\|^$"), "zsh": re.compile(r"\\|^$"), "fish": re.compile(r",|^~|^$")}
 
 
 def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -78,9 +80,12 @@ def _ask(
             words = question(source)
     except Exception:  # noqa: BLE001 (a press of the tab key has no place for a message)
         return []
-    bash = os.environ.get("_HPCTRACK_COMPLETE", "").startswith("bash")
+    shell = os.environ.get("_HPCTRACK_COMPLETE", "").partition("_")[0]
+    spoilt = _SPOILT.get(shell, _SPOILT["bash"])
     return [
-        CompletionItem(_SPECIAL.sub(r"\\\\\1", text) if bash else text, help=visible.shown(meaning))
+        CompletionItem(
+            _SPECIAL.sub(r"\\\\\1", text) if shell == "bash" else text, help=visible.shown(meaning)
+        )
         for text, meaning in words
-        if visible.shown(text) == text
+        if visible.shown(text) == text and not spoilt.search(text)
     ]
