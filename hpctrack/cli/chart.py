@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +18,8 @@ _TICKS = 6
 DOTS = 2
 #: Okabe and Ito's colours, which colour-blind people can tell apart; in a terminal and in files.
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0))
+#: Values beyond are drawn here, and what is nearer to 0 than its inverse, as 0: distances have to be finite.
+_EDGE = 1e300
 #: What tells lines apart where there are no colours.
 _MARKS = ("braille", "●", "+", "x", "○", "*", "◆")
 
@@ -69,7 +73,8 @@ def draw(chart: Chart, width: int, *, colour: bool = False) -> list[str]:
     for axis, values in zip(("x", "y"), zip(*everything, strict=True), strict=True):
         ticks = _ticks(min(values), max(values))
         figure.ruler(axis).ticks(ticks, [f"{tick:g}" for tick in ticks])
-    lines = figure.build().string(colorless=not colour).splitlines()
+    with contextlib.redirect_stderr(io.StringIO()):  # plotext says where it has little room
+        lines = figure.build().string(colorless=not colour).splitlines()
     return [line.rstrip() for line in lines] + (_legend(chart, colour=colour) if len(drawn) > 1 else [])
 
 
@@ -99,9 +104,13 @@ def points(series: Series) -> Iterator[tuple[float, float]]:
         ends = (bucket.minimum, bucket.maximum)
         if abs(before - bucket.maximum) < abs(before - bucket.minimum):
             ends = (bucket.maximum, bucket.minimum)
-        for value in dict.fromkeys(ends):
+        for value in dict.fromkeys(map(_within, ends)):
             yield bucket.x, value
             before = value
+
+
+def _within(value: float) -> float:
+    return 0.0 if abs(value) < 1 / _EDGE else max(-_EDGE, min(value, _EDGE))
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -143,7 +143,8 @@ OF_RUNS = [
     ["metrics", "r1"], ["metrics", "r1", "--csv"], ["metrics", "r1", "--json"], ["metrics", "r1", "--last"],
     ["metrics", "r1", "--last", "--csv"], ["metrics", "r1", EVIL], ["metrics", "r1", EVIL + "none"],
     ["plot", "r1", EVIL], ["plot", "r1", "r2", EVIL], ["plot", "r1", "no" + EVIL], ["plot", "r1", EVIL + "2"],
-    ["plot", "r1", EVIL, "-o", "/nowhere/" + EVIL + ".svg"],
+    ["plot", "r1", EVIL, "-o", "/nowhere/" + EVIL + ".svg"], ["plot", "r1", "r2", EVIL, "-o", "x.svg"],
+    ["plot", "r1", "r2", EVIL, "-o", "x.html"],
     ["logs", "r1"], ["logs", "r1", "--err"],
     ["compare", "r1", "r2"], ["compare", "r1", "r2", "--json"], ["compare", "r1", EVIL],
 ]  # fmt: skip
