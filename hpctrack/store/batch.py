@@ -165,7 +165,9 @@ class _Batch:
         self._connection = connection
         self._pieces = given
         self._watermarks: dict[Stream, int] = {}
-        self._homes: set[tuple[int, UUID | None, int | None]] = set()
+        #: Those of runs that are what the wire calls them, and those of others.
+        self._home: list[model.Piece] = []
+        self._homeless: list[model.Piece] = []
         self._journals: list[_Journal] = []
         self._logged: list[rows.Logged] = []
         self._messages: list[messages.Parsed] = []
@@ -175,9 +177,7 @@ class _Batch:
     def lock(self) -> None:
         """Lock runs and journals in the order of their keys; new journals are inserted."""
         self._hold_runs()
-        attempts = {
-            (piece.run_id, piece.journal): piece.attempt for piece in self._pieces if self._is_home(piece)
-        }
+        attempts = {(piece.run_id, piece.journal): piece.attempt for piece in self._home}
         streams = sorted(attempts)
         self._watermarks = watermarks(self._execute("lock_streams", **keys(streams)))
         new = [stream for stream in streams if stream not in self._watermarks]
@@ -187,27 +187,24 @@ class _Batch:
 
     def _hold_runs(self) -> None:
         """Hold the runs that still are what the wire called them: a cached key may outlive its run."""
-        names = sorted({_name(piece) for piece in self._pieces}, key=str)
-        ids, submissions, tasks = zip(*names, strict=True)
+        named: dict[tuple[int, UUID | None, int | None], list[model.Piece]] = {}
+        for piece in self._pieces:
+            named.setdefault((piece.run_id, piece.submission, piece.task), []).append(piece)
+        ids, submissions, tasks = zip(*sorted(named, key=str), strict=True)
         held = self._execute("hold_runs", runs=list(ids), submissions=list(submissions), tasks=list(tasks))
-        self._homes = {(run_id, submission, task) for run_id, submission, task in held}
-
-    def _is_home(self, piece: model.Piece) -> bool:
-        return _name(piece) in self._homes
+        for name in held:
+            self._home += named.pop(name)
+        for others in named.values():
+            self._homeless += others
 
     def decide(self, *, take: bool = True) -> None:
         """Choose what to store, and put it in order: by run and attempt, and there as it arrived.
 
         ``take``: all of it; else `store_lines` follows.
         """
-        by_stream: dict[Stream, list[model.Piece]] = {}
-        homeless: dict[Stream, list[model.Piece]] = {}
-        for piece in self._pieces:
-            home = by_stream if self._is_home(piece) else homeless
-            home.setdefault((piece.run_id, piece.journal), []).append(piece)
-        for stream, found in by_stream.items():
+        for stream, found in _by_stream(self._home).items():
             self._journals.append(_Journal(stream, decide(found, self._watermarks[stream])))
-        for stream, found in homeless.items():
+        for stream, found in _by_stream(self._homeless).items():
             self._set_aside_homeless(stream, found)
         for index, piece in self._in_order() if take else ():
             self._take(index, piece)
@@ -405,8 +402,11 @@ class _Batch:
 _COUNTED = ("rows", "torn", "rejected", "replaced")
 
 
-def _name(piece: model.Piece) -> tuple[int, UUID | None, int | None]:
-    return piece.run_id, piece.submission, piece.task
+def _by_stream(given: Iterable[model.Piece]) -> dict[Stream, list[model.Piece]]:
+    found: dict[Stream, list[model.Piece]] = {}
+    for piece in given:
+        found.setdefault((piece.run_id, piece.journal), []).append(piece)
+    return found
 
 
 def keys(streams: Collection[Stream]) -> dict[str, list[Any]]:

@@ -67,7 +67,8 @@ class Intake:
         self._shares: dict[int | str, int] = {}
         self._last: int | None = None
         self._contended = 0.0
-        self._queue: deque[Datagram] = deque()
+        #: With about how many bytes of memory each takes.
+        self._queue: deque[tuple[Datagram, int]] = deque()
         self._oldest = 0.0
         self._closed = False
         self._changed = threading.Condition()
@@ -97,8 +98,9 @@ class Intake:
                     self._contended = now + _CONTENDED_SECONDS if self._last is not None else 0.0
                     self._last = datagram.run.run_id
                 if self._has_room(datagram.run, now):
-                    self._charge(datagram, datagram.size)
-                    self._queue.append(datagram)
+                    size = datagram.size
+                    self._charge(datagram.run, size)
+                    self._queue.append((datagram, size))
                 else:
                     left_out += 1
             self._changed.notify()
@@ -111,9 +113,9 @@ class Intake:
             return room > 0
         return shares.get(run.run_id, 0) <= _SHARE * room and shares.get(run.user, 0) <= 2 * _SHARE * room
 
-    def _charge(self, datagram: Datagram, size: int) -> None:
+    def _charge(self, run: RunKey, size: int) -> None:
         self._size += size
-        shares, run = self._shares, datagram.run
+        shares = self._shares
         for name in (run.run_id, run.user):
             shares[name] = shares.get(name, 0) + size
             if not shares[name]:
@@ -131,10 +133,10 @@ class Intake:
                 self._changed.wait(rest)
                 rest = self._oldest + LINGER - time.monotonic()
             taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-            for datagram in taken:
-                self._charge(datagram, -datagram.size)
+            for datagram, size in taken:
+                self._charge(datagram.run, -size)
             self._oldest = time.monotonic()
-            return taken
+            return [datagram for datagram, _ in taken]
 
     def close(self) -> None:
         """Say that nothing more will come."""

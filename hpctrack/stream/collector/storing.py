@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -286,6 +287,12 @@ def _piece(key: Key, whole: Range) -> model.Piece:
         contents,
         body,
         fault,
-        submission=uuid.UUID(bytes=header.submission),
+        submission=_submission(header.submission),
         task=header.task,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _submission(name: bytes) -> uuid.UUID:
+    """Return what PostgreSQL calls a submission. Its datagrams share it."""
+    return uuid.UUID(bytes=name)
