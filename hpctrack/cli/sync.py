@@ -51,7 +51,7 @@ def command(*, here: bool, config_path: str | None) -> None:
             starting.wait_for_addresses(configuration)
     done = _deliver(configuration, found.ready, answering=answering)
     say.out(_summary(registered, done, len(found.ready)))
-    told = waiting.lines(found._replace(ready=[]), submissions)
+    told = waiting.lines(waiting.once(found)._replace(ready=[]), submissions)
     for line in [*told, *map(str, done.problems[1:])]:
         say.note(str(line))
     if done.problems:

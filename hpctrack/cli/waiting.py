@@ -62,6 +62,13 @@ def lines(found: Backlog, submissions: dict[str, int], *, grace: float = 0.0) ->
     yield from stuck(found.stuck)
 
 
+def once(found: Backlog) -> Backlog:
+    """Leave out folders of deleted runs that were told of before: now all of them have been."""
+    from hpctrack.stream import folders
+
+    return found._replace(deleted=[one for one in found.deleted if folders.tell(one.path)])
+
+
 def stuck(found: Iterable[Stuck]) -> Iterator[Line]:
     """Yield a line for each of the first folders that can't be judged, and one for the others."""
     troubles = list(found)
@@ -99,5 +106,5 @@ def say(configuration: Settings, connection: Connection, run_id: int | None = No
         if run_id is not None:
             mine = [one for one in found.ready if one.run_id == run_id]
             found, submissions = backlog.Backlog(mine, [], [], {}, []), {}
-        for line in lines(found, submissions, grace=_GRACE):
+        for line in lines(once(found), submissions, grace=_GRACE):
             tell.note(str(line))

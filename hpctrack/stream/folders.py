@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LEASE = 120.0
 #: Seconds after which a journal that nobody appends to is at rest.
 _REST = 60.0
+#: The mark of a folder of which people have been told that nobody can deliver it.
+TOLD = "told"
 #: Bytes of an ``identity.json``.
 _MAX_IDENTITY = 1 << 16
 
@@ -83,6 +85,14 @@ def read_identity(folder: str) -> Identity | None:
         return Identity(**{name: values[name] for name in Identity._fields if name in values})
     except (OSError, ValueError, TypeError):
         return None
+
+
+def tell(folder: str) -> bool:
+    """Whether people have not been told of a folder yet; from now on they have, where that can be noted."""
+    with contextlib.suppress(OSError):
+        os.close(files.create(os.path.join(folder, TOLD)))
+        return True
+    return not os.path.lexists(os.path.join(folder, TOLD))
 
 
 def guess_identity(spool: str, folder: str) -> Identity | None:

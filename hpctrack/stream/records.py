@@ -144,8 +144,17 @@ def unregistered(spool: str) -> Iterator[str]:
 
 
 def is_registered(target: str) -> bool:
-    """Whether PostgreSQL was told of the record at this path."""
-    return not os.path.lexists(_marker(target)) and not os.path.lexists(_refusal(target))
+    """Whether PostgreSQL was told of the record at this path. Raises OSError if that can't be told."""
+    return not (_stands(_marker(target)) or _stands(_refusal(target)))
+
+
+def _stands(path: str) -> bool:
+    """Whether there is something; a folder that can't be looked into is not one without it. Raises OSError."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def known_places(spool: str) -> dict[str, str]:
@@ -173,10 +182,8 @@ def registered_before(spool: str, time: float) -> Iterator[tuple[str, str]]:
         return
     for name in names:
         target = os.path.join(spool, "submissions", name)
-        if name.endswith(".json") and not (
-            os.path.exists(_marker(target)) or os.path.exists(_refusal(target))
-        ):
-            with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            if name.endswith(".json") and is_registered(target):
                 record = read(target)
                 if record.time < time:
                     yield target, record.uuid

@@ -127,8 +127,7 @@ def _judge(found: Survey, spool: str, path: str, *, in_spool: bool) -> None:
                 found.stuck.append(keyless._replace(is_keyless=True, in_spool=in_spool))
             return
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        found.stuck.append(_stuck(path, f"can't be read: {reason}", _RIGHTS))
+        found.stuck.append(_unreadable(path, error))
         return
     size, since = _measure(path)
     found.waiting.append(Spooled(path, identity, in_spool, size, since))
@@ -139,6 +138,22 @@ def _is_looked_after(path: str, identity: folders.Identity | None) -> bool:
     if identity is None:
         return time.time() - os.stat(path).st_mtime < _REFRESH  # made just now
     return folders.supervisor_lives(identity) and folders.Lock(path).is_held()
+
+
+def unreadable(spooled: Spooled, error: OSError | ValueError) -> Stuck:
+    """Return a folder that can't be judged because of what could not be seen at this moment."""
+    return _unreadable(spooled.path, error)._replace(in_spool=spooled.in_spool)
+
+
+def unclaimed(spooled: Spooled) -> Stuck:
+    """Return a folder that says that it is of a task which its submission does not have."""
+    reason = f"its submission has no task {spooled.identity.task}, and nothing else says whose it is"
+    return _stuck(spooled.path, reason, _NO_RECORD)._replace(is_keyless=True, in_spool=spooled.in_spool)
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> Stuck:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return _stuck(path, f"can't be read: {reason}", _RIGHTS)
 
 
 def _stuck(path: str, reason: str, remedy: str) -> Stuck:

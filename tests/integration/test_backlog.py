@@ -60,6 +60,9 @@ def test_folders_of_deleted_runs_keep_no_other_from_being_delivered(settings, re
     assert run.returncode == 0, run.stderr
     assert delivered(settings, left) and logged(settings) == whole(10)
     assert "4 folders of journals" in run.stderr and "hpctrack prune" in run.stderr
+    again = hpctrack(settings, "sync")
+    assert (again.stdout, again.stderr) == ("nothing waits\n", ""), "it is said once"
+    assert "4 folders of journals" in hpctrack(settings, "doctor").stdout, "doctor says all there is"
     assert all(os.path.exists(one.folder) for one in gone)
     pruned = hpctrack(settings, "prune", "--older-than", "90d", "--yes")
     assert "4 folders of their journals" in pruned.stdout, pruned.stderr
@@ -104,6 +107,39 @@ def test_a_run_that_is_hidden_from_us_is_not_deleted(settings, collector):
         connection.execute("ALTER TABLE runs FORCE ROW LEVEL SECURITY")
         assert connection.execute("SELECT count(*) FROM known_runs(%s, %s)", [
             [left.record.uuid], [-1]]).fetchone() == (1,)  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", ["unregistered", "refused"])
+def test_a_run_whose_marks_can_not_be_seen_is_not_deleted(settings, mark):
+    """Whether PostgreSQL was told of a run is not concluded from a folder that can't be looked into."""
+    left = Left(settings)
+    left.journal(lines(0, 10))
+    path = records.path(settings.spool, left.record)
+    os.utime(path, (0, 0))
+    if mark == "refused":
+        records.set_refused(path, "for a while")
+    shown = os.path.join(settings.spool, mark)
+    os.rename(shown, shown + ".away")
+    os.symlink(shown, shown)  # ELOOP, whoever looks
+    pruned = hpctrack(settings, "prune", "--older-than", "90d", "--yes")
+    assert os.path.exists(left.folder) and os.path.exists(path), pruned.stdout
+    os.unlink(shown)
+    os.rename(shown + ".away", shown)
+    assert hpctrack(settings, "sync").returncode in (0, 69)
+    assert known(settings) == {left.record.uuid}
+
+
+@pytest.mark.parametrize(("tasks", "task"), [("1-3", -1), ("1-3", 4), (None, 0)])
+def test_journals_of_no_task_of_their_submission_are_told_and_stay(settings, tasks, task):
+    """A process that is started with half of the environment does not know its task."""
+    left = Left(settings, tasks=tasks)
+    left.journal(lines(0, 10))
+    registration.register_pending(settings)
+    folders.write_identity(left.folder, folders.read_identity(left.folder)._replace(task=task))
+    told = hpctrack(settings, "sync")
+    assert told.returncode == 65 and f"no task {task}" in told.stderr
+    hpctrack(settings, "prune", "--older-than", "1s", "--yes")
+    assert os.path.exists(left.folder)
 
 
 # --- other databases ---

@@ -1,12 +1,14 @@
 """hpctrack sbatch around a fake sbatch on PATH: what a real PostgreSQL knows afterwards, or later."""
 
 import json
+import os
 import socket
 import subprocess
 import uuid
 from pathlib import Path
 
 from hpctrack.store import registration
+from hpctrack.stream import records
 from tests.integration.site_of_fakes import SECRET, Site
 
 # ---- what PostgreSQL knows afterwards
@@ -138,7 +140,8 @@ def test_a_damaged_record_keeps_none_of_the_others(stored, connection):
     (spool / "submissions" / "fake.15.json").write_text(json.dumps(bad))
     assert registration.register_pending(stored.settings, connection) == 1
     assert stored.query("SELECT slurm_job_id FROM runs") == [(16,)]
-    assert stored.waiting() == ["fake.14.json", "fake.15.json"]
+    apart = [os.path.basename(path) for path, _ in records.refused(str(spool))]
+    assert (stored.waiting(), apart) == ([], ["fake.14.json", "fake.15.json"])
 
 
 def test_registering_twice_changes_nothing(stored, connection):

@@ -67,10 +67,10 @@ def collector(settings):
 class Left:
     """A submission, and a folder in the spool with the journals of its run."""
 
-    def __init__(self, settings, place: str = "") -> None:
+    def __init__(self, settings, place: str = "", tasks: str | None = None) -> None:
         name = str(uuid.uuid4())
         self.record = records.Record(
-            name, os.urandom(32).hex(), time.time(), None, None, None,
+            name, os.urandom(32).hex(), time.time(), None, None, tasks,
             {"uuid": name, "user_name": "u", "time": "2026-01-01T00:00:00Z"},
             {"experiment": "e", "kind": "command"}, place=place,
         )  # fmt: skip

@@ -10,8 +10,9 @@ import os
 import uuid
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from hpctrack import array_spec
 from hpctrack.store import collectors, registration
-from hpctrack.stream import folders, records, spool, tail
+from hpctrack.stream import folders, records, spool, tail, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,38 +63,44 @@ def look(settings: Settings, connect: Callable[[], Connection]) -> Backlog:
 
 
 def _sort(found: Backlog, waiting: list[spool.Spooled], settings: Settings, connection: Connection) -> None:
-    named: list[tuple[spool.Spooled, Name, str]] = []
+    named: list[tuple[spool.Spooled, Name, records.Record]] = []
     for one in waiting:
         try:
             record = folders.find_record(settings.spool, one.identity)
             if record is not None:
                 name = uuid.UUID(record.uuid).bytes, one.identity.task
-                named.append((one, name, records.path(settings.spool, record)))
+                named.append((one, name, record))
         except (OSError, ValueError) as error:
-            found.stuck.append(spool.Stuck(one.path, str(error), "see to its rights and its disk"))
+            found.stuck.append(spool.unreadable(one, error))
     runs = collectors.known_runs(connection, {name for _, name, _ in named})
     here = registration.Here(settings, connection)
     marks = collectors.watermarks(connection, {run.id for run in runs.values()})
-    for one, name, path in named:
+    for one, name, record in named:
         run = runs.get(name)
         if run is not None:
             ended = run.over or one.identity.attempt < run.attempt
             found.ready.append(Ready(one, run.id, ended, _unacknowledged(one, run.id, marks)))
-            continue
-        place = _place(path)
-        if not here.is_place(place):
-            found.elsewhere.setdefault(place, []).append(one)
-        elif records.is_registered(path):
+        elif not here.is_place(record.place):
+            found.elsewhere.setdefault(record.place, []).append(one)
+        else:
+            _sort_unknown(found, one, record, settings)
+
+
+def _sort_unknown(found: Backlog, one: spool.Spooled, record: records.Record, settings: Settings) -> None:
+    """Sort in what this database has no run of: it was deleted only if the database was told of it."""
+    try:
+        if not _has_task(record, one.identity.task):
+            found.stuck.append(spool.unclaimed(one))
+        elif records.is_registered(records.path(settings.spool, record)):
             found.deleted.append(one)
         else:
             found.unregistered.append(one)
+    except (OSError, ValueError) as error:
+        found.stuck.append(spool.unreadable(one, error))
 
 
-def _place(path: str) -> str:
-    try:
-        return records.read(path).place
-    except (OSError, ValueError):
-        return ""
+def _has_task(record: records.Record, task: int) -> bool:
+    return task == wire.TASK_NONE if record.tasks is None else task in array_spec.expand(record.tasks)
 
 
 def _unacknowledged(one: spool.Spooled, run_id: int, marks: dict[tuple[int, str], int]) -> int:
