@@ -237,7 +237,7 @@ def cli(capsys):
 
 @pytest.fixture(autouse=True)
 def _nobodys_configuration(monkeypatch, tmp_path_factory) -> None:
-    """Keep the developer's own configuration out of the tests."""
+    """Keep the developer's own configuration, and what other tests leave on this node, out of the tests."""
     for name in list(os.environ):
         setting = name.removeprefix("HPCTRACK_").lower()
         if name.startswith(("HPCTRACK_DSN_", "PG")) or (
@@ -245,6 +245,7 @@ def _nobodys_configuration(monkeypatch, tmp_path_factory) -> None:
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-configuration"))
+    monkeypatch.setenv("HPCTRACK_NODE_DIR", str(tmp_path_factory.mktemp("node")))
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,7 @@ class Site:
             "PYTHONPATH": str(ROOT),
             "FAKE_STDOUT": "Submitted batch job 14\n",
             "HPCTRACK_DATA_DIR": self.settings.data_dir,
+            "HPCTRACK_NODE_DIR": str(self.scratch),
             **{f"HPCTRACK_DSN_{name.upper()}": value for name, value in self.settings.dsn.items()},
         }
 
