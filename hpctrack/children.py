@@ -9,7 +9,6 @@ an interpreter; a test holds that.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 
 TYPE_CHECKING = False
@@ -106,9 +105,7 @@ def _entries() -> list[str]:
         return entries
     standing = _standing()
     return [
-        entry
-        for entry in entries
-        if entry not in standing and (_is_installed(entry) or refusal(entry) is None)
+        entry for entry in entries if entry not in standing and (_is_installed(entry) or not refusal(entry))
     ]
 
 
@@ -158,67 +155,26 @@ def believed(python_path: str) -> list[str]:
     for entry, reason in reasons.items():
         if reason and any(_holds(entry, name) for name in OURS):
             _say(f"{entry} on PYTHONPATH is passed over: {reason}")
-    return [entry for entry, reason in reasons.items() if reason is None]
+    return [entry for entry, reason in reasons.items() if not reason]
 
 
-def refusal(path: str) -> str | None:
-    """Return why somebody else may change what is in a folder; None if nobody may.
+def refusal(path: str) -> str:
+    """Return why somebody else may change what is in a folder; empty if nobody may.
 
-    The folders above it count, too: whoever may write there puts another in its place.
+    Who could put something else in the place of this package, or of the interpreter, may do that here, too:
+    a site's own account, and the group that keeps its software.
     """
-    owners = _owners()
-    place = os.path.realpath(path)
-    sticky = 0
-    while True:
-        try:
-            status = os.stat(place)
-        except OSError as error:
-            return f"{place}: {error.strerror}"
-        if status.st_uid not in owners:
-            return f"{place} belongs to another user"
-        if _others_may_write(status) and not status.st_mode & sticky:
-            return f"others may write {place}"
-        above = os.path.dirname(place)
-        if above == place:
-            return None
-        place, sticky = above, stat.S_ISVTX
+    from hpctrack import files
 
-
-def _owners() -> set[int]:
-    """Return who may run code as us anyway: root, ourselves, who installed this and who the interpreter."""
-    owners = {0, os.geteuid()}
-    for path in (_HERE, PYTHON):
+    owners, groups = set(), {0}
+    for place in (_HERE, PYTHON):
         try:
-            owners.add(os.stat(path).st_uid)
+            accounts, teams = files.changers(place)
         except OSError:
             continue
-    return owners
-
-
-def _others_may_write(status: os.stat_result) -> bool:
-    if status.st_mode & stat.S_IWOTH:
-        return True
-    return bool(status.st_mode & stat.S_IWGRP) and not (
-        status.st_gid == 0 or _may_write_this(status.st_gid) or _is_private(status.st_gid)
-    )
-
-
-def _may_write_this(group: int) -> bool:
-    """Whether a group may change this package anyway."""
-    status = os.stat(_HERE)
-    return bool(status.st_mode & stat.S_IWGRP) and status.st_gid == group
-
-
-def _is_private(group: int) -> bool:
-    """Whether a group is the user's own: of the same name, with nobody else in it."""
-    import grp
-    import pwd
-
-    try:
-        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
-    except KeyError:
-        return False
-    return user.pw_gid == group and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
+        owners |= accounts
+        groups |= teams
+    return files.exposure(path, inside=True, owners=owners, groups=groups)
 
 
 def _say(message: str) -> None:

@@ -8,8 +8,8 @@ in a folder of ours makes that folder first, each time:
 * `create` makes a new private file; `open_or_create` opens one that may be there already (locks, logs);
   `replace` puts a private file in the place of another, at once;
 * `read` reads a file if only this user or root can have written it, and no more than it is told to;
-* `exposure` says who else could swap a folder or a file for another. What decides which program runs is taken
-  from no place that has any.
+* `exposure` says who else could swap a folder or a file for another, or put something in. What decides which
+  program runs is taken from no place that has any; `changers` are those who could.
 
 A folder of ours that is open to others is made private, and that is said. Folders above ours are the user's
 or the site's: they may be open to a group, whose members can then take ours away, but put nothing in their
@@ -27,7 +27,7 @@ import sys
 
 TYPE_CHECKING = False  # the module typing takes longer to load than all of this
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from hpctrack import errors
 
@@ -163,27 +163,46 @@ def open_to_read(path: str, limit: int | None = None, *, links: bool = False, an
         _resolve(path)
     links = links or anybodys
     owners = None if anybodys else (os.geteuid(), 0)
-    _check_file(path, os.stat(path) if links else os.lstat(path), limit, owners)
+    _check_file(path, path, os.stat(path) if links else os.lstat(path), limit, owners)
     descriptor = os.open(path, os.O_RDONLY | _SAFELY | (0 if links else os.O_NOFOLLOW))
     try:
-        _check_file(path, os.fstat(descriptor), limit, owners)  # again: it may have been swapped in between
+        # Again: it may have been swapped in between.
+        _check_file(path, descriptor, os.fstat(descriptor), limit, owners)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def exposure(path: str) -> str:
-    """Return who but this user and root could put something else in the place of a path; empty for nobody."""
+def exposure(
+    path: str, *, inside: bool = False, owners: Collection[int] = (), groups: Collection[int] = ()
+) -> str:
+    """Return who but this user and root could put something else in the place of a path; empty for nobody.
+
+    With ``inside`` nor may anybody put something into that folder. ``owners`` and ``groups`` may do all this.
+    """
+    place, found = path, None
     try:
-        for step, found in _steps(path):
-            if not _may_lead(found.st_uid):
-                return f"{step} belongs to another user (id {found.st_uid})"
-            if stat.S_ISDIR(found.st_mode) and _is_writable(found) and not found.st_mode & stat.S_ISVTX:
-                return f"{step} may be changed by others (mode {stat.S_IMODE(found.st_mode):04o})"
+        for place, found in _steps(path):
+            if not _may_lead(found.st_uid) and found.st_uid not in owners:
+                return f"{place} belongs to another user (id {found.st_uid})"
+            if _may_be_swapped(place, found, groups):
+                return _may_be_changed(place, found)
     except OSError as error:
-        return f"{path}: {error.strerror}"
+        return f"{error.filename or place}: {error.strerror}"
+    if inside and found is not None and _is_writable(place, found, groups):
+        return _may_be_changed(place, found)
     return ""
+
+
+def changers(path: str) -> tuple[set[int], set[int]]:
+    """Return the accounts and the groups that could put something else in the place of a path."""
+    owners, groups = set(), set()
+    for _, found in _steps(path):
+        owners.add(found.st_uid)
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP:
+            groups.add(found.st_gid)
+    return owners, groups
 
 
 # ---- folders ---------------------------------------------------------------------------------------------
@@ -255,11 +274,13 @@ def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
 # ---- trust -----------------------------------------------------------------------------------------------
 
 
-def _check_file(path: str, found: os.stat_result, limit: int | None, owners: tuple[int, ...] | None) -> None:
+def _check_file(
+    path: str, place: str | int, found: os.stat_result, limit: int | None, owners: tuple[int, ...] | None
+) -> None:
     """Raise `errors.Untrusted` for no regular file, a long one, one that others than ``owners`` may write."""
     if not stat.S_ISREG(found.st_mode) or (owners and found.st_uid not in owners):
         raise _untrusted(path, _why_foreign(found, owners))
-    if owners and _is_writable(found):
+    if owners and _is_writable(place, found):
         mode = stat.S_IMODE(found.st_mode)
         raise _untrusted(path, f"may be written by others (mode {mode:04o}): mend it with chmod go-w")
     if limit is not None and found.st_size > limit:
@@ -279,11 +300,30 @@ def _why_foreign(
     return f"is {'a regular file' if stat.S_ISREG(found.st_mode) else kind}, not {wanted}"
 
 
-def _is_writable(found: os.stat_result) -> bool:
-    """Whether others may write. Bits of the group are those of its ACL's mask, too (acl(5))."""
-    if found.st_mode & _WRITABLE == 0o020:
-        return not _is_own_group(found.st_gid)
-    return bool(found.st_mode & _WRITABLE)
+def _may_be_changed(place: str, found: os.stat_result) -> str:
+    return f"{place} may be changed by others (mode {stat.S_IMODE(found.st_mode):04o})"
+
+
+def _may_be_swapped(place: str, found: os.stat_result, groups: Collection[int]) -> bool:
+    """Whether others may take away what is in a folder. In a sticky one it is for its owner (unlink(2))."""
+    if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_ISVTX:
+        return False
+    return _is_writable(place, found, groups)
+
+
+def _is_writable(place: str | int, found: os.stat_result, groups: Collection[int] = ()) -> bool:
+    """Whether others than a group that may may write. Bits of the group are its ACL's mask, too (acl(5))."""
+    if found.st_mode & _WRITABLE != 0o020:
+        return bool(found.st_mode & _WRITABLE)
+    return not (found.st_gid in groups or _is_own_group(found.st_gid)) or _has_acl(place)
+
+
+def _has_acl(place: str | int) -> bool:
+    """Whether a file has an ACL, so that the bits of its group are others', too."""
+    try:
+        return bool(os.getxattr(place, "system.posix_acl_access"))
+    except OSError as error:
+        return error.errno not in (errno.ENODATA, errno.ENOTSUP)
 
 
 def _is_own_group(gid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,23 +97,21 @@ def test_a_folder_of_ones_own_is_believed(folder, capsys):
 
 def test_a_private_folder_in_a_sticky_one_is_believed(folder):
     folder.parent.chmod(0o1777)
-    assert children.refusal(str(folder)) is None
+    assert children.refusal(str(folder)) == ""
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o757, 0o1777, 0o2777])
 def test_a_folder_that_all_may_write_is_passed_over_and_that_is_said_once(folder, capsys, mode):
     folder.chmod(mode)
     assert children.believed(f"{folder}:{folder}") == []
-    assert (
-        capsys.readouterr().err
-        == f"hpctrack: {folder} on PYTHONPATH is passed over: others may write {folder}\n"
-    )
+    reason = f"{folder} may be changed by others (mode {mode:04o})"
+    assert capsys.readouterr().err == f"hpctrack: {folder} on PYTHONPATH is passed over: {reason}\n"
 
 
 def test_a_folder_below_one_that_all_may_write_is_passed_over(folder, capsys):
     folder.parent.chmod(0o777)
     assert children.believed(str(folder)) == []
-    assert f"others may write {folder.parent}" in capsys.readouterr().err
+    assert f"{folder.parent} may be changed by others" in capsys.readouterr().err
 
 
 def test_a_link_is_judged_by_where_it_leads(folder, tmp_path, capsys):
@@ -120,6 +119,37 @@ def test_a_link_is_judged_by_where_it_leads(folder, tmp_path, capsys):
     assert children.believed(str(tmp_path / "link")) == [str(tmp_path / "link")]
     folder.chmod(0o777)
     assert children.believed(str(tmp_path / "link")) == []
+
+
+@as_root
+def test_another_users_link_is_passed_over_wherever_it_leads_now(folder, tmp_path, capsys):
+    (tmp_path / "shared").mkdir(mode=0o777)
+    (tmp_path / "shared").chmod(0o1777)
+    (tmp_path / "shared" / "link").symlink_to(folder)
+    os.lchown(tmp_path / "shared" / "link", 12345, 12345)
+    assert children.believed(str(tmp_path / "shared" / "link")) == []
+    assert f"{tmp_path}/shared/link belongs to another user" in capsys.readouterr().err
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o2775, 0o2777])
+def test_who_keeps_a_sites_software_may_keep_what_it_imports(tmp_path, mode):
+    """Who could put another hpctrack in the place of this one needs no other way to run code as us."""
+    apps = tmp_path / "apps"
+    shutil.copytree(ROOT / "hpctrack", apps / "hpctrack" / "hpctrack")
+    (apps / "click").mkdir()
+    os.chown(apps, 23456, 12345)
+    apps.chmod(mode)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from hpctrack import children\n"
+        "print([children.refusal(folder) for folder in sys.argv[2:]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, apps / "hpctrack", apps / "click"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    said = ast.literal_eval(done.stdout)
+    assert said == ([""] if mode == 0o2775 else [f"{apps} may be changed by others (mode 2777)"])
 
 
 @as_root
@@ -135,7 +165,7 @@ def test_another_users_folder_is_passed_over(folder, capsys, which):
 def test_a_folder_that_a_shared_group_may_write_is_passed_over(folder):
     os.chown(folder, 0, 12345)
     folder.chmod(0o775)
-    assert children.refusal(str(folder)) == f"others may write {folder}"
+    assert children.refusal(str(folder)) == f"{folder} may be changed by others (mode 0775)"
 
 
 def test_a_folder_without_anything_of_ours_is_passed_over_in_silence(folder, capsys):

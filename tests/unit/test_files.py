@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import socket
 import stat
+import struct
 
 import pytest
 
@@ -253,6 +255,39 @@ def test_a_group_may_only_write_what_is_its_only_members(tmp_path):
     assert "Untrusted" in as_somebody(read, uid=account.pw_uid, gid=account.pw_gid)
 
 
+def let_write(path, uid) -> None:
+    """Let one more user write, as setfacl(1) does."""
+    entries = [(0x01, 7, -1), (0x02, 7, uid), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", acl)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        pytest.skip("this file system has no ACLs")
+
+
+@root_only
+def test_the_group_of_ones_own_does_not_hide_an_acl(tmp_path):
+    """The bits of the group are those of the ACL's mask then."""
+    account = pwd.getpwnam("daemon")
+    if grp.getgrgid(account.pw_gid) != ("daemon", "x", account.pw_gid, []):
+        pytest.skip("this system's accounts share groups")
+    (tmp_path / "above").mkdir()
+    path = tmp_path / "above" / "file"
+    of_mode(0o664)(path)
+    let_in(tmp_path)
+    for place in (path, path.parent):
+        os.chown(place, account.pw_uid, account.pw_gid)
+    path.parent.chmod(0o775)
+    look = lambda: (files.read(str(path), 1000), files.exposure(str(path)))  # noqa: E731
+    assert as_somebody(look, uid=account.pw_uid, gid=account.pw_gid) == "(b'x', '')"
+    let_write(path.parent, STRANGER)
+    assert "may be changed by others" in as_somebody(look, uid=account.pw_uid, gid=account.pw_gid)
+    let_write(path, STRANGER)
+    assert "Untrusted" in as_somebody(look, uid=account.pw_uid, gid=account.pw_gid)
+
+
 @root_only
 def test_what_root_wrote_is_read_by_everybody(tmp_path):
     (tmp_path / "conf").write_bytes(b"x")
@@ -317,6 +352,7 @@ def test_folders_above_that_others_may_change_expose_what_is_in_them(tmp_path, a
     assert bool(said) is exposed and (not exposed or f"{tmp_path}/home may be changed" in said)
     (tmp_path / "link").symlink_to("home/data")
     assert bool(files.exposure(str(tmp_path / "link" / "cache"))) is exposed
+    assert bool(files.exposure(str(tmp_path / "home"), inside=True)) is (above & 0o022 != 0)
     assert "No such file" in files.exposure(str(tmp_path / "missing"))
 
 
