@@ -6,6 +6,7 @@ asked for often, from shells and by people, and takes little longer than startin
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -18,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
+
+    from typing_extensions import Buffer
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -40,6 +43,7 @@ def _let_signals_end() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     _open_closed()
+    _let_errors_be_lost()
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
@@ -68,6 +72,24 @@ def _open_closed() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 (fast; to the end)
+
+
+class _Raw(io.FileIO):
+    """A file to which what can't be written counts as written."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data) or len(memoryview(data))
+        except OSError:
+            return len(memoryview(data))
+
+
+def _let_errors_be_lost() -> None:
+    """Have what can't be said on standard error change nothing: a full disk, a reader that has gone."""
+    given = sys.stderr
+    if given is sys.__stderr__ and isinstance(given, io.TextIOWrapper):
+        buffer = io.BufferedWriter(_Raw(given.fileno(), "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(buffer, given.encoding, given.errors, line_buffering=True)
 
 
 if __name__ == "__main__":

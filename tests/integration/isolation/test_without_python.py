@@ -178,6 +178,13 @@ def test_signals_are_as_they_were(place: Place, broken):
 # ---- How it is called --------------------------------------------------------------------------------------
 
 
+def test_it_is_found_by_an_empty_entry_of_path(place: Place):
+    environ = {"PATH": f":{place.environ['PATH']}"}
+    line = 'cd "$0" && exec hpctrack --version'
+    done = place.run("-c", line, place.installation.command.parent, command="/bin/sh", environ=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_it_is_found_through_links_names_and_folders_with_blanks(place: Place, tmp_path):
     command = place.installation.command
     assert " " in str(command)
@@ -226,6 +233,54 @@ def test_every_shell_does(place: Place, shell):
     done = place.run(*rest, place.installation.command, "sbatch", "train.sh", command=first, environ=ODD)
     assert (done.returncode, len(place.records())) == (0, 1), done.stderr
     assert names(place.job_environ) == expected
+
+
+FUNCTIONS = {
+    f"BASH_FUNC_{name}%%": "() {  echo a function\n}" for name in ("command", "printf", "read", "echo")
+}
+
+
+@pytest.mark.parametrize("verb", ["sbatch", "--untracked why sbatch"])
+@pytest.mark.parametrize("options", ["xtrace", "allexport", "noglob:errexit:nounset"])
+def test_what_bash_takes_from_the_environment_changes_nothing(place: Place, verb, options):
+    """Where sh is bash. Our own variables are none of the job's."""
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash here")
+    (place.work / "train.sh").write_text(SCRIPT)
+    done = place.run(
+        "--posix", place.installation.command, *verb.split(), "train.sh",
+        command="bash", environ={**FUNCTIONS, "SHELLOPTS": options},
+    )  # fmt: skip
+    assert (done.returncode, place.calls()) == (0, 1), done.stderr
+    assert len(place.records()) == (verb == "sbatch"), done.stderr
+    assert "Submitted batch job 14" in done.stdout
+    assert "a function" not in done.stdout + done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.startswith("+")]
+    assert not [name for name in place.job_environ if name.startswith(b"hpctrack_")]
+
+
+def test_where_there_is_no_proc(place: Place):
+    (place.work / "train.sh").write_text(SCRIPT)
+    hide = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    if subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("/proc can't be hidden here")
+    done = place.run(*hide[1:], place.installation.command, "sbatch", "train.sh", command=hide[0])
+    assert (done.returncode, place.calls(), len(place.records())) == (0, 1, 1), done.stderr
+
+
+@pytest.mark.parametrize("where", ["a full disk", "a pipe that nobody reads"])
+def test_what_can_not_be_said_changes_nothing(place: Place, where):
+    (place.work / "train.sh").write_text(SCRIPT)
+    program = Path(place.environ["PATH"].partition(":")[0], "sbatch")
+    program.write_text(program.read_text().replace('echo "sbatch says', ': "'))
+    reading, writing = os.pipe()
+    os.close(reading)
+    if where == "a full disk":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writing)
+    with open(writing, "wb") as stderr:
+        done = place.run("sbatch", "train.sh", capture_output=False, stdout=subprocess.PIPE, stderr=stderr)
+    assert (done.returncode, place.calls(), len(place.records())) == (0, 1, 1)
+    assert done.stdout == "Submitted batch job 14\n"
 
 
 def test_arguments_arrive_as_they_are(place: Place):
