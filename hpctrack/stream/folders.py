@@ -135,6 +135,16 @@ def find_record(spool: str, identity: Identity) -> records.Record | None:
     return record if identity.uuid in (None, record.uuid) else None
 
 
+def is_of(spool: str, identity: Identity) -> bool:
+    """Whether a run folder's record is in this spool: a user may have several, or has removed one."""
+    if identity.record is not None and not identity.record.startswith(os.path.join(spool, "")):
+        return False
+    try:
+        return find_record(spool, identity) is not None
+    except (OSError, ValueError):
+        return False
+
+
 def is_here(identity: Identity) -> bool:
     """Whether the processes of a supervisor's host and boot can be seen from here."""
     here = (identity.host, identity.boot) == (host(), boot()) and bool(identity.boot)

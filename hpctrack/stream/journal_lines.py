@@ -22,7 +22,9 @@ CANCEL = b"\x18"
 MAX_LINE = 1 << 20
 MAX_NAME = 1024  # bytes
 
-_HEADER = "# hpctrack journal 1 attempt={:06d} rank={:06d} lost={:012d}\n"
+#: What every journal begins with.
+MAGIC = b"# hpctrack journal "
+_HEADER = MAGIC.decode() + "1 attempt={:06d} rank={:06d} lost={:012d}\n"
 HEADER_SIZE = len(_HEADER.format(0, 0, 0))
 #: Where the count of lost lines stands in the header, for a writer that updates it in place.
 LOST_OFFSET = HEADER_SIZE - 13

@@ -84,7 +84,9 @@ class Outbox:
         self.cuts = 0
 
     def add(self, tail: Tail, *, first: bool = False) -> None:
-        """Take up a journal; ``first`` ones go before all others."""
+        """Take up a journal; ``first`` ones go before all others. None goes by the name of another."""
+        while tail.name in self._shipments:
+            tail.name = next_name(tail.name)
         self._shipments[tail.name] = _Shipment(
             tail, self._window.open(tail.name, tail.files[0].base, first=first)
         )
@@ -131,9 +133,19 @@ class Outbox:
         grown = False
         for shipment in list(self._shipments.values()):
             grown |= shipment.tail.look()
-            if shipment.tail.shrunk:
-                self._renew(shipment)
+        self.renew()
         return grown
+
+    def renew(self) -> bool:
+        """Begin again with journals that turned out to be cut; whether there were any."""
+        renewed = False
+        for shipment in list(self._shipments.values()):
+            if shipment.tail.shrunk:
+                shipment.tail.look()  # more may have been read than was there when it was last looked at
+            if shipment.tail.shrunk and shipment.renewals < _MAX_RENEWALS:
+                self._renew(shipment)
+                renewed = True
+        return renewed
 
     def datagrams(self, now: float) -> Iterator[bytes]:
         """Yield what is to be sent now, at most about `BURST` datagrams."""
@@ -200,22 +212,16 @@ class Outbox:
             shipment.cut_anew(offset)
             if offset > shipment.tail.end:
                 shipment.tail.look()
-            if shipment.tail.shrunk:
-                self._renew(shipment)
+            self.renew()
         return True
 
     def _renew(self, shipment: _Shipment) -> None:
         """The writer has emptied its journal: what comes now is a journal of its own, with the next name."""
         tail = shipment.tail
         self.cuts += 1
-        if shipment.renewals == _MAX_RENEWALS:
-            return
-        del self._shipments[tail.name]
         self._window.close(shipment.stream)
-        while True:
-            tail.name = next_name(tail.name)
-            if tail.name not in self._shipments:
-                break
+        del self._shipments[tail.name]
+        tail.name = next_name(tail.name)
         tail.seek(0)
         self.add(tail)
         self._shipments[tail.name].renewals = shipment.renewals + 1

@@ -149,7 +149,7 @@ def is_registered(target: str) -> bool:
 
 
 def _stands(path: str) -> bool:
-    """Whether there is something; a folder that can't be looked into is not one without it. Raises OSError."""
+    """Whether there is something. Raises OSError: a folder that can't be looked into may well hold it."""
     try:
         os.lstat(path)
     except FileNotFoundError:

@@ -27,7 +27,7 @@ from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from hpctrack import redact
     from hpctrack.stream.options import Config
@@ -51,6 +51,8 @@ _RECORD_AT_END = 3.0
 #: Seconds of copying to the spool after the flush cap; the supervisor waits for two.
 _COPY_AT_END = 1.5
 _HOUSEKEEPING = 1.0
+#: Seconds after which there is time for what others have left.
+_ADOPT_AFTER = 5.0
 _LEASE = 30.0
 _MAX_LOG = 1 << 16
 #: Seconds of silence that are worth a word: a collector that was started with the job takes about two.
@@ -154,6 +156,7 @@ class Relay:
         self._answered = self._introduced = self._more = self._done = False
         self._detoured = self._told_cut = False
         self._supervised = True
+        self._adoption: Iterator[None] | None = None
         self._script: tuple[int, str] | None = None  # its process id, and when it started
         self._oom_kills = report.oom_kills()
         #: When the flush cap is reached; None while the script runs.
@@ -351,6 +354,8 @@ class Relay:
             self._own.append("event", {"time": time.time(), "name": _CUT})
         self._journals.keep_house(in_spool_for_good=by_spool)
         self._journals.clear(self._safe)
+        if self._deadline is None and now - self._started > _ADOPT_AFTER:
+            self._attempt(self._adopt)
         if (
             self._deadline is None
             and now >= self._next_sample
@@ -358,6 +363,17 @@ class Relay:
         ):
             self._next_sample = now + (self._record.usage_interval if self._record is not None else 10.0)
             self._sample()
+
+    def _adopt(self) -> None:
+        """Bring a piece of what ended runs have left on this node to the spool."""
+        if self._adoption is None:
+            run_dir = self._config.run_dir
+            self._adoption = iter(())
+            if folders.others(os.path.dirname(run_dir), run_dir):
+                from hpctrack.stream import adoption  # late: hardly ever is there anything
+
+                self._adoption = adoption.pieces(self._config.spool, run_dir)
+        next(self._adoption, None)
 
     def _is_stuck(self, now: float) -> bool:
         """Whether something has waited for its acknowledgement for long."""

@@ -115,7 +115,7 @@ _NO_RECORD = "without it nobody can prove whose it is; hpctrack prune clears it 
 def _judge(found: Survey, spool: str, path: str, *, in_spool: bool) -> None:
     """Find out whose a folder is, and add it to what waits, or to what can't be judged."""
     identity = folders.read_identity(path) or folders.guess_identity(spool, path)
-    if not in_spool and identity is not None and not _is_of(spool, identity):
+    if not in_spool and identity is not None and not folders.is_of(spool, identity):
         return  # of another spool of this user's
     try:
         if not in_spool and _is_looked_after(path, identity):
@@ -195,16 +195,6 @@ def _rows_of(path: str) -> int:
     except OSError:
         pass
     return rows
-
-
-def _is_of(spool: str, identity: folders.Identity) -> bool:
-    """Whether a run folder's record is in this spool: a user may have several, or has removed one."""
-    if identity.record is not None and not identity.record.startswith(os.path.join(spool, "")):
-        return False
-    try:
-        return folders.find_record(spool, identity) is not None
-    except (OSError, ValueError):
-        return False
 
 
 def deliver(
@@ -346,7 +336,7 @@ def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Calla
         if acknowledged > before:
             progress(acknowledged - before)
             before = acknowledged
-        if all(map(box.idle, box.tails())):
+        if all(map(box.idle, box.tails())) and not box.renew():
             return
         silent = now - max(began, box.heard or 0.0)
         if silent > _GIVE_UP_AFTER:

@@ -229,6 +229,19 @@ class Tail:
         self._overwritten = False
         self.look()
         self.read_header()
+        self._name_anew()
+
+    def _name_anew(self) -> None:
+        """Give a journal the next name if its first line is gone: somebody has cut or replaced it since.
+
+        What PostgreSQL has under its own name is of the bytes before.
+        """
+        first = self.files[0]
+        whole = len(self.files) == 1 and first.whole and parse_name(first.path) == first
+        with contextlib.suppress(OSError):
+            data = self._bytes(first, 0, journal_lines.HEADER_SIZE) if whole else b""
+            if data and not data.startswith(journal_lines.MAGIC):
+                self.name = next_name(self.name)
 
     def close(self) -> None:
         """Close the files."""

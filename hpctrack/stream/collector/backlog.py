@@ -110,7 +110,12 @@ def _unacknowledged(one: spool.Spooled, run_id: int, marks: dict[tuple[int, str]
         for file in tail.find(one.path):
             end = file.base + os.lstat(file.path).st_size
             mark = max(marks.get((run_id, file.journal.hex()), 0), file.base)
-            if end > mark and not (mark == 0 and tail.Tail([file]).is_blank):
+            if end > mark:
+                journal = tail.Tail([file])
+                mark = max(marks.get((run_id, journal.name.hex()), 0), file.base)
+                blank = mark == 0 and journal.is_blank
+                journal.close()
+            if end > mark and not blank:
                 missing[file.journal] = max(missing.get(file.journal, 0), end - mark)
     except OSError:
         return one.size

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
-from hpctrack.stream import tail
+from hpctrack.stream import folders, journal_lines, outbox, tail
 from tests.integration.relay.relayed_job import await_result
 
 
@@ -49,6 +50,35 @@ done
     assert len(told) == (redirect == ">") and all("> in place of >>" in name for name in told)
 
 
+CUT_LATER = """#!/bin/sh
+for i in 100 101 102; do echo "step=$i loss=1" >> $HPCTRACK_JOURNAL; done
+read line < go
+{then}
+for i in $(seq 200 220); do echo "step=$i loss=1" {padding} >> $HPCTRACK_JOURNAL; done
+"""
+
+
+@pytest.mark.parametrize("then", [": > $HPCTRACK_JOURNAL", "rm $HPCTRACK_JOURNAL"], ids=["cut", "removed"])
+@pytest.mark.parametrize("padding", ["", "x=0.5"], ids=["lines alike", "other lines"])
+def test_what_is_written_in_place_of_a_journal_while_its_relay_is_dead_arrives(job, collector, then, padding):
+    """The lines meet the watermark at a line's end, or within one."""
+    job.submit()
+    job.find_collector_at(collector.address)
+    os.mkfifo(job.folder / "go")
+    # The first line is as long as a journal's header, so that all others are where others were.
+    first = f"echo {'#' * (journal_lines.HEADER_SIZE - 1)} >> $HPCTRACK_JOURNAL"
+    process = job.start(CUT_LATER.format(then=f"{then}\n{first}", padding=padding))
+    await_result(lambda: 102 in collector.steps())
+    for pid in (job.relay(process), process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait(30)
+    script = folders.read_identity(str(job.run_dir())).script
+    (job.folder / "go").write_text("on\n")
+    await_result(lambda: not folders.started_at(script))
+    assert job.sync(collector) == [True]
+    assert sorted(collector.steps()) == [100, 101, 102, *range(200, 221)] and job.run_folders() == []
+
+
 def test_what_was_given_back_is_not_taken_for_something_else(tmp_path):
     path = tmp_path / f"{'0' * 15}1.log.journal"
     path.write_bytes(b"a=1\n" * (1 << 19))
@@ -62,3 +92,17 @@ def test_what_was_given_back_is_not_taken_for_something_else(tmp_path):
     assert [row.values for row in one.read()] == [{"b": 2}]
     one.seek(1 << 20)  # PostgreSQL was set back
     assert one.look() and one.read() and not one.shrunk
+
+
+def test_what_is_appended_while_a_journal_is_read_is_no_cut(tmp_path):
+    path = tmp_path / f"{'0' * 15}1.log.journal"
+    path.write_bytes(journal_lines.format_header(0, 0) + b"a=1\n")
+    one = tail.Tail([tail.parse_name(str(path))])
+    with path.open("ab") as file:
+        file.write(b"a=2\n")
+    box = outbox.Outbox(outbox.Run(bytes(16), -1, bytes(32)))
+    box.add(one)
+    while list(box.datagrams(0.0)):
+        pass
+    assert one.offset == path.stat().st_size
+    assert not box.renew() and box.cuts == 0

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,34 @@ def test_rows_that_are_logged_after_the_end_are_delivered(job, collector):
     pid = int(_text(job.folder / "pid"))
     await_result(lambda: not folders.started_at(pid))
     assert job.sync(collector) == [True] and job.run_folders() == []
+
+
+def test_what_ended_runs_have_left_on_a_node_is_adopted_by_a_later_relay(job, collector):
+    job.submit()
+    job.find_collector_at(collector.address)
+    for name in ("go", "on"):
+        os.mkfifo(job.folder / name)
+    assert job.start(BACKGROUND).wait(60) == 0
+    left = job.run_dir()
+    with (job.folder / "go").open("w", buffering=1) as go:
+        later = job.start("#!/bin/sh\nread line < on\n", SLURM_JOB_ID="15")
+        await_result(lambda: len(job.run_folders()) == 2)
+        time.sleep(8)  # somebody may still write there: a relay has looked, and has left it
+        go.write("7\n")
+        await_result(lambda: "7" in _text(job.folder / "done"))
+    pid = int(_text(job.folder / "pid"))
+    await_result(lambda: not folders.started_at(pid))
+    assert left.exists() and collector.steps() == []
+    (job.folder / "on").write_text("on\n")
+    assert later.wait(60) == 0 and left.exists()
+    with (job.folder / "on").open("r+b", buffering=0):
+        later = job.start("#!/bin/sh\nread line < on\n", SLURM_JOB_ID="16")
+        await_result(lambda: not left.exists())
+        (job.folder / "on").write_text("on\n")
+        assert later.wait(60) == 0
+    assert collector.steps() == [] and (Path(job.spool) / "journals" / left.name).exists()
+    job.sync(collector, ended=True)
+    assert collector.steps() == [7] and not (Path(job.spool) / "journals" / left.name).exists()
 
 
 @pytest.mark.parametrize("task", [None, 3], ids=["job", "task of an array"])
