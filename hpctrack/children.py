@@ -8,6 +8,8 @@ an interpreter; a test holds that.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
 
@@ -159,22 +161,28 @@ def believed(python_path: str) -> list[str]:
 
 
 def refusal(path: str) -> str:
-    """Return why somebody else may change what is in a folder; empty if nobody may.
+    """Return why somebody else may change what is in a folder; empty if nobody may."""
+    from hpctrack import files
 
-    Who could put something else in the place of this package, or of the interpreter, may do that here, too:
-    a site's own account, and the group that keeps its software.
+    owners, groups = _keepers()
+    return files.exposure(path, inside=True, owners=owners, groups=groups)
+
+
+@functools.cache
+def _keepers() -> tuple[set[int], set[int]]:
+    """Return who may run code as us anyway: a site's own account, and the group that keeps its software.
+
+    They could put something else in the place of this package, or of the interpreter.
     """
     from hpctrack import files
 
     owners, groups = set(), {0}
     for place in (_HERE, PYTHON):
-        try:
+        with contextlib.suppress(OSError):
             accounts, teams = files.changers(place)
-        except OSError:
-            continue
-        owners |= accounts
-        groups |= teams
-    return files.exposure(path, inside=True, owners=owners, groups=groups)
+            owners |= accounts
+            groups |= teams
+    return owners, groups
 
 
 def _say(message: str) -> None:
