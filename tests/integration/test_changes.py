@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.cli import annotate, common
+from hpctrack.cli import annotate
 from hpctrack.store import database as store
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
@@ -316,8 +316,7 @@ def test_users_change_only_what_is_theirs(roles):
     assert roles.query("reader", "SELECT count(*) FROM run_overview") == [(0,)]
 
 
-def test_a_run_that_another_session_holds_is_one_line(cli, database, run, monkeypatch):
-    monkeypatch.setattr(common, "PATIENCE", "100ms")
+def test_a_run_that_another_session_holds_is_one_line(cli, database, run):
     run_id = run()
     with store.connect(database) as session:
         session.execute("DELETE FROM runs WHERE id = %s", [run_id])
