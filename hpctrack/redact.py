@@ -44,7 +44,8 @@ def _bytes(value: str) -> bytes:
 def _unquoted(value: str) -> tuple[str, str]:
     """What a value means if it is percent-encoded, and if it has backslashes."""
     raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes([int(found[1], 16)]), _bytes(value))
-    return raw.decode("utf-8", "surrogateescape"), re.sub(r"\\(.)", r"\1", value.replace("\\n", "\n"))
+    plain = re.sub(r"""'(?:\\'|"'")'""", "'", value).replace("\\n", "\n")
+    return raw.decode("utf-8", "surrogateescape"), re.sub(r"\\(.)", r"\1", plain)
 
 
 def _forms(value: str) -> Iterator[str]:

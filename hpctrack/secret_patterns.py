@@ -34,7 +34,7 @@ _SECRET_WORDS = re.compile(r"""(?x)(?:^|_)(?:
 # Under these names only what looks random is a secret.
 _WEAK_WORDS = re.compile(r"""(?x)(?:^|_)(?:
         keys? | auth | pass | pwd | pat | sig | signature | session(?:_?id)? | cookie | webhook | hook | dsn
-      | license | login | sas | x_amz_[a-z_]+
+      | pw | license | login | sas | x_amz_[a-z_]+
     )\d*(?=_|$)""")
 _PASSWORD = re.compile(r"(?:^|_)(?:[a-z]*(?:password|passwd|passphrase)|passcode|pwd|pass|pw)\d*$")
 # Words of language models, OAuth and multi-pass algorithms mean something else, and are taken out first.
@@ -172,8 +172,8 @@ _ASSIGNMENT = re.compile(r"""(?x)(?<!\w)(?:[Nn]ame|[Kk]ey)(?:\\*["'])?[ \t]*[:=]
         (?: (?<=:)[ \t]*(?:[|>][+-]?)?\n[ \t]+(?![\w.-]+[ \t]*[:=]|-[ ]) | (?:[ \t]*\\\n)+[ \t]*
           | [ \t]+(?![A-Za-z_]\w*=[^=\s]) )?
       | (?<![\w.-])(--?[A-Za-z][\w.-]*)(?:(?:[ \t]|\\\n)+|\\*["'][ \t]*,\s{0,99})(?=[^\s-])
-      | (?<!\w)(?:setenv|set[ \t]+-\w+|ENV|ARG|read(?:[ \t]+-\w+)*(?=[ \t]+\w+[ \t]*<<<))[ \t]+
-          ([\w./:-]+)[ \t]+(?:<<<[ \t]*)?
+      | (?<!\w)(?:setenv|set[ \t]+-\w+|printf[ \t]+-v|ENV|ARG|read(?:[ \t]+-\w+)*(?=[ \t]+\w+[ \t]*<<<))[ \t]+
+          ([\w./:-]+)[ \t]+(?:<<<[ \t]*|["']?%[sbq](?:\\n)?["']?[ \t]+)?
       | (?<!\w)(?:putenv|setenv|setdefault|getenv|get)\([ \t]*["']([\w.-]+)["'][ \t]*,[ \t]*
       | (?<=<)([\w.:-]+)>(?=[^<\s])
     """)
@@ -188,6 +188,7 @@ _VALUE = re.compile(rf"""(?xs)(?P<escape>\\*)(?:[rbfuRBFU@]{{0,2}}|\$)(?P<quote>
              (?P<bare>(?:[^\s"'`&,<]|<(?!/)|[&,](?![\w.-]+=|[&\s"']|\Z)|(?<=\w)["'](?=\w))+)""")
 # What a command gives that is told what to give.
 _SAID = re.compile(r"""(?x)"?(?:\$\(|`)[ ]*(?:[\w-]+(?:[ ]+-\w+)*[ ]*<<<[ ]*
+        |cat[ ]*<<-?[ ]*["'\\]?\w+["']?[ ]*\n[ \t]*
         |(?:echo|printf)[ ]+(?:-\w+[ ]+|["']?%[sb](?:\\n)?["']?[ ]+)*)["']?(?P<said>[^\s"'`)|]+)""")
 FLAG = re.compile(r"-+(?:no|use|with|without|enable|disable|skip|require|ask|prompt)[-_]")
 _USERINFO = re.compile(r"""(?x)(?P<user>[^\s:/?#@"'<>\\]*)
@@ -224,6 +225,9 @@ _SETTING = re.compile(r"""(?x)\b(?:git|npm|yarn|pnpm|pip|aws|gcloud|oci|az|poetr
 _WORDS = re.compile(r"[^\s\"']+")
 _ANYTHING = re.compile(r"[^\W_]")
 _LOGIN = re.compile(r"\blogin\b[^\n]{0,400}")
+#: Options that mean a password, a key or a token to many programs, and to many others something else.
+_SHORT_OPTION = re.compile(r"""(?x)(?<=\s)-(?:[pPkKta](?:[ ]+|=)|p)["']?
+        (?P<secret>[A-Za-z0-9+~=]{16,})(?![\w./:-])""")
 _ONE_RANDOM = re.compile(r"(?<![\w.:/+~@=-])(?:key=)?(?P<secret>[A-Za-z0-9+/_.~=-]{16,})")
 # How providers' tokens begin, of which characters the rest is, and how many of them there are at least.
 # Source of most: config/gitleaks.toml of gitleaks, of others the providers' own pages.
@@ -231,7 +235,8 @@ _TOKENS = {
     r"[A-Za-z0-9]*": """
         ghp_20 gho_20 ghu_20 ghs_20 ghr_20 hf_20 api_org_30 gsk_20 r8_20 xai-40 sk-20 pplx-30 fw_20
         jina_30 ABSK80 LTAI16 npm_36 CLOJARS_50 NRAK-20 lin_api_30 ntn_40 secret_43 EZAK50 EZTK50 pnu_36
-        AKCp60 cmVmd50 EAA80 p8e-32 AGE-SECRET-KEY-1:50 rdme_60""",
+        AKCp60 cmVmd50 EAA80 p8e-32 AGE-SECRET-KEY-1:50 rdme_60 sk_40 sbp_40 figd_40 nfp_36 csk-40 rpa_40
+        e2b_40 cfut_40 tgp_v1_:40 zpka_30 apify_api_30 ATBB32 whsec_30 rnd_28""",
     r"[\w-]*": """
         github_pat_20 glpat-20 gldt-20 glft-20 glrt-20 glptt-20 glcbt-20 glagent-20 gloas-20 glsoat-20
         glimt-20 glffct-20 GR1348941:20 sk-proj-16 sk-ant-16 sk-svcacct-16 sk-admin-16 sk-or-16 sk-lf-16
@@ -272,6 +277,10 @@ _MARKED = {
         "/webhookb2/": r"[^\s\"'<>]+",
         "/webhooks/": r"\d{15,}/[\w-]+",
         "/with/key/": r"[\w-]+",
+        "/bot/v2/hook/": r"[\w-]+",
+        "/IncomingWebhook/": r"[\w/-]+",
+        "/hooks/": r"(?=[A-Za-z]*\d)[A-Za-z0-9]{17,}(?:/\w+)?",
+        "hc-ping.com/": r"[\w-]+",
         "api.telegram.org/bot": r"[^\s/\"']+",
         "sig=": r"(?<=[?&]sig=)[^\s&\"']+",
         ";PWD=": r"[^\s;\"']+",
@@ -286,6 +295,15 @@ _PRIVATE_KEY = re.compile(r"""(?xs)-----BEGIN[ ][A-Z ]{0,30}PRIVATE[ ]KEY(?:[ ]B
         (?P<body>.*?) (?:(?P<end>-----END[ ]) | (?=-----BEGIN[ ]) | \Z)""")
 KEY_LINE = re.compile(r"[A-Za-z0-9+/=]{16,}")
 _KEY_END = re.compile(r"(?m)^-----END [A-Z ]{0,30}PRIVATE KEY")
+
+
+#: How a shell's text in single quotes goes on behind one: it'\''s and it'"'"'s are it's.
+_QUOTE_IN_QUOTES = re.compile(r"""(?:'(?:\\'|"'")'[^'\n]*)+""")
+
+
+def _behind_quotes(text: str, end: int) -> int:
+    more = _QUOTE_IN_QUOTES.match(text, end)
+    return more.end() if more else end
 
 
 #: What may stand before a name in a shell: what is assigned in quotes may have several lines.
@@ -308,6 +326,8 @@ def _assigned(text: str) -> Iterator[tuple[int, int, bool]]:
             continue
         kind = value.lastgroup or "bare"
         start, content = value.start(kind), value[kind]
+        if kind == "quoted" and value["quote"] == "'":
+            content = text[start : _behind_quotes(text, start + len(content))]
         literal = kind == "quoted" and value["quote"] == "'" and not content.startswith(("${", "$(", "{{"))
         if (_REFERENCE.match(content) and not literal) or not _ANYTHING.search(content):
             continue  # the default in `${NAME:-default}` is found by its own name
@@ -353,10 +373,10 @@ def given(text: str) -> Iterator[tuple[int, int]]:
         for name, value in itertools.pairwise(words):
             if is_secret_name(name[0]) and "=" not in name[0] and not is_harmless(value[0]):
                 yield value.span()
-    for line in _LOGIN.finditer(text):
-        for found in _ONE_RANDOM.finditer(text, *line.span()):
-            if _is_random(found["secret"]) and not is_plain(found["secret"]):
-                yield found.span("secret")
+    in_logins = (_ONE_RANDOM.finditer(text, *line.span()) for line in _LOGIN.finditer(text))
+    for found in itertools.chain(_SHORT_OPTION.finditer(text), *in_logins):
+        if _is_random(found["secret"]) and not is_plain(found["secret"]):
+            yield found.span("secret")
 
 
 def _in_urls(text: str) -> Iterator[tuple[int, int, bool]]:

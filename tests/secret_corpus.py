@@ -177,6 +177,12 @@ def positives() -> list[Case]:
 
 
 NEGATIVES = """
+mkdir -p runs/exp12b/v3c4d5e6
+cp -p ckpt1a2b3c4d5e6f7g8.pt /scratch
+pytest -k test_a1_b2_c3_d4_e5
+docker build -t img1a2b3c4d5e6f7g8:latest .
+python train.py --pw 16 --ph 16
+ls .git/hooks/pre-commit /srv/hooks/on-exit2
 module load gcc/12.2.0 openmpi/4.1.5 cuda/12.1
 module load python/3.11.4-gcc-12
 module use /opt/modulefiles/key

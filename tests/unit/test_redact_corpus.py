@@ -70,3 +70,32 @@ def test_secrets_of_the_shell_are_known_everywhere_else():
         said = f"401: {case.secret} is not valid"
         assert case.secret not in redactor.text(said), case
         assert case.secret not in json.dumps(redactor.value({"note": said, "more": [said, 1]})), case
+
+
+#: A random value: some shapes are secrets by it alone.
+RANDOM = secret_corpus.draw(48)
+LATE = [
+    f"TOKEN=$(cat <<EOF\n{RANDOM}\nEOF\n)",
+    f"TOKEN=$(cat <<-'E'\n\t{RANDOM}\nE\n)", f"printf -v TOKEN {RANDOM}", f"printf -v API_KEY '%s' {RANDOM}",
+    f"PASSWORD='it'\\''s{RANDOM}'", f"PASSWORD='it'\"'\"'s{RANDOM}'",
+    f"./serve -p {RANDOM}", f"./serve -p{RANDOM}", f"./serve -k '{RANDOM}'",
+    f"plink -pw {RANDOM} h", f"./serve --pw {RANDOM}",
+    f"https://open.feishu.cn/open-apis/bot/v2/hook/{RANDOM}",
+    f"https://x.webhook.office.com/webhook/a/IncomingWebhook/{RANDOM}",
+    f"https://chat.example.org/hooks/{RANDOM}", f"https://hc-ping.com/{RANDOM}",
+    *(f"x {begin}{RANDOM} y" for begin in (
+        "sk" + "_", "sbp" + "_", "figd" + "_", "nfp" + "_", "csk" + "-", "rpa" + "_", "e2b" + "_",
+        "cfut" + "_", "tgp" + "_v1_", "zpka" + "_", "apify" + "_api_", "ATB" + "B", "whsec" + "_",
+        "rnd" + "_",
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LATE)
+def test_what_was_added_later_is_masked(text):
+    assert RANDOM not in Redactor().text(text)
+
+
+def test_a_secret_with_a_shells_quotes_is_known_without_them():
+    redactor = Redactor.collect({}, texts=["PASSWORD='it'\\''s so'"])
+    assert redactor.text("FATAL: it's so is wrong") == "FATAL: *** is wrong"

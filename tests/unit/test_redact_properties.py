@@ -89,6 +89,7 @@ ADVERSARIAL = [
     ":AA", "11111111:AA", "Q~", ".atlasv1.", "hooks.slack.com/", "sig=", "&sig=", "Bearer a1", "Basic abcdefgh", "Basic ", "a:5432:b:c:", "*:*:*:*:",
     "-----END PRIVATE KEY-----\n", "ABCDEFGHIJKLMNOP\n", "ABCDEFGHIJKLMNOP\n-----END PRIVATE KEY-----\n", "xoxb-", "eyJ.", "AKIA", "a.", "export ",
     "ENV a ", "setenv ", "password=\\\n", "--token \\\n", "token=[\n", "token!=", "@\"", "curl -u a", "curl \\\n", "mc alias set ", "-w ",
+    " -p", " -pa1b2", " -k ", "'\\''", "A_TOKEN='a'\\''", "$(cat <<E\n", "printf -v a ", "/hooks/", "/hooks/a", "whsec_", "sk_",
     "a", "=", ":", "@", "://", "://a:", "://a:b@", "-", "--", "--a ", "'", '"', "\\", '\\"', "token", "token=", "token: ",
     'token="', "token=$", "token:$", "token:$(", "token=${", "token:${token}", "token=1,", "token='$x ", "$", "_", ".", "a.",
     "a-", " ", "\n", "\t", "-----BEGIN PRIVATE KEY-----", "-----END ", "eyJ", "eyJaaaaaaaa.", "sk-", "sk-ant-", "SG.", "ghp_",
