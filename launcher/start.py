@@ -6,6 +6,11 @@ are those of the installation that this file belongs to: the interpreter's own, 
 (``--user``, ``--prefix``, ``--target``); PYTHONPATH serves for what else is wanted.
 """
 
+import _signal
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until the command line sees to it: no traceback
+
 import os
 import sys
 
@@ -132,10 +137,8 @@ def start_hidden() -> "NoReturn":
 
 def give_up(error: BaseException) -> "NoReturn":
     """Hand over to the other half, with signals as they were."""
-    import signal
-
     for name in ("SIGPIPE", "SIGXFSZ"):  # which Python ignores
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+        _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
     why = " ".join(f"{type(error).__name__}: {error} ({sys.executable})".split())
     launcher = os.path.join(os.path.dirname(HERE), "hpctrack")
     os.execv("/bin/sh", ["sh", launcher, "--untracked", why, *sys.argv[1:]])

@@ -6,9 +6,12 @@ asked for often, from shells and by people, and takes little longer than startin
 
 from __future__ import annotations
 
+import _signal
+import _thread
 import io
 import os
 import sys
+import time
 
 from hpctrack.cli.verbs import help_text
 
@@ -18,26 +21,40 @@ INTERRUPTED = 130
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from typing_extensions import Buffer
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit. A second Ctrl-C may come wherever the first is seen to."""
+    sys.unraisablehook = _hear_again
     try:
+        _change_ctrl_c(_signal.SIG_DFL, _signal.default_int_handler)
         code = run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    _let_signals_end()
+    _change_ctrl_c(_signal.default_int_handler, _signal.SIG_DFL)
     sys.exit(code)
 
 
-def _let_signals_end() -> None:
-    """Have Ctrl-C end the interpreter while it leaves: it would tell of an exception that nobody can mend."""
-    module = sys.modules.get("signal")
-    if module is not None and module.getsignal(module.SIGINT) is module.default_int_handler:
-        module.signal(module.SIGINT, module.SIG_DFL)
+def _change_ctrl_c(before: Any, after: Any) -> None:
+    """Have Ctrl-C raise an exception here, and end Python before and after: no traceback tells of it."""
+    if _signal.getsignal(_signal.SIGINT) == before:
+        _signal.signal(_signal.SIGINT, after)
+
+
+def _hear_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Let a Ctrl-C come once more whose exception came where Python passes over them, and tells of them."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        _thread.start_new_thread(_interrupt, ())  # here it would be passed over, too
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _interrupt() -> None:
+    time.sleep(0.01)
+    os.kill(os.getpid(), _signal.SIGINT)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

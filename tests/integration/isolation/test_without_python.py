@@ -283,6 +283,23 @@ def test_what_can_not_be_said_changes_nothing(place: Place, where):
     assert done.stdout == "Submitted batch job 14\n"
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_ctrl_c_while_the_shell_looks_ends_it(place: Place, broken, shell):
+    """Some shells pass over a Ctrl-C that what they wait for does not die of."""
+    (place.work / "train.sh").write_text(SCRIPT)
+    for_last = 'for last; do :; done; kill -INT "$last"; sleep 0.2'
+    program(f'{for_last}; exec {sys.executable} "$@"')(broken)
+    done = place.run(place.installation.command, "sbatch", "train.sh", command=shell)
+    assert (done.returncode, done.stderr, place.calls()) == (130, "", 0)
+
+
+def test_ctrl_c_before_the_command_line_is_there_leaves_no_traceback(place: Place, broken):
+    [packages] = broken.glob("lib/*/site-packages")
+    (packages / "early.pth").write_text("import os; os.kill(os.getpid(), 2)\n")
+    done = place.run("status", "--help")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_arguments_arrive_as_they_are(place: Place):
     odd = [
         "",
