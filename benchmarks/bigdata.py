@@ -73,9 +73,10 @@ def fill(connection: database.Connection, counts: Counts, seed: int = 1) -> None
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
         submissions = list(_submissions(counts, chance))
-        _copy(connection, "experiments (name, user_name)", _experiments(counts))
+        _copy(connection, "experiments (id, name, user_name)", _experiments(counts))
         _copy(connection, _SUBMISSIONS, map(_submission_row, submissions))
         _copy(connection, _RUNS, _runs(submissions, counts, chance))
+        connection.execute(_IDS)
         connection.execute(_ATTEMPTS)
         _copy_metrics(connection, counts, np.random.default_rng(seed))
         connection.execute(_LATEST)
@@ -85,10 +86,14 @@ def fill(connection: database.Connection, counts: Counts, seed: int = 1) -> None
 
 _SUBMISSIONS = "submissions (uuid, user_name, cluster, time, submit_line, script, work_dir, git, env)"
 _RUNS = (
-    "runs (experiment_id, status, time_created, time_started, time_ended, tags, args, env, submission, task,"
+    "runs (id, experiment_id, status, time_created, time_started, time_ended, tags, args, env, submission, task,"
     " user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, partition, account,"
     " time_limit, stdout_path, exit_code, reason, node_list, slurm_state, time_seen)"
 )
+#: No trigger has drawn ids while triggers were off.
+_IDS = """
+    SELECT setval('experiments_id_seq', (SELECT max(id) FROM experiments)),
+           setval('runs_id_seq', (SELECT max(id) FROM runs))"""
 _ATTEMPTS = """
     INSERT INTO attempts (run_id, attempt, slurm_job_id, status, time_submitted, time_started, time_ended,
                           exit_code, node_list, resources)
@@ -115,7 +120,7 @@ def _copy(connection: database.Connection, target: str, rows: Iterable[tuple[obj
 
 def _experiments(counts: Counts) -> Iterator[tuple[object, ...]]:
     for number in range(counts.experiments):
-        yield f"experiment-{number:03}", _USERS[number % len(_USERS)]
+        yield number + 1, f"experiment-{number:03}", _USERS[number % len(_USERS)]
 
 
 def _submissions(counts: Counts, chance: random.Random) -> Iterator[_Submission]:
@@ -161,7 +166,7 @@ def _runs(
     for one in submissions:
         for task in range(max(one.tasks, 1)):
             number += 1
-            yield _run_row(one, task, counts.runs - number < _LIVE_RUNS, chance)
+            yield number, *_run_row(one, task, counts.runs - number < _LIVE_RUNS, chance)
 
 
 def _run_row(one: _Submission, task: int, live: bool, chance: random.Random) -> tuple[object, ...]:
