@@ -171,6 +171,8 @@ class StoredRun(NamedTuple):
     recheck_after: datetime | None = None
     """When accounting is asked once more about an end that it may still correct."""
     submission: UUID | None = None
+    owner: str | None = None
+    """PostgreSQL login that wrote all this, but for what Slurm and relays said."""
     attempts: tuple[Attempt, ...] = ()
     """In order; a run that is still waiting for its first start has none."""
 

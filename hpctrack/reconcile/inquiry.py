@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ _INTERVAL_GROWTH = 1.5
 #: Runs are asked for together if they were submitted less than so long ago, or all before.
 _AGES = (timedelta(days=2), timedelta(days=60))
 _OLDEST = timedelta(days=3650)
+#: Absent runs of one login that accounting is asked about in one pass: sacct takes some hundreds at a time.
+_MOST_ABSENT = 5_000
 #: slurm.h: job ids have 32 bits, of which the last values mean something else; MAX_ARRAY_SIZE.
 _LAST_JOB, _LAST_TASK = 0xFFFFFFF0, 4_000_000
 
@@ -65,7 +68,7 @@ class Inquiry:
                     absent.append(run)
             elif _lacks_ends(run, evidence.live, self.now):
                 absent.append(run)
-        self._ask_accounts(absent)
+        self._ask_accounts(_in_turn(absent))
 
     def ask_early(self) -> None:
         """Ask sacct alone, if that finds successes only; of all else squeue knows first whether it is final.
@@ -120,6 +123,21 @@ class Inquiry:
     def _ended(self, asked: list[StoredRun], whole: set[int], since: datetime) -> list[JobFacts]:
         jobs = {str(run.array_job_id) if run.array_job_id in whole else _job_of(run): None for run in asked}
         return self.backend.ended([job for job in jobs if job], since)
+
+
+def _in_turn(absent: list[StoredRun]) -> list[StoredRun]:
+    """Return the runs that are asked about in this pass: of each login some, others each time.
+
+    Anybody may invent any number of jobs that Slurm does not know.
+    """
+    logins: dict[str | None, list[StoredRun]] = {}
+    for run in absent:
+        logins.setdefault(run.owner, []).append(run)
+    return [
+        run
+        for runs in logins.values()
+        for run in (random.sample(runs, _MOST_ABSENT) if len(runs) > _MOST_ABSENT else runs)
+    ]
 
 
 def _job_of(run: StoredRun) -> str | None:

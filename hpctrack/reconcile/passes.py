@@ -103,11 +103,10 @@ def run_once(
     reached nothing is concluded: `Report.error` says why, the table ``clusters`` since when.
     """
     with database.translated(), connection.transaction():
-        stored = runs.load_open(connection, cluster, user)
+        stored = runs.load_open(connection, cluster, user, only=only)
         checked = runs.last_checked(connection, cluster)
     if only:
-        wanted = set(only)
-        stored = [run for run in stored if run.run_id in wanted and run.time_ended is None]
+        stored = [run for run in stored if run.time_ended is None]
     if not stored:
         return Report()
     inquiry = Inquiry(backend, [user] if user else None, stored, datetime.now(timezone.utc), checked)

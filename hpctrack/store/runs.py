@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -28,6 +29,10 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _log = logging.getLogger(__name__)
 _STATUSES = {status.value: status for status in RunStatus}
+#: Open runs of one login that are looked at together: more than people have, too few to hold anybody up.
+MOST_OPEN = 50_000
+#: Attempts that are read together, and of one run: people may invent any number.
+_MOST_ATTEMPTS, _MOST_OF_A_RUN = 1_000_000, 200
 #: Columns of runs that `apply` writes as they are.
 _WRITTEN = (
     "slurm_job_id attempt time_started time_ended time_seen missing_since exit_code exit_signal reason "
@@ -39,12 +44,27 @@ _ATTEMPT = (
 ).split()
 
 
-def load_open(connection: Connection, cluster: str, user: str | None = None) -> list[StoredRun]:
+def load_open(
+    connection: Connection,
+    cluster: str,
+    user: str | None = None,
+    *,
+    only: Collection[int] = (),
+    most: int = MOST_OPEN,
+) -> list[StoredRun]:
     """Return the runs of a cluster that are not over, of one Slurm user or of all, in the order of ids.
 
-    With them those whose ends are to be looked up once more (`StoredRun.recheck_after`).
+    With them those whose ends are to be looked up once more (`StoredRun.recheck_after`). ``only``: those of
+    these runs. Of a login with more than ``most`` there are so many, which others each time.
     """
-    return _runs(connection, "load_open_runs", {"cluster": cluster, "user": user})
+    parameters = {
+        "cluster": cluster,
+        "user": user,
+        "ids": list(only) or None,
+        "most": most,
+        "turn": random.random(),  # noqa: S311 (no secret)
+    }
+    return _runs(connection, "load_open_runs", parameters)
 
 
 def load(connection: Connection, ids: Collection[int]) -> list[StoredRun]:
@@ -184,8 +204,9 @@ def _ids(rows: Sequence[tuple[object, ...]]) -> list[int]:
 def _runs(connection: Connection, name: str, parameters: Mapping[str, object]) -> list[StoredRun]:
     rows = _fetch(connection, name, parameters)
     attempts: dict[int, list[Attempt]] = defaultdict(list)
+    most = min(_MOST_OF_A_RUN, _MOST_ATTEMPTS // max(len(rows), 1) + 1)
     for run_id, number, status, *told, resources in _fetch(
-        connection, "load_attempts", {"ids": [row[0] for row in rows]}
+        connection, "load_attempts", {"ids": [row[0] for row in rows], "most": most}
     ):
         known = _STATUSES.get(status)
         attempts[run_id].append(Attempt(number, known, *told, resources=resources or {}))  # type: ignore[misc]

@@ -252,7 +252,7 @@ CREATE INDEX runs_job ON runs (slurm_job_id) WHERE slurm_job_id IS NOT NULL;
 CREATE INDEX runs_array_job ON runs (array_job_id) WHERE array_job_id IS NOT NULL;
 CREATE INDEX runs_het_job ON runs (het_job_id) WHERE het_job_id IS NOT NULL;
 -- What the reconciler looks at: few rows, however many have ended.
-CREATE INDEX runs_open ON runs (cluster, user_name)
+CREATE INDEX runs_open ON runs (cluster, user_name, id)
     WHERE (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL;
 COMMENT ON TABLE runs IS 'Tracked jobs: a batch job, one task of a job array, a heterogeneous job, or one hpctrack run command';
 COMMENT ON COLUMN runs.id IS 'The run''s own id, written r7';
@@ -677,6 +677,9 @@ CREATE POLICY visible ON experiments FOR SELECT USING (true);
 CREATE POLICY own_insert ON experiments FOR INSERT WITH CHECK (user_name = session_user);
 CREATE POLICY own_update ON experiments FOR UPDATE USING (user_name = session_user) WITH CHECK (user_name = session_user);
 CREATE POLICY own_delete ON experiments FOR DELETE USING (user_name = session_user);
+-- What everybody shares who names none (register_submission): whoever made it first could hold up all of them.
+CREATE POLICY default_is_nobodys_to_make ON experiments AS RESTRICTIVE FOR INSERT WITH CHECK (name <> 'default');
+CREATE POLICY default_is_nobodys_to_take ON experiments AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK (name <> 'default');
 
 -- An experiment takes its runs along, and PostgreSQL does that in the name of the owner of the table.
 CREATE FUNCTION refuse_deletion() RETURNS trigger

@@ -1,15 +1,46 @@
 -- What the reconciler reads and writes. store/runs.py names the columns.
 
 -- name: load_open_runs
--- The runs of a cluster that are not over, or whose ends are to be looked up once more; of one user, or of all.
--- Whatever time of submission people give, it can be reckoned with.
+-- The runs of a cluster that are not over, or whose ends are to be looked up once more; of one user, or of all; of all
+-- runs, or of the given ones. Anybody may invent millions: of each login that has more than so many there is a part, from
+-- another place on each time. Whatever time of submission people give, it can be reckoned with.
+WITH RECURSIVE logins (login) AS (
+    SELECT min(user_name) FROM runs
+    WHERE cluster = %(cluster)s AND (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL
+      AND %(ids)s::bigint[] IS NULL
+    UNION ALL
+    SELECT (SELECT min(user_name) FROM runs
+            WHERE cluster = %(cluster)s AND user_name > login
+              AND (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL)
+    FROM logins WHERE login IS NOT NULL
+), chosen AS (
+    SELECT part.id
+    FROM logins
+    CROSS JOIN LATERAL (
+        SELECT min(id) + ((max(id) - min(id)) * %(turn)s::double precision)::bigint AS start FROM runs
+        WHERE cluster = %(cluster)s AND user_name = login
+          AND (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL) turn
+    CROSS JOIN LATERAL (
+        (SELECT id FROM runs
+         WHERE cluster = %(cluster)s AND user_name = login AND id >= start
+           AND (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL
+         ORDER BY id LIMIT %(most)s)
+        UNION ALL
+        (SELECT id FROM runs
+         WHERE cluster = %(cluster)s AND user_name = login AND id < start
+           AND (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL
+         ORDER BY id LIMIT %(most)s)
+        LIMIT %(most)s) part
+    UNION ALL
+    SELECT unnest(%(ids)s::bigint[])
+)
 SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster,
        least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z'),
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
-       r.submission
-FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
+       r.submission, r.user_name
+FROM chosen JOIN runs r USING (id) LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.cluster = %(cluster)s AND (r.time_ended IS NULL OR r.recheck_after <= now()) AND r.submission IS NOT NULL
   AND (%(user)s::text IS NULL OR coalesce(s.slurm_user, r.user_name) = %(user)s)
 ORDER BY r.id;
@@ -21,7 +52,7 @@ SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.clus
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
-       r.submission
+       r.submission, r.user_name
 FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.id = ANY (%(ids)s)
 ORDER BY r.id
@@ -32,7 +63,7 @@ FOR NO KEY UPDATE OF r;
 SELECT r.id, a.attempt, a.status::text, a.time_submitted, a.time_started, a.time_ended, a.exit_code, a.exit_signal,
        a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason, a.resources
 FROM unnest(%(ids)s::bigint[]) AS r (id)
-CROSS JOIN LATERAL (SELECT * FROM attempts WHERE run_id = r.id ORDER BY attempt DESC LIMIT 200) a
+CROSS JOIN LATERAL (SELECT * FROM attempts WHERE run_id = r.id ORDER BY attempt DESC LIMIT %(most)s) a
 ORDER BY r.id, a.attempt;
 
 -- name: find_ended_runs
@@ -50,6 +81,8 @@ WITH fresh AS (
     SELECT r.experiment_id, 'PENDING', r.time_created, r.comment, r.tags, r.args, r.submission, w.task, r.user_name,
            r.cluster, r.array_job_id, w.task, r.job_name, r.partition, r.account, r.qos, r.time_limit, r.kind, now()
     FROM unnest(%(like)s::bigint[], %(tasks)s::integer[]) AS w(id, task) JOIN runs r ON r.id = w.id
+    -- Looked for first: an attempt to insert takes a number.
+    WHERE NOT EXISTS (SELECT FROM runs known WHERE known.submission = r.submission AND known.task = w.task)
     ON CONFLICT (submission, task) DO NOTHING
     RETURNING id, time_created
 ), noted AS (

@@ -57,11 +57,11 @@ class Roles:
         self._superuser.execute(command)
 
     def of(self, name: str):
-        """Return settings with which a role works, each with a data folder and a spool of its own."""
+        """Return settings with which a role works, each with folders of its own."""
         folder = os.path.join(os.path.dirname(self.settings.data_dir), name)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         dsn = {**self.settings.dsn, "user": self.role(name), "password": PASSWORD}
-        return self.settings._replace(dsn=dsn, data_dir=folder)
+        return self.settings._replace(dsn=dsn, data_dir=folder, node_dir=folder)
 
     def connect(self, name: str) -> psycopg.Connection:
         """Return the connection of a role, in autocommit mode; it is closed when the roles are removed."""

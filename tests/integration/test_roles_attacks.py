@@ -24,7 +24,7 @@ def test_functions_that_act_for_the_owner_are_nobodys_to_use(roles):
     )
     rights = dict(roles.query("owner", query))
     assert set(rights) == {
-        "add_metric_columns", "forget_keys", "give_id", "note_latest", "register_submission",
+        "add_metric_columns", "forget_keys", "give_id", "known_runs", "note_latest", "register_submission",
     }  # fmt: skip
     assert not [name for name, acl in rights.items() if acl is None or acl.startswith("{=X")]
 
@@ -55,6 +55,25 @@ def test_nobody_keeps_collectors_from_their_lease(roles):
     for name in ("alice", "reader"):
         with pytest.raises(DENIED):
             roles.query(name, "BEGIN; LOCK TABLE collectors IN SHARE UPDATE EXCLUSIVE MODE")
+
+
+def test_the_experiment_of_all_who_name_none_is_nobodys_to_make(roles):
+    """Nor to hold by an insertion that does not end."""
+    roles.query("bob", "INSERT INTO experiments (name) VALUES ('bobs')")
+    for command in (
+        "INSERT INTO experiments (name) VALUES ('default')",
+        "INSERT INTO experiments (name) VALUES ('default') ON CONFLICT DO NOTHING",
+        "UPDATE experiments SET name = 'default'",
+    ):
+        with psycopg.connect(**roles.of("bob").dsn, options="-c search_path=hpctrack") as open_one:
+            with pytest.raises(DENIED, match="default_is_nobodys"):
+                open_one.execute(command)
+            registration.register(roles.connect("alice"), roles.record("alice", "default"))
+            roles.query("owner", "DELETE FROM experiments WHERE name = 'default'")
+    registration.register(roles.connect("alice"), roles.record("alice", "default"))
+    assert roles.query(
+        "bob", "INSERT INTO runs (experiment_id) SELECT id FROM experiments WHERE name = 'default'"
+    )
 
 
 def test_the_experiment_of_all_who_name_none_is_not_the_first_ones(roles):

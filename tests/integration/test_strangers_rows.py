@@ -18,6 +18,7 @@ from hpctrack import reconcile
 from hpctrack.model import RunStatus
 from hpctrack.store import completions, registration
 from hpctrack.store import database as store
+from hpctrack.store import runs as stored
 from tests.integration.slurm_says import T0, line, row
 
 ARRAY = 20
@@ -313,3 +314,44 @@ def test_no_value_in_any_column_of_ones_own_harms_others(roles, slurm, submit, o
     )
     one_pass()
     assert roles.query("bob", "SELECT status::text FROM runs WHERE id = %s", good) == [("COMPLETED",)]
+
+
+def test_rows_that_one_login_invents_hold_up_nobodys_pass(roles, submit):
+    bobs = set(submit("bob", job_id=7).values())
+    alices = set(submit("alice", range(60), job_id=ARRAY).values())
+    with store.connect(roles.of("collector")) as connection:
+        seen: set[int] = set()
+        for _ in range(200):
+            some = {run.run_id for run in stored.load_open(connection, "mini", most=20)}
+            assert len(some & alices) == 20
+            assert some - alices == bobs
+            seen |= some
+        assert seen >= alices, "each of them has its turn"
+        assert {run.run_id for run in stored.load_open(connection, "mini")} == alices | bobs
+        assert {run.run_id for run in stored.load_open(connection, "mini", only=bobs, most=1)} == bobs
+
+
+def test_jobs_that_one_login_invents_cost_few_questions(roles, slurm, submit, one_pass):
+    submit("alice", job_id=5)
+    roles.query(
+        "owner",
+        "WITH s AS (INSERT INTO submissions (uuid, user_name, cluster, time)"
+        " SELECT gen_random_uuid(), user_name, 'mini', time FROM submissions, generate_series(1, 6000)"
+        " RETURNING uuid, user_name)"
+        " INSERT INTO runs (experiment_id, submission, task, cluster, user_name, slurm_job_id)"
+        " SELECT 1, uuid, -1, 'mini', user_name, 1000 + row_number() OVER () FROM s",
+    )
+    (bobs,) = submit("bob", user="bobs", job_id=7).values()
+    slurm.says("sacct", row(7, User="bobs"))
+    one_pass()
+    assert roles.query("owner", "SELECT status::text FROM runs WHERE id = %s", bobs) == [("COMPLETED",)]
+    assert len(slurm.calls("sacct")) == 11
+
+
+def test_known_tasks_draw_no_ids(roles, submit):
+    mine = submit("bob", range(50), job_id=ARRAY)
+    with store.connect(roles.of("collector")) as connection:
+        assert stored.add_tasks(connection, [(mine[0], task) for task in range(51)]) == [
+            max(mine.values()) + 1
+        ]
+    assert roles.query("owner", "SELECT last_value FROM runs_id_seq") == [(max(mine.values()) + 1,)]
