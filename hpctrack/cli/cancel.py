@@ -141,6 +141,11 @@ def _by_cluster(
 
 def _hint(job: Job) -> str:
     """Say how a command is ended that hpctrack run tracks."""
+    if job.job_id is not None and not job.own:
+        return (
+            f"r{job.run_id} is a command inside a job, by the word of {job.owner} number {job.job_id}: "
+            f"look whose that is before it is ended as a whole (squeue -j {job.job_id})"
+        )
     if job.job_id is not None:
         return (
             f"r{job.run_id} is a command inside job {job.job_id}, which ends as a whole: scancel {job.job_id}"

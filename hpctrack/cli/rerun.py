@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, runids, settings, submission
+from hpctrack import account, errors, runids, settings, submission
 from hpctrack.cli import common, completion
 
 if TYPE_CHECKING:
@@ -123,9 +123,15 @@ def _find(configuration: Settings, ref: runids.RunRef) -> tuple[rerun.Original, 
         ids = lookup.find_each(connection, [ref])
         run = queries.get_run(connection, ids[0])
         found = queries.submission(connection, run.submission)
+        mine = lookup.my_names(connection)
     name = ref.text if ref.job_id is not None else f"r{run.id}"
     if found is None and run.submission is not None:
         raise errors.StoreDenied(f"what {name} was submitted as is for {run.user_name} alone")
+    if run.user_name not in mine:
+        raise errors.StoreDenied(
+            f"{name} is {run.user_name}'s, and what it was would run as {account.user_name()}: "
+            f"read its script (hpctrack show {name} --script), and submit what you trust with hpctrack sbatch"
+        )
     if found is None or found.submit_line is None:
         raise errors.BadInput(f"{name} was not submitted by hpctrack")
     if found.script is None:

@@ -133,6 +133,15 @@ def test_commands_are_told_how_they_end(cli, scancel, run, insert):
     assert f"r{inside} is a command inside job 30, which ends as a whole: scancel 30" in err
 
 
+def test_a_strangers_word_of_the_job_that_a_command_is_in_is_no_order(cli, scancel, run):
+    inside = run(kind="command", slurm_job_id=30, user_name="mallory")
+    scancel.lists(30)
+    code, out, err = cli("cancel", f"r{inside}")
+    assert (code, out, scancel.ended()) == (2, "", [])
+    assert "by the word of mallory number 30" in err
+    assert "scancel" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "path", "code", "said"),
     [

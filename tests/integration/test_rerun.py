@@ -161,6 +161,11 @@ def test_anothers_submission_is_not_submitted_again(roles):
     code, out, err = roles.run("bob", "rerun", f"r{run_id}")
     assert (code, out) == (77, "")
     assert err == f"hpctrack: what r{run_id} was submitted as is for {roles.role('alice')} alone\n"
+    assert roles.run("owner", "setup", "--show-details")[0] == 0
+    for caller in ("bob", "collector", "owner", None):
+        code, out, err = roles.run(caller, "rerun", f"r{run_id}")
+        assert (code, out, err.count("\n")) == (77, "", 1), "no stranger's script runs as the caller"
+        assert f"r{run_id} is {roles.role('alice')}'s, and what it was would run as" in err
 
 
 def test_a_folder_that_is_gone_is_told(stored, rerun):
