@@ -86,8 +86,8 @@ def fill(connection: database.Connection, counts: Counts, seed: int = 1) -> None
 
 _SUBMISSIONS = "submissions (uuid, user_name, cluster, time, submit_line, script, work_dir, git, env)"
 _RUNS = (
-    "runs (id, experiment_id, status, time_created, time_started, time_ended, tags, args, env, submission, task,"
-    " user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, partition, account,"
+    "runs (id, experiment_id, status, time_created, time_started, time_ended, tags, args, env, submission,"
+    " task, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, partition, account,"
     " time_limit, stdout_path, exit_code, reason, node_list, slurm_state, time_seen)"
 )
 #: No trigger has drawn ids while triggers were off.
