@@ -248,6 +248,9 @@ _TEXTS = {
     "reason": limits.PATH,
     "node_list": limits.NOTE,
     "slurm_state": limits.WORD,
+    "raw": limits.PATH,
+    "batch_host": limits.PATH,
+    "stderr_tail": limits.NOTE,
 }
 
 
@@ -256,7 +259,7 @@ def _cut(name: str, value: object) -> object:
 
 
 def _attempt_row(run: StoredRun, attempt: Attempt) -> dict[str, Any]:
-    row = {name: getattr(attempt, name) for name in _ATTEMPT}
+    row = {name: _cut(name, getattr(attempt, name)) for name in _ATTEMPT}
     status = attempt.status.value if attempt.status else None
     return {
         **row,
@@ -274,6 +277,6 @@ def _transition_row(transition: Transition) -> dict[str, Any]:
         "status": transition.status.value if transition.status else None,
         "time": transition.time,
         "source": transition.source,
-        "reason": transition.reason,
-        "raw": transition.raw,
+        "reason": _cut("reason", transition.reason),
+        "raw": _cut("raw", transition.raw),
     }

@@ -395,7 +395,10 @@ CREATE TABLE attempts (
     resources      jsonb CHECK (jsonb_typeof(resources) = 'object'),
     PRIMARY KEY (run_id, attempt),
     CONSTRAINT plain_times CHECK (is_plain(time_submitted, time_started, time_ended)),
-    CONSTRAINT plain_attempt CHECK (attempt BETWEEN 0 AND 65535)
+    CONSTRAINT plain_attempt CHECK (attempt BETWEEN 0 AND 65535),
+    CONSTRAINT fitting_texts CHECK (octet_length(node_list) <= 65536 AND octet_length(batch_host) <= 4096
+                                    AND octet_length(reason) <= 4096 AND octet_length(stderr_tail) <= 65536),
+    CONSTRAINT fitting_resources CHECK (is_fitting(resources, 65536))
 );
 COMMENT ON TABLE attempts IS
     'Executions of a run: one per start, also after a requeue or a preemption. attempt_overview shows everybody''s';
@@ -426,7 +429,8 @@ CREATE TABLE transitions (
     source  text NOT NULL CHECK (source IN ('submit', 'relay', 'squeue', 'sacct', 'user')),
     reason  text,
     raw     text,
-    CONSTRAINT plain_times CHECK (is_plain(time))
+    CONSTRAINT plain_times CHECK (is_plain(time)),
+    CONSTRAINT fitting_texts CHECK (octet_length(reason) <= 65536 AND octet_length(raw) <= 65536)
 );
 CREATE INDEX transitions_run ON transitions (run_id, id);
 COMMENT ON TABLE transitions IS 'Timeline of a run: every change of its status, and signals that arrived';

@@ -331,6 +331,26 @@ def test_rows_that_one_login_invents_hold_up_nobodys_pass(roles, submit):
         assert {run.run_id for run in stored.load_open(connection, "mini", only=bobs, most=1)} == bobs
 
 
+LARGE = {
+    "attempts": (
+        "resources = jsonb_build_object('a', repeat('x', 100000))",
+        """resources = ('{"a":' || repeat('[', 900) || repeat(']', 900) || '}')::jsonb""",
+        *(f"{name} = repeat('x', 100000)" for name in ("reason", "node_list", "batch_host", "stderr_tail")),
+    ),
+    "transitions": ("reason = repeat('x', 100000)", "raw = repeat('x', 100000)"),
+}
+
+
+def test_attempts_and_timelines_hold_nothing_large(roles):
+    """The reconciler reads all attempts of open runs in each pass."""
+    run = roles.submit("alice")
+    roles.query("alice", "INSERT INTO attempts (run_id, attempt) VALUES (%s, 0)", run)
+    for table, values in LARGE.items():
+        for value in values:
+            with pytest.raises(psycopg.errors.CheckViolation, match="fitting_"):
+                roles.query("owner", f"UPDATE {table} SET {value} WHERE run_id = {run}")
+
+
 def test_jobs_that_one_login_invents_cost_few_questions(roles, slurm, submit, one_pass):
     submit("alice", job_id=5)
     roles.query(
