@@ -56,7 +56,7 @@ def lines(found: Backlog, submissions: dict[str, int], *, grace: float = 0.0) ->
         if folders := found.elsewhere.get(place):
             waiting.append(_told(folders))
         yield Line(
-            f"{' and '.join(waiting)} wait for another database, {(place)}",
+            f"{' and '.join(waiting)} wait for another database, {place}",
             "hpctrack sync while that one is configured, or hpctrack sync --here for this one",
         )
     yield from stuck(found.stuck)
@@ -74,7 +74,7 @@ def stuck(found: Iterable[Stuck]) -> Iterator[Line]:
     troubles = list(found)
     for one in troubles[:_NAMED]:
         held = f" ({render.size(one.size)}{_ago(one.since)})" if one.size else ""
-        yield Line(f"{(one.path)}{held} stays: {(one.reason)}", one.remedy)
+        yield Line(f"{one.path}{held} stays: {one.reason}", one.remedy)
     if len(troubles) > _NAMED:
         yield Line(
             f"{common.counted(len(troubles) - _NAMED, 'more folder')} like these stay", "hpctrack doctor"
