@@ -21,7 +21,7 @@ from hpctrack.store import embedded
 from hpctrack.store.embedded import asking, owner, postmaster
 from hpctrack.store.embedded.cluster_folder import Place
 from hpctrack.store.embedded.owner import Host
-from tests.chain import PROGRAM, environment, eventually
+from tests.chain import PATIENCE, PROGRAM, environment, eventually
 from tests.integration.embedded import crowd
 from tests.integration.embedded.servers import (
     ELSEWHERE,
@@ -76,6 +76,17 @@ def standing_crowd(params, options):
     )
 
 
+def ask_through_a_crowd(params, it_knows_the_key):
+    """Query through the door. Who knows its key may take a slow login's place, but not every time."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask(params)
+        except psycopg.OperationalError:
+            if not it_knows_the_key or time.monotonic() > deadline:
+                raise
+
+
 def test_nobody_can_knock_where_no_host_has_asked(settings):
     settings = settings._replace(embedded_listen="")
     params = embedded.ensure(settings)
@@ -93,9 +104,9 @@ def test_its_owner_gets_in_while_a_crowd_stands_at_the_door(settings, knows_the_
     try:
         assert strangers.stdout.readline() == "here\n"
         for _ in range(10):
-            for params in (here, there):
-                assert ask(params) == "hpctrack"
-            assert ask(embedded.ensure(settings, ELSEWHERE)) == "hpctrack"
+            assert ask(here) == "hpctrack"
+            assert ask_through_a_crowd(there, knows_the_key) == "hpctrack"
+            assert ask_through_a_crowd(embedded.ensure(settings, ELSEWHERE), knows_the_key) == "hpctrack"
             assert (
                 int(ask(here, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
                 < 20
