@@ -169,6 +169,8 @@ class _Batch:
         self._home: list[model.Piece] = []
         self._homeless: list[model.Piece] = []
         self._journals: list[_Journal] = []
+        #: Entries and bytes in `rejected`, by run.
+        self._set_aside_before: dict[int | None, tuple[int, int]] = {}
         self._logged: list[rows.Logged] = []
         self._messages: list[messages.Parsed] = []
         self._lossy: set[int] = set()
@@ -233,14 +235,19 @@ class _Batch:
 
     def _take_lines(self, index: int, piece: model.Piece) -> None:
         journal = self._journals[index]
+        unknown: list[model.Block] = []
+        reasons: dict[str, None] = {}
         for block in piece.contents.blocks:
             if isinstance(block, model.MetricBlock):
                 journal.rows += block.rows
                 self._logged.append(rows.Logged(piece.run_id, piece.attempt, index, block))
-            elif (unknown := self._take_message(piece, block)) is not None:
-                contents = model.Contents([block])
-                part = piece._replace(contents=contents, body=pieces.body(contents), fault=unknown)
-                journal.rejected += self._set_aside(part, piece.run_id)
+            elif (reason := self._take_message(piece, block)) is not None:
+                unknown.append(block)
+                reasons[reason] = None
+        if unknown:
+            contents = model.Contents(unknown)
+            part = piece._replace(contents=contents, body=pieces.body(contents), fault="; ".join(reasons))
+            journal.rejected += self._set_aside(part, piece.run_id)
 
     def _take_message(
         self, piece: model.Piece, message: model.NodeMessage | model.UnknownBlock
@@ -305,22 +312,32 @@ class _Batch:
         return None
 
     def _set_aside(self, piece: model.Piece, run_id: int | None) -> int:
-        """Keep a piece that can't be stored; returns how many lines it had, at least one."""
-        self._execute(
-            "insert_rejected",
-            run_id=run_id,
-            journal=piece.journal,
-            start=piece.start,
-            end=piece.end,
-            sqlstate=piece.sqlstate,
-            reason=values.to_text(piece.fault or "")[:_MAX_REASON],
-            payload=piece.body,
-            most=_MAX_REJECTED,
-            bytes=_MAX_PAYLOAD,
-        )
+        """Keep a piece that can't be stored, if there is room; returns its lines, at least one."""
+        if self._has_room(run_id, len(piece.body)):
+            self._execute(
+                "insert_rejected",
+                run_id=run_id,
+                journal=piece.journal,
+                start=piece.start,
+                end=piece.end,
+                sqlstate=piece.sqlstate,
+                reason=values.to_text(piece.fault or "")[:_MAX_REASON],
+                payload=piece.body,
+            )
         lines = max(1, pieces.count(piece.contents))
         self.outcome.rejected[piece.sqlstate or "none"] += lines
         return lines
+
+    def _has_room(self, run_id: int | None, size: int) -> bool:
+        """Whether `rejected` takes one more entry of a run; what is there is measured once in a batch."""
+        if run_id not in self._set_aside_before:
+            [(entries, bytes_)] = self._execute("measure_rejected", run_id=run_id)
+            self._set_aside_before[run_id] = entries, bytes_
+        entries, bytes_ = self._set_aside_before[run_id]
+        if entries >= _MAX_REJECTED or bytes_ >= _MAX_PAYLOAD:
+            return False
+        self._set_aside_before[run_id] = entries + 1, bytes_ + size
+        return True
 
     def _set_aside_homeless(self, stream: Stream, found: Iterable[model.Piece]) -> None:
         """Keep pieces of a run that was deleted, or is another now: there is no watermark for them."""

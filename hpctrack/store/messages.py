@@ -26,6 +26,8 @@ _MAX_JOURNALS = 4096
 _MAX_LOST = 1 << 48
 _MAX_NODE = 255
 _MAX_GPU = 64 << 10  # characters of JSON
+#: Statements that change a run's arguments and tags.
+_MERGES = {"args": "merge_args", "tags": "merge_tags"}
 #: Events of a run that are kept, and characters of an event's name.
 _MAX_EVENTS = 1000
 _MAX_EVENT = 64
@@ -79,16 +81,36 @@ def store(connection: Connection, messages: Iterable[Parsed]) -> Stored:
         if known:
             cursor.executemany(statement("insert_usage"), known)
         if happened:
-            cursor.executemany(statement("insert_event"), happened)
-        for message in found:
-            if message.kind in ("args", "tags") and message.body:
-                name = "merge_args" if message.kind == "args" else "merge_tags"
-                value = values.to_json(message.body)
-                cursor.execute(statement(name), {"run_id": message.run_id, "value": value})
+            cursor.executemany(statement("insert_event"), _that_fit(connection, happened))
+        for (run_id, kind), said in _merged(found).items():
+            cursor.execute(statement(_MERGES[kind]), {"run_id": run_id, "value": values.to_json(said)})
         if lost:
             cursor.executemany(statement("update_stream_lost"), lost)
     malformed = len(samples) - len(known) + len(events) - len(happened)
     return Stored(malformed, {int(loss["run_id"]) for loss in lost})
+
+
+def _that_fit(connection: Connection, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events for which their runs' timelines have room; those there are counted once."""
+    room = {event["run_id"]: _MAX_EVENTS for event in events}
+    found = connection.execute(statement("count_events"), {"runs": sorted(room)}).fetchall()
+    for run_id, count in found:
+        room[int(str(run_id))] -= int(str(count))
+    fitting = []
+    for event in events:
+        room[event["run_id"]] -= 1
+        if room[event["run_id"]] >= 0:
+            fitting.append(event)
+    return fitting
+
+
+def _merged(found: Iterable[Parsed]) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return arguments and tags by run and kind, the later before the earlier: a row is changed once."""
+    merged: dict[tuple[int, str], dict[str, Any]] = {}
+    for message in found:
+        if message.kind in _MERGES and message.body:
+            merged.setdefault((message.run_id, message.kind), {}).update(message.body)
+    return merged
 
 
 def _usage(message: Parsed) -> dict[str, Any] | None:
@@ -125,7 +147,6 @@ def _event(message: Parsed) -> dict[str, Any] | None:
         "time": time,
         "reason": _REACHES.get(reach) if isinstance(reach, str) else None,
         "raw": values.to_text(name)[:_MAX_EVENT] if number is None else _signal_name(number),
-        "most": _MAX_EVENTS,
     }
 
 

@@ -83,12 +83,16 @@ FROM jsonb_to_recordset(%(journals)s::jsonb)
            duplicates bigint)
 WHERE s.run_id = k.run_id AND s.journal_id = k.journal_id;
 
+-- name: measure_rejected
+-- How much is set aside of a run already, or of all that do not exist any more: entries and bytes.
+SELECT count(*), coalesce(sum(pg_column_size(r.payload)), 0)::bigint
+FROM rejected r
+WHERE r.run_id = %(run_id)s OR (%(run_id)s::bigint IS NULL AND r.run_id IS NULL);
+
 -- name: insert_rejected
--- What PostgreSQL refused, as far as there is room for a run's.
+-- What was refused, or is of a kind that nobody here knows.
 INSERT INTO rejected (run_id, journal_id, start_offset, end_offset, sqlstate, reason, payload)
-SELECT %(run_id)s, %(journal)s, %(start)s, %(end)s, %(sqlstate)s, %(reason)s, %(payload)s
-WHERE (SELECT count(*) < %(most)s AND coalesce(sum(pg_column_size(r.payload)), 0) < %(bytes)s
-       FROM rejected r WHERE r.run_id = %(run_id)s);
+VALUES (%(run_id)s, %(journal)s, %(start)s, %(end)s, %(sqlstate)s, %(reason)s, %(payload)s);
 
 -- name: fire_constraints
 -- What is checked at the end of the transaction is checked now.
@@ -197,11 +201,16 @@ VALUES (%(run_id)s, %(attempt)s, %(node)s, to_timestamp(%(time)s), %(cpu_s)s, %(
         %(memory_peak_bytes)s, %(read_bytes)s, %(write_bytes)s, %(processes)s, %(gpu)s::jsonb)
 ON CONFLICT DO NOTHING;
 
+-- name: count_events
+-- How many events runs have in their timelines.
+SELECT t.run_id, count(*) FROM transitions t
+WHERE t.run_id = ANY (%(runs)s::bigint[]) AND t.source = 'relay' AND t.status IS NULL
+GROUP BY t.run_id;
+
 -- name: insert_event
--- Something that happened on the node, in the run's timeline; at most so many of a run.
+-- Something that happened on the node, in the run's timeline.
 INSERT INTO transitions (run_id, attempt, time, source, reason, raw)
-SELECT %(run_id)s, %(attempt)s, to_timestamp(%(time)s), 'relay', %(reason)s, %(raw)s
-WHERE (SELECT count(*) FROM transitions WHERE run_id = %(run_id)s AND source = 'relay' AND status IS NULL) < %(most)s;
+VALUES (%(run_id)s, %(attempt)s, to_timestamp(%(time)s), 'relay', %(reason)s, %(raw)s);
 
 -- name: merge_args
 -- What set_args() said.

@@ -37,6 +37,24 @@ def test_arguments_and_tags_are_merged(connection, ingest, run):
     assert tags == {"good": None, "more": "x"}
 
 
+@pytest.mark.parametrize("kind", ["args", "tags"])
+def test_however_much_is_said_of_a_run_its_row_changes_once_in_a_batch(connection, ingest, run, kind):
+    run_id = run()
+    connection.execute("CREATE TABLE changes (run_id bigint)")
+    connection.execute(
+        "CREATE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN INSERT INTO changes VALUES (NEW.id); RETURN NULL; END'"
+    )
+    connection.execute(
+        "CREATE TRIGGER note_change AFTER UPDATE ON runs FOR EACH ROW EXECUTE FUNCTION note_change()"
+    )
+    log = Journal(run_id)
+    ingest.store([log.message(kind, {"name": i, f"k{i}": True}) for i in range(50)])
+    said = {"name": 49, **{f"k{i}": True for i in range(50)}}
+    assert one(connection, f"SELECT {kind} FROM runs") == (said,)
+    assert connection.execute("SELECT run_id FROM changes").fetchall() == [(run_id,)]
+
+
 def test_what_says_something_about_status_is_observed(ingest, run, observed):
     run_id = run()
     log = Journal(run_id, attempt=2)
