@@ -85,9 +85,11 @@ class Ingestion:
         *,
         auto_columns: bool = False,
         memory: Memory | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
         self._observe = observe
+        self._clock = clock
         self._writer = metrics.Writer(connection)
         self._adder = columns.Adder() if auto_columns else None
         #: Sets of metrics that need no column any more, as long as the columns are these.
@@ -113,20 +115,20 @@ class Ingestion:
         self._add_columns(pieces)
         outcome = Outcome()
         alone = all(piece.run_id in self._memory.suspects or piece.run_id in self._held for piece in pieces)
-        self._may_divide = alone or time.monotonic() >= self._memory.suspects_paid - _ADVANCE
+        self._may_divide = alone or self._clock() >= self._memory.suspects_paid - _ADVANCE
         self._refusals_left = most = _REFUSALS if self._may_divide else _FEW_REFUSALS
-        began = time.monotonic()
+        began = self._clock()
         pieces = self._store_what_was_held(pieces, outcome)
-        spent = time.monotonic() - began
+        spent = self._clock() - began
         suspects = [piece for piece in pieces if piece.run_id in self._memory.suspects]
         if suspects:
             pieces = [piece for piece in pieces if piece.run_id not in self._memory.suspects]
         for part in self._by_losses(pieces):
             self._store_or_divide(part, outcome, suspects)
-        began = time.monotonic()
+        began = self._clock()
         self._store_suspects(suspects, outcome)
         if self._may_divide and self._refusals_left < most:
-            ended = time.monotonic()
+            ended = self._clock()
             self._memory.suspects_paid = max(self._memory.suspects_paid, ended) + spent + (ended - began)
         return outcome
 
