@@ -29,7 +29,7 @@ test-programs:
 # The cluster's tests mostly wait: they have one process to themselves, the others share the rest.
 test: $(STAMP) test-programs  ## everything: unit, integration (real PostgreSQL), cluster (real Slurm); writes build/junit.xml
 	@mkdir -p build
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --junitxml=build/junit.xml $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadgroup --junitxml=build/junit.xml $(PYTEST_ARGS)
 
 unit: $(STAMP)  ## the pure tests only: seconds
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
