@@ -119,7 +119,8 @@ def test_nothing_answers_and_sync_delivers_later(alice, await_until):
     alice.hpctrack("sync", "--here")  # it was submitted to another server, which will never be there
     run = alice.ended(job, rows=3)
     assert (run["state"], run["rows"], run["last"]) == ("COMPLETED", 3, {"x": 3})
-    assert not list(alice.home.glob(".local/share/hpctrack/spool/journals/*"))
+    left = f".local/share/hpctrack/spool/journals/*.{job}.*"
+    await_until(lambda: not list(alice.home.glob(left)), 60, "nothing is left of it")
     alice.hpctrack("sync")
     assert alice.shown(job)["rows"] == 3
 

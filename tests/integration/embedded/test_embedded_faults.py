@@ -18,6 +18,7 @@ from hpctrack import errors
 from hpctrack.store import embedded
 from hpctrack.store.embedded import host_folder, host_locks, launch, owner, postgres_binaries, postmaster
 from hpctrack.store.embedded.cluster_folder import Place
+from tests.chain import eventually
 from tests.integration.embedded.servers import (
     ENSURE,
     ENSURE_AND_ASK,
@@ -55,7 +56,7 @@ def test_an_interrupt_leaves_nothing_half_done(settings, after):
     place = Place.of(settings)
     if not out:
         assert "KeyboardInterrupt" in err
-        assert postmaster.processes(place.data) == []
+        assert eventually(lambda: not postmaster.processes(place.data))
         assert not place.owner_file.exists()
         assert not list(place.base.glob("new-*"))
     assert ask(embedded.ensure(settings)) == "hpctrack"
