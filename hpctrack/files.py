@@ -6,7 +6,7 @@ in a folder of ours makes that folder first, each time:
 * `make_folder` makes a folder that only this user can enter, or checks that it is one; `new_folder` makes one
   where nothing is;
 * `create` makes a new private file; `open_or_create` opens one that may be there already (locks, logs);
-  `replace` puts a private file in the place of another, at once;
+  `replace` puts a private file in the place of another, at once; `create_whole` one where none is;
 * `read` reads a file if only this user or root can have written it, and no more than it is told to;
 * `exposure` says who else could swap a folder or a file for another, or put something in. What decides which
   program runs is taken from no place that has any; `changers` are those who could.
@@ -134,14 +134,29 @@ def replace(path: str, data: bytes, *, sync: bool = False) -> None:
         _sync_folder(os.path.dirname(path) or ".")
 
 
-def read(path: str, limit: int, *, links: bool = False, anybodys: bool = False) -> bytes:
+def create_whole(path: str, data: bytes) -> bool:
+    """Create a private file, complete at once and on the disk; False if there is one already. Raises OSError.
+
+    link(2) is atomic on network file systems, too (open(2) on Linux, O_EXCL).
+    """
+    draft = f"{path}.{os.urandom(4).hex()}.new"
+    replace(draft, data, sync=True)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        _unlink(draft)
+    return True
+
+
+def read(path: str, limit: int, *, links: bool = False) -> bytes:
     """Read a regular file of at most ``limit`` bytes that only this user or root can have written.
 
     With ``links`` the path may be a symbolic link, or lead through some, of this user's or root's. Neither
-    waits for anybody nor reads anything else. ``anybodys`` is that of `open_to_read`. Raises
-    `errors.Untrusted`, FileNotFoundError, OSError.
+    waits for anybody nor reads anything else. Raises `errors.Untrusted`, FileNotFoundError, OSError.
     """
-    descriptor = open_to_read(path, limit, links=links, anybodys=anybodys)
+    descriptor = open_to_read(path, limit, links=links)
     try:
         data = b""
         while len(data) <= limit:
@@ -154,20 +169,15 @@ def read(path: str, limit: int, *, links: bool = False, anybodys: bool = False) 
     raise _untrusted(path, _too_long(limit))
 
 
-def open_to_read(path: str, limit: int | None = None, *, links: bool = False, anybodys: bool = False) -> int:
-    """Open a file under the conditions of `read`, which it raises; return the descriptor.
-
-    With ``anybodys`` who may write the file, or made links to it, does not matter: it is shown, not believed.
-    """
-    if links and not anybodys:
+def open_to_read(path: str, limit: int | None = None, *, links: bool = False) -> int:
+    """Open a file under the conditions of `read`, which it raises; return the descriptor."""
+    if links:
         _resolve(path)
-    links = links or anybodys
-    owners = None if anybodys else (os.geteuid(), 0)
-    _check_file(path, path, os.stat(path) if links else os.lstat(path), limit, owners)
+    _check_file(path, path, os.stat(path) if links else os.lstat(path), limit)
     descriptor = os.open(path, os.O_RDONLY | _SAFELY | (0 if links else os.O_NOFOLLOW))
     try:
         # Again: it may have been swapped in between.
-        _check_file(path, descriptor, os.fstat(descriptor), limit, owners)
+        _check_file(path, descriptor, os.fstat(descriptor), limit)
     except BaseException:
         os.close(descriptor)
         raise
@@ -274,13 +284,12 @@ def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
 # ---- trust -----------------------------------------------------------------------------------------------
 
 
-def _check_file(
-    path: str, place: str | int, found: os.stat_result, limit: int | None, owners: tuple[int, ...] | None
-) -> None:
-    """Raise `errors.Untrusted` for no regular file, a long one, one that others than ``owners`` may write."""
-    if not stat.S_ISREG(found.st_mode) or (owners and found.st_uid not in owners):
+def _check_file(path: str, place: str | int, found: os.stat_result, limit: int | None) -> None:
+    """Raise `errors.Untrusted` for no regular file, a long one, or one that others may write, too."""
+    owners = (os.geteuid(), 0)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners:
         raise _untrusted(path, _why_foreign(found, owners))
-    if owners and _is_writable(place, found):
+    if _is_writable(place, found):
         mode = stat.S_IMODE(found.st_mode)
         raise _untrusted(path, f"may be written by others (mode {mode:04o}): mend it with chmod go-w")
     if limit is not None and found.st_size > limit:
@@ -291,10 +300,8 @@ def _too_long(limit: int) -> str:
     return f"has more than {limit} bytes"
 
 
-def _why_foreign(
-    found: os.stat_result, owners: tuple[int, ...] | None, wanted: str = "a regular file"
-) -> str:
-    if owners and found.st_uid not in owners:
+def _why_foreign(found: os.stat_result, owners: tuple[int, ...], wanted: str = "a regular file") -> str:
+    if found.st_uid not in owners:
         return f"belongs to another user (id {found.st_uid})"
     kind = next((word for test, word in _KINDS if test(found.st_mode)), "a device")
     return f"is {'a regular file' if stat.S_ISREG(found.st_mode) else kind}, not {wanted}"

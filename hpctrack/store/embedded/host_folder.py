@@ -55,22 +55,6 @@ def current(place: Place, host: str) -> Path | None:
     return _latest(place, host)[1]
 
 
-def create(path: Path, data: bytes) -> bool:
-    """Create a private file, complete at once; False if there is one already.
-
-    link(2) is atomic on network file systems, too (open(2) on Linux, O_EXCL).
-    """
-    draft = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new")
-    files.replace(str(draft), data, sync=True)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
-    return True
-
-
 def _latest(place: Place, host: str) -> tuple[int, Path | None]:
     numbers = _numbers(place, host)
     while numbers:
@@ -103,7 +87,7 @@ def _name_next(place: Place, host: str, number: int) -> None:
     """Name another folder, unless somebody was faster, and forget what was named before."""
     parent = _PARENTS[number % len(_PARENTS)]
     path = f"{parent}/hpctrack-{os.geteuid()}-{os.urandom(8).hex()}"
-    create(place.hosts / f"{host}.{number + 1}", os.fsencode(path) + b"\n")
+    files.create_whole(str(place.hosts / f"{host}.{number + 1}"), os.fsencode(path) + b"\n")
     for older in _numbers(place, host):
         if older <= number:
             (place.hosts / f"{host}.{older}").unlink(missing_ok=True)

@@ -120,19 +120,12 @@ def read(path: Path) -> Owner | None:
 
 def create(path: Path, owner: Owner) -> bool:
     """Create the owner file, complete at once; False if there is one already."""
-    draft = _write_draft(path, owner)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
-    return True
+    return files.create_whole(str(path), _contents(owner))
 
 
 def replace(path: Path, owner: Owner) -> None:
     """Replace the owner file; only for who owns it."""
-    _write_draft(path, owner).replace(path)
+    files.replace(str(path), _contents(owner), sync=True)
 
 
 def remove(path: Path, owner: Owner) -> bool:
@@ -155,7 +148,5 @@ def remove(path: Path, owner: Owner) -> bool:
     return ours
 
 
-def _write_draft(path: Path, owner: Owner) -> Path:
-    draft = path.with_name(f"{path.name}.{owner.token}.new")
-    files.replace(str(draft), json.dumps(owner._asdict(), indent=1).encode(), sync=True)
-    return draft
+def _contents(owner: Owner) -> bytes:
+    return json.dumps(owner._asdict(), indent=1).encode()
