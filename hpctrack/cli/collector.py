@@ -16,6 +16,7 @@ from hpctrack.cli import common, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from hpctrack.settings import Settings
     from hpctrack.store.collectors import CollectorRow
@@ -65,14 +66,14 @@ def command(
     if stop:
         _stop(configuration)
         return
-    _log_to_stderr(configuration, bounded=detached is not None)
     from hpctrack.stream.collector import service
 
     find_slurm = (lambda: _find_slurm(configuration)) if reconcile else None
-    if detached is None:
-        service.run_foreground(configuration, find_slurm)
-    else:
-        service.run_detached(configuration, detached, find_slurm)
+    with _logging(configuration, bounded=detached is not None):
+        if detached is None:
+            service.run_foreground(configuration, find_slurm)
+        else:
+            service.run_detached(configuration, detached, find_slurm)
 
 
 def _stop(configuration: Settings) -> None:
@@ -99,8 +100,8 @@ def _find_slurm(configuration: Settings) -> Slurm:
     return Slurm(cluster, backend.choose(configuration.slurm_backend, cluster, environ), user)
 
 
-def _log_to_stderr(configuration: Settings, *, bounded: bool) -> None:
-    """Log one line per event; a collector that nobody watches into a file that does not grow."""
+def _logging(configuration: Settings, *, bounded: bool) -> AbstractContextManager[None]:
+    """Log one line per event to stderr; a collector that nobody watches into a file that does not grow."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if bounded:
         from hpctrack.stream.collector import starting
@@ -108,10 +109,7 @@ def _log_to_stderr(configuration: Settings, *, bounded: bool) -> None:
         handler = logging.handlers.RotatingFileHandler(
             starting.log_path(configuration), maxBytes=starting.LOG_BYTES, backupCount=1
         )
-    handler.setFormatter(say.log_formatter(_LOG_FORMAT))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    level = logging.DEBUG if settings.debugging() else logging.INFO
-    logging.getLogger("hpctrack").setLevel(level)
+    return say.logging_to(handler, _LOG_FORMAT, logging.DEBUG if settings.debugging() else logging.INFO)
 
 
 def _show_status(configuration: Settings, *, as_json: bool) -> None:

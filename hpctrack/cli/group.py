@@ -23,6 +23,7 @@ from hpctrack.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 UNEXPECTED = 70  # EX_SOFTWARE
 UNWRITABLE = 74  # EX_IOERR
@@ -102,7 +103,11 @@ def completion(shell: str) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. A verb returns None, or its own exit code."""
-    _start_logging()
+    with _logging():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     # A name that the terminal's encoding lacks must not end the command.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -179,11 +184,10 @@ def _report(message: str, exit_code: int, excerpt: str = "") -> int:
     return exit_code
 
 
-def _start_logging() -> None:
-    if settings.debugging():
-        import logging
+def _logging() -> AbstractContextManager[object]:
+    if not settings.debugging():
+        return contextlib.nullcontext()
+    import logging
 
-        logging.basicConfig()
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(say.log_formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        logging.getLogger("hpctrack").setLevel(logging.DEBUG)
+    form = "%(asctime)s %(name)s %(levelname)s %(message)s"
+    return say.logging_to(logging.StreamHandler(sys.stderr), form, logging.DEBUG)

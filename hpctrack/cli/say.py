@@ -6,6 +6,7 @@ programs read, are written by `logs`, `table.ForPrograms` and `raw`.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from hpctrack import visible
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Iterator
 
 
 def out(*lines: str) -> None:
@@ -51,8 +53,9 @@ def note(text: str) -> None:
     err(f"hpctrack: {' '.join(text.split())}")
 
 
-def log_formatter(form: str) -> logging.Formatter:
-    """Return what makes one line of a message, and lines of a traceback, whoever's names are in them."""
+@contextlib.contextmanager
+def logging_to(handler: logging.Handler, form: str, level: int) -> Iterator[None]:
+    """Log to a handler and nowhere else, until this ends: one line a message, whoever's names are in it."""
     import logging
 
     class Formatter(logging.Formatter):
@@ -62,4 +65,14 @@ def log_formatter(form: str) -> logging.Formatter:
         def formatException(self, ei: Any) -> str:  # noqa: N802
             return visible.lines(super().formatException(ei))
 
-    return Formatter(form)
+    handler.setFormatter(Formatter(form))
+    root, ours = logging.getLogger(), logging.getLogger("hpctrack")
+    before, level_before = root.handlers[:], ours.level
+    root.handlers[:] = [handler]
+    ours.setLevel(level)
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        ours.setLevel(level_before)
+        handler.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -361,8 +362,10 @@ def test_what_is_for_a_collector_is_for_nobody_else(roles, slurm, monkeypatch, v
     if verb == "reconcile":
         (slurm.folder / "scontrol").symlink_to("squeue")
     roles.submit("alice")
+    handlers = logging.getLogger().handlers[:]
     for name in ("alice", "reader", "nobody"):
         code, out, err = roles.run(name, verb)
+        assert logging.getLogger().handlers == handlers
         assert (code, out, err.count("\n")) == (77, "", 1), err
     assert (
         f"role {roles.role('reader')} is none: hpctrack setup --grant-collector"

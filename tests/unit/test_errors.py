@@ -1,6 +1,7 @@
 """The exception tree, and how the command line tells of it."""
 
 import inspect
+import logging
 import shlex
 import subprocess
 import sys
@@ -78,13 +79,22 @@ def test_a_bug_is_one_line(verb, capsys):
     )
 
 
-def test_debugging_shows_the_traceback(verb, capsys, monkeypatch, caplog):
+def test_debugging_shows_the_traceback(verb, capsys, monkeypatch):
     monkeypatch.setenv("HPCTRACK_DEBUG", "1")
-    caplog.set_level("DEBUG", "hpctrack")
     verb(raising(ZeroDivisionError("division by zero")))
     assert main.run(["status"]) == 70
-    assert "Traceback" in caplog.text
-    assert capsys.readouterr().err.endswith("hpctrack: ZeroDivisionError: division by zero\n")
+    logged, _, said = capsys.readouterr().err.rpartition("hpctrack: ")
+    assert "Traceback" in logged
+    assert said == "ZeroDivisionError: division by zero\n"
+
+
+def test_a_verb_leaves_the_callers_logging_as_it_was(verb, capsys, monkeypatch):
+    monkeypatch.setenv("HPCTRACK_DEBUG", "1")
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger("hpctrack").level
+    verb(lambda: logging.getLogger("hpctrack").debug("seen"))
+    main.run(["status"])
+    assert capsys.readouterr().err.endswith("DEBUG seen\n")
+    assert (logging.getLogger().handlers, logging.getLogger("hpctrack").level) == (handlers, level)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
