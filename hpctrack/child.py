@@ -10,10 +10,12 @@ def main() -> None:
     folders, (target, *arguments) = sys.argv[1:end], sys.argv[end + 1 :]
     sys.path += [folder for folder in folders if folder not in sys.path]
     sys.argv[:] = [target, *arguments]
-    from hpctrack import children
+    from hpctrack import children, process_name
 
     children.restore(os.environ)
     module, _, name = target.partition(":")
+    verb = arguments[0] if module == "hpctrack.cli.main" else module.rpartition(".")[2]
+    process_name.take("hpct-" + verb)
     getattr(__import__(module, fromlist=[name]), name)()
 
 

@@ -19,6 +19,7 @@ hpctrack_hide() {
 hpctrack_supervise() {
     [ -z "${PYTHONEXECUTABLE+x}" ] || export HPCTRACK_GIVEN_PYTHONEXECUTABLE="$PYTHONEXECUTABLE"
     unset PYTHONEXECUTABLE # which Python believes even when it is isolated
+    export HPCTRACK_SCRIPT=@SCRIPT@
     exec "$hpctrack_python" -I -S "$hpctrack_main" supervise @OPTIONS@ \
         --script-line "$hpctrack_line" -- "$0" "$@"
 }

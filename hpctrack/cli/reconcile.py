@@ -81,16 +81,13 @@ def _booted() -> datetime:
 
 
 def _living(names: Collection[str]) -> set[str]:
-    """Return which runs have processes on this host: supervisor and relay by their arguments, others by
-    ``HPCTRACK_RUN``.
-    """
+    """Return which runs have processes on this host, by ``HPCTRACK_RUN`` in their environment."""
     found: set[str] = set()
     for process in Path("/proc").glob("[0-9]*") if names else ():
-        for file in ("cmdline", "environ"):
-            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-                words = (process / file).read_bytes().split(b"\0")
-                told = {os.fsdecode(word).removeprefix("HPCTRACK_RUN=") for word in words}
-                found |= told.intersection(names)
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            words = (process / "environ").read_bytes().split(b"\0")
+            told = {os.fsdecode(word[13:]) for word in words if word.startswith(b"HPCTRACK_RUN=")}
+            found |= told.intersection(names)
     return found
 
 

@@ -56,7 +56,8 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
     _register_meanwhile()
     options = _supervisor_options(configuration, path, f"{record.uuid}:-1")
     supervisor = children.supervisor_argv("command", *options, "--", *argv)
-    _become(children.PYTHON, supervisor, children.environ(os.environ))
+    environ = {**children.environ(os.environ), "HPCTRACK_RUN": f"{record.uuid}:-1"}  # for who looks at /proc
+    _become(children.PYTHON, supervisor, environ)
 
 
 def _make(configuration: settings.Settings, own: submission.Own, argv: tuple[str, ...]) -> records.Record:

@@ -109,7 +109,6 @@ def _fill(template: bytes, supervision: Supervision, marker: int, *, record: boo
     """Fill in the template's ``@NAME@``; ``marker`` is the number of its last line in what is submitted."""
     options = ["--spool", supervision.spool, "--ranks", supervision.ranks]
     options += ["--journal-cap", str(supervision.journal_cap), "--flush", f"{supervision.flush:g}"]
-    options += ["--script", supervision.script] if supervision.script else []
     options += ["--node-dir", supervision.node_dir] if supervision.node_dir else []
     options += [] if supervision.python_path else ["--no-python-path"]
     values = {

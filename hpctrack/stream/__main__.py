@@ -16,12 +16,15 @@ def main(arguments: "list[str]") -> int:
     for name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__"):
         if "HPCTRACK_GIVEN_" + name in os.environ:
             os.environ[name] = os.environ.pop("HPCTRACK_GIVEN_" + name)
-    from hpctrack.stream import supervisor
-
     if arguments == ["--probe"]:
-        from hpctrack.stream import relay  # noqa: F401 (what a start needs must be there)
+        from hpctrack.stream import relay, supervisor  # noqa: F401 (what a start needs must be there)
 
         return 0
+    from hpctrack import process_name
+
+    process_name.take("hpct-supervisor")
+    from hpctrack.stream import supervisor
+
     return supervisor.main(arguments)
 
 

@@ -21,6 +21,7 @@ class Options(NamedTuple):
     spool: str
     command: list[str]
     script_line: int = 0
+    #: Original path of the script: from the environment, since workers are ended by what command lines hold.
     script: str = ""
     record: str = ""
     run: str = ""
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str]) -> Options:
         spool=values["spool"],
         command=rest[1:],
         script_line=int(values.get("script_line", 0)),
-        script=values.get("script", ""),
+        script=os.environ.get("HPCTRACK_SCRIPT", ""),
         record=values.get("record", ""),
         run=values.get("run", ""),
         node_dir=values.get("node_dir", ""),

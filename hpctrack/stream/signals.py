@@ -23,6 +23,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from hpctrack import process_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -60,6 +62,7 @@ class Sentinel:
                 if own_group:
                     os.setpgid(0, 0)
                 ours.close()
+                process_name.take("hpct-sentinel")
                 _hold(theirs)
             finally:
                 os._exit(0)

@@ -18,14 +18,17 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpctrack import files
+from hpctrack import files, process_name
 from hpctrack.stream import journal_lines, runfolder, signals
 from hpctrack.stream.options import Config, Options, attempt, config, parse, several_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_STALE = ("HPCTRACK_RUN_DIR", "HPCTRACK_SPOOL_DIR", "HPCTRACK_JOB_ID", "HPCTRACK_ATTEMPT", "HPCTRACK_RUN")
+_STALE = frozenset(
+    "HPCTRACK_RUN_DIR HPCTRACK_SPOOL_DIR HPCTRACK_JOB_ID HPCTRACK_ATTEMPT HPCTRACK_RUN "
+    "HPCTRACK_SCRIPT".split()
+)
 _FLUSH_MARGIN = 2.0
 """Seconds beyond the flush cap after which a relay that does not answer is ended."""
 
@@ -153,6 +156,7 @@ def _fork_relay(config: Config) -> tuple[int, socket.socket]:
         return pid, ours
     try:
         signals.lead_group(0)  # what is sent to the script's or the supervisor's group is not for the relay
+        process_name.take("hpct-relay")
         ours.close()
         for signum in signals.CATCHABLE - {signal.SIGCHLD}:
             with contextlib.suppress(OSError):
@@ -210,6 +214,8 @@ def _run_untracked(options: Options) -> NoReturn:
     """Become the script, without any of our processes. It stands in memory: no folder may have been left."""
     environ = _inherited()
     environ["HPCTRACK_JOURNAL"] = os.devnull
+    if options.script:
+        environ["HPCTRACK_SCRIPT"] = options.script
     signals.restore(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     argv = options.command
     try:

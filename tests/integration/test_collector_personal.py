@@ -45,7 +45,7 @@ def detached(settings) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if (
-                "--detached" in process.cmdline()
+                process.name() == "hpct-collector"
                 and process.environ().get("HPCTRACK_DATA_DIR") == settings.data_dir
             ):
                 found.append(process)

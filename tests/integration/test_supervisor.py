@@ -17,16 +17,19 @@ MAIN = Path(__file__).parents[2] / "hpctrack" / "stream" / "__main__.py"
 class Job:
     """A batch script under the supervisor, as the wrapper starts it."""
 
-    def __init__(self, folder: Path, script: bytes, *arguments: str, **environ: str):
+    def __init__(
+        self, folder: Path, script: bytes, *arguments: str, prefix: tuple[str, ...] = (), **environ: str
+    ):
         self.folder = folder
         batch = folder / "batch"
         batch.write_bytes(b"#!/bin/sh\n# the wrapper\n" + script)
         self.node = folder / "node"
         self.node.mkdir(exist_ok=True)
-        variables = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", **environ}
+        variables = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c",
+                     "HPCTRACK_SCRIPT": "/home/a/train.sh", **environ}  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", MAIN, "supervise", "--spool", folder / "spool", "--script-line", "3",
-             "--script", "/home/a/train.sh", "--node-dir", self.node, "--flush", "0.5",
+            [*prefix, sys.executable, "-I", "-S", MAIN, "supervise", "--spool", folder / "spool",
+             "--script-line", "3", "--node-dir", self.node, "--flush", "0.5",
              "--", batch, *arguments],
             env=variables, cwd=folder, start_new_session=True, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -139,10 +139,10 @@ def test_what_the_supervisor_is_told():
         "--ranks": "0",
         "--journal-cap": str(1 << 30),
         "--flush": "5",
-        "--script": "/home/u/train.sh",
         "--script-line": "$hpctrack_line",
     }
     assert "--no-python-path" not in words
+    assert b"export HPCTRACK_SCRIPT=/home/u/train.sh\n" in wrap(b"#!/bin/sh\n")
 
 
 def test_every_setting_reaches_the_supervisor():

@@ -353,7 +353,7 @@ def test_the_process_that_was_started_is_the_one_that_runs(place: Place):
         [place.installation.command, "run", "--", "sleep", "100"], env=place.environ, cwd=place.work
     ) as process:
         deadline = time.monotonic() + 60
-        while b"stream/__main__" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        while b"hpct-supervisor" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

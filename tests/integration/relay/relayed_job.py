@@ -164,10 +164,11 @@ class Job:
         batch.write_text("# the wrapper\n" + script)
         process = subprocess.Popen(
             [*prefix, sys.executable, "-I", "-S", MAIN, "supervise", "--spool", self.spool,
-             "--script-line", "2", "--script", "/home/a/train.sh",
+             "--script-line", "2",
              "--node-dir", self.node, "--flush", str(flush), "--", batch, *arguments],
             env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", "LANG": "C",
-                 "SAME": "value", "SLURMD_NODENAME": "n1", "PYTHON": sys.executable, **environ},
+                 "SAME": "value", "HPCTRACK_SCRIPT": "/home/a/train.sh", "SLURMD_NODENAME": "n1",
+                 "PYTHON": sys.executable, **environ},
             cwd=self.folder, stdin=subprocess.DEVNULL, stdout=(self.folder / "out").open("w"),
             stderr=(self.folder / "err").open("w"), start_new_session=True,
         )  # fmt: skip

@@ -1,0 +1,42 @@
+"""Names of our own processes, as `ps`, `pkill` and `killall` see them.
+
+Scripts clear stray workers away by name (``pkill -9 python``, ``pkill -f train``). A supervisor or relay is a
+Python process whose command line held the script's path, and would die with them; so each takes a name that
+says nothing of Python, of the script or of a folder (proc(5): ``/proc/self/comm``, ``/proc/self/mem``).
+"""
+
+from __future__ import annotations
+
+import os
+
+#: Bytes of a name that the kernel keeps (TASK_COMM_LEN, without the last one).
+_MAX_COMM = 15
+
+
+def take(name: str) -> None:
+    """Show this process, and its children until they take others, under a name and nothing else.
+
+    Where the kernel refuses, the names stay as they are.
+    """
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(name.encode()[:_MAX_COMM])
+        start, end = _command_line()
+        descriptor = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            # The last byte has to be NUL: otherwise the kernel shows what stands behind it, too.
+            os.pwrite(descriptor, name.encode()[: end - start - 1].ljust(end - start, b"\0"), start)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError, IndexError):
+        pass
+
+
+def _command_line() -> tuple[int, int]:
+    """Return where in memory the command line begins and ends (proc(5): arg_start, arg_end)."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if not 0 < start < end:
+        raise ValueError("the kernel does not say")
+    return start, end
