@@ -39,7 +39,9 @@ PURE_STREAM = frozenset(
     "stream stream.journal stream.journal_lines stream.wire stream.window stream.records".split()
 )
 #: At the bottom: these import nothing of hpctrack but errors and files.
-BOTTOM = frozenset("errors files flock limits model settings secret_patterns resources runids".split())
+BOTTOM = frozenset(
+    "process_name errors files flock limits model settings secret_patterns resources runids".split()
+)
 JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
 JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
 #: Imported by the user's script, whose Python may be old.
@@ -126,7 +128,7 @@ def modules(names: set[str], known: frozenset[str]) -> set[str]:
 
 KNOWN = frozenset(map(name_of, FILES)) - {""}
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
-NODE_SIDE = frozenset("errors files flock settings redact secret_patterns script".split()) | {
+NODE_SIDE = frozenset("errors process_name files flock settings redact secret_patterns script".split()) | {
     name for name in KNOWN if is_in(name, ["stream"]) and not is_in(name, ["stream.collector"])
 }
 
