@@ -14,7 +14,7 @@ from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
 #: How a shell reports that a program was interrupted or terminated.
@@ -97,13 +97,31 @@ class History:
             self.heard = self.heard or (fact.source == "relay" and status is RunStatus.RUNNING)
             self._note(number, old, status, fact)
 
+    def move(self, executions: Mapping[datetime, int]) -> None:
+        """Take back what was stored under another number than its execution has, as is known by now.
+
+        ``executions``: numbers by time of submission. What Slurm says is among the facts to come; what the
+        relay said stays.
+        """
+        for attempt in list(self.attempts.values()):
+            when = attempt.time_submitted
+            if when is not None and executions.get(when, attempt.attempt) != attempt.attempt:
+                self._empty(attempt)
+
     def _withdraw(self, attempt: Attempt, fact: JobFacts) -> None:
-        """Begin an attempt anew: Slurm took its start back, without counting a restart."""
+        """Begin an attempt anew: Slurm took its start back, without counting a restart.
+
+        Or what ended was an execution of another number, as squeue shows by one that goes on.
+        """
         stage = states.stage_of(attempt.status) if attempt.status else Stage.WAITING
-        if stage is Stage.ENDED:
+        if stage is Stage.ENDED and fact.source != "squeue":
             return
         if stage is not Stage.WAITING:
             self._add(attempt.attempt, RunStatus.PENDING, fact.time_submitted, fact.source)
+        self._empty(attempt)
+
+    def _empty(self, attempt: Attempt) -> None:
+        """Keep of an attempt only what the relay said."""
         self.attempts[attempt.attempt] = Attempt(
             attempt.attempt,
             RunStatus.PENDING,

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun, replaced
-from hpctrack.reconcile import matching
+from hpctrack.reconcile import matching, numbering
 from hpctrack.reconcile.attempts import History, verdict_of
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
@@ -40,7 +40,6 @@ UNKNOWN = "unknown to Slurm"
 TAKEN_OUT = "no longer in its array: cancelled before it started"
 
 _log = logging.getLogger(__name__)
-_TRUST = {"relay": 0, "squeue": 1, "sacct": 2}
 
 
 class Survey(NamedTuple):
@@ -143,7 +142,9 @@ def _batch(
 ) -> Change | None:
     """Decide about a batch job, whose end is Slurm's word."""
     history = History(run, now)
-    for number, fact in _numbered(history, evidence, survey):
+    numbered = numbering.number(history.attempts, evidence, queue=survey.queue)
+    history.move(numbered.executions)
+    for number, fact in numbered.facts:
         history.take(number, fact)
     _keep_components(history, evidence)
     listed = evidence.live is not None or any(
@@ -185,7 +186,7 @@ def _command(
 ) -> Change | None:
     """Decide about an `hpctrack run`: the end of the job around it counts only if it never told its own."""
     history = History(run, now)
-    for fact in sorted(evidence.relay, key=lambda fact: _order((fact.attempt or 0, fact))):
+    for fact in sorted(evidence.relay, key=lambda fact: numbering.order((fact.attempt or 0, fact))):
         history.take(fact.attempt or 0, fact)
     missing = None
     long_gone = False
@@ -228,65 +229,8 @@ def _conclude_without_slurm(history: History, evidence: matching.Evidence, missi
         history.conclude(RunStatus.CANCELLED, missing, "sacct", TAKEN_OUT)
 
 
-def _numbered(history: History, evidence: matching.Evidence, survey: Survey) -> list[tuple[int, JobFacts]]:
-    """Tell to which attempt each fact belongs, and leave out what must not count yet."""
-    numbered = [(fact.attempt or 0, fact) for fact in evidence.relay]
-    live_at = None
-    if evidence.live:
-        live_at, live = _live(history, evidence.live)
-        if live:
-            numbered.append((live_at, live))
-    last = len(evidence.rows) - 1
-    for index, row in enumerate(evidence.rows):
-        number = index if row.attempt is None else row.attempt
-        if live_at is not None:
-            # While squeue lists the job, its newest execution has not ended.
-            counts = number < live_at
-        else:
-            # A job that failed may be requeued for it; only squeue shows whether.
-            counts = index < last or survey.queue or row.status is RunStatus.COMPLETED
-        if counts and not _is_half_written(row):
-            numbered.append((number, row))
-    if len(numbered) > 1:
-        numbered.sort(key=_order)
-    return numbered
-
-
 def _has_ended(row: JobFacts) -> bool:
     return row.status is not None and states.stage_of(row.status) is Stage.ENDED and bool(row.time_ended)
-
-
-def _is_half_written(row: JobFacts) -> bool:
-    """Whether accounting names an end, but not when it was.
-
-    After an outage of slurmdbd, slurmctld tells first that such a job started, with the state that it has by
-    then, and only later how and when it ended.
-    """
-    return row.time_ended is None and row.status is not None and states.stage_of(row.status) is Stage.ENDED
-
-
-def _live(history: History, fact: JobFacts) -> tuple[int, JobFacts | None]:
-    """Number a line of squeue by its restart count, which Slurm raises when a requeue begins."""
-    number = fact.attempt or 0
-    if fact.status is RunStatus.REQUEUED:
-        return number, fact._replace(status=RunStatus.PENDING)
-    if number and fact.status is RunStatus.COMPLETING:
-        known = history.attempts.get(number)
-        if known is None or known.time_submitted != fact.time_submitted:
-            # Still the execution before; its times are wiped or already the next one's. If we never saw it
-            # start, accounting will tell how it went.
-            before = history.attempts.get(number - 1)
-            seen = before is not None and before.time_started is not None
-            return number - 1, fact._replace(time_submitted=None, time_started=None) if seen else None
-    return number, fact
-
-
-def _order(numbered: tuple[int, JobFacts]) -> tuple[int, float, int, int, float, str]:
-    number, fact = numbered
-    submitted = fact.time_submitted.timestamp() if fact.time_submitted else 0.0
-    said = fact.time.timestamp() if fact.time else 0.0
-    stage = states.stage_of(fact.status) if fact.status else 0
-    return number, submitted, stage, _TRUST[fact.source], said, fact.raw_state
 
 
 def _keep_components(history: History, evidence: matching.Evidence) -> None:
@@ -301,7 +245,7 @@ def _keep_components(history: History, evidence: matching.Evidence) -> None:
 
 def _component_order(part: JobFacts) -> tuple[float, int, str]:
     submitted = part.time_submitted.timestamp() if part.time_submitted else 0.0
-    return submitted, _TRUST[part.source], part.raw_state
+    return submitted, numbering.TRUST[part.source], part.raw_state
 
 
 def _change(

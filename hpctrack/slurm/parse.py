@@ -9,8 +9,9 @@ local times where a command does not oblige. What can't be read whole raises `er
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
 from hpctrack.model import JobFacts, RunStatus
@@ -32,6 +33,15 @@ SACCT_FIELDS = (
 ).split()
 #: Without these rows of sacct mean nothing.
 _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
+
+#: How what the parts of an execution used, between which the job changed its size, makes what it used.
+_OF_PARTS: dict[str, Callable[[list[Any]], object]] = {
+    "elapsed_s": sum,
+    "cpu_s": sum,
+    "energy_j": sum,
+    "max_rss_bytes": max,
+    "derived_exit_code": max,
+}
 
 _CANCELLED_BY = re.compile(r"CANCELLED by (\d+)\Z")
 
@@ -294,19 +304,32 @@ def _unresized(facts: list[JobFacts]) -> list[JobFacts]:
     if all(fact.status is not RunStatus.RESIZING for fact in facts):
         return facts
     joined: list[JobFacts] = []
-    first: dict[int, JobFacts] = {}
-    for fact in sorted(
-        facts, key=lambda fact: fact.time_submitted or datetime.max.replace(tzinfo=timezone.utc)
-    ):
-        start = first.get(fact.job_id)
-        if fact.status is RunStatus.RESIZING and fact.time_ended:
-            first.setdefault(fact.job_id, fact)
-        elif start:
-            del first[fact.job_id]
-            joined.append(fact._replace(time_submitted=start.time_submitted, time_started=start.time_started))
-        else:
-            joined.append(fact)
-    return joined + list(first.values())
+    parts: dict[int, list[JobFacts]] = defaultdict(list)
+    for fact in sorted(facts, key=_submitted):
+        own = parts[fact.job_id]
+        if fact not in own:
+            own.append(fact)
+        if fact.status is not RunStatus.RESIZING or not fact.time_ended:
+            joined.append(_joined(parts.pop(fact.job_id)))
+    return joined + [_joined(own) for own in parts.values()]
+
+
+def _submitted(fact: JobFacts) -> datetime:
+    return fact.time_submitted or datetime.max.replace(tzinfo=timezone.utc)
+
+
+def _joined(parts: list[JobFacts]) -> JobFacts:
+    """Return one fact of the parts of an execution: Slurm hangs its steps on the first, or on several."""
+    first, last = parts[0], parts[-1]
+    if first is last:
+        return last
+    resources = dict(last.resources)
+    for name, reckon in _OF_PARTS.items():
+        found = [part.resources[name] for part in parts if name in part.resources]
+        if found:
+            resources[name] = reckon(found)
+    started = next((part.time_started for part in parts if part.time_started), None)
+    return last._replace(time_submitted=first.time_submitted, time_started=started, resources=resources)
 
 
 def _records(program: str, text: str, delimiter: str, count: int) -> Iterator[list[str]]:

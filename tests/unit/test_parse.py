@@ -333,6 +333,26 @@ def test_a_resized_job_is_one_execution():
     )  # fmt: skip
 
 
+def test_what_a_resized_job_used_hangs_on_any_of_its_parts():
+    """26.05 hangs all steps on the first row."""
+    [fact] = accounted(
+        {"State": "RESIZING", "End": "1795223360", "ElapsedRaw": "8", "TotalCPU": "00:07"},
+        {"JobIDRaw": "12.batch", "JobID": "12.batch", "MaxRSS": "252M"},
+        {"State": "RESIZING", "Submit": "1795223360", "End": "1795223361", "ElapsedRaw": "1", "TotalCPU": ""},
+        {"Submit": "1795223361", "ElapsedRaw": "1", "TotalCPU": "00:00:00", "AllocTRES": "cpu=2,mem=1G"},
+    )
+    assert fact.resources["cpu_s"] == 7
+    assert fact.resources["max_rss_bytes"] == 252 << 20
+    assert fact.resources["elapsed_s"] == 10
+    assert fact.resources["alloc_tres"] == {"cpu": 2, "mem": 1 << 30}
+    assert fact.time_submitted == at(1795223351)
+
+
+def test_a_job_that_was_resized_in_the_second_of_its_submission():
+    [fact] = accounted({"State": "RESIZING", "End": "1795223351"}, {})
+    assert (fact.status, fact.time_ended) == (RunStatus.COMPLETED, at(1795223362))
+
+
 def test_who_cancelled():
     by_name, by_id = accounted(
         {"State": "CANCELLED by 1000"}, {"State": "CANCELLED by 77", "Submit": "1795223370"}

@@ -154,6 +154,85 @@ def test_of_two_answers_the_later_counts():
         assert decide(run(), *facts)[0].status is S.COMPLETED
 
 
+# ---- Accounting says the same count of restarts of two executions ------------------------------------------
+
+
+def counted_twice(end="FAILED"):
+    """Rows as 25.11 and 26.05 have them for good if slurmctld was started anew between the two."""
+    return (
+        row("REQUEUED", end=50, attempt=1, exit_code=9),
+        row(end, start=60, end=90, attempt=1, time_submitted=at(51), exit_code=3),
+    )
+
+
+def assert_executed(stored, end=S.FAILED):
+    told = [(a.attempt, a.status, a.time_started, a.time_ended, a.slurm_exit_code) for a in stored.attempts]
+    assert told == [(0, S.REQUEUED, at(5), at(50), 9), (1, end, at(60), at(90), 3)]
+    assert (stored.status, stored.attempt, stored.time_ended) == (end, 1, at(90))
+
+
+@pytest.mark.parametrize("end", ["FAILED", "COMPLETED", "CANCELLED"])
+def test_counted_twice_where_squeue_never_saw_it(end):
+    assert_executed(after(run(), counted_twice(end)), S[end])
+
+
+def test_counted_twice_while_the_collector_was_stopped():
+    assert_executed(after(run(), (squeue("RUNNING"),), counted_twice()))
+    told = decide(run(), relay("hello"), relay("hello", 1, 60), relay("fin", 1, 90), survey=Survey())[0]
+    assert_executed(after(told, counted_twice()))
+
+
+def test_counted_twice_while_slurmdbd_was_away():
+    again = {"attempt": 1, "time_submitted": at(51)}
+    lines = ((squeue("RUNNING"),), (squeue("COMPLETING", 1),), (squeue("PENDING", **again),))
+    stored = after(run(), *lines, (squeue("RUNNING", start=60, **again),))
+    assert [attempt.status for attempt in stored.attempts] == [S.COMPLETING, S.RUNNING]
+    assert_executed(after(stored, counted_twice()))
+
+
+def test_the_first_attempt_ends_though_it_is_counted_too_high():
+    """While squeue lists the second one."""
+    first, _ = counted_twice()
+    again = squeue("RUNNING", 1, start=60, time_submitted=at(51))
+    stored = after(run(), (squeue("RUNNING"),), (again, first))
+    assert [attempt.status for attempt in stored.attempts] == [S.REQUEUED, S.RUNNING]
+
+
+def test_a_row_that_came_alone_and_was_counted_too_high():
+    first, second = counted_twice()
+    stored, _ = decide(run(), first)
+    assert [(attempt.attempt, attempt.status) for attempt in stored.attempts] == [(0, S.REQUEUED)]
+    assert_executed(after(stored, (first, second)))
+
+
+def test_an_execution_that_was_stored_under_the_wrong_number_is_moved():
+    first, second = counted_twice()
+    relayed = decide(run(), relay("hello", 1, 60), relay("fin", 1, 90, exit_code=3), survey=Survey())[0]
+    wrong, _ = decide(relayed, first._replace(status=S.TIMEOUT, raw_state="TIMEOUT"))
+    assert [(attempt.attempt, attempt.status) for attempt in wrong.attempts] == [(1, S.TIMEOUT)]
+    stored = after(wrong._replace(recheck_after=at(1)), (first, second))
+    assert_executed(stored)
+    assert stored.attempts[1].exit_code == 3, "what the relay said is of the attempt that it named"
+    live = squeue("RUNNING", 1, start=60, time_submitted=at(51))
+    stored = after(wrong, (live,))
+    assert (stored.status, stored.time_started) == (S.RUNNING, at(60))
+
+
+def test_where_accounting_has_lost_the_first_execution():
+    """A release that says no count."""
+    stored = after(run(), (squeue("RUNNING"),), (row("REQUEUED"),))
+    stored = after(stored, (row("COMPLETED", 60, 90, time_submitted=at(51)),))
+    assert [(a.attempt, a.status) for a in stored.attempts] == [(0, S.REQUEUED), (1, S.COMPLETED)]
+
+
+def test_more_rows_than_the_job_was_executed_are_of_one_that_had_the_id():
+    rows = row("FAILED", end=9, attempt=1), row("REQUEUED", 20, 30, attempt=1, time_submitted=at(15))
+    stored = after(run(), (squeue("RUNNING", 1, start=60, time_submitted=at(51)), *rows))
+    assert [(a.attempt, a.status, a.time_ended) for a in stored.attempts] == [
+        (0, S.REQUEUED, at(30)), (1, S.RUNNING, None),
+    ]  # fmt: skip
+
+
 # ---- 4. Ids are used again -------------------------------------------------------------------------------
 
 
