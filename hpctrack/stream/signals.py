@@ -106,6 +106,17 @@ def lead_group(pid: int) -> None:
         os.setpgid(pid, pid)
 
 
+def hold_streams() -> None:
+    """Let nothing of ours take the place of a standard stream that is closed: `silence` would close that.
+
+    A program that is started finds it closed.
+    """
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+
+
 def silence() -> None:
     """Let go of standard input and output, which belong to the script: readers of a pipe wait for its end."""
     null = os.open(os.devnull, os.O_RDWR)

@@ -35,6 +35,7 @@ _FLUSH_MARGIN = 2.0
 
 def main(arguments: Sequence[str]) -> int:
     """Run the script or command; return its exit code, or die of its signal."""
+    signals.hold_streams()
     options = parse(arguments)
     try:
         with _private_files():
@@ -297,7 +298,10 @@ def _tell(channel: socket.socket, message: dict[str, object]) -> None:
 
 
 def _await_flush(channel: socket.socket, relay: int, timeout: float) -> bool:
-    """Wait until the relay has nothing more to do, is dead, or its time is up; False if it was dead."""
+    """Wait until the relay has nothing more to do; False if it is dead, or its time was up: then it is ended.
+
+    A relay that stood still may not have written down the end that it was told.
+    """
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
         if not select.select([channel], [], [], left)[0]:
@@ -310,11 +314,11 @@ def _await_flush(channel: socket.socket, relay: int, timeout: float) -> bool:
             return bool(message)
     with contextlib.suppress(ProcessLookupError):
         os.kill(relay, signal.SIGKILL)
-    return True
+    return False
 
 
 def _leave_word(folder: runfolder.RunFolder, ending: dict[str, Any]) -> None:
-    """Write down how the script ended, for whoever delivers what the dead relay has left."""
+    """Write down how the script ended, for whoever delivers what the relay has left; said twice it counts once."""
     with contextlib.suppress(OSError):
         with _private_files():
             path = runfolder.create_journal(folder.path, "relay", attempt(), 0)

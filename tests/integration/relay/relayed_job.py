@@ -158,12 +158,20 @@ class Job:
         (self.spool / "collector").write_text(address + "\n")
 
     def start(
-        self, script: str, *arguments: str, flush: float = 5, prefix: tuple[str, ...] = (), **environ: str
+        self,
+        script: str,
+        *arguments: str,
+        flush: float = 5,
+        prefix: tuple[str, ...] = (),
+        mode: str = "supervise",
+        **environ: str,
     ) -> subprocess.Popen:
+        """Start a script as the wrapper does; ``mode``: or as ``hpctrack run`` does."""
         batch = self.folder / "batch"
-        batch.write_text("# the wrapper\n" + script)
+        batch.write_text("# the wrapper\n" + script if mode == "supervise" else script)
+        batch.chmod(0o700)
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-I", "-S", MAIN, "supervise", "--spool", self.spool,
+            [*prefix, sys.executable, "-I", "-S", MAIN, mode, "--spool", self.spool,
              "--script-line", "2",
              "--node-dir", self.node, "--flush", str(flush), "--", batch, *arguments],
             env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", "LANG": "C",
