@@ -318,7 +318,7 @@ def _await_flush(channel: socket.socket, relay: int, timeout: float) -> bool:
 
 
 def _leave_word(folder: runfolder.RunFolder, ending: dict[str, Any]) -> None:
-    """Write down how the script ended, for whoever delivers what the relay has left; said twice it counts once."""
+    """Write down how the script ended, for whoever delivers what the relay has left."""
     with contextlib.suppress(OSError):
         with _private_files():
             path = runfolder.create_journal(folder.path, "relay", attempt(), 0)
