@@ -48,8 +48,7 @@ def command(
     """Delete runs that have been over for long, with metrics, usage, timeline and submission.
 
     Says what goes, and asks. Your own runs; for a collector and the owner of the tables everybody's. Runs
-    that are not over and experiments stay. Submission records in your spool of which PostgreSQL has no run
-    any more go, too. There is no way back but a back-up of PostgreSQL.
+    that are not over and experiments stay. Submission records in your spool whose runs were deleted go, too. There is no way back but a back-up of PostgreSQL.
     """
     configuration = settings.load(config_path=config_path)
     from hpctrack.store import database, pruning
@@ -123,5 +122,5 @@ def _remove_records(configuration: Settings, connection: Connection, before: dat
         for path, uuid in records.registered_before(configuration.spool, oldest)
         if here.takes(path)
     }
-    gone = pruning.without_runs(connection, set(old.values())) if old else set()
+    gone = pruning.deleted(connection, set(old.values())) if old else set()
     return sum(records.remove(path) for path, uuid in old.items() if uuid in gone)

@@ -42,6 +42,9 @@ def command(*, here: bool, config_path: str | None) -> None:
         registered = registration.register_pending(configuration, connection, everything=here)
         live = collectors.live_runs(connection)
         found = backlog.look(configuration, lambda: connection)
+        if again := backlog.register(found, configuration, connection):
+            registered += again
+            found = backlog.look(configuration, lambda: connection)
         submissions = registration.elsewhere(configuration, connection)
         answering = any(row.live for row in collectors.fetch(connection))
     if configuration.personal and (found.ready or live):

@@ -159,6 +159,18 @@ def known_runs(
     return {(submission.bytes, task): KnownRun(*found) for submission, task, *found in rows}
 
 
+def deleted_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
+    """Return those of the runs that were deleted from this database; it may well not know all others.
+
+    Raises `errors.StoreError`.
+    """
+    with database.translated():
+        rows: list[tuple[Any, ...]] = connection.execute(
+            statement("fetch_deleted_runs"), _names(names)
+        ).fetchall()
+    return {(submission.bytes, task) for submission, task in rows}
+
+
 def watermarks(connection: Connection, runs: Collection[int]) -> dict[tuple[int, str], int]:
     """Return up to which byte the journals of runs are in, by run and journal. Raises `errors.StoreError`."""
     with database.translated():

@@ -62,14 +62,14 @@ def prune(
         progress(len(rows))
 
 
-def without_runs(connection: Connection, submissions: Collection[str]) -> set[str]:
-    """Return those of the submissions of which PostgreSQL has no run (any more).
+def deleted(connection: Connection, submissions: Collection[str]) -> set[str]:
+    """Return those of the submissions whose runs were deleted from this database, all of them.
 
-    Raises `errors.StoreError`.
+    Those that it does not know are none of these. Raises `errors.StoreError`.
     """
     parameters = {"submissions": [UUID(text) for text in submissions]}
     with database.translated():
         rows: list[tuple[Any, ...]] = connection.execute(
-            statement("fetch_known_submissions"), parameters
+            statement("fetch_deleted_submissions"), parameters
         ).fetchall()
-    return set(submissions) - {str(row[0]) for row in rows}
+    return {str(row[0]) for row in rows}

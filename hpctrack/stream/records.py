@@ -204,6 +204,12 @@ def set_registered(target: str) -> None:
         os.unlink(_marker(target))
 
 
+def set_unregistered(target: str) -> None:
+    """Have the record at this path wait for registration, unless it was refused. Raises OSError."""
+    if is_registered(target):
+        os.close(files.open_or_create(_marker(target)))
+
+
 def set_refused(target: str, reason: str) -> str:
     """Set a record that PostgreSQL refuses apart; return where the reason stands. Raises OSError."""
     files.make_folder(os.path.dirname(_refusal(target)))

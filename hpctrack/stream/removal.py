@@ -27,7 +27,7 @@ the relay, when its run ends              watermarks and the spool; it sees whet
 the relay of the next attempt             watermarks; Slurm starts an attempt when the one before is over
 ``hpctrack sync``, the collector          watermarks; processes of this host, or PostgreSQL's word that the
                                           run has ended some minutes ago
-``hpctrack prune``, ``hpctrack delete``   that the run is deleted
+``hpctrack prune``, ``hpctrack delete``   that the run is deleted: PostgreSQL's table ``deletions`` says so
 the mirror, while the job runs            watermarks, for the parts that it alone writes
 ========================================  ==================================================================
 """

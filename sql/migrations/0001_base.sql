@@ -587,19 +587,35 @@ COMMENT ON TABLE run_keys IS 'Secrets of submissions: for the collector only';
 COMMENT ON COLUMN run_keys.submission IS 'The submission';
 COMMENT ON COLUMN run_keys.secret IS '32 random bytes, from which the keys of the runs are made';
 
-CREATE FUNCTION forget_keys() RETURNS trigger
+-- What this database does not know may have been submitted after the back-up that it was restored from: only what it
+-- says that it deleted is deleted. So the journals of that, and nothing else, may go from the spool.
+CREATE TABLE deletions (
+    submission uuid,
+    task       integer,
+    time       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (submission, task)
+);
+COMMENT ON TABLE deletions IS 'Runs with a submission that were deleted: their journals and submission records may go, too';
+COMMENT ON COLUMN deletions.submission IS 'Their submission';
+COMMENT ON COLUMN deletions.task IS 'Which task of it: the array task id, or -1';
+COMMENT ON COLUMN deletions.time IS 'When they were deleted';
+
+CREATE FUNCTION note_deletion() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
+    INSERT INTO deletions (submission, task)
+    SELECT submission, task FROM gone WHERE submission IS NOT NULL AND task IS NOT NULL
+    ON CONFLICT DO NOTHING;
     DELETE FROM run_keys k
     WHERE k.submission IN (SELECT submission FROM gone)
       AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = k.submission);
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION forget_keys IS 'Trigger: a secret goes with the last run of its submission';
-REVOKE EXECUTE ON FUNCTION forget_keys FROM PUBLIC;
-CREATE TRIGGER forget_keys AFTER DELETE ON runs REFERENCING OLD TABLE AS gone
-    FOR EACH STATEMENT EXECUTE FUNCTION forget_keys();
+COMMENT ON FUNCTION note_deletion IS 'Trigger: a deletion is noted, and a secret goes with the last run of its submission';
+REVOKE EXECUTE ON FUNCTION note_deletion FROM PUBLIC;
+CREATE TRIGGER note_deletion AFTER DELETE ON runs REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION note_deletion();
 
 CREATE TABLE collectors (
     id        uuid PRIMARY KEY,

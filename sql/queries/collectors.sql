@@ -73,6 +73,12 @@ WHERE datname = current_database() AND usename = current_user AND application_na
 -- Which of these runs exist, by what the wire calls them, their last attempt, and whether that is over for long.
 SELECT submission, task, id, attempt, over FROM known_runs(%(submissions)s::uuid[], %(tasks)s::integer[]);
 
+-- name: fetch_deleted_runs
+-- Which of these were deleted from this database.
+SELECT d.submission, d.task
+FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[]) AS w (submission, task)
+     JOIN deletions d ON d.submission = w.submission AND d.task = w.task;
+
 -- name: fetch_runs_watermarks
 -- How far the journals of these runs are in.
 SELECT run_id, journal_id, watermark FROM streams WHERE run_id = ANY (%(runs)s::bigint[]);

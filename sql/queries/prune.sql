@@ -26,6 +26,7 @@ RETURNING d.submission;
 DELETE FROM submissions s
 WHERE s.uuid = ANY (%(submissions)s::uuid[]) AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = s.uuid);
 
--- name: fetch_known_submissions
--- Which of these still have runs.
-SELECT DISTINCT submission FROM runs WHERE submission = ANY (%(submissions)s::uuid[]);
+-- name: fetch_deleted_submissions
+-- Those of which runs were deleted, and none is left. Others may be unknown because PostgreSQL was restored.
+SELECT DISTINCT d.submission FROM deletions d
+WHERE d.submission = ANY (%(submissions)s::uuid[]) AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = d.submission);

@@ -70,6 +70,48 @@ def test_folders_of_deleted_runs_keep_no_other_from_being_delivered(settings, re
     assert hpctrack(settings, "sync").stdout == "nothing waits\n"
 
 
+def set_back(settings) -> None:
+    """Leave PostgreSQL as one that was restored from a back-up from before all submissions."""
+    with store.connect(settings, autocommit=True) as connection:
+        connection.execute("TRUNCATE submissions, runs CASCADE")
+
+
+@pytest.mark.parametrize("verb", ["prune", "delete"])
+def test_what_a_restored_database_does_not_know_is_not_deleted(settings, verb, request):
+    """It is registered again by who delivers."""
+    left, other = Left(settings), Left(settings)
+    left.journal(lines(0, 10))
+    registration.register_pending(settings)
+    os.utime(records.path(settings.spool, left.record), (0, 0))
+    age(left, 400 * 86400.0)
+    set_back(settings)
+    with store.connect(settings, autocommit=True) as connection:
+        registration.register(connection, other.record)
+    told = hpctrack(settings, "status").stderr
+    assert "wait for their submission to be registered" in told and "deleted" not in told
+    if verb == "prune":
+        hpctrack(settings, "prune", "--older-than", "1s", "--yes")
+    else:
+        hpctrack(settings, "delete", "latest", "--yes", "--force")
+    assert os.path.exists(left.folder) and os.path.exists(records.path(settings.spool, left.record))
+    request.getfixturevalue("collector")
+    assert delivered(settings, left) and logged(settings) == whole(10)
+
+
+def test_a_collector_registers_again_what_a_restored_database_does_not_know(settings, collector):
+    left = Left(settings)
+    left.journal(lines(0, 10))
+    registration.register_pending(settings)
+    set_back(settings)
+    test_sync.eventually(
+        lambda: (
+            delivering.Delivering(settings, starting.read_addresses(settings)).deliver_all()
+            or not os.path.exists(left.folder)
+        )
+    )
+    assert logged(settings) == whole(10)
+
+
 def test_delete_takes_the_journals_of_its_runs_along(settings):
     left, other = Left(settings), Left(settings)
     left.journal(lines(0, 10))

@@ -104,6 +104,14 @@ def test_a_submission_that_waits_to_be_registered_stays(cli, submit):
     assert os.path.exists(path)
 
 
+def test_a_submission_that_postgresql_does_not_know_stays(cli, submit, connection):
+    """It may have been restored from a back-up that is older."""
+    _, path = submit(100)
+    connection.execute("TRUNCATE submissions, runs CASCADE")
+    cli("prune", "--older-than", "90d", "--yes")
+    assert os.path.exists(path)
+
+
 def test_a_time_is_needed_and_has_to_be_one(cli):
     assert cli("prune")[0] == 2
     code, _, err = cli("prune", "--older-than", "soon")

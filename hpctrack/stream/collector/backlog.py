@@ -6,6 +6,7 @@ PostgreSQL knows are sent: nobody would answer for others, and that says nothing
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -39,9 +40,9 @@ class Backlog(NamedTuple):
     """What waits."""
 
     ready: list[Ready]
-    #: Of runs that were deleted from this database: nobody can ever deliver it.
+    #: Of runs that this database says were deleted: nobody can ever deliver it.
     deleted: list[spool.Spooled]
-    #: Of submissions that this database does not know yet.
+    #: Of submissions that this database does not know yet, or any more: it may have been restored.
     unregistered: list[spool.Spooled]
     #: Of runs of other databases, by what those are called.
     elsewhere: dict[str, list[spool.Spooled]]
@@ -73,6 +74,7 @@ def _sort(found: Backlog, waiting: list[spool.Spooled], settings: Settings, conn
         except (OSError, ValueError) as error:
             found.stuck.append(spool.unreadable(one, error))
     runs = collectors.known_runs(connection, {name for _, name, _ in named})
+    gone = collectors.deleted_runs(connection, {name for _, name, _ in named if name not in runs})
     here = registration.Here(settings, connection)
     marks = collectors.watermarks(connection, {run.id for run in runs.values()})
     for one, name, record in named:
@@ -83,20 +85,33 @@ def _sort(found: Backlog, waiting: list[spool.Spooled], settings: Settings, conn
         elif not here.is_place(record.place):
             found.elsewhere.setdefault(record.place, []).append(one)
         else:
-            _sort_unknown(found, one, record, settings)
+            _sort_unknown(found, one, record, is_deleted=name in gone)
 
 
-def _sort_unknown(found: Backlog, one: spool.Spooled, record: records.Record, settings: Settings) -> None:
-    """Sort in what this database has no run of: it was deleted only if the database was told of it."""
+def _sort_unknown(found: Backlog, one: spool.Spooled, record: records.Record, *, is_deleted: bool) -> None:
+    """Sort in what this database has no run of."""
     try:
         if not _has_task(record, one.identity.task):
             found.stuck.append(spool.unclaimed(one))
-        elif records.is_registered(records.path(settings.spool, record)):
+        elif is_deleted:
             found.deleted.append(one)
         else:
             found.unregistered.append(one)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         found.stuck.append(spool.unreadable(one, error))
+
+
+def register(found: Backlog, settings: Settings, connection: Connection) -> int:
+    """Register the submissions of what waits for that, again where PostgreSQL knew them before it was restored.
+
+    Return how many there were. Raises `errors.StoreError`.
+    """
+    for one in found.unregistered:
+        with contextlib.suppress(OSError, ValueError):  # it waits on, and is told
+            record = folders.find_record(settings.spool, one.identity)
+            if record is not None:
+                records.set_unregistered(records.path(settings.spool, record))
+    return registration.register_pending(settings, connection) if found.unregistered else 0
 
 
 def _has_task(record: records.Record, task: int) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 #: Seconds from one look to the next; the first soon, for brief jobs that ended before there was a collector.
-_FIRST, _INTERVAL = 5.0, 30.0
+_FIRST, _INTERVAL = 1.0, 30.0
 #: Folders that a log tells of.
 _MOST_SAID = 1000
 
@@ -65,6 +65,8 @@ class Delivering:
         Raises `errors.StoreError`, OSError.
         """
         found = backlog.look(self._settings, self._connected)
+        if found.unregistered and backlog.register(found, self._settings, self._connected()):
+            found = backlog.look(self._settings, self._connected)
         self._say(found)
         if not found.ready and not self._noted:
             return
