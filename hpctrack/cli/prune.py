@@ -48,7 +48,8 @@ def command(
     """Delete runs that have been over for long, with metrics, usage, timeline and submission.
 
     Says what goes, and asks. Your own runs; for a collector and the owner of the tables everybody's. Runs
-    that are not over and experiments stay. Submission records in your spool whose runs were deleted go, too. There is no way back but a back-up of PostgreSQL.
+    that are not over and experiments stay. Submission records in your spool whose runs were deleted go, too.
+    There is no way back but a back-up of PostgreSQL.
     """
     configuration = settings.load(config_path=config_path)
     from hpctrack.store import database, pruning

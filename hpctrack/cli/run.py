@@ -22,6 +22,8 @@ from hpctrack.stream import records
 
 #: Programs that are less of a name than the script they run.
 _INTERPRETERS = ("python", "bash", "sh", "zsh", "Rscript", "julia", "perl", "ruby", "node")
+#: Seconds for which a command is brief: its relay may have given up before PostgreSQL knew of it.
+_BRIEF, _PAUSE = 3.0, 0.05
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -53,7 +55,7 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
         say.note(f"this command runs untracked: {error or type(error).__name__}")
         _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
-    _register_meanwhile()
+    _register_meanwhile(record.uuid)
     options = _supervisor_options(configuration, path, f"{record.uuid}:-1")
     supervisor = children.supervisor_argv("command", *options, "--", *argv)
     environ = {**children.environ(os.environ), "HPCTRACK_RUN": f"{record.uuid}:-1"}  # for who looks at /proc
@@ -103,11 +105,11 @@ def _supervisor_options(configuration: settings.Settings, path: str, run: str) -
     return words if configuration.python_path else [*words, "--no-python-path"]
 
 
-def _register_meanwhile() -> None:
+def _register_meanwhile(uuid: str) -> None:
     """Tell PostgreSQL and make sure of a collector in a process of its own, out of the command's way."""
     with contextlib.suppress(OSError):
         subprocess.Popen(
-            children.argv("hpctrack.cli.run:register"),
+            children.argv("hpctrack.cli.run:register", uuid, str(os.getpid())),
             env=children.environ(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -116,17 +118,57 @@ def _register_meanwhile() -> None:
 
 
 def register() -> None:
-    """Make PostgreSQL and a collector know what was submitted; one line on standard error if they can't."""
+    """Make PostgreSQL and a collector know what was submitted; one line on standard error if they can't.
+
+    The arguments are the submission's UUID and the supervisor's process id.
+    """
     from hpctrack.store import registration
     from hpctrack.stream import collector
 
+    uuid, supervisor = sys.argv[1:3]
     try:
         configuration = settings.load()
         registration.register_pending(configuration)
         if configuration.personal:
             collector.ensure_running(configuration)
+        if _has_ended(int(supervisor)):
+            _deliver(configuration, uuid)
     except Exception as error:  # noqa: BLE001 (nobody waits for this process: one line is all it can say)
         say.note(f"{error} (what is logged is kept; deliver it with: hpctrack sync)")
+
+
+def _has_ended(supervisor: int) -> bool:
+    """Whether our parent ends within a moment: of all others the relay delivers, now that they are known."""
+    deadline = time.monotonic() + _BRIEF
+    while os.getppid() == supervisor:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE)
+    return True
+
+
+def _deliver(configuration: settings.Settings, uuid: str) -> None:
+    """Deliver what a brief command has left: its relay could not wait until PostgreSQL knew of it."""
+    from hpctrack.store import database
+    from hpctrack.stream import spool
+    from hpctrack.stream.collector import backlog, starting
+
+    waiting = spool.pending(configuration.spool, configuration.node_dir)
+    if not any(one.identity.uuid == uuid for one in waiting):
+        return
+    with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
+        found = backlog.look(configuration, lambda: connection).ready
+
+    def addresses() -> list[str]:
+        return list(configuration.collector) or starting.wait_for_addresses(configuration)
+
+    for one in found:
+        if one.spooled.identity.uuid == uuid:
+            outcome = spool.ship(
+                one.spooled, configuration.spool, addresses, lambda _count: None, ended=one.ended
+            )
+            if outcome is spool.Outcome.REMOVED:
+                say.note(f"r{one.run_id} is complete: it had ended before the collector knew of it")
 
 
 def _become(program: str, argv: list[str], environ: dict[str, str]) -> None:

@@ -226,6 +226,10 @@ class Outbox:
         self.add(tail)
         self._shipments[tail.name].renewals = shipment.renewals + 1
 
+    def hurry(self, seconds: float) -> None:
+        """Do as `Window.hurry`."""
+        self._window.hurry(seconds)
+
     @property
     def timeouts(self) -> int:
         """How many time-outs there were since the last answer."""

@@ -45,8 +45,9 @@ _MIRROR_BYTES = 4 << 20
 _SPOOL_TROUBLE = 60.0
 #: Seconds between two looks for an address while there is none.
 _TURN_PAUSE = 0.5
-#: Seconds that the end of a job waits for a first answer, or for its submission record.
-_FIRST_ANSWER = 1.0
+#: Seconds that the end of a job waits for a first answer, of a command while it is not registered yet and
+#: once it is; between two attempts to get one; and for its submission record.
+_FIRST_ANSWER, _REGISTRATION, _REGISTERED, _HURRY = 1.0, 2.0, 0.6, 0.15
 _RECORD_AT_END = 3.0
 #: Seconds of copying to the spool after the flush cap; the supervisor waits for two.
 _COPY_AT_END = 1.5
@@ -155,6 +156,7 @@ class Relay:
         self._first_sent: float | None = None
         self._answered = self._introduced = self._more = self._done = False
         self._detoured = self._told_cut = False
+        self._registered: float | None = None  # when that was seen
         self._supervised = True
         self._adoption: Iterator[None] | None = None
         self._script: tuple[int, str] | None = None  # its process id, and when it started
@@ -431,4 +433,18 @@ class Relay:
             return 0.0
         if self._answered:
             return deadline
-        return (self._started if self._first_sent is None else self._first_sent) + _FIRST_ANSWER
+        return self._first_answer(time.monotonic())
+
+    def _first_answer(self, now: float) -> float:
+        """Return until when to wait for it. A command begins before it is registered, and may end before."""
+        if self._outbox is not None:
+            self._outbox.hurry(_HURRY)
+        begin = self._started if self._first_sent is None else self._first_sent
+        if not self._config.record or self._first_sent is None:
+            return begin + _FIRST_ANSWER
+        with contextlib.suppress(OSError):  # it may be; the time below is enough for most
+            if self._registered is None and records.is_registered(self._config.record):
+                self._registered = now
+        if self._registered is None:
+            return begin + _REGISTRATION
+        return max(begin + _FIRST_ANSWER, self._registered + _REGISTERED)

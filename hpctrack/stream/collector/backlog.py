@@ -102,9 +102,9 @@ def _sort_unknown(found: Backlog, one: spool.Spooled, record: records.Record, *,
 
 
 def register(found: Backlog, settings: Settings, connection: Connection) -> int:
-    """Register the submissions of what waits for that, again where PostgreSQL knew them before it was restored.
+    """Register the submissions of what waits for that; return how many there were.
 
-    Return how many there were. Raises `errors.StoreError`.
+    Those that PostgreSQL knew before it was restored are registered again. Raises `errors.StoreError`.
     """
     for one in found.unregistered:
         with contextlib.suppress(OSError, ValueError):  # it waits on, and is told

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 #: Seconds from one look to the next; the first soon, for brief jobs that ended before there was a collector.
-_FIRST, _INTERVAL = 1.0, 30.0
+_FIRST, _INTERVAL = 5.0, 30.0
 #: Folders that a log tells of.
 _MOST_SAID = 1000
 

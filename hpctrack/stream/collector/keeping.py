@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 USE_SECONDS = 20.0
 #: Seconds between heartbeats: while something happens, and while nothing does.
 _BEAT_SECONDS, _IDLE_BEAT_SECONDS = 2.0, 10.0
-_REGISTER_SECONDS = 30.0
+#: Seconds between two looks for what is to be registered, and while a run is asked for that is not known.
+_REGISTER_SECONDS, _REGISTER_PAUSE = 30.0, 0.1
 #: Seconds at least between two queries for keys, so that floods of invented runs cost little.
 _QUERY_SECONDS = 0.02
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 15.0
@@ -52,7 +53,7 @@ class Keeping:
         self._stats = stats
         self._stopping = threading.Event()
         self._connection: database.Connection | None = None
-        self._next_registration = 0.0
+        self._last_registration = -_REGISTER_SECONDS
         self._last_beat = -_IDLE_BEAT_SECONDS
         self._signs: dict[str, Any] = {}
         #: Whether this is the collector that reconciles.
@@ -89,21 +90,31 @@ class Keeping:
         self._disconnect()
 
     def _run_errands(self, connection: database.Connection) -> None:
-        if time.monotonic() >= self._next_registration:
-            count = registration.register_pending(self._settings, connection)
-            if count:
-                _log.info("registered %d submissions that waited in the spool", count)
-            self._next_registration = time.monotonic() + _REGISTER_SECONDS
+        self._register(connection, _REGISTER_SECONDS)
         self._beat(connection)
         wanted = self._keys.wait(_BEAT_SECONDS)
         if wanted:
             found = collectors.run_keys(connection, wanted)
+            # A command that has just begun may be known to the spool alone.
+            if len(found) < len(wanted) and self._register(connection, _REGISTER_PAUSE):
+                found = collectors.run_keys(connection, wanted)
             keys = {
                 name: RunKey(run_id, wire.run_key(secret, name[1]), user)
                 for name, (run_id, secret, user) in found.items()
             }
             self._keys.learn(wanted, keys)
             time.sleep(_QUERY_SECONDS)
+
+    def _register(self, connection: database.Connection, pause: float) -> int:
+        """Register what waits in the spool, if that was last done so many seconds ago; return how many."""
+        now = time.monotonic()
+        if now < self._last_registration + pause:
+            return 0
+        count = registration.register_pending(self._settings, connection)
+        if count:
+            _log.info("registered %d submissions that waited in the spool", count)
+        self._last_registration = now
+        return count
 
     def _beat(self, connection: database.Connection) -> None:
         now, stats = time.monotonic(), dict(self._stats())

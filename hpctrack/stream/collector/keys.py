@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 Name: TypeAlias = tuple[bytes, int]
 
 _MAX_KEYS = 100_000
-#: Runs that are asked for at once, and seconds before one that is not there is asked for again.
+#: Runs that are asked for at once, and seconds before one that is not there is asked for again: soon, for a
+#: command that has just begun may be about to be registered, then twice as late each time.
 MAX_WANTED = 500
 _MAX_ABSENT = 100_000
-ABSENT_SECONDS = 1.0
+FIRST_ABSENT_SECONDS, ABSENT_SECONDS = 0.1, 1.0
 #: Datagrams that wait for the key of their run, per run and in all.
 _PARKED_PER_RUN = 4
 _MAX_PARKED = 1000
@@ -50,7 +51,7 @@ class Keys:
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._keys: OrderedDict[Name, RunKey] = OrderedDict()
-        self._absent: dict[Name, float] = {}
+        self._absent: dict[Name, tuple[float, float]] = {}  # until when, and for how long
         self._wanted: dict[Name, list[Addressed]] = {}
         self._parked = 0
         self._found: list[Addressed] = []
@@ -67,7 +68,7 @@ class Keys:
         """Have a run asked for; whether its datagram is kept until the answer."""
         now = self._clock()
         with self._lock:
-            if self._absent.get(name, now) > now:
+            if self._absent.get(name, (now, 0.0))[0] > now:
                 return False
             parked = self._wanted.get(name)
             if parked is None:
@@ -104,7 +105,7 @@ class Keys:
 
     def learn(self, asked: list[Name], keys: Mapping[Name, RunKey]) -> None:
         """Take in the answer for runs that were asked for; the others do not exist."""
-        until = self._clock() + ABSENT_SECONDS
+        now = self._clock()
         with self._lock:
             if len(self._absent) + len(asked) > _MAX_ABSENT:
                 self._absent.clear()
@@ -113,7 +114,9 @@ class Keys:
                 self._parked -= len(parked)
                 key = keys.get(name)
                 if key is None:
-                    self._absent[name] = until
+                    pause = self._absent.get(name, (0.0, FIRST_ABSENT_SECONDS / 2))[1] * 2
+                    pause = min(pause, ABSENT_SECONDS)
+                    self._absent[name] = now + pause, pause
                     self.refused += len(parked)
                     continue
                 self._absent.pop(name, None)
