@@ -2,7 +2,7 @@
 
 A bare number is Slurm's job id, as in squeue and sacct: ``14`` (of an array all its tasks), ``14_3`` (one
 task), ``14+1`` (a component of a heterogeneous job, which is one run). A run's own id is written ``r14``.
-Anything else is a job's name, or the beginning of one.
+Anything else is a job's name, or the beginning of one. What lists print for several runs, `words.runs` reads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpctrack import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 _PATTERN = re.compile(r"r(?P<run>[0-9]{1,18})|(?P<job>[0-9]{1,18})(?:_(?P<task>[0-9]{1,9})|\+[0-9]{1,9})?")
 
@@ -53,8 +53,13 @@ def job_text(job_id: int | None, array_job_id: int | None, array_task_id: int | 
     return None if job_id is None else str(job_id)
 
 
-def ranges(tasks: Sequence[int]) -> str:
-    """Return rising task ids as sbatch's ``--array`` takes them: ``0-4,7``."""
+def runs_text(ids: Iterable[int]) -> str:
+    """Return the ids of runs as one word that means these and no others: ``r7``, ``r3-5,9``."""
+    return f"r{ranges(sorted(ids))}"
+
+
+def ranges(tasks: Iterable[int]) -> str:
+    """Return rising numbers as sbatch's ``--array`` takes them: ``0-4,7``."""
     parts: list[list[int]] = []
     for task in tasks:
         if parts and task == parts[-1][-1] + 1:

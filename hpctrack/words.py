@@ -10,13 +10,15 @@ from hpctrack import array_spec, errors, runids
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-#: Several runs, as lists fold them.
-_SEVERAL = re.compile(
-    r"r(?P<runs>[0-9]{1,18}-[0-9]{1,18})|(?P<job>[0-9]{1,18})_\[(?P<tasks>[0-9]{1,9}[0-9,:%-]*)\]"
-)
-_SEVERAL_AT_ONCE = 1000
+#: Some tasks of an array, as squeue and our lists write them.
+_TASKS = re.compile(r"([0-9]{1,18})_\[([0-9]{1,9}[0-9,:%-]*)\]")
+#: Neighbouring runs.
+_SPAN = re.compile(r"r([0-9]{1,18})-r?([0-9]{1,18})")
+_NUMBERS = re.compile(r"[0-9]{1,18}(?:-[0-9]{1,18})?")
+_COMMA = re.compile(r",(?![^\[]*\])")
+_SEVERAL_AT_ONCE = 100_000
 
 #: Slurm's compact forms (squeue's manual, "JOB STATE CODES"); EX, PU and RC, where it has none, are ours.
 STATE_CODES = {
@@ -108,26 +110,58 @@ def tag(text: str) -> tuple[str, str | None]:
 
 
 def runs(text: str) -> tuple[runids.RunRef, ...]:
-    """Read what may name several runs, as lists write them: ``14_[0-3,7]``, ``r3-26``.
+    """Read what may name several runs, as lists write them: ``14_[0-3,7]``, ``r3-26,30``, ``14,15_2``.
 
     Raises `errors.UsageError` as `runids.parse` does, and for more than can be meant by hand.
     """
-    match = _SEVERAL.fullmatch(text.strip())
-    if match is None:
-        return (runids.parse(text),)
-    prefix, numbers = (f"{match['job']}_", match["tasks"]) if match["job"] else ("r", match["runs"])
+    words = _several(text.strip())
     try:
-        found = _numbers(numbers)
+        found = [ref for word in words for ref in _refs(word)]
+        if len(found) > _SEVERAL_AT_ONCE:
+            raise ValueError(text)
     except ValueError:
-        whole = f"; all tasks of an array: {match['job']}" if match["job"] else ""
+        match = _TASKS.fullmatch(text.strip())
+        whole = f"; all tasks of an array: {match[1]}" if match else ""
         raise errors.UsageError(f"{text.strip()!r} is not 1 to {_SEVERAL_AT_ONCE:,} runs{whole}") from None
-    return tuple(runids.parse(f"{prefix}{number}") for number in found)
+    return tuple(found)
 
 
-def _numbers(text: str) -> Sequence[int]:
-    """Read ranges of numbers, not too many. Raises ValueError."""
+def _several(text: str) -> list[str]:
+    """Split a list of ids at its commas; numbers behind a run's own id are such ids, too.
+
+    What is no such list as a whole is one word.
+    """
+    parts = _COMMA.split(text.removesuffix(","))
+    own = parts[0].startswith("r")
+    words = [f"r{part}" if own and _NUMBERS.fullmatch(part) else part for part in parts]
+    return words if all(map(_is_id, words)) else [text]
+
+
+def _is_id(word: str) -> bool:
+    if _TASKS.fullmatch(word) or _SPAN.fullmatch(word):
+        return True
+    return word.strip() == word != "" and not runids.parse(word).named
+
+
+def _refs(word: str) -> Iterator[runids.RunRef]:
+    """Yield the runs of a word without commas. Raises ValueError for too many."""
+    if match := _TASKS.fullmatch(word):
+        yield from (runids.parse(f"{match[1]}_{task}") for task in _tasks(match[2]))
+    elif match := _SPAN.fullmatch(word):
+        span = range(int(match[1]), int(match[2]) + 1)
+        _check(span)
+        yield from (runids.parse(f"r{number}") for number in span)
+    else:
+        yield runids.parse(word)
+
+
+def _tasks(text: str) -> Sequence[int]:
     ends = (part.partition(":")[0].partition("-") for part in text.partition("%")[0].split(","))
-    spans = [range(int(first), int(last) + 1) for first, dash, last in ends if dash]
+    _check(*(range(int(first), int(last) + 1) for first, dash, last in ends if dash))
+    return array_spec.expand(text)
+
+
+def _check(*spans: range) -> None:
+    """Raise ValueError for an empty span, or for too much to be meant."""
     if sum(map(len, spans)) > _SEVERAL_AT_ONCE or not all(spans):
-        raise ValueError(text)
-    return spans[0] if text.count("-") == 1 and not {",", ":", "%"} & set(text) else array_spec.expand(text)
+        raise ValueError(spans)

@@ -7,6 +7,7 @@ import functools
 import click
 
 from hpctrack import errors, runids, settings, submission
+from hpctrack import words as reading
 from hpctrack.cli import common, completion, render, say
 
 _words = functools.partial(click.argument, "words", nargs=-1, required=True, metavar="RUN... TAG...")
@@ -20,10 +21,10 @@ def split(words: tuple[str, ...], tags: tuple[str, ...]) -> tuple[list[runids.Ru
 
     Raises `errors.UsageError` where no tag is left.
     """
-    refs = [runids.parse(words[0])]
+    refs = list(reading.runs(words[0]))
     rest = list(words[1:])
-    while rest and (tags or not runids.parse(rest[0]).named):
-        refs.append(runids.parse(rest.pop(0)))
+    while rest and (tags or not reading.runs(rest[0])[0].named):
+        refs += reading.runs(rest.pop(0))
     if not rest and not tags:
         raise errors.UsageError("no tag is given: write RUN... TAG..., or -T TAG for one like 2024 or r7")
     return refs, [*rest, *tags]
@@ -52,7 +53,7 @@ def tag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None) 
     with common.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         changes.tag(connection, ids, found)
-    say.out(f"{_runs(ids)}: tagged {', '.join(map(render.clean, texts))}")
+    say.out(f"{common.named(ids)}: tagged {', '.join(map(render.clean, texts))}")
 
 
 @click.command()
@@ -71,14 +72,14 @@ def untag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None
     with common.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         changes.untag(connection, ids, names)
-    say.out(f"{_runs(ids)}: not tagged {', '.join(map(render.clean, names))} any more")
+    say.out(f"{common.named(ids)}: not tagged {', '.join(map(render.clean, names))} any more")
 
 
 @click.command()
-@common.run_argument
+@common.some_runs_argument
 @click.argument("text")
 @common.config_option
-def note(ref: runids.RunRef, text: str, config_path: str | None) -> None:
+def note(refs: tuple[runids.RunRef, ...], text: str, config_path: str | None) -> None:
     """Note something about a run, in place of what was noted before; an empty TEXT removes the note.
 
     Of a job array, each task gets the note.
@@ -86,9 +87,9 @@ def note(ref: runids.RunRef, text: str, config_path: str | None) -> None:
     from hpctrack.store import changes, lookup
 
     with common.connected(settings.load(config_path=config_path)) as connection:
-        ids = lookup.find_each(connection, [ref])
+        ids = lookup.find_each(connection, refs)
         changes.note(connection, ids, text.strip() or None)
-    say.out(f"{_runs(ids)}: {'noted' if text.strip() else 'note removed'}")
+    say.out(f"{common.named(ids)}: {'noted' if text.strip() else 'note removed'}")
 
 
 @click.command()
@@ -108,7 +109,7 @@ def link(*, origin: str, kind: str, target: str, remove: bool, config_path: str 
     kind = " ".join(kind.split())
     if not kind:
         raise errors.UsageError("KIND says what the link means: hpctrack link r8 evaluates r7")
-    refs = runids.parse(origin), runids.parse(target)
+    refs = common.one_run(origin), common.one_run(target)
     with common.connected(settings.load(config_path=config_path)) as connection:
         from_id, to_id = (lookup.find_one(connection, ref) for ref in refs)
         if not remove:
@@ -118,7 +119,3 @@ def link(*, origin: str, kind: str, target: str, remove: bool, config_path: str 
                 f"no link r{from_id} {kind} r{to_id}: hpctrack show r{from_id} tells them"
             )
     say.out(f"r{from_id} {render.clean(kind)} r{to_id}" + (": removed" if remove else ""))
-
-
-def _runs(ids: tuple[int, ...]) -> str:
-    return f"r{ids[0]}" if len(ids) == 1 else common.counted(len(ids), "run")

@@ -116,6 +116,8 @@ def _cancel(proven: Mapping[str | None, list[Job]], whole: set[int]) -> list[err
     failed: list[errors.HpctrackError] = []
     for cluster, members in proven.items():
         jobs = [cancel.Job(job.job_id, job.array_job_id, job.array_task_id) for job in members]
+        if len(members) > 1:
+            say.out(f"ends {common.named([job.run_id for job in members])}")
         named = cancel.words(jobs, whole)
         try:
             cancel.cancel(named, cluster, os.environ)

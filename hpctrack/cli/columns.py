@@ -134,7 +134,7 @@ def parse(text: str) -> tuple[Chosen, ...]:
         match = _SPEC.match(text, position)
         if match is None:
             raise errors.UsageError(f"{text!r} is no list of columns: write run,name%20,args.lr")
-        found.append(_choose(match[1].strip(), None if match[2] is None else int(match[2])))
+        found.append(_choose(match[1].strip(), None if match[2] is None else max(int(match[2]), 1)))
         position = match.end()
     if not found:
         raise errors.UsageError("--format needs names of columns: --format help lists them")
@@ -187,8 +187,11 @@ def build(
 
 def _cell(one: Chosen, run: RunRow, now: datetime, *, plain: bool) -> Text:
     cell = render.state(run.status, plain=plain) if one.header == "state" else Text(_text(one, run, now))
-    if one.width is not None:
-        cell.truncate(one.width, overflow="crop" if plain else "ellipsis")
+    if one.width is not None and cell.cell_len > one.width and plain:
+        cell.truncate(one.width - 1, overflow="crop")
+        cell.append("+")  # as sacct does
+    elif one.width is not None:
+        cell.truncate(one.width, overflow="ellipsis")
     return cell
 
 

@@ -12,7 +12,7 @@ from hpctrack import errors, runids, visible, words
 from hpctrack.cli import completion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from hpctrack.model import RunStatus
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 _T = TypeVar("_T")
+#: Characters of a list of runs; what is cut ends so that it means nothing where it is pasted.
+_LONGEST = 1000
 
 config_option = click.option(
     "-c",
@@ -47,11 +49,19 @@ def _run_refs(
 
 
 def _run_ref(_ctx: click.Context, _param: click.Parameter, text: str) -> runids.RunRef:
-    return runids.parse(text)
+    return one_run(text)
+
+
+def _some_refs(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[runids.RunRef, ...]:
+    return words.runs(text)
 
 
 #: One run.
 run_argument = click.argument("ref", callback=_run_ref, metavar="RUN", shell_complete=completion.runs)
+#: One word that may mean several runs, such as an array.
+some_runs_argument = click.argument(
+    "refs", callback=_some_refs, metavar="RUN", shell_complete=completion.runs
+)
 #: At least one run.
 runs_argument = click.argument(
     "refs", nargs=-1, required=True, callback=_run_refs, metavar="RUN...", shell_complete=completion.runs
@@ -62,6 +72,14 @@ optional_runs_argument = click.argument(
 )
 
 
+def one_run(text: str) -> runids.RunRef:
+    """Read what names one run. Raises `errors.AmbiguousRun` for a word that names several."""
+    ref, *more = words.runs(text)
+    if more:
+        raise errors.AmbiguousRun(f"{text.strip()} means {len(more) + 1} runs: name one of them")
+    return ref
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask unless ``yes`` answers already. Raises `click.Abort` for a no, `errors.UsageError` for nobody."""
     if yes:
@@ -70,6 +88,16 @@ def confirm(question: str, *, yes: bool) -> None:
         raise errors.UsageError("nobody to ask: say --yes")
     sys.stdout.flush()
     click.confirm(visible.shown(question), abort=True, err=True)
+
+
+def named(ids: Sequence[int]) -> str:
+    """Return runs as one word that can be pasted; how many they are beside, where it is several."""
+    if len(ids) == 1:
+        return f"r{ids[0]}"
+    text = runids.runs_text(ids)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST].rpartition(',')[0]},..."
+    return f"{counted(len(ids), 'run')} ({text})"
 
 
 def counted(number: int, what: str) -> str:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from hpctrack.store.changes import Doomed
     from hpctrack.store.database import Connection
 
-#: Live runs that a refusal names.
-_NAMED = 6
-
 
 @click.command()
 @common.runs_argument
@@ -77,9 +74,8 @@ def delete_runs(
     doomed = changes.count(connection, ids)
     live = [run for one in doomed for run in one.live]
     if live and not force:
-        named = ", ".join(f"r{run}" for run in live[:_NAMED]) + (" ..." if len(live) > _NAMED else "")
         raise errors.UsageError(
-            f"{common.counted(len(live), 'run')} not over yet: {named}; hpctrack cancel ends jobs, --force "
+            f"not over yet: {common.named(sorted(live))}; hpctrack cancel ends jobs, --force "
             "deletes what is known of them"
         )
     if not quiet:
@@ -90,5 +86,5 @@ def delete_runs(
 
 
 def _describe(one: Doomed) -> str:
-    what = f"{common.counted(one.runs, 'run')} with {common.counted(one.rows, 'row')} of metrics"
+    what = f"{common.named(one.ids)} with {common.counted(one.rows, 'row')} of metrics"
     return f"{render.clean(one.experiment)}: {what}" + (f", {len(one.live)} not over" if one.live else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,7 +72,7 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     if runs:
         output.print(Text(), table.build(listing.build(runs, now, plain=output.bare), output.width))
     if len(runs) < found.runs:
-        rest = f"the newest {len(runs)} of {found.runs}: hpctrack status -E {render.clean(name)}"
+        rest = f"the newest {len(runs)} of {found.runs}: hpctrack status -E {render.clean(shlex.quote(name))}"
         output.print(Text(rest, "dim"))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from hpctrack import runids
 from hpctrack.cli import columns, render, table
 from hpctrack.store import lists
 
@@ -72,7 +73,7 @@ def build(lines: Sequence[Line], now: datetime, *, plain: bool) -> list[table.Co
     noted = plain or any(map(_notes, lines))
     states = [_state(line, plain=plain) for line in lines]
     return [
-        table.column("run", [_run(line) for line in lines]),
+        table.column("run", [_run(line) for line in lines], least=8 if folded else None),
         table.column("job", [line.job or "" for line in lines], least=12 if folded else None),
         *([users] if several else []),
         table.column("experiment", [run.experiment for run in heads], least=8, drop=3),
@@ -108,7 +109,7 @@ def _rest(answer: Answer, first: str) -> str:
 
 
 def _run(line: Line) -> str:
-    return f"r{line.first_id}-{line.id}" if isinstance(line, lists.ArrayRow) else f"r{line.id}"
+    return runids.runs_text(line.ids if isinstance(line, lists.ArrayRow) else [line.id])
 
 
 def _state(line: Line, *, plain: bool) -> Text:

@@ -170,6 +170,9 @@ def _print_table(
         cells = [Text(render.number(row.values[index])) for row in rows]
         columns.append(table.Column(render.clean(name), cells, "right", drop=len(names) - index + 1))
     parts = [table.build(columns, output.width)]
+    shown = [column for column, _ in table.fit(columns, output.width)]
+    if hidden := [column.header for column in columns if column not in shown]:
+        parts.append(Text(f"no room for {', '.join(hidden)}: name what to show, or --csv", "dim"))
     if limit is None and len(rows) == _SHOWN:
         parts.append(Text(f"the last {_SHOWN} rows; --limit, --csv and --json print more", "dim"))
     output.print(*parts)

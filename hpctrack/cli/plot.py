@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, runids, settings
+from hpctrack import words as reading
 from hpctrack.cli import chart, common, completion, metrics, render, say, table
 from hpctrack.store import lookup, metric_names, queries, series
 
@@ -72,20 +73,21 @@ def _split(connection: Connection, words: tuple[str, ...]) -> tuple[list[queries
     known: set[str] = set()
     names: list[str] = []
     for word in words:
-        ref = runids.parse(word)
-        if ids and (word in known or (ref.named and (names or _is_pattern(word)))):
+        refs = reading.runs(word)
+        named = refs[0].named
+        if ids and (word in known or (named and (names or _is_pattern(word)))):
             names.append(word)
             continue
         try:
-            run_id = lookup.find_one(connection, ref)
+            found = [lookup.find_one(connection, ref) for ref in refs]
         except errors.RunNotFound as error:
-            if ids and ref.named:
+            if ids and named:
                 raise errors.UsageError(
                     f"{word!r} is neither a metric of {_listed(ids)} nor a run; metrics: {_have(known)}"
                 ) from None
             raise error from None
-        ids.append(run_id)
-        known.update(metric_names.fetch(connection, [run_id]))
+        ids += found
+        known.update(metric_names.fetch(connection, found))
     if not names:
         raise errors.UsageError(f"name a metric of {_listed(ids)}: {_have(known)}")
     runs = [queries.get_run(connection, one) for one in dict.fromkeys(ids)]
@@ -107,7 +109,7 @@ def _chosen(names: list[str], known: set[str], ids: list[int]) -> list[str]:
 
 
 def _listed(ids: list[int]) -> str:
-    return ", ".join(f"r{one}" for one in ids)
+    return runids.runs_text(ids)
 
 
 def _have(known: set[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -12,9 +12,12 @@ from hpctrack import settings
 from hpctrack.cli import common, completion, render, say
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
     from hpctrack.store.pruning import Prunable
+    from hpctrack.stream.spool import Spooled
 
 #: A submission record younger than this stays: its job may be registered in another database.
 _YOUNG = timedelta(days=7)
@@ -59,69 +62,106 @@ def command(
         found = pruning.count(connection, before, experiment)
         if not as_json:
             say.out(*_summary(found, before).split("\n"))
-        deleted = records = folders = 0
-        left: list[str] = []
-        if not dry_run:
-            if found:
-                common.confirm("Delete them for good?", yes=yes)
-                deleted = pruning.prune(connection, before, experiment)
-            folders, left = _remove_journals(configuration, connection, before)
-            records = _remove_records(configuration, connection, before)
+        doomed = [run for one in found for run in one.ids] if dry_run else []
+        deleted = len(doomed)
+        if found and not dry_run:
+            common.confirm("Delete them for good?", yes=yes)
+            deleted = pruning.prune(connection, before, experiment)
+        useless = _useless(configuration, connection, before, doomed)
+    left = [] if dry_run else _remove(useless)
     for path in left:
         say.note(f"{path} stays: somebody works or may write there")
-    told = {"deleted": deleted, "records": records, "folders": folders}
+    folders, records = len(useless.folders) - len(left), len(useless.records)
     if as_json:
+        told = {"dry_run": dry_run, "deleted": deleted, "records": records, "folders": folders}
         say.json({"experiments": [_keys(one) for one in found], **told})
-    elif not dry_run:
-        journals = f", and {common.counted(folders, 'folder')} of their journals" if folders else ""
-        say.out(f"deleted {deleted} runs and {records} submission records in the spool{journals}")
+    else:
+        say.out(_told("would delete" if dry_run else "deleted", deleted, records, folders))
+
+
+def _told(what: str, runs: int, records: int, folders: int) -> str:
+    journals = f", and {common.counted(folders, 'folder')} of their journals" if folders else ""
+    recorded = f"{common.counted(records, 'submission record')} in the spool"
+    return f"{what} {common.counted(runs, 'run')} and {recorded}{journals}"
 
 
 def _summary(found: list[Prunable], before: datetime) -> str:
     if not found:
         return f"no run ended before {before:%Y-%m-%d %H:%M}"
     lines = [
-        f"{render.clean(one.experiment)}: {one.runs} runs with {one.rows} rows of metrics, ended "
-        f"{one.oldest.astimezone():%Y-%m-%d} to {one.newest.astimezone():%Y-%m-%d}"
+        f"{render.clean(one.experiment)}: {common.named(one.ids)} with "
+        f"{common.counted(one.rows, 'row')} of metrics, {_ends(one)}"
         for one in found
     ]
     return "\n".join(lines)
 
 
+def _ends(one: Prunable) -> str:
+    days = dict.fromkeys(f"{time.astimezone():%Y-%m-%d}" for time in (one.oldest, one.newest))
+    return f"ended {' to '.join(days)}"
+
+
 def _keys(one: Prunable) -> dict[str, object]:
-    return {**one._asdict(), "oldest": one.oldest.isoformat(), "newest": one.newest.isoformat()}
+    told = {"runs": len(one.ids), "oldest": one.oldest.isoformat(), "newest": one.newest.isoformat()}
+    return {**one._asdict(), **told}
 
 
-def _remove_journals(
-    configuration: Settings, connection: Connection, before: datetime
-) -> tuple[int, list[str]]:
-    """Delete the folders of journals that nobody can ever deliver; return how many, and which stay.
+class _Useless(NamedTuple):
+    """What nobody needs once runs are gone."""
 
-    Without a submission record, which holds the key, that is so of folders in which nothing has happened
-    since ``before``, nor for a week.
+    folders: list[Spooled]
+    """Of journals that nobody can ever deliver."""
+    records: list[str]
+    """Of submissions: their paths."""
+
+
+def _useless(
+    configuration: Settings, connection: Connection, before: datetime, doomed: Collection[int]
+) -> _Useless:
+    """Find what is of no use without the runs that are gone, nor without those that are to go."""
+    oldest = min(before, datetime.now(timezone.utc) - _YOUNG).timestamp()
+    folders = _find_folders(configuration, connection, oldest, set(doomed))
+    return _Useless(folders, _find_records(configuration, connection, oldest, doomed))
+
+
+def _find_folders(
+    configuration: Settings, connection: Connection, oldest: float, doomed: set[int]
+) -> list[Spooled]:
+    """Return folders of journals of deleted runs, and of those whose submission record is missing.
+
+    It holds the key; such folders only if nothing has happened there since ``oldest``.
     """
     from hpctrack.stream import spool
     from hpctrack.stream.collector import backlog
 
     found = backlog.look(configuration, lambda: connection)
-    oldest = min(before, datetime.now(timezone.utc) - _YOUNG).timestamp()
     lost = [one for one in found.stuck if one.is_keyless and 0 < one.since < oldest]
-    left = [one.path for one in found.deleted if not spool.discard(one)]
-    left += [one.path for one in lost if not spool.discard(spool.without_key(one))]
-    return len(found.deleted) + len(lost) - len(left), left
+    ending = [one.spooled for one in found.ready if one.run_id in doomed]
+    return [*found.deleted, *ending, *map(spool.without_key, lost)]
 
 
-def _remove_records(configuration: Settings, connection: Connection, before: datetime) -> int:
-    """Remove old submission records of this database that are of no use any more; return how many."""
+def _find_records(
+    configuration: Settings, connection: Connection, oldest: float, doomed: Collection[int]
+) -> list[str]:
+    """Return old submission records of this database that are of no use any more."""
     from hpctrack.store import pruning, registration
     from hpctrack.stream import records
 
-    oldest = min(before, datetime.now(timezone.utc) - _YOUNG).timestamp()
     here = registration.Here(configuration, connection)
     old = {
         path: uuid
         for path, uuid in records.registered_before(configuration.spool, oldest)
         if here.takes(path)
     }
-    gone = pruning.deleted(connection, set(old.values())) if old else set()
-    return sum(records.remove(path) for path, uuid in old.items() if uuid in gone)
+    gone = pruning.deleted(connection, set(old.values()), doomed) if old else set()
+    return [path for path, uuid in old.items() if uuid in gone]
+
+
+def _remove(useless: _Useless) -> list[str]:
+    """Delete it; return the folders that stay, since somebody works or may write there."""
+    from hpctrack.stream import records, spool
+
+    left = [one.path for one in useless.folders if not spool.discard(one)]
+    for path in useless.records:
+        records.remove(path)
+    return left

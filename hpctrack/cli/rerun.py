@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, runids, settings, submission
-from hpctrack.cli import common, completion
+from hpctrack import words as reading
+from hpctrack.cli import common, completion, say
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.slurm import rerun
-    from hpctrack.store import queries
+    from hpctrack.store import lookup, queries
 
 #: Bytes of a script that are read: Slurm takes 4 MB unless it is told otherwise (max_script_size).
 _LONGEST = 64 << 20
@@ -29,19 +30,20 @@ class _Words(click.Command):
         """Tell our words from sbatch's."""
         if ctx.resilient_parsing or {"-h", "--help"} & set(args[:1]):
             return super().parse_args(ctx, args)
-        ref, changes = read(args)
-        ctx.params = {"ref": ref, "changes": changes}
+        refs, changes = read(args)
+        ctx.params = {"refs": refs, "changes": changes}
         return []
 
 
-def read(words: list[str]) -> tuple[runids.RunRef, rerun.Changes]:
+def read(words: list[str]) -> tuple[tuple[runids.RunRef, ...], rerun.Changes]:
     """Read a command line: the run first, then our options and sbatch's in any order.
 
     Raises `errors.UsageError`.
     """
     from hpctrack.slurm.rerun import Changes
 
-    own, ref = submission.Own(), None
+    own = submission.Own()
+    refs: tuple[runids.RunRef, ...] = ()
     assignments: list[tuple[str, str]] = []
     options: list[str] = []
     rest = list(words)
@@ -54,15 +56,15 @@ def read(words: list[str]) -> tuple[runids.RunRef, rerun.Changes]:
         if word == "--set" or word.startswith("--set="):
             text = word[len("--set=") :] if "=" in word else rest.pop(0) if rest else ""
             assignments.append(_assignment(text))
-        elif ref is not None:
+        elif refs:
             options.append(word)
         elif word.startswith("-"):
             raise errors.UsageError(f"RUN comes before options of sbatch's: hpctrack rerun RUN {word} ...")
         else:
-            ref = runids.parse(word)
-    if ref is None:
+            refs = reading.runs(word)
+    if not refs:
         raise errors.UsageError("Missing argument 'RUN'")
-    return ref, Changes(own, assignments, options)
+    return refs, Changes(own, assignments, options)
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -77,8 +79,8 @@ def _assignment(text: str) -> tuple[str, str]:
 @click.option("-T", "--tag", metavar="NAME[=VALUE]", help="One more tag (several: repeat).")
 @click.option("--note", metavar="TEXT", help="A remark.")
 @click.option("--set", metavar="NAME=VALUE", help="Another value for an argument of the script.")
-@click.argument("ref", metavar="RUN [SBATCH OPTIONS]", shell_complete=completion.runs)
-def command(ref: runids.RunRef, changes: rerun.Changes) -> int:
+@click.argument("refs", metavar="RUN [SBATCH OPTIONS]", shell_complete=completion.runs)
+def command(refs: tuple[runids.RunRef, ...], changes: rerun.Changes) -> int:
     """Submit again what a run was submitted as: script, arguments, options.
 
     The script is the one that was submitted then, in the folder it was submitted from, and with today's
@@ -88,13 +90,14 @@ def command(ref: runids.RunRef, changes: rerun.Changes) -> int:
     \b
     hpctrack rerun 14 --set lr=0.1
     hpctrack rerun 14_3 --time=2:00:00     one task of a job array
+    hpctrack rerun 14_[0,3-5]              some of its tasks
     """
     from hpctrack.cli import submit as submitting
     from hpctrack.slurm import environment, site, submit
     from hpctrack.slurm import rerun as planning
 
     configuration = settings.load()
-    original, uuid = _find(configuration, ref)
+    original, uuid = _find(configuration, refs)
     environ = environment.own()
     try:
         listed = site.sbatch_options(environ, configuration.cache)
@@ -114,17 +117,22 @@ def command(ref: runids.RunRef, changes: rerun.Changes) -> int:
     return submitting.submit_order(order)
 
 
-def _find(configuration: Settings, ref: runids.RunRef) -> tuple[rerun.Original, str]:
-    """Return what was submitted, and its UUID."""
+def _find(configuration: Settings, refs: tuple[runids.RunRef, ...]) -> tuple[rerun.Original, str]:
+    """Return what was submitted, and its UUID; say which runs it is, where they are several."""
     from hpctrack.slurm import rerun
     from hpctrack.store import lookup, queries
 
     with common.connected(configuration) as connection:
-        ids = lookup.find_each(connection, [ref])
-        run = queries.get_run(connection, ids[0])
+        members = lookup.find_runs(connection, refs)
+        ids = sorted({one.id for one in members})
+        if len({one.submission or one.id for one in members}) > 1:
+            raise errors.AmbiguousRun(
+                f"{common.named(ids)} were not submitted together: rerun them one by one"
+            )
+        run = queries.get_run(connection, members[0].id)
         found = queries.submission(connection, run.submission)
         mine = lookup.my_names(connection)
-    name = ref.text if ref.job_id is not None else f"r{run.id}"
+    name = refs[0].text if len(refs) == 1 and refs[0].job_id is not None else f"r{run.id}"
     if found is None and run.submission is not None:
         raise errors.StoreDenied(f"what {name} was submitted as is for {run.user_name} alone")
     if run.user_name not in mine:
@@ -137,6 +145,8 @@ def _find(configuration: Settings, ref: runids.RunRef) -> tuple[rerun.Original, 
     if found.script is None:
         again = f"cd {shlex.quote(found.work_dir or '.')} && {found.submit_line}"
         raise errors.UsageError(f"{name} is no job but a command; run it again: {again}")
+    if len(ids) > 1:
+        say.note(f"submits {common.named(ids)} again")
     original = rerun.Original(
         name=name,
         line=_words(name, found.submit_line),
@@ -144,9 +154,16 @@ def _find(configuration: Settings, ref: runids.RunRef) -> tuple[rerun.Original, 
         path=found.script_path or "",
         work_dir=found.work_dir or ".",
         experiment=run.experiment,
-        task=run.array_task_id if len(ids) == 1 else None,
+        tasks=_tasks(refs, members),
     )
     return original, str(found.uuid)
+
+
+def _tasks(refs: tuple[runids.RunRef, ...], members: list[lookup.Candidate]) -> str | None:
+    """Return the tasks of an array that are meant; None for a whole array, or where there is none."""
+    tasks = {one.array_task_id for one in members if one.array_task_id is not None}
+    whole = len(tasks) > 1 and all(ref.named or (ref.job_id is not None and ref.task is None) for ref in refs)
+    return runids.ranges(sorted(tasks)) if tasks and not whole else None
 
 
 def _words(name: str, line: str) -> list[str]:

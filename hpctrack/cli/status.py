@@ -39,7 +39,7 @@ def _words(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...])
 
 
 def _after(_ctx: click.Context, _param: click.Parameter, text: str | None) -> runids.RunRef | None:
-    return None if text is None else runids.parse(text)
+    return None if text is None else common.one_run(text)
 
 
 def _format(

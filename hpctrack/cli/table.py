@@ -55,7 +55,7 @@ def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
     """Choose columns and their widths for a line of ``width`` cells.
 
     The widest of those that may shrink gives first, cell by cell; if that is not enough, a column goes.
-    What can neither shrink nor go is kept, and cut by the terminal.
+    What can neither shrink nor go is kept, and lines are cut where the terminal ends, with a sign.
     """
     kept = list(columns)
     while True:
@@ -102,7 +102,7 @@ def _line(row: Sequence[Text], chosen: Sequence[tuple[Column, int]], width: int)
         line.append_text(cell)
         if number < len(chosen) - 1:
             line.append(" " * (_GAP + (room if column.justify == "left" else 0)))
-    line.truncate(width, overflow="crop")
+    line.truncate(width, overflow="ellipsis")
     return line
 
 

@@ -35,8 +35,8 @@ class Original(NamedTuple):
     path: str
     work_dir: str
     experiment: str
-    #: The one task of the array that is wanted; None for all there were.
-    task: int | None = None
+    #: The tasks of the array that are wanted, as --array takes them; None for all there were.
+    tasks: str | None = None
 
 
 class Changes(NamedTuple):
@@ -126,7 +126,7 @@ def _options(
     """Return the words of the old options without those that are given anew."""
     anew = {option.name for option in after.options}
     anew |= {"chdir"} if _moved(original, before) else set()
-    anew |= {"array"} if original.task is not None else set()
+    anew |= {"array"} if original.tasks is not None else set()
     dropped = {
         place
         for option in before.options
@@ -146,8 +146,8 @@ def _implied(original: Original, before: options.CommandLine, after: options.Com
     words = []
     if _moved(original, before) and not after.has("chdir"):
         words.append(f"--chdir={original.work_dir}")
-    if original.task is not None and not after.has("array"):
-        words.append(f"--array={original.task}")
+    if original.tasks is not None and not after.has("array"):
+        words.append(f"--array={original.tasks}")
     return words
 
 

@@ -63,7 +63,7 @@ class Doomed(NamedTuple):
     """What a deletion takes of one experiment."""
 
     experiment: str
-    runs: int
+    ids: list[int]
     rows: int
     """Rows of metrics that came in for these runs."""
     live: list[int]

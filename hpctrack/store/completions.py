@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, runids
+from hpctrack import words as reading
 from hpctrack.store import database, lookup, metric_names
 from hpctrack.store.statements import statement
 
@@ -93,5 +94,5 @@ class Source:
         found: dict[int, None] = {}
         for text in texts:
             with contextlib.suppress(errors.HpctrackError):  # no run, or none that is known
-                found.update(dict.fromkeys(lookup.find_each(self._connection, [runids.parse(text)])))
+                found.update(dict.fromkeys(lookup.find_each(self._connection, reading.runs(text))))
         return list(found)

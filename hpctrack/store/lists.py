@@ -34,7 +34,8 @@ class ArrayRow:
 
     latest: RunRow
     """The one with the greatest id; what the tasks have in common is read from it."""
-    first_id: int
+    ids: tuple[int, ...]
+    """Rising; other runs may have ids between these."""
     tasks: tuple[int, ...]
     counts: dict[RunStatus, int]
     time_started: datetime | None
@@ -258,7 +259,7 @@ def _arrays(
     parts = queries.fetch(connection, query, parameters.values, _Part)
     for submission in dict.fromkeys(part.submission for part in parts):
         own = [part for part in parts if part.submission == submission]
-        latest = rows.get(max(part.last_id for part in own))
+        latest = rows.get(max(max(part.ids) for part in own))
         if latest is not None:
             yield _array(latest, own)
 
@@ -269,11 +270,10 @@ class _Part(NamedTuple):
     submission: UUID
     status: RunStatus
     tasks: list[int]
+    ids: list[int]
     unended: int
     time_started: datetime | None
     time_ended: datetime | None
-    first_id: int
-    last_id: int
     rows: int
     lost: int
     waiting: int
@@ -283,7 +283,7 @@ def _array(latest: RunRow, parts: list[_Part]) -> ArrayRow:
     ended = max((part.time_ended for part in parts if part.time_ended is not None), default=None)
     return ArrayRow(
         latest,
-        first_id=min(part.first_id for part in parts),
+        ids=tuple(sorted(run for part in parts for run in part.ids)),
         tasks=tuple(sorted(task for part in parts for task in part.tasks)),
         counts={part.status: len(part.tasks) for part in parts},
         time_started=min(

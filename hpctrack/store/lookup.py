@@ -6,8 +6,9 @@ Lists ask with `find_all`, verbs that act on several runs with `find_each`, verb
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg.rows import class_row
 
@@ -16,12 +17,14 @@ from hpctrack.store import database
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Collection, Hashable, Iterable
     from datetime import datetime
     from uuid import UUID
 
     from hpctrack.store.database import Connection
 
+#: Runs by their own id (None, id), and by job id and task.
+Exact: TypeAlias = "dict[tuple[int | None, int | None], list[Candidate]]"
 #: How many candidates an ambiguous reference lists.
 _LISTED = 6
 #: Runs of a name that are looked at to learn whether they are of one job.
@@ -53,16 +56,25 @@ class Candidate:
 
 def find_all(connection: Connection, refs: Iterable[runids.RunRef]) -> tuple[int, ...]:
     """Return the ids of all runs that the references may mean, each once. Raises `errors.RunNotFound`."""
-    return _ids(candidate for ref in refs for candidate in _candidates(connection, ref, limit=None))
+    asked = tuple(refs)
+    exact = _exact(connection, asked)
+    return _ids(run for ref in asked for run in _candidates(connection, ref, exact, limit=None))
 
 
 def find_each(connection: Connection, refs: Iterable[runids.RunRef]) -> tuple[int, ...]:
-    """Return the ids of the runs that the references mean, each once: a job id means all runs of that job.
+    """Return the ids of what `find_runs` returns. Raises as it does."""
+    return _ids(find_runs(connection, refs))
+
+
+def find_runs(connection: Connection, refs: Iterable[runids.RunRef]) -> list[Candidate]:
+    """Return the runs that the references mean, some perhaps twice: a job id means all runs of that job.
 
     Raises `errors.RunNotFound`, and `errors.AmbiguousRun` for a reference that fits several jobs: one whose
     id Slurm has used again, or a name of several; it lists the candidates.
     """
-    return _ids(candidate for ref in refs for candidate in _one_job(connection, ref))
+    asked = tuple(refs)
+    exact = _exact(connection, asked)
+    return [run for ref in asked for run in _one_job(connection, ref, exact)]
 
 
 def find_one(connection: Connection, ref: runids.RunRef) -> int:
@@ -70,7 +82,7 @@ def find_one(connection: Connection, ref: runids.RunRef) -> int:
 
     Raises as `find_each` does, `errors.AmbiguousRun` also for an array of several tasks.
     """
-    candidates = _one_job(connection, ref)
+    candidates = _one_job(connection, ref, _exact(connection, (ref,)))
     if len(candidates) > 1:
         raise _ambiguous(ref, candidates)
     return candidates[0].id
@@ -87,9 +99,9 @@ def _ids(candidates: Iterable[Candidate]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(candidate.id for candidate in candidates))
 
 
-def _one_job(connection: Connection, ref: runids.RunRef) -> list[Candidate]:
+def _one_job(connection: Connection, ref: runids.RunRef, exact: Exact) -> list[Candidate]:
     """Return the runs of the one job that a reference means, in the order of their ids."""
-    found = _candidates(connection, ref, limit=_ENOUGH)
+    found = _candidates(connection, ref, exact, limit=_ENOUGH)
     if ref.job_id is not None:
         # The job itself, if it is tracked, rather than what hpctrack run tracks inside it.
         found = [one for one in found if one.kind == "batch"] or found
@@ -104,7 +116,7 @@ def _one_job(connection: Connection, ref: runids.RunRef) -> list[Candidate]:
     if len(jobs) > 1:
         raise _ambiguous(ref, [runs[0] for runs in jobs.values()], "jobs")
     if len(found) == _ENOUGH:
-        found = _candidates(connection, ref, limit=None)
+        found = _candidates(connection, ref, exact, limit=None)
     return sorted(found, key=lambda one: one.id)
 
 
@@ -120,8 +132,15 @@ def _ambiguous(ref: runids.RunRef, candidates: list[Candidate], what: str = "run
     return errors.AmbiguousRun(f"{ref.text} means {len(candidates)} {what}, name one of them: {listed}{more}")
 
 
-def _candidates(connection: Connection, ref: runids.RunRef, limit: int | None) -> list[Candidate]:
-    found = _named(connection, ref.text, limit) if ref.named else _numbered(connection, ref)
+def _candidates(
+    connection: Connection, ref: runids.RunRef, exact: Exact, limit: int | None
+) -> list[Candidate]:
+    if ref.named:
+        found = _named(connection, ref.text, limit)
+    elif ref.run_id is None and ref.task is None:
+        found = _fetch(connection, "find_job", {"job_id": ref.job_id})
+    else:
+        found = exact.get((ref.job_id, ref.run_id if ref.task is None else ref.task), [])
     if found:
         return found
     if ref.named:
@@ -133,9 +152,20 @@ def _candidates(connection: Connection, ref: runids.RunRef, limit: int | None) -
     raise errors.RunNotFound(f"{what} {ref.text}: hpctrack status lists the runs")
 
 
-def _numbered(connection: Connection, ref: runids.RunRef) -> list[Candidate]:
-    by = "find_run" if ref.run_id is not None else "find_job" if ref.task is None else "find_task"
-    return _fetch(connection, by, ref._asdict())
+def _exact(connection: Connection, refs: Collection[runids.RunRef]) -> Exact:
+    """Return what runs' own ids and tasks mean: there may be thousands, and they are asked for together."""
+    found: Exact = defaultdict(list)
+    runs = [ref.run_id for ref in refs if ref.run_id is not None]
+    for run in _fetch(connection, "find_runs", {"run_ids": runs}) if runs else ():
+        found[None, run.id].append(run)
+    tasks = defaultdict(list)
+    for ref in refs:
+        if ref.task is not None:
+            tasks[ref.job_id].append(ref.task)
+    for job, wanted in tasks.items():
+        for run in _fetch(connection, "find_tasks", {"job_id": job, "tasks": wanted}):
+            found[job, run.array_task_id].append(run)
+    return found
 
 
 def _named(connection: Connection, text: str, limit: int | None) -> list[Candidate]:

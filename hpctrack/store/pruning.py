@@ -22,7 +22,7 @@ class Prunable(NamedTuple):
     """What would go of one experiment."""
 
     experiment: str
-    runs: int
+    ids: list[int]
     oldest: datetime
     newest: datetime
     rows: int
@@ -62,12 +62,12 @@ def prune(
         progress(len(rows))
 
 
-def deleted(connection: Connection, submissions: Collection[str]) -> set[str]:
-    """Return those of the submissions whose runs were deleted from this database, all of them.
+def deleted(connection: Connection, submissions: Collection[str], doomed: Collection[int] = ()) -> set[str]:
+    """Return those of the submissions whose runs were deleted from this database, all but ``doomed`` ones.
 
     Those that it does not know are none of these. Raises `errors.StoreError`.
     """
-    parameters = {"submissions": [UUID(text) for text in submissions]}
+    parameters = {"submissions": [UUID(text) for text in submissions], "doomed": list(doomed)}
     with database.translated():
         rows: list[tuple[Any, ...]] = connection.execute(
             statement("fetch_deleted_submissions"), parameters

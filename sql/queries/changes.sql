@@ -38,11 +38,12 @@ DELETE FROM run_relationships WHERE from_id = %(from)s AND kind = %(kind)s AND t
 
 -- name: count_doomed
 -- What goes if runs are deleted, by experiment; the live ones by id.
-SELECT experiment, count(*) AS runs, least(sum(rows), 9223372036854775807)::bigint AS rows,
+SELECT experiment, array_agg(id ORDER BY id) AS ids, least(sum(CASE WHEN o.rows > 0 THEN o.rows ELSE (SELECT count(*) FROM metrics m WHERE m.run_id = o.id) END),
+             9223372036854775807)::bigint AS rows,
        coalesce(array_agg(id ORDER BY id) FILTER (
            WHERE time_ended IS NULL
              AND (submission IS NOT NULL OR status IN ('PENDING', 'RUNNING'))), '{}') AS live
-FROM run_overview
+FROM run_overview o
 WHERE id = ANY (%(ids)s)
 GROUP BY experiment
 ORDER BY experiment;

@@ -70,8 +70,8 @@ WHERE id >= {after} AND id < {after} + 1000 AND array_task_id IS NOT NULL AND su
 
 -- name: fetch_arrays
 -- Those tasks of job arrays that match, added up by state.
-SELECT submission, status, array_agg(array_task_id) AS tasks, count(*) FILTER (WHERE time_ended IS NULL) AS unended,
-       min(time_started) AS time_started, max(time_ended) AS time_ended, min(id) AS first_id, max(id) AS last_id,
+SELECT submission, status, array_agg(array_task_id) AS tasks, array_agg(id) AS ids, count(*) FILTER (WHERE time_ended IS NULL) AS unended,
+       min(time_started) AS time_started, max(time_ended) AS time_ended,
        least(sum(rows), 9223372036854775807)::bigint AS rows, least(sum(lost), 9223372036854775807)::bigint AS lost, least(sum(waiting), 9223372036854775807)::bigint AS waiting
 FROM run_overview
 WHERE submission = ANY ({arrays}::uuid[]) AND {condition}

@@ -1,10 +1,10 @@
 -- Which runs people mean, by id or name; also what a shell completes.
 
--- name: find_run
--- A run by its own id.
+-- name: find_runs
+-- Runs by their own ids.
 SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
 FROM run_overview
-WHERE id = %(run_id)s;
+WHERE id = ANY (%(run_ids)s);
 
 -- name: find_job
 -- The runs of a job, whether plain, array, array task's raw id or heterogeneous.
@@ -13,11 +13,11 @@ FROM run_overview
 WHERE slurm_job_id = %(job_id)s OR array_job_id = %(job_id)s OR het_job_id = %(job_id)s
 ORDER BY id;
 
--- name: find_task
--- The run of a task of a job array.
+-- name: find_tasks
+-- The runs of tasks of a job array.
 SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
 FROM run_overview
-WHERE array_job_id = %(job_id)s AND array_task_id = %(task)s
+WHERE array_job_id = %(job_id)s AND array_task_id = ANY (%(tasks)s)
 ORDER BY id;
 
 -- name: find_named

@@ -2,10 +2,12 @@
 -- all runs, everybody else his own.
 
 -- name: count_prunable
--- Runs that were over before a time, by experiment, with their rows of metrics.
-SELECT e.name, count(*), min(r.time_ended), max(r.time_ended), coalesce(sum(m.rows), 0)::bigint
-FROM runs r JOIN experiments e ON e.id = r.experiment_id
-     LEFT JOIN LATERAL (SELECT sum(s.rows) AS rows FROM streams s WHERE s.run_id = r.id) m ON true
+-- Runs that were over before a time, by experiment, with their rows of metrics, however those came in.
+SELECT e.name, array_agg(r.id ORDER BY r.id), min(r.time_ended), max(r.time_ended),
+       least(coalesce(sum(CASE WHEN l.rows > 0 THEN l.rows
+                               ELSE (SELECT count(*) FROM metrics m WHERE m.run_id = r.id) END), 0),
+             9223372036854775807)::bigint
+FROM runs r JOIN experiments e ON e.id = r.experiment_id LEFT JOIN run_latest l ON l.run_id = r.id
 WHERE r.time_ended < %(before)s AND (%(experiment)s::text IS NULL OR e.name = %(experiment)s)
   AND (NOT row_security_active('runs') OR r.user_name = session_user)
 GROUP BY e.name ORDER BY e.name;
@@ -27,6 +29,8 @@ DELETE FROM submissions s
 WHERE s.uuid = ANY (%(submissions)s::uuid[]) AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = s.uuid);
 
 -- name: fetch_deleted_submissions
--- Those of which runs were deleted, and none is left. Others may be unknown because PostgreSQL was restored.
-SELECT DISTINCT d.submission FROM deletions d
-WHERE d.submission = ANY (%(submissions)s::uuid[]) AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = d.submission);
+-- Those of which runs were deleted, or are to go, and no other is left. Others may be unknown because PostgreSQL was restored.
+SELECT d.submission
+FROM (SELECT submission FROM deletions UNION SELECT submission FROM runs WHERE id = ANY (%(doomed)s::bigint[])) d
+WHERE d.submission = ANY (%(submissions)s::uuid[])
+  AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = d.submission AND NOT r.id = ANY (%(doomed)s::bigint[]));

@@ -125,6 +125,20 @@ def test_delete_takes_the_journals_of_its_runs_along(settings):
     assert not os.path.exists(left.folder) and os.path.exists(other.folder)
 
 
+def test_a_dry_run_of_prune_counts_the_journals_that_go_with_their_runs(settings):
+    left, other = Left(settings), Left(settings)
+    left.journal(lines(0, 10)), other.journal(lines(0, 10))
+    registration.register_pending(settings)
+    with store.connect(settings, autocommit=True) as connection:
+        ended = "status = 'FAILED', time_ended = now() - interval '100 days'"
+        query = f"UPDATE runs SET {ended} WHERE submission = %s"
+        assert connection.execute(query, [left.record.uuid]).rowcount == 1
+    would, does = (hpctrack(settings, "prune", "--older-than", "90d", flag).stdout for flag in ("-n", "-y"))
+    assert does.replace("deleted", "would delete") == would
+    assert "deleted 1 run and 0 submission records in the spool, and 1 folder of their journals" in does
+    assert not os.path.exists(left.folder) and os.path.exists(other.folder)
+
+
 def test_what_a_living_process_may_write_to_is_not_pruned(settings):
     left = Left(settings)
     left.journal(lines(0, 10))

@@ -111,7 +111,7 @@ def test_jobs_of_several_kinds_and_clusters(cli, scancel, run):
     scancel.lists(7, (20, {"HetJobID": "20", "HetJobOffset": "0"}), 8, 9)
     code, out, err = cli("cancel", "7", "20+1", "8", "9")
     assert (code, err) == (0, "")
-    assert out == f"r{over} is over: FAILED\nscancel: 7 20\nscancel: 8 on other\n"
+    assert out == f"r{over} is over: FAILED\nends 2 runs (r1-2)\nscancel: 7 20\nscancel: 8 on other\n"
     assert scancel.ended() == ["7 20", "--clusters=other 8"]
 
 

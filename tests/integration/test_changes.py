@@ -87,7 +87,11 @@ def test_what_is_written_by_hand_has_no_secrets_of_the_environment(cli, connecti
 
 def test_tags_come_and_go(cli, connection, array, run):
     other = run(tags={"old": None, "good": True})
-    assert cli("tag", "14", f"r{other}", "good", "sweep=lr") == (0, "4 runs: tagged good, sweep=lr\n", "")
+    assert cli("tag", "14", f"r{other}", "good", "sweep=lr") == (
+        0,
+        "4 runs (r1-4): tagged good, sweep=lr\n",
+        "",
+    )
     assert column(connection, "tags", array) == [{"good": True, "sweep": "lr"}] * 3
     assert column(connection, "tags", [other]) == [{"old": None, "good": True, "sweep": "lr"}]
     code, out, _ = cli("untag", f"r{other}", "old", "sweep=anything", "unknown")
@@ -193,7 +197,7 @@ def test_runs_are_deleted_with_all_that_belongs_to_them(cli, connection, array, 
     other = run(slurm_job_id=9)
     code, out, err = cli("delete", "14_1", "9", "--yes")
     assert (code, err) == (0, "")
-    assert out == "digits: 2 runs with 1 row of metrics\ndeleted 2 runs\n"
+    assert out == "digits: 2 runs (r2,4) with 1 row of metrics\ndeleted 2 runs\n"
     assert column(connection, "id", [*array, other]) == [array[0], array[2]]
     assert left(connection, "submissions") == 1
     assert json.loads(cli("delete", "14", "--yes", "--json")[1]) == {"deleted": 2}
@@ -221,10 +225,10 @@ def test_live_runs_are_not_deleted_unless_forced(cli, connection, run, insert, l
     for arguments in (["delete", f"r{over}", f"r{run_id}"], ["experiment", "delete", "digits"]):
         code, _, err = cli(*arguments, "--yes")
         assert code == 2
-        assert f"1 run not over yet: r{run_id}; hpctrack cancel ends jobs" in err
+        assert f"not over yet: r{run_id}; hpctrack cancel ends jobs" in err
     assert left(connection, "runs") == 2
     code, out, _ = cli("delete", f"r{over}", f"r{run_id}", "--yes", "--force")
-    assert (code, out.splitlines()[0]) == (0, "digits: 2 runs with 0 rows of metrics, 1 not over")
+    assert (code, out.splitlines()[0]) == (0, "digits: 2 runs (r1-2) with 0 rows of metrics, 1 not over")
     assert left(connection, "runs") == 0
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from hpctrack import Client, Experiment
 from hpctrack.stream import records
 
 NOW = datetime.now(timezone.utc)
@@ -58,8 +59,8 @@ def test_what_is_old_goes_with_all_that_belongs_to_it(cli, submit, connection):
     old, recent, lives = submit(100), submit(10), submit(None)
     code, out, err = cli("prune", "--older-than", "90d", "--yes")
     assert (code, err) == (0, "")
-    assert "e: 2 runs with 10 rows of metrics" in out
-    assert out.endswith("deleted 2 runs and 1 submission records in the spool\n")
+    assert "e: 2 runs (r1-2) with 2 rows of metrics" in out
+    assert out.endswith("deleted 2 runs and 1 submission record in the spool\n")
     assert [left(connection, table) for table in CHILDREN] == [4] * 5
     names = {row[0] for row in connection.execute("SELECT uuid FROM submissions").fetchall()}
     assert names == {recent[0], lives[0]}
@@ -73,11 +74,26 @@ def test_a_dry_run_says_so_and_deletes_nothing(cli, submit, connection):
     code, out, _ = cli("prune", "--older-than", "90d", "--dry-run", "--json")
     told = json.loads(out)
     assert code == 0
-    assert (told["deleted"], told["records"]) == (0, 0)
+    assert (told["dry_run"], told["deleted"], told["records"]) == (True, 2, 1)
     [experiment] = told["experiments"]
-    assert (experiment["experiment"], experiment["runs"], experiment["rows"]) == ("e", 2, 10)
+    assert (experiment["experiment"], experiment["ids"], experiment["rows"]) == ("e", [1, 2], 2)
     assert left(connection, "runs") == 2
     assert os.path.exists(path)
+
+
+def test_a_dry_run_counts_what_the_act_then_does(cli, submit, connection, database):
+    submit(100), submit(100, "other"), submit(10), submit(100, registered=False)
+    with Client(settings=database) as client:
+        tracked = Experiment(client, name="by hand").get_run()
+        with tracked.track():
+            for step in range(20):
+                tracked.add_metrics(step=step, loss=0.5)
+    connection.execute("UPDATE runs SET time_ended = now() - interval '100 days' WHERE id = %s", [tracked.id])
+    told = [json.loads(cli("prune", "--older-than", "90d", "--json", flag)[1]) for flag in ("-n", "-y")]
+    assert [one.pop("dry_run") for one in told] == [True, False]
+    assert told[0] == told[1]
+    assert (told[1]["deleted"], told[1]["records"]) == (7, 2)
+    assert {one["experiment"]: one["rows"] for one in told[1]["experiments"]}["by hand"] == 20
 
 
 def test_nobody_is_asked_without_a_terminal(cli, submit, connection):

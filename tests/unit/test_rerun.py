@@ -16,9 +16,11 @@ from hpctrack.slurm.rerun import Changes, Original
 SCRIPT = b'#!/bin/bash\n#SBATCH --mem=1G\npython train.py "$@"\n'
 
 
-def plan(line, *, options="", script=SCRIPT, path="/home/u/train.sh", folder="/home/u", task=None, **changes):
+def plan(
+    line, *, options="", script=SCRIPT, path="/home/u/train.sh", folder="/home/u", tasks=None, **changes
+):
     original = Original(
-        "r7", ["hpctrack", "sbatch", *shlex.split(line)], script, path, folder, "now called", task
+        "r7", ["hpctrack", "sbatch", *shlex.split(line)], script, path, folder, "now called", tasks
     )
     return rerun.plan(original, Changes(options=shlex.split(options), **changes), {})
 
@@ -60,9 +62,10 @@ def test_a_folder_that_the_script_asks_for_is_not_taken_twice():
 
 
 def test_a_task_of_an_array_is_submitted_alone():
-    assert plan("--array=0-3%2 train.sh", task=3).argv == ["--array=3", "train.sh"]
-    assert plan("train.sh", script=SCRIPT + b"#SBATCH --array=0-3", task=3).argv == ["--array=3", "train.sh"]
-    assert plan("train.sh", options="--array=5", task=3).argv == ["--array=5", "train.sh"]
+    assert plan("--array=0-3%2 train.sh", tasks="3").argv == ["--array=3", "train.sh"]
+    script = SCRIPT + b"#SBATCH --array=0-3"
+    assert plan("train.sh", script=script, tasks="1,3").argv == ["--array=1,3", "train.sh"]
+    assert plan("train.sh", options="--array=5", tasks="3").argv == ["--array=5", "train.sh"]
 
 
 def test_a_script_from_standard_input_and_a_command():
@@ -176,7 +179,7 @@ def test_a_mask_is_never_an_argument():
 
 def test_our_words_are_told_from_sbatchs():
     words = "-T a 14 --set lr=0.1 --time 5 --set=--seed=x=1 -E e --hold --note n -p gpu"
-    ref, changes = verb.read(shlex.split(words))
+    (ref,), changes = verb.read(shlex.split(words))
     assert ref.job_id == 14
     assert changes.own == submission.Own("e", ("a",), "n")
     assert changes.assignments == [("lr", "0.1"), ("seed", "x=1")]

@@ -38,6 +38,15 @@ def test_anything_else_is_a_name(text):
         ("14_[0-4:2%3]", ["14_0", "14_2", "14_4"]),
         ("14_[5]", ["14_5"]),
         ("r3-5", ["r3", "r4", "r5"]),
+        ("r3-r5", ["r3", "r4", "r5"]),
+        ("r3,5-6,9", ["r3", "r5", "r6", "r9"]),
+        ("r3,r5,", ["r3", "r5"]),
+        ("14,15_2,r7", ["14", "15_2", "r7"]),
+        ("14_[0,2],r7,9", ["14_0", "14_2", "r7", "9"]),
+        ("train,r7", ["train,r7"]),
+        ("train,", ["train,"]),
+        ("r3,5…", ["r3,5…"]),
+        ("r3,5,...", ["r3,5,..."]),
         ("r5000000-5000001", ["r5000000", "r5000001"]),
         ("14", ["14"]),
         ("14_3", ["14_3"]),
@@ -50,7 +59,7 @@ def test_what_lists_fold_can_be_written_as_it_stands_there(text, expected):
 
 @pytest.mark.parametrize("text", ["14_[0-999999999]", "r1-999999999999", "14_[5-3]", "14_[1-2-3]", "14_[1-]"])
 def test_what_is_no_handful_of_runs_is_refused(text):
-    with pytest.raises(errors.UsageError, match="is not 1 to 1,000 runs"):
+    with pytest.raises(errors.UsageError, match="is not 1 to 100,000 runs"):
         words.runs(text)
 
 

@@ -1,6 +1,7 @@
 """Tables that fit, and the words for times and states."""
 
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from hpctrack import errors, words
-from hpctrack.cli import chart, common, table
+from hpctrack.cli import chart, columns, common, render, table
 from hpctrack.model import RunStatus
 from hpctrack.store.series import Bucket, Series
 
@@ -57,6 +58,48 @@ def test_fitting_ends_and_only_narrows(columns, width):
     fitted = table.fit(columns, width)
     assert all(cells <= one.width for one, cells in fitted)
     assert [one for one in columns if one.drop is None] == [one for one, _ in fitted if one.drop is None]
+
+
+NUMBERS = st.one_of(st.integers(-(10**20), 10**20), st.floats(allow_nan=False)).map(render.number)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(NUMBERS, min_size=3, max_size=3),
+            st.sampled_from(["left", "right"]),
+            st.none() | st.integers(0, 20),
+            st.none() | st.integers(1, 5),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(1, 120),
+)
+def test_a_number_is_whole_or_has_a_sign_that_it_is_cut(drawn, width):
+    columns = [
+        table.Column("h", [Text(number) for number in numbers], justify, least, drop)
+        for numbers, justify, least, drop in drawn
+    ]
+    kept = [one for one, _ in table.fit(columns, width)]
+    for index, line in enumerate(table.build(columns, width).plain.split("\n")[1:]):
+        whole = [one.cells[index].plain for one in kept]
+        words = line.split()
+        assert len(line) <= width
+        assert [word for word in words if "…" not in word] == [
+            number for number, word in zip(whole, words, strict=False) if "…" not in word
+        ]
+        assert len(words) == len(whole) or words[-1].endswith("…")
+        for number, word in zip(whole, words, strict=False):
+            assert word == number or (word.endswith("…") and number.startswith(word[:-1]))
+
+
+def test_a_width_that_is_asked_for_cuts_with_a_sign():
+    run = SimpleNamespace(last={"loss": 0.06561})
+    for width in range(1, 9):
+        for plain, sign in ((True, "+"), (False, "…")):
+            (cell,) = columns.build(columns.parse(f"metrics.loss%{width}"), [run], None, plain=plain)[0].cells
+            assert cell.plain == ("0.06561" if width > 6 else f"{'0.06561'[: width - 1]}{sign}")
 
 
 def parse_since(text):

@@ -199,7 +199,7 @@ def test_arrays_are_one_line(connection, run, array):
     page = lists.fetch_page(connection, RunFilter(), fold=True)
     assert [line.id for line in page.lines] == [behind, tasks[-1], before]
     line = page.lines[1]
-    assert (line.first_id, line.job, line.rows, line.lost) == (tasks[0], "14_[0-4]", 25, 5)
+    assert (line.ids[0], line.job, line.rows, line.lost) == (tasks[0], "14_[0-4]", 25, 5)
     assert line.counts == {RunStatus.COMPLETED: 3, RunStatus.FAILED: 1, RunStatus.RUNNING: 1}
     assert line.time_started == NOW - timedelta(hours=1)
     assert line.time_ended is None

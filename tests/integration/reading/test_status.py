@@ -149,7 +149,7 @@ def test_chosen_columns(cli, run):
     _, out, _ = cli("status", "-o", "job,name%6,args.lr,args.opt.name,metrics.loss,tags.x,limit")
     header, line, _ = out.splitlines()
     assert header.split() == "job name args.lr args.opt.name metrics.loss tags.x limit".split()
-    assert line.split() == "14 a long 0.5 adam 0.25 - -".split()
+    assert line.split() == "14 a lon+ 0.5 adam 0.25 - -".split()
 
 
 def test_help_on_columns_names_each_once(cli):
