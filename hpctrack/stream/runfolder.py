@@ -47,12 +47,26 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
         try:
             path = os.path.join(_home(parent), name)
             files.new_folder(path)
-            shell = create_journal(path, "shell", attempt, 0)
         except OSError as error:
             failure = error
             continue
+        try:
+            shell = create_journal(path, "shell", attempt, 0)
+        except OSError as error:
+            failure = error
+            discard(path)
+            continue
         return RunFolder(path, name, os.path.join(spool, "journals", name), shell)
     raise failure or FileNotFoundError("no folder for journals")
+
+
+def discard(path: str) -> None:
+    """Remove a run folder in which nothing has been logged yet, as far as that goes."""
+    import shutil  # late: hardly ever is there any need
+
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
 
 
 def create_journal(folder: str, kind: str, attempt: int, rank: int) -> str:

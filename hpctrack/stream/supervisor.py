@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpctrack import files, process_name
-from hpctrack.stream import journal_lines, runfolder, signals
+from hpctrack.stream import journal_lines, runfolder, signals, untracked
 from hpctrack.stream.options import Config, Options, attempt, config, parse, several_nodes
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ _STALE = frozenset(
     "HPCTRACK_RUN_DIR HPCTRACK_SPOOL_DIR HPCTRACK_JOB_ID HPCTRACK_ATTEMPT HPCTRACK_RUN "
     "HPCTRACK_SCRIPT".split()
 )
+#: So many processes of the user's there must be room for: ours, and some of the script's.
+_SPARE = 16
 _FLUSH_MARGIN = 2.0
 """Seconds beyond the flush cap after which a relay that does not answer is ended."""
 
@@ -41,8 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         with _private_files():
             folder, argv = _prepare(options)
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the script from running)
-        _say(f"this job runs untracked: {error}")
-        _run_untracked(options)
+        _run_untracked(options, error)
     return _supervise(options, folder, argv)
 
 
@@ -64,17 +65,23 @@ def _prepare(options: Options) -> tuple[runfolder.RunFolder, list[str]]:
     folder = runfolder.create(options.spool, options.node_dir, label, attempt())
     if options.mode == "command":
         return folder, options.command
-    with open(files.create(folder.script, mode=0o700), "wb") as file:
-        file.write(_script_text(options))
+    try:
+        with open(files.create(folder.script, mode=0o700), "wb") as file:
+            file.write(_script_text(options))
+    except OSError:
+        runfolder.discard(folder.path)
+        raise
     return folder, [folder.script, *options.command[1:]]
 
 
 def _script_text(options: Options) -> bytes:
-    """Cut the user's script out of the batch script, byte for byte."""
+    """Cut the user's script out of the batch script, byte for byte; a site may have put lines on top."""
     with open(options.command[0], "rb") as file:
-        for _ in range(options.script_line - 1):
-            file.readline()
-        return file.read()
+        text = file.read()
+    _, marker, after = text.partition(b"\nexit 126 # hpctrack: ")
+    if marker:
+        return after.partition(b"\n")[2]
+    return b"".join(text.splitlines(keepends=True)[options.script_line - 1 :])
 
 
 def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
@@ -127,25 +134,58 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
     original_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.CATCHABLE)
     with _private_files():
         environ = _environment(options, folder)
+    helpers = _Helpers()
     try:
-        inside = signals.Sentinel(own_group=False)
-        outside = signals.Sentinel(own_group=True) if batch else None
-        relay, channel = _fork_relay(config(options, folder))
+        helpers.start(config(options, folder), batch=batch)
+        pid = _start(argv, environ, original_mask, own_group=batch, ignores_children=ignores_children)
     except OSError as error:  # no more processes
+        helpers.kill()
+        runfolder.discard(folder.path)
         signals.restore(original_mask, ignores_children=ignores_children)
-        _say(f"this job runs untracked: {error}")
-        _run_untracked(options)
-    pid = _start(argv, environ, original_mask, own_group=batch, ignores_children=ignores_children)
+        _run_untracked(options, error)
     signals.silence()
+    inside, outside, channel = helpers.inside, helpers.outside, helpers.channel
     _tell(channel, {"script_pid": pid})
     status = _wait(pid, inside, outside, channel, own_group=batch)
     ending = {**_ending(status), "time": time.time()}
     _tell(channel, {"fin": ending})
-    if not _await_flush(channel, relay, options.flush + _FLUSH_MARGIN):
+    if not _await_flush(channel, helpers.relay, options.flush + _FLUSH_MARGIN):
         _leave_word(folder, ending)
     for sentinel in filter(None, (inside, outside)):
         sentinel.end()
     return _end_as(status)
+
+
+class _Helpers:
+    """The processes beside the script."""
+
+    inside: signals.Sentinel
+    channel: socket.socket
+
+    def __init__(self) -> None:
+        self.outside: signals.Sentinel | None = None
+        self.relay = 0
+
+    def start(self, config: Config, *, batch: bool) -> None:
+        """Start them. Raises OSError where the user may not have so many processes."""
+        left = untracked.processes_left()
+        if left is not None and left < _SPARE:
+            raise OSError(f"the limit of processes is near (ulimit -u): {max(left, 0)} are left")
+        self.inside = signals.Sentinel(own_group=False)
+        self.outside = signals.Sentinel(own_group=True) if batch else None
+        self.relay, self.channel = _fork_relay(config)
+
+    def kill(self) -> None:
+        """End those that were started, and leave no trace of them."""
+        sentinels = [one for one in (getattr(self, "inside", None), self.outside) if one is not None]
+        for one in sentinels:
+            one.end()
+        if self.relay:
+            self.channel.close()
+        for pid in filter(None, [*(one.pid for one in sentinels), self.relay]):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def _fork_relay(config: Config) -> tuple[int, socket.socket]:
@@ -159,6 +199,7 @@ def _fork_relay(config: Config) -> tuple[int, socket.socket]:
         signals.lead_group(0)  # what is sent to the script's or the supervisor's group is not for the relay
         process_name.take("hpct-relay")
         ours.close()
+        _lift_limits()
         for signum in signals.CATCHABLE - {signal.SIGCHLD}:
             with contextlib.suppress(OSError):
                 signal.signal(signum, signal.SIG_IGN)
@@ -174,6 +215,15 @@ def _fork_relay(config: Config) -> tuple[int, socket.socket]:
         os._exit(0)
 
 
+def _lift_limits() -> None:
+    """What the script may take of a resource bounds no process beside it, as far as the hard limits allow."""
+    for name in ("CPU", "FSIZE", "NOFILE", "DATA", "AS"):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (hard, hard))
+
+
 def _start(
     argv: list[str], environ: dict[str, str], mask: Iterable[int], *, own_group: bool, ignores_children: bool
 ) -> int:
@@ -187,45 +237,26 @@ def _start(
         if own_group:
             signals.lead_group(0)
         signals.restore(mask, ignores_children=ignores_children)
-        execute(argv, environ)
+        untracked.execute(argv, environ)
     except OSError as error:
         _refuse(argv, error)
     finally:
         os._exit(1)
 
 
-def execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
-    """Become the program, as the kernel would start it; raises OSError where it can't be started.
-
-    On a file system mounted noexec the interpreter that ``#!`` names is started with the script, which is
-    what the kernel does (execve(2), "Interpreter scripts").
-    """
-    try:
-        os.execvpe(argv[0], argv, environ)  # noqa: S606
-    except PermissionError:
-        with open(argv[0], "rb") as file:
-            first = file.readline(256)
-        if not first.startswith(b"#!"):
-            raise
-        interpreter = [os.fsdecode(part) for part in first[2:].strip().split(None, 1)]
-        os.execve(interpreter[0], [*interpreter, *argv], environ)  # noqa: S606
-
-
-def _run_untracked(options: Options) -> NoReturn:
-    """Become the script, without any of our processes. It stands in memory: no folder may have been left."""
+def _run_untracked(options: Options, why: object) -> NoReturn:
+    """Become the script, without any of our processes: no folder may have been left."""
+    _say(f"this job runs untracked: {why}")
     environ = _inherited()
     environ["HPCTRACK_JOURNAL"] = os.devnull
     if options.script:
         environ["HPCTRACK_SCRIPT"] = options.script
-    signals.restore(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     argv = options.command
     try:
         if options.mode == "supervise":
-            descriptor = os.memfd_create("slurm_script", 0)
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(_script_text(options))
-            argv = [f"/proc/self/fd/{descriptor}", *argv[1:]]
-        execute(argv, environ)
+            argv = [*untracked.place(argv[0], _script_text(options)), *argv[1:]]
+        signals.restore(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        untracked.execute(argv, environ)
     except OSError as error:
         _refuse(argv, error)
 

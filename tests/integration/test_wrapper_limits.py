@@ -1,0 +1,154 @@
+"""The wrapped script under limits, and with shell options that were exported: never worse than the script."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hpctrack import resources
+from hpctrack.slurm import batch_script
+
+TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
+NOWHERE = ("/nonexistent/python", "/nonexistent/hpctrack")
+
+
+def submit(folder: Path, text: str, python: str = sys.executable, package: str = str(resources.PACKAGE)):
+    """Put a script there, plain and wrapped; return both paths."""
+    plain, wrapped = folder / "plain", folder / "slurm_script"
+    plain.write_text(text)
+    supervision = batch_script.Supervision(
+        python, package, str(folder / "spool"), "/home/a.sh", node_dir=str(folder), flush=0.2
+    )
+    wrapped.write_bytes(batch_script.wrap(text.encode(), supervision, TEMPLATE))
+    for file in (plain, wrapped):
+        file.chmod(0o755)
+    return plain, wrapped
+
+
+def run(file: Path, limit: str = ":", environ: dict[str, str] | None = None, **options):
+    """Run a job's file, below a limit; return exit code, output, errors."""
+    done = subprocess.run(
+        ["/bin/bash", "-c", f'{limit}; exec "$0" "$@"', file, "a b"],
+        env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c", **(environ or {})},
+        cwd=file.parent, check=False, capture_output=True, text=True, timeout=100, **options,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("hpctrack-*/*"))
+
+
+LIMITS = [
+    "v 200000", "v 20000", "v 6000", "d 20000", "d 1000", "n 20", "n 8", "n 6", "n 4", "t 2", "f 0",
+    "S -f 0", "f 1", "f 8", "s 64", "l 0", "c 0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
+def test_what_the_script_can_do_without_it_can_do_wrapped(tmp_path, limit, shell):
+    plain, wrapped = submit(tmp_path, f"#!{shell}\necho ran $#\nexit 3\n")
+    told = f"ulimit -{limit}"
+    assert run(wrapped, told)[:2] == run(plain, told)[:2]  # dash itself needs more than eight files
+
+
+@pytest.mark.parametrize("limit", ["v 20000", "n 8", "f 8", "S -f 0", "s 64", "t 2"])
+def test_limits_where_there_is_no_python(tmp_path, limit):
+    plain, wrapped = submit(tmp_path, "#!/bin/bash\necho ran\nexit 3\n", *NOWHERE)
+    told = f"ulimit -{limit}"
+    assert run(wrapped, told)[:2] == run(plain, told)[:2] == (3, "ran\n")
+
+
+@pytest.fixture
+def everybodys():
+    """A folder that every user can look into."""
+    with tempfile.TemporaryDirectory(prefix="hpctrack-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a user without processes: only root makes one")
+@pytest.mark.parametrize("shell", ["bash", "dash"])
+@pytest.mark.parametrize("processes", [0, 2, 8, 60])
+def test_a_user_who_may_have_few_processes(everybodys, processes, shell):
+    """The script starts none of its own; at 2 to 8 some of ours could be started, and must not stay."""
+    python = "/usr/bin/python3"
+    if not os.path.exists(python) or not shutil.which(shell):
+        pytest.skip(f"no {python} or {shell} for everybody here")
+    user = 61_000 + (os.getpid() * 16 + processes) % 4000
+    tmp_path = everybodys
+    package = tmp_path / "package" / "hpctrack"
+    shutil.copytree(resources.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    text = f'#!/bin/{shell}\nread -r children < /proc/$$/task/$$/children\necho "ran $children"\nexit 3\n'
+    subprocess.run(["chmod", "-R", "a+rX", tmp_path / "package"], check=True)
+    _, wrapped = submit(tmp_path, text, python, str(package))
+    for one in (tmp_path, wrapped):
+        os.chown(one, user, user)
+    told = f"ulimit -u {processes}"
+    code, output, errors = run(wrapped, told, user=user, group=user, extra_groups=[])
+    assert (code, output) == (3, "ran \n"), errors
+    if processes < 60:
+        assert "untracked" in errors
+        assert left(tmp_path) == []
+
+
+def test_a_node_without_room_leaves_nothing_behind(tmp_path):
+    """Nothing but folders can be made there: the script runs untracked, from slurmd's copy as ever."""
+    plain, wrapped = submit(tmp_path, '#!/bin/bash\necho "${0##*/}"\nexit 3\n')
+    code, output, errors = run(wrapped, "ulimit -f 0")
+    assert (code, output, errors.count("untracked")) == (3, output, 1)
+    assert left(tmp_path) == []
+    assert run(wrapped, "ulimit -S -f 0")[0] == run(plain)[0]
+    assert wrapped.read_bytes() == plain.read_bytes()
+
+
+SCRIPT = """\
+#!/bin/bash
+false
+set -o | grep -E 'errexit|noclobber|nounset|pipefail|privileged'
+shopt | grep -E 'nullglob|extglob|failglob'
+echo precious > kept
+echo lost > kept
+echo "$SHELLOPTS|$BASHOPTS"
+"""
+EXPORTED = [
+    {"SHELLOPTS": "errexit"},
+    {"SHELLOPTS": "braceexpand:hashall:noclobber:pipefail"},
+    {"SHELLOPTS": "nounset:xtrace"},
+    {"SHELLOPTS": "errexit:noexec"},
+    {"SHELLOPTS": "posix:noglob:monitor"},
+    {"SHELLOPTS": ""},
+    {"BASHOPTS": "nullglob:extglob"},
+    {"SHELLOPTS": "noclobber", "BASHOPTS": "failglob:execfail"},
+    {"CDPATH": "/usr", "GLOBIGNORE": "*.o"},
+]
+
+
+@pytest.mark.parametrize("exported", EXPORTED, ids=str)
+@pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "untracked"])
+@pytest.mark.parametrize("shell", ["", "#!/bin/bash"], ids=["as submitted", "sh is bash"])
+def test_exported_shell_options_reach_the_script(tmp_path, exported, tracked, shell):
+    """``export SHELLOPTS`` sets them in every shell below: scripts fail early, files stay."""
+    plain, wrapped = submit(tmp_path, SCRIPT, *(() if tracked else NOWHERE))
+    if shell:
+        text = wrapped.read_bytes()
+        wrapped.write_bytes(shell.encode() + text[text.index(b"\n") :])
+    found = []
+    for file in (plain, wrapped):
+        (tmp_path / "kept").unlink(missing_ok=True)
+        code, output, errors = run(file, environ={**exported, "LC_ALL": "C"})
+        kept = (tmp_path / "kept").read_text() if (tmp_path / "kept").exists() else None
+        own = [line for line in errors.splitlines() if not line.startswith("hpctrack: ")]
+        found.append((code, output, kept, own))
+    assert without_folder(found[1]) == without_folder(found[0])
+
+
+def without_folder(found):
+    """Leave out of what bash says the path of the script, and its line."""
+    return (*found[:3], [re.sub(r"\S*/(plain|slurm_script)", "", line) for line in sorted(found[3])])
