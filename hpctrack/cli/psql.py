@@ -23,5 +23,6 @@ def command(*, config_path: str | None, arguments: tuple[str, ...]) -> None:
     configuration = settings.load(config_path=config_path)
     from hpctrack.store import psql
 
-    program = psql.program()
-    os.execve(program, [program, *arguments], psql.environment(configuration, os.environ))  # noqa: S606
+    environ = psql.environment(configuration, os.environ)
+    program = psql.program(environ)
+    os.execve(program, [program, *arguments], environ)  # noqa: S606

@@ -19,14 +19,23 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 
-def program() -> str:
+#: What libpq takes for ``sslmode`` where nothing may go in clear.
+_ENCRYPTED = ("require", "verify-ca", "verify-full")
+
+
+def program(environ: Mapping[str, str]) -> str:
     """Return the path of psql: the one on PATH, else the one that comes with the embedded PostgreSQL.
 
-    Raises `errors.MissingExtra` where there is none.
+    ``environ``: where it is to connect. Raises `errors.MissingExtra` where there is none that can.
     """
     found = shutil.which("psql")
     if found is not None:
         return found
+    if environ.get("PGSSLMODE", "") in _ENCRYPTED:
+        raise errors.MissingExtra(
+            "psql is not installed, and the one that comes with the embedded PostgreSQL can't encrypt, which "
+            "this server wants: take your system's package of PostgreSQL's client, or run this on its host"
+        )
     try:
         return str(postgres_binaries.find(Path(os.devnull, "none")).bin / "psql")
     except errors.EmbeddedError:

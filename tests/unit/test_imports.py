@@ -22,6 +22,7 @@ OWNERS = {
     "matplotlib": ("cli.figures",),
     "plotly": ("cli.figures",),
     "psycopg": ("store",),
+    "cryptography": ("store.embedded.encryption",),
     "pyslurm": ("slurm",),
     "psutil": ("stream.usage", "stream.collector"),
     "pandas": ("api",),

@@ -2,8 +2,8 @@
 
 A server listens on no network by itself. A command on another host leaves a file in ``asked``, with the
 addresses between the two; the keeper (`keeper`) opens a door there, for that host alone, and writes into
-``reach.json`` where it is. Hosts that have asked are let in again from each start on, until they have not
-come for a month.
+``reach.json`` where it is, and beside it the certificate that it shows there. Hosts that have asked are let
+in again from each start on, until they have not come for a month.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Reach(NamedTuple):
     guests: tuple[str, ...]
     #: What they have to say first (`gate`).
     key: str
+    #: Why nobody can be let in, if nobody can.
+    problem: str = ""
 
 
 class Door(NamedTuple):
@@ -55,6 +57,30 @@ class Door(NamedTuple):
     address: str
     port: int
     key: str
+    #: Path of the certificate that it shows.
+    certificate: str
+
+    def params(self) -> dict[str, str]:
+        """Return the libpq parameters that lead through it, whatever the environment says of encryption.
+
+        The certificate is the only one that is believed, so no name in it matters. No other is shown, and
+        no list of revoked ones is asked, which would have to be of all that sign (libpq's ``sslcrl``).
+        """
+        return {
+            "options": f"-c {setting(self.key)}",
+            "sslmode": "verify-ca",
+            "sslrootcert": self.certificate,
+            "sslcertmode": "disable",
+            "sslcrl": os.devnull,
+            "ssl_min_protocol_version": "TLSv1.2",
+            "gssencmode": "disable",
+            "channel_binding": "disable",
+        }
+
+
+def setting(key: str) -> str:
+    """Return what a connection through a door has to set (libpq's ``options``)."""
+    return f"hpctrack.door={key}"
 
 
 def ask(place: Place, record: Owner, name: str) -> bool:
@@ -107,21 +133,41 @@ def read(place: Place, record: Owner) -> Reach | None:
             tuple(fields["addresses"]),
             tuple(fields["guests"]),
             fields["key"],
+            fields["problem"],
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return reach if reach.token == record.token else None
 
 
-def publish(place: Place, reach: Reach) -> None:
-    """Say where the server can be reached. Raises OSError."""
+def problem(place: Place, record: Owner) -> str:
+    """Return why the server of a record can let nobody in; empty if it says nothing of the kind."""
+    reach = read(place, record)
+    return reach.problem if reach is not None else ""
+
+
+def publish(place: Place, reach: Reach, certificate: bytes = b"") -> None:
+    """Say where the server can be reached; ``certificate``: what it shows there, as PEM. Raises OSError."""
+    path = place.certificate(reach.token)
+    if certificate:
+        files.replace(str(path), certificate)
     files.replace(str(place.reach_file), json.dumps(reach._asdict()).encode())
+    for other in place.certificates():
+        if other != path:
+            other.unlink(missing_ok=True)
+
+
+def is_published(place: Place, record: Owner, reach: Reach) -> bool:
+    """Whether that stands there, as it was said."""
+    is_shut = not reach.addresses
+    return read(place, record) == reach and (is_shut or place.certificate(reach.token).exists())
 
 
 def withdraw(place: Place, record: Owner) -> None:
     """Take that back, unless it is said of another server by now."""
     if read(place, record) is not None:
         place.reach_file.unlink(missing_ok=True)
+    place.certificate(record.token).unlink(missing_ok=True)
 
 
 def answering(place: Place, record: Owner) -> Door | None:
@@ -130,7 +176,9 @@ def answering(place: Place, record: Owner) -> Door | None:
     if reach is None:
         return None
     address = listening.answering(reach.addresses, reach.port)
-    return None if address is None else Door(address, reach.port, reach.key)
+    if address is None:
+        return None
+    return Door(address, reach.port, reach.key, str(place.certificate(reach.token)))
 
 
 def _ways(addresses: tuple[str, ...]) -> Iterator[Way]:

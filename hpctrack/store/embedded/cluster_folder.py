@@ -18,6 +18,7 @@ DBNAME = "hpctrack"
 PORT = 5432
 """Part of the socket's name, in a folder where no other server has one."""
 SOCKET = f".s.PGSQL.{PORT}"
+_CERTIFICATE = "certificate-"
 
 #: For one user on a shared login node (PostgreSQL manual, "Server Configuration").
 _SETTINGS = {
@@ -102,6 +103,14 @@ class Place(NamedTuple):
     def reach_file(self) -> Path:
         """Where other hosts reach the server."""
         return self.base / "reach.json"
+
+    def certificate(self, token: str) -> Path:
+        """What the server of a record shows to other hosts."""
+        return self.base / f"{_CERTIFICATE}{token}.pem"
+
+    def certificates(self) -> list[Path]:
+        """Return those of all servers that left theirs."""
+        return list(self.base.glob(f"{_CERTIFICATE}*.pem"))
 
     def make_base(self) -> None:
         """Make the folder of it all, or check that it is this user's alone."""

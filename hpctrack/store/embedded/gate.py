@@ -5,12 +5,13 @@ PostgreSQL itself gives each connection one of its ``max_connections``, and keep
 socket only, and this passes on what comes over TCP, within bounds that leave it room:
 
 * only from addresses that were let in (`Gate.open`); all others are hung up on at once;
+* only what was encrypted (`encryption`): in clear a client may ask for that, and for a statement to be
+  cancelled, as older clients can't do otherwise (PostgreSQL manual, "Canceling Requests in Progress");
 * one that has not said what it wants is known here only; there are so many, and the next one takes the place
   of the oldest;
 * PostgreSQL sees a connection once its startup message is whole and holds the key of the door, which only who
   can read the private folder knows (PostgreSQL manual, "Message Flow"). It goes as a setting of its own that
-  PostgreSQL does not care about. It crosses the network in clear, so it is no password: that is asked for
-  behind the door;
+  PostgreSQL does not care about. It is no password: that is asked for behind the door;
 * of those who log in there are so many, too, until PostgreSQL has let go of them, and of those who have.
 
 It is one thread: `turn` serves what is there, and returns. Nothing is kept beyond a few buffers.
@@ -18,14 +19,16 @@ It is one thread: `turn` serves what is there, and returns. Nothing is kept beyo
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import socket
 import struct
 import time
 from typing import TYPE_CHECKING
 
+from hpctrack.store.embedded import asking, encryption
+
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable
 
 _MAX_SILENT = 256
@@ -41,14 +44,11 @@ _MAX_STARTUP = 10000
 #: About encryption; a client asks two of them.
 _MAX_QUESTIONS = 8
 _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
-_FULL = b"SFATAL\0VFATAL\0C53300\0Mtoo many sessions from other hosts\0\0"
+#: With which TLS begins where nobody has asked for it.
+_CLIENT_HELLO = b"\x16"
+_FULL = b"C53300\0Mtoo many sessions from other hosts\0"
+_IN_CLEAR = b"C28000\0Mother hosts are let in encrypted only (sslmode=verify-ca, as hpctrack psql does)\0"
 _EPHEMERAL_ATTEMPTS = 20
-_SETTING = "hpctrack.door"
-
-
-def options(key: str) -> str:
-    """Return what a connection through a door has to say (libpq's ``options``)."""
-    return f"-c {_SETTING}={key}"
 
 
 class _Link:
@@ -60,9 +60,12 @@ class _Link:
         self.deadline = time.monotonic() + _LOGIN_SECONDS
         self.to_server = bytearray()
         self.to_client = bytearray()
+        #: How often it has asked for encryption.
+        self.questions = 0
         #: What PostgreSQL said that is not understood yet, until it is ready for statements.
         self.said: bytearray | None = bytearray()
         self.is_in = False
+        self.is_encrypted = False
         #: With which a statement of this session can be cancelled.
         self.cancel_key = b""
         self.ending = False
@@ -96,7 +99,8 @@ class Gate:
     def __init__(self, target: str, key: str) -> None:
         """``target``: path of the socket; ``key``: what a startup message has to hold."""
         self._target = target
-        self._key = f"{_SETTING}={key}".encode()
+        self._key = asking.setting(key).encode()
+        self._context: ssl.SSLContext | None = None
         self._selector = selectors.DefaultSelector()
         self._wanted: tuple[str, ...] = ()
         self._doors: dict[str, socket.socket] = {}
@@ -108,13 +112,16 @@ class Gate:
         #: Connections to PostgreSQL that nobody is behind any more, and whether they have logged in.
         self._leaving: dict[socket.socket, bool] = {}
 
-    def open(self, addresses: Iterable[str], guests: Iterable[str]) -> tuple[int, tuple[str, ...]]:
-        """Listen on those of the addresses that are of this host, for guests alone.
+    def open(
+        self, addresses: Iterable[str], guests: Iterable[str], context: ssl.SSLContext | None
+    ) -> tuple[int, tuple[str, ...]]:
+        """Listen on those of the addresses that are of this host, for guests alone; without TLS on none.
 
         Returns port and addresses. What was open elsewhere is closed; sessions stay. Raises OSError.
         """
         self._guests = frozenset(guests)
-        wanted = tuple(dict.fromkeys(addresses)) if self._guests else ()
+        self._context = context
+        wanted = tuple(dict.fromkeys(addresses)) if self._guests and context else ()
         if wanted != self._wanted or not self._doors:
             self._shut_doors()
             self._wanted = wanted
@@ -190,25 +197,42 @@ class Gate:
             self._arm(link)
 
     def _read(self, link: _Link, side: str) -> None:
-        source = link.client if side == "client" else link.server
-        if source is None:
-            return
-        try:
-            data = source.recv(1 << 16)
-        except BlockingIOError:
-            return
-        if not data:
-            self._end(link, side)
-        elif side == "client":
+        if side == "client":
+            self._hear_client(link)
+        elif link.server is not None and (data := encryption.receive(link.server)) is not None:
+            link.to_client += data
+            link.hear(data)
+            if not data:
+                self._end(link, side)
+            elif link.is_in and link in self._logins:
+                del self._logins[link]
+                self._sessions[link] = None
+
+    def _hear_client(self, link: _Link) -> None:
+        """Read from a client; in clear no byte more than what it says there."""
+        if link.is_encrypted or self._begins_with_tls(link):
+            data = encryption.receive(link.client)
+        else:
+            data = link.client.recv(_missing(link.to_server))
+        if data:
             link.to_server += data
             if link.server is None:
                 self._start(link)
-        else:
-            link.to_client += data
-            link.hear(data)
-            if link.is_in and link in self._logins:
-                del self._logins[link]
-                self._sessions[link] = None
+        elif data is not None:
+            self._end(link, "client")
+
+    def _begins_with_tls(self, link: _Link) -> bool:
+        begins = not link.to_server and link.client.recv(1, socket.MSG_PEEK) == _CLIENT_HELLO
+        if begins:
+            self._encrypt(link)
+        return begins
+
+    def _encrypt(self, link: _Link) -> None:
+        if self._context is None:
+            raise ConnectionAbortedError
+        self._wait_for(link.client, (link, "client"), False, False)  # it becomes another socket
+        link.client = encryption.begin(self._context, link.client)
+        link.is_encrypted = True
 
     def _end(self, link: _Link, side: str) -> None:
         """One side has hung up: the other gets what is left for it, and that is all."""
@@ -220,32 +244,45 @@ class Gate:
     def _write(self, link: _Link, side: str) -> None:
         target, data = (link.client, link.to_client) if side == "client" else (link.server, link.to_server)
         if target is not None and data:
-            with contextlib.suppress(BlockingIOError):
-                del data[: target.send(data)]
+            del data[: encryption.send(target, data)]
         if link.ending and not link.to_client:
             self._close(link)
 
     def _start(self, link: _Link) -> None:
         """See what a client wants, as soon as it has said that."""
-        said = link.to_server
-        while len(said) >= 8:
-            length, code = struct.unpack_from("!II", said)
-            if not 8 <= length <= _MAX_STARTUP or len(link.to_client) > _MAX_QUESTIONS:
-                self._close(link)
-                return
-            if code not in (_SSL, _GSS):
-                break
-            del said[:8]
-            link.to_client += b"N"
-        if len(said) < 8 or len(said) < length:
+        length, code = _announced(link.to_server)
+        message = link.to_server[:length]
+        if not 8 <= length <= _MAX_STARTUP:
+            self._close(link)
+        elif len(message) < length:
             return
-        if code == _CANCEL:
-            self._admit(link, any(said[8:length] == other.cancel_key for other in self._sessions))
-        elif len(self._sessions) + self._count_leaving(True) >= _MAX_SESSIONS and self._key in said[8:length]:
-            link.to_client += b"E" + struct.pack("!I", 4 + len(_FULL)) + _FULL
-            link.ending = True
+        elif code in (_SSL, _GSS):
+            self._answer(link, code)
+        elif code == _CANCEL:
+            self._admit(link, any(message[8:] == other.cancel_key for other in self._sessions))
+        elif not encryption.is_spoken(link.client):
+            self._refuse(link, _IN_CLEAR)
+        elif len(self._sessions) + self._count_leaving(True) >= _MAX_SESSIONS and self._key in message:
+            self._refuse(link, _FULL)
         else:
-            self._admit(link, self._key in said[8:length])
+            self._admit(link, self._key in message)
+
+    def _answer(self, link: _Link, code: int) -> None:
+        """Agree to TLS, and to no other encryption."""
+        link.questions += 1
+        if link.is_encrypted or link.questions > _MAX_QUESTIONS:
+            self._close(link)
+            return
+        link.to_server.clear()
+        link.client.send(b"S" if code == _SSL else b"N")  # there is room: nothing else has been sent
+        if code == _SSL:
+            self._encrypt(link)
+
+    def _refuse(self, link: _Link, why: bytes) -> None:
+        """Tell a client why it can't come in (manual, "Error and Notice Message Fields")."""
+        fields = b"SFATAL\0VFATAL\0" + why + b"\0"
+        link.to_client += b"E" + struct.pack("!I", 4 + len(fields)) + fields
+        link.ending = True
 
     def _count_leaving(self, are_in: bool) -> int:
         return sum(is_in is are_in for is_in in self._leaving.values())
@@ -306,7 +343,7 @@ class Gate:
             if end is not None and end.fileno() in self._selector.get_map():
                 self._selector.unregister(end)
         if link.is_open:
-            link.client.close()
+            encryption.end(link.client)
         if link.server is not None:
             self._leave(link.server, link.is_in)
             link.server = None
@@ -319,6 +356,16 @@ class Gate:
             return
         self._selector.register(server, selectors.EVENT_READ, (None, "server"))
         self._leaving[server] = is_in
+
+
+def _announced(said: bytearray) -> tuple[int, int]:
+    """Return the length of what a client begins to say, and its kind; before that is known, 8 and 0."""
+    return struct.unpack_from("!II", said) if len(said) >= 8 else (8, 0)
+
+
+def _missing(said: bytearray) -> int:
+    """Return how many bytes are still to come of that, as far as is known; one at least."""
+    return max(_announced(said)[0] - len(said), 1)
 
 
 def _listen(addresses: tuple[str, ...]) -> dict[str, socket.socket]:

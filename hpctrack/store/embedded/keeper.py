@@ -10,7 +10,8 @@ seconds, it
 * opens a door to hosts that have asked for one (`asking`, `gate`).
 
 It ends when the server ends; the server ends when it is killed (prctl(2), PR_SET_PDEATHSIG): so none stays
-for ever. Standard library only; it asks the server nothing, but looks at its processes.
+for ever. Standard library only, until another host asks (`encryption`); it asks the server nothing, but looks
+at its processes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hpctrack import errors
 from hpctrack.store.embedded import (
     asking,
     cluster_folder,
+    encryption,
     gate,
     launch,
     listening,
@@ -114,6 +116,7 @@ class Keeper:
         self._listen = listen
         self._idle_exit = max(idle_exit, _LEAST_SECONDS)
         self._key = os.urandom(16).hex()
+        self._identity: encryption.Identity | None = None
         self._gate = gate.Gate(str(Path(record.socket_dir, cluster_folder.SOCKET)), self._key)
         self._sessions = _Sessions(server.pid)
         self._used = time.monotonic()
@@ -178,14 +181,23 @@ class Keeper:
         ways = asking.asked(self._place)
         wanted = listening.bound(self._listen) if self._listen else tuple(way.to for way in ways)
         guests = tuple(sorted({way.source for way in ways}))
-        port, addresses = self._gate.open(wanted, guests)
+        identity, problem = self._identify() if guests and wanted else (None, "")
+        port, addresses = self._gate.open(wanted, guests, identity and identity.context)
         if guests:
             told = (
                 listening.addresses(self._record.host, self._listen) if port and self._listen else addresses
             )
-            reach = Reach(self._record.token, port, told, guests, self._key)
-            if reach != asking.read(self._place, self._record):
-                asking.publish(self._place, reach)
+            reach = Reach(self._record.token, port, told, guests, self._key, problem)
+            if not asking.is_published(self._place, self._record, reach):
+                asking.publish(self._place, reach, identity.certificate if identity else b"")
+
+    def _identify(self) -> tuple[encryption.Identity | None, str]:
+        """Return what is shown at the door, made when it is first needed; or why there is nothing to show."""
+        try:
+            self._identity = self._identity or encryption.Identity.make()
+        except errors.MissingExtra as error:
+            return None, str(error)
+        return self._identity, ""
 
 
 class _Sessions:

@@ -1,4 +1,4 @@
-"""Addresses, and whether a PostgreSQL answers at one: over TCP, or on a Unix socket."""
+"""Addresses, and whether somebody answers at one: a door over TCP, PostgreSQL on a Unix socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-#: PostgreSQL manual, "Message Formats": an SSLRequest, which every server answers with one byte, N or S.
+#: PostgreSQL manual, "Message Formats": an SSLRequest, which a door answers with one byte.
 _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 NONE = "none"
 _PROBE_SECONDS = 2.0
@@ -18,7 +18,7 @@ _EVERYWHERE = {"*": ("0.0.0.0", "::"), "0.0.0.0": ("0.0.0.0",), "::": ("::",)}  
 
 
 def answering(addresses: Iterable[str], port: int) -> str | None:
-    """Return the first address where a PostgreSQL answers, within about two seconds for all of them."""
+    """Return the first address where a door answers, within about two seconds for all of them."""
     from concurrent.futures import ThreadPoolExecutor
 
     wanted = list(addresses)
@@ -33,7 +33,7 @@ def _answers(address: str, port: int) -> bool:
     try:
         with socket.create_connection((address, port), timeout=_PROBE_SECONDS) as connection:
             connection.sendall(_SSL_REQUEST)
-            return connection.recv(1) in (b"N", b"S")
+            return connection.recv(1) == b"S"
     except OSError:
         return False
 

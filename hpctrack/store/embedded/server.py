@@ -6,8 +6,8 @@ Here every connection needs the password, and `owner` says which host may run th
 
 In ``<data_dir>/postgres`` (0700): ``data`` (the cluster, with our ``passfile`` and ``hpctrack.conf`` in it),
 ``owner.json``, ``server.lock``, ``server.log``; ``hosts`` names each host's folder for socket and lock
-(`host_folder`); ``asked`` and ``reach.json`` are about hosts that have asked to be let in (`asking`). The
-server listens on its socket only, and lives as long as its keeper (`keeper`).
+(`host_folder`); ``asked``, ``reach.json`` and ``certificate-*.pem`` are about hosts that have asked to be let
+in (`asking`). The server listens on its socket only, and lives as long as its keeper (`keeper`).
 """
 
 from __future__ import annotations
@@ -199,6 +199,8 @@ def _ask(place: Place, record: Owner, here: Host) -> None:
         return
     deadline = time.monotonic() + _ASKED_SECONDS
     while asking.answering(place, record) is None and time.monotonic() < deadline:
+        if asking.problem(place, record):
+            return
         time.sleep(0.2)
 
 
@@ -219,7 +221,8 @@ def _wait_elsewhere(place: Place, here: Host) -> dict[str, str]:
         if seen.action is not Action.REFUSE:
             raise errors.OwnedElsewhere("another host could not start PostgreSQL: try again")
         young = seen.record is not None and seen.record.age < _START_SECONDS
-        if not young or time.monotonic() >= deadline:
+        hopeless = seen.record is not None and asking.problem(place, seen.record)
+        if not young or hopeless or time.monotonic() >= deadline:
             raise server_status.refusal(place, seen.record)
         time.sleep(0.2)
 

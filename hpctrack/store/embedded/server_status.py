@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.store.embedded import asking, cluster_folder, gate, listening, owner, postmaster
+from hpctrack.store.embedded import asking, cluster_folder, listening, owner, postmaster
 from hpctrack.store.embedded.owner import Action, Host, Owner
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def params(place: Place, seen: Seen) -> dict[str, str] | None:
     if seen.record is None:
         return None
     if seen.door is not None:
-        address, port, key = seen.door
-        return {**cluster_folder.connection_params(place, address, port), "options": gate.options(key)}
+        door = seen.door
+        return {**cluster_folder.connection_params(place, door.address, door.port), **door.params()}
     if seen.action is Action.USE_HERE and seen.pid is not None and postmaster.is_ready(place, seen.pid):
         return local_params(place, seen.record, seen.pid)
     return None
@@ -105,6 +105,8 @@ def refusal(place: Place, record: Owner | None) -> errors.OwnedElsewhere:
             "does not answer. It has been asked to let this host in, which takes a minute if it runs: "
             "try again, or run a command there"
         )
+    elif reach.problem:
+        how = f"lets no other host in: {reach.problem}; or run this there"
     elif not reach.addresses:
         how = "lets no other host in (embedded_listen): run this there"
     else:
