@@ -7,7 +7,7 @@ import os
 import re
 import time
 import uuid
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -26,6 +26,8 @@ State = Literal["ok", "note", "broken"]
 EXPERIMENT = "hpctrack-doctor"
 #: Seconds by which clocks may differ before it is worth a note, and before times are of no use.
 _SKEW_NOTE, _SKEW_BROKEN = 2.0, 60.0
+#: After so long without a question to Slurm, it is looked whether anybody asks at all.
+_LONG_UNASKED = timedelta(minutes=10)
 #: Seconds that collectors have to answer, and Slurm's commands.
 _ECHO_SECONDS, _SLURM_SECONDS = 3.0, 20.0
 _ASK_FOR_RIGHTS = "ask who set it up: hpctrack setup --grant-user YOUR_ROLE"
@@ -325,17 +327,24 @@ def _accounting() -> Check:
 
 def _reconciler(connection: Connection, name: str) -> Check:
     """Tell when the reconciler last got answers from this cluster."""
-    from hpctrack.store import queries
+    from hpctrack.store import collectors, queries
 
     now = queries.session(connection).now
     found = {cluster.name: cluster for cluster in queries.clusters(connection)}.get(name)
-    if found is None:
-        return Check("reconciler", "ok", f"has had nothing to ask of {name} yet")
-    warning = render.cluster_warning(found, now)
+    warning = render.cluster_warning(found, now) if found else None
     if warning is not None:
         return Check("reconciler", "broken", warning, "hpctrack reconcile tries it from here")
-    ago = render.duration(now - found.time_checked) if found.time_checked else "never"
-    return Check("reconciler", "ok", f"last asked {name} {ago} ago")
+    checked = found.time_checked if found else None
+    if checked is None or now - checked > _LONG_UNASKED:
+        live = [row for row in collectors.fetch(connection) if row.live]
+        if live and all(row.stats.get("reconciling") is False and not row.reconciles for row in live):
+            return Check(
+                "reconciler", "broken", "nobody asks Slurm: every collector leaves that to another",
+                "start one without --no-reconcile, or call hpctrack reconcile every minute",
+            )  # fmt: skip
+    if checked is None:
+        return Check("reconciler", "ok", f"has had nothing to ask of {name} yet")
+    return Check("reconciler", "ok", f"last asked {name} {render.duration(now - checked)} ago")
 
 
 def _spool(configuration: Settings, connection: Connection | None) -> Iterator[Check]:

@@ -149,7 +149,7 @@ def _lost(stats: Mapping[str, Any]) -> str:
 def _slurm(stats: Mapping[str, Any]) -> str | None:
     passes = stats.get("slurm_passes")
     if passes is None:
-        return None
+        return "left to others (--no-reconcile)" if stats.get("reconciling") is False else None
     return f"asked {counted(passes, 'time')}, every {_span(stats.get('slurm_interval_s', 0.0))} or early"
 
 

@@ -155,9 +155,9 @@ def words(tags: Any) -> str:
 
 
 def cluster_warning(cluster: Cluster, now: datetime) -> str | None:
-    """Return the line that says a cluster's Slurm does not answer; None while it does."""
+    """Return the line that says a cluster's Slurm does not answer; None while it does, or nobody waits."""
     since = cluster.unreachable_since
-    if since is None:
+    if since is None or not cluster.awaited:
         return None
     why = f": {clean(cluster.error)}" if cluster.error else ""
     return (

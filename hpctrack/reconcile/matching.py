@@ -1,7 +1,8 @@
 """Which facts are about which run. Pure.
 
 A job id alone names nothing: ids wrap and are used again. A fact is about a run if cluster and user fit and
-the job was submitted when the run was. A requeued job gets a new submit time with each execution.
+the job was submitted when the run was. A requeued job gets a new submit time with each execution, at most
+`REVIVAL` after the end of the one before: Slurm must still know it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 BEHIND = timedelta(minutes=5)
 #: How long after its registered time a job may reach Slurm: sbatch waits for a slow slurmctld.
 LATE = timedelta(hours=1)
+#: How long after its end a job may be requeued: slurmctld forgets it after MinJobAge, usually 5 minutes.
+REVIVAL = timedelta(days=1)
+#: ``runs.reason`` where neither squeue nor accounting knows the job.
+UNKNOWN = "unknown to Slurm"
 
 
 class Evidence(NamedTuple):
@@ -76,7 +81,7 @@ class Index:
         ours = [fact for fact in found if is_ours(run, fact)]
         if not ours and not relay:
             return Evidence(siblings=siblings) if siblings else NOTHING
-        live, rows = _sorted(ours)
+        live, rows = _of_one_job(*_sorted(ours))
         if rows and _submitted(rows[0]) > run.time_submitted + LATE and rows[0].attempt is None:
             rows = []  # the first execution on record is a later job with the same id
         components = self._components.get(run.slurm_job_id or 0, ()) if run.array_task_id is None else ()
@@ -116,8 +121,34 @@ def is_ours(run: StoredRun, fact: JobFacts) -> bool:
         return True
     if submitted < run.time_submitted - BEHIND:
         return False
+    gone = _gone_since(run)
+    if gone and submitted > gone + REVIVAL:
+        return False
     # The first execution keeps the time at which the job was submitted.
     return fact.attempt != 0 or submitted <= run.time_submitted + LATE
+
+
+def _gone_since(run: StoredRun) -> datetime | None:
+    """When the newest known execution ended, or since when Slurm knows nothing of the job."""
+    if run.time_ended:
+        return run.time_ended
+    newest = run.attempts[-1] if run.attempts else None
+    if newest and newest.status and states.stage_of(newest.status) is states.Stage.ENDED:
+        return newest.time_ended
+    return run.missing_since if run.reason == UNKNOWN else None
+
+
+def _of_one_job(live: JobFacts | None, rows: list[JobFacts]) -> tuple[JobFacts | None, list[JobFacts]]:
+    """Leave out what is of a later job that got the id again."""
+    for place, row in enumerate(rows):
+        gone = row.time_ended
+        if gone is None:
+            continue
+        if place + 1 < len(rows) and _submitted(rows[place + 1]) > gone + REVIVAL:
+            return None, rows[: place + 1]
+        if place + 1 == len(rows) and live and _submitted(live) > gone + REVIVAL:
+            return None, rows
+    return live, rows
 
 
 def _same_owner(run: StoredRun, fact: JobFacts) -> bool:

@@ -104,11 +104,11 @@ def run_once(
     """
     with database.translated(), connection.transaction():
         stored = runs.load_open(connection, cluster, user, only=only)
+        if only:
+            stored = [run for run in stored if run.time_ended is None]
         checked = runs.last_checked(connection, cluster)
-    if only:
-        stored = [run for run in stored if run.time_ended is None]
-    if not stored:
-        return Report()
+        if not stored and (only or not runs.ended_lately(connection, cluster, user, matching.REVIVAL)):
+            return Report()
     inquiry = Inquiry(backend, [user] if user else None, stored, datetime.now(timezone.utc), checked)
     began = time.monotonic()
     try:

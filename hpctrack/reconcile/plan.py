@@ -34,8 +34,7 @@ RECHECK = timedelta(seconds=20)
 #: How long after its end slurmctld has forgotten a job (MinJobAge, five minutes by default). If it is started
 #: anew before, it tells accounting of that end again, with what it knows by now; later nothing changes.
 FORGOTTEN = timedelta(minutes=6)
-#: ``runs.reason`` where neither squeue nor accounting knows the job.
-UNKNOWN = "unknown to Slurm"
+UNKNOWN = matching.UNKNOWN
 #: ``runs.reason`` where Slurm knows the array, and the task is in it no more.
 TAKEN_OUT = "no longer in its array: cancelled before it started"
 

@@ -79,10 +79,11 @@ def beat(
     pid: int,
     addresses: Sequence[str],
     stats: Mapping[str, Any],
+    reconciles: bool = True,
 ) -> bool:
     """Say that a collector lives; whether it has the lease, which it takes or renews if it can.
 
-    Raises `errors.StoreError`.
+    One that does not reconcile leaves it to others. Raises `errors.StoreError`.
     """
     parameters = {
         "id": collector,
@@ -95,6 +96,8 @@ def beat(
     with database.translated(), connection.transaction():
         connection.execute(statement("relax_commit"))
         connection.execute(statement("beat"), parameters)
+        if not reconciles:
+            return False
         connection.execute(statement("lock_lease"))
         return connection.execute(statement("take_lease"), lease).fetchone() is not None
 

@@ -172,6 +172,8 @@ class Cluster:
     time_checked: datetime | None
     unreachable_since: datetime | None
     error: str | None
+    awaited: bool = True
+    """Whether any run there is still to hear of Slurm."""
 
 
 class Session(NamedTuple):

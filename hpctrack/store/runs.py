@@ -19,7 +19,7 @@ from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from hpctrack.model import Change, Transition
@@ -65,6 +65,12 @@ def load_open(
         "turn": random.random(),  # noqa: S311 (no secret)
     }
     return _runs(connection, "load_open_runs", parameters)
+
+
+def ended_lately(connection: Connection, cluster: str, user: str | None, within: timedelta) -> bool:
+    """Whether a job of the cluster, of one Slurm user or of anybody, ended within this span of time."""
+    parameters = {"cluster": cluster, "user": user, "within": within}
+    return connection.execute(statement("find_lately_ended"), parameters).fetchone() is not None
 
 
 def load(connection: Connection, ids: Collection[int]) -> list[StoredRun]:

@@ -254,6 +254,8 @@ CREATE INDEX runs_het_job ON runs (het_job_id) WHERE het_job_id IS NOT NULL;
 -- What the reconciler looks at: few rows, however many have ended.
 CREATE INDEX runs_open ON runs (cluster, user_name, id)
     WHERE (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL;
+-- Those that Slurm may still requeue.
+CREATE INDEX runs_ended ON runs (cluster, time_ended) WHERE time_ended IS NOT NULL AND submission IS NOT NULL;
 COMMENT ON TABLE runs IS 'Tracked jobs: a batch job, one task of a job array, a heterogeneous job, or one hpctrack run command';
 COMMENT ON COLUMN runs.id IS 'The run''s own id, written r7';
 COMMENT ON COLUMN runs.experiment_id IS 'The experiment that it belongs to';

@@ -73,6 +73,13 @@ WHERE cluster = %(cluster)s AND kind = 'batch' AND time_ended IS NOT NULL AND su
   AND (slurm_job_id = ANY (%(jobs)s)
        OR (array_job_id, array_task_id) IN (SELECT * FROM unnest(%(arrays)s::bigint[], %(tasks)s::integer[])));
 
+-- name: find_lately_ended
+-- A job that ended a while ago, of one user or of anybody: Slurm may requeue it.
+SELECT r.id FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
+WHERE r.cluster = %(cluster)s AND r.kind = 'batch' AND r.time_ended > now() - %(within)s
+  AND r.submission IS NOT NULL AND (%(user)s::text IS NULL OR coalesce(s.slurm_user, r.user_name) = %(user)s)
+LIMIT 1;
+
 -- name: add_array_tasks
 -- Runs for tasks that Slurm has in an array of ours, like the run of another task.
 WITH fresh AS (

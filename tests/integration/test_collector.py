@@ -217,18 +217,22 @@ def test_one_collector_leads_and_another_takes_over(connection, collect, tmp_pat
     def leaders():
         return [row.pid for row in collectors.fetch(connection) if row.reconciles]
 
-    first = collect()
+    bystander = collect(data_dir=str(tmp_path / "bystander"))
+    eventually(lambda: len(collectors.fetch(connection)) == 1)
+    assert leaders() == [], "one without a reconciler leaves the lease to others"
+    first = collect("--reconcile")
     assert eventually(leaders) == [first.process.pid]
-    second = collect(data_dir=str(tmp_path / "other"))
-    eventually(lambda: len(collectors.fetch(connection)) == 2)
+    second = collect("--reconcile", data_dir=str(tmp_path / "other"))
+    eventually(lambda: len(collectors.fetch(connection)) == 3)
     assert leaders() == [first.process.pid]
     assert first.end() == 0
     assert eventually(leaders) == [second.process.pid]
+    assert bystander.process.poll() is None
 
 
 def test_status_tells_what_a_collector_does(connection, settings, collect, submit):
     run_id, *identity = submit()
-    process = collect()
+    process = collect("--reconcile")
     Sender(process.address(), *identity).ship(b"journal1", [rows(0)])
     stats(connection)
 

@@ -110,7 +110,7 @@ def test_what_slurm_was_asked_is_exported(database, register, programs, monkeypa
         def failed():
             with contextlib.suppress(OSError):
                 found = scrape(settings)
-                return found if found["slurm_up"] == 0 else None
+                return found if found.get("slurm_up") == 0 else None
             return None
 
         found = eventually(failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import uuid
 
 import pytest
 
@@ -71,7 +72,7 @@ def doctor(settings, slurm, monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def collector(collect, settings):
     """A collector that PostgreSQL knows of."""
-    found = collect()
+    found = collect("--reconcile")
     host, port = found.address()
     with store.connect(settings, autocommit=True) as connection:
         eventually(lambda: [row for row in collectors.fetch(connection) if row.live])
@@ -184,10 +185,29 @@ def test_without_slurm_only_a_note(doctor, collector, monkeypatch):
 
 def test_slurm_is_silent_for_the_reconciler(doctor, collector, insert):
     insert("clusters", name="mini", unreachable_since="2026-01-01", error="squeue: no")
+    assert doctor()[1]["reconciler"][0] == "ok", "no run waits for its word"
+    experiment, name = insert("experiments", name="e"), uuid.uuid4()
+    insert("submissions", uuid=name, user_name="u", cluster="mini", time="2026-01-01")
+    run = {"experiment_id": experiment, "status": "RUNNING", "submission": name, "task": -1}
+    insert("runs", **run, cluster="mini", slurm_job_id=14)
     code, told = doctor()
     assert code == 1
     assert told["reconciler"][0] == "broken"
     assert "has not answered since" in told["reconciler"][1]
+
+
+def test_nobody_asks_slurm(doctor, connection, collect, insert):
+    """Every collector was started with --no-reconcile."""
+    eventually(collect().address)
+    eventually(lambda: collectors.fetch(connection))
+    for checked in (None, "1999-01-01"):
+        connection.execute("DELETE FROM clusters")
+        insert("clusters", name="mini", time_checked=checked)
+        code, told = doctor()
+        assert (code, told["reconciler"][0]) == (1, "broken")
+        assert "nobody asks Slurm" in told["reconciler"][1]
+    connection.execute("UPDATE clusters SET time_checked = now()")
+    assert doctor()[1]["reconciler"][0] == "ok", "somebody calls hpctrack reconcile"
 
 
 def test_what_waits_in_the_spool_is_a_note(doctor, settings, monkeypatch):

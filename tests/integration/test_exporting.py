@@ -86,7 +86,8 @@ def test_what_happens_is_counted(connection, settings, collector, submit):
     assert found["commit_seconds_sum"] > 0
     assert found["received_datagrams_total"] >= 7
     assert found["received_bytes_total"] > 700
-    assert (found["postgresql_up"], found["slurm_up"]) == (1, 1)
+    assert (found["postgresql_up"], found["reconciling"]) == (1, 0)
+    assert "slurm_up" not in found, "who does not ask Slurm says nothing of it"
     assert collector.end() == 0
 
 

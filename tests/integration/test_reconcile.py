@@ -14,12 +14,13 @@ from click.testing import CliRunner
 
 from hpctrack import errors, reconcile
 from hpctrack.cli import reconcile as verb
+from hpctrack.cli import render
 from hpctrack.model import RelayMessage
 from hpctrack.reconcile import passes, relayed
 from hpctrack.reconcile.plan import UNKNOWN
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
-from hpctrack.store import statements
+from hpctrack.store import queries, statements
 from tests.integration.slurm_says import T0, epoch, line, row
 
 # ---- A life ------------------------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ def test_an_end_that_is_no_success_is_asked_about_once_more(slurm, register, onc
     assert get(cancelled)["recheck_after"] is None
     slurm.calls()
     assert once().changes == ()
-    assert slurm.calls() == []
+    assert slurm.calls("sacct") == []
 
 
 def test_what_has_ended_costs_nothing_however_much_it_is(register, connection):
@@ -286,6 +287,51 @@ def test_a_requeue_after_the_end_reopens_the_run(slurm, register, once, get):
     assert once().changed == (run_id,)
     assert (get(run_id)["status"], get(run_id)["time_ended"]) == ("PENDING", None)
     assert get(other)["status"] == "RUNNING"
+
+
+def test_a_requeue_after_the_end_is_seen_though_no_other_run_is_open(slurm, register, once, get, connection):
+    run_id = register(10)
+    slurm.says("sacct", row(10))
+    once()
+    slurm.says("squeue", line(10, "PENDING", RestartCnt="1", SubmitTime=epoch(300)))
+    assert once(user="bob").changes == ()
+    assert once().changed == (run_id,)
+    assert (get(run_id)["status"], get(run_id)["time_ended"]) == ("PENDING", None)
+    connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now() - interval '2 days'")
+    slurm.calls()
+    assert once().changes == ()
+    assert slurm.calls() == [], "Slurm has forgotten it: there is nothing to ask"
+
+
+def test_a_later_job_of_the_same_id_revives_nothing(slurm, register, once, get, connection):
+    """It was not tracked, of the same user, and requeued."""
+    run_id, other = register(10), register(11)
+    slurm.says("squeue", line(11))
+    slurm.says("sacct", row(10))
+    once()
+    connection.execute("UPDATE submissions SET time = time - interval '400 days' WHERE uuid = "
+                       "(SELECT submission FROM runs WHERE id = %s)", (run_id,))  # fmt: skip
+    for table, key in (("runs", "id"), ("attempts", "run_id")):
+        query = f"UPDATE {table} SET time_ended = time_ended - interval '400 days' WHERE {key} = %s"
+        connection.execute(query, (run_id,))
+    slurm.says("squeue", line(11), line(10, RestartCnt="1", SubmitTime=epoch(300)))
+    slurm.calls()
+    assert once().changes == ()
+    assert get(run_id)["status"] == "COMPLETED"
+    assert get(other)["status"] == "RUNNING"
+    assert slurm.calls("sacct") == []
+
+
+def test_what_slurm_did_not_answer_is_no_news_when_nobody_waits_for_it(slurm, register, once, connection):
+    run_id = register(10)
+    slurm.says("squeue", exit=1)
+    once()
+    [cluster] = queries.clusters(connection)
+    assert (cluster.unreachable_since is not None, cluster.awaited) == (True, True)
+    connection.execute("UPDATE runs SET status = 'CANCELLED', time_ended = now() WHERE id = %s", (run_id,))
+    [cluster] = queries.clusters(connection)
+    assert not cluster.awaited
+    assert render.cluster_warning(cluster, datetime.now(timezone.utc)) is None
 
 
 # ---- Who may write -----------------------------------------------------------------------------------------

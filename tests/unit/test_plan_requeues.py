@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrack.reconcile.plan import GRACE, Survey
+from hpctrack.reconcile.plan import GRACE, UNKNOWN, Survey
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Stage
 from tests.facts import QUEUE, S, after, at, decide, relay, row, run, squeue
@@ -249,6 +249,22 @@ def test_another_job_with_the_same_id(stranger):
     for found in (squeue("RUNNING", **stranger), row("FAILED", **stranger)):
         stored, moves = decide(run(), found)
         assert (stored.status, moves, stored.missing_since) == (S.PENDING, [], at(1000))
+
+
+def test_a_later_job_that_was_requeued_and_has_the_id_of_a_run_that_is_gone():
+    year = 400 * 86400
+    later = {"time_submitted": at(year), "time_started": at(year + 1)}
+    live = squeue("RUNNING", 1, **later)
+    over = after(run(), (row("COMPLETED"),))
+    assert decide(over, live)[0].time_ended == at(50)
+    rows = row("COMPLETED"), row("FAILED", attempt=1, time_ended=at(year + 9), **later)
+    for facts in (rows, (*rows, squeue("RUNNING", 2, time_submitted=at(year + 10), start=year + 11))):
+        stored, _ = decide(run(), *facts)
+        assert [attempt.status for attempt in stored.attempts] == [S.COMPLETED]
+    unknown = run(reason=UNKNOWN, missing_since=at(600))
+    assert decide(unknown, live)[0].status is S.PENDING
+    soon = squeue("RUNNING", 1, time_submitted=at(3600), start=3601)
+    assert decide(over, soon)[0].status is S.RUNNING, "slurmctld may remember it so long"
 
 
 def test_our_clock_and_slurms_may_differ():

@@ -91,9 +91,11 @@ def _gauges(stats: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _slurm(stats: Mapping[str, Any]) -> Iterator[Metric]:
-    yield _gauge(
-        "slurm_up", "Whether the last question to Slurm was answered", float(stats["slurm_trouble"] is None)
-    )
+    asks = bool(stats["reconciling"])
+    yield _gauge("reconciling", "Whether this collector is the one that asks Slurm", float(asks))
+    if asks:
+        up = float(stats["slurm_trouble"] is None)
+        yield _gauge("slurm_up", "Whether the last question to Slurm was answered", up)
     yield _counter("slurm_passes", "Comparisons with Slurm", stats.get("slurm_passes", 0))
     programs = stats.get("slurm_commands", {})
     for name, help_text in (

@@ -44,13 +44,16 @@ class Keeping:
         collector: UUID,
         identity: Mapping[str, Any],
         stats: Callable[[], Mapping[str, Any]],
+        *,
+        reconciles: bool,
     ) -> None:
-        """``identity``: host, pid and addresses of the row in ``collectors``."""
+        """``identity``: host, pid and addresses of the row in ``collectors``; ``reconciles``: it may lead."""
         self._settings = settings
         self._keys = keys
         self._collector = collector
         self._identity = identity
         self._stats = stats
+        self._reconciles = reconciles
         self._stopping = threading.Event()
         self._connection: database.Connection | None = None
         self._last_registration = -_REGISTER_SECONDS
@@ -121,7 +124,9 @@ class Keeping:
         signs = {name: value for name, value in stats.items() if name != "uptime_s"}
         if now < self._last_beat + (_IDLE_BEAT_SECONDS if signs == self._signs else _BEAT_SECONDS):
             return
-        self.leads = collectors.beat(connection, self._collector, **self._identity, stats=stats)
+        self.leads = collectors.beat(
+            connection, self._collector, **self._identity, stats=stats, reconciles=self._reconciles
+        )
         self._look_for_life(connection)
         if collectors.end_standstill(connection, _STANDSTILL):
             _log.warning("a collector stood still in the midst of a batch: its session was ended")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors, reconcile
@@ -13,7 +14,7 @@ from hpctrack.store import database, held
 from hpctrack.stream.collector import pacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from uuid import UUID
 
     from hpctrack.settings import Settings
@@ -26,6 +27,9 @@ _RETRY_SECONDS = 60.0
 _TICK = 0.5
 #: If this process stands still while it holds runs, PostgreSQL lets go of them after so long.
 _STANDSTILL = "60s"
+
+#: Stats of a collector that does not reconcile.
+NO_STATS: Mapping[str, Any] = MappingProxyType({"slurm_trouble": None, "reconciling": False})
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +82,7 @@ class Reconciling:
     def stats(self) -> dict[str, Any]:
         """Return what Slurm was asked, for the collector's row in ``collectors``."""
         return {
+            "reconciling": self._leads(),
             "slurm_trouble": self.trouble,
             "slurm_passes": self.passes,
             "slurm_interval_s": round(self._pace.interval, 1),

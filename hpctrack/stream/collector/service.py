@@ -62,7 +62,9 @@ class Collector:
         self._storing = storing.Storing(settings, self._socket, self._intake, self._keys, self._ended)
         self._receiver = receive.Receiver(self._socket, self._keys, self._intake, self._storing.watermark)
         identity = {"host": socket.gethostname(), "pid": os.getpid(), "addresses": self.addresses}
-        self._keeping = keeping.Keeping(settings, self._keys, self.id, identity, self.stats)
+        self._keeping = keeping.Keeping(
+            settings, self._keys, self.id, identity, self.stats, reconciles=slurm is not None
+        )
         self._delivering = delivering.Delivering(settings, self.addresses)
 
     def stop(self) -> None:
@@ -110,7 +112,7 @@ class Collector:
             "commit_s": round(self._storing.commit_s, 4),
             "commit_total_s": round(self._storing.commit_total_s, 4),
             "trouble": self._storing.trouble,
-            **(self._reconciling.stats() if self._reconciling else {"slurm_trouble": None}),
+            **(reconciling.NO_STATS if self._reconciling is None else self._reconciling.stats()),
         }
 
     @contextlib.contextmanager
