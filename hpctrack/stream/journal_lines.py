@@ -31,6 +31,8 @@ LOST_OFFSET = HEADER_SIZE - 13
 _MAX_LOST = 10**12 - 1
 #: Types of packed values, as in `struct`: double, 64-bit integer, boolean.
 CODES = "dq?"
+#: The event that tells of a journal that somebody has cut.
+CUT = "a journal was overwritten (> in place of >>): lines may be lost"
 #: Words that mean something else than the string.
 _WORDS = frozenset(("true", "false", "nan", "inf", "infinity"))
 _SPECIAL = frozenset("=\"'!#\\\x7f")

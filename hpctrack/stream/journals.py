@@ -10,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, leftovers, mirror, removal, tail
+from hpctrack.stream import folders, leftovers, marks, mirror, removal, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,8 @@ class Journals:
         self._leftovers: list[leftovers.Leftover] = []
         self._mirror = mirror.Mirror(config.spool_dir, identity)
         self._lock = folders.Lock(config.run_dir)
+        #: How often it turned out while copying that somebody had cut a journal.
+        self.cuts = 0
 
     def open(self) -> None:
         """Say whose they are, and that somebody works here. Raises OSError."""
@@ -76,7 +78,7 @@ class Journals:
         """Return a file under the next name that no journal has."""
         taken = {*self._tails, *(one.name for one in self)}
         while file.journal in taken:
-            file = file._replace(journal=tail.next_name(file.journal))
+            file = file._replace(journal=marks.next_name(file.journal))
         return file
 
     def __iter__(self) -> Iterator[tail.Tail]:
@@ -109,13 +111,20 @@ class Journals:
             one.read_header()
         return {one.name.hex(): one.lost for one in self if one.lost}
 
-    def copy(self, limit: int) -> int:
+    def copy(self, limit: int, sent: Callable[[tail.Tail], bool]) -> int:
         """Copy up to about ``limit`` bytes to the spool of what is not acknowledged; return how many.
 
-        A journal that can't be read now waits. Raises OSError if the spool can't be written.
+        A journal that can't be read now waits. One that somebody has cut is another one from now on, which
+        whoever sends it sees to: ``sent`` says of which that is so. Raises OSError if the spool can't be
+        written.
         """
         copied = 0
         for one in self.here():
+            if not self._mirror.is_true(one) or one.shrunk:
+                self.cuts += 1
+                if sent(one):
+                    continue
+                one.begin_anew()
             waits = one.trouble is None and self._mirror.end(one) < one.end and not one.is_blank
             if copied < limit and waits:
                 copied += self._mirror.copy(one, self._watermark(one), limit - copied)
@@ -185,5 +194,5 @@ class Journals:
         if one.is_blank:
             return one.end
         with contextlib.suppress(OSError):
-            return self._mirror.synced(one)
+            return self._mirror.synced(one) if self._mirror.is_true(one) else 0
         return 0

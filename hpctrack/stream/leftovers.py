@@ -78,17 +78,30 @@ def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Left
 
 def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
     """Return one tail for each journal, whichever folders hold it."""
-    holders: dict[bytes, list[Leftover]] = {}
+    holders: dict[bytes, list[tuple[Leftover, tail.File]]] = {}
+    cut = set()
     for leftover in found:
-        for name in {file.journal for file in leftover.files}:
-            holders.setdefault(name, []).append(leftover)
-    over = {id(leftover): leftover.is_over for leftovers in holders.values() for leftover in leftovers}
+        for file in leftover.files:
+            name, was_cut = _name(file)
+            holders.setdefault(name, []).append((leftover, file))
+            cut |= {name} if was_cut else set()
+    over = {id(leftover): leftover.is_over for held in holders.values() for leftover, _ in held}
     tails = []
-    for name, leftovers in holders.items():
-        one = tail.Tail(file for leftover in leftovers for file in leftover.files if file.journal == name)
+    for name, held in holders.items():
+        one = tail.Tail((file for _, file in held), name)
+        one.was_cut = name in cut
         if one.files[0].base:  # without its first line
-            one.attempt = leftovers[0].identity.attempt
-        if all(over[id(leftover)] for leftover in leftovers):
+            one.attempt = held[0][0].identity.attempt
+        if all(over[id(leftover)] for leftover, _ in held):
             one.close_line()
         tails.append(one)
     return tails
+
+
+def _name(file: tail.File) -> tuple[bytes, bool]:
+    """Return the name of the journal in a file, and whether it is another one than was read last."""
+    if not file.whole:
+        return file.journal, False
+    one = tail.Tail([file])
+    one.close()
+    return one.name, one.was_cut

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hpctrack import files
 from hpctrack.stream import folders, journal_lines, removal
+from hpctrack.stream.tail import SHELL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 18
 #: Bytes after which it is worth asking the disk whether it has them.
 _SETTLE = 1 << 20
+#: Bytes of a copy that are compared with the journal before more is copied.
+_COMPARED = 1 << 16
 
 
 class _Part:
@@ -97,11 +100,31 @@ class Mirror:
         try:
             while part.end - before < limit:
                 data = _complete_lines(tail, part.end)
+                tail.note(part.end + len(data))
                 if not data or not part.append(descriptor, data):
                     break
         finally:
             os.close(descriptor)
         return part.end - before
+
+    def is_true(self, tail: Tail) -> bool:
+        """Whether what was copied of a journal last still stands there: a shell may have cut it.
+
+        Raises OSError if the copy can't be read; a journal that can't be waits.
+        """
+        part = self._parts.get(tail.name)
+        if tail.kind != SHELL or part is None or part.is_gone():
+            return True
+        begin = max(part.base, part.end - _COMPARED)
+        descriptor = part.open()
+        try:
+            copy = os.pread(descriptor, part.end - begin, begin - part.base)
+        finally:
+            os.close(descriptor)
+        try:
+            return tail.compare(copy, begin)
+        except OSError:
+            return True
 
     def _part(self, tail: Tail, watermark: int) -> _Part:
         part = self._parts.get(tail.name)

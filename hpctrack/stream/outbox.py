@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
 from hpctrack.stream import journal, wire
-from hpctrack.stream.tail import next_name
+from hpctrack.stream.marks import next_name
 from hpctrack.stream.window import Window
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Outbox:
         """Take up a journal; ``first`` ones go before all others. None goes by the name of another."""
         while tail.name in self._shipments:
             tail.name = next_name(tail.name)
+        self.cuts += tail.was_cut
         self._shipments[tail.name] = _Shipment(
             tail, self._window.open(tail.name, tail.files[0].base, first=first)
         )
@@ -221,8 +222,8 @@ class Outbox:
         self.cuts += 1
         self._window.close(shipment.stream)
         del self._shipments[tail.name]
-        tail.name = next_name(tail.name)
-        tail.seek(0)
+        tail.begin_anew()
+        tail.was_cut = False  # this one is counted
         self.add(tail)
         self._shipments[tail.name].renewals = shipment.renewals + 1
 

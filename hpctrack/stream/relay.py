@@ -59,7 +59,6 @@ _MAX_LOG = 1 << 16
 #: Seconds of silence that are worth a word: a collector that was started with the job takes about two.
 _WORTH_TELLING = 2.5
 _DETOUR = "no answer from the collector: journals go through the spool"
-_CUT = "a journal was overwritten (> in place of >>): lines may be lost"
 
 
 def main(config: Config, channel: socket.socket, stderr: report.Stderr) -> None:
@@ -293,6 +292,9 @@ class Relay:
             return one.files[0].base
         return self._outbox.watermark(one)
 
+    def _sends(self, one: Tail) -> bool:
+        return self._outbox is not None and self._outbox.holds(one)
+
     def _safe(self, one: Tail) -> int:
         return self._outbox.safe(one) if self._outbox is not None and self._outbox.holds(one) else 0
 
@@ -351,9 +353,7 @@ class Relay:
         if (by_spool or self._is_stuck(now)) and now >= self._spool_again:
             self._tell_detour()
             self._copy(now, _MIRROR_BYTES)
-        if self._outbox is not None and self._outbox.cuts and not self._told_cut:
-            self._told_cut = True
-            self._own.append("event", {"time": time.time(), "name": _CUT})
+        self._tell_cut()
         self._journals.keep_house(in_spool_for_good=by_spool)
         self._journals.clear(self._safe)
         if self._deadline is None and now - self._started > _ADOPT_AFTER:
@@ -390,13 +390,22 @@ class Relay:
             self._detoured = True
             self._own.append("event", {"time": time.time(), "name": _DETOUR})
 
+    def _tell_cut(self) -> None:
+        """Say once in the run's timeline that somebody has cut a journal."""
+        cuts = self._journals.cuts + (self._outbox.cuts if self._outbox is not None else 0)
+        if cuts and not self._told_cut:
+            self._told_cut = True
+            self._own.append("event", {"time": time.time(), "name": journal_lines.CUT})
+
     def _copy(self, now: float, limit: int) -> int:
         """Copy to the spool; if that fails, not again for a while."""
         if self._record is not None:
             self._tell_start(self._record)
         self._journals.look()
         try:
-            return self._journals.copy(limit)
+            copied = self._journals.copy(limit, self._sends)
+            self._tell_cut()
+            return copied
         except OSError as error:
             self._spool_again = now + _SPOOL_TROUBLE
             self._log.write(f"the spool can't be written: {error}")

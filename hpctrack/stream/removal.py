@@ -53,7 +53,9 @@ if TYPE_CHECKING:
 #: As a `Proof.safe`: all there is, since its run is deleted.
 EVERYTHING = 1 << 63
 #: What stands in folders of journals besides journals.
-_OURS = re.compile(r"(identity\.json(\.[0-9a-f]{8})?|lock|told|slurm_script|relay\.log|python)\Z")
+_OURS = re.compile(
+    r"([0-9a-f]{16}\.shell\.mark|identity\.json(\.[0-9a-f]{8})?|lock|told|slurm_script|relay\.log|python)\Z"
+)
 #: What says whose they were goes after all else.
 _LAST = "identity.json"
 #: Errors of fcntl(2) where a file system knows no leases.

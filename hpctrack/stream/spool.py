@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import folders, leftovers, records, removal, runfolder, tail
+from hpctrack.stream import folders, journal_lines, leftovers, records, removal, runfolder, tail
 from hpctrack.stream.outbox import Link, Outbox, Run
 
 if TYPE_CHECKING:
@@ -240,6 +240,8 @@ def ship(
         return Outcome.ELSEWHERE  # its relay ships it
     link = Link(addresses)
     tails = leftovers.tails_of([leftover])
+    if taken and any(one.was_cut for one in tails):
+        tails += _told_cut(leftover)
     try:
         box = _outbox(record, spooled.identity.task, tails, runfolder.redactor(spooled.path))
         _ship(box, link, leftover, progress)
@@ -249,6 +251,19 @@ def ship(
         for one in tails:
             one.close()
         leftover.release()
+
+
+def _told_cut(leftover: leftovers.Leftover) -> list[tail.Tail]:
+    """Have the run's timeline tell that somebody has cut a journal, by one of our own."""
+    try:
+        path = runfolder.create_journal(leftover.path, "relay", leftover.identity.attempt, 0)
+        with open(path, "ab") as file:
+            file.write(
+                journal_lines.format_message("event", {"time": time.time(), "name": journal_lines.CUT})
+            )
+    except OSError:  # it arrives all the same
+        return []
+    return [tail.Tail([file]) for file in [tail.parse_name(path)] if file is not None]
 
 
 def without_key(stuck: Stuck) -> Spooled:

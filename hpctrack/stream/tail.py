@@ -15,7 +15,7 @@ import resource
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.stream import journal, journal_lines
+from hpctrack.stream import holes, journal, journal_lines, marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,14 +25,14 @@ _CHUNK = 1 << 16
 #: Acknowledged bytes that are given back at once.
 _PUNCH = 1 << 20
 _PAGE = 4096
-#: fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE.
-_PUNCH_HOLE = 0x01 | 0x02
 #: Nanoseconds for which a folder's time of change may stay the same although it has changed.
 _SETTLED = 2_000_000_000
 #: Bytes before what is read next that must be what they were: else somebody has written over the journal.
 _SEAM = 64
 #: Journals that are open at a time, where the process may open so many.
 _MAX_OPEN = 256
+#: The kind of journals that shells append to, by their names.
+SHELL = "shell"
 _REPLACED = "another file has its name"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -71,11 +71,6 @@ def _scan(folder: str) -> list[tuple[File, int]]:
     with os.scandir(folder) as entries:
         files = [(parse_name(entry.path), entry.inode()) for entry in entries]
     return sorted((file, inode) for file, inode in files if file is not None)
-
-
-def next_name(name: bytes) -> bytes:
-    """Return the name of what is written in place of a journal that was cut or replaced."""
-    return ((int.from_bytes(name, "big") + 1) % (1 << 64)).to_bytes(8, "big")
 
 
 class Watch:
@@ -197,10 +192,10 @@ def _open_own(path: str) -> int:
 class Tail:
     """Reads the complete lines of one journal, from the files that hold it."""
 
-    def __init__(self, files: Iterable[File]) -> None:
-        """``files`` hold the same journal, wholly or in parts."""
+    def __init__(self, files: Iterable[File], name: bytes | None = None) -> None:
+        """``files`` hold the same journal, wholly or in parts; ``name``: what it goes by, if known."""
         self.files = sorted(files, key=lambda file: (file.base, not file.whole))
-        self.name = self.files[0].journal
+        self.name = name or self.files[0].journal
         self.kind = self.files[0].kind
         #: Everything before it has been read.
         self.offset = self.files[0].base
@@ -227,21 +222,36 @@ class Tail:
         self._seam = 0, b""
         self._stamp = 0
         self._overwritten = False
+        #: Whether somebody has cut it since it was read last, by whomever.
+        self.was_cut = False
+        whole = next((file for file in self.files if file.whole and file.kind == SHELL), None)
+        self._marks = None if whole is None else self._marks_of(whole)
         self.look()
         self.read_header()
-        self._name_anew()
+        if name is None and len(self.files) == 1:
+            self._find_name(self.files[0])
 
-    def _name_anew(self) -> None:
-        """Give a journal the next name if its first line is gone: somebody has cut or replaced it since.
+    def _marks_of(self, file: File) -> marks.Marks:
+        return marks.Marks(file.path, lambda offset, size: self._bytes(file, offset, size))
 
-        What PostgreSQL has under its own name is of the bytes before.
+    def _find_name(self, file: File) -> None:
+        """Give a journal the next name if it was cut or replaced: PostgreSQL has what stood there before.
+
+        Shells alone do that by a ``>``, but anybody may remove a file and write another.
         """
-        first = self.files[0]
-        whole = len(self.files) == 1 and first.whole and parse_name(first.path) == first
-        with contextlib.suppress(OSError):
-            data = self._bytes(first, 0, journal_lines.HEADER_SIZE) if whole else b""
-            if data and not data.startswith(journal_lines.MAGIC):
-                self.name = next_name(self.name)
+        if file.whole and parse_name(file.path) == file:
+            with contextlib.suppress(OSError):
+                self.name, self.was_cut = self._marks_of(file).name(file.journal)
+
+    def begin_anew(self) -> None:
+        """Take what stands there for another journal than what was read: somebody has cut it."""
+        self.name = marks.next_name(self.name)
+        self.seek(0)
+
+    def note(self, offset: int) -> None:
+        """Remember that it is read up to an offset, before any of that is sent or copied."""
+        if self._marks is not None:
+            self._marks.note(self.name, offset)
 
     def close(self) -> None:
         """Close the files."""
@@ -267,7 +277,8 @@ class Tail:
     def _take(self, file: File, found: os.stat_result) -> None:
         self._ends[file.path] = file.base + found.st_size
         self._time = found.st_mtime
-        if found.st_mtime_ns != self._stamp and found.st_size == self.offset:
+        grown = found.st_size > self.offset and self.kind == SHELL
+        if found.st_mtime_ns != self._stamp and (found.st_size == self.offset or grown):
             self._check_seam(self._bytes(file, *self._seam_range(0)))
         self._stamp = found.st_mtime_ns
 
@@ -278,6 +289,12 @@ class Tail:
         else:
             self.trouble = error
             self._opened[file.path].close()  # the next look opens it again: a server may have come back
+
+    def compare(self, copy: bytes, begin: int) -> bool:
+        """Whether what was copied of it still stands there; else somebody has cut it. Raises OSError."""
+        if self.raw(begin, len(copy)) != copy:
+            self._overwritten = True
+        return not self._overwritten
 
     @property
     def shrunk(self) -> bool:
@@ -346,10 +363,13 @@ class Tail:
         if self._newer is not None:
             return []
         try:
-            return self._read()
+            lines = self._read()
         except OSError as error:
             self.trouble = error
             return []
+        if lines:
+            self.note(self.offset)
+        return lines
 
     def _read(self) -> list[journal.Line]:
         while self.offset < self.end:
@@ -410,7 +430,7 @@ class Tail:
         return os.pread(self._opened[file.path].descriptor(), size, offset - file.base)
 
     def raw(self, offset: int, size: int) -> bytes:
-        """Return bytes as they stand in a journal that one file holds. Raises OSError."""
+        """Return bytes as they stand in the journal's first file. Raises OSError."""
         return self._bytes(self.files[0], offset, size)
 
     def descriptor(self, file: File) -> int:
@@ -456,25 +476,13 @@ class Tail:
 
     def give_back(self, watermark: int) -> None:
         """Free the disk space of what is acknowledged, where the file system can."""
-        end = max(0, watermark - _SEAM) // _PAGE * _PAGE
+        end = max(0, watermark - marks.BLOCK) // _PAGE * _PAGE
         if end - self._punched < _PUNCH or not self.files[0].whole:
             return
         try:
             descriptor = self._opened[self.files[0].path].open_to_write()
         except OSError:  # another file has its name, or there is none: nothing is to be given back
             return
-        punched = punch_hole(descriptor, self._punched, end - self._punched)
+        punched = holes.punch(descriptor, self._punched, end - self._punched)
         os.close(descriptor)
         self._punched = end if punched else 1 << 62
-
-
-def punch_hole(descriptor: int, offset: int, size: int) -> bool:
-    """Free a range of a file (fallocate(2)); False where that can't be done."""
-    import ctypes  # late: few journals grow so long
-
-    try:
-        libc = ctypes.CDLL(None)
-        libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-        return bool(libc.fallocate(descriptor, _PUNCH_HOLE, offset, size) == 0)
-    except (OSError, AttributeError):
-        return False

@@ -22,7 +22,7 @@ ALLOWED = {
     ("records", "remove"): "a submission record",
     ("records", "try_refused_again"): "the mark of one",
     ("records", "set_registered"): "the mark of one",
-    ("tail", "punch_hole"): "gives back what is acknowledged, and keeps the file: Tail.give_back",
+    ("holes", "punch"): "gives back what is acknowledged, and keeps the file: Tail.give_back",
     ("writer", "Writer._create_in"): "its own new journal, whose header found no space",
     ("writer", "Writer.discard"): "its own new journal, while another thread's is used",
     ("wire", "*"): "text",

@@ -79,6 +79,58 @@ def test_what_is_written_in_place_of_a_journal_while_its_relay_is_dead_arrives(j
     assert sorted(collector.steps()) == [100, 101, 102, *range(200, 221)] and job.run_folders() == []
 
 
+CUT_TWICE = """#!/bin/sh
+{live}
+read line < go
+echo "step=200 loss=1" > $HPCTRACK_JOURNAL
+for i in 201 202 203; do echo "step=$i loss=1" >> $HPCTRACK_JOURNAL; done
+"""
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["by its relay", "by sync"])
+@pytest.mark.parametrize(
+    "live",
+    [
+        'echo "step=100 loss=1" > $HPCTRACK_JOURNAL',
+        'for i in 100 101; do echo "step=$i loss=1" > $HPCTRACK_JOURNAL; sleep 0.5; done',
+        'echo "step=100 loss=1" >> $HPCTRACK_JOURNAL',
+    ],
+    ids=["cut", "cut twice", "appended to"],
+)
+def test_a_journal_that_is_cut_again_when_its_relay_is_dead_arrives(job, collector, live, between):
+    """The watermark of what it held before is met at a line's end."""
+    job.submit()
+    job.find_collector_at(collector.address)
+    os.mkfifo(job.folder / "go")
+    process = job.start(CUT_TWICE.format(live=live))
+    before = [100, 101] if "101" in live else [100]
+    await_result(lambda: set(before) <= set(collector.steps()))
+    for pid in (job.relay(process), process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait(30)
+    if between:
+        assert job.sync(collector) == [False]
+    script = folders.read_identity(str(job.run_dir())).script
+    (job.folder / "go").write_text("on\n")
+    await_result(lambda: not folders.started_at(script))
+    assert job.sync(collector) == [True]
+    assert sorted(collector.steps()) == [*before, *range(200, 204)] and job.run_folders() == []
+    assert any("overwritten" in event["name"] for event in collector.messages("event"))
+
+
+def test_a_journal_that_is_cut_while_it_is_copied_to_the_spool_arrives(job, collector):
+    """No collector answers: its lines are as long as those that were copied."""
+    job.record = job.record._replace(transport="spool")
+    job.submit()
+    process = job.start("""#!/bin/sh
+for i in 100 101 102; do echo "step=$i loss=1" > $HPCTRACK_JOURNAL; sleep 2.5; done
+""")
+    process.wait(60)
+    job.sync(collector)
+    assert sorted(collector.steps()) == [100, 101, 102]
+    assert any("overwritten" in event["name"] for event in collector.messages("event"))
+
+
 def test_what_was_given_back_is_not_taken_for_something_else(tmp_path):
     path = tmp_path / f"{'0' * 15}1.log.journal"
     path.write_bytes(b"a=1\n" * (1 << 19))

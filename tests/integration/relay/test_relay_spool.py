@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import tail
+from hpctrack.stream import holes
 from tests.integration.relay.relayed_job import LOG, Collector, Job, await_result
 
 RELAY_SECONDS = 31
@@ -143,7 +143,7 @@ def test_acknowledged_space_is_given_back(job, collector, elsewhere):
     try:
         await_result(lambda: journal.stat().st_blocks * 512 < 3 << 20, 15)
     except AssertionError:
-        if not tail.punch_hole(os.open(journal, os.O_RDWR), 4096, 4096):
+        if not holes.punch(os.open(journal, os.O_RDWR), 4096, 4096):
             pytest.skip("the file system can't punch holes")
         raise
     assert journal.read_bytes()[:9] == b"# hpctrac"
