@@ -287,3 +287,5 @@ class Piece(NamedTuple):
     submission: UUID | None = None
     task: int | None = None
     """What the wire calls the run: it is stored only while the run of that id is called so."""
+    owner: str = ""
+    """Whose run it is; empty where all runs are one user's."""

@@ -19,8 +19,8 @@ A, B = "a" * 16, "b" * 16
 class Journal:
     """A journal in the making; its pieces continue one another."""
 
-    def __init__(self, run_id: int, name: str = A, attempt: int = 0) -> None:
-        self.run_id, self.name, self.attempt, self.end = run_id, name, attempt, 0
+    def __init__(self, run_id: int, name: str = A, attempt: int = 0, owner: str = "") -> None:
+        self.run_id, self.name, self.attempt, self.end, self.owner = run_id, name, attempt, 0, owner
 
     def rows(self, *rows: dict) -> model.Piece:
         """Return the next piece: rows with their values, and ``step``, ``progress``, ``time`` among them."""
@@ -38,7 +38,10 @@ class Journal:
         body, count = wire.pack(lines, 1 << 20)
         assert count == len(lines)
         start, self.end = self.end, self.end + 100
-        return model.Piece(self.run_id, self.name, self.attempt, start, self.end, decode.decode(body), body)
+        contents = decode.decode(body)
+        return model.Piece(
+            self.run_id, self.name, self.attempt, start, self.end, contents, body, owner=self.owner
+        )
 
 
 def metric_columns(connection) -> list[str]:

@@ -31,6 +31,8 @@ _MAX_REASON = 1000  # characters
 #: How often parts of one refused piece are tried, each of which costs about a millisecond: enough to find
 #: every row of a usual one. What is left then is set aside in larger parts.
 _TRIES = 256
+#: Lines of which it is tried whether PostgreSQL takes any.
+_PROBES = 64
 #: Entries of `rejected` of one run, and bytes in them; what is more is only counted.
 _MAX_REJECTED, _MAX_PAYLOAD = 2000, 32 << 20
 _OBSERVED = frozenset(("hello", "start", "fin"))
@@ -125,6 +127,20 @@ def store_apart(
     batch.store_lines(writer, observe)
     batch.count()
     return batch.outcome
+
+
+def probe(
+    connection: Connection, writer: metrics.Writer, observe: Observe, given: Sequence[model.Piece]
+) -> set[str]:
+    """Return of which kinds (`pieces.kinds`) any line of these pieces can be stored.
+
+    Some lines, from everywhere in them, are tried alone; the caller rolls back. Raises what psycopg raises.
+    """
+    batch = _Batch(connection, given)
+    writer.begin()
+    batch.lock()
+    batch.decide(take=False)
+    return batch.probe(writer, observe)
 
 
 @dataclass
@@ -290,6 +306,21 @@ class _Batch:
                     body=pieces.body(contents), fault=str(refusal), sqlstate=refusal.sqlstate
                 )
                 self._journals[index].rejected += self._set_aside(part, piece.run_id)
+
+    def probe(self, writer: metrics.Writer, observe: Observe) -> set[str]:
+        """Try lines alone; returns of which kinds some were taken."""
+        writer.refresh()
+        lines = [
+            (index, piece, line)
+            for index, piece in self._in_order()
+            for line in range(pieces.count(piece.contents))
+        ]
+        for index, piece, line in lines[:: -(-len(lines) // _PROBES) or 1]:
+            part = piece._replace(contents=pieces.cut(piece.contents, line, line + 1))
+            self._try(index, part, writer, observe)
+        rows = sum(journal.rows for journal in self._journals)
+        counted = {"rows": rows, "messages": self.outcome.counts["messages"]}
+        return {kind for kind, count in counted.items() if count}
 
     def _try(
         self, index: int, part: model.Piece, writer: metrics.Writer, observe: Observe

@@ -10,12 +10,15 @@ while PostgreSQL refuses whatever comes (`refusals.Streak`), or over which it fa
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
+
+import psycopg
 
 from hpctrack import errors, model
 from hpctrack.store import batch, columns, database, held, metrics, pieces, refusals
@@ -170,7 +173,7 @@ class Ingestion:
                 stored = self._transact(functools.partial(batch.store, *self._tools, part), part)
             except errors.ContentRefused as refusal:
                 self._refusals_left -= 1
-                if self._memory.streak.is_long:
+                if self._is_refused_anyway(part, ordered):
                     self._put_off_refused(ordered, refusal, outcome)
                     return
                 if self._refusals_left <= 0 or not self._may_divide:
@@ -185,6 +188,29 @@ class Ingestion:
                 return
             else:
                 self._note(part, stored, outcome)
+
+    def _is_refused_anyway(self, part: Iterable[model.Piece], ordered: Sequence[model.Piece]) -> bool:
+        """Whether a part of a run's pieces was refused while PostgreSQL refuses whatever comes.
+
+        A line of the run's that it takes shows that it does not.
+        """
+        streak, kinds = self._memory.streak, pieces.kinds(part)
+        if streak.is_long(kinds):
+            streak.take(self._taken(ordered))
+        return streak.is_long(kinds)
+
+    def _taken(self, ordered: Sequence[model.Piece]) -> set[str]:
+        """Return of which kinds PostgreSQL takes some lines of a run's; nothing is stored."""
+        taken: set[str] = set()
+
+        def probe() -> Outcome:
+            taken.update(batch.probe(*self._tools, ordered))
+            raise psycopg.Rollback
+
+        with contextlib.suppress(errors.ContentRefused, errors.StoreBusy):
+            self._transact(probe, ordered)
+        self._writer.forget()
+        return taken
 
     def _store_what_was_held(self, pieces: Sequence[model.Piece], outcome: Outcome) -> Sequence[model.Piece]:
         """Store pieces of runs that were put off and can be had now; return those of all others.
@@ -333,8 +359,8 @@ class Ingestion:
         if lines:
             _log.warning("%s: %d lines set aside: %s", where, lines, refusal)
         self._note([piece], stored, outcome)
-        kinds = sorted(pieces.kinds(piece.contents))
-        self._memory.streak.refuse(kind for kind in kinds for _ in range(0 if stored.counts[kind] else lines))
+        refused = [kind for kind in pieces.kinds([piece]) if not stored.counts[kind]]
+        self._memory.streak.refuse(refused, piece.owner or piece.run_id, lines)
 
 
 def _halves(given: Sequence[model.Piece], runs: Sequence[int]) -> list[list[model.Piece]]:

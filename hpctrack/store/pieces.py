@@ -14,7 +14,7 @@ from hpctrack import model
 from hpctrack.stream import journal, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _BLOCK = struct.Struct("<BI")
 _MICROSECONDS = 1e6
@@ -25,9 +25,10 @@ def count(contents: model.Contents) -> int:
     return sum(map(_lines, contents.blocks))
 
 
-def kinds(contents: model.Contents) -> set[str]:
-    """Return what there is: ``rows``, ``messages``."""
-    return {"rows" if isinstance(block, model.MetricBlock) else "messages" for block in contents.blocks}
+def kinds(given: Iterable[model.Piece]) -> set[str]:
+    """Return what there is in pieces: ``rows``, ``messages``."""
+    blocks = (block for piece in given for block in piece.contents.blocks)
+    return {"rows" if isinstance(block, model.MetricBlock) else "messages" for block in blocks}
 
 
 def cut(contents: model.Contents, begin: int, end: int) -> model.Contents:

@@ -2,9 +2,10 @@
 
 What SQLSTATE an error has says little: functions and triggers of the user's raise whichever they like. The
 evidence is where it comes from, and whether the connection still answers. What is surely the server's (the
-connection is lost, disk or memory are full, the server only reads) refuses nothing: all of it is kept, and
-tried again. What other sessions cause (locks, deadlocks, cancelled statements) is tried again later. Any
-other refusal blames what was to be stored: it is divided until the row is found that is to blame.
+connection is lost, disk or memory are full, the server only reads, tables or rights are missing) refuses
+nothing: all of it is kept, and tried again. What other sessions cause (locks, deadlocks, cancelled
+statements) is tried again later. Any other refusal blames what was to be stored: it is divided until the row
+is found that is to blame.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import psycopg
 from psycopg.pq import ConnStatus
@@ -24,9 +25,18 @@ if TYPE_CHECKING:
 
     from hpctrack.store.database import Connection
 
+#: A user, or a run where all of them are one user's.
+Owner: TypeAlias = str | int
+
 #: Classes of SQLSTATE that are the server's, if no function raised them by hand (manual, "PostgreSQL Error
-#: Codes"): connection, resources, operator's intervention, system; and a server that only reads.
-_SERVERS = ("08", "53", "57", "58", "25006")
+#: Codes"): connection, resources, operator's intervention, system; a server that only reads; damaged files.
+_SERVERS = ("08", "53", "57", "58", "25006", "XX001", "XX002")
+#: What is wrong with a statement of ours, where nothing else was at work: tables and rights are missing.
+_STATEMENTS = ("42",)
+#: Files of PostgreSQL's that read and write its own: a file that can't grow has any code, also XX000.
+_STORAGE = frozenset(
+    ("bufmgr.c", "buffile.c", "fd.c", "hio.c", "localbuf.c", "md.c", "slru.c", "smgr.c", "xlog.c")
+)
 #: Other sessions': locks, deadlocks, what an operator cancelled.
 _OTHERS = ("55P03", "40", "57014")
 #: The data's, whoever raised them: cardinality, data, integrity, check option, limits.
@@ -56,7 +66,7 @@ def told(connection: Connection) -> Iterator[None]:
         if not _is_by_hand(error):
             if sqlstate.startswith(_OTHERS):
                 raise errors.StoreBusy(_message(error)) from error
-            if sqlstate.startswith(_SERVERS):
+            if _is_servers(error, sqlstate):
                 raise
         raise errors.ContentRefused(_message(error), error.sqlstate) from error
     except (errors.HpctrackError, OSError, MemoryError):
@@ -78,6 +88,12 @@ def blames_data(error: errors.StoreError) -> bool:
     )
 
 
+def _is_servers(error: psycopg.Error, sqlstate: str) -> bool:
+    """Whether what no function raised is surely no line's fault."""
+    ours = sqlstate.startswith(_STATEMENTS) and not error.diag.context
+    return ours or sqlstate.startswith(_SERVERS) or error.diag.source_file in _STORAGE
+
+
 def _is_by_hand(error: psycopg.Error) -> bool:
     return (error.diag.source_file or "").startswith(_BY_HAND)
 
@@ -87,25 +103,29 @@ def _message(error: psycopg.Error) -> str:
 
 
 class Streak:
-    """Refusals in a row, by kind of what was refused: rows, or messages.
+    """Refusals in a row, by kind of what was refused (rows, or messages), and by whose it was.
 
     A constraint or a trigger that is mistaken about everybody must not turn all data into ``rejected``: after
     so many refusals while nothing was taken, runs are put off instead, until something is taken again.
+    Nobody brings that about alone: nobody's refusals count for more than half of it.
     """
 
     def __init__(self) -> None:
-        self._refused: Counter[str] = Counter()
+        self._refused: dict[str, Counter[Owner]] = {}
 
     def take(self, kinds: Iterable[str]) -> None:
         """Take in that something of these kinds was stored."""
         for kind in kinds:
             self._refused.pop(kind, None)
 
-    def refuse(self, kinds: Iterable[str]) -> None:
-        """Take in that something of these kinds was refused."""
-        self._refused.update(kinds)
+    def refuse(self, kinds: Iterable[str], owner: Owner, count: int) -> None:
+        """Take in that so many lines of an owner's, in which there are these kinds, were refused."""
+        for kind in kinds:
+            self._refused.setdefault(kind, Counter())[owner] += count
 
-    @property
-    def is_long(self) -> bool:
-        """Whether hardly anything but the rows themselves can be to blame."""
-        return any(count >= IN_A_ROW for count in self._refused.values())
+    def is_long(self, kinds: Iterable[str]) -> bool:
+        """Whether hardly the lines themselves are to blame when something of these kinds is refused."""
+        return any(self._length(self._refused[kind]) >= IN_A_ROW for kind in kinds if kind in self._refused)
+
+    def _length(self, refused: Counter[Owner]) -> int:
+        return sum(min(count, IN_A_ROW // 2) for count in refused.values())

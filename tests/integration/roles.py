@@ -56,6 +56,11 @@ class Roles:
         """Run a command as the server's superuser."""
         self._superuser.execute(command)
 
+    @property
+    def superuser(self) -> psycopg.Connection:
+        """Return the connection of the server's superuser, in autocommit mode."""
+        return self._superuser
+
     def of(self, name: str):
         """Return settings with which a role works, each with folders of its own."""
         folder = os.path.join(os.path.dirname(self.settings.data_dir), name)

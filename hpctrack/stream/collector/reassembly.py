@@ -135,6 +135,10 @@ class Reassembly:
         journal = self._journals.get(key)
         return 0 if journal is None else journal.watermark
 
+    def user(self, key: Key) -> str:
+        """Return whose a journal is."""
+        return self._journals[key].user
+
     def tail(self, key: Key) -> int:
         """Return up to where a journal has arrived without a gap."""
         return self._journals[key].tail

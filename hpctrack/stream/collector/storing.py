@@ -154,7 +154,7 @@ class Storing:
 
     def _store(self, batch: Sequence[_Waiting]) -> None:
         started = time.monotonic()
-        pieces = [_piece(key, whole) for key, whole in batch]
+        pieces = [_piece(key, whole, self._owner(key)) for key, whole in batch]
         outcome = self._persistently(lambda store: store.store(pieces))
         self.commit_s = time.monotonic() - started
         self.commit_total_s += self.commit_s
@@ -175,6 +175,10 @@ class Storing:
             self._keys.forget(outcome.gone)
         if outcome.ended:
             self._ended(outcome.ended)
+
+    def _owner(self, key: Key) -> str:
+        """Return whose a journal is; empty in the personal mode, where all are one user's."""
+        return "" if self._settings.personal else self._reassembly.user(key)
 
     def _answer(self, key: Key, datagram: Datagram, verdict: Verdict) -> Addressed:
         """Return what is answered at once."""
@@ -270,7 +274,7 @@ class _Deadline:
         return time.monotonic() >= self._until
 
 
-def _piece(key: Key, whole: Range) -> model.Piece:
+def _piece(key: Key, whole: Range, owner: str) -> model.Piece:
     """Decode a range, if need be. What can't be decoded is set aside: sent again, it would be no better."""
     header, body, contents = whole
     fault = None
@@ -289,6 +293,7 @@ def _piece(key: Key, whole: Range) -> model.Piece:
         fault,
         submission=_submission(header.submission),
         task=header.task,
+        owner=owner,
     )
 
 
