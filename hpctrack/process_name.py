@@ -18,9 +18,8 @@ def take(name: str) -> None:
 
     Where the kernel refuses, the names stay as they are.
     """
+    mark(name)
     try:
-        with open("/proc/self/comm", "wb", buffering=0) as file:
-            file.write(name.encode()[:_MAX_COMM])
         start, end = _command_line()
         descriptor = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -29,6 +28,15 @@ def take(name: str) -> None:
         finally:
             os.close(descriptor)
     except (OSError, ValueError, IndexError):
+        pass
+
+
+def mark(name: str) -> None:
+    """Give this process a command name; its command line stays."""
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(name.encode()[:_MAX_COMM])
+    except OSError:
         pass
 
 

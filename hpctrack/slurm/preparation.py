@@ -57,6 +57,8 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
     #: ``--quiet``: sbatch will not say which job it made.
     quiet: bool = False
+    #: ``--wait``: sbatch ends with the job.
+    waits: bool = False
 
 
 class _Line(NamedTuple):
@@ -213,11 +215,13 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
     files.replace(str(path), wrapped)
     dropped = [place for option in line.read.options if option.name == "wrap" for place in option.places]
     request = options.request(line.read, line.environ, directives)
+    waits = line.read.has("wait") or directives.has("wait") or "SBATCH_WAIT" in line.environ
     arguments = () if script.place is None else tuple(line.argv[script.place + 1 :])
     return plan._replace(
         argv=_with_script(line.argv, script, path, dropped),
         wrapped=Wrapped(script, str(path), request, own, arguments),
         notes=notes,
+        waits=waits,
     )
 
 

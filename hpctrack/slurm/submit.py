@@ -12,14 +12,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import account, errors, git, submission
-from hpctrack.slurm import command, environment, preparation, site
+from hpctrack import account, errors, files, git, submission
+from hpctrack.slurm import command, environment, preparation, recursion, site
 from hpctrack.stream import records
 
 if TYPE_CHECKING:
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.slurm.preparation import Plan, Wrapped
 
-_ANSWER = re.compile(rb"(?:Submitted batch job (\d+)(?: on cluster (\S+))?|(\d+)(?:;(\S+))?)\s*\Z")
+_ANSWER = re.compile(rb"Submitted batch job (\d+)(?: on cluster (\S+))?\s*\Z")
+#: What ``--parsable`` prints, and what a site's own program around sbatch may print of something else.
+_NUMBER = re.compile(rb"(\d+)(?:;(\S+))?\s*\Z")
 _QUERY_SECONDS = 2.0
 #: Seconds after which a failing sbatch may have run into a time limit with its job submitted all the same.
 _SLOW = 5.0
@@ -76,6 +77,9 @@ def submit(order: Order, listener: Listener) -> int:
 
     Raises `errors.CommandNotFound`.
     """
+    if recursion.is_inside():
+        return submit_plain(order.argv, order.environ)
+    recursion.mark()
     minted = submission.mint(order.settings, time.time())
     with contextlib.ExitStack() as stack:
         plan = _plan(stack, order, minted)
@@ -94,13 +98,15 @@ def submit(order: Order, listener: Listener) -> int:
 
 def submit_plain(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run sbatch on what the user typed, untracked; returns and raises as `submit` does."""
-    with _running(["sbatch", *argv], environment.for_child(environ, array=False), None) as process:
+    program = recursion.program(environ)
+    recursion.mark()
+    with _running([program, *argv], environment.for_child(environ, array=False), None) as process:
         return process.wait()
 
 
 def _plan(stack: contextlib.ExitStack, order: Order, minted: records.Record) -> Plan:
     try:
-        folder = tempfile.TemporaryDirectory(prefix="hpctrack-", ignore_cleanup_errors=True)
+        folder = _folder(stack, order)
     except OSError as error:
         return preparation.untracked(preparation.Plan(list(order.argv)), f"no temporary folder: {error}")
     path = Path(stack.enter_context(folder))
@@ -108,6 +114,34 @@ def _plan(stack: contextlib.ExitStack, order: Order, minted: records.Record) -> 
     return preparation.prepare(
         order.settings, order.argv, order.environ, path, records.dumps(minted), script=order.script
     )
+
+
+def _folder(stack: contextlib.ExitStack, order: Order) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for the wrapped script.
+
+    Where sbatch is a script of the site's it may run the real one on another host: then it is in the home.
+    """
+    shared = None
+    with contextlib.suppress(OSError, errors.SlurmError):
+        if _is_script(command.find("sbatch", order.environ)):
+            shared = order.settings.data_dir
+            if not Path(shared).exists():
+                stack.callback(_remove_empty, shared)
+            files.make_folder(shared)
+    for place in dict.fromkeys((shared, None)):
+        with contextlib.suppress(OSError):
+            return tempfile.TemporaryDirectory(prefix="hpctrack-", ignore_cleanup_errors=True, dir=place)
+    return tempfile.TemporaryDirectory(prefix="hpctrack-", ignore_cleanup_errors=True)
+
+
+def _is_script(program: str) -> bool:
+    with Path(program).open("rb") as file:
+        return file.read(2) == b"#!"
+
+
+def _remove_empty(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        Path(folder).rmdir()
 
 
 class _Job:
@@ -149,6 +183,10 @@ class _Job:
             found = _find(self._wrapped.path, self._wrapped.request.clusters, self._order.environ)
             if found is not None:
                 self.learn(*found)
+
+    def give_up(self) -> None:
+        """Say that neither sbatch nor Slurm tells which job it is."""
+        self._listener.say("submitted untracked: neither sbatch nor squeue says which job it is")
 
     @property
     def test_only(self) -> bool:
@@ -198,21 +236,34 @@ def _run(stack: contextlib.ExitStack, environ: Mapping[str, str], plan: Plan, jo
     """Run sbatch on a wrapped script, and learn which job it made."""
     started = time.monotonic()
     output = None if plan.quiet else subprocess.PIPE
+    numbers: list[tuple[int, str | None]] = []
     process = stack.enter_context(_running(["sbatch", *plan.argv], environ, output))
     if plan.quiet:
         returncode = _wait(process, job)
     else:
         for line in process.stdout or ():
             _pass_on(line)
-            answer = _ANSWER.match(line)
-            if answer is not None:
-                cluster = answer[2] or answer[4]
-                job.learn(int(answer[1] or answer[3]), os.fsdecode(cluster) if cluster else None)
+            if (answer := _ANSWER.match(line)) is not None:
+                job.learn(*_named(answer))
+            elif (answer := _NUMBER.match(line)) is not None and not job.known:
+                numbers.append(_named(answer))
+                if plan.waits:  # there may be hours until its last line
+                    job.look_up()
         returncode = process.wait()
+    if numbers and not job.known and returncode == 0:
+        if len(numbers) > 1:
+            job.look_up()
+        job.learn(*numbers[-1])
     slow = time.monotonic() - started >= _SLOW
     if not job.known and not job.test_only and (returncode == 0 or plan.quiet or slow):
         job.look_up()
+        if not job.known and returncode == 0:
+            job.give_up()
     return returncode
+
+
+def _named(answer: re.Match[bytes]) -> tuple[int, str | None]:
+    return int(answer[1]), os.fsdecode(answer[2]) if answer[2] else None
 
 
 def _wait(process: subprocess.Popen[Any], job: _Job) -> int:
@@ -263,9 +314,13 @@ def _ignore(_signum: int, _frame: object) -> None:
 
 
 def _pass_on(line: bytes) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it: sbatch would not mind either
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+    """Print it. What can't be printed (a full disk, no reader) is lost, as sbatch itself would lose it.
+
+    Nothing stays in a buffer: the command would fail over it at its end, and the job be submitted again.
+    """
+    with contextlib.suppress(OSError):
+        while line:
+            line = line[os.write(1, line) :]
 
 
 def _find(path: str, clusters: str | None, environ: Mapping[str, str]) -> tuple[int, str | None] | None:

@@ -1,9 +1,9 @@
 """The relay: beside the script, it reads the journals and ships them until everything is acknowledged.
 
 A forked child of the supervisor, which calls `main` with a connected SOCK_SEQPACKET socket. On it go small
-JSON objects, one a packet. From the supervisor: ``{"script_pid": N}``; ``{"event": {...}}``, to be told as it
-is; ``{"fin": {"exit_code", "exit_signal", "time", ...}}`` when the script has ended. From the relay:
-``{"flushed": true}`` when it has nothing more to do, at most the flush cap and two seconds later. The end of
+JSON objects, one a packet. From the supervisor: ``{"script_pid": N, "group_pid": N}``; ``{"event": {...}}``,
+to be told as it is; ``{"fin": {"exit_code", "exit_signal", "time", ...}}`` when the script has ended.
+From the relay: ``{"flushed": true}`` when it has nothing more to do, at most the flush cap and two seconds later. The end of
 the channel means that the supervisor is dead: the relay stays while the script lives.
 
 Nothing that happens here may touch the script: failures go to ``relay.log`` in the run folder, and what could
@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import files
-from hpctrack.stream import folders, journal_lines, records, report, runfolder, usage
+from hpctrack.stream import folders, journal_lines, records, report, runfolder, signals, usage
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
@@ -159,6 +159,7 @@ class Relay:
         self._supervised = True
         self._adoption: Iterator[None] | None = None
         self._script: tuple[int, str] | None = None  # its process id, and when it started
+        self._stops = signals.Stops(os.getppid())
         self._oom_kills = report.oom_kills()
         #: When the flush cap is reached; None while the script runs.
         self._deadline: float | None = None
@@ -219,6 +220,7 @@ class Relay:
         if "script_pid" in message:
             self._script = message["script_pid"], folders.started_at(message["script_pid"])
             self._attempt(self._journals.note_script, *self._script)
+            self._stops.pass_on_to(message["script_pid"], message.get("group_pid", 0))
         if "event" in message:
             self._own.append("event", message["event"])
         if "fin" in message:
@@ -235,6 +237,8 @@ class Relay:
         self._own.append("fin", told)
 
     def _round(self, now: float) -> None:
+        if self._supervised and self._deadline is None:
+            self._stops.look()
         if self._record is None and now >= self._next_search:
             self._search(now)
         self._take_up()

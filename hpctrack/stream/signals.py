@@ -152,6 +152,43 @@ def reach(signum: int, inside: Sentinel, outside: Sentinel | None) -> Reach:
     return result
 
 
+class Stops:
+    """Passes SIGSTOP on, which the supervisor can't catch: the relay sees that it has stopped.
+
+    What stops the whole container stops the relay as well. SIGCONT is passed on by the supervisor.
+    """
+
+    def __init__(self, supervisor: int) -> None:
+        self._supervisor = supervisor
+        self._script = self._group = 0
+        self._stopped = False
+
+    def pass_on_to(self, script: int, group: int) -> None:
+        """``group``: a process of the supervisor's group; 0 where the script is in that group itself."""
+        self._script, self._group = script, group
+
+    def look(self) -> None:
+        """Look, and stop the script once if need be, or its group."""
+        stopped = is_stopped(self._supervisor)
+        if stopped and not self._stopped and self._group and self._script:
+            with contextlib.suppress(OSError):
+                time.sleep(GRACE)  # the last one to be signalled may not have stopped yet
+                if is_stopped(self._group):
+                    os.killpg(self._script, signal.SIGSTOP)
+                else:
+                    os.kill(self._script, signal.SIGSTOP)
+        self._stopped = stopped
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal (proc(5), stat: T)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[:1] == [b"T"]
+    except OSError:
+        return False
+
+
 def hear_of_children() -> bool:
     """Let the kernel tell of children that end, and keep their status; whether our parent ignored SIGCHLD."""
     return signal.signal(signal.SIGCHLD, signal.SIG_DFL) is signal.SIG_IGN

@@ -145,7 +145,7 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
         _run_untracked(options, error)
     signals.silence()
     inside, outside, channel = helpers.inside, helpers.outside, helpers.channel
-    _tell(channel, {"script_pid": pid})
+    _tell(channel, {"script_pid": pid, "group_pid": inside.pid if batch else 0})
     status = _wait(pid, inside, outside, channel, own_group=batch)
     ending = {**_ending(status), "time": time.time()}
     _tell(channel, {"fin": ending})

@@ -68,6 +68,26 @@ def test_signals_are_those_of_plain_sbatch(alice, await_until, way):
     assert bool(seen[True]) == (way != "to steps only")
 
 
+@pytest.mark.parametrize("way", [["-b"], ["-f"]], ids=str)
+def test_a_job_is_stopped_and_goes_on_as_under_plain_sbatch(alice, await_until, way):
+    """``scancel -b -s STOP`` stops the batch script and none of its children, ``-f`` its whole group."""
+    script = alice.write("stopped.sh", "#!/bin/bash\nsleep 600 & echo $$ $! > $1\nwait\n")
+    jobs, states = {}, {}
+    for tracked in (False, True):
+        log = alice.home / f"stopped-{tracked}-{time.time_ns()}"
+        jobs[tracked] = submit(alice, tracked, "-o", "stopped.out", script, log)
+        pids = await_until(lambda log=log: log.exists() and log.read_text().split(), 60, "its start")
+        seen = []
+        for signum in ("STOP", "CONT"):
+            alice.run("scancel", *way, "-s", signum, str(jobs[tracked]))
+            time.sleep(2)
+            seen += [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
+        states[tracked] = seen
+    alice.run("scancel", "-s", "KILL", "-f", *map(str, jobs.values()), check=False)
+    assert states[True] == states[False]
+    assert states[True][0] == "T"
+
+
 @pytest.mark.parametrize("way", ["to the batch process", "to the whole job", "scancel"])
 def test_signals_with_every_core_busy(alice, await_until, way):
     busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(6)]

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hpctrack import resources
 from hpctrack.slurm import batch_script
 from hpctrack.store import database as store
 from hpctrack.stream import records
+from tests.integration.site_of_fakes import MAIN
 
 
 def untracked(site):
@@ -176,7 +179,7 @@ def test_the_name_of_the_script_stays(site):
     assert site.argv[:2] == ["-n", "1"]
     assert Path(site.argv[2]).name == "train.sh"
     assert site.argv[3:] == ["a b", ""]
-    assert f"--script {site.work}/train.sh ".encode() in site.submitted
+    assert f"export HPCTRACK_SCRIPT={site.work}/train.sh\n".encode() in site.submitted
 
 
 def test_wrap(site):
@@ -368,3 +371,95 @@ def test_store_is_used_through_the_users_settings(stored, connection):
     stored.sbatch(stored.script(), environ={"HPCTRACK_EXPERIMENT": "e", "HPCTRACK_TAGS": "x=1,y"})
     with store.connect(stored.settings) as own:
         assert own.execute("SELECT tags FROM runs").fetchall() == [({"x": "1", "y": True},)]
+
+
+# ---- sbatch as sites have it
+
+
+def around(site, text):
+    """Put a program of the site's in front of sbatch on PATH; return the environment."""
+    folder = site.folder / "front"
+    folder.mkdir()
+    (folder / "sbatch").write_text("#!/bin/sh\n" + text)
+    (folder / "sbatch").chmod(0o755)
+    return {"PATH": f"{folder}:{site.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("options", [[], ["--parsable"], ["--parsable", "--wait"]], ids=str)
+@pytest.mark.parametrize("first", ["7", "7;fake", "  7  ", "7\\n8"])
+def test_numbers_before_sbatchs_own_line_are_nobodys_job(site, options, first):
+    """Hours that are left, a ticket, a count of nodes."""
+    front = around(site, f'printf "{first}\\n"; exec {site.folder}/bin/sbatch "$@"\n')
+    answer = "14\n" if options else "Submitted batch job 14\n"
+    site.sbatch(*options, site.script(), environ={**front, "FAKE_STDOUT": answer, "FAKE_SQUEUE": "14 %s\n"})
+    assert site.record(14) is not None
+    assert site.record(7) is None and site.record(8) is None
+
+
+def test_an_sbatch_on_another_host_finds_the_script(site):
+    """It goes there by ssh: of this host it sees the home alone."""
+    front = around(
+        site,
+        f'mv {(here := site.scratch)} {here}-away; {site.folder}/bin/sbatch "$@"; mv {here}-away {here}\n',
+    )
+    code, _, stderr = site.sbatch(site.script(), environ=front)
+    assert (code, site.submitted[:2]) == (0, b"#!"), stderr
+    assert site.record(14) is not None
+    assert [
+        path for path in Path(site.settings.data_dir).iterdir() if path.name.startswith("hpctrack-")
+    ] == []
+
+
+@pytest.mark.parametrize("how", ["once", "twice on PATH", "two of them"])
+def test_an_sbatch_that_hands_over_to_hpctrack_ends_at_the_real_one(site, how):
+    call = f'exec {sys.executable} -c "{MAIN}" sbatch "$@"\n'
+    front = around(site, call)
+    if how == "twice on PATH":
+        front["PATH"] = f"{site.folder}/front:{front['PATH']}"
+    if how == "two of them":
+        (site.folder / "second").mkdir()
+        (site.folder / "second" / "sbatch").write_text("#!/bin/sh\n: # another\n" + call)
+        (site.folder / "second" / "sbatch").chmod(0o755)
+        front["PATH"] = front["PATH"].replace(":", f":{site.folder}/second:", 1)
+    code, stdout, stderr = site.sbatch(site.script(), environ=front)
+    assert (code, stdout) == (0, "Submitted batch job 14\n"), stderr
+    assert site.record(14) is not None
+    assert site.submitted.count(b"# hpctrack: below") == 1
+    assert site.seen["PATH"] == front["PATH"]
+
+
+def test_where_every_sbatch_calls_hpctrack_it_ends(site):
+    front = around(site, f'exec {sys.executable} -c "{MAIN}" sbatch "$@"\n')
+    (site.folder / "bin" / "sbatch").unlink()
+    front["PATH"] = (
+        f"{site.folder}/front:/usr/bin:/bin"
+        if not os.path.exists("/usr/bin/sbatch")
+        else f"{site.folder}/front"
+    )
+    code, _, stderr = site.sbatch(site.script(), environ=front)
+    assert code == 127 and "each sbatch on PATH calls hpctrack" in stderr
+
+
+@pytest.mark.parametrize("full", ["/dev/full", "closed"])
+def test_what_can_not_be_printed_is_no_reason_to_submit_again(site, full):
+    """sbatch itself ends with 0 then."""
+    command = 'exec "$@" ' + (">&-" if full == "closed" else f"> {full}")
+    front = [sys.executable, "-c", MAIN, "sbatch", site.script()]
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *front],
+        env=site.environ,
+        cwd=site.work,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert site.record(14) is not None
+
+
+def test_a_copy_that_was_submitted_quietly_is_told(site):
+    """Nobody can say then which job it is."""
+    front = around(site, f'cp "$2" {site.folder}/copy; exec {site.folder}/bin/sbatch -Q {site.folder}/copy\n')
+    environ = {**front, "FAKE_STDOUT": "", "FAKE_SQUEUE": ""}
+    code, _, stderr = site.sbatch("-Q", site.script(), environ=environ)
+    assert (code, stderr.count("\n")) == (0, 1)
+    assert "which job it is" in stderr

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.chain import eventually
+
 MAIN = Path(__file__).parents[2] / "hpctrack" / "stream" / "__main__.py"
 
 
@@ -197,3 +199,22 @@ def test_readers_of_a_pipe_see_its_end_when_the_script_ends(tmp_path):
     assert job.process.stdout is not None and job.process.stdout.read() == "out\n"
     (tmp_path / "go").write_text("on\n")
     assert job.process.wait(30) == 0
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["the batch process", "its group"])
+def test_what_stops_the_batch_process_stops_the_script(tmp_path, group):
+    """SIGSTOP can't be caught, nor passed on; `scancel -b -s STOP` and `scancel -f -s STOP` send it."""
+    job = Job(tmp_path, b"#!/bin/sh\nsleep 600 &\necho $PPID $$ $! > up\nwait\n")
+    supervisor, script, child = map(int, job.await_file("up").split())
+    send = os.killpg if group else os.kill
+    send(supervisor, signal.SIGSTOP)
+    eventually(lambda: state(script) == "T" and (not group or state(child) == "T"))
+    assert state(child) == ("T" if group else "S")
+    send(supervisor, signal.SIGCONT)
+    eventually(lambda: "T" not in (state(supervisor), state(script), state(child)))
+    os.kill(child, signal.SIGTERM)
+    assert job.end()[0] == 0
