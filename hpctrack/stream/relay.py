@@ -3,8 +3,8 @@
 A forked child of the supervisor, which calls `main` with a connected SOCK_SEQPACKET socket. On it go small
 JSON objects, one a packet. From the supervisor: ``{"script_pid": N, "group_pid": N}``; ``{"event": {...}}``,
 to be told as it is; ``{"fin": {"exit_code", "exit_signal", "time", ...}}`` when the script has ended.
-From the relay: ``{"flushed": true}`` when it has nothing more to do, at most the flush cap and two seconds later. The end of
-the channel means that the supervisor is dead: the relay stays while the script lives.
+From the relay: ``{"flushed": true}`` when it has nothing more to do, at most the flush cap and two seconds
+later. The end of the channel means that the supervisor is dead: the relay stays while the script lives.
 
 Nothing that happens here may touch the script: failures go to ``relay.log`` in the run folder, and what could
 not be shipped stays, in the spool or on the node, for a later relay or ``hpctrack sync``.
