@@ -21,7 +21,7 @@ from hpctrack import errors, words
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 Kind = Literal["text", "number", "time", "length", "state", "json"]
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "like"]
@@ -144,6 +144,17 @@ class _Token(NamedTuple):
     text: str
     """Of a quoted one what stands between the quotes."""
     begin: int
+
+
+def fields(tree: Expression) -> Iterator[Field]:
+    """Yield the fields that a condition looks at."""
+    if isinstance(tree, And | Or):
+        for item in tree.items:
+            yield from fields(item)
+    elif isinstance(tree, Not):
+        yield from fields(tree.item)
+    else:
+        yield tree.field
 
 
 def parse(text: str) -> Expression:

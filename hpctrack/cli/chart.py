@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import io
 import math
@@ -21,7 +22,18 @@ COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 18
 #: Values beyond are drawn here, and what is nearer to 0 than its inverse, as 0: distances have to be finite.
 _EDGE = 1e300
 #: What tells lines apart where there are no colours.
-_MARKS = ("braille", "●", "+", "x", "○", "*", "◆")
+_MARKS = ("braille", "●", "+", "x", "○", "*", "◆", *"abcdefghijklmnpqrstuvwyzABCDEFGHIJKLMNPQRSTUVWYZ")
+_GOLDEN = 0.618033988749895
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """Return the colour of a line; no two are the same."""
+    if number < len(COLOURS):
+        return COLOURS[number]
+    # Hues that are far from those of the lines before, in three kinds of light.
+    hue, light = number * _GOLDEN % 1, (0.35, 0.5, 0.65)[number % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, light, 0.85)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 class Line(NamedTuple):
@@ -85,7 +97,7 @@ def _legend(chart: Chart, *, colour: bool) -> list[str]:
     for number, line in enumerate(chart.lines):
         mark = marks[number % len(_MARKS)] * 2
         if colour:
-            red, green, blue = COLOURS[number % len(COLOURS)]
+            red, green, blue = colour_of(number)
             mark = f"\x1b[38;2;{red};{green};{blue}m{mark}\x1b[0m"
         found.append(f"  {mark} {line.label}")
     return found
@@ -93,7 +105,7 @@ def _legend(chart: Chart, *, colour: bool) -> list[str]:
 
 def _marker(plotext: Any, number: int, count: int, *, colour: bool) -> Any:
     if colour:
-        return plotext.marker("braille" if count > 1 else "dot", COLOURS[number % len(COLOURS)])
+        return plotext.marker("braille" if count > 1 else "dot", colour_of(number))
     return _MARKS[number % len(_MARKS)] if count > 1 or number else "dot"
 
 

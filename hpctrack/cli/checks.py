@@ -28,6 +28,8 @@ EXPERIMENT = "hpctrack-doctor"
 _SKEW_NOTE, _SKEW_BROKEN = 2.0, 60.0
 #: After so long without a question to Slurm, it is looked whether anybody asks at all.
 _LONG_UNASKED = timedelta(minutes=10)
+#: Bytes that are written to see whether there is room.
+_PROBE = 1 << 20
 #: Seconds that collectors have to answer, and Slurm's commands.
 _ECHO_SECONDS, _SLURM_SECONDS = 3.0, 20.0
 _ASK_FOR_RIGHTS = "ask who set it up: hpctrack setup --grant-user YOUR_ROLE"
@@ -87,9 +89,7 @@ def _data_folder(configuration: Settings) -> Check:
     spool = Path(configuration.spool)
     try:
         files.make_folder(str(spool), within=configuration.data_dir)
-        probe = spool / f"doctor.{os.getpid()}"
-        os.close(files.create(str(probe)))
-        probe.unlink()
+        _write(str(spool / f"doctor.{os.getpid()}"))
     except OSError as error:
         return Check(
             "data folder", "broken", f"{error.filename or spool}: {error.strerror}",
@@ -102,6 +102,22 @@ def _data_folder(configuration: Settings) -> Check:
             "close that folder to others, or set data_dir to one below a folder of your own",
         )  # fmt: skip
     return Check("data folder", "ok", configuration.data_dir)
+
+
+def _write(path: str) -> None:
+    """Write a file as long as a journal's first minutes, and remove it. Raises OSError.
+
+    An empty one can be made on a full disk, and what the kernel took may still be refused by the disk.
+    """
+    descriptor = files.create(path)
+    try:
+        data = os.urandom(_PROBE)
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+        Path(path).unlink()
 
 
 def _connect(configuration: Settings) -> Connection:

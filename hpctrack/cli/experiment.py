@@ -21,12 +21,15 @@ _SHOWN = 10
 _name_argument = click.argument("name", shell_complete=completion.experiments)
 
 
-@click.group()
-def command() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """List, show, rename and delete experiments.
 
     An experiment is a named group of runs; hpctrack sbatch -E NAME puts runs into it.
     """
+    if ctx.invoked_subcommand is None:
+        say.raw(ctx.get_help() + "\n")
 
 
 @command.command("list")
@@ -136,7 +139,7 @@ def _facts(one: Experiment, links: list[Link], rows: int) -> Iterator[tuple[str,
     if one.newest:
         yield "submitted", f"{render.moment(one.first)} to {render.moment(one.newest)}"
     yield "runs", f"{one.runs}: {_states(one)}" if one.runs else "none"
-    yield "metrics", f"{rows} rows" if rows else None
+    yield "metrics", common.counted(rows, "row") if rows else None
     yield "links", ", ".join(map(_link, links))
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _LIBRARIES = {".png": "matplotlib", ".svg": "matplotlib", ".pdf": "matplotlib", ".html": "plotly"}
 _WIDTH, _HEIGHT = 8.0, 4.0
 """Of one chart, in inches."""
+_LABEL = 0.28
+"""Inches for a line of a legend."""
+_DASHES = ("-", "--", "-.", ":")
 _LONGEST = 60
 """Characters of a name: longer ones leave no room for the chart."""
 
@@ -79,18 +82,22 @@ def _write_image(path: Path, charts: Sequence[chart.Chart]) -> None:
 def _draw(charts: Sequence[chart.Chart]) -> Figure:
     from matplotlib import figure as drawing
 
-    figure = drawing.Figure(figsize=(_WIDTH, _HEIGHT * len(charts)), layout="constrained")
-    for number, one in enumerate(charts, 1):
-        axes = figure.add_subplot(len(charts), 1, number)
-        for line, colour in _coloured(one):
+    # Legends stand below their charts, where they hide nothing.
+    heights = [height for one in charts for height in (_HEIGHT, _LABEL * len(one.lines))]
+    figure = drawing.Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(2 * len(charts), 1, height_ratios=heights)
+    for number, one in enumerate(charts):
+        axes, below = figure.add_subplot(grid[2 * number]), figure.add_subplot(grid[2 * number + 1])
+        below.axis("off")
+        for place, (line, colour) in enumerate(_coloured(one)):
             xs, ys = zip(*chart.points(line.series), strict=True)
-            style = "-" if len(xs) > 1 else "o"
+            style = _DASHES[place // len(chart.COLOURS) % len(_DASHES)] if len(xs) > 1 else "o"
             axes.plot(xs, ys, style, color=colour, label=line.label, linewidth=1)
         axes.set_title(one.title)
         axes.set_xlabel(one.axis)
         axes.grid(alpha=0.3)
         if len(one.lines) > 1:
-            axes.legend()
+            below.legend(handles=axes.lines, loc="upper left", borderaxespad=0, fontsize="small")
     return figure
 
 
@@ -116,7 +123,7 @@ def _write_page(path: Path, charts: Sequence[chart.Chart]) -> None:
 
 def _coloured(one: chart.Chart) -> list[tuple[chart.Line, str]]:
     return [
-        (line, "#{:02x}{:02x}{:02x}".format(*chart.COLOURS[number % len(chart.COLOURS)]))
+        (line, "#{:02x}{:02x}{:02x}".format(*chart.colour_of(number)))
         for number, line in enumerate(one.lines)
     ]
 

@@ -63,9 +63,14 @@ def runs(lines: Sequence[Line]) -> list[RunRow]:
     return [line for line in lines if not isinstance(line, lists.ArrayRow)]
 
 
+def heads_of(lines: Sequence[Line]) -> list[RunRow]:
+    """Return a run for each line: of an array the latest of its tasks."""
+    return [line.latest if isinstance(line, lists.ArrayRow) else line for line in lines]
+
+
 def build(lines: Sequence[Line], now: datetime, *, plain: bool) -> list[table.Column]:
     """Return the table's columns; in a pipe always all of them, so that they keep their places."""
-    heads = [line.latest if isinstance(line, lists.ArrayRow) else line for line in lines]
+    heads = heads_of(lines)
     folded = any(isinstance(line, lists.ArrayRow) for line in lines)
     users = table.column("user", [run.user_name for run in heads], least=6, drop=4)
     notes = table.column("note", [", ".join(_notes(line)) for line in lines], least=12, drop=6)
@@ -135,7 +140,7 @@ def _notes(line: Line) -> list[str]:
     if not isinstance(line, lists.ArrayRow):
         return render.notes(line)
     lost = [f"{line.lost} lost"] if line.lost else []
-    return lost + ([f"{line.waiting} rows waiting in spool"] if line.waiting else [])
+    return lost + ([render.waiting(line.waiting)] if line.waiting else [])
 
 
 def _latest(line: Line) -> Text:

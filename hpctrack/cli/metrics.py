@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from hpctrack import errors, runids, settings, visible
+from hpctrack import errors, nearest, runids, settings, visible
 from hpctrack.cli import common, completion, render, say, table
 from hpctrack.store import lookup, metric_names, metric_rows, queries, series
 
@@ -109,8 +109,7 @@ def choose(connection: Connection, run_id: int, names: Sequence[str]) -> list[st
     for name in names:
         found = matching(name, known)
         if not found:
-            has = ", ".join(map(render.clean, known)) or "none"
-            raise errors.UsageError(f"r{run_id} has no metric {name!r}; its metrics: {has}")
+            raise errors.UsageError(f"r{run_id} has no metric {name!r}: {nearest.hint(name, known)}")
         chosen += found
     return list(dict.fromkeys(chosen)) if names else known
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import errors, runids, settings
+from hpctrack import errors, nearest, runids, settings
 from hpctrack import words as reading
 from hpctrack.cli import chart, common, completion, metrics, render, say, table
 from hpctrack.store import lookup, metric_names, queries, series
@@ -83,7 +83,7 @@ def _split(connection: Connection, words: tuple[str, ...]) -> tuple[list[queries
         except errors.RunNotFound as error:
             if ids and named:
                 raise errors.UsageError(
-                    f"{word!r} is neither a metric of {_listed(ids)} nor a run; metrics: {_have(known)}"
+                    f"{word!r} is neither a metric of {_listed(ids)} nor a run: {nearest.hint(word, known)}"
                 ) from None
             raise error from None
         ids += found
@@ -103,7 +103,9 @@ def _chosen(names: list[str], known: set[str], ids: list[int]) -> list[str]:
     for name in names:
         found = metrics.matching(name, sorted(known))
         if not found:
-            raise errors.UsageError(f"no metric {name!r} in {_listed(ids)}; metrics: {_have(known)}")
+            raise errors.UsageError(
+                f"no metric {name!r} in {_listed(ids)}: {nearest.hint(name, sorted(known))}"
+            )
         chosen += found
     return list(dict.fromkeys(chosen))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hpctrack import settings
-from hpctrack.cli import common, completion, render, say
+from hpctrack.cli import common, completion, misspelt, render, say
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -60,6 +60,8 @@ def command(
     connecting = database.connect(configuration, autocommit=True)
     with contextlib.closing(connecting) as connection:
         found = pruning.count(connection, before, experiment)
+        if not found:
+            misspelt.note_experiment(connection, experiment)
         if not as_json:
             say.out(*_summary(found, before).split("\n"))
         doomed = [run for one in found for run in one.ids] if dry_run else []

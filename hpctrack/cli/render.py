@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from hpctrack import looks, visible
+from hpctrack.cli import common
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
@@ -131,12 +132,17 @@ def notes(run: RunRow) -> list[str]:
     if run.lost > 0:
         found.append(f"{run.lost} lost")
     if run.waiting > 0:
-        found.append(f"{run.waiting} rows waiting in spool")
+        found.append(waiting(run.waiting))
     if run.missing_since is not None and run.time_ended is None:
         found.append(f"unknown to Slurm since {moment(run.missing_since)}")
     if run.silent_since is not None:
         found.append(f"not heard from since {moment(run.silent_since)}")
     return found
+
+
+def waiting(rows: int) -> str:
+    """Return what is said of rows that wait."""
+    return f"{common.counted(rows, 'row')} waiting in spool"
 
 
 def pairs(values: Mapping[str, object], separator: str = "  ") -> Text:

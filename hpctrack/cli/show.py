@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpctrack import errors, settings
+from hpctrack import errors, nearest, settings
 from hpctrack.cli import common, detail, render, say, table, waiting
 from hpctrack.store import attempt_resources, lookup, metric_names, queries, series
 
@@ -83,8 +83,8 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
     found = {one.name: one for one in series.fetch(connection, run.id, names, buckets=chart.DOTS * width)}
     for name in names:
         if name not in found or not found[name].buckets:
-            has = ", ".join(map(render.clean, metric_names.fetch(connection, [run.id]))) or "none"
-            raise errors.UsageError(f"r{run.id} has no numbers of metric {name!r}; its metrics: {has}")
+            hint = nearest.hint(name, metric_names.fetch(connection, [run.id]))
+            raise errors.UsageError(f"r{run.id} has no numbers of metric {name!r}: {hint}")
         words = (f"r{run.id}", run.job, run.job_name)
         label = " ".join(render.clean(word) for word in words if word)
         one = chart.Chart(render.clean(name), (chart.Line(label, found[name]),))

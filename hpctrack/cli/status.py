@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, runids, settings, where, words
-from hpctrack.cli import columns, common, completion, listing, render, say, table, waiting
+from hpctrack.cli import columns, common, completion, listing, misspelt, render, say, table, waiting
 from hpctrack.cli.question import Question, ask
 from hpctrack.store import attempt_resources, filters, lists, queries
 
@@ -144,18 +144,23 @@ def command(
         elif form:
             _print_rows(connection, question, form, chosen, everything=everything)
         elif as_json:
-            say.raw(render.to_json(to_object(ask(connection, question))) + "\n")
+            answer = ask(connection, question)
+            say.raw(render.to_json(to_object(answer)) + "\n")
+            misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
         else:
             output = table.Output()
             answer = ask(connection, question, chosen)
             output.print(
                 *listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
             )
+            misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
             waiting.say(configuration, connection)
 
 
 def _print_counts(connection: Connection, question: Question) -> None:
     counts = lists.count_runs(connection, question.filter(connection))
+    if not counts:
+        misspelt.note(connection, question, ())
     output = table.Output()
     width = len(str(max(counts.values(), default=0)))
     for status, number in counts.items():
@@ -181,6 +186,7 @@ def _print_rows(
             runs = attempt_resources.add(connection, runs)
     else:
         answer = ask(connection, question, chosen)
+        misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
         now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
     table.ForPrograms().writelines(write(chosen or columns.parse(columns.DEFAULT), runs, now))
     if further:

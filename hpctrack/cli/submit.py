@@ -26,6 +26,8 @@ class Verbatim(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the arguments as they are."""
+        if ctx.resilient_parsing:  # a press of the tab key
+            return super().parse_args(ctx, args)
         own, rest = submission.parse_own(args)
         if rest[:1] == ["--help"]:
             say.raw(ctx.get_help() + "\n")

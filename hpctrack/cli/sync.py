@@ -124,9 +124,11 @@ def _summary(registered: int, done: _Done, ready: int) -> str:
     """Return the one line that says what was done."""
     if not registered and not ready:
         return "nothing waits"
-    parts = [f"{registered} submissions registered"] if registered else []
+    parts = [f"{common.counted(registered, 'submission')} registered"] if registered else []
     if done.delivered:
-        parts.append(f"{done.delivered} folders of journals delivered ({render.size(done.size)})")
+        parts.append(
+            f"{common.counted(done.delivered, 'folder')} of journals delivered ({render.size(done.size)})"
+        )
     if done.in_use:
         parts.append(f"{done.in_use} delivered that stay while their processes may write")
     if done.elsewhere:

@@ -64,10 +64,9 @@ def _tres(tres: Any) -> str | None:
 
 
 def _sampled(usage: Usage) -> Text:
-    span = (usage.time_last - usage.time_first).total_seconds()
     cpu = _seconds(usage.cpu_s)
-    if cpu and usage.cpu_s and span > 0:
-        cpu += f" ({usage.cpu_s / span:.2f} cores)"
+    if cpu and usage.cores is not None:
+        cpu += f" ({usage.cores:.{2 if usage.cores < 1 else 1}f} cores)"
     facts = {
         "cpu": cpu,
         "memory": _bytes(usage.memory_peak_bytes),

@@ -9,8 +9,8 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from hpctrack import errors, limits
-from hpctrack.store import database
+from hpctrack import errors, limits, nearest
+from hpctrack.store import database, known_names
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def get(connection: Connection, name: str) -> Experiment:
     """Return one experiment. Raises `errors.ExperimentNotFound`."""
     found = _fetch(connection, "get_experiment", {"name": name})
     if not found:
-        raise errors.ExperimentNotFound(f"no experiment {name!r}: hpctrack experiment list names them")
+        hint = nearest.hint(name, known_names.experiments(connection))
+        raise errors.ExperimentNotFound(f"no experiment {name!r}: {hint} (hpctrack experiment list)")
     return found[0]
 
 

@@ -138,6 +138,8 @@ class Usage:
     time_first: datetime
     time_last: datetime
     cpu_s: float | None
+    cores: float | None
+    """Processors that it kept busy between its first and last samples."""
     memory_peak_bytes: int | None
     read_bytes: int | None
     write_bytes: int | None

@@ -77,3 +77,20 @@ ORDER BY r.id;
 -- Arrays of which other tasks than these are not over.
 SELECT DISTINCT array_job_id FROM run_overview
 WHERE submission = ANY (%(submissions)s::uuid[]) AND time_ended IS NULL AND NOT id = ANY (%(ids)s);
+
+-- name: fetch_experiment_names
+-- The names of all experiments.
+SELECT name FROM experiments ORDER BY id DESC;
+
+-- name: fetch_known_names
+-- The names that the newest runs have, in what may be asked for by name.
+WITH newest AS MATERIALIZED (
+    SELECT user_name, partition, tags, args, last FROM run_overview ORDER BY id DESC LIMIT %(newest)s
+), names AS (
+    SELECT 'metrics' AS scope, name FROM newest, jsonb_object_keys(CASE jsonb_typeof(last) WHEN 'object' THEN last END) name
+    UNION SELECT 'args', name FROM newest, jsonb_object_keys(CASE jsonb_typeof(args) WHEN 'object' THEN args END) name
+    UNION SELECT 'tags', name FROM newest, jsonb_object_keys(CASE jsonb_typeof(tags) WHEN 'object' THEN tags END) name
+    UNION SELECT 'user', user_name FROM newest
+    UNION SELECT 'partition', partition FROM newest WHERE partition IS NOT NULL
+)
+SELECT scope, array_agg(name ORDER BY name) FROM names GROUP BY scope;

@@ -254,7 +254,7 @@ def test_nobody_is_asked_without_a_terminal(cli, connection, run):
         (["link", "r1", "x", "r2"], 3, "no run r2"),
         (["delete"], 2, "Missing argument 'RUN...'"),
         (["delete", "5"], 3, "no tracked run of job 5"),
-        (["experiment", "show", "x"], 3, "no experiment 'x': hpctrack experiment list names them"),
+        (["experiment", "show", "x"], 3, "no experiment 'x': there are: digits (hpctrack experiment list)"),
         (["experiment", "rename", "x", "y"], 3, "no experiment 'x'"),
         (["experiment", "delete", "x", "-y"], 3, "no experiment 'x'"),
         (["experiment", "vanish"], 2, "No such command 'vanish'"),

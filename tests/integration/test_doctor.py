@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -256,3 +257,15 @@ def test_clocks(skew, state, says):
 def test_options_of_sbatchs_need_the_job(capsys):
     assert main.run(["doctor", "-p", "debug"]) == 2
     assert "write --job -- -p debug" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told(small_disk, settings):
+    full = settings._replace(data_dir=str(small_disk / "data"))
+    small_disk.chmod(0o700)
+    assert checks._data_folder(full).state == "ok"
+    with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1 << 16))
+    check = checks._data_folder(full)
+    assert (check.state, "No space left" in check.says) == ("broken", True)
+    assert not list((small_disk / "data").rglob("doctor.*"))

@@ -130,7 +130,7 @@ def test_the_whole_story_is_told(cli, full):
         "waited 1:00",
         "ran 59:00 of 2:00:00",
         "cpu 58.2 s  memory 223 MiB",
-        "cpu 90.0 s (0.03 cores)  memory 90 MiB  read 2 KiB  processes 4  nodes 2",
+        "cpu 90.0 s (0.02 cores)  memory 90 MiB  read 2 KiB  processes 4  nodes 2",
         "10 lost, 1 torn, 2 rejected (out of range), 4 of an earlier attempt replaced",
         "  Traceback\n    boom\n",
     ):
@@ -208,7 +208,7 @@ def test_the_environment_is_the_submissions_with_what_differs_on_the_node(cli, f
         (["r1", "--script"], 3, "was not submitted by hpctrack"),
         (["r1", "--env"], 3, "was not submitted by hpctrack"),
         (["r1", "--env", "--json"], 2, "do not go together"),
-        (["r1", "--plot", "loss"], 2, "no numbers of metric 'loss'; its metrics: none"),
+        (["r1", "--plot", "loss"], 2, "no numbers of metric 'loss': there are: none"),
     ],
 )
 def test_failures_are_one_line(cli, bare, arguments, code, said):
@@ -412,7 +412,7 @@ def test_plotting_what_is_not_there_names_what_is(cli, bare, log):
     log(bare, [{"loss": 1.0, "phase": "warm"}])
     code, _, err = cli("show", "r1", "--plot", "los")
     assert code == 2
-    assert "no numbers of metric 'los'; its metrics: loss, phase" in err
+    assert "no numbers of metric 'los': did you mean 'loss'?" in err
     assert cli("show", "r1", "--plot", "phase")[0] == 2
 
 

@@ -105,3 +105,32 @@ def test_the_users_own_settings_serve_but_for_tex(tmp_path, monkeypatch):
     monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
     figures.write(tmp_path / "x.svg", [one_chart("$x$")])
     assert "<!-- $x$ -->" in (tmp_path / "x.svg").read_text()
+
+
+def lines_of(count):
+    series = one_chart("loss").lines[0].series
+    return chart.Chart("loss", tuple(chart.Line(f"r{number} 14 train", series) for number in range(count)))
+
+
+@pytest.mark.parametrize("count", [2, 7, 40])
+def test_legends_hide_nothing_and_colours_differ(count):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = figures._draw([lines_of(count), lines_of(2)])
+    FigureCanvasAgg(figure).draw()
+    drawn = [axes.get_tightbbox() for axes in figure.axes if axes.lines]
+    legends = [axes.get_legend().get_window_extent() for axes in figure.axes if axes.get_legend()]
+    assert len(drawn) == len(legends) == 2
+    assert not any(legend.overlaps(one) for legend in legends for one in drawn)
+    assert not legends[0].overlaps(legends[1])
+    assert all(legend.x0 >= 0 and legend.y0 >= 0 for legend in legends)
+    assert len({line.get_color() for line in figure.axes[0].lines}) == count
+    assert all(one.height > 300 for one in drawn)
+
+
+def test_lines_in_terminals_and_pages_differ_too():
+    assert len({chart.colour_of(number) for number in range(500)}) == 500
+    legend = chart.draw(lines_of(40), 80)[-40:]
+    assert len({line.split()[0] for line in legend}) == 40
+    coloured = chart.draw(lines_of(40), 80, colour=True)[-40:]
+    assert len({line.partition("m")[0] for line in coloured}) == 40

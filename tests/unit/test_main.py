@@ -4,9 +4,10 @@ import importlib
 
 import click
 import pytest
+from click import shell_completion
 
 from hpctrack import __version__
-from hpctrack.cli import main, verbs
+from hpctrack.cli import group, main, verbs
 
 
 @pytest.mark.parametrize("name", verbs.VERBS)
@@ -54,3 +55,30 @@ def test_completion_knows_the_verbs(monkeypatch, capsys):
         main.main([])
     words = {line.split(",")[1] for line in capsys.readouterr().out.splitlines()}
     assert words == {name for name in verbs.VERBS if name.startswith("s")}
+
+
+def _commands(command, path=()):
+    yield path, command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            yield from _commands(command.get_command(click.Context(command), name), (*path, name))
+
+
+def test_the_tab_key_prints_nothing_but_words_behind_any_option(capsys, monkeypatch):
+    monkeypatch.setenv("HPCTRACK_DSN_HOST", "/nonexistent")
+    source = shell_completion.ShellComplete(group.cli, {}, "hpctrack", "_HPCTRACK_COMPLETE")
+    for path, command in _commands(group.cli):
+        source.get_completions(list(path), "")
+        source.get_completions(list(path), "-")
+        for option in (option for param in command.params for option in param.opts if option[:1] == "-"):
+            source.get_completions([*path, option], "")
+            source.get_completions([*path, option, "x"], "")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_group_alone_prints_its_help(capsys):
+    for path, command in _commands(group.cli):
+        if isinstance(command, click.Group):
+            assert main.run(list(path)) == 0
+            out, err = capsys.readouterr()
+            assert out.startswith("Usage: hpctrack") and err == ""

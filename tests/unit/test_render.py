@@ -152,7 +152,7 @@ def test_families_of_states_differ_in_glyph_and_colour():
         ({"exit_signal": 11}, ["SIGSEGV"]),
         ({"reason": "Resources"}, ["Resources"]),
         ({"attempt": 2}, ["attempt 3"]),
-        ({"lost": 12, "waiting": 2048}, ["12 lost", "2048 rows waiting in spool"]),
+        ({"lost": 12, "waiting": 2048}, ["12 lost", "2,048 rows waiting in spool"]),
     ],
 )
 def test_notes_say_what_is_not_as_usual(changes, expected):

@@ -42,7 +42,7 @@ def test_a_table_tells_what_is_asked_of_it(cli, run):
     assert first.split() == (
         "r1 14_3 alice digits train.sh COMPLETED 1:02 10:00 n[1-2] 40 - acc 1 loss 0.08298".split()
     )
-    assert "exit 3, attempt 3, 12 lost, 2048 rows waiting in spool" in second
+    assert "exit 3, attempt 3, 12 lost, 2,048 rows waiting in spool" in second
     assert summary == "2 runs: 1 COMPLETED, 1 FAILED"
 
 

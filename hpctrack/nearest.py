@@ -1,0 +1,29 @@
+"""Which name was probably meant by one that there is not. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Names that are listed where none is near.
+_LISTED = 10
+
+
+def to(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is nearest to one, in any case; None where none is near."""
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[close[0]] if close else None
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Return how a message that there is no such name goes on: the nearest one, or which there are."""
+    names = sorted(known)
+    near = to(name, names)
+    if near is not None:
+        return f"did you mean {near!r}?"
+    listed = ", ".join(names[:_LISTED]) or "none"
+    return f"there are: {listed}" + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
