@@ -136,9 +136,77 @@ def test_journals_without_end_of_one_user_push_out_only_their_own():
     take_in(order, "victim", 7, 1, 10)
     for number in range(1000):
         take_in(order, "attacker", 8, number)
-    assert len(order) == 100
+    assert len(order) <= 101
     assert take_in(order, "victim", 7, 1, 0) == [Verdict.JOINED]
     assert order.size == 0
+
+
+def test_a_batch_of_more_new_journals_than_anybody_has_is_taken_in():
+    order = reassembly.Reassembly(journals=100)
+    for number in range(100):
+        take_in(order, f"user{number}", number, 1, 0)
+    batch = [(1000, f"{number:016x}") for number in range(60)]
+    for key in order.unknown(batch):
+        order.learn(key, 0, 0.0, "a user with a large array")
+    assert [order.arrive(key, header(0, 10), b"x", 0.0)[0] for key in batch] == [Verdict.JOINED] * 60
+    assert order.unknown([]) == []
+    assert len(order) == 100
+
+
+class Steps:
+    """How often numbers and names were looked at."""
+
+    taken = 0
+
+
+class Number(int):
+    """A number that counts how often it is looked up or compared."""
+
+    def __hash__(self):
+        Steps.taken += 1
+        return int.__hash__(self)
+
+    def __lt__(self, other):
+        Steps.taken += 1
+        return int.__lt__(self, other)
+
+    def __gt__(self, other):
+        Steps.taken += 1
+        return int.__gt__(self, other)
+
+
+class Name(str):
+    """A name that counts how often it is looked up."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        Steps.taken += 1
+        return str.__hash__(self)
+
+
+@pytest.mark.parametrize(
+    ("users", "runs", "journals", "size"),
+    [(1, 8000, 1, 100), (3, 2, 2, 1), (200, 2, 2, 700), (5000, 1, 1, 700)],
+    ids=["an array of many tasks", "tiny ranges", "many users", "very many users"],
+)
+def test_what_others_hold_costs_nobody_time(users, runs, journals, size):
+    """However many ranges of whomever are held, one more is a matter of few steps."""
+    order = reassembly.Reassembly(per_journal=2 << 20, per_run=2 << 20, per_user=2 << 20, in_all=4 << 20)
+    steps = []
+
+    def put(user, run, journal, start, size):
+        before = Steps.taken
+        take_in(order, Name(user), Number(run), journal, Number(start), body=bytes(size))
+        steps.append(Steps.taken - before)
+
+    for turn in range(20_000):
+        user, number = turn % users, turn // users
+        put(f"u{user}", 100_000 * user + number % runs, number // runs % journals, 10 + 10 * turn, size)
+    for turn in range(300):
+        put("victim", -1, turn % 20, 10 + 10 * turn, 1300)
+    assert max(steps[-1300:]) < 1000
+    assert order.size <= 4 << 20
 
 
 def test_what_is_charged_is_given_back():
@@ -149,7 +217,7 @@ def test_what_is_charged_is_given_back():
         order.expire(rng.choice((0.0, 0.0, 0.0, 100.0)) if rng.random() < 0.01 else 0.0)
         assert order.size == sum(journal.size for journal in order._journals.values()) <= 50_000
     order.expire(1000.0)
-    assert (order.size, order._users, order._runs, order._held) == (0, {}, {}, {})
+    assert (order.size, bool(order._users), order._runs, order._held) == (0, False, {}, {})
 
 
 def test_a_watermark_that_moved_elsewhere_is_taken_over():

@@ -7,7 +7,8 @@ forgotten at any time: the relay keeps what is not committed.
 
 Nobody keeps others from being held or remembered. What is held is bounded by journal, by run, by user and in
 all; where it is full, whoever holds most gives way to those who hold less than half of it: of users the one,
-of their runs the one, of its journals the one, and there what lies farthest behind the gap.
+of their runs the one, of its journals the one, and there what came last. What that costs does not grow with
+the number of users, runs, journals or ranges.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from hpctrack.stream.collector.greatest import Greatest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from hpctrack import model
     from hpctrack.stream import wire
 
-_Name = TypeVar("_Name")
 #: Run and journal (16 hex digits).
 Key: TypeAlias = tuple[int, str]
 
@@ -96,10 +98,12 @@ class Reassembly:
         self._journals: dict[Key, _Journal] = {}
         #: The journals of each user, the one that was heard of longest ago first.
         self._of_user: dict[str, OrderedDict[Key, None]] = {}
-        #: Bytes held by user, by user and run, and there by journal; those who hold nothing are left out.
-        self._users: dict[str, int] = {}
-        self._runs: dict[str, dict[int, int]] = {}
-        self._held: dict[int, dict[Key, int]] = {}
+        #: How many those are.
+        self._counts: Greatest[str] = Greatest()
+        #: Bytes held by user, by user and run, and there by journal.
+        self._users: Greatest[str] = Greatest()
+        self._runs: dict[str, Greatest[int]] = {}
+        self._held: dict[int, Greatest[Key]] = {}
         #: Bytes held in all.
         self.size = 0
 
@@ -108,7 +112,12 @@ class Reassembly:
         return len(self._journals)
 
     def unknown(self, keys: Iterable[Key]) -> list[Key]:
-        """Return those of the journals whose watermark is not known, and keep the others in mind."""
+        """Return those of the journals whose watermark is not known, and keep the others in mind.
+
+        Before that, journals that are too many are forgotten: none of those that are learnt next.
+        """
+        while len(self._journals) > self._most:
+            self._forget(next(iter(self._of_user[self._counts.name()])))
         asked = dict.fromkeys(keys)
         for key in asked:
             if key in self._journals:
@@ -121,9 +130,7 @@ class Reassembly:
         if journal is None:
             journal = self._journals[key] = _Journal(watermark, watermark, now, user)
             self._of_user.setdefault(user, OrderedDict())[key] = None
-            while len(self._journals) > self._most:
-                most = max(self._of_user.values(), key=len)
-                self._forget(next(iter(most)))
+            self._counts.add(user, 1)
         journal.watermark = journal.tail = watermark
         for start in [start for start in journal.held if start < watermark]:
             self._release(key, journal.held.pop(start))
@@ -238,7 +245,10 @@ class Reassembly:
         return Range(header, b"".join(bodies[part] for part in range(header.parts)))
 
     def _drop_parts(self, key: Key, name: tuple[int, int, int]) -> None:
-        for body in self._journals[key].parts.pop(name).values():
+        self._release_parts(key, self._journals[key].parts.pop(name))
+
+    def _release_parts(self, key: Key, bodies: Mapping[int, bytes]) -> None:
+        for body in bodies.values():
             self._charge(key, -len(body) - _OVERHEAD)
 
     # --- who may hold how much ---
@@ -246,32 +256,39 @@ class Reassembly:
     def _make_room(self, key: Key, size: int) -> bool:
         """Whether so many bytes more of a journal may be held; others who hold more give way to them."""
         user, run = self._journals[key].user, key[0]
-        of_run, of_user = self._runs.get(user, {}).get(run, 0), self._users.get(user, 0)
-        if self._journals[key].size + size > self._per_journal or of_run + size > self._per_run:
+        runs = self._runs.get(user) or Greatest()
+        if self._journals[key].size + size > self._per_journal or runs[run] + size > self._per_run:
             return False
-        while self.size + size > self._in_all or of_user + size > self._per_user:
-            giving = (
-                user if of_user + size > self._per_user else max(self._users, key=self._users.__getitem__)
+        while self.size + size > self._in_all or self._users[user] + size > self._per_user:
+            giving = user if self._users[user] + size > self._per_user else self._users.name()
+            largest = self._runs[giving].name()
+            theirs, ours = (
+                (self._runs[user][largest], runs[run])
+                if giving == user
+                else (self._users[giving], self._users[user])
             )
-            runs = self._runs[giving]
-            largest = max(runs, key=runs.__getitem__)
-            theirs, ours = (runs[largest], of_run) if giving == user else (self._users[giving], of_user)
             if theirs <= 2 * (ours + size):
                 return False
             self._evict(largest)
-            of_user = self._users.get(user, 0)
         return True
 
     def _evict(self, run: int) -> None:
-        """Forget what lies farthest behind the gap in that journal of a run of which most is held."""
-        key = max(self._held[run], key=self._held[run].__getitem__)
-        journal = self._journals[key]
-        farthest = max(journal.held, default=-1)
-        parts = max(journal.parts, default=None)
-        if parts is not None and parts[0] > farthest:
-            self._drop_parts(key, parts)
-        else:
-            self._release(key, journal.held.pop(farthest))
+        """Forget what came last in that journal of a run of which most is held: a range, or parts of one.
+
+        Of the two, what lies farther behind the gap.
+        """
+        key = self._held[run].name()
+        held, parts = self._journals[key].held, self._journals[key].parts
+        last = held.popitem() if held else None
+        if parts:
+            name, bodies = parts.popitem()
+            if last is None or name[0] > last[0]:
+                self._release_parts(key, bodies)
+                held.update([last] if last else [])
+                return
+            parts[name] = bodies
+        if last is not None:
+            self._release(key, last[1])
 
     def _release(self, key: Key, whole: Range) -> None:
         self._charge(key, -len(whole.body) - _OVERHEAD)
@@ -280,9 +297,9 @@ class Reassembly:
         journal, run = self._journals[key], key[0]
         journal.size += size
         self.size += size
-        _add(self._users, journal.user, size)
-        _add(self._runs.setdefault(journal.user, {}), run, size)
-        _add(self._held.setdefault(run, {}), key, size)
+        self._users.add(journal.user, size)
+        self._runs.setdefault(journal.user, Greatest()).add(run, size)
+        self._held.setdefault(run, Greatest()).add(key, size)
         if not self._runs[journal.user]:
             del self._runs[journal.user]
         if not self._held[run]:
@@ -291,13 +308,7 @@ class Reassembly:
     def _forget(self, key: Key) -> None:
         self._charge(key, -self._journals[key].size)
         user = self._journals.pop(key).user
+        self._counts.add(user, -1)
         del self._of_user[user][key]
         if not self._of_user[user]:
             del self._of_user[user]
-
-
-def _add(sizes: dict[_Name, int], name: _Name, size: int) -> None:
-    """Add to what somebody holds; who holds nothing is left out."""
-    sizes[name] = sizes.get(name, 0) + size
-    if not sizes[name]:
-        del sizes[name]

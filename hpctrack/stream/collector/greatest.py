@@ -1,0 +1,44 @@
+"""Numbers by name, and whose is the greatest, without a look at all of them. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Generic, TypeVar
+
+_Name = TypeVar("_Name", str, int, "tuple[int, str]")
+
+
+class Greatest(Generic[_Name]):
+    """Positive numbers by name; names without one are left out."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[_Name, int] = {}
+        #: Numbers, negative, with their names; some are not true any more.
+        self._heap: list[tuple[int, _Name]] = []
+
+    def __bool__(self) -> bool:
+        """Whether anybody has a number."""
+        return bool(self._numbers)
+
+    def __getitem__(self, name: _Name) -> int:
+        """Return a number; 0 where there is none."""
+        return self._numbers.get(name, 0)
+
+    def add(self, name: _Name, number: int) -> None:
+        """Add to a number."""
+        total = self[name] + number
+        if not total:
+            self._numbers.pop(name, None)
+            return
+        self._numbers[name] = total
+        if len(self._heap) > 2 * len(self._numbers) + 100:
+            self._heap = [(-number, name) for name, number in self._numbers.items()]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (-total, name))
+
+    def name(self) -> _Name:
+        """Return who has the greatest number; there must be one."""
+        while self[self._heap[0][1]] != -self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][1]
