@@ -30,7 +30,7 @@ def main() -> None:
         os.environb.pop(b"HPCTRACK_GIVEN", None)
         os.execv(sys.executable, [sys.executable, "-I", "-S", HERE, *sys.argv[1:]])
     if sys.argv[1:2] == ["--probe"]:
-        probe(sys.argv[2])
+        probe(sys.argv[-1])  # between stands what takes up room
         return
     hidden = restore()
     try:
