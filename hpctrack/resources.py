@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
-def _followed(package: Path) -> Path:
-    """Return where a package really is.
-
-    A supervisor offers this one to its script by a link in the run folder, which is gone when its job is:
-    nothing that outlives the job may go by that. Links further up are the site's, and stay.
-    """
-    while package.is_symlink():
-        package = package.parent / package.readlink()
-    return package
-
-
 #: The folder of this package.
-PACKAGE = _followed(Path(__file__).absolute().parent)
+PACKAGE = Path(__file__).absolute().parent
 _INSTALLED = PACKAGE / "_resources"
 
 

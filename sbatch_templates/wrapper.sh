@@ -56,6 +56,10 @@ case $hpctrack_status in
 esac
 echo "hpctrack: this job runs untracked: $hpctrack_why" >&2
 export HPCTRACK_JOURNAL=/dev/null HPCTRACK_SCRIPT=@SCRIPT@
+hpctrack_importable=@IMPORTABLE@
+if [ "$hpctrack_status" -ne 137 ] && [ -n "$hpctrack_importable" ] && [ -d "$hpctrack_importable" ]; then
+    export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$hpctrack_importable" # the import does no harm
+fi
 # The shell reads this whole before it runs it, so that this file may change underneath.
 {
     hpctrack_found=$(command -p sed -n '/^exit 126 # hpctrack: /{=;q;}' "$0")

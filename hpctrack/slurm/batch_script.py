@@ -115,6 +115,7 @@ def _fill(template: bytes, supervision: Supervision, marker: int, *, record: boo
         b"PYTHON": shlex.quote(supervision.python),
         b"MAIN": shlex.quote(f"{supervision.package}/stream/__main__.py"),
         b"SCRIPT": shlex.quote(supervision.script),
+        b"IMPORTABLE": shlex.quote(f"{supervision.package}/importable" if supervision.python_path else ""),
         b"OPTIONS": shlex.join(options) + (' --record "$0"' if record else ""),
         b"MARKER_LINE": str(marker),
     }

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpctrack import resources
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,7 +48,7 @@ def for_child(environ: Mapping[str, str], *, array: bool) -> dict[str, str]:
         if name not in _STALE and not (inside and not array and name.startswith("SLURM_ARRAY_"))
     }
     if "HPCTRACK_RUN_DIR" in environ and "PYTHONPATH" in child:
-        added = f"{environ['HPCTRACK_RUN_DIR']}/python"  # by the supervisor of the job around us
+        added = str(resources.PACKAGE / "importable")  # by the supervisor of the job around us
         child["PYTHONPATH"] = ":".join(entry for entry in child["PYTHONPATH"].split(":") if entry != added)
         if not child["PYTHONPATH"]:
             del child["PYTHONPATH"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import children, errors, files, resources, submission
-from hpctrack.slurm import batch_script, options, site
+from hpctrack.slurm import batch_script, isolation, options, site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,7 +220,10 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
     return plan._replace(
         argv=_with_script(line.argv, script, path, dropped),
         wrapped=Wrapped(script, str(path), request, own, arguments),
-        notes=notes,
+        notes=(
+            *notes,
+            *(isolation.notes(script.text, line.settings.cache) if line.settings.python_path else ()),
+        ),
         waits=waits,
     )
 

@@ -109,27 +109,9 @@ def _homes(parent: str) -> Iterator[str]:
                 yield entry.path
 
 
-def offer_package(run_dir: str, spool: str = "") -> list[str]:
-    """Make folders for PYTHONPATH that hold just this package, so that nothing else of ours shadows modules.
-
-    One is in the run folder. Other nodes find nothing there: with ``spool`` there is one on the shared home
-    too. Returns those that could be made, and that nobody else can swap for another: what is in them is run.
-    """
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    places = {os.path.join(run_dir, "python"): run_dir}
-    if spool:  # one for each installation
-        places[os.path.join(spool, "python") + os.path.dirname(package)] = os.path.dirname(spool)
-    made = []
-    for place, within in places.items():
-        try:
-            files.make_folder(place, within)
-            with contextlib.suppress(FileExistsError):
-                os.symlink(package, os.path.join(place, "hpctrack"))
-        except OSError:
-            continue
-        if not files.exposure(place):
-            made.append(place)
-    return made
+def importable() -> str:
+    """Return the folder that holds just this package: on PYTHONPATH nothing else of ours shadows modules."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "importable")
 
 
 def redactor(folder: str) -> Redactor:

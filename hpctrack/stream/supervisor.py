@@ -86,7 +86,7 @@ def _script_text(options: Options) -> bytes:
 
 def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
-    environ = _inherited()
+    environ = _inherited(options)
     several = several_nodes(environ)
     environ["HPCTRACK_JOURNAL"] = (several and _shared_journal(options, folder)) or folder.shell_journal
     environ["HPCTRACK_RUN_DIR"] = folder.path
@@ -99,9 +99,6 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
         environ["HPCTRACK_RUN"] = options.run
     if options.script:
         environ["HPCTRACK_SCRIPT"] = options.script
-    if options.python_path:
-        places = runfolder.offer_package(folder.path, options.spool if several else "")
-        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (environ.get("PYTHONPATH"), *places)))
     return environ
 
 
@@ -119,12 +116,19 @@ def _shared_journal(options: Options, folder: runfolder.RunFolder) -> str:
     return ""
 
 
-def _inherited() -> dict[str, str]:
-    """Return the environment as it was given to us: Python adds LC_CTYPE in the C locale (PEP 538)."""
+def _inherited(options: Options) -> dict[str, str]:
+    """Return the environment as it was given to us, in which hpctrack can be imported, tracked or not.
+
+    Python adds LC_CTYPE in the C locale (PEP 538).
+    """
     environ = {name: value for name, value in os.environ.items() if name not in _STALE}
     with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
         if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
             environ.pop("LC_CTYPE", None)
+    if options.python_path:
+        given = environ.get("PYTHONPATH", "").split(os.pathsep)
+        folders = [*(folder for folder in given if folder != runfolder.importable()), runfolder.importable()]
+        environ["PYTHONPATH"] = os.pathsep.join(folders if given != [""] else folders[1:])
     return environ
 
 
@@ -247,7 +251,7 @@ def _start(
 def _run_untracked(options: Options, why: object) -> NoReturn:
     """Become the script, without any of our processes: no folder may have been left."""
     _say(f"this job runs untracked: {why}")
-    environ = _inherited()
+    environ = _inherited(options)
     environ["HPCTRACK_JOURNAL"] = os.devnull
     if options.script:
         environ["HPCTRACK_SCRIPT"] = options.script

@@ -12,7 +12,7 @@ import pytest
 from hpctrack import resources
 from hpctrack.slurm import batch_script
 from hpctrack.store import database as store
-from hpctrack.stream import records
+from hpctrack.stream import records, runfolder
 from tests.integration.site_of_fakes import MAIN
 
 
@@ -297,14 +297,11 @@ def test_nothing_of_the_job_around_us_reaches_the_job(site):
     assert {name for name in around if name in site.seen} == {"SLURM_JOB_ID"}
 
 
-def test_a_job_outlives_the_one_that_submitted_it(site):
-    """The package is found by a link in the run folder of the job around us, which goes with that job."""
-    offered = site.folder / "around" / "python"
-    offered.mkdir(parents=True)
-    (offered / "hpctrack").symlink_to(resources.PACKAGE)
-    assert site.sbatch(site.script(), environ={"PYTHONPATH": str(offered)})[0] == 0
-    assert os.fsencode(resources.PACKAGE) in site.submitted
-    assert os.fsencode(offered) not in site.submitted
+def test_a_job_is_submitted_through_the_folder_for_scripts(site):
+    """Inside a job a script's own Python finds hpctrack there, and nowhere else."""
+    environ = {"PYTHONPATH": f"{runfolder.importable()}:{os.pathsep.join(sys.path)}"}
+    assert site.sbatch(site.script(), environ=environ)[0] == 0
+    assert f"hpctrack_main={resources.PACKAGE}/stream".encode() in site.submitted
 
 
 # ---- hpctrack itself is broken

@@ -165,6 +165,20 @@ def test_the_environment_is_what_plain_sbatch_would_give(tmp_path):
     assert {**seen, "_": ""} == {**environ, **added, "_": ""}
 
 
+def test_a_script_imports_hpctrack_although_its_python_is_gone(tmp_path):
+    made = Job(
+        tmp_path,
+        f"#!/bin/sh\nexec {sys.executable} -S -c 'import hpctrack; hpctrack.log(a=1)'\n",
+        "/no",
+        None,
+    )
+    made.file.write_bytes(
+        made.file.read_bytes().replace(b"/nonexistent/hpctrack/imp", f"{resources.PACKAGE}/imp".encode())
+    )
+    done = made.run()
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+
+
 def test_an_exported_function_still_works(tmp_path):
     made = Job(tmp_path, "#!/bin/bash\nmodule gcc\n", "/nonexistent/python", None)
     assert made.run(environ=ENVIRON).stdout == b"loaded gcc\n"

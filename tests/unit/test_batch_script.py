@@ -196,5 +196,6 @@ def test_the_template_is_plain_and_short():
         b"MAIN",
         b"OPTIONS",
         b"SCRIPT",
+        b"IMPORTABLE",
     }
     assert Path(resources.folder("sbatch_templates")).is_dir()

@@ -49,6 +49,7 @@ JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
 SCRIPT_SIDE = (
     "__init__.py",
     "files.py",
+    "importable/hpctrack/__init__.py",
     "script.py",
     "stream/__init__.py",
     "stream/journal_lines.py",

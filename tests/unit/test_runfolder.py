@@ -63,20 +63,5 @@ def test_a_missing_parent_is_an_error_of_the_system(tmp_path):
         runfolder.create("/spool", str(tmp_path / "missing"), "c.1", 0)
 
 
-def test_the_package_is_offered_here_and_to_other_nodes(tmp_path):
-    run_dir, spool = tmp_path / "run", tmp_path / "home" / "spool"
-    run_dir.mkdir(0o700)
-    (here,) = runfolder.offer_package(str(run_dir))
-    assert os.listdir(here) == ["hpctrack"] and os.path.isfile(f"{here}/hpctrack/script.py")
-    for _ in range(2):  # jobs share the second one
-        first, shared = runfolder.offer_package(str(run_dir), str(spool))
-        assert first == here and shared.startswith(str(spool))
-        assert os.listdir(shared) == ["hpctrack"] and os.path.isfile(f"{shared}/hpctrack/script.py")
-    assert stat.S_IMODE(spool.stat().st_mode) == 0o700
-
-
-def test_a_home_that_can_not_be_written_leaves_the_package_here(tmp_path):
-    (tmp_path / "file").touch()
-    assert runfolder.offer_package(str(tmp_path / "run"), str(tmp_path / "file")) == [
-        f"{tmp_path}/run/python"
-    ]
+def test_the_folder_for_scripts_holds_this_package_alone():
+    assert [name for name in os.listdir(runfolder.importable()) if name != "__pycache__"] == ["hpctrack"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpctrack import errors, git, submission
 from hpctrack.settings import Settings
 from hpctrack.slurm import environment, preparation
-from hpctrack.stream import records
+from hpctrack.stream import records, runfolder
 from hpctrack.submission import Job, Own, Parent, Source
 
 SECRET = "s3cr3t-Value-42"
@@ -275,7 +275,7 @@ def test_the_environment_of_a_job_submitted_from_inside_a_job():
         "HPCTRACK_ATTEMPT": "2",
         "HPCTRACK_SCRIPT": "/home/u/a.sh",
         "HPCTRACK_RANKS": "all",
-        "PYTHONPATH": "/a:/tmp/run/python:/b",
+        "PYTHONPATH": f"/a:{runfolder.importable()}:/b",
         "PATH": "/bin",
     }
     kept = {
@@ -289,7 +289,7 @@ def test_the_environment_of_a_job_submitted_from_inside_a_job():
     assert environment.for_child(environ, array=False) == kept
     array = {"SLURM_ARRAY_JOB_ID": "14", "SLURM_ARRAY_TASK_ID": "3"}
     assert environment.for_child(environ, array=True) == {**kept, **array}
-    alone = environment.for_child({**environ, "PYTHONPATH": "/tmp/run/python"}, array=False)
+    alone = environment.for_child({**environ, "PYTHONPATH": runfolder.importable()}, array=False)
     assert "PYTHONPATH" not in alone
 
 
