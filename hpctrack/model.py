@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from uuid import UUID
 
     import numpy as np
@@ -90,6 +91,8 @@ class JobFacts(NamedTuple):
     qos: str | None = None
     job_name: str | None = None
     time_limit: timedelta | None = None
+    unlimited: bool = False
+    """Whether it is known to have no time limit; else one that is None is not known."""
     stdout_path: str | None = None
     stderr_path: str | None = None
     resources: Mapping[str, Any] = _NOTHING
@@ -170,6 +173,10 @@ class StoredRun(NamedTuple):
     stderr_path: str | None = None
     recheck_after: datetime | None = None
     """When accounting is asked once more about an end that it may still correct."""
+    time_stopped: datetime | None = None
+    """Since when the latest attempt that started does not run: it is over or suspended."""
+    suspended: timedelta = timedelta()
+    """For how long that attempt was suspended."""
     submission: UUID | None = None
     owner: str | None = None
     """PostgreSQL login that wrote all this, but for what Slurm and relays said."""

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from hpctrack import array_spec, errors, runids
 from hpctrack.model import RunStatus
 
+#: ``runs.reason`` where neither squeue nor accounting knows the job.
+UNKNOWN_TO_SLURM = "unknown to Slurm"
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

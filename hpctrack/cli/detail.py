@@ -10,6 +10,9 @@ from rich.text import Text
 
 from hpctrack.cli import render, table, used
 from hpctrack.cli.common import counted
+from hpctrack.model import RunStatus
+from hpctrack.slurm import states
+from hpctrack.slurm.states import Ends, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -139,9 +142,22 @@ def _ended(story: Story) -> str | None:
     limit = f" of {render.duration(run.time_limit)}" if run.time_limit else ""
     elapsed = run.elapsed(story.now)
     if run.time_ended is None:
-        return None if elapsed is None else f"not yet, running for {render.duration(elapsed)}{limit}"
+        return None if elapsed is None else f"not yet, {_so_far(run, render.duration(elapsed) + limit)}"
     ran = "" if elapsed is None else f", ran {render.duration(elapsed)}{limit}"
     return render.moment(run.time_ended) + ran
+
+
+def _so_far(run: Run, ran: str) -> str:
+    """Return what a run that started and is not over has done for how long."""
+    stage = states.stage_of(run.status)
+    if run.status is RunStatus.SUSPENDED:
+        return f"suspended after {ran}"
+    if stage is Stage.RUNNING:
+        return f"running for {ran}"
+    if stage < Stage.RUNNING:
+        return f"ran for {ran} and waits to be started again"
+    ends = stage is Stage.ENDED and states.ends(run.status) is Ends.ATTEMPT
+    return f"ran for {ran} and may be started again" if ends else f"ending after {ran}"
 
 
 def _exit(story: Story) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from hpctrack import looks, visible
+from hpctrack import words as words_
 from hpctrack.cli import common
 from hpctrack.model import RunStatus
 
@@ -133,8 +134,8 @@ def notes(run: RunRow) -> list[str]:
         found.append(f"{run.lost} lost")
     if run.waiting > 0:
         found.append(waiting(run.waiting))
-    if run.missing_since is not None and run.time_ended is None:
-        found.append(f"unknown to Slurm since {moment(run.missing_since)}")
+    if run.missing_since is not None and run.time_ended is None and run.reason == words_.UNKNOWN_TO_SLURM:
+        found[found.index(run.reason)] = f"{run.reason} since {moment(run.missing_since)}"
     if run.silent_since is not None:
         found.append(f"not heard from since {moment(run.silent_since)}")
     return found

@@ -48,6 +48,8 @@ class History:
         """Slurm's latest word about the newest attempt."""
         self.inferred: str | None = None
         """Why the run is taken to have ended, where no source said so."""
+        self.accounted: set[int] = set()
+        """Attempts whose end accounting has told."""
         self._waiting = run.status
 
     @property
@@ -76,6 +78,8 @@ class History:
         """Fold one fact into the attempt it is about."""
         if fact.source != "relay" and number >= self.newest:
             self.raw = fact.raw_state
+        if fact.source == "sacct" and fact.time_ended:
+            self.accounted.add(number)
         status = self._claimed(fact)
         if status is None:
             if fact.raw_state != self.run.slurm_state:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hpctrack.model import JobFacts, RunStatus, StoredRun
 from hpctrack.reconcile import matching
-from hpctrack.reconcile.plan import Survey
+from hpctrack.reconcile.plan import NOT_LISTED, UNKNOWN, Survey
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Stage
 
@@ -157,6 +157,8 @@ def _is_job(number: int | None) -> bool:
 
 def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:
     """Whether to ask accounting about a run that squeue does not list: ever more rarely with time."""
+    if run.reason not in (UNKNOWN, NOT_LISTED):
+        return True  # it has not been told yet what accounting knows
     if run.missing_since is None or checked is None or now - run.missing_since < _PERSIST:
         return True
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpctrack import words
 from hpctrack.model import JobFacts, RunStatus, StoredRun
 from hpctrack.redact import MASK
 from hpctrack.slurm import states
@@ -25,8 +26,6 @@ BEHIND = timedelta(minutes=5)
 LATE = timedelta(hours=1)
 #: How long after its end a job may be requeued: slurmctld forgets it after MinJobAge, usually 5 minutes.
 REVIVAL = timedelta(days=1)
-#: ``runs.reason`` where neither squeue nor accounting knows the job.
-UNKNOWN = "unknown to Slurm"
 
 
 class Evidence(NamedTuple):
@@ -122,7 +121,7 @@ def is_ours(run: StoredRun, fact: JobFacts) -> bool:
     if submitted < run.time_submitted - BEHIND:
         return False
     gone = _gone_since(run)
-    if gone and submitted > gone + REVIVAL:
+    if gone and submitted - gone > REVIVAL:
         return False
     # The first execution keeps the time at which the job was submitted.
     return fact.attempt != 0 or submitted <= run.time_submitted + LATE
@@ -135,7 +134,7 @@ def _gone_since(run: StoredRun) -> datetime | None:
     newest = run.attempts[-1] if run.attempts else None
     if newest and newest.status and states.stage_of(newest.status) is states.Stage.ENDED:
         return newest.time_ended
-    return run.missing_since if run.reason == UNKNOWN else None
+    return run.missing_since if run.reason == words.UNKNOWN_TO_SLURM else None
 
 
 def _of_one_job(live: JobFacts | None, rows: list[JobFacts]) -> tuple[JobFacts | None, list[JobFacts]]:
@@ -144,9 +143,9 @@ def _of_one_job(live: JobFacts | None, rows: list[JobFacts]) -> tuple[JobFacts |
         gone = row.time_ended
         if gone is None:
             continue
-        if place + 1 < len(rows) and _submitted(rows[place + 1]) > gone + REVIVAL:
+        if place + 1 < len(rows) and _submitted(rows[place + 1]) - gone > REVIVAL:
             return None, rows[: place + 1]
-        if place + 1 == len(rows) and live and _submitted(live) > gone + REVIVAL:
+        if place + 1 == len(rows) and live and _submitted(live) - gone > REVIVAL:
             return None, rows
     return live, rows
 
@@ -221,6 +220,26 @@ def missing_tasks(facts: Iterable[JobFacts], stored: Iterable[StoredRun]) -> lis
                 found += [(run.run_id, task) for task in sorted(listed - known)]
                 known.update(listed)
     return found
+
+
+#: Characters that slurmdbd does not store as they are.
+_UNLIKE_IN_BOOKS = frozenset("`\"'\\\ufffd")
+#: So many bytes of a name it may cut.
+_CUT_IN_BOOKS = 250
+
+
+def is_renamed(fact: JobFacts, stored: str) -> bool:
+    """Whether a job has another name than the one that was stored.
+
+    Accounting has quotes and the like replaced, and may cut names: those that it can't have tell nothing.
+    """
+    name = fact.job_name or ""
+    if is_called(name, stored):
+        return False
+    if fact.source == "squeue":
+        return True
+    plain = _UNLIKE_IN_BOOKS.isdisjoint(name + stored) and name.isprintable() and stored.isprintable()
+    return plain and len(name.encode()) < _CUT_IN_BOOKS
 
 
 def is_called(name: str | None, stored: str | None) -> bool:

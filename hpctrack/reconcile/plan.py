@@ -14,8 +14,9 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hpctrack import words
 from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun, replaced
-from hpctrack.reconcile import matching, numbering
+from hpctrack.reconcile import matching, numbering, running_time
 from hpctrack.reconcile.attempts import History, verdict_of
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
@@ -34,7 +35,9 @@ RECHECK = timedelta(seconds=20)
 #: How long after its end slurmctld has forgotten a job (MinJobAge, five minutes by default). If it is started
 #: anew before, it tells accounting of that end again, with what it knows by now; later nothing changes.
 FORGOTTEN = timedelta(minutes=6)
-UNKNOWN = matching.UNKNOWN
+UNKNOWN = words.UNKNOWN_TO_SLURM
+#: ``runs.reason`` where accounting knows a job that goes on, and squeue has not listed it for long.
+NOT_LISTED = "squeue does not list it; accounting has no end of it"
 #: ``runs.reason`` where Slurm knows the array, and the task is in it no more.
 TAKEN_OUT = "no longer in its array: cancelled before it started"
 
@@ -123,6 +126,7 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         and live.time_started in (run.time_started, None)
         and (live.job_id == run.slurm_job_id or bool(live.array_tasks))
         and live.time_limit in (run.time_limit, None)
+        and not (live.unlimited and run.time_limit)
         and live.partition in (run.partition, None)
         and (live.job_name is None or matching.is_called(live.job_name, run.job_name))
         and run.missing_since is None
@@ -155,7 +159,10 @@ def _batch(
         _conclude_without_slurm(history, evidence, missing)
     over = _is_over(history, listed=listed, long_gone=long_gone)
     recheck = _recheck_after(history, evidence, survey) if over else None
-    return _change(history, evidence, over=over, missing=missing, long_gone=long_gone, recheck=recheck)
+    return _change(
+        history, evidence, over=over, missing=missing, long_gone=long_gone, recheck=recheck,
+        asked=run.run_id in survey.accounts,
+    )  # fmt: skip
 
 
 def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey) -> datetime | None:
@@ -198,7 +205,8 @@ def _command(
             killed = last.status is RunStatus.COMPLETED
             status = RunStatus.CANCELLED if killed else last.status
             history.conclude(status, last.time_ended, "sacct", f"its job ended: {last.raw_state}")
-    return _change(history, evidence, over=history.ended, missing=missing, long_gone=long_gone)
+    asked = run.run_id in survey.accounts
+    return _change(history, evidence, over=history.ended, missing=missing, long_gone=long_gone, asked=asked)
 
 
 def _missing(history: History, survey: Survey, *, listed: bool) -> datetime | None:
@@ -222,7 +230,7 @@ def _conclude_without_slurm(history: History, evidence: matching.Evidence, missi
     top = history.top
     if top and history.script_ended:
         verdict = verdict_of(top.exit_code, top.exit_signal)
-        history.conclude(verdict, top.time_ended, "relay", UNKNOWN)
+        history.conclude(verdict, top.time_ended, "relay", NOT_LISTED if evidence.rows else UNKNOWN)
     elif not top and evidence.siblings:
         # Slurm keeps no record of a task that is cancelled before it is split off its array.
         history.conclude(RunStatus.CANCELLED, missing, "sacct", TAKEN_OUT)
@@ -255,17 +263,18 @@ def _change(
     missing: datetime | None,
     long_gone: bool,
     recheck: datetime | None = None,
+    asked: bool = False,
 ) -> Change | None:
-    """Return what is to be written, or None if all is as it was."""
+    """Return what is to be written, or None if all is as it was; ``asked``: accounting was, and answered."""
     run = history.run
     fields: dict[str, Any] = {
         "status": history.status,
         "missing_since": None if over else missing,
         "recheck_after": recheck,
-        "reason": _reason(history, evidence, long_gone=long_gone),
+        "reason": _reason(history, evidence, long_gone=long_gone, asked=asked),
         "time_ended": _time_ended(history, over=over),
     }
-    fields.update(_attempt_fields(history, evidence))
+    fields.update(_attempt_fields(history, evidence, over=over))
     if run.kind == "batch":
         fields.update(_job_fields(run, evidence))
     different = {name: value for name, value in fields.items() if getattr(run, name) != value}
@@ -290,31 +299,41 @@ def _time_ended(history: History, *, over: bool) -> datetime | None:
     return (top.time_ended if top else None) or run.time_ended or run.missing_since or history.now
 
 
-def _reason(history: History, evidence: matching.Evidence, *, long_gone: bool) -> str | None:
+def _reason(history: History, evidence: matching.Evidence, *, long_gone: bool, asked: bool) -> str | None:
     run, top = history.run, history.top
     if history.ended:
         return top.reason if top else history.inferred or run.reason
     if evidence.live:
         return evidence.live.reason if evidence.live.status in (history.status, None) else None
+    if long_gone and asked:
+        return NOT_LISTED if evidence.rows else UNKNOWN
     if long_gone:
-        return UNKNOWN
+        return run.reason
     return run.reason if history.status is run.status and not history.heard else None
 
 
-def _attempt_fields(history: History, evidence: matching.Evidence) -> Iterator[tuple[str, object]]:
+def _attempt_fields(
+    history: History, evidence: matching.Evidence, *, over: bool
+) -> Iterator[tuple[str, object]]:
     """What a run shows of its latest attempt that started."""
     if history.raw is not None:
         yield "slurm_state", history.raw
     started = [attempt for attempt in history.attempts.values() if _has_started(attempt)]
-    if started:
-        shown = max(started, key=lambda attempt: attempt.attempt)
+    shown = max(started, key=lambda attempt: attempt.attempt, default=None)
+    said = (evidence.live.time if evidence.live else None) or history.now
+    yield "time_stopped", None if over else running_time.time_stopped(history, shown, said)
+    yield "suspended", running_time.suspended(history, shown, said)
+    if shown:
         yield "attempt", shown.attempt
         yield "time_started", shown.time_started
         yield "exit_code", shown.exit_code
         yield "exit_signal", shown.exit_signal
         yield "node_list", shown.node_list or history.run.node_list
-    elif evidence.live and evidence.live.node_list:
-        yield "node_list", evidence.live.node_list
+    else:
+        if history.attempts:
+            yield "time_started", None  # it was taken back
+        if evidence.live and evidence.live.node_list:
+            yield "node_list", evidence.live.node_list
 
 
 def _has_started(attempt: Attempt) -> bool:
@@ -329,11 +348,9 @@ def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[s
     if newest:
         for name in ("partition", "account", "qos", "time_limit"):
             value = getattr(newest, name)
-            if value is not None:
+            if value is not None or (name == "time_limit" and newest.unlimited):
                 yield name, value
-        # Accounting stores names with their quotes replaced.
-        called = run.job_name is not None and matching.is_called(newest.job_name, run.job_name)
-        if newest.job_name and not called and (newest.source == "squeue" or not run.job_name):
+        if newest.job_name and (not run.job_name or matching.is_renamed(newest, run.job_name)):
             yield "job_name", newest.job_name
         if not newest.array_tasks:
             yield "slurm_job_id", newest.job_id

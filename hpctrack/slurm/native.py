@@ -182,6 +182,7 @@ def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
             qos=_text(job, "qos"),
             job_name=str(job.get("name") or ""),
             time_limit=units.minutes(str(limit)),
+            unlimited=units.is_unlimited(str(limit)),
             array_tasks=waiting,
             time=now,
         )

@@ -173,6 +173,7 @@ def _queued(line: _Queued, cluster: str | None, now: datetime, times: units.Time
         qos=units.text(line.qos),
         job_name=line.name,
         time_limit=units.span(line.time_limit),
+        unlimited=units.is_unlimited(line.time_limit),
         array_tasks=array_tasks,
         time=now,
     )
@@ -254,6 +255,7 @@ def _accounted(
         qos=units.text(row.qos),
         job_name=row.name,
         time_limit=units.minutes(row.time_limit),
+        unlimited=units.is_unlimited(row.time_limit),
         resources=_resources(row),
         array_tasks=array_tasks,
         time=now,

@@ -19,6 +19,7 @@ _ITEM = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d*)?)([KMGTPE]?)[cn]?\Z", re.IGNORECASE)
 #: What slurmctld makes of no limit where it has to reckon with one (YEAR_MINUTES in its sources).
 _NO_LIMIT = timedelta(days=365)
+_UNLIMITED = frozenset(("UNLIMITED", "365-00:00:00", "525600"))
 _SCALE = {unit: 1 << 10 * power for power, unit in enumerate(("", "K", "M", "G", "T", "P", "E"))}
 
 
@@ -76,6 +77,11 @@ def span(word: str) -> timedelta | None:
 def minutes(word: str) -> timedelta | None:
     """Read a time limit in minutes; None for ``UNLIMITED``, its year, and ``Partition_Limit``."""
     return _limit(timedelta(minutes=int(word))) if word.isdecimal() else None
+
+
+def is_unlimited(word: str) -> bool:
+    """Whether a time limit, in minutes or as a span, is known to be none."""
+    return word in _UNLIMITED
 
 
 def _limit(found: timedelta) -> timedelta | None:

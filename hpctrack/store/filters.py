@@ -41,7 +41,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "submitted": "time_created",
         "started": "time_started",
         "ended": "time_ended",
-        "elapsed": "(coalesce(time_ended, now()) - time_started)",
+        "elapsed": "(coalesce(time_ended, time_stopped, now()) - time_started - suspended)",
         "limit": "time_limit",
         "step": "last_step",
         "rows": "rows",

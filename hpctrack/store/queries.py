@@ -7,6 +7,7 @@ times are aware. Lists read the view ``run_overview`` and never scan metrics.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from psycopg.rows import dict_row
@@ -18,7 +19,7 @@ from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from uuid import UUID
 
     from psycopg import sql
@@ -76,6 +77,10 @@ class RunRow:
     """Lines lost, torn or rejected."""
     waiting: int
     """Rows known to wait in the spool."""
+    time_stopped: datetime | None = field(default=None, kw_only=True)
+    """Since when its latest attempt does not run, although the run may go on; None while it does."""
+    suspended: timedelta = field(default=timedelta(), kw_only=True)
+    """For how long that attempt was suspended until then."""
     resources: Resources | None = field(default=None, kw_only=True)
     """Those of the latest attempt, where they were asked for (`hpctrack.store.attempt_resources`)."""
 
@@ -85,8 +90,10 @@ class RunRow:
         return runids.job_text(self.slurm_job_id, self.array_job_id, self.array_task_id)
 
     def elapsed(self, now: datetime) -> timedelta | None:
-        """Return how long the run has been running, or ran; None before it started."""
-        return None if self.time_started is None else (self.time_ended or now) - self.time_started
+        """Return how long its latest attempt has run, or ran, without suspensions; None before it started."""
+        if self.time_started is None:
+            return None
+        return (self.time_ended or self.time_stopped or now) - self.time_started - self.suspended
 
     def waited(self, now: datetime) -> timedelta | None:
         """Return how long it has waited, or waited, for its start; None if it never started."""

@@ -36,7 +36,7 @@ _MOST_ATTEMPTS, _MOST_OF_A_RUN = 1_000_000, 200
 #: Columns of runs that `apply` writes as they are.
 _WRITTEN = (
     "slurm_job_id attempt time_started time_ended time_seen missing_since exit_code exit_signal reason "
-    "node_list slurm_state partition account qos job_name stdout_path stderr_path recheck_after"
+    "time_stopped node_list slurm_state partition account qos job_name stdout_path stderr_path recheck_after"
 ).split()
 _ATTEMPT = (
     "attempt time_submitted time_started time_ended exit_code exit_signal slurm_exit_code slurm_exit_signal "
@@ -240,7 +240,8 @@ def _run_row(change: Change) -> dict[str, Any]:
     run = change.run
     row = {name: _cut(name, getattr(run, name)) for name in _WRITTEN}
     limit = run.time_limit.total_seconds() if run.time_limit is not None else None
-    return {**row, "id": run.run_id, "status": run.status.value, "time_limit_s": limit}
+    spans = {"time_limit_s": limit, "suspended_s": run.suspended.total_seconds()}
+    return {**row, **spans, "id": run.run_id, "status": run.status.value}
 
 
 #: Longest texts of Slurm's and of nodes; the schema takes no longer ones.

@@ -218,10 +218,13 @@ CREATE TABLE runs (
     kind          text NOT NULL DEFAULT 'batch' CHECK (kind IN ('batch', 'command')),
     missing_since timestamptz,
     recheck_after timestamptz,
+    time_stopped  timestamptz,
+    suspended     interval NOT NULL DEFAULT '0',
     UNIQUE (submission, task),
     CONSTRAINT plain_id CHECK (id BETWEEN 1 AND 2147483647),
     CONSTRAINT plain_times CHECK (is_plain(time_created, time_started, time_updated, time_ended, time_seen,
-                                           missing_since, recheck_after)),
+                                           missing_since, recheck_after, time_stopped)),
+    CONSTRAINT plain_suspended CHECK (suspended BETWEEN interval '0' AND interval '1000 years'),
     CONSTRAINT plain_time_limit CHECK (time_limit BETWEEN interval '0' AND interval '1000 years'),
     CONSTRAINT plain_attempt CHECK (attempt BETWEEN 0 AND 65535),
     CONSTRAINT fitting_texts CHECK (octet_length(user_name) <= 255 AND octet_length(cluster) <= 255
@@ -292,6 +295,9 @@ COMMENT ON COLUMN runs.slurm_state IS 'Slurm''s latest word for the state, uncha
 COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run; while it lives, renewed every five minutes';
 COMMENT ON COLUMN runs.kind IS 'batch: a job, whose end is Slurm''s word; command: hpctrack run, whose end is its own';
 COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
+COMMENT ON COLUMN runs.time_stopped IS
+    'Since when the latest attempt does not run although the run may go on: it is suspended, or has ended; NULL while it runs';
+COMMENT ON COLUMN runs.suspended IS 'For how long the latest attempt was suspended, until time_stopped';
 COMMENT ON COLUMN runs.recheck_after IS 'When accounting is to be asked once more about an end that it may still correct; NULL for none';
 
 -- SQLTrack has no time_ended: its clients say by the status that a run is over, or goes on.
@@ -771,6 +777,7 @@ SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.
        r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
        r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
+       r.time_stopped, r.suspended,
        CASE WHEN r.kind = 'command' AND r.cluster IS NULL AND r.submission IS NOT NULL AND r.time_ended IS NULL
             THEN (SELECT h.heard FROM (SELECT greatest(r.time_seen, r.time_started, max(s.time_last)) AS heard
                                        FROM streams s WHERE s.run_id = r.id) h
@@ -797,7 +804,9 @@ COMMENT ON VIEW attempt_overview IS 'Everybody''s attempts';
 CREATE VIEW attempt_resources AS
 SELECT a.run_id, a.attempt,
        coalesce(metric_number(a.resources -> 'elapsed_s'),
-                extract(epoch FROM coalesce(a.time_ended, now()) - a.time_started)::double precision) AS elapsed_s,
+                extract(epoch FROM CASE WHEN a.attempt = r.attempt
+                                        THEN coalesce(a.time_ended, r.time_stopped, now()) - a.time_started - r.suspended
+                                        ELSE coalesce(a.time_ended, now()) - a.time_started END)::double precision) AS elapsed_s,
        nullif(least(coalesce(count_number(coalesce(a.resources -> 'alloc_tres', a.resources -> 'req_tres') -> 'cpu'), -1),
                     2147483647), -1)::integer AS cpus,
        coalesce(metric_number(a.resources -> 'cpu_s'), u.cpu_s) AS cpu_s,
@@ -806,12 +815,13 @@ SELECT a.run_id, a.attempt,
        least(coalesce(count_number(coalesce(a.resources -> 'alloc_tres', a.resources -> 'req_tres') -> 'gres/gpu'), 0),
              2147483647)::integer AS gpus
 FROM attempts a
+JOIN runs r ON r.id = a.run_id
 CROSS JOIN LATERAL (
     SELECT sum(n.cpu_s) AS cpu_s, nullif(least(coalesce(sum(n.memory_bytes), -1), 9223372036854775807), -1)::bigint AS memory_bytes
     FROM (SELECT max(s.cpu_s) AS cpu_s, max(greatest(s.memory_peak_bytes, s.memory_bytes)) AS memory_bytes
           FROM usage s WHERE s.run_id = a.run_id AND s.attempt = a.attempt GROUP BY s.node) n) u;
 COMMENT ON VIEW attempt_resources IS 'What attempts asked for and what they used, by Slurm''s accounting and our own samples';
-COMMENT ON COLUMN attempt_resources.elapsed_s IS 'Seconds from its start to its end, or to now';
+COMMENT ON COLUMN attempt_resources.elapsed_s IS 'Seconds from its start to its end, or to now, but for those suspended';
 COMMENT ON COLUMN attempt_resources.cpus IS 'Processors that Slurm gave it';
 COMMENT ON COLUMN attempt_resources.cpu_s IS 'Processor seconds that it used on all nodes';
 COMMENT ON COLUMN attempt_resources.memory_requested_bytes IS 'Memory that it asked for, on all nodes together';
@@ -825,7 +835,8 @@ SELECT o.id AS run_id,
             ELSE o.array_job_id || '_' || o.array_task_id END AS job_id,
        o.job_name, o.experiment, o.user_name, o.account, o.partition, o.qos, o.cluster, o.status AS state,
        o.attempt AS restarts, o.time_created AS submitted, o.time_started AS started, o.time_ended AS ended,
-       coalesce(o.time_ended, CASE WHEN o.time_started IS NOT NULL THEN now() END) - o.time_started AS elapsed,
+       coalesce(o.time_ended, o.time_stopped, CASE WHEN o.time_started IS NOT NULL THEN now() END)
+           - o.time_started - o.suspended AS elapsed,
        o.time_limit, o.node_list, o.exit_code, o.exit_signal, o.reason, o.last_step, o.last_time, o.last, o.lost
 FROM run_overview o;
 COMMENT ON VIEW jobs IS 'Everybody''s runs in sacct''s words, with their latest metrics';

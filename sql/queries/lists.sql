@@ -6,7 +6,7 @@ SELECT id, experiment, status, time_created, time_started, time_ended, for_lists
        for_lists(args) AS args, user_name, cluster,
        slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, account, qos, comment,
        time_limit, attempt, exit_code, exit_signal, reason, node_list, slurm_state, missing_since, silent_since,
-       last_step, for_lists(last) AS last, rows, lost, waiting
+       time_stopped, suspended, last_step, for_lists(last) AS last, rows, lost, waiting
 FROM (SELECT *, {key} AS key FROM run_overview WHERE {condition} AND {behind}) keyed
 ORDER BY {order}
 LIMIT {limit};

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from click.testing import CliRunner
 
-from hpctrack import errors, reconcile
+from hpctrack import errors, reconcile, where
 from hpctrack.cli import reconcile as verb
 from hpctrack.cli import render
 from hpctrack.model import RelayMessage
@@ -20,7 +20,7 @@ from hpctrack.reconcile import passes, relayed
 from hpctrack.reconcile.plan import UNKNOWN
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
-from hpctrack.store import queries, statements
+from hpctrack.store import filters, lists, queries, statements
 from tests.integration.slurm_says import T0, epoch, line, row
 
 # ---- A life ------------------------------------------------------------------------------------------------
@@ -320,6 +320,22 @@ def test_a_later_job_of_the_same_id_revives_nothing(slurm, register, once, get, 
     assert get(run_id)["status"] == "COMPLETED"
     assert get(other)["status"] == "RUNNING"
     assert slurm.calls("sacct") == []
+
+
+def test_elapsed_stands_still_while_a_run_waits_to_be_started_again(slurm, register, once, connection):
+    run_id = register(10)
+    slurm.says("squeue", line(10))
+    once()
+    slurm.says("squeue", line(10, "PENDING", RestartCnt="1", SubmitTime=epoch(51), Reason="JobHeldUser"))
+    slurm.says("sacct", row(10, "REQUEUED"))
+    once()
+    now = datetime.now(timezone.utc)
+    assert queries.get_run(connection, run_id).elapsed(now) == timedelta(seconds=45)
+    assert connection.execute("SELECT elapsed FROM jobs").fetchall() == [(timedelta(seconds=45),)]
+    used = connection.execute("SELECT elapsed_s FROM attempt_resources ORDER BY attempt").fetchall()
+    assert used == [(45,), (None,)]
+    chosen = filters.RunFilter(where=where.parse("elapsed = 45s"))
+    assert [found.id for found in lists.list_runs(connection, chosen)] == [run_id]
 
 
 def test_what_slurm_did_not_answer_is_no_news_when_nobody_waits_for_it(slurm, register, once, connection):

@@ -1,11 +1,33 @@
 """``hpctrack show``, where a terminal is narrow."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from hpctrack.cli import detail
+from hpctrack.model import RunStatus
 from hpctrack.store.series import Bucket, Series
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ("RUNNING", "not yet, running for 50"),
+        ("SUSPENDED", "not yet, suspended after 50"),
+        ("PENDING", "not yet, ran for 50"),
+        ("REQUEUE_HOLD", "not yet, ran for 50"),
+        ("PREEMPTED", "not yet, ran for 50"),
+        ("COMPLETING", "not yet, ending after 50"),
+    ],
+)
+def test_what_has_not_ended_runs_only_if_it_does(status, told):
+    run = SimpleNamespace(
+        status=RunStatus[status], time_ended=None, time_limit=None, elapsed=lambda now: timedelta(seconds=50)
+    )
+    said = detail._ended(SimpleNamespace(run=run, now=None))
+    assert said.replace("0:", "").replace("00", "").startswith(told)
+    assert ("again" in said) == (status in ("PENDING", "REQUEUE_HOLD", "PREEMPTED"))
 
 
 def drawn(width):

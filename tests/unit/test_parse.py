@@ -300,6 +300,16 @@ def test_memory_that_was_never_sampled_is_unknown():
     assert "max_rss_bytes" not in alone.resources and one_was.resources["max_rss_bytes"] == 3 << 20
 
 
+@pytest.mark.parametrize(
+    ("word", "unlimited"),
+    [("UNLIMITED", True), ("365-00:00:00", True), ("1:00:00", False), ("NOT_SET", False), ("INVALID", False)],
+)
+def test_no_time_limit_is_told_from_one_that_is_not_known(word, unlimited):
+    assert queued({"TimeLimit": word})[0].unlimited is unlimited
+    in_books = {"365-00:00:00": "525600", "1:00:00": "60", "INVALID": "Partition_Limit"}.get(word, word)
+    assert accounted({"TimelimitRaw": in_books})[0].unlimited is unlimited
+
+
 def test_a_year_stands_for_no_time_limit():
     words = {
         "1440": timedelta(days=1),

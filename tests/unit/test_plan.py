@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from hpctrack.model import Attempt
-from hpctrack.reconcile.plan import FORGOTTEN, GRACE, RECHECK, UNKNOWN, Survey, plan
-from tests.facts import ALL, QUEUE, S, after, at, decide, row, run, squeue
+from hpctrack.reconcile.plan import FORGOTTEN, GRACE, NOT_LISTED, RECHECK, UNKNOWN, Survey, plan
+from tests.facts import ALL, QUEUE, S, after, at, decide, relay, row, run, squeue
 
 
 def test_a_life():
@@ -83,6 +83,42 @@ def test_absence_is_noted_and_ends_nothing():
         stored, moves = decide(stored, now=1000 + hours * 3600)
         assert (stored.status, stored.time_ended, moves) == (S.RUNNING, None, [])
     assert (stored.missing_since, stored.reason) == (at(1000), UNKNOWN)
+
+
+def test_what_accounting_knows_is_not_unknown():
+    """A squeue that hides others' jobs, or an end that accounting never learnt."""
+    stored = after(run(), (squeue("RUNNING"),), ())
+    for hours in range(3):
+        stored, _ = decide(stored, row("RUNNING", end=None), now=2000 + hours * 3600)
+        assert (stored.status, stored.reason) == (S.RUNNING, NOT_LISTED)
+    told, _ = decide(run(), relay("hello"), relay("fin", exit_code=0))
+    for now in (1000, 2000):
+        told, _ = decide(told, row("RUNNING", end=None), now=now)
+    assert (told.status, told.reason) == (S.COMPLETED, NOT_LISTED)
+
+
+def test_what_accounting_was_not_asked_is_not_unknown():
+    stored = after(run(), (squeue("RUNNING"),))
+    for now in (1000, 9000):
+        stored, _ = decide(stored, now=now, survey=QUEUE)
+    assert (stored.missing_since, stored.reason) == (at(1000), None)
+    assert decide(stored, now=9000)[0].reason == UNKNOWN
+
+
+def test_no_time_limit_is_taken_over():
+    hour = timedelta(hours=1)
+    stored = after(run(time_limit=hour), (squeue("RUNNING", time_limit=hour),))
+    assert after(stored, (squeue("RUNNING"),)).time_limit == hour, "it does not say"
+    assert after(stored, (squeue("RUNNING", unlimited=True),)).time_limit is None
+    assert after(stored, (row("COMPLETED", unlimited=True),)).time_limit is None
+
+
+def test_a_name_that_was_changed_shortly_before_the_end():
+    stored = after(run(job_name="train"), (squeue("RUNNING"),), (row("COMPLETED", job_name="renamed"),))
+    assert stored.job_name == "renamed"
+    odd = {'a"b': "a`b", "tr\\ain": "train", "a\nb": "a b", "n" * 300: "n" * 255, "é": "\ufffd"}
+    for name, told in odd.items():
+        assert decide(run(job_name=name), row("COMPLETED", job_name=told))[0].job_name == name
 
 
 def test_a_job_that_is_listed_again_is_not_missing():

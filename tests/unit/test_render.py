@@ -13,6 +13,7 @@ from hpctrack.cli import render, table
 from hpctrack.model import RunStatus
 from hpctrack.store.queries import Cluster, RunRow
 from hpctrack.store.series import Bucket, Series
+from hpctrack.words import UNKNOWN_TO_SLURM
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 RUN = RunRow(
@@ -160,9 +161,11 @@ def test_notes_say_what_is_not_as_usual(changes, expected):
 
 
 def test_a_job_that_slurm_has_forgotten_is_noted_until_it_is_over():
-    missing = replace(RUN, missing_since=NOW)
+    assert render.notes(replace(RUN, missing_since=NOW)) == [], "accounting may know it"
+    missing = replace(RUN, missing_since=NOW, reason=UNKNOWN_TO_SLURM)
     assert render.notes(missing)[0].startswith("unknown to Slurm since 20")
-    assert render.notes(replace(missing, time_ended=NOW)) == []
+    assert len(render.notes(missing)) == 1
+    assert render.notes(replace(missing, time_ended=NOW)) == [UNKNOWN_TO_SLURM]
 
 
 def test_a_machine_that_is_silent_is_noted():
