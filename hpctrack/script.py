@@ -13,7 +13,7 @@ import struct
 import sys
 from time import time_ns
 
-from hpctrack.stream import journal_lines
+from hpctrack.stream import conversions, journal_lines
 from hpctrack.stream.writer import Writer
 
 TYPE_CHECKING = False  # the module typing takes longer to load than all of this
@@ -110,7 +110,7 @@ def _tags(tags: tuple[Any, ...]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for tag in tags:
         if hasattr(tag, "keys"):
-            given.update(tag)
+            given.update(_members(tag, 0))
         else:
             words = tag if isinstance(tag, (list, tuple, set, frozenset)) else [tag]
             given.update({str(word): True for word in words})
@@ -238,6 +238,8 @@ def _remember(metrics: Mapping[str, Any], packer: tuple[str, Callable[..., bytes
 def _is_plain(value: Any) -> bool:
     """Whether the type alone says what the value becomes, and `struct` takes it: numbers, numpy's scalars."""
     kind = type(value)
+    if kind.__name__ in ("timedelta64", "datetime64"):
+        return False
     return kind in _CODES or any(
         base.__name__ == "generic" and base.__module__ == "numpy" for base in kind.__mro__
     )
@@ -283,31 +285,13 @@ def _plain(name: str, value: Any) -> journal_lines.Value:
         return int(value)
     if isinstance(value, float):
         return float(value)
-    for convert in (_item, _text_form, _number):
+    for convert in (conversions.seconds, conversions.item, conversions.text_form, conversions.number):
         try:
             return _plain(name, convert(value))
         except Exception as error:  # noqa: BLE001 (an array of many elements, a property that fails)
             _raise_foreign(error)
     _warn(f"type {type(value)}", f"{name} is of type {type(value).__name__}: stored as text")
     return _clean(str(value)[:_MAX_TEXT])
-
-
-def _item(value: Any) -> Any:
-    """Scalars of numpy, torch and their like."""
-    item = value.item()
-    if type(item) is type(value):
-        raise TypeError(type(item))
-    return item
-
-
-def _text_form(value: Any) -> str:
-    """Dates, and paths."""
-    return str(value.isoformat()) if hasattr(value, "isoformat") else os.fspath(value)
-
-
-def _number(value: Any) -> float:
-    """Durations, in seconds; decimals, fractions, long doubles."""
-    return float(value.total_seconds() if hasattr(value, "total_seconds") else value)
 
 
 def _step(step: Any) -> int | None:
@@ -347,22 +331,44 @@ def jsonable(value: Any, depth: int = 0) -> Any:
         return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
     if depth < _MAX_DEPTH:
         if hasattr(value, "items") and hasattr(value, "keys"):
-            return {_clean(str(key)): jsonable(item, depth + 1) for key, item in value.items()}
+            return dict(_members(value, depth))
         if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_asdict"):
-            return [jsonable(item, depth + 1) for item in value]
-        fields = _fields(value)
+            return [_element(item, depth) for item in value]
+        fields = conversions.fields(value)
         if fields is not None:
             return jsonable(fields, depth + 1)
         if 1 < getattr(value, "size", 0) <= _MAX_ARRAY and hasattr(value, "tolist"):
+            if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
+                return [_element(item, depth) for item in value]  # tolist() may give bare numbers
             return jsonable(value.tolist(), depth + 1)
-    return _name(value) if _is_named(value) else jsonable(_plain("a value", value), depth)
+    if conversions.is_named(value):
+        return conversions.name(value)
+    return jsonable(_plain("a value", value), depth)
+
+
+def _members(values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
+    """Yield what can be had of a dictionary; one value that can't takes no other along."""
+    for key in list(values.keys()):
+        name = _clean(str(key))
+        try:
+            yield name, jsonable(values[key], depth + 1)
+        except Exception as error:  # noqa: BLE001 (OmegaConf's ???, a property that fails)
+            _pass_over("value " + name, f"{name} is left out", error)
+
+
+def _element(value: Any, depth: int) -> Any:
+    try:
+        return jsonable(value, depth + 1)
+    except Exception as error:  # noqa: BLE001
+        _pass_over("an element", "an element of a list is null", error)
+        return None
 
 
 def _arguments(args: Any) -> Mapping[str, Any]:
     """Return what was given as arguments; of a class, its attributes."""
     if hasattr(args, "keys"):
-        return {**args}
-    fields = _fields(args)
+        return dict(_members(args, 0))
+    fields = conversions.fields(args)
     if fields is None and isinstance(args, type):
         fields = {
             name: value for name, value in vars(args).items() if name[:1] != "_" and not callable(value)
@@ -371,28 +377,6 @@ def _arguments(args: Any) -> Mapping[str, Any]:
         said = "a dictionary, an object with fields, or keyword arguments"
         _warn("set_args", f"set_args() takes {said}, not {type(args).__name__}")
     return fields or {}
-
-
-def _fields(value: Any) -> Mapping[str, Any] | None:
-    """Return the fields of a namespace, dataclass, named tuple or the like; None for what is one value."""
-    if _is_named(value) or callable(value) or hasattr(value, "item"):
-        return None
-    if hasattr(value, "_asdict"):
-        return dict(value._asdict())
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: getattr(value, name) for name in value.__dataclass_fields__ if hasattr(value, name)}
-    return vars(value) if hasattr(value, "__dict__") else None
-
-
-def _is_named(value: Any) -> bool:
-    """Members of enumerations; functions and classes, whose text may hold an address in memory."""
-    return hasattr(type(value), "__members__") or hasattr(value, "__qualname__")
-
-
-def _name(value: Any) -> str:
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return str(value.name)
 
 
 # --- this process's journal ---

@@ -30,7 +30,7 @@ _MAX_GPU = 64 << 10  # characters of JSON
 _MERGES = {"args": "merge_args", "tags": "merge_tags"}
 #: Events of a run that are kept, and characters of an event's name.
 _MAX_EVENTS = 1000
-_MAX_EVENT = 64
+_MAX_EVENT = 400
 #: Whom a signal was meant for (`hpctrack.stream.signals.Reach`).
 _REACHES = {
     "container": "sent to every process of the job",

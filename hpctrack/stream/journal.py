@@ -20,6 +20,7 @@ lines that are glued together repeat a key or hold a bare ``=``. All of these co
 from __future__ import annotations
 
 import binascii
+import codecs
 import functools
 import json
 import re
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Protocol
 
+    from hpctrack.stream.doubts import Doubts
     from hpctrack.stream.journal_lines import Value
 
     class Redactor(Protocol):
@@ -158,11 +160,14 @@ def version(data: bytes) -> int:
     return int(match[1]) if match else VERSION
 
 
-def parse(data: bytes, offset: int = 0, redactor: Redactor | None = None) -> Iterator[Line]:
+def parse(
+    data: bytes, offset: int = 0, redactor: Redactor | None = None, doubts: Doubts | None = None
+) -> Iterator[Line]:
     """Read the complete lines of ``data``, which begins at byte ``offset`` of its journal.
 
     Blank lines and comments yield nothing; what follows the last newline is left for later. The caller
-    takes ``offset + data.rfind(b"\\n") + 1`` as read. ``redactor`` masks strings and messages.
+    takes ``offset + data.rfind(b"\\n") + 1`` as read. ``redactor`` masks strings and messages; ``doubts``
+    notes what looks like a number and is none.
     """
     position = 0
     while True:
@@ -174,7 +179,7 @@ def parse(data: bytes, offset: int = 0, redactor: Redactor | None = None) -> Ite
         if line[:1] == b"=":
             yield _unpack(line, offset + position)
             continue
-        parsed = parse_line(line, offset + position, redactor)
+        parsed = parse_line(line, offset + position, redactor, doubts)
         if parsed is not None:
             yield parsed
 
@@ -214,9 +219,14 @@ def _unpacker(names: bytes, codes: bytes) -> tuple[Shape, Callable[[bytes], tupl
     return _shape(keys, codes.decode()), struct.Struct(b"<" + codes).unpack
 
 
-def parse_line(line: bytes, end: int, redactor: Redactor | None = None) -> Line | None:
-    """Read one line without its newline. None for blank lines and comments; `Torn` for damage."""
-    stripped = line.strip()
+def parse_line(
+    line: bytes, end: int, redactor: Redactor | None = None, doubts: Doubts | None = None
+) -> Line | None:
+    """Read one line without its newline. None for blank lines and comments; `Torn` for damage.
+
+    A byte order mark, with which some programs begin what they append, is no part of it.
+    """
+    stripped = line.removeprefix(codecs.BOM_UTF8).strip()
     if not stripped or stripped[:1] == b"#":
         return None
     if stripped[:1] == b"=":
@@ -228,8 +238,8 @@ def parse_line(line: bytes, end: int, redactor: Redactor | None = None) -> Line 
         if text[0] == "!":
             return _parse_message(text, end, redactor)
         if '"' in text:
-            return _parse_quoted(text, end, redactor)
-        return _parse_plain(stripped, end, redactor)
+            return _parse_quoted(text, end, redactor, doubts)
+        return _parse_plain(stripped, end, redactor, doubts)
     except (ValueError, RecursionError):
         return Torn(end)
 
@@ -248,7 +258,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant + " is not JSON")
 
 
-def _parse_plain(line: bytes, end: int, redactor: Redactor | None) -> Line:
+def _parse_plain(line: bytes, end: int, redactor: Redactor | None, doubts: Doubts | None) -> Line:
     """Read a row without quotes."""
     values: dict[str, Value] = {}
     tokens = line.split()
@@ -257,6 +267,8 @@ def _parse_plain(line: bytes, end: int, redactor: Redactor | None) -> Line:
         if not name or not text or b"=" in text:
             return Torn(end)
         value = _value(text.decode())
+        if doubts is not None and isinstance(value, str):
+            _doubt(doubts, name.decode(), value, line.decode(), redactor)
         values[name.decode()] = redactor.text(value) if redactor and isinstance(value, str) else value
     if len(values) != len(tokens):
         return Torn(end)  # a repeated key: two lines glued together
@@ -264,7 +276,12 @@ def _parse_plain(line: bytes, end: int, redactor: Redactor | None) -> Line:
     return _row(reserved, values, end)
 
 
-def _parse_quoted(text: str, end: int, redactor: Redactor | None) -> Line:
+def _doubt(doubts: Doubts, name: str, value: str, line: str, redactor: Redactor | None) -> None:
+    shown = (value, line) if redactor is None else (redactor.text(value), redactor.text(line))
+    doubts.note(name, *shown)
+
+
+def _parse_quoted(text: str, end: int, redactor: Redactor | None, doubts: Doubts | None) -> Line:
     """Read a row some of whose keys or strings are quoted."""
     reserved: dict[str, Value] = {}
     values: dict[str, Value] = {}
@@ -277,6 +294,8 @@ def _parse_quoted(text: str, end: int, redactor: Redactor | None) -> Line:
         count += 1
         key, quoted_key, quoted, bare = match.groups()
         value = _value(bare) if bare else json.loads(quoted, strict=False)
+        if doubts is not None and bare and isinstance(value, str):
+            _doubt(doubts, key or quoted_key, value, text, redactor)
         if redactor is not None and isinstance(value, str):
             value = redactor.text(value)
         if key in journal_lines.RESERVED:

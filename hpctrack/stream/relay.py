@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import files
-from hpctrack.stream import folders, journal_lines, records, report, runfolder, signals, usage
+from hpctrack.stream import doubts, folders, journal_lines, records, report, runfolder, signals, usage
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
@@ -146,6 +146,7 @@ class Relay:
         self._outbox: Outbox | None = None
         self._link = Link(self._addresses)
         self._redactor: redact.Redactor | None = None
+        self._doubts = doubts.Doubts()
         self._sampler: usage.Sampler | None = None
         now = time.monotonic()
         self._started = self._active = now
@@ -283,6 +284,7 @@ class Relay:
             return
         if self._answered or (one.kind == "relay" and one in self._journals.here()):
             one.redactor = self._mask()
+            one.doubts = self._doubts
             self._outbox.add(one, first=one.kind == "relay")
 
     def _mask(self) -> redact.Redactor:
@@ -358,6 +360,7 @@ class Relay:
             self._tell_detour()
             self._copy(now, _MIRROR_BYTES)
         self._tell_cut()
+        self._tell_doubts()
         self._journals.keep_house(in_spool_for_good=by_spool)
         self._journals.clear(self._safe)
         if self._deadline is None and now - self._started > _ADOPT_AFTER:
@@ -401,6 +404,13 @@ class Relay:
             self._told_cut = True
             self._own.append("event", {"time": time.time(), "name": journal_lines.CUT})
 
+    def _tell_doubts(self) -> bool:
+        """Say once of a metric in the timeline that what looks like a number is none; whether any is."""
+        untold = self._doubts.take()
+        for text in untold:
+            self._own.append("event", {"time": time.time(), "name": text})
+        return bool(untold)
+
     def _copy(self, now: float, limit: int) -> int:
         """Copy to the spool; if that fails, not again for a while."""
         if self._record is not None:
@@ -430,7 +440,7 @@ class Relay:
         """The script has ended: wait for the last acknowledgements, then keep the rest in the spool."""
         seen = self._journals.trouble is None  # what can't be seen now may be had a moment later
         if self._answered and seen and self._outbox is not None and self._outbox.drained():
-            self._done = True
+            self._done = not self._tell_doubts()
         elif now >= min(deadline, self._patience(deadline)):
             if self._answered or now - self._started > _WORTH_TELLING:
                 self._tell_detour()

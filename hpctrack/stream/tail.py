@@ -20,6 +20,8 @@ from hpctrack.stream import holes, journal, journal_lines, marks
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from hpctrack.stream.doubts import Doubts
+
 _NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,19})\.part)\Z")
 _CHUNK = 1 << 16
 #: Acknowledged bytes that are given back at once.
@@ -206,6 +208,8 @@ class Tail:
         self.attempt = 0
         #: Masks strings and messages; to be set before anything is read.
         self.redactor: journal.Redactor | None = None
+        #: Takes what looks like a number and is none.
+        self.doubts: Doubts | None = None
         #: Why something of it could not be seen when it was last tried.
         self.trouble: OSError | None = None
         self._opened = {file.path: _Opened(file.path) for file in self.files}
@@ -414,7 +418,7 @@ class Tail:
             self._skipping = False
             self.offset += data.index(b"\n") + 1
             return [journal.Torn(self.offset)]
-        lines = list(journal.parse(data, self.offset, self.redactor))
+        lines = list(journal.parse(data, self.offset, self.redactor, self.doubts))
         if len(data) <= _CHUNK:
             self.offset += newline + 1
             self._remember(read, begin)

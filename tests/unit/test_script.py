@@ -15,6 +15,7 @@ import types
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hpctrack import script
@@ -323,6 +324,92 @@ def test_arguments_of_all_kinds_of_objects_are_told_by_their_fields(run, capfd):
         {"inner": f"{__name__}.Configuration"},
     ]  # fmt: skip
     assert capfd.readouterr().err == ""
+
+
+class Moment(datetime.datetime):
+    """Like those of pandas and pendulum."""
+
+
+class Price(decimal.Decimal):
+    """A subclass has a __dict__."""
+
+
+class Missing(dict):
+    """Like OmegaConf's, where ??? stands for what is missing."""
+
+    def __getitem__(self, key):
+        if super().__getitem__(key) == "???":
+            raise KeyError(f"Missing mandatory value: {key}")
+        return super().__getitem__(key)
+
+    def items(self):
+        return [(key, self[key]) for key in self]
+
+
+class Named:
+    """One value with a text of its own, and no fields."""
+
+    def __str__(self):
+        return "one value"
+
+
+MOMENT = datetime.datetime(2026, 1, 2, 3, 4, 5, 678000)
+LENGTHS = [
+    datetime.timedelta(milliseconds=1500), np.timedelta64(1500, "ms"), np.timedelta64(1500000000, "ns"),
+    pd.Timedelta(1500, "ms"), np.array([np.timedelta64(1500, "us") * 1000])[0],
+]  # fmt: skip
+VALUES = {
+    "Moment": (Moment(2026, 1, 2, 3, 4, 5, 678000), MOMENT.isoformat()),
+    "Timestamp": (pd.Timestamp(MOMENT), MOMENT.isoformat()),
+    "datetime64": (np.datetime64(MOMENT, "ns"), "2026-01-02T03:04:05.678000000"),
+    "Timedelta": (pd.Timedelta("1.5s"), 1.5),
+    "timedelta64": (np.timedelta64(1500, "ms"), 1.5),
+    "array of lengths": (np.array([1500, 2500], "timedelta64[ms]"), [1.5, 2.5]),
+    "array of times": (np.array([MOMENT, MOMENT], "datetime64[s]"), ["2026-01-02T03:04:05"] * 2),
+    "Series": (pd.Series([pd.Timedelta("1s")], index=["a"]), {"a": 1.0}),
+    "Price": (Price("0.25"), 0.25),
+    "Decimal": (decimal.Decimal("0.25"), 0.25),
+    "Fraction": (fractions.Fraction(1, 4), 0.25),
+    "Path": (pathlib.Path("/a/b"), "/a/b"),
+    "Windows": (pathlib.PureWindowsPath("a"), "a"),
+    "generator": ((x for x in "ab"), "<genexpr>"),
+    "Named": (Named(), "one value"),
+    "Interval": (pd.Interval(0, 1), "(0, 1]"),
+    "bytes": (b"ab", "b'ab'"),
+    "complex": (1 + 2j, "(1+2j)"),
+    "range": (range(3), "range(0, 3)"),
+    "Missing": (Missing(a=1, b="???", c={"d": 2}), {"a": 1, "c": {"d": 2}}),
+    "empty": (types.SimpleNamespace(), {}),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_no_value_is_lost_and_none_takes_another_along(run, capfd, name):
+    value, expected = VALUES[name]
+    script.set_args(before=1, value=value, inside={"list": [value]}, after=2)
+    (line,) = lines(run)
+    told = json.loads(line.text)
+    assert (told["before"], told["after"]) == (1, 2)
+    if name != "generator":
+        assert (told["value"], told["inside"]) == (expected, {"list": [expected]})
+    assert expected != "<genexpr>" or told["value"].endswith("<genexpr>")
+
+
+def test_a_configuration_with_what_is_missing_keeps_the_rest(run, capfd):
+    script.set_args(Missing(a=1, b="???", c=3))
+    script.set_tags(Missing(a="x", b="???"))
+    assert [json.loads(line.text) for line in lines(run)] == [{"a": 1, "c": 3}, {"a": "x"}]
+    assert "b is left out" in capfd.readouterr().err
+
+
+def test_lengths_of_time_are_seconds_whoever_made_them(run):
+    for again in range(2):
+        for length in LENGTHS:
+            script.log(step=again, length=length)
+            script.set_args(length=length)
+    rows = lines(run)
+    assert {row.values["length"] for row in rows if not hasattr(row, "kind")} == {1.5}
+    assert {json.loads(row.text)["length"] for row in rows if hasattr(row, "kind")} == {1.5}
 
 
 def test_tags_in_lists_and_dictionaries(run):

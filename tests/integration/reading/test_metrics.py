@@ -231,3 +231,11 @@ def test_a_missing_library_is_named(cli, logged, tmp_path):
         assert done.returncode == 69, done.stderr
         assert f".{suffix} files need {library}: pip install 'hpctrack[plot]'" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_what_is_read_depends_on_no_setting_of_the_server(printed, logged, monkeypatch):
+    asked = [["metrics", "r1", "--csv"], ["metrics", "r1", "--json"], ["metrics", "r1", "--last", "--json"]]
+    before = [printed(*arguments) for arguments in asked]
+    odd = "extra_float_digits=-5", "intervalstyle=iso_8601", "datestyle=German", "bytea_output=escape"
+    monkeypatch.setenv("PGOPTIONS", " ".join(f"-c {setting}" for setting in odd))
+    assert [printed(*arguments) for arguments in asked] == before

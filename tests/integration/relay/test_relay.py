@@ -202,3 +202,18 @@ def test_lost_lines_are_told_at_the_end(job, collector):
             'for step in range(1, 11): hpctrack.log(step=step, a=1.0)"\n')  # fmt: skip
     (fin,) = collector.messages("fin")
     assert sum(fin["lost"].values()) == 10 and collector.steps() == [0]
+
+
+def test_numbers_of_other_tongues_are_told_once_with_their_line(job, collector):
+    job.submit()
+    job.find_collector_at(collector.address)
+    process = job.start(
+        '#!/bin/sh\nfor i in 1 2 3; do echo "step=$i loss=0,25 acc=93.5%" >> $HPCTRACK_JOURNAL; done\n'
+        "printf '\\357\\273\\277step=4 loss=0.5\\n' >> $HPCTRACK_JOURNAL\n"
+    )
+    process.wait(60)
+    assert sorted(set(collector.steps())) == [1, 2, 3, 4]
+    assert [event["name"] for event in collector.messages("event")] == [
+        "loss is text, since 0,25 is no number: step=1 loss=0,25 acc=93.5%",
+        "acc is text, since 93.5% is no number: step=1 loss=0,25 acc=93.5%",
+    ]

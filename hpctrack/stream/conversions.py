@@ -1,0 +1,75 @@
+"""What scripts hand to `hpctrack.script`: whether it is one value or has fields, and the value in it.
+
+Loaded in the user's script, in Python 3.8 or newer: standard library only, and little of it.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+#: What dates, durations, paths, decimals and arrays have, and things with fields have not.
+_OF_ONE_VALUE = ("item", "isoformat", "total_seconds", "__fspath__", "as_integer_ratio")
+
+
+def seconds(value: Any) -> float:
+    """Durations of the standard library, pandas and numpy: all of them in seconds."""
+    if is_numpys(value, "timedelta64"):
+        return float(value / type(value)(1, "s"))  # item() counts in the value's own unit
+    return float(value.total_seconds())
+
+
+def is_numpys(value: Any, name: str) -> bool:
+    """Whether it is of numpy's type of this name; numpy itself is not imported."""
+    return type(value).__name__ == name and type(value).__module__ == "numpy"
+
+
+def item(value: Any) -> Any:
+    """Scalars of numpy, torch and their like."""
+    if is_numpys(value, "datetime64"):
+        return str(value)  # item() is a number where it counts nanoseconds
+    item = value.item()
+    if type(item) is type(value):
+        raise TypeError(type(item))
+    return item
+
+
+def text_form(value: Any) -> str:
+    """Dates, and paths."""
+    return str(value.isoformat()) if hasattr(value, "isoformat") else os.fspath(value)
+
+
+def number(value: Any) -> float:
+    """Decimals, fractions, long doubles."""
+    return float(value)
+
+
+def fields(value: Any) -> Mapping[str, Any] | None:
+    """Return the fields of a namespace, dataclass, named tuple or the like; None for what is one value."""
+    if is_named(value) or callable(value) or any(hasattr(value, name) for name in _OF_ONE_VALUE):
+        return None
+    if hasattr(value, "_asdict"):
+        return dict(value._asdict())
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__ if hasattr(value, name)}
+    fields = vars(value) if hasattr(value, "__dict__") else None
+    if not fields and type(value).__module__ not in ("argparse", "types"):
+        telling = any({"__str__", "__repr__"} & set(vars(kind)) for kind in type(value).__mro__[:-1])
+        return None if telling else fields
+    return fields
+
+
+def is_named(value: Any) -> bool:
+    """Members of enumerations; functions and classes, whose text may hold an address in memory."""
+    return hasattr(type(value), "__members__") or hasattr(value, "__qualname__")
+
+
+def name(value: Any) -> str:
+    """Return what is called so: a member of an enumeration, a function, a class, a generator."""
+    if hasattr(value, "__qualname__"):  # generators have no module
+        return ".".join(filter(None, (getattr(value, "__module__", None), value.__qualname__)))
+    return str(value.name)

@@ -1,0 +1,75 @@
+"""Numbers of other tongues in journals: kept as they are, and told once with their line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpctrack.redact import Redactor
+from hpctrack.stream import doubts, journal
+
+NUMBERISH = [
+    "0,25", "-0,25", "1.234,5", "1,234.5", "1'234.5", "1_000", "0.17;", "0.17,", "0.5)", "(0.5)", "[1.0]",
+    "93.5%", "5\u2030", "1.5D-3", "1d+06", "1.5E", "1.5e-", "\u22120.5", "\u0663", "3.5s", "12ms", "2min",
+    "1.5GB", "12KiB", "3x", "1.0f", "2L", "10MB/s", "1*10^3", "1.5x10", "1\u00a0000", "+.5,", ",5",
+]  # fmt: skip
+WORDS = [
+    "adam", "2026-01-31", "2026-01-31T12:00", "12:30", "1.2.3", "v1.2", "resnet50", "a0,5", "gpu0", "0-3",
+    "n[1-4]", "10.0.0.1", "3e4f", "1a2b3c", "x1", "/a/1", "1/2", "50layers", "true", "-", "+", ".", "14_3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NUMBERISH)
+def test_what_looks_like_a_number_is_kept_and_told_once_with_its_line(text):
+    found = doubts.Doubts()
+    data = f"step=1 loss={text} acc=1\nstep=2 loss={text}\n".encode()
+    first, second = journal.parse(data, 0, None, found)
+    assert (first.values["loss"], second.values["loss"]) == (text, text)
+    told = found.take()
+    assert told == [f"loss is text, since {text} is no number: step=1 loss={text} acc=1"]
+    assert found.take() == []
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_words_dates_and_versions_are_what_they_are(text):
+    assert not doubts.is_doubtful(text)
+
+
+@given(st.one_of(st.integers(), st.floats()).map(repr))
+def test_numbers_are_in_no_doubt(text):
+    found = doubts.Doubts()
+    (row,) = journal.parse(f"a={text}\n".encode(), 0, None, found)
+    assert not isinstance(row.values["a"], str)
+    assert found.take() == []
+
+
+def test_quoted_texts_are_meant_so():
+    found = doubts.Doubts()
+    list(journal.parse(b'a="0,25" b="93.5%"\na="x y" b=93.5%\n', 0, None, found))
+    assert found.take() == ['b is text, since 93.5% is no number: a="x y" b=93.5%']
+
+
+def test_little_is_told_and_no_secret():
+    found = doubts.Doubts()
+    lines = "".join(f"m{number}=0,5 {'long' * 100}=1\n" for number in range(100))
+    list(journal.parse(lines.encode(), 0, None, found))
+    told = found.take()
+    assert len(told) == 5 and all(len(text) < 400 for text in told)
+    found, masked = doubts.Doubts(), Redactor(["q7Xv-9zKw2mB"])
+    list(journal.parse(b"b=0,5 word=q7Xv-9zKw2mB\n", 0, masked, found))
+    assert found.take() == ["b is text, since 0,5 is no number: b=0,5 word=***"]
+
+
+BOM = "\ufeff".encode()
+
+
+@pytest.mark.parametrize("line", [b"step=1 loss=0.5", b'step=1 "loss"=0.5', b"  step=1 loss=0.5\r"])
+def test_a_byte_order_mark_is_no_part_of_a_name(line):
+    (row,) = journal.parse(BOM + line + b"\n")
+    assert (row.step, row.values) == (1, {"loss": 0.5})
+
+
+def test_a_byte_order_mark_hides_neither_comments_nor_messages():
+    lines = list(journal.parse(BOM + b"# comment\n" + BOM + b'!tags {"a":true}\n' + BOM + b"\n"))
+    assert [(line.kind, line.text) for line in lines] == [("tags", '{"a":true}')]
