@@ -13,16 +13,14 @@ import struct
 import sys
 from time import time_ns
 
-from hpctrack.stream import conversions, journal_lines
-from hpctrack.stream.writer import Writer
+from hpctrack.stream import conversions, journal_lines, ranks
+from hpctrack.stream.writer import Writer, tell_silent
 
 TYPE_CHECKING = False  # the module typing takes longer to load than all of this
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-#: The first of these that is set is the rank: torchrun, Open MPI, PMIx, MPICH and Intel MPI, srun.
-_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 _DEFAULT_CAP = 1 << 30
 _CODES = {float: "d", int: "q", bool: "?"}
 _MAX_SHAPES = 1024
@@ -30,6 +28,8 @@ _MAX_TEXT = 1000
 _MAX_STRING = 100_000
 _MAX_DEPTH = 8
 _MAX_ARRAY = 1000
+#: Bits of an integer that readers take for one (`journal`): of others they make a float, which is infinite.
+_MAX_BITS = 1300
 _MIN, _MAX = -(1 << 63), (1 << 63) - 1
 _END = _MAX  # of a list, in a slice
 _INT64 = range(_MIN, _MAX + 1)
@@ -69,8 +69,13 @@ def log(
             if line:
                 writer.append(line, now)
         except Exception as error:  # noqa: BLE001 (tracking never harms the job)
-            if values is None or hasattr(values, "keys"):
-                _pass_over("log", "log() failed", error)
+            if _pass_over is None:  # at its very end Python empties modules, and then calls __del__()
+                pass
+            elif values is None or hasattr(values, "keys"):
+                _pass_over("log", "log() failed, and a row is lost", error)
+                writer = _state.get("writer")
+                if writer is not None:
+                    writer.lose()
             else:
                 _warn("log", f"log() takes a dictionary or keyword arguments, not {type(values).__name__}")
     except RecursionError:
@@ -87,7 +92,8 @@ def set_args(args: object = None, /, **more: Any) -> None:
         try:
             _send("args", {**(_arguments(args) if args is not None else {}), **more})
         except Exception as error:  # noqa: BLE001
-            _pass_over("set_args", "set_args() failed", error)
+            if _pass_over is not None:
+                _pass_over("set_args", "set_args() failed", error)
     except RecursionError:
         _put_off[_END:] = [(set_args, (args,), more)]
 
@@ -101,7 +107,8 @@ def set_tags(*tags: Any, **more: Any) -> None:
         try:
             _send("tags", {**_tags(tags), **more})
         except Exception as error:  # noqa: BLE001
-            _pass_over("set_tags", "set_tags() failed", error)
+            if _pass_over is not None:
+                _pass_over("set_tags", "set_tags() failed", error)
     except RecursionError:
         _put_off[_END:] = [(set_tags, tags, more)]
 
@@ -134,6 +141,7 @@ def _send(kind: str, contents: Mapping[str, Any]) -> None:
             writer.append(line, time_ns())
         else:
             _warn("long " + kind, f"{name[:60]}: {len(line)} bytes of {kind} are too many; it is left out")
+            writer.lose()
 
 
 # --- trouble ---
@@ -224,6 +232,7 @@ def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, 
     line = journal_lines.format_row(values, step, progress, now / 1e9)
     if len(line) > journal_lines.MAX_LINE:
         _warn("long row", f"a row of {len(line)} bytes is too long; it is left out")
+        writer.lose()
         return b""
     return line
 
@@ -282,7 +291,10 @@ def _plain(name: str, value: Any) -> journal_lines.Value:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return int(value)
+        if value.bit_length() <= _MAX_BITS:
+            return int(value)
+        _warn("integer " + name, f"{name}: an integer of {value.bit_length()} bits is stored as infinite")
+        return float("-inf" if value < 0 else "inf")
     if isinstance(value, float):
         return float(value)
     for convert in (conversions.seconds, conversions.item, conversions.text_form, conversions.number):
@@ -396,14 +408,16 @@ def _start() -> Writer | None:
     environ = os.environ
     # HPCTRACK_* of another job were inherited by one that is not tracked.
     job = environ.get("HPCTRACK_JOB_ID")
-    if job is None or job != environ.get("SLURM_JOB_ID", ""):
+    # A script may well unset all that is Slurm's: it is no other job for that.
+    if job is None or (environ.get("SLURM_JOB_ID") or job) != job:
         _warn("untracked", "not in a tracked run (hpctrack sbatch, hpctrack run): nothing is logged")
         return _state.setdefault("writer", None)
-    rank = next((int(environ[name]) for name in _RANKS if environ.get(name, "").isdecimal()), 0)
+    rank, variable = ranks.find(environ)
     every_rank = environ.get("HPCTRACK_RANKS") == "all"
-    if rank and not every_rank:
-        return _state.setdefault("writer", None)
     run_dir, spool_dir = environ.get("HPCTRACK_RUN_DIR", ""), environ.get("HPCTRACK_SPOOL_DIR", "")
+    if rank and not every_rank:
+        tell_silent(run_dir, _integer("HPCTRACK_ATTEMPT", 0), rank, variable)
+        return _state.setdefault("writer", None)
     try:
         writer = Writer(
             run_dir,
@@ -439,8 +453,16 @@ def _after_fork() -> None:
         writer.close()
 
 
+def _at_exit() -> None:
+    """Make up for what was put off, and stay able to log while Python takes itself apart."""
+    _catch_up()
+    from hpctrack.stream import outlast  # late: it is for the end alone
+
+    outlast.outlast()
+
+
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_catch_up)
+atexit.register(_at_exit)
 
 
 def _warn(kind: str, message: str) -> None:

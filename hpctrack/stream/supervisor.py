@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpctrack import files, process_name
-from hpctrack.stream import journal_lines, runfolder, signals, untracked
+from hpctrack.stream import journal_lines, ranks, runfolder, signals, untracked
 from hpctrack.stream.options import Config, Options, attempt, config, parse, several_nodes
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     environ["HPCTRACK_JOB_ID"] = environ.get("SLURM_JOB_ID", "")
     environ["HPCTRACK_ATTEMPT"] = str(attempt())
     environ["HPCTRACK_RANKS"] = options.ranks
+    environ[ranks.OUTSIDE] = ranks.outside(environ)
     environ["HPCTRACK_JOURNAL_CAP"] = str(options.journal_cap)
     if options.run:
         environ["HPCTRACK_RUN"] = options.run

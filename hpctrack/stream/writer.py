@@ -35,7 +35,8 @@ class Writer:
     _looked: int
     _full: bool  # as much is not acknowledged as may be
     _torn: bool  # the last line is cut short and not voided yet
-    _lost: int
+    _lost: int = 0
+    _counted: int = 0  # of these, so many stand in the header
 
     def __init__(
         self,
@@ -63,7 +64,8 @@ class Writer:
     def append(self, line: bytes, now: int) -> None:
         """Append one line with one write(2), ``now`` in nanoseconds.
 
-        A line that finds no space is lost, and counted. Raises OSError for any other trouble.
+        A line that finds no space is lost, and counted. Raises OSError for any other trouble that has not
+        passed at the second attempt.
         """
         try:
             # The cheap look: nobody else moves our file offset, so another file under our number shows.
@@ -77,21 +79,31 @@ class Writer:
             else:
                 self._position += (written := write(self._fd, line))
                 if written < len(line):
-                    self._void()
+                    self._cut_short(written)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 self._lose()
                 return
             _raise_foreign(error)
-            self._look(now)
+            self._look(now)  # in the place of a journal that is gone there is another now
             self._write(_VOID + line if self._torn else line)
 
     def _write(self, line: bytes) -> None:
         written = write(self._fd, line)
         self._position += written
-        self._torn = False
-        if written < len(line):
+        was_torn, self._torn = self._torn, False
+        if was_torn and written < len(_VOID):
+            self._torn = True
+            self._lose()
+        elif written < len(line):
+            self._cut_short(written)
+
+    def _cut_short(self, written: int) -> None:
+        """Void the piece of a line; of one that left none nobody would know."""
+        if written:
             self._void()
+        else:
+            self._lose()
 
     def _void(self) -> None:
         """Void the piece of a line, now or with the next line: nobody may read half of it."""
@@ -118,6 +130,8 @@ class Writer:
         self._full = min(found.st_blocks * 512, found.st_size) > self._cap
         self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
         self._looked = now
+        if self._counted < self._lost:
+            self._count()
 
     def _reopen(self) -> None:
         """Open the journal again, or a new one if it is gone. What stands under our number is not ours."""
@@ -172,17 +186,34 @@ class Writer:
         self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
         self._looked = time_ns()
         self._full = self._torn = False
-        self._lost = 0
+        self._carry_over()
+
+    def _carry_over(self) -> None:
+        """Count in a new journal what could not be counted in the one before."""
+        self._lost, self._counted = self._lost - self._counted, 0
+        if self._lost:
+            self._count()
 
     def _lose(self) -> None:
-        """Count a lost line in the header, in place, which works on a full disk too."""
-        self._lost += 1
         self._warn("the journal can't grow (disk full, or nothing is acknowledged): metrics are lost")
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.lose()
+
+    def lose(self) -> None:
+        """Count a lost line."""
+        self._lost += 1
+        self._count()
+
+    def _count(self) -> None:
+        """Write the count into the header, in place, as a full disk lets us; if not now, then later."""
         try:
-            os.pwrite(descriptor, journal_lines.format_lost(self._lost), journal_lines.LOST_OFFSET)
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.pwrite(descriptor, journal_lines.format_lost(self._lost), journal_lines.LOST_OFFSET)
+                self._counted = self._lost
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            _raise_foreign(error)
 
     def close(self) -> None:
         """Let go of the descriptor if it is still ours."""
@@ -197,6 +228,20 @@ class Writer:
         """Remove a journal that nothing was written to."""
         self.close()
         os.unlink(self._path)
+
+
+def tell_silent(run_dir: str, attempt: int, rank: int, variable: str) -> None:
+    """Have the run's timeline say, once for each node, that processes log nothing because of their rank."""
+    told = f"rank {rank} ({variable}) logs nothing, as all but rank 0; with ranks = all each of them logs"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(os.path.join(run_dir, "silent"), flags, 0o600))
+        writer = Writer(run_dir, "", attempt=attempt, rank=rank, cap=1 << 20, suffix="", warn=lambda _: None)
+        event = {"time": time_ns() / 1e9, "name": told}
+        writer.append(journal_lines.format_message("event", event), time_ns())
+        writer.close()
+    except OSError as error:  # somebody has told it, or nobody can
+        _raise_foreign(error)
 
 
 def _raise_foreign(error: OSError) -> None:

@@ -73,6 +73,40 @@ def test_a_line_survives_sigkill_right_after_log(run):
     assert process.returncode == -signal.SIGKILL and run.steps() == [1]
 
 
+def test_what_is_logged_while_the_interpreter_goes_down_arrives(run):
+    """Python empties modules at its very end, and calls ``__del__()`` of what is left then."""
+    said = run.execute("""
+        import hpctrack
+        from hpctrack import log, set_args, set_tags
+        class Late:
+            def __init__(self, step):
+                self.step = step
+            def __del__(self):
+                log(step=self.step, loss=1.0)
+                hpctrack.log({"x": 2.0}, step=10 + self.step)
+                set_args({})
+                set_tags()
+        log(step=0, loss=1.0)
+        first = Late(1)
+        circle = Late(2)
+        circle.me = circle
+    """)
+    assert said == ""
+    assert run.steps() == [0, 1, 2, 11, 12]
+
+
+def test_what_comes_too_late_for_a_journal_says_nothing(run):
+    said = run.execute("""
+        from hpctrack import log, set_args
+        class Late:
+            def __del__(self):
+                log(step=1, loss=1.0)
+                set_args(a=1)
+        first = Late()
+    """)
+    assert "Traceback" not in said and "Exception ignored" not in said
+
+
 def test_every_call_is_one_write(run):
     if shutil.which("strace") is None:
         pytest.skip("no strace here")

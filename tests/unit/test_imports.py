@@ -53,6 +53,8 @@ SCRIPT_SIDE = (
     "script.py",
     "stream/__init__.py",
     "stream/journal_lines.py",
+    "stream/outlast.py",
+    "stream/ranks.py",
     "stream/writer.py",
 )
 #: ``stream.usage`` looks for psutil in the interpreter's environment.

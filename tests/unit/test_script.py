@@ -6,9 +6,11 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import errno
 import fractions
 import json
 import math
+import os
 import pathlib
 import struct
 import types
@@ -19,7 +21,7 @@ import pandas as pd
 import pytest
 
 from hpctrack import script
-from hpctrack.stream import journal, journal_lines
+from hpctrack.stream import journal, journal_lines, ranks, writer
 
 VARIABLES = (
     "SLURM_JOB_ID",
@@ -29,7 +31,8 @@ VARIABLES = (
     "HPCTRACK_ATTEMPT",
     "HPCTRACK_RANKS",
     "HPCTRACK_JOURNAL_CAP",
-    *script._RANKS,
+    ranks.OUTSIDE,
+    *ranks.VARIABLES,
 )
 
 
@@ -49,9 +52,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("HPCTRACK_SPOOL_DIR", str(tmp_path / "spool" / "journals" / "c.14.0"))
     monkeypatch.setenv("HPCTRACK_ATTEMPT", "2")
     yield folder
-    writer = script._state.get("writer")
-    if writer is not None:
-        writer.close()
+    opened = script._state.get("writer")
+    if opened is not None:
+        opened.close()
 
 
 def lines(folder: pathlib.Path) -> list[journal.Line]:
@@ -436,7 +439,7 @@ def test_arguments_that_are_too_long_are_told(run, capfd):
 
 @pytest.mark.parametrize(
     "environ",
-    [{"HPCTRACK_JOB_ID": None}, {"SLURM_JOB_ID": "15"}, {"SLURM_JOB_ID": None}, {"HPCTRACK_JOB_ID": ""}],
+    [{"HPCTRACK_JOB_ID": None}, {"SLURM_JOB_ID": "15"}, {"HPCTRACK_JOB_ID": ""}],
     ids=str,
 )
 def test_outside_its_run_it_says_one_line_and_does_nothing(run, monkeypatch, environ, capfd):
@@ -446,6 +449,65 @@ def test_outside_its_run_it_says_one_line_and_does_nothing(run, monkeypatch, env
         script.log(loss=1.0)
         script.set_args(a=1)
     assert list(run.iterdir()) == [] and capfd.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_script_that_unsets_what_is_slurms_logs(run, monkeypatch, value):
+    monkeypatch.delenv("SLURM_JOB_ID") if value is None else monkeypatch.setenv("SLURM_JOB_ID", value)
+    script.log(loss=1.0)
+    assert logged(run) == {"loss": 1.0}
+
+
+@pytest.mark.parametrize("digits", [300, 1000, 4301, 100_000])
+def test_integers_of_any_length_take_nothing_along(run, digits):
+    script.log({"n": -(10**digits), "x": 1.0}, step=1)
+    (row,) = lines(run)
+    assert row.values == {"n": -(10**digits) if digits == 300 else float("-inf"), "x": 1.0}
+    script.set_args(n=10**digits)
+    assert len(lines(run)) == 2
+
+
+def test_a_row_that_is_too_long_is_counted(run):
+    script.log(step=1, a=1.0)
+    script.log({str(i): "x" * 100_000 for i in range(20)}, step=2)
+    script.set_args(text=["x" * 100_000] * 20)
+    (path,) = run.glob("*.log.journal")
+    assert journal.parse_header(path.read_bytes()).lost == 2 and len(lines(run)) == 1
+
+
+FAULTS = {
+    "EIO": OSError(errno.EIO, "EIO"),
+    "ESTALE": OSError(errno.ESTALE, "ESTALE"),
+    "ENOSPC": OSError(errno.ENOSPC, "ENOSPC"),
+    "EDQUOT": OSError(errno.EDQUOT, "EDQUOT"),
+    "nothing written": 0,
+    "half of it written": 9,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("times", [1, 2, 3, 6])
+def test_what_a_failing_disk_does_not_take_is_counted(run, monkeypatch, fault, times):
+    """Each row is there, or counted: as lost by its writer, or as torn by who reads it."""
+    script.log(step=0, loss=1.0)
+    left = times
+
+    def failing(descriptor, data):
+        nonlocal left
+        if not left:
+            return os.write(descriptor, data)
+        left -= 1
+        if isinstance(fault, OSError):
+            raise fault
+        return os.write(descriptor, data[:fault]) if fault else 0
+
+    monkeypatch.setattr(writer, "write", failing)
+    for step in range(1, 10):
+        script.log(step=step, loss=1.0)
+    headers = [journal.parse_header(path.read_bytes()) for path in run.glob("*.log.journal")]
+    torn = sum(isinstance(line, journal.Torn) for line in lines(run))
+    rows = sum(isinstance(line, journal.Row) for line in lines(run))
+    assert left == 0 and rows + torn + sum(header.lost for header in headers) == 10
 
 
 def test_outside_slurm_both_ids_are_empty(run, monkeypatch):
@@ -461,7 +523,6 @@ def test_outside_slurm_both_ids_are_empty(run, monkeypatch):
         ({}, 0),
         ({"SLURM_PROCID": "0"}, 0),
         ({"SLURM_PROCID": "3"}, 3),
-        ({"RANK": "0", "SLURM_PROCID": "3"}, 0),
         ({"PMI_RANK": "2", "SLURM_PROCID": "0"}, 2),
         ({"PMIX_RANK": "1", "PMI_RANK": "2"}, 1),
         ({"OMPI_COMM_WORLD_RANK": "4", "PMIX_RANK": "0"}, 4),
@@ -473,15 +534,24 @@ def test_ranks(run, monkeypatch, environ, rank, capfd):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     script.log(loss=1.0)
-    assert len(lines(run)) == (rank == 0)
+    assert [type(line) for line in lines(run)] == [journal.Row if rank == 0 else journal.Message]
     assert capfd.readouterr().err == ""
     script._state.clear()
     script._packers.clear()
     monkeypatch.setenv("HPCTRACK_RANKS", "all")
     script.log(step=1, loss=2.0)
-    found = {name for line in lines(run) for name in line.values}
+    found = {name for line in lines(run) if isinstance(line, journal.Row) for name in line.values}
     assert f"loss@{rank}" in found
-    assert any(journal.parse_header(path.read_bytes()).rank == rank for path in run.iterdir())
+    assert any(journal.parse_header(path.read_bytes()).rank == rank for path in run.glob("*.journal"))
+
+
+def test_that_ranks_are_silent_is_told_once(run, monkeypatch):
+    for rank in ("3", "1", "2"):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        script._state.clear()
+        script.log(loss=1.0)
+    (told,) = lines(run)
+    assert told.kind == "event" and "rank 3 (SLURM_PROCID) logs nothing" in told.text
 
 
 def test_without_a_run_folder_it_writes_to_the_spool(run, monkeypatch, tmp_path):
