@@ -1,12 +1,17 @@
-"""What looks like a number in a journal and is none: it is kept as text, and told once with its line. Pure.
+"""What is doubtful in a journal is told, with the first few lines. Pure.
 
-Scripts in many tongues write ``loss=0,25``, ``acc=93.5%``, ``lr=1.5D-3``, ``x=0.17;``. Nobody can know what
-was meant, and a text where numbers were expected would be noticed much later.
+Torn lines are counted, but why they can't be read, nobody can guess from a count.
+
+What looks like a number and is none is kept as text, and told once. Scripts in many tongues write
+``loss=0,25``, ``acc=93.5%``, ``lr=1.5D-3``, ``x=0.17;``. Nobody can know what was meant, and a text where
+numbers were expected would be noticed much later.
 """
 
 from __future__ import annotations
 
 import re
+
+from hpctrack.stream import journal_lines
 
 #: Digits of any script with signs, points, commas and exponents of any custom, and units that follow at once.
 _NUMBERISH = re.compile(
@@ -17,6 +22,7 @@ _NUMBERISH = re.compile(
 _VERSION = re.compile(r"\d+\.\d+\.[\d.]*")
 _MOST = 5
 _LONGEST = 120
+_WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
 
 
 def is_doubtful(text: str) -> bool:
@@ -25,9 +31,10 @@ def is_doubtful(text: str) -> bool:
 
 
 class Doubts:
-    """Those of a run: for each of the first few metrics the first value and its line."""
+    """Those of a run: the first few torn lines; for each of the first few metrics the first value."""
 
     def __init__(self) -> None:
+        self._torn = 0
         self._seen: set[str] = set()
         self._untold: list[str] = []
 
@@ -35,11 +42,79 @@ class Doubts:
         """Note a value of a metric, if it looks like a number."""
         if name in self._seen or len(self._seen) >= _MOST or not is_doubtful(text):
             return
+        if name in journal_lines.RESERVED:
+            return  # its line is torn
         self._seen.add(name)
-        shown = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
-        self._untold.append(f"{name[:_LONGEST]} is text, since {text[:_LONGEST]} is no number: {shown}")
+        self._untold.append(
+            f"{name[:_LONGEST]} is text, since {text[:_LONGEST]} is no number: {_short(line)}"
+        )
+
+    @property
+    def wants_torn(self) -> bool:
+        """Whether another torn line is worth telling."""
+        return self._torn < _MOST
+
+    def note_torn(self, line: bytes, shown: str) -> None:
+        """Note a line that can't be read; ``shown`` is what may be shown of it."""
+        self._torn += 1
+        self._untold.append(f"a line can't be read, {why(line)}: {_short(shown)}")
 
     def take(self) -> list[str]:
         """Return what was noted since the last time."""
         untold, self._untold = self._untold, []
         return untold
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+
+
+def why(line: bytes) -> str:
+    """Return why a line of a journal can't be read, in a few words."""
+    if journal_lines.CANCEL in line:
+        return "its writer could not write it whole (a full disk, or its end)"
+    if b"\0" in line:
+        return "it holds NUL bytes"
+    if len(line) > journal_lines.MAX_LINE:
+        return f"it is longer than {journal_lines.MAX_LINE} bytes"
+    try:
+        text = line.decode().strip()
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    if text[:1] == "!":
+        return "its message is no JSON"
+    if text[:1] == "=":
+        return "a packed row is damaged"
+    if text.replace("\\\\", "").replace('\\"', "").count('"') % 2:
+        return "a quote has no end"
+    return _why_no_row(_WORD.findall(text))
+
+
+def _why_no_row(words: list[str]) -> str:
+    """Return what is wrong with the words of a row."""
+    names = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.strip("=") == "" or not value or not name:
+            return "name=value has no blanks" if equals else _why_no_pair(word)
+        if "=" in value and '"' not in value:
+            return f"{_short(word)} has two ="
+        if name in ("step", "progress", "time") and not _is_number(value):
+            return f"a comma follows {name}" if value.endswith(",") else f"{name} is no number"
+        names.append(name)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        return f"{_short(twice)} stands twice, perhaps two lines in one"
+    return "a number is out of range, or a name too long"
+
+
+def _why_no_pair(word: str) -> str:
+    return "commas are no separators" if word.strip(",;") == "" else f"{_short(word)} is no name=value"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

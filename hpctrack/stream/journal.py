@@ -65,6 +65,8 @@ _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _INT64 = range(-(1 << 63), 1 << 63)
 # Longer ones would meet Python's limit on digits, and mean a float to everyone.
 _MAX_DIGITS = 400
+#: Bytes of a torn line that are looked at to show it.
+_SHOWN = 4096
 
 
 class Shape(NamedTuple):
@@ -177,11 +179,18 @@ def parse(
         line = data[position:newline]
         position = newline + 1
         if line[:1] == b"=":
-            yield _unpack(line, offset + position)
-            continue
-        parsed = parse_line(line, offset + position, redactor, doubts)
+            parsed: Line | None = _unpack(line, offset + position)
+        else:
+            parsed = parse_line(line, offset + position, redactor, doubts)
+        if parsed.__class__ is Torn and doubts is not None and doubts.wants_torn:
+            _note_torn(doubts, line, redactor)
         if parsed is not None:
             yield parsed
+
+
+def _note_torn(doubts: Doubts, line: bytes, redactor: Redactor | None) -> None:
+    shown = line[:_SHOWN].decode("utf-8", "replace").strip()
+    doubts.note_torn(line, shown if redactor is None else redactor.text(shown))
 
 
 def _unpack(line: bytes, end: int) -> Line:

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import folders, journal_lines, leftovers, records, removal, runfolder, tail
+from hpctrack.stream import doubts, folders, journal_lines, leftovers, records, removal, runfolder, tail
 from hpctrack.stream.outbox import Link, Outbox, Run
 
 if TYPE_CHECKING:
@@ -240,11 +240,17 @@ def ship(
         return Outcome.ELSEWHERE  # its relay ships it
     link = Link(addresses)
     tails = leftovers.tails_of([leftover])
-    if taken and any(one.was_cut for one in tails):
-        tails += _told_cut(leftover)
+    told = doubts.Doubts()
     try:
         box = _outbox(record, spooled.identity.task, tails, runfolder.redactor(spooled.path))
+        for one in tails:
+            one.doubts = told
         _ship(box, link, leftover, progress)
+        events = [*told.take(), *[journal_lines.CUT for one in tails if one.was_cut][:1]]
+        for one in _journal_of(leftover, events) if taken and events else ():
+            tails.append(one)
+            box.add(one)
+            _ship(box, link, leftover, progress)
         return _conclude(box, leftover, taken=taken)
     finally:
         link.close()
@@ -253,15 +259,14 @@ def ship(
         leftover.release()
 
 
-def _told_cut(leftover: leftovers.Leftover) -> list[tail.Tail]:
-    """Have the run's timeline tell that somebody has cut a journal, by one of our own."""
+def _journal_of(leftover: leftovers.Leftover, events: list[str]) -> list[tail.Tail]:
+    """Have the run's timeline tell what turned out meanwhile, by a journal of our own."""
     try:
         path = runfolder.create_journal(leftover.path, "relay", leftover.identity.attempt, 0)
         with open(path, "ab") as file:
-            file.write(
-                journal_lines.format_message("event", {"time": time.time(), "name": journal_lines.CUT})
-            )
-    except OSError:  # it arrives all the same
+            for name in events:
+                file.write(journal_lines.format_message("event", {"time": time.time(), "name": name}))
+    except OSError:  # what it would tell of arrives all the same
         return []
     return [tail.Tail([file]) for file in [tail.parse_name(path)] if file is not None]
 

@@ -73,3 +73,37 @@ def test_a_byte_order_mark_is_no_part_of_a_name(line):
 def test_a_byte_order_mark_hides_neither_comments_nor_messages():
     lines = list(journal.parse(BOM + b"# comment\n" + BOM + b'!tags {"a":true}\n' + BOM + b"\n"))
     assert [(line.kind, line.text) for line in lines] == [("tags", '{"a":true}')]
+
+
+TORN = {
+    b"step=3, loss=1": "a comma follows step",
+    b"step=3 , loss=1": "commas are no separators",
+    b"step = 3 loss = 1": "step is no name=value",
+    b"step= 3 loss=1": "name=value has no blanks",
+    b"step=3 loss=1step=4 loss=2": "loss=1step=4 has two =",
+    b"step=3 loss=1 step=4 loss=2": "step stands twice, perhaps two lines in one",
+    b"epoch 3 loss=1": "epoch is no name=value",
+    b"step=three loss=1": "step is no number",
+    b"step=99999999999999999999 loss=1": "a number is out of range, or a name too long",
+    b'step=3 text="a b': "a quote has no end",
+    b"step=3 lo\x18": "its writer could not write it whole (a full disk, or its end)",
+    b"step=3 \x00\x00": "it holds NUL bytes",
+    b"step=3 caf\xe9=1": "it is not UTF-8",
+    b"!args {": "its message is no JSON",
+    b"=3 - 1 loss d 00": "a packed row is damaged",
+    b"x=" + b"1" * (1 << 20): "it is longer than 1048576 bytes",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), TORN.items(), ids=[str(line[:30]) for line in TORN])
+def test_a_torn_line_is_told_with_its_reason(line, reason):
+    seen = doubts.Doubts()
+    assert list(journal.parse(line + b"\n", 0, None, seen)) == [journal.Torn(len(line) + 1)]
+    (told,) = seen.take()
+    assert told.startswith(f"a line can't be read, {reason}: ") and len(told) < 300
+
+
+def test_the_first_few_torn_lines_are_told():
+    seen = doubts.Doubts()
+    lines = list(journal.parse(b"step=3, loss=1\n" * 50, 0, None, seen))
+    assert len(lines) == 50 and len(seen.take()) == 5 and seen.take() == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 
+import pytest
+
 from hpctrack.stream import wire
 from tests.integration.relay.relayed_job import LOG
 
@@ -217,3 +219,20 @@ def test_numbers_of_other_tongues_are_told_once_with_their_line(job, collector):
         "loss is text, since 0,25 is no number: step=1 loss=0,25 acc=93.5%",
         "acc is text, since 93.5% is no number: step=1 loss=0,25 acc=93.5%",
     ]
+
+
+@pytest.mark.parametrize("transport", ["auto", "spool"])
+def test_torn_lines_are_told_with_their_reason(job, collector, transport):
+    job.record = job.record._replace(transport=transport)
+    job.submit()
+    job.find_collector_at(collector.address)
+    process = job.start("""#!/bin/sh
+echo "step=3, loss=1" >> $HPCTRACK_JOURNAL
+echo "step=4 token=hf_abcdefghijklmnopqrstuvwxyzABCDEFGH step=4" >> $HPCTRACK_JOURNAL
+""")
+    process.wait(60)
+    job.sync(collector)
+    assert collector.torn() == 2
+    first, second = (event["name"] for event in collector.messages("event"))
+    assert first == "a line can't be read, a comma follows step: step=3, loss=1"
+    assert "step stands twice" in second and "abcdefgh" not in second
