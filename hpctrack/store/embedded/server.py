@@ -252,6 +252,8 @@ def _start(place: Place, settings: Settings, here: Host, folder: Path) -> dict[s
             binaries = postgres_binaries.find(place.data)
             if not place.data.exists():
                 cluster_folder.initialise(place, binaries)
+            else:
+                postgres_binaries.keep(place.data, binaries)
             cluster_folder.configure(place, record, binaries.major)
             return _launch(place, settings, binaries, record, lock)
         except BaseException:
