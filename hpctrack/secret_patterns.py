@@ -198,27 +198,54 @@ _TOKEN_AS_USER = re.compile(r"(?=[^\d]*\d)[\w.~%+-]{16,}\Z")
 # Where commands take a password without a name. Between a program and its option: the rest of its line.
 _COMMANDS = re.compile(r"""(?x)(?:(?<=\s)(?:--password-stdin|--with-token)[ ]*<<<[ ]*|\b(?:
           (?: curl|wget|https? )\b(?:[^\n]|\\\n){0,300}?\s
-              (?:-[uUa]|--user|--proxy-user|--auth)[ =]?(?P<user>["'])?[^\s:"'$]{0,99}:
+              (?:-[A-Za-z]{0,6}[uU]|-a|--user|--proxy-user|--auth)[ =]?(?P<user>["'])?[^\s:"'$]{0,99}:
         | (?: (?: (?:mysql|mariadb)[\w-]*|7z[arz]?|rar|unrar )\b(?:[^\n]|\\\n){0,300}?\s-h?p(?=\S)
             | sshpass[ ]+(?:-[a-z][ ]+)*-p[ ]*
             | (?: docker|podman|nerdctl|apptainer|singularity|helm|oras|skopeo|buildah|az|oc|cf|ibmcloud )\b
               (?:[^\n]|\\\n){0,99}?\slogin\b(?:[^\n]|\\\n){0,300}?\s-p[ =]?
             | (?: redis-cli|valkey-cli )\b[^\n]{0,300}?\s(?:-a|--pass)[ ]+
             | ldap[a-z]+\b(?:[^\n]|\\\n){0,300}?\s-w[ ]*
-            | (?: zip|unzip|zipcloak|sqlcmd|bcp|ipmitool|mosquitto_\w+ )\b[^\n]{0,300}?\s-P[ ]*
-            | (?: mongo[a-z]*|cqlsh|rabbitmqadmin|ncftp\w*|influx|impala-shell )\b[^\n]{0,300}?\s-p[ ]*
+            | (?: zip|unzip|zipcloak|sqlcmd|mssql-cli|bcp|ipmitool|mosquitto_\w+ )\b[^\n]{0,300}?\s-P[ ]*
+            | (?: mongo[a-z]*|cqlsh|rabbitmqadmin|ncftp\w*|influx|impala-shell|twine|rdesktop )\b
+              [^\n]{0,300}?\s-p[ ]*
             | openssl\b[^\n]{0,300}?\s(?:-pass(?:in|out|word)?[ ]+["']?pass:|-k[ ]+)
             | ssh-keygen\b[^\n]{0,300}?\s-[NP][ ]+
-            | (?: smbclient|rpcclient )\b[^\n]{0,300}?\s(?:-U|--user)[ =]*[^\s%"']{1,99}%
+            | (?: smbclient|rpcclient )\b[^\n]{0,300}?\s(?:-U|--user)[ =]*["']?[^\s%"']{1,99}%
             | lftp\b[^\n]{0,300}?\s-u[ ]*[^\s,"']{1,99},
             | htpasswd[ ]+-\w*b\w*[ ]+\S+[ ]+\S+[ ]+
-            | mc[ ]+(?:alias|config[ ]host)[ ]+(?:set|add)[ ]+\S+[ ]+\S+[ ]+\S+[ ]+
+            | mc(?:li)?[ ]+(?:alias|config[ ]host)[ ]+(?:set|add)[ ]+\S+[ ]+\S+[ ]+\S+[ ]+
+            | kaggle[ ]+config[ ]+set\b(?=[^\n]{0,300}?\s(?:-n|--name)[ =]["']?key\b)
+              [^\n]{0,99}?\s(?:-v|--value)[ =]+
+            | (?: gh|nextflow|fly|flyctl )[ ]+secrets?[ ]+(?:set|put)\b
+              [^\n]{0,300}?\s(?:-[bv]|--body|--value)[ =]+
+            | nextflow[ ]+secrets[ ]+set[ ]+[A-Za-z]\w*[ ]+(?!-)
+            | rclone[ ]+config[ ]+(?:create|update|password)\b[^\n]{0,300}?\spass(?:word)?2?[ =]
+            | rclone[ ]+obscure[ ]+(?!-)
+            | poetry[ ]+config[ ]+(?:--\S+[ ]+)*http-basic\.\S+[ ]+\S+[ ]+
+            | rabbitmqctl\b[^\n]{0,99}?\s(?:add_user|change_password|authenticate_user)[ ]+\S+[ ]+
+            | (?: keytool|jarsigner )\b[^\n]{0,300}?\s-(?:dest|src)?(?:store|key)pass[ ]+
+            | (?: sqlplus|expdp|impdp|sqlldr )[ ]+(?:-\w+[ ]+)*[\w$#]+/(?=[^\s@/]+@)
+            | [xw]?freerdp\d?\b[^\n]{0,300}?\s/p:
+            | (?: ngrok|snyk|nuget )[ ]+(?:config[ ]+)?(?:add-)?(?:authtoken|auth|setapikey)[ ]+(?!-)
+            | (?: gitlab-runner[ ]+register\b[^\n]{0,300}?\s-[rt] | nuget[ ]+push\b[^\n]{0,300}?\s-k )[ ]+
+            | vault[ ]+(?:kv[ ]+)?(?:write|put)\b[^\n]{0,300}?\svalue=
+            | iinit[ ]+(?!-)
             | (?: machine|login|account )\s+[^\s;,]+\s+password\s+
             | (?: kinit|sudo[ ][^\n<|]{0,99}-S )[^\n<|]{0,99}<<<[ ]*
           )))(?P<quote>["'])?""")
 _PIPED = re.compile(r"""(?x)\b(?:echo|printf)[ ]+(?:-\w+[ ]+|["']?%[sb](?:\\n)?["']?[ ]+)*
         ["']?(?P<secret>[^\s"'|]+)["']?[ ]*\|[ ]*(?:[^\n|;]{0,200}?\s)?
-        (?:--password-stdin|--with-token|kinit|sudo[ ]+-\w*S|--stdin|--passphrase-fd|-pass)\b""")
+        (?:--password-stdin|--with-token|kinit|iinit|vncpasswd|chpasswd|sudo[ ]+-\w*S|--stdin
+        |--passphrase-fd|-pass)\b""")
+_LITERALS = re.compile(r"\bcreate[ ]+secret\b[^\n]{0,1000}")
+_LITERAL = re.compile(r"""--from-literal[ =]["']?[\w.-]{1,99}=(?P<secret>[^\s"']+)""")
+# What somebody tells somebody. Words follow more often than passwords: see `_is_told`.
+_SENTENCE = re.compile(r"""(?xi)\b(?:(?P<password>pass(?:word|wd|phrase|code)|pwd?|secret)
+        |(?P<key>(?:api|access|secret|auth|private|licen[cs]e|account)[ _-]?key)|token)s?
+        (?:[ ]+(?:for|of|to)[ ]+\S{1,80}(?:[ ]\S{1,80})?)?
+        [ ]+(?:is|was|are|will[ ]be)(?:[ ]+(?:now|still|just))?:?[ ]+["'`]?(?P<secret>[^\s"'`<>()]{6,})""")
+_MEASURE = re.compile(r"""(?xi)(?: \d[\d.,x+-]*[ -]?[a-z]+
+    | (?:sha|md|v|ver|version|utf|base|rsa|aes|argon|bcrypt|scrypt|pbkdf|type|level)[_-]?\d[\w.-]* )\Z""")
 _SETTING = re.compile(r"""(?x)\b(?:git|npm|yarn|pnpm|pip|aws|gcloud|oci|az|poetry|dvc|conda|hf
         |rclone|s3cmd|wandb|mlflow|nextflow|tower)[ ][^\n]{0,60}?
         \b(?:config|configure|remote|set)[ ](?P<words>[^\n]{0,300})""")
@@ -368,6 +395,14 @@ def given(text: str) -> Iterator[tuple[int, int]]:
     for found in _PIPED.finditer(text):
         if not _REFERENCE.match(found["secret"]):
             yield found.span("secret")
+    for line in _LITERALS.finditer(text):
+        for found in _LITERAL.finditer(text, *line.span()):
+            if not _REFERENCE.match(found["secret"]):
+                yield found.span("secret")
+    for found in _SENTENCE.finditer(text):
+        told = found["secret"].rstrip(".,;:")
+        if _is_told(told, random=not (found["password"] or found["key"])):
+            yield found.start("secret"), found.start("secret") + len(told)
     for line in _SETTING.finditer(text):
         words = list(_WORDS.finditer(text, *line.span("words")))
         for name, value in itertools.pairwise(words):
@@ -377,6 +412,17 @@ def given(text: str) -> Iterator[tuple[int, int]]:
     for found in itertools.chain(_SHORT_OPTION.finditer(text), *in_logins):
         if _is_random(found["secret"]) and not is_plain(found["secret"]):
             yield found.span("secret")
+
+
+def _is_told(value: str, *, random: bool) -> bool:
+    """Whether what stands behind `the password is` is one, and no word, number, measure or version of it.
+
+    ``random``: behind other words, such as `token`, only what looks random is one.
+    """
+    if is_harmless(value) or _MEASURE.match(value[:_NAME_LENGTH]):
+        return False
+    has_both = any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
+    return has_both and (not random or _is_random(value))
 
 
 def _in_urls(text: str) -> Iterator[tuple[int, int, bool]]:

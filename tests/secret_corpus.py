@@ -128,6 +128,19 @@ def positives() -> list[Case]:
             f"ray start --head --redis-password='{slow}'", f"jupyter lab --NotebookApp.token={slow}", f"jupyter lab --ServerApp.password='{slow}'", f"huggingface-cli login --token {slow}", f"mount -t cifs //x/y /mnt -o username=me,password={slow}", f"kubectl config set-credentials me --token={slow}",
             f"vault login {new(30)}", f"psql 'host=x user=me password={slow}'", f"psql postgresql://me:{slow}@x/db", f"ncftpput -u me -p {slow} x /y z", f"cqlsh -u me -p {slow} x", f"influx -username me -password {slow}", f"kafka --sasl-password {slow}",
         ],
+        "options in pairs": [
+            f"kaggle config set -n key -v {slow}", f"kaggle config set --name key --value {code}", f"kaggle config set -v {code} -n key", f"gh secret set NAME -b {slow}", f"gh secret set NAME --body '{slow}'", f"nextflow secrets set NAME {slow}", f"nextflow secrets put -n NAME -v {slow}",
+            f"aws configure set aws_secret_access_key {slow}", f"aws configure set p.aws_session_token {slow}", f"git config --global github.token {slow}", f"git config user.password {slow}", f"npm config set //registry.npmjs.org/:_authToken {slow}", f"npm config set //r.example.org/:_authToken={slow}",
+            f"pip config set global.password {slow}", f"gcloud config set auth/access_token {slow}", f"huggingface-cli login --token {slow}", f"comet login --api-key {slow}", f"neptune sync --api-token {slow}", f"dvc remote modify --local myremote password {slow}", f"mc alias set NAME https://m.example.org ACCESS {slow}",
+            f"mcli alias set NAME https://m.example.org ACCESS {slow}", f"rclone config create r ftp host h user me pass {slow}", f"rclone config update r pass={slow}", f"rclone obscure {slow}", f"poetry config http-basic.foo me {slow}", f"poetry config pypi-token.pypi {slow}", f"kubectl create secret generic s --from-literal=a={slow}",
+            f"kubectl create secret generic s --from-literal=a=b1 --from-literal c={slow}", f"vault write secret/x value={slow}", f"ngrok config add-authtoken {slow}", f"snyk auth {slow}", f"nuget setapikey {slow}", f"dotnet nuget push p -k {slow}", f"gitlab-runner register -r {slow}", f"rabbitmqctl add_user me {slow}",
+            f"curl -sSu me:{slow} https://x.org", f"smbclient -U 'me%{slow}' //h/s", f"smbclient //h/s -U me%{slow}", f"mongosh -u me -p {slow}", f"lftp -e x -u me,{slow} h", f"gpg --batch --passphrase {slow} -c f", f"az login --service-principal -u app -p {slow} --tenant t", f"keytool -list -storepass {slow}",
+            f"keytool -genkey -keypass {slow}", f"sqlplus me/{slow}@db", f"xfreerdp /u:me /p:{slow} /v:h", f"twine upload -u me -p {slow} d", f"rdesktop -u me -p {slow} h", f"echo {slow} | iinit", f"iinit {slow}", f"echo {slow} | vncpasswd -f",
+        ],
+        "sentences": [
+            f"password is {slow}", f"the password is {plain}", f"Password is: {word}", f"my password is '{slow}'", f"Your new password is {slow}.", f"passphrase is {slow}", f"the token is {new(24)}", f"API key is {slow}", f"user: me, password is {word}, host: h", f"The secret key was {slow}",
+            f"password for me is {slow}", f"the password of the database is now {slow}; tell nobody", f"pw is {slow}", f"pwd is `{slow}`", f"the access key will be {slow}", f"token is {hexa}", f"# the password is {plain}",
+        ],
         "code": [
             f'wandb.login(key="{hexa}")', f"wandb.login(key='{hexa}', relogin=True)", f'login("{hexa}")', f'os.environ["API_KEY"] = "{slow}"', f"os.environ['API_KEY']='{slow}'", f'os.environ.setdefault("API_KEY", "{slow}")', f'os.getenv("API_KEY", "{slow}")', f'os.putenv("API_KEY", "{slow}")',
             f'openai.api_key = "{slow}"', f'client = Client(api_key="{slow}")', f'password: str = "{slow}"', f'connect(host="x", password="{slow}")', f'Sys.setenv(API_KEY = "{slow}")', f'ENV["API_KEY"] = "{slow}"', f"$ENV{{API_KEY}} = '{slow}';", f"setenv('API_KEY', '{slow}')", f"process.env.API_KEY = '{slow}';",
@@ -351,4 +364,98 @@ mail alice@example.org; 12:30@home
 image ubuntu:22.04@sha256:0123456789abcdef
 n001:0:0 n002:1:0
 ts=2024-01-15T10:30:00Z level=info msg="token bucket full"
+password is required
+the password is wrong
+password is needed.
+Password is case-sensitive and is at least 8 characters
+the password is in ~/.pgpass
+password is 256-bit
+password is 12characters
+the password is sha256
+password is md5-hashed
+password is bcrypt
+your password is expired since 2024-01-15
+password is not set
+the token is expired
+token is invalid (401)
+the next token is Hello2World
+the pad token is 50256
+special token is <|endoftext|>
+the first token is <0x0A>
+token is position_ids_2
+API key is missing
+API key is $API_KEY
+the API key is None
+the secret key is 32 bytes long
+secret is unknown
+the access key is optional
+password is argon2id-hashed
+password is v2-only
+the password is 2x-hashed
+password was changed
+passwords are hashed by argon2
+pass is 3
+pwd is /home/me/exp12b
+pwd is ~/runs/a1b2c3
+kaggle config set -n path -v /scratch/data1
+kaggle config set -n competition -v titanic2024
+kaggle config view
+gh secret list
+gh secret set --help
+gh pr create -b main-v2
+git config --global user.name alice2
+git config core.autocrlf input1
+git config set -n key1
+npm config set registry https://registry.npmjs.org/
+pip config set global.timeout 60
+pip config set global.index-url https://pypi.org/simple
+gcloud config set project my-project-123
+gcloud config set compute/zone us-central1-a
+aws configure set region eu-central-1
+aws configure set output json1
+dvc remote modify myremote url s3://bucket1/path
+mc alias list
+mc ls minio1/bucket2
+mc cp a1 minio1/b
+rclone config create r s3 provider AWS region eu1
+rclone copy r1:bucket/path2 /scratch
+rclone config show r1
+redis-cli -h node17 -p 6379 ping
+mongosh --port 27017
+mongosh node1
+curl -sSfLo out1.tgz https://x.org/a
+curl -o u1 -fsSL https://x.org:8443/a
+curl -Lu https://x.org
+sshpass -e ssh node1
+sshpass -f pw1.txt ssh node1
+smbclient -L node1 -N
+mysql -h node1 -P 3306 db1
+mysql -p db1
+lftp -e 'mirror a1' sftp://node1
+openssl enc -aes-256-cbc -pass file:k1
+openssl rsa -passin env:PW1
+gpg --verify a1.sig
+gpg --passphrase-fd 0 a1
+az login --identity
+docker run -p 8888:8888 img1
+docker login ghcr.io
+jupyter lab -p 8888
+mkdir -p dir1/dir2
+./serve -p 8888
+ssh -p 2222 node1
+kubectl create configmap c --from-literal=mode=train1
+kubectl get secret s1
+vault read secret/x1
+vault write auth/approle/role/r1 ttl=20m1
+snyk test --all-projects
+ngrok http 8080
+nuget restore a1.sln
+dotnet run -k 5
+gitlab-runner run -n r1
+keytool -list -keystore a1.jks
+sqlplus /nolog
+rabbitmqctl list_users
+twine check dist/a1
+iinit --help
+vault kv get secret/a1
 """.strip("\n").split("\n")

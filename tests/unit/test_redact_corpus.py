@@ -99,3 +99,8 @@ def test_what_was_added_later_is_masked(text):
 def test_a_secret_with_a_shells_quotes_is_known_without_them():
     redactor = Redactor.collect({}, texts=["PASSWORD='it'\\''s so'"])
     assert redactor.text("FATAL: it's so is wrong") == "FATAL: *** is wrong"
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "s3cr3t", "train2024"])
+def test_a_short_password_that_somebody_tells_is_masked(secret):
+    assert Redactor().text(f"the password is {secret}.") == "the password is ***."
