@@ -213,7 +213,17 @@ class Cluster:
 
     def _await_nodes(self, nodes: list[str]) -> None:
         if not processes.wait_for(lambda: self._serving(nodes), START_SECONDS):
-            raise ClusterError(f"not all nodes take jobs: read {self.directory}/log/slurmctld.log")
+            raise ClusterError(
+                f"not all nodes take jobs ({self._node_states()}): read {self.directory}/log/slurmctld.log"
+            )
+
+    def _node_states(self) -> str:
+        """What Slurm says of the nodes, and why."""
+        try:
+            lines = self._slurm("sinfo", "-ahN", "-o", "%N %T %E").splitlines()
+        except ClusterError as error:
+            return str(error)
+        return ", ".join(dict.fromkeys(line.removesuffix(" none") for line in lines))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

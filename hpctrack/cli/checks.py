@@ -307,8 +307,24 @@ def _slurm(configuration: Settings, connection: Connection | None) -> Iterator[C
     yield Check("Slurm", "ok", f"{version.strip()}, cluster {cluster}")
     yield _queue()
     yield _accounting()
+    if configuration.slurm_backend == "pyslurm":
+        yield _pyslurm(cluster)
     if connection is not None:
         yield _reconciler(connection, cluster)
+
+
+def _pyslurm(cluster: str) -> Check:
+    """Whether Slurm can be asked as the configuration wants, from here."""
+    from hpctrack.slurm import backend
+
+    try:
+        backend.choose("pyslurm", cluster, os.environ)
+    except errors.SlurmError as error:
+        return Check(
+            "slurm_backend", "broken", str(error),
+            "install the pyslurm of Slurm's release, or set slurm_backend = auto",
+        )  # fmt: skip
+    return Check("slurm_backend", "ok", "pyslurm fits")
 
 
 def _queue() -> Check:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
+#: ``attempts.reason`` where the job was started again, and nobody told how an execution ended.
+UNTOLD = "requeued; Slurm keeps no account of it"
 #: How a shell reports that a program was interrupted or terminated.
 _STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _STOPPED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -92,7 +94,8 @@ class History:
             if fact.time_submitted > attempt.time_submitted:
                 self._withdraw(attempt, fact)
         old = self._status_of(number, fact)
-        moves = _moves(old, status, fact) or self._is_final(old, status, fact)
+        inferred = attempt is not None and attempt.reason == UNTOLD and fact.source == "sacct"
+        moves = _moves(old, status, fact) or self._is_final(old, status, fact, inferred=inferred)
         if number or number in self.attempts or states.stage_of(status) >= Stage.RUNNING:
             self._merge(number, fact, status if moves else old)
         elif moves:
@@ -142,7 +145,7 @@ class History:
             return RunStatus.COMPLETING
         return fact.status
 
-    def _is_final(self, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> bool:
+    def _is_final(self, old: RunStatus | None, status: RunStatus, fact: JobFacts, *, inferred: bool) -> bool:
         """Whether an end goes before the one we know.
 
         A command's own word goes before what its job's end made us think; and accounting corrects itself
@@ -150,7 +153,7 @@ class History:
         """
         told = self.run.kind == "command" and fact.source == "relay"
         corrected = self.run.recheck_after is not None and fact.source != "relay"
-        replaced = told or (corrected and old is not None and states.ends(old) is Ends.RUN)
+        replaced = told or inferred or (corrected and old is not None and states.ends(old) is Ends.RUN)
         return replaced and old is not status and states.stage_of(status) is Stage.ENDED
 
     def _status_of(self, number: int, fact: JobFacts) -> RunStatus | None:
@@ -212,6 +215,18 @@ class History:
         else:
             self._waiting = status
         self._add(self.newest, status, when, source, reason)
+
+    def close_earlier(self) -> None:
+        """End the attempts before the newest one of which nobody has told, nor will tell, how they ended."""
+        for number in sorted(self.attempts)[:-1]:
+            attempt, after = self.attempts[number], min(n for n in self.attempts if n > number)
+            if attempt.status and states.stage_of(attempt.status) is Stage.ENDED:
+                continue
+            ended = attempt.time_ended or self.attempts[after].time_submitted
+            self.attempts[number] = attempt._replace(
+                status=RunStatus.REQUEUED, time_ended=ended, reason=UNTOLD
+            )
+            self._add(number, RunStatus.REQUEUED, ended, "squeue", UNTOLD)
 
     def set_components(self, components: list[dict[str, object]]) -> None:
         """Keep what is known of the other components of a heterogeneous job."""

@@ -158,6 +158,8 @@ def _batch(
     if long_gone and not history.ended and run.run_id in survey.accounts:
         _conclude_without_slurm(history, evidence, missing)
     over = _is_over(history, listed=listed, long_gone=long_gone)
+    if over:
+        history.close_earlier()
     recheck = _recheck_after(history, evidence, survey) if over else None
     return _change(
         history, evidence, over=over, missing=missing, long_gone=long_gone, recheck=recheck,

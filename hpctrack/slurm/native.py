@@ -44,7 +44,8 @@ _MIB = 1 << 20
 class Native:
     """The backend by pyslurm, which must be of the site's Slurm release. See `accounting.Backend`.
 
-    pyslurm knows of each job the newest execution only; of jobs that were requeued sacct tells the others.
+    pyslurm knows of each job the newest row only; of jobs that were requeued, or have changed their size,
+    sacct tells the others.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class Native:
             raise
         except errors.SlurmError:
             return self._commands.ended(jobs, since)
-        again = list(dict.fromkeys(_name_of(fact) for fact in found if fact.attempt))
+        again = list(dict.fromkeys(_name_of(fact) for fact in found if _has_more_rows(fact)))
         if not again:
             return found
         rows = self._commands.ended(again, since)
-        return [fact for fact in found if not fact.attempt] + rows
+        return [fact for fact in found if not _has_more_rows(fact)] + rows
 
     def _on_record(self, jobs: list[str], since: datetime) -> list[JobFacts]:
         begin = str(int(since.timestamp()))
@@ -193,6 +194,15 @@ def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
 def _is_listed(fact: JobFacts) -> bool:
     """Whether squeue would list it, as a job that goes on; slurmctld remembers others for a while."""
     return fact.status is RunStatus.REQUEUED or not accounting.has_ended(fact)
+
+
+def _has_more_rows(fact: JobFacts) -> bool:
+    """Whether the row may not be the job's only one.
+
+    That of a job that has changed its size was submitted and started when it did; so may one be that started
+    at once.
+    """
+    return bool(fact.attempt) or (fact.time_started is not None and fact.time_started == fact.time_submitted)
 
 
 def _waiting(text: str) -> tuple[range, ...]:

@@ -94,9 +94,9 @@ class CommandLine(NamedTuple):
                 found = option.value
         return found
 
-    def has(self, *names: str) -> bool:
-        """Whether one of these options was given."""
-        return any(option.name in names for option in self.options)
+    def has(self, *names: str, component: int | None = None) -> bool:
+        """Whether one of these options was given; with ``component``, to that one."""
+        return any(option.name in names and component in (None, option.component) for option in self.options)
 
 
 def parse_help(text: str) -> dict[str, int]:

@@ -94,8 +94,10 @@ def prepare(
         if script is not None:
             plan = _put_back(plan, script, folder)
         line = _Line(settings, argv, read_line(settings, argv, environ), environ)
-        if line.read.has("help", "usage", "version", "external"):
+        if line.read.has("help", "usage", "version"):
             return plan
+        if line.read.has("external", component=0):
+            return untracked(plan, "an external job runs no script")
         plan = plan._replace(quiet=line.read.has("quiet"))
         doubt = _doubt(line)
         if doubt:

@@ -431,7 +431,10 @@ class Relay:
             # In a plain job that holds several tracked commands, the job's cgroup is not ours alone.
             job_id = None if self._config.record else self._config.raw_job_id
             mark = ("HPCTRACK_RUN_DIR", self._config.run_dir)
-            self._sampler = usage.Sampler(report.node(environ), job_id, mark)
+            sluid = environ.get("SLURM_JOB_SLUID", "")
+            self._sampler = usage.Sampler(report.node(environ), job_id, mark, sluid)
+            if self._sampler.lacks_cgroup:
+                self._own.append("event", {"time": time.time(), "name": usage.NOT_FOUND})
         self._own.append("usage", self._sampler.sample())
 
     # --- the end ---

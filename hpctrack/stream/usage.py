@@ -1,14 +1,13 @@
 """Usage: what a job takes of its node, from its cgroup where Slurm made one, else from its processes.
 
-The job's cgroup is the one named ``job_<id>`` above our own (cgroup/v1 and cgroup/v2 plugins alike): it also
-holds what srun started. Without one, a job's processes are those of this user that carry its mark in their
-environment, wherever in the process tree they stand.
+The job's cgroup is the one above our own that is named ``job_<id>`` or, by cgroup/v2 from Slurm 26.05 on, by
+the job's SLUID (unless CgroupJobIdPaths=yes): it also holds what srun started. Without one, a job's processes
+are those of this user that carry its mark in their environment, wherever in the process tree they stand.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import ModuleType
 
-_JOB = re.compile(r"^(.*/job_(\d+))(?:/.*)?$")
 _ROOT = "/sys/fs/cgroup"
+#: What the timeline says where Slurm made a cgroup, and none of its folders is known to be the job's.
+NOT_FOUND = "the job's cgroup is not found: usage is that of the processes which have the job's environment"
 
 
 class Processes(NamedTuple):
@@ -35,10 +35,16 @@ class Processes(NamedTuple):
 class Sampler:
     """Samples the usage of one job on this node."""
 
-    def __init__(self, node: str, job_id: int | None, mark: tuple[str, str]) -> None:
-        """``mark`` is the environment variable, and its value, that all processes of the job carry."""
+    def __init__(self, node: str, job_id: int | None, mark: tuple[str, str], sluid: str = "") -> None:
+        """``mark`` is the environment variable, and its value, that all processes of the job carry.
+
+        ``job_id`` and ``sluid`` name the job whose cgroup is to be looked at, if any.
+        """
         self._node = node
-        self._cgroups = find_cgroups(_read("/proc/self/cgroup"), job_id)
+        text = _read("/proc/self/cgroup")
+        self._cgroups = find_cgroups(text, job_id, sluid)
+        #: Whether Slurm made a cgroup for the job that is not found.
+        self.lacks_cgroup = job_id is not None and not self._cgroups and "/slurm" in text
         self._processes = _InCgroup(self._cgroups) if self._cgroups else _Marked(mark)
 
     def sample(self) -> dict[str, Any]:
@@ -55,16 +61,18 @@ class Sampler:
         return result
 
 
-def find_cgroups(text: str, job_id: int | None) -> dict[str, str]:
+def find_cgroups(text: str, job_id: int | None, sluid: str = "") -> dict[str, str]:
     """Return the folder of the job's cgroup by controller (``""`` for v2) from ``/proc/self/cgroup``."""
     folders: dict[str, str] = {}
+    names = [] if job_id is None else [f"job_{job_id}", *([sluid] if sluid else [])]
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
-        match = _JOB.match(path)
-        if match is None or job_id is None or int(match[2]) != job_id:
+        parts = path.strip("/").split("/")
+        place = next((parts.index(name) for name in names if name in parts), None)
+        if place is None:
             continue
         for controller in controllers.split(","):
-            folders[controller] = os.path.join(_ROOT, controller, match[1].lstrip("/"))
+            folders[controller] = os.path.join(_ROOT, controller, *parts[: place + 1])
     return {name: folder for name, folder in folders.items() if os.path.isdir(folder)}
 
 

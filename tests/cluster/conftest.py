@@ -69,8 +69,10 @@ def cluster() -> Iterator[Any]:
     cluster = minicluster.Cluster()
     try:
         already = "already" in cluster.start()
-    except minicluster.ClusterError as error:
+    except minicluster.machine.Unsuitable as error:
         _refuse(str(error))
+    except minicluster.ClusterError as error:
+        pytest.fail(f"the cluster is there and takes no jobs: {error}")
     yield cluster
     if not already:
         cluster.stop()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from hpctrack import errors
 from hpctrack.model import RunStatus
 from hpctrack.slurm import accounting, backend, native
-from tests.integration.slurm_says import epoch, line, row
+from tests.integration.slurm_says import T0, epoch, line, row
 
 PYSLURM = """\
 __version__ = "{version}"
@@ -104,6 +104,16 @@ def test_of_a_requeued_job_sacct_tells_all_executions(pyslurm, slurm):
         (10, RunStatus.COMPLETED), (11, RunStatus.REQUEUED), (11, RunStatus.FAILED),
     ]  # fmt: skip
     assert [argv[argv.index("-j") + 1] for _, argv, _ in slurm.calls("sacct")] == ["11"]
+
+
+def test_of_a_resized_job_sacct_tells_all_parts(pyslurm, slurm):
+    """pyslurm has the last one only, which was submitted and started when the job changed its size."""
+    resized = "submit_time=30, start_time=30, nodelist='n1'"
+    environ = pyslurm(load=f"return cls({{10: Job(id=10, stats=Job(), {resized})}})")
+    slurm.says("sacct", row(10, "RESIZING", End=epoch(30)), row(10, Submit=epoch(30), Start=epoch(30)))
+    [fact] = asked(environ).ended(["10"], datetime(2026, 11, 21, tzinfo=timezone.utc))
+    assert (fact.status, fact.time_submitted) == (RunStatus.COMPLETED, T0)
+    assert (fact.time_started, fact.time_ended) == (T0 + timedelta(seconds=5), T0 + timedelta(seconds=50))
 
 
 def test_without_accounting_slurmctld_is_asked_as_ever(pyslurm, slurm):

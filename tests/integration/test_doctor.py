@@ -176,6 +176,17 @@ def test_what_slurms_commands_say(doctor, slurm, collector, says, name, state, w
     assert words in told[name][1]
 
 
+def test_a_pyslurm_that_does_not_fit(doctor, collector, monkeypatch, tmp_path):
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub" / "pyslurm.py").write_text("__version__ = '24.5.0'")
+    monkeypatch.syspath_prepend(str(tmp_path / "stub"))
+    for wanted, state in (("auto", None), ("pyslurm", "broken")):
+        monkeypatch.setenv("HPCTRACK_SLURM_BACKEND", wanted)
+        code, told = doctor()
+        assert (code, told.get("slurm_backend", (None,))[0]) == (1 if state else 0, state)
+    assert "slurm_backend = pyslurm: pyslurm 24.5.0 is not for Slurm" in told["slurm_backend"][1]
+
+
 def test_without_slurm_only_a_note(doctor, collector, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     code, told = doctor()

@@ -460,3 +460,17 @@ def test_a_copy_that_was_submitted_quietly_is_told(site):
     code, _, stderr = site.sbatch("-Q", site.script(), environ=environ)
     assert (code, stderr.count("\n")) == (0, 1)
     assert "which job it is" in stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "tracked"),
+    [
+        (["-n1", ":", "--external", "-n1"], True),
+        (["--external", "-n1", ":", "-n1"], False),
+        (["--external", "-n1"], False),
+    ],
+)
+def test_of_a_mixed_heterogeneous_job_the_first_component_matters(site, argv, tracked):
+    code, _, stderr = site.sbatch(*argv, site.script())
+    assert (code, untracked(site)) == (0, not tracked)
+    assert ("hpctrack: submitted untracked: an external job runs no script" in stderr) == (not tracked)

@@ -166,6 +166,14 @@ def test_a_cluster_keeps_its_name_and_finds_ports_that_are_free(monkeypatch, lay
         machine.detect_layout(layout, 2)
 
 
+def test_nodes_that_are_down_are_told_with_the_reason(monkeypatch, tmp_path):
+    cluster, said = minicluster.Cluster(str(tmp_path)), "n1 down* Not responding\nn2 idle none\n"
+    monkeypatch.setattr(minicluster, "START_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "_slurm", lambda *argv: said if "%E" in argv[-1] else "")
+    with pytest.raises(minicluster.ClusterError, match=r"n1 down\* Not responding, n2 idle\)"):
+        cluster._await_nodes(["n1", "n2"])
+
+
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
     real = subprocess.Popen.communicate
     monkeypatch.setattr(subprocess.Popen, "communicate", lambda self, timeout: real(self, timeout=0.3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hpctrack.reconcile.attempts import UNTOLD
 from hpctrack.reconcile.plan import GRACE, UNKNOWN, Survey
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Stage
@@ -216,6 +217,19 @@ def test_an_execution_that_was_stored_under_the_wrong_number_is_moved():
     live = squeue("RUNNING", 1, start=60, time_submitted=at(51))
     stored = after(wrong, (live,))
     assert (stored.status, stored.time_started) == (S.RUNNING, at(60))
+
+
+def test_without_accounting_the_first_execution_has_ended_when_the_run_has():
+    again = {"attempt": 1, "time_submitted": at(51)}
+    ended = squeue("COMPLETED", start=60, time_ended=at(90), **again)
+    stored = after(run(), (squeue("RUNNING"),), (squeue("COMPLETING", 1),), (squeue("PENDING", **again),))
+    stored = after(stored, (squeue("RUNNING", start=60, **again),), (ended,))
+    assert [(a.status, a.time_ended, a.reason) for a in stored.attempts] == [
+        (S.REQUEUED, at(51), UNTOLD), (S.COMPLETED, at(90), None),
+    ]  # fmt: skip
+    rows = row("NODE_FAIL"), row("COMPLETED", start=60, end=90, time_submitted=at(51))
+    stored, _ = decide(stored, *rows)
+    assert (stored.attempts[0].status, stored.attempts[0].reason) == (S.NODE_FAIL, None), "accounting lagged"
 
 
 def test_where_accounting_has_lost_the_first_execution():

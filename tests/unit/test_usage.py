@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from hpctrack.stream import usage
 
 V1 = """\
@@ -18,15 +20,19 @@ V1 = """\
 V2 = "0::/system.slice/slurmstepd.scope/job_10/step_batch/user/task_0\n"
 
 
-def found(monkeypatch, tmp_path, text, job_id):
+V2_SLUID = "0::/system.slice/slurmstepd.scope/s469M8HEPKNM00/step_batch/user/task_0\n"
+
+
+def found(monkeypatch, tmp_path, text, job_id, sluid=""):
     monkeypatch.setattr(usage, "_ROOT", str(tmp_path))
     for path in (
         "memory/slurm_n1/uid_1001/job_10",
         "cpuacct/slurm_n1/uid_1001/job_10",
         "system.slice/slurmstepd.scope/job_10",
+        "system.slice/slurmstepd.scope/s469M8HEPKNM00",
     ):
         (tmp_path / path).mkdir(parents=True, exist_ok=True)
-    folders = usage.find_cgroups(text, job_id)
+    folders = usage.find_cgroups(text, job_id, sluid)
     return {name: os.path.relpath(folder, tmp_path) for name, folder in folders.items()}
 
 
@@ -39,6 +45,33 @@ def test_the_jobs_cgroup_is_found_above_the_step_in_v1(monkeypatch, tmp_path):
 
 def test_the_jobs_cgroup_is_found_in_v2(monkeypatch, tmp_path):
     assert found(monkeypatch, tmp_path, V2, 10) == {"": "system.slice/slurmstepd.scope/job_10"}
+
+
+def test_the_jobs_cgroup_is_found_by_its_sluid(monkeypatch, tmp_path):
+    """Slurm 26.05 with cgroup v2."""
+    sluid = "s469M8HEPKNM00"
+    ours = {"": f"system.slice/slurmstepd.scope/{sluid}"}
+    assert found(monkeypatch, tmp_path, V2_SLUID, 10, sluid) == ours
+    assert found(monkeypatch, tmp_path, V2, 10, sluid) == {"": "system.slice/slurmstepd.scope/job_10"}
+    assert found(monkeypatch, tmp_path, V2_SLUID, 10) == {}
+    assert found(monkeypatch, tmp_path, V2_SLUID, None, sluid) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "job_id", "lacking"),
+    [
+        (V2_SLUID, 10, True),
+        (V1, 11, True),
+        (V2, 10, False),
+        ("0::/user.slice\n", 10, False),
+        (V2_SLUID, None, False),
+    ],
+)
+def test_a_cgroup_that_is_not_found_is_known(monkeypatch, tmp_path, text, job_id, lacking):
+    found(monkeypatch, tmp_path, "", None)
+    real = usage._read
+    monkeypatch.setattr(usage, "_read", lambda path: text if path == "/proc/self/cgroup" else real(path))
+    assert usage.Sampler("here", job_id, ("MARK", "none")).lacks_cgroup is lacking
 
 
 def test_another_jobs_cgroup_is_not_ours(monkeypatch, tmp_path):
