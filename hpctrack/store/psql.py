@@ -48,6 +48,7 @@ def program(environ: Mapping[str, str]) -> str:
 def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which psql connects as hpctrack does, with its schema on the search path.
 
+    It waits for what other sessions hold as long as commands do, unless PGOPTIONS says otherwise.
     Starts the embedded PostgreSQL if need be. Raises what `database.connect` raises.
     """
     database.connect(settings).close()  # says in one line what is wrong, and sets up a personal schema
@@ -60,4 +61,9 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
     schema = settings.schema.replace('"', '""')
     path = f'"{schema}"'.replace("\\", "\\\\").replace(" ", "\\ ")
     options = known.get("PGOPTIONS", environ.get("PGOPTIONS", ""))
-    return {**environ, **known, "PGOPTIONS": f"{options} -c search_path={path}".lstrip()}
+    patience = f"-c lock_timeout={database.PATIENCE}"  # unless the options say otherwise
+    return {
+        **environ,
+        **known,
+        "PGOPTIONS": " ".join(filter(None, (patience, options, f"-c search_path={path}"))),
+    }

@@ -7,19 +7,27 @@ import itertools
 import json
 import os
 import re
+import signal
+import socket
+import urllib.request
 import uuid
 from datetime import datetime, timezone
 
 import psycopg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from psycopg.types.json import Jsonb
 
 from hpctrack import reconcile
 from hpctrack.model import RunStatus
-from hpctrack.store import completions, registration
+from hpctrack.store import completions, ingestion, registration
 from hpctrack.store import database as store
 from hpctrack.store import runs as stored
+from hpctrack.stream import journal
+from tests.chain import Collector
 from tests.integration.slurm_says import T0, line, row
+from tests.journals import Journal
+from tests.sender import Sender, message, rows
 
 ARRAY = 20
 
@@ -277,15 +285,62 @@ _LISTS = (
 _VIEWS = ("run_overview", "jobs", "attempt_overview", "attempt_resources", "metric_values", "metric_summary")
 
 
+def piece_of(roles, run):
+    [(submission, task, user)] = roles.query(
+        "owner", "SELECT submission, task, user_name FROM runs WHERE id = %s", run
+    )
+    log = Journal(run, owner=user)
+    lines = [journal.Row.of(0, step, None, None, {"n": 0.5}) for step in (None, 5, 6)]
+    lines += [journal.Message(0, kind, '{"time": 1.7e9, "node": "n", "a": 1}') for kind in ("usage", "args")]
+    return log.lines(*lines)._replace(submission=submission, task=task)
+
+
+def take_in(roles, good, spoilt):
+    """Store a batch with rows of all runs: bob's are all in at once, and of the others what can be."""
+    pieces = [piece_of(roles, run) for run in (*spoilt, good)]
+    with store.connect(roles.of("collector"), autocommit=True) as connection:
+        ingest = ingestion.Ingestion(connection, reconcile.observe)
+        outcome = ingest.store(pieces)
+        assert outcome.watermarks[good, "a" * 16] == pieces[-1].end
+    known = "SELECT rows, rejected FROM streams WHERE run_id = %s"
+    assert roles.query("bob", known, good) == [(3, 0)]
+
+
+def test_figures_for_prometheus_are_there_whatever_runs_are_called(roles, submit):
+    """Of a collector that stores rows of runs whose every text is hostile."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    spoil(roles, submit, "runs")
+    spoil(roles, submit, "experiments")
+    record = roles.record("alice", 'x"\n# HELP a} 1\n\x1b[2J')
+    run = registration.register(roles.connect("alice"), record)[-1]
+    collector = Collector(roles.of("collector")._replace(collector_bind="127.0.0.1", metrics_port=port))
+    try:
+        sender = Sender(collector.address(), uuid.UUID(record.uuid), bytes.fromhex(record.secret))
+        hostile = {"a} 1\n# TYPE b": 1, "x\u202e": "\x1b[2J"}
+        sender.ship(b"journal1", [rows(0, **hostile), message('no"} 1\n', time=1)])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+    finally:
+        collector.end(signal.SIGKILL)
+    assert {family.name.startswith(("hpctrack_", "process_", "python_")) for family in families} == {True}
+    samples = {sample.name: sample.value for family in families for sample in family.samples}
+    assert samples["hpctrack_stored_rows_total"] == 3
+    assert roles.query("alice", "SELECT rows FROM run_latest WHERE run_id = %s", run) == [(3,)]
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_no_value_in_any_column_of_ones_own_harms_others(roles, slurm, submit, one_pass, tmp_path, table):
     good = submit("bob", user=roles.role("bob"), job_id=7, experiment="good")[-1]
     roles.query("bob", "INSERT INTO metrics (run_id, step, extra) VALUES (%s, 0, '{\"n\": 1}')", good)
+    named = """UPDATE runs SET tags = '{"n": 1}', args = '{"n": 1}' WHERE id = %s"""
+    roles.query("bob", named, good)
     spoilt = spoil(roles, submit, table)
     jobs = [line(job, UserName=roles.role("alice")) for _, job in spoilt]
     slurm.says("squeue", line(7, UserName=roles.role("bob")), *jobs)
     one_pass()
     assert roles.query("bob", "SELECT status::text FROM runs WHERE id = %s", good) == [("RUNNING",)]
+    take_in(roles, good, [run for run, _ in spoilt])
     for view in _VIEWS:
         roles.query("bob", f"SELECT * FROM {view}")
     for look in _LISTS:

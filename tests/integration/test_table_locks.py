@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import uuid
 import psycopg
 import pytest
 
-from hpctrack import errors, reconcile
+from hpctrack import Client, errors, reconcile
 from hpctrack.store import database as store
 from hpctrack.store import held, migrate, registration
-from hpctrack.stream import wire
+from hpctrack.stream import records, wire
 from tests.chain import PROGRAM, Collector, environment, eventually
 from tests.integration.roles import PASSWORD
+from tests.integration.site_of_fakes import Site
 from tests.sender import Sender, logged, rows, whole
 
 #: What users have to change by themselves, and so may lock. All else is read, or changed for them.
@@ -58,6 +60,13 @@ def test_users_may_lock_what_they_change_and_nothing_else(roles):
                 if mode != "ROW SHARE":
                     found.add(table)
     assert found == LOCKABLE
+
+
+def command(settings, *words, **environ):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], env=environment(settings) | environ, timeout=120,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 #: By table: what waits for it.
@@ -108,6 +117,45 @@ def test_each_command_says_in_one_line_whose_session_it_waited_for(roles, hold, 
             assert (process.returncode, err.count("\n")) == (75, 1), (words, err)
             assert session in err, words
             assert "pg_terminate_backend" in err
+
+
+def test_sbatch_submits_and_says_whose_session_it_waited_for(roles, hold, tmp_path):
+    site = Site(tmp_path, roles.of("bob"))
+    with hold("runs") as session:
+        code, out, err = site.sbatch("--wrap", "true")
+    assert (code, out) == (0, "Submitted batch job 14\n")
+    assert session in err
+    assert len(site.waiting()) == 1
+
+
+def test_sync_says_whose_session_it_waited_for(roles, hold):
+    bob = roles.of("bob")
+    record = roles.record("bob")
+    records.set_unregistered(records.write(bob.spool, record))
+    with hold("runs") as session:
+        done = command(bob, "sync")
+    assert (done.returncode, session in done.stderr) == (75, True), done.stderr
+    assert len(list(records.unregistered(bob.spool))) == 1
+
+
+def test_the_api_names_the_session(roles, hold):
+    roles.submit("bob")
+    with Client(settings=roles.of("bob")) as client:
+        for act in (lambda: list(client.runs()), lambda: client.run("r1")):
+            with hold("runs") as session, pytest.raises(errors.StoreBusy, match=session):
+                act()
+
+
+def test_psql_waits_as_long_as_other_commands_do(roles, hold):
+    if shutil.which("psql") is None:
+        pytest.skip("no psql")
+    with hold("runs"):
+        done = command(roles.of("bob"), "psql", "-c", "SELECT count(*) FROM runs")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "lock timeout" in done.stderr
+    patient = "-c lock_timeout=3s"
+    shown = command(roles.of("bob"), "psql", "-At", "-c", "SHOW lock_timeout", PGOPTIONS=patient)
+    assert shown.stdout == "3s\n"
 
 
 def test_who_submits_meanwhile_is_not_kept_and_told_whose_session_it_is(roles, hold):
