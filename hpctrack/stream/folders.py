@@ -176,8 +176,8 @@ def _lives(pid: int, start: str) -> bool:
 def users(folder: str, ignored: Collection[int] = ()) -> list[int] | None:
     """Return processes of this user on this host that may write into a folder; None if nobody can tell.
 
-    These are the ones that were started with the folder's name in their environment, have a file of it open,
-    or work in it. ``ignored``: process ids that are known not to, besides our own.
+    These are the ones that were started with the folder's name in their environment or in their arguments,
+    have a file of it open, or work in it. ``ignored``: process ids that are known not to, besides our own.
     """
     own = os.getpid()
     try:
@@ -193,9 +193,10 @@ def users(folder: str, ignored: Collection[int] = ()) -> list[int] | None:
 def _uses(pid: int, name: bytes) -> bool:
     """Whether a process names a folder; one that can't be asked is another user's, or gone."""
     with contextlib.suppress(OSError):
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            if name in file.read():
-                return True
+        for source in ("environ", "cmdline"):  # of a shell without environment the command may name a path
+            with open(f"/proc/{pid}/{source}", "rb") as file:
+                if name in file.read():
+                    return True
         if name in os.fsencode(os.readlink(f"/proc/{pid}/cwd")):
             return True
         with os.scandir(f"/proc/{pid}/fd") as entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import signal
@@ -438,3 +439,29 @@ def test_what_outlives_a_command_has_no_run_folder_in_its_environment():
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def test_a_shell_without_environment_that_knows_the_path_may_write(tmp_path):
+    folder = tmp_path / "c.14.0.0123abcd"
+    folder.mkdir()
+    process = subprocess.Popen(["sh", "-c", f"sleep 60; echo loss=1 >> {folder}/j"], env={}, cwd="/")
+    try:
+        assert folders.users(str(folder)) == [process.pid]
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def test_what_is_mapped_into_memory_to_be_written_stays(tmp_path):
+    """The descriptor is closed; the mapping writes on."""
+    path = tmp_path / f"{'0' * 15}1.shell.journal"
+    path.write_bytes(journal_lines.format_header(0, 0) + b"a=1\n")
+    with path.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+    descriptor = os.open(path, os.O_RDONLY)
+    proof = removal.Proof(descriptor, 0, path.stat().st_size)
+    keeping = removal.Keeping(in_spool=False, over=True)
+    assert not removal.clear(str(tmp_path), keeping, lambda file: proof) and path.exists()
+    mapped.close()
+    assert removal.clear(str(tmp_path), keeping, lambda file: proof) and not path.exists()
+    os.close(descriptor)
