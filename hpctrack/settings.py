@@ -251,9 +251,8 @@ def load(
             dsn[name[len("dsn_") :]] = value
         else:
             values[name] = value
-    home = environ.get("HOME") or "~"
     data_dir = values.get("data_dir") or os.path.join(
-        environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share"), "hpctrack"
+        environ.get("XDG_DATA_HOME") or os.path.join(_home(environ), ".local", "share"), "hpctrack"
     )
     try:
         values["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
@@ -262,6 +261,24 @@ def load(
             f"data_dir {data_dir} is relative, and the current folder is gone"
         ) from None
     return Settings(dsn=dsn or None, **values)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    """Return the user's home. Raises `errors.SettingsError` where there is none: no folder is named ``~``."""
+    import pwd
+
+    home = environ.get("HOME")
+    if not home:
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            raise errors.SettingsError(
+                f"HOME is not set, and user id {os.getuid()} has no account: set HOME, or data_dir "
+                "(HPCTRACK_DATA_DIR) to a folder of your own"
+            ) from None
+    if home.startswith("~"):
+        raise errors.SettingsError(f"HOME is {home!r}, which is no folder: set it, or data_dir")
+    return home
 
 
 def debugging(environ: Mapping[str, str] | None = None) -> bool:

@@ -12,6 +12,8 @@ import importlib
 import io
 import os
 import sys
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -112,6 +114,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    _check_time_zone()
     try:
         code = cli.main(arguments, prog_name="hpctrack", standalone_mode=False)
         sys.stdout.flush()
@@ -135,6 +138,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         return report_unwritable(error) if lost else _report_bug(error)
     except Exception as error:  # noqa: BLE001 (the last line of defence: no traceback reaches a user)
         return _report_bug(error)
+
+
+def _check_time_zone() -> None:
+    """Go by UTC where TZ is more than a day off, which Python's times can't hold; children keep their TZ."""
+    try:
+        datetime.now().astimezone()
+    except ValueError:
+        given = os.environ.get("TZ", "")
+        say.note(f"TZ={given} is no time zone (an offset is less than 24 hours): times are in UTC")
+        os.environ["TZ"] = "UTC"
+        time.tzset()
+        os.environ["TZ"] = given
 
 
 def _end_colours() -> None:

@@ -1,6 +1,9 @@
 """The verbs: all are there, all explain themselves, none is loaded before it is used."""
 
 import importlib
+import os
+import subprocess
+import sys
 
 import click
 import pytest
@@ -82,3 +85,20 @@ def test_a_group_alone_prints_its_help(capsys):
             assert main.run(list(path)) == 0
             out, err = capsys.readouterr()
             assert out.startswith("Usage: hpctrack") and err == ""
+
+
+@pytest.mark.parametrize("zone", ["UTC+25", "UTC-24", "XXX+167"])
+def test_a_time_zone_of_a_day_is_told_and_times_are_in_utc(zone, tmp_path):
+    environ = {
+        **os.environ,
+        "TZ": zone,
+        "HPCTRACK_DATA_DIR": str(tmp_path),
+        "HPCTRACK_DSN_HOST": "/nonexistent",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "hpctrack", "status", "--since", "2026-01-31"],
+        env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 69, done.stderr
+    assert done.stderr.startswith(f"hpctrack: TZ={zone} is no time zone")
+    assert "a bug" not in done.stderr

@@ -1,6 +1,7 @@
 """The configuration: what is read, what is stronger, what is refused."""
 
 import os
+import pwd
 
 import pytest
 
@@ -140,3 +141,20 @@ def test_a_configuration_that_was_asked_for_must_be_there(home):
 )
 def test_debugging(value, expected):
     assert settings.debugging({} if value is None else {"HPCTRACK_DEBUG": value}) is expected
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "~"}])
+def test_without_a_home_no_folder_named_tilde_appears(monkeypatch, tmp_path, environ):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 1234567)
+    with pytest.raises(errors.SettingsError, match="HOME"):
+        settings.load(environ=environ)
+    named = settings.load(environ={**environ, "HPCTRACK_DATA_DIR": str(tmp_path / "mine")})
+    assert named.data_dir == str(tmp_path / "mine")
+    assert settings.load(environ={**environ, "XDG_DATA_HOME": "/x"}).data_dir == "/x/hpctrack"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_account_has_a_home_though_the_environment_has_none():
+    own = pwd.getpwuid(os.getuid()).pw_dir
+    assert settings.load(environ={}).data_dir.startswith(own)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DBNAME = "hpctrack"
 PORT = 5432
 """Part of the socket's name, in a folder where no other server has one."""
+_LONGEST_NAME = 63
 SOCKET = f".s.PGSQL.{PORT}"
 _CERTIFICATE = "certificate-"
 
@@ -182,7 +183,9 @@ def _user() -> str:
         name = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container without accounts
         return DBNAME
-    return DBNAME if name.startswith("pg_") or name in ("public", "none") else name
+    reserved = name.startswith("pg_") or name in ("public", "none")
+    # What owns an extension may hold none of these (src/backend/commands/extension.c).
+    return DBNAME if reserved or set(name) & set("\"$'\\") or len(name.encode()) > _LONGEST_NAME else name
 
 
 def configuration(record: Owner, major: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pwd
 import signal
 import subprocess
 import textwrap
@@ -177,3 +178,12 @@ def test_importing_it_loads_neither_psycopg_nor_the_wheel():
     """
     out, err = python(code).communicate(timeout=30)
     assert out.strip() == "[]", err
+
+
+@pytest.mark.parametrize("name", ["CORP\\\\name", "o'br$ien\"s", "n" * 70, "sp ace:x"])
+def test_accounts_may_have_any_name(settings, monkeypatch, name):
+    account = pwd.getpwuid(os.getuid())
+    named = pwd.struct_passwd((name, *account[1:]))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: named)
+    login = ask(embedded.ensure(settings), "SELECT session_user::text")
+    assert login in (name, "hpctrack")
