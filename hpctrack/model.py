@@ -104,6 +104,8 @@ class JobFacts(NamedTuple):
     run_id: int | None = None
     """The run itself, where the source knows it: the relay does."""
     stderr_tail: str | None = None
+    sluid: str | None = None
+    """Slurm's other name for an execution, from 25.11 on."""
 
 
 class Attempt(NamedTuple):
@@ -177,6 +179,7 @@ class StoredRun(NamedTuple):
     """Since when the latest attempt that started does not run: it is over or suspended."""
     suspended: timedelta = timedelta()
     """For how long that attempt was suspended."""
+    sluid: str | None = None
     submission: UUID | None = None
     owner: str | None = None
     """PostgreSQL login that wrote all this, but for what Slurm and relays said."""

@@ -1,7 +1,8 @@
 """How runs are named on the command line and in the API. Pure.
 
 A bare number is Slurm's job id, as in squeue and sacct: ``14`` (of an array all its tasks), ``14_3`` (one
-task), ``14+1`` (a component of a heterogeneous job, which is one run). A run's own id is written ``r14``.
+task), ``14+1`` (a component of a heterogeneous job, which is one run); so is a SLUID, where Slurm gives its
+jobs such names and the run has started. A run's own id is written ``r14``.
 Anything else is a job's name, or the beginning of one. What lists print for several runs, `words.runs` reads.
 """
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _PATTERN = re.compile(r"r(?P<run>[0-9]{1,18})|(?P<job>[0-9]{1,18})(?:_(?P<task>[0-9]{1,9})|\+[0-9]{1,9})?")
+
+
+#: What Slurm calls an execution besides, from 25.11 on: ``s469M8HEPKNM00``.
+_SLUID = re.compile(r"s[0-9A-HJKMNP-TV-Z]{13}")
+
+
+def is_sluid(text: str) -> bool:
+    """Whether a word has the form of a SLUID."""
+    return _SLUID.fullmatch(text) is not None
 
 
 class RunRef(NamedTuple):

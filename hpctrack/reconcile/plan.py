@@ -357,7 +357,7 @@ def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[s
         if not newest.array_tasks:
             yield "slurm_job_id", newest.job_id
     for fact in evidence.relay:
-        for name in ("stdout_path", "stderr_path"):
+        for name in ("stdout_path", "stderr_path", "sluid"):
             if getattr(fact, name) is not None:
                 yield name, getattr(fact, name)
         if newest is None and run.slurm_job_id is None and fact.job_id:

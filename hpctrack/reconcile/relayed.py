@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from hpctrack import runids
 from hpctrack.model import JobFacts, RelayMessage, RunStatus
 from hpctrack.reconcile.attempts import verdict_of
 
@@ -50,6 +51,7 @@ def fact_of(message: RelayMessage, now: datetime) -> JobFacts | None:
             stdout_path=_text(body.get("stdout")),
             stderr_path=_text(body.get("stderr")),
             node_list=_text(body.get("node_list")),
+            sluid=_sluid(body.get("env")),
         )
     return _fin(body, common) if message.kind == "fin" else None
 
@@ -88,6 +90,11 @@ def environment_of(message: RelayMessage) -> dict[str, str] | None:
         for name, value in env.items()
         if isinstance(name, str) and isinstance(value, str)
     }
+
+
+def _sluid(env: object) -> str | None:
+    found = env.get("SLURM_JOB_SLUID") if isinstance(env, dict) else None
+    return found if isinstance(found, str) and runids.is_sluid(found) else None
 
 
 def _storable(text: str) -> str:

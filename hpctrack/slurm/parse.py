@@ -18,7 +18,7 @@ from hpctrack.model import JobFacts, RunStatus
 from hpctrack.slurm import states, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 #: Fields of ``squeue -O``; all exist from Slurm 20.11 on. One field per attribute of `_Queued`, in its order.
 SQUEUE_FIELDS = (
@@ -36,7 +36,6 @@ _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".spli
 
 #: How what the parts of an execution used, between which the job changed its size, makes what it used.
 _OF_PARTS: dict[str, Callable[[list[Any]], object]] = {
-    "elapsed_s": sum,
     "cpu_s": sum,
     "energy_j": sum,
     "max_rss_bytes": max,
@@ -326,12 +325,19 @@ def _joined(parts: list[JobFacts]) -> JobFacts:
     if first is last:
         return last
     resources = dict(last.resources)
+    # The last part may have the start of the first, and with it all its time.
+    lasted = [part for part in parts[:-1] if part.time_started != last.time_started]
+    resources["elapsed_s"] = _sum(part.resources.get("elapsed_s") for part in (*lasted, last))
     for name, reckon in _OF_PARTS.items():
         found = [part.resources[name] for part in parts if name in part.resources]
         if found:
             resources[name] = reckon(found)
     started = next((part.time_started for part in parts if part.time_started), None)
     return last._replace(time_submitted=first.time_submitted, time_started=started, resources=resources)
+
+
+def _sum(numbers: Iterable[Any]) -> int:
+    return sum(number for number in numbers if number is not None)
 
 
 def _records(program: str, text: str, delimiter: str, count: int) -> Iterator[list[str]]:

@@ -136,7 +136,8 @@ def _candidates(
     connection: Connection, ref: runids.RunRef, exact: Exact, limit: int | None
 ) -> list[Candidate]:
     if ref.named:
-        found = _named(connection, ref.text, limit)
+        found = _fetch(connection, "find_sluid", {"sluid": ref.text}) if runids.is_sluid(ref.text) else []
+        found = found or _named(connection, ref.text, limit)
     elif ref.run_id is None and ref.task is None:
         found = _fetch(connection, "find_job", {"job_id": ref.job_id})
     else:

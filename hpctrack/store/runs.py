@@ -36,7 +36,8 @@ _MOST_ATTEMPTS, _MOST_OF_A_RUN = 1_000_000, 200
 #: Columns of runs that `apply` writes as they are.
 _WRITTEN = (
     "slurm_job_id attempt time_started time_ended time_seen missing_since exit_code exit_signal reason "
-    "time_stopped node_list slurm_state partition account qos job_name stdout_path stderr_path recheck_after"
+    "time_stopped sluid node_list slurm_state partition account qos job_name stdout_path stderr_path "
+    "recheck_after"
 ).split()
 _ATTEMPT = (
     "attempt time_submitted time_started time_ended exit_code exit_signal slurm_exit_code slurm_exit_signal "

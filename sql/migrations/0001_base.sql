@@ -220,6 +220,7 @@ CREATE TABLE runs (
     recheck_after timestamptz,
     time_stopped  timestamptz,
     suspended     interval NOT NULL DEFAULT '0',
+    sluid         text,
     UNIQUE (submission, task),
     CONSTRAINT plain_id CHECK (id BETWEEN 1 AND 2147483647),
     CONSTRAINT plain_times CHECK (is_plain(time_created, time_started, time_updated, time_ended, time_seen,
@@ -232,7 +233,7 @@ CREATE TABLE runs (
                                     AND octet_length(account) <= 255 AND octet_length(qos) <= 255
                                     AND octet_length(stdout_path) <= 4096 AND octet_length(stderr_path) <= 4096
                                     AND octet_length(reason) <= 4096 AND octet_length(node_list) <= 65536
-                                    AND octet_length(slurm_state) <= 255),
+                                    AND octet_length(slurm_state) <= 255 AND octet_length(sluid) <= 255),
     CONSTRAINT fitting_comment CHECK (octet_length(comment) <= 65536),
     CONSTRAINT fitting_tags CHECK (is_fitting(tags, 524288)),
     CONSTRAINT fitting_args CHECK (is_fitting(args, 2097152)),
@@ -257,6 +258,7 @@ CREATE INDEX runs_het_job ON runs (het_job_id) WHERE het_job_id IS NOT NULL;
 -- What the reconciler looks at: few rows, however many have ended.
 CREATE INDEX runs_open ON runs (cluster, user_name, id)
     WHERE (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL;
+CREATE INDEX runs_sluid ON runs (sluid) WHERE sluid IS NOT NULL;
 -- Those that Slurm may still requeue.
 CREATE INDEX runs_ended ON runs (cluster, time_ended) WHERE time_ended IS NOT NULL AND submission IS NOT NULL;
 COMMENT ON TABLE runs IS 'Tracked jobs: a batch job, one task of a job array, a heterogeneous job, or one hpctrack run command';
@@ -295,6 +297,7 @@ COMMENT ON COLUMN runs.slurm_state IS 'Slurm''s latest word for the state, uncha
 COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run; while it lives, renewed every five minutes';
 COMMENT ON COLUMN runs.kind IS 'batch: a job, whose end is Slurm''s word; command: hpctrack run, whose end is its own';
 COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
+COMMENT ON COLUMN runs.sluid IS 'What Slurm calls the latest execution besides (SLURM_JOB_SLUID, from 25.11 on)';
 COMMENT ON COLUMN runs.time_stopped IS
     'Since when the latest attempt does not run although the run may go on: it is suspended, or has ended; NULL while it runs';
 COMMENT ON COLUMN runs.suspended IS 'For how long the latest attempt was suspended, until time_stopped';
@@ -777,7 +780,7 @@ SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.
        r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
        r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
-       r.time_stopped, r.suspended,
+       r.time_stopped, r.suspended, r.sluid,
        CASE WHEN r.kind = 'command' AND r.cluster IS NULL AND r.submission IS NOT NULL AND r.time_ended IS NULL
             THEN (SELECT h.heard FROM (SELECT greatest(r.time_seen, r.time_started, max(s.time_last)) AS heard
                                        FROM streams s WHERE s.run_id = r.id) h

@@ -13,6 +13,13 @@ FROM run_overview
 WHERE slurm_job_id = %(job_id)s OR array_job_id = %(job_id)s OR het_job_id = %(job_id)s
 ORDER BY id;
 
+-- name: find_sluid
+-- The run that Slurm calls so, too.
+SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
+FROM run_overview
+WHERE sluid = %(sluid)s
+ORDER BY id;
+
 -- name: find_tasks
 -- The runs of tasks of a job array.
 SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created

@@ -39,7 +39,7 @@ SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.clus
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
-       r.time_stopped, r.suspended, r.submission, r.user_name
+       r.time_stopped, r.suspended, r.sluid, r.submission, r.user_name
 FROM chosen JOIN runs r USING (id) LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.cluster = %(cluster)s AND (r.time_ended IS NULL OR r.recheck_after <= now()) AND r.submission IS NOT NULL
   AND (%(user)s::text IS NULL OR coalesce(s.slurm_user, r.user_name) = %(user)s)
@@ -52,7 +52,7 @@ SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.clus
        r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
        r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
        r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
-       r.time_stopped, r.suspended, r.submission, r.user_name
+       r.time_stopped, r.suspended, r.sluid, r.submission, r.user_name
 FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.id = ANY (%(ids)s)
 ORDER BY r.id
@@ -107,13 +107,13 @@ SET status = c.status::runstatus, slurm_job_id = c.slurm_job_id, attempt = c.att
     partition = c.partition, account = c.account, qos = c.qos, job_name = c.job_name,
     time_limit = make_interval(secs => c.time_limit_s), stdout_path = c.stdout_path, stderr_path = c.stderr_path,
     recheck_after = c.recheck_after, time_stopped = c.time_stopped,
-    suspended = make_interval(secs => c.suspended_s), time_updated = now()
+    suspended = make_interval(secs => c.suspended_s), sluid = c.sluid, time_updated = now()
 FROM json_to_recordset(%(rows)s::json) AS c(
     id bigint, status text, slurm_job_id bigint, attempt integer, time_started timestamptz, time_ended timestamptz,
     time_seen timestamptz, missing_since timestamptz, exit_code integer, exit_signal integer, reason text,
     node_list text, slurm_state text, partition text, account text, qos text, job_name text,
     time_limit_s double precision, stdout_path text, stderr_path text, recheck_after timestamptz,
-    time_stopped timestamptz, suspended_s double precision)
+    time_stopped timestamptz, suspended_s double precision, sluid text)
 WHERE r.id = c.id;
 
 -- name: write_attempts

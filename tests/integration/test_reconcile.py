@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from click.testing import CliRunner
 
-from hpctrack import errors, reconcile, where
+from hpctrack import errors, reconcile, runids, where
 from hpctrack.cli import reconcile as verb
 from hpctrack.cli import render
 from hpctrack.model import RelayMessage
@@ -20,7 +20,7 @@ from hpctrack.reconcile import passes, relayed
 from hpctrack.reconcile.plan import UNKNOWN
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
-from hpctrack.store import filters, lists, queries, statements
+from hpctrack.store import filters, lists, lookup, queries, statements
 from tests.integration.slurm_says import T0, epoch, line, row
 
 # ---- A life ------------------------------------------------------------------------------------------------
@@ -413,6 +413,17 @@ def test_what_relays_say_is_written(connection, register, get, fetch):
     assert (run["status"], run["exit_code"], run["time_ended"]) == ("COMPLETING", 3, None)
     attempt = fetch("SELECT * FROM attempts")
     assert (attempt["batch_host"], attempt["stderr_tail"]) == ("n7", "oops\ufffd")
+
+
+def test_a_run_is_found_by_what_slurm_calls_it_besides(connection, register):
+    run_id, other = register(10), register(11)
+    sluid = "s469M8HEPKNM00"
+    say(connection, run_id, "start", env={"SLURM_JOB_SLUID": sluid})
+    say(connection, other, "start", env={"SLURM_JOB_SLUID": "no such name"})
+    assert lookup.find_one(connection, runids.parse(sluid)) == run_id
+    for unknown in ("s469M8HEPKNM01", "no such name"):
+        with pytest.raises(errors.RunNotFound):
+            lookup.find_one(connection, runids.parse(unknown))
 
 
 def test_the_tail_of_stderr_survives_slurms_verdict(connection, register, slurm, once, fetch):

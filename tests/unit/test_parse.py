@@ -358,6 +358,18 @@ def test_what_a_resized_job_used_hangs_on_any_of_its_parts():
     assert fact.time_submitted == at(1795223351)
 
 
+def test_parts_that_have_the_same_start():
+    """Seen with 22.05.8: one of two nodes was given up after four seconds of fifteen."""
+    [fact] = accounted(
+        {"State": "RESIZING", "Submit": "1795900860", "Start": "1795900860", "End": "1795900864",
+         "ElapsedRaw": "4", "NodeList": "n[1-2]", "TimelimitRaw": "525600"},
+        {"JobIDRaw": "12.batch", "JobID": "12.batch", "State": "RESIZING", "Start": "1795900860"},
+        {"Submit": "1795900864", "Start": "1795900860", "End": "1795900875", "ElapsedRaw": "15"},
+    )  # fmt: skip
+    assert (fact.time_submitted, fact.time_started) == (at(1795900860), at(1795900860))
+    assert (fact.time_ended, fact.resources["elapsed_s"], fact.node_list) == (at(1795900875), 15, "n1")
+
+
 def test_a_job_that_was_resized_in_the_second_of_its_submission():
     [fact] = accounted({"State": "RESIZING", "End": "1795223351"}, {})
     assert (fact.status, fact.time_ended) == (RunStatus.COMPLETED, at(1795223362))
