@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shlex
 import uuid
 from datetime import datetime, timezone
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import account, errors, limits, redact
 from hpctrack.arguments import parse_arguments
-from hpctrack.stream import records
+from hpctrack.stream import ciphers, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -197,7 +196,7 @@ def mint(settings: Settings, time: float) -> records.Record:
     """Make a record with a UUID and a secret of its own, and with what the relay needs of the settings."""
     return records.Record(
         uuid=str(uuid.uuid4()),
-        secret=secrets.token_hex(32),
+        secret=ciphers.mint().hex(),
         time=time,
         cluster=None,
         job_id=None,

@@ -220,7 +220,9 @@ def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
             "start one (hpctrack collector), or set collector = host:port",
         )  # fmt: skip
         return
-    name, secret = uuid.uuid4(), os.urandom(32)
+    from hpctrack.stream import ciphers
+
+    name, secret = uuid.uuid4(), ciphers.mint()
     try:
         run_id = _register(connection, name, secret)
     except errors.HpctrackError as error:

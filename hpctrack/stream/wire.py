@@ -6,34 +6,26 @@ question. The MAC covers header and content under the run's own key; the kind in
 direction, so that nothing can be reflected. Every DATA datagram names the half-open byte range of the journal
 that it covers and can be decoded alone. Pure, but for the nonces.
 
-The algorithms stand in `_keys`, `_mac` and `_keystream`, and nowhere else.
+The algorithms stand in `hpctrack.stream.ciphers`, and nowhere else.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import os
 import struct
 
-# Not hashlib and hmac: those load OpenSSL into every relay.
-from _blake2 import blake2b
+# Not hmac: it loads OpenSSL into every relay.
 from _operator import _compare_digest
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
-from hpctrack.stream import journal
+from hpctrack.stream import ciphers, journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from hashlib import shake_128
-else:
-    try:
-        from _sha3 import shake_128
-    except ImportError:  # a Python that was built without it: Fedora's, and its relatives'
-        from hashlib import shake_128
 
 MAX_DATAGRAM = 1400
 VERSION = 1
@@ -48,8 +40,9 @@ HELD = 6
 
 _HEADER = struct.Struct("<2sBB16siHHH8sQQI")
 HEADER_SIZE = _HEADER.size
-MAC_SIZE = 16
+MAC_SIZE = ciphers.MAC_SIZE
 NONCE_SIZE = 16
+run_key = ciphers.run_key
 #: What fits whether or not it is encrypted.
 MAX_BODY = MAX_DATAGRAM - HEADER_SIZE - 1 - NONCE_SIZE - MAC_SIZE
 #: A row or message may travel in this many parts; what needs more is counted as torn by the relay.
@@ -125,30 +118,6 @@ class Header(NamedTuple):
     parts: int = 1
 
 
-def run_key(secret: bytes, task: int) -> bytes:
-    """Return the key (32 bytes) of one run, derived from its submission's secret."""
-    return blake2b(struct.pack("<i", task), key=secret, digest_size=32, person=b"hpctrack run key").digest()
-
-
-class _Keys(NamedTuple):
-    mac: bytes
-    cipher: bytes
-
-
-@functools.lru_cache(maxsize=8192)
-def _keys(key: bytes) -> _Keys:
-    """Return what a run's key is used for: no two purposes share a key."""
-    return _Keys(*(blake2b(label, key=key, digest_size=32).digest() for label in (b"MAC", b"cipher")))
-
-
-def _mac(key: bytes, content: bytes) -> bytes:
-    return blake2b(content, key=_keys(key).mac, digest_size=MAC_SIZE).digest()
-
-
-def _keystream(key: bytes, nonce: bytes, size: int) -> bytes:
-    return shake_128(_keys(key).cipher + nonce).digest(size)
-
-
 def _xor(left: bytes, right: bytes) -> bytes:
     return (int.from_bytes(left, "little") ^ int.from_bytes(right, "little")).to_bytes(len(left), "little")
 
@@ -176,7 +145,7 @@ def _is_public(body: bytes) -> bool:
 
 def _conceal(key: bytes, piece: bytes) -> bytes:
     nonce = os.urandom(NONCE_SIZE)
-    return _SHAKE_128 + nonce + _xor(piece, _keystream(key, nonce, len(piece)))
+    return _SHAKE_128 + nonce + _xor(piece, ciphers.keystream(key, nonce, len(piece)))
 
 
 def seal(key: bytes, header: Header, body: bytes = b"") -> bytes:
@@ -203,7 +172,7 @@ def sign(key: bytes, header: Header, content: bytes) -> bytes:
         header.echo,
     )
     content = head + content
-    return content + _mac(key, content)
+    return content + ciphers.mac(key, content)
 
 
 def peek(datagram: bytes) -> Header:
@@ -231,7 +200,7 @@ def peek(datagram: bytes) -> Header:
 
 def verified(key: bytes, datagram: bytes) -> bool:
     """Whether the datagram's MAC is right, compared in constant time."""
-    return _compare_digest(_mac(key, datagram[:-MAC_SIZE]), datagram[-MAC_SIZE:])
+    return _compare_digest(ciphers.mac(key, datagram[:-MAC_SIZE]), datagram[-MAC_SIZE:])
 
 
 def body(key: bytes, datagram: bytes) -> bytes:
@@ -240,7 +209,7 @@ def body(key: bytes, datagram: bytes) -> bytes:
         return datagram[HEADER_SIZE + 1 : -MAC_SIZE]
     begin = HEADER_SIZE + 1 + NONCE_SIZE
     hidden = datagram[begin:-MAC_SIZE]
-    return _xor(hidden, _keystream(key, datagram[HEADER_SIZE + 1 : begin], len(hidden)))
+    return _xor(hidden, ciphers.keystream(key, datagram[HEADER_SIZE + 1 : begin], len(hidden)))
 
 
 def answer(question: Header, key: bytes, watermark: int, credit: int) -> bytes:

@@ -596,7 +596,7 @@ CREATE TABLE run_keys (
 );
 COMMENT ON TABLE run_keys IS 'Secrets of submissions: for the collector only';
 COMMENT ON COLUMN run_keys.submission IS 'The submission';
-COMMENT ON COLUMN run_keys.secret IS '32 random bytes, from which the keys of the runs are made';
+COMMENT ON COLUMN run_keys.secret IS '32 random bytes, from which the keys of the runs are made; one more says that they are of the second suite (docs/wire.md)';
 
 -- What this database does not know may have been submitted after the back-up that it was restored from: only what it
 -- says that it deleted is deleted. So the journals of that, and nothing else, may go from the spool.

@@ -37,7 +37,8 @@ IMPORTERS = {
 }
 #: The pure modules of stream, which every part may use.
 PURE_STREAM = frozenset(
-    "stream stream.journal stream.journal_lines stream.wire stream.window stream.records".split()
+    "stream stream.ciphers stream.journal stream.journal_lines stream.wire stream.window "
+    "stream.records".split()
 )
 #: At the bottom: these import nothing of hpctrack but errors and files.
 BOTTOM = frozenset(

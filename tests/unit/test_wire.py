@@ -272,8 +272,8 @@ def test_a_python_without_a_sha_3_of_its_own_takes_openssls():
     root = str(Path(wire.__file__).parents[2])
     program = (
         f"import sys; sys.path.insert(0, {root!r}); sys.modules['_sha3'] = None\n"
-        "from hpctrack.stream import wire\n"
-        "print(wire.body(bytes(32), bytes.fromhex(sys.argv[1])).hex(), wire.shake_128.__name__)"
+        "from hpctrack.stream import ciphers, wire\n"
+        "print(wire.body(bytes(32), bytes.fromhex(sys.argv[1])).hex(), ciphers.shake_128.__name__)"
     )
     datagram = wire.seal(bytes(32), HEADER, MESSAGE)
     words = [sys.executable, "-I", "-S", "-c", program, datagram.hex()]

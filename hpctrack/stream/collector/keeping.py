@@ -101,11 +101,8 @@ class Keeping:
             # A command that has just begun may be known to the spool alone.
             if len(found) < len(wanted) and self._register(connection, _REGISTER_PAUSE):
                 found = collectors.run_keys(connection, wanted)
-            keys = {
-                name: RunKey(run_id, wire.run_key(secret, name[1]), user)
-                for name, (run_id, secret, user) in found.items()
-            }
-            self._keys.learn(wanted, keys)
+            keys = {name: _key(name[1], *one) for name, one in found.items()}
+            self._keys.learn(wanted, {name: key for name, key in keys.items() if key is not None})
             time.sleep(_QUERY_SECONDS)
 
     def _register(self, connection: database.Connection, pause: float) -> int:
@@ -153,3 +150,12 @@ class Keeping:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+
+def _key(task: int, run_id: int, secret: bytes, user: str) -> RunKey | None:
+    """Return a run's key; None where nobody can make one, which is said, and that run's trouble alone."""
+    try:
+        return RunKey(run_id, wire.run_key(secret, task), user)
+    except errors.WireError as error:
+        _log.warning("run %d: %s", run_id, error)
+        return None
