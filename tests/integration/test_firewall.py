@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -179,3 +180,18 @@ def test_a_firewall_that_comes_and_goes(network, head, job):
     network.drop(begin=False)
     eventually(lambda: head.chain.spooled() == [], 60)
     head.check(running.end())
+
+
+def test_a_host_with_ipv6_alone_is_tracked_like_any_other(tmp_path):
+    script = """
+        ip link set lo up; ip address delete 127.0.0.1/8 dev lo
+        hpctrack run -- sh -c 'echo step=1 loss=0.5 >> $HPCTRACK_JOURNAL; sleep 1'
+        hpctrack sync; hpctrack status --csv -o state,rows
+    """
+    own = {"HPCTRACK_DATA_DIR": str(tmp_path / "data"), "HPCTRACK_IDLE_EXIT": "1s"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", script], env={**os.environ, **own, "PATH": path}, cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-2:] == ["state,rows", "COMPLETED,1"], done.stderr

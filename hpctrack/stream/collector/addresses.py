@@ -25,7 +25,7 @@ def bind(settings: Settings, before: Sequence[str]) -> BatchSocket:
 
     Raises `errors.CollectorUnavailable`.
     """
-    host, port = settings.collector_bind, settings.collector_port
+    host, port = _everywhere(settings.collector_bind), settings.collector_port
     known = {int(address.rpartition(":")[2]) for address in before if address.rpartition(":")[2].isdecimal()}
     failure: OSError | None = None
     for candidate in (port,) if port else (*sorted(known), 0):
@@ -34,6 +34,14 @@ def bind(settings: Settings, before: Sequence[str]) -> BatchSocket:
         except OSError as error:
             failure = error
     raise errors.CollectorUnavailable(f"can't listen on {_joined(host, port)}: {failure}") from failure
+
+
+def _everywhere(host: str) -> str:
+    """Return what to bind for a host: where all of IPv4 is asked for and there is none, all there is."""
+    if host != str(ipaddress.IPv4Address(0)):
+        return host
+    versions = {ipaddress.ip_address(address).version for address in _interfaces(with_ipv6=True)}
+    return str(ipaddress.IPv6Address(0)) if versions == {6} else host
 
 
 def reachable(host: str, port: int) -> list[str]:
