@@ -164,3 +164,75 @@ def test_nothing_that_a_user_writes_spoils_others_lists_or_the_reconciler(roles,
         assert roles.query("bob", "SELECT status::text FROM runs WHERE id = %s", other) == [(state,)], (
             statement
         )
+
+
+#: What would put something of a user's own into the way of others' rows, by table.
+_IN_THE_WAY = (
+    "CREATE TRIGGER t BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "CREATE RULE r AS ON INSERT TO {} DO INSTEAD NOTHING",
+    "CREATE RULE r AS ON UPDATE TO {} DO ALSO SELECT 1",
+    "CREATE POLICY p ON {} AS RESTRICTIVE USING (false)",
+    "ALTER TABLE {} DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE {} ADD CHECK (false) NOT VALID",
+    "ALTER TABLE {} ADD COLUMN mine text",
+    "ALTER TABLE {} OWNER TO CURRENT_USER",
+    "CREATE TABLE pg_temp.child () INHERITS ({})",
+    "CREATE UNIQUE INDEX ON {} ((1))",
+    "CREATE STATISTICS s ON tableoid, ctid FROM {}",
+    "COMMENT ON TABLE {} IS 'mine'",
+    "TRUNCATE {}",
+)
+#: And whatever the table.
+_ANYWHERE = (
+    "CREATE FUNCTION hpctrack.jsonb_to_recordset(jsonb) RETURNS SETOF record LANGUAGE sql AS 'SELECT 1, 2'",
+    "CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'",
+    "CREATE OPERATOR hpctrack.|| (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = pg_catalog.jsonb_concat)",
+    "CREATE DOMAIN hpctrack.jsonb AS text",
+    "CREATE TYPE hpctrack.text AS ENUM ('x')",
+    "CREATE VIEW hpctrack.pg_trigger AS SELECT 1",
+    "CREATE TABLE hpctrack.pg_class (x int)",
+    "CREATE CAST (runstatus AS jsonb) WITH INOUT AS IMPLICIT",
+    "ALTER FUNCTION known_runs(uuid[], integer[]) RESET ALL",
+    "CREATE SCHEMA collector_of_tests",
+    "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION event_trigger()",
+    "ALTER ROLE collector_of_tests SET search_path = public",
+    "ALTER ROLE collector_of_tests SET default_transaction_read_only = on",
+    "SET ROLE collector_of_tests",
+    "SET SESSION AUTHORIZATION collector_of_tests",
+)
+
+
+def test_nobody_puts_anything_of_their_own_in_others_way(roles):
+    """Triggers, rules, policies, constraints on tables; names that statements of ours use."""
+    query = (
+        "SELECT relname FROM pg_class WHERE relnamespace = 'hpctrack'::regnamespace AND relkind IN ('r', 'p')"
+    )
+    commands = [command.format(table) for (table,) in roles.query("owner", query) for command in _IN_THE_WAY]
+    for name in ("alice", "reader"):
+        for command in (*commands, *_ANYWHERE):
+            sqlstate = "taken"
+            try:
+                roles.query(name, command)
+            except psycopg.Error as error:
+                sqlstate = error.sqlstate
+            assert sqlstate in ("42501", "42P17", "42883", "42704"), (name, command)
+
+
+def test_no_foreign_key_of_a_users_keeps_rows_of_others(roles):
+    roles.execute(f"CREATE SCHEMA mine AUTHORIZATION {roles.role('alice')}")
+    with pytest.raises(DENIED):
+        roles.query("alice", "CREATE TABLE mine.more (run_id bigint REFERENCES hpctrack.runs)")
+
+
+def test_tables_of_ones_own_take_nobodys_place_in_what_acts_for_the_owner(roles):
+    """Temporary tables come first on every search path that does not say otherwise."""
+    bob = roles.connect("bob")
+    for table in ("runs", "submissions", "experiments", "run_keys", "run_latest", "metrics", "streams"):
+        bob.execute(
+            f"CREATE TEMP TABLE {table} AS SELECT * FROM hpctrack.{table} WITH NO DATA"
+            if table != "run_keys"
+            else "CREATE TEMP TABLE run_keys (submission uuid, secret bytea)"
+        )
+    run = registration.register(bob, roles.record("bob"))[-1]
+    assert roles.query("owner", "SELECT user_name FROM runs WHERE id = %s", run) == [(roles.role("bob"),)]
+    assert bob.execute("SELECT count(*) FROM pg_temp.run_keys").fetchone() == (0,)
