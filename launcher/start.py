@@ -7,12 +7,14 @@ are those of the installation that this file belongs to: the interpreter's own, 
 """
 
 import _signal
+import sys
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until the command line sees to it: no traceback
+if "held" in sys._xoptions:
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])  # the other half has had it held
 
 import os
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

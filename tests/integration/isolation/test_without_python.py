@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -298,6 +300,32 @@ def test_ctrl_c_before_the_command_line_is_there_leaves_no_traceback(place: Plac
     (packages / "early.pth").write_text("import os; os.kill(os.getpid(), 2)\n")
     done = place.run("status", "--help")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("verb", ["status", "sbatch"])
+def test_ctrl_c_before_pythons_first_line_leaves_no_traceback_on_a_terminal(place: Place, broken, verb):
+    start = broken / "bin" / "hpctrack-start"
+    start.write_bytes(start.read_bytes() + b"# a line that is long to read\n" * 1_000_000)
+    above, below = pty.openpty()
+    command = [place.installation.command, verb, "train.sh"]
+    with subprocess.Popen(
+        command, env=place.environ, cwd=place.work, stdin=subprocess.DEVNULL, stdout=below, stderr=below
+    ) as process:
+        os.close(below)
+        while not holds_open(process.pid, start):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # the other end is closed
+        assert os.read(above, 1000) == b""
+    os.close(above)
+    assert (process.returncode, place.calls()) == (-signal.SIGINT, 0)
+
+
+def holds_open(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if "python" in os.readlink(f"/proc/{pid}/exe"):
+            return any(os.readlink(entry.path) == str(path) for entry in os.scandir(f"/proc/{pid}/fd"))
+    return False
 
 
 def test_arguments_arrive_as_they_are(place: Place):
