@@ -88,8 +88,19 @@ def setup(settings: Settings, paths: Iterable[str | Path] = ()) -> Report:
     """
     files = [*built_in(), *read_files(paths)]
     with database.connect(settings, check=False, autocommit=True) as connection, database.translated():
+        _refuse_encoding(connection, settings)
         _explain(connection, settings)
         return Report(where(connection, settings), tuple(_apply_all(connection, settings, files)))
+
+
+def _refuse_encoding(connection: database.Connection, settings: Settings) -> None:
+    """Refuse a database that could not hold every name: createdb makes such on servers in the C locale."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise errors.SchemaError(
+            f"database {connection.info.dbname} is in {encoding}, and hpctrack needs UTF8: make it with "
+            "createdb --encoding=UTF8 --locale=C --template=template0"
+        )
 
 
 def where(connection: database.Connection, settings: Settings) -> str:

@@ -28,7 +28,8 @@ TITLES = (
 _CONFIGURATION = [
     "hostssl hpctrack +cluster_users 10.0.0.0/8  gss include_realm=0",
     "hostssl hpctrack hpctrack       10.0.0.5/32 cert",
-    "local   hpctrack hpctrack_admin             peer map=admins",
+    "hostssl hpctrack hpctrack_admin 10.0.0.0/8  gss include_realm=0 map=admins",
+    "admins  anna  hpctrack_admin",
     "0 4 * * 0 hpctrack /opt/hpctrack/bin/hpctrack prune --older-than 365d --yes",
 ]
 ROLES = ("alice", "hpctrack", "cluster_users", "hpctrack_admin")
@@ -171,11 +172,16 @@ def _try_it(trial) -> None:
 
 def _restore(trial) -> None:
     """Back up, submit once more, restore: what was lost is registered again, and rights are as they were."""
-    dump, create, restore, *again = commands("Back-up")
+    dump, create, restore, settings, *again = commands("Back-up")
     trial.run(dump)
     trial.run(commands("Try it")[0], "alice")
     trial.run(create)
     trial.run(restore)
+    trial.run(settings)
+    query = "SELECT datname, setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
+    of_database = f'psql -Atc "{query}"'
+    kept = dict(line.split("|") for line in trial.run(of_database).splitlines())
+    assert kept["restored"] == kept["hpctrack"], "settings of a database are not in its dump"
 
     def restored(command: str) -> str:
         return trial.run(command, "alice", HPCTRACK_DSN_DBNAME="restored")
@@ -201,6 +207,26 @@ def _remove(trial, server):
         trial.run(command)
     left = trial.run("psql -Atc \"SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_|_of_tests$'\"")
     assert not set(ROLES).intersection(left.split())
+
+
+def test_every_role_that_connects_over_the_network_is_admitted():
+    """With the page's pg_hba.conf alone: the users, the collector, and who runs hpctrack setup."""
+    lines = [line.split() for line in section("PostgreSQL").splitlines() if line.startswith("    hostssl")]
+    admitted = {line[2].lstrip("+") for line in lines}
+    setup = commands("PostgreSQL")[-1]
+    assert re.search(r"--user (\w+)", setup)[1] in admitted
+    assert set(re.findall(r"--grant-\w+ (\w+)", setup)) <= admitted
+
+
+@pytest.mark.parametrize("server", ["debian"], indirect=True)
+def test_a_database_that_can_not_hold_every_name_is_refused(trial, server):
+    *makings, setup = commands("PostgreSQL")
+    for command in makings:
+        trial.run(command.replace("UTF8", "SQL_ASCII"))
+    password = sql.SQL("ALTER ROLE hpctrack_admin PASSWORD {}").format(PASSWORD)
+    server.execute(password.as_string())
+    told = trial.run(f"{setup} 2>&1 || true", "hpctrack_admin")
+    assert "database hpctrack is in SQL_ASCII, and hpctrack needs UTF8: make it with createdb" in told
 
 
 def test_other_commands_are_of_the_system():
