@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import threading
 import uuid
 from datetime import datetime, timedelta, timezone
@@ -551,17 +552,20 @@ def test_a_run_whose_processes_were_all_killed(slurm, register, invoke, get, con
     connection.execute("UPDATE attempts SET " + past)
     (slurm.folder / "scontrol").unlink()
     monkeypatch.setenv("PATH", str(slurm.folder))
-    sleep = ["/bin/sleep", "60"]
-    script = subprocess.Popen(sleep, env={"HPCTRACK_RUN": names["lives"]})
+    script = subprocess.Popen(["/bin/sleep", "60"], env={"HPCTRACK_RUN": names["lives"]})
+    # A supervisor whose command line is overwritten, and whose script has an environment of its own.
+    supervise = "from hpctrack import process_name; process_name.take('hpct-x'); print(flush=True); input()"
     supervisor = subprocess.Popen(
-        ["/bin/sh", "-c", "read line", "--run", names["supervised"]], stdin=subprocess.PIPE
-    )
+        [sys.executable, "-c", supervise], env={"HPCTRACK_RUN": names["supervised"]},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
     try:
+        supervisor.stdout.readline()
         done = invoke()
     finally:
         for process in (script, supervisor):
             process.kill()
-            process.wait()
+            process.communicate()
     assert done.output == f"r{runs['killed']}  here  RUNNING -> FAILED ({relayed.UNSEEN})\n"
     assert get(runs["killed"])["time_ended"].timestamp() == pytest.approx(began - 180, abs=1)
     assert {get(runs[name])["status"] for name in ("lives", "supervised")} == {"RUNNING"}
