@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,9 +152,11 @@ def _set_up(trial, server) -> None:
 
 @contextlib.contextmanager
 def _collecting(trial):
-    """Run the collector as its unit does."""
+    """Run the collector as its unit does: in a home of its own, so that it does not look into alice's spool."""
+    own = trial.home.with_name("hpctrack")
+    shutil.copytree(trial.home / ".config", own / ".config")
     command = [trial.home / "bin" / "hpctrack", "collector", "--no-reconcile"]
-    collector = subprocess.Popen(command, env=trial.of("hpctrack"), cwd=trial.home)
+    collector = subprocess.Popen(command, env=trial.of("hpctrack") | {"HOME": str(own)}, cwd=own)
     try:
         [status] = commands("The collector under systemd")
         eventually(lambda: f"127.0.0.1:{trial.port}" in trial.run(status, "alice"))

@@ -105,14 +105,16 @@ def test_a_zombie_is_not_alive():
     child.wait()
 
 
-def test_only_what_speaks_postgresql_answers():
+def test_only_a_door_answers():
+    """A PostgreSQL without TLS, which says N, is none."""
+
     def serve(listener, reply):
         connection, _ = listener.accept()
         with connection:
             connection.recv(8)
             connection.sendall(reply)
 
-    for reply, wanted in ((b"N", "127.0.0.1"), (b"S", "127.0.0.1"), (b"HTTP/1.1", None)):
+    for reply, wanted in ((b"S", "127.0.0.1"), (b"N", None), (b"HTTP/1.1", None)):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=serve, args=(listener, reply))
             thread.start()
