@@ -152,7 +152,7 @@ def _set_up(trial, server) -> None:
 
 @contextlib.contextmanager
 def _collecting(trial):
-    """Run the collector as its unit does, in a home of its own: alice's spool is not the one it looks into."""
+    """Run the collector as its unit does, in a home of its own: it looks into the spool there."""
     own = trial.home.with_name("hpctrack")
     shutil.copytree(trial.home / ".config", own / ".config")
     command = [trial.home / "bin" / "hpctrack", "collector", "--no-reconcile"]
