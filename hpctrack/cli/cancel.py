@@ -12,9 +12,9 @@ from hpctrack import account, errors, runids, settings
 from hpctrack.cli import common, render, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from hpctrack.reconcile import claims
+    from hpctrack.reconcile import claims, matching
     from hpctrack.settings import Settings
     from hpctrack.store.jobs import Job
 
@@ -44,8 +44,8 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
             if job.over:
                 say.out(f"r{job.run_id} is over: {job.status}")
         live = [job for job in found if not job.over]
-        proven, refused = _prove([job for job in live if job.kind == "batch"], configuration)
-        whole = jobs.whole_arrays(connection, [job for jobs_ in proven.values() for job in jobs_])
+        proven, refused, partial = _prove([job for job in live if job.kind == "batch"], configuration)
+        whole = jobs.whole_arrays(connection, [job for jobs_ in proven.values() for job in jobs_]) - partial
     refused += _cancel(proven, whole)
     if hints := [_hint(job) for job in live if job.kind != "batch"]:
         refused.append(errors.UsageError("; ".join(hints)))
@@ -57,16 +57,18 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
 
 def _prove(
     found: Sequence[Job], configuration: Settings
-) -> tuple[dict[str | None, list[Job]], list[errors.HpctrackError]]:
+) -> tuple[dict[str | None, list[Job]], list[errors.HpctrackError], set[int]]:
     """Ask Slurm whose these jobs are. Returns those that are their runs', by cluster, and why others are not.
 
-    The cluster None is the one of this host.
+    The cluster None is the one of this host. Also returns the arrays of which squeue lists tasks beside
+    these: they have no run, or one that was over.
     """
     from hpctrack.reconcile import claims, matching
     from hpctrack.slurm import accounting
 
     proven: dict[str | None, list[Job]] = {}
     refused: list[errors.HpctrackError] = []
+    partial: set[int] = set()
     for (remote, cluster), members in _by_cluster(found, configuration):
         if remote and not _CLUSTER.fullmatch(cluster):
             refused += [_refusal(job, f"{cluster!r} names no cluster") for job in members]
@@ -83,7 +85,17 @@ def _prove(
                 proven.setdefault(cluster if remote else None, []).append(job)
             else:
                 refused.append(_refusal(job, why))
-    return proven, refused
+        partial |= _partial(proven.get(cluster if remote else None, ()), index)
+    return proven, refused, partial
+
+
+def _partial(found: Iterable[Job], index: matching.Index) -> set[int]:
+    """Return the arrays of which Slurm has other tasks than these: their bare ids would end those, too."""
+    arrays: dict[int, set[int]] = {}
+    for job in found:
+        if job.array_job_id is not None and job.array_task_id is not None:
+            arrays.setdefault(job.array_job_id, set()).add(job.array_task_id)
+    return {array for array, tasks in arrays.items() if not index.tasks(array) <= tasks}
 
 
 def _claim(job: Job, cluster: str) -> claims.Claim:

@@ -86,6 +86,16 @@ class Index:
         components = self._components.get(run.slurm_job_id or 0, ()) if run.array_task_id is None else ()
         return Evidence(relay, live, rows, [part for part in components if is_ours(run, part)], siblings)
 
+    def tasks(self, array_job_id: int) -> set[int]:
+        """Return the tasks of an array that squeue lists, and not as ones that ended."""
+        lines = [fact for fact in self._arrays.get(array_job_id, ()) if goes_on(fact)]
+        single = {
+            task
+            for (array, task), facts in self._tasks.items()
+            if array == array_job_id and any(map(goes_on, facts))
+        }
+        return single.union(*(part for fact in lines for part in fact.array_tasks))
+
     def listed(self, run: StoredRun) -> Sequence[JobFacts]:
         """Return the facts under a batch run's ids, whoever's they are."""
         return self._candidates(run)[0]

@@ -103,6 +103,24 @@ def test_arrays_are_ended_by_one_word(cli, scancel, array, refs, expected):
     assert scancel.ended() == [expected]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        (25, {"JobArrayID": "14_5", "Name": "sweep"}),  # requeued: its run is over so far
+        (14, {"JobArrayID": "14_[5,7-9%1]", "Name": "sweep", "State": "PENDING"}),
+        (29, {"JobArrayID": "14_9", "Name": "sweep"}),  # its run was deleted
+    ],
+)
+def test_an_array_is_ended_as_a_whole_only_where_that_is_what_was_said(cli, scancel, array, other):
+    running = [(20 + task, {"JobArrayID": f"14_{task}", "Name": "sweep"}) for task in range(5)]
+    over = (28, {"JobArrayID": "14_8", "Name": "sweep", "State": "COMPLETED"})
+    scancel.lists(*running, over)
+    assert cli("cancel", "14")[1].splitlines()[-1] == "scancel: 14"
+    scancel.lists(*running, over, other)
+    assert cli("cancel", "14")[1].splitlines()[-2:] == ["ends 5 runs (r1-5)", "scancel: 14_[0-4]"]
+    assert scancel.ended() == ["14", "14_[0-4]"]
+
+
 def test_jobs_of_several_kinds_and_clusters(cli, scancel, run):
     run(slurm_job_id=7)
     run(slurm_job_id=20, het_job_id=20)
