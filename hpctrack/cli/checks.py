@@ -213,7 +213,7 @@ def _heartbeats(configuration: Settings, live: list[CollectorRow]) -> Check:
 
 
 def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
-    """Ask each address for an echo under the key of a run that is there for as long as that takes."""
+    """Ask each address for an echo under a key that is there for as long as that takes."""
     if not addresses:
         yield Check(
             "echo", "broken", "no address of a collector is known",
@@ -223,35 +223,33 @@ def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
     from hpctrack.stream import ciphers
 
     name, secret = uuid.uuid4(), ciphers.mint()
-    try:
-        run_id = _register(connection, name, secret)
-    except errors.HpctrackError as error:
-        yield Check("submitting", "broken", str(error), _ASK_FOR_RIGHTS)
-        return
-    try:
-        yield Check("submitting", "ok", "a run can be registered")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_submitted(connection, name, secret))
+        except errors.HpctrackError as error:
+            yield Check("submitting", "broken", str(error), _ASK_FOR_RIGHTS)
+            return
+        yield Check("submitting", "ok", "a submission can be registered")
         answers = [_echo(address, name.bytes, secret) for address in addresses]
-        if any(check.state == "ok" for check in answers):  # relays try one after the other
-            answers = [
-                check._replace(state="note") if check.state == "broken" else check for check in answers
-            ]
-        yield from answers
-    finally:
-        remove(connection, run_id)
+    if any(check.state == "ok" for check in answers):  # relays try one after the other
+        answers = [check._replace(state="note") if check.state == "broken" else check for check in answers]
+    yield from answers
 
 
-def _register(connection: Connection, name: uuid.UUID, secret: bytes) -> int:
+def _submitted(
+    connection: Connection, name: uuid.UUID, secret: bytes
+) -> contextlib.AbstractContextManager[None]:
+    """Return what registers a submission without a run, and takes it away again."""
     from hpctrack.store import registration
-    from hpctrack.stream import records, wire
+    from hpctrack.stream import records
 
     now = time.time()
     submission = {
         "uuid": str(name), "user_name": account.user_name(), "submit_line": "hpctrack doctor",
         "time": datetime.fromtimestamp(now, timezone.utc).isoformat(),
     }  # fmt: skip
-    run = {"kind": "command", "experiment": EXPERIMENT, "job_name": "doctor"}
-    record = records.Record(str(name), secret.hex(), now, None, None, None, submission, run)
-    return registration.register(connection, record)[wire.TASK_NONE]
+    record = records.Record(str(name), secret.hex(), now, None, None, None, submission, {})
+    return registration.trial(connection, record)
 
 
 def remove(connection: Connection, run_id: int) -> None:

@@ -15,7 +15,7 @@ from hpctrack.store.statements import statement
 from hpctrack.stream import records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
@@ -37,6 +37,24 @@ def register(connection: Connection, record: records.Record) -> dict[int, int]:
     from hpctrack.stream import wire  # late: hardly any read finds something to register
 
     tasks = [wire.TASK_NONE] if record.tasks is None else array_spec.expand(record.tasks)
+    return _register(connection, record, tasks)
+
+
+@contextlib.contextmanager
+def trial(connection: Connection, record: records.Record) -> Iterator[None]:
+    """Have collectors answer under a submission's key for a while; it has no run, which would take an id.
+
+    Raises `errors.StoreError`.
+    """
+    _register(connection, record, [])
+    try:
+        yield
+    finally:
+        with database.translated():
+            connection.execute(statement("prune_submissions"), {"submissions": [record.uuid]})
+
+
+def _register(connection: Connection, record: records.Record, tasks: list[int]) -> dict[int, int]:
     parameters = {
         "submission": Jsonb(record.submission),
         "secret": bytes.fromhex(record.secret),

@@ -948,6 +948,10 @@ BEGIN
         RAISE EXCEPTION 'submission % belongs to %', the_uuid, known USING ERRCODE = 'insufficient_privilege';
     END IF;
     INSERT INTO run_keys (submission, secret) VALUES (the_uuid, secret) ON CONFLICT DO NOTHING;
+    -- To try whether collectors answer under this key: a run would take an id for that.
+    IF cardinality(tasks) = 0 THEN
+        RETURN;
+    END IF;
 
     -- What everybody shares who names none is nobody's to rename: it belongs to the owner of this function.
     -- Looked for first: an attempt to insert takes a number.
@@ -955,7 +959,12 @@ BEGIN
     SELECT run->>'experiment', CASE run->>'experiment' WHEN 'default' THEN current_user ELSE who END
     WHERE NOT EXISTS (SELECT FROM experiments e WHERE e.name = run->>'experiment')
     ON CONFLICT (name) DO NOTHING;
-    SELECT e.id INTO the_experiment FROM experiments e WHERE e.name = run->>'experiment';
+    -- Waited for before ids are drawn: whoever has to try again would draw them anew each time.
+    SELECT e.id INTO the_experiment FROM experiments e WHERE e.name = run->>'experiment' FOR KEY SHARE;
+    IF the_experiment IS NULL THEN
+        RAISE EXCEPTION 'experiment % was renamed or deleted meanwhile: try again', run->>'experiment'
+            USING ERRCODE = 'lock_not_available';
+    END IF;
 
     WITH fresh AS (
         INSERT INTO runs (experiment_id, status, time_created, comment, tags, args, submission, task, user_name, cluster,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -11,12 +12,13 @@ import psycopg
 import pytest
 import sqltrack
 
+from hpctrack import errors
 from hpctrack.store import database as store
 from hpctrack.store import registration
 from hpctrack.stream import wire
 from tests.chain import Collector, eventually
 from tests.integration.roles import PASSWORD
-from tests.sender import Sender, message, rows
+from tests.sender import Sender, message, rows, stats
 
 GIVEN = psycopg.errors.UniqueViolation
 TABLES = ("runs", "experiments")
@@ -168,6 +170,103 @@ def test_registering_again_takes_no_ids(roles):
         assert registration.register(roles.connect("alice"), record) == first
     roles.submit("alice")
     assert [newest(roles, table) for table in TABLES] == [before[0] + 1, before[1]]
+
+
+def _at_once(*calls) -> list[BaseException | None]:
+    """Call all of them, each in a thread; return what they raised."""
+    raised: list[BaseException | None] = []
+
+    def call(one) -> None:
+        try:
+            one()
+        except errors.HpctrackError as error:
+            raised.append(error)
+        else:
+            raised.append(None)
+
+    threads = [threading.Thread(target=call, args=(one,)) for one in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return raised
+
+
+def _twice_at_once(roles):
+    """The command itself, and a collector that finds its record in the spool."""
+    record = roles.record("alice")._replace(tasks="0-3")
+    names = ("alice", "alice", "collector")
+    connections = [store.connect(roles.of(name), autocommit=True) for name in names]
+    calls = [functools.partial(registration.register, one, record) for one in connections]
+    assert _at_once(*calls) == [None] * len(calls)
+    for one in connections:
+        one.close()
+    return 4
+
+
+def _while_it_is_held(roles):
+    """Somebody renames the experiment, and takes their time."""
+    roles.submit("alice", "held")
+    record = roles.record("bob", "held")._replace(tasks="0-9")
+    with store.connect(roles.of("alice")) as other:
+        other.execute("UPDATE experiments SET name = 'other' WHERE name = 'held'")
+        for _ in range(2):
+            with pytest.raises(errors.StoreBusy):
+                registration.register(roles.connect("bob"), record)
+        other.rollback()
+    return 1 + len(registration.register(roles.connect("bob"), record))
+
+
+def _refused(roles):
+    """A record of somebody else's, which their login may not register."""
+    record = roles.record("bob")
+    registration.register(roles.connect("bob"), record)
+    for _ in range(3):
+        with pytest.raises(errors.HpctrackError):
+            registration.register(roles.connect("alice"), record)
+    return 1
+
+
+def _again(roles):
+    """Registered already, all of it."""
+    record = roles.record("alice")._replace(tasks="1,5")
+    for _ in range(3):
+        assert len(registration.register(roles.connect("alice"), record)) == 2
+    return 2
+
+
+def _tried(roles):
+    """A look at whether all is well."""
+    for _ in range(2):
+        assert "a submission can be registered" in roles.run("alice", "doctor")[1]
+    assert roles.query("owner", "SELECT count(*) FROM run_keys k WHERE NOT EXISTS"
+                       " (SELECT FROM runs r WHERE r.submission = k.submission)") == [(0,)]  # fmt: skip
+    return 0
+
+
+@pytest.mark.parametrize("way", [_again, _twice_at_once, _while_it_is_held, _refused, _tried])
+def test_a_number_is_drawn_when_it_is_used(roles, collect_as, monkeypatch, way):
+    """However it is registered: ids go on where they were."""
+    monkeypatch.setenv("HPCTRACK_COLLECTOR", ":".join(map(str, collect_as("collector"))))
+    first = roles.submit("alice")
+    made = way(roles)
+    last = roles.submit("bob")
+    assert roles.query("owner", "SELECT array_agg(id ORDER BY id) FROM runs") == [
+        ([*range(first, first + made + 2)],)
+    ]
+    assert last == first + made + 1
+
+
+def test_a_submission_without_runs_gets_an_echo_and_nothing_else(roles, collect_as):
+    address = collect_as("collector")
+    record = roles.record("alice")
+    with registration.trial(roles.connect("alice"), record):
+        sender = Sender(address, uuid.UUID(record.uuid), bytes.fromhex(record.secret))
+        sender.ping()
+        sender.send(wire.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0)))
+        eventually(lambda: stats(roles.connect("owner"))["received"].get("unknown run"))
+    for table in ("runs", "run_keys", "metrics", "rejected", "experiments"):
+        assert roles.query("owner", f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
 def test_sqltracks_client_may_bring_ids(roles, tmp_path, monkeypatch):

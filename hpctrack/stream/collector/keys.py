@@ -32,6 +32,7 @@ _MAX_PARKED = 1000
 class RunKey(NamedTuple):
     """A run, and the key of its datagrams."""
 
+    #: 0 for a submission that has none: it may ask for an echo.
     run_id: int
     key: bytes
     user: str = ""

@@ -247,6 +247,9 @@ class Receiver:
             watermark = self._watermark(run.run_id, header.journal.hex())
             self._socket.send([(wire.answer(header, run.key, watermark, watermark), address)])
             return None
+        if not run.run_id:
+            self.counts["unknown run"] += 1
+            return None
         body = wire.body(run.key, data)
         return Datagram(header, body, run, address, _decoded(header, body))
 
