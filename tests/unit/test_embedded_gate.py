@@ -355,6 +355,31 @@ def test_nothing_that_was_said_in_clear_counts_as_encrypted(door, backend, more,
     assert backend.nobody_waits()
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16", b"\x16\x03\x01", QUESTION, QUESTION + b"\x16", HELLO[:5]])
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_who_breaks_off_in_the_middle_is_forgotten_and_stops_nobody(backend, identity, said, turns):
+    opened = gate.Gate(backend.path, KEY)
+    port, (address,) = opened.open(["127.0.0.1"], ["127.0.0.1"], identity.context)
+    client = knock((address, port), said)
+    for _ in range(turns):
+        opened.turn(0.05)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close(2) resets
+    client.close()
+    for _ in range(4):
+        opened.turn(0.05)
+    assert not opened._silent
+    opened.close()
+
+
+def test_nothing_can_be_cancelled_with_no_key(door, backend):
+    client = come(door, HELLO)
+    server = backend.accept()
+    server.sendall(SUCCESS)  # no key is told yet
+    assert receive(client, len(SUCCESS)) == SUCCESS
+    assert hung_up_on(knock(door, struct.pack("!II", 8, 80877102)))
+    assert backend.nobody_waits()
+
+
 @pytest.mark.parametrize("said", [QUESTION, GSS_QUESTION, QUESTION + HELLO])
 def test_no_question_about_encryption_is_answered_twice(door, backend, said):
     assert hung_up_on(come(door, said))

@@ -143,7 +143,7 @@ class Gate:
                 continue
             try:
                 self._serve(link, side, events)
-            except OSError:
+            except (OSError, ValueError):  # the latter of a socket that is closed, also in `ssl`
                 self._close(link)
         now = time.monotonic()
         for group in (self._silent, self._logins):
@@ -259,13 +259,17 @@ class Gate:
         elif code in (_SSL, _GSS):
             self._answer(link, code)
         elif code == _CANCEL:
-            self._admit(link, any(message[8:] == other.cancel_key for other in self._sessions))
+            self._admit(link, bytes(message[8:]) in self._cancel_keys())
         elif not encryption.is_spoken(link.client):
             self._refuse(link, _IN_CLEAR)
         elif len(self._sessions) + self._count_leaving(True) >= _MAX_SESSIONS and self._key in message:
             self._refuse(link, _FULL)
         else:
             self._admit(link, self._key in message)
+
+    def _cancel_keys(self) -> set[bytes]:
+        """Return with what statements can be cancelled; of a session that was told none yet nothing can."""
+        return {link.cancel_key for link in self._sessions if link.cancel_key}
 
     def _answer(self, link: _Link, code: int) -> None:
         """Agree to TLS, and to no other encryption."""
@@ -327,7 +331,7 @@ class Gate:
 
     def _wait_for(self, end: socket.socket, data: tuple[_Link, str], reads: bool, writes: bool) -> None:
         events = selectors.EVENT_READ * reads | selectors.EVENT_WRITE * writes
-        known = end.fileno() in self._selector.get_map()
+        known = self._is_waited_for(end)
         if not events:
             if known:
                 self._selector.unregister(end)
@@ -336,11 +340,15 @@ class Gate:
         else:
             self._selector.register(end, events, data)
 
+    def _is_waited_for(self, end: socket.socket) -> bool:
+        """Whether it is; what has failed to become another socket (`_encrypt`) has no descriptor any more."""
+        return end.fileno() >= 0 and end.fileno() in self._selector.get_map()
+
     def _close(self, link: _Link) -> None:
         for group in (self._silent, self._logins, self._sessions):
             group.pop(link, None)
         for end in (link.client, link.server):
-            if end is not None and end.fileno() in self._selector.get_map():
+            if end is not None and self._is_waited_for(end):
                 self._selector.unregister(end)
         if link.is_open:
             encryption.end(link.client)
