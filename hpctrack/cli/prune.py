@@ -151,12 +151,12 @@ def _find_records(
 
     here = registration.Here(configuration, connection)
     old = {
-        path: uuid
-        for path, uuid in records.registered_before(configuration.spool, oldest)
+        path: (uuid, key)
+        for path, uuid, key in records.registered_before(configuration.spool, oldest)
         if here.takes(path)
     }
-    gone = pruning.deleted(connection, set(old.values()), doomed) if old else set()
-    return [path for path, uuid in old.items() if uuid in gone]
+    gone = pruning.deleted(connection, dict(old.values()), doomed) if old else set()
+    return [path for path, (uuid, _) in old.items() if uuid in gone]
 
 
 def _remove(useless: _Useless) -> list[str]:

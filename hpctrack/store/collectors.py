@@ -162,14 +162,15 @@ def known_runs(
     return {(submission.bytes, task): KnownRun(*found) for submission, task, *found in rows}
 
 
-def deleted_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
+def deleted_runs(connection: Connection, keys: Mapping[tuple[bytes, int], bytes]) -> set[tuple[bytes, int]]:
     """Return those of the runs that were deleted from this database; it may well not know all others.
 
-    Raises `errors.StoreError`.
+    ``keys``: what `records.fingerprint` says of each. Raises `errors.StoreError`.
     """
+    parameters = {**_names(keys), "keys": list(keys.values())}
     with database.translated():
         rows: list[tuple[Any, ...]] = connection.execute(
-            statement("fetch_deleted_runs"), _names(names)
+            statement("fetch_deleted_runs"), parameters
         ).fetchall()
     return {(submission.bytes, task) for submission, task in rows}
 

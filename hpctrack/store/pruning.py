@@ -9,7 +9,7 @@ from hpctrack.store import database
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
     from hpctrack.store.database import Connection
@@ -62,12 +62,14 @@ def prune(
         progress(len(rows))
 
 
-def deleted(connection: Connection, submissions: Collection[str], doomed: Collection[int] = ()) -> set[str]:
+def deleted(connection: Connection, keys: Mapping[str, bytes], doomed: Collection[int] = ()) -> set[str]:
     """Return those of the submissions whose runs were deleted from this database, all but ``doomed`` ones.
 
-    Those that it does not know are none of these. Raises `errors.StoreError`.
+    ``keys``: what `records.fingerprint` says of each. Those that it does not know are none of these. Raises
+    `errors.StoreError`.
     """
-    parameters = {"submissions": [UUID(text) for text in submissions], "doomed": list(doomed)}
+    submissions = [UUID(text) for text in keys]
+    parameters = {"submissions": submissions, "keys": list(keys.values()), "doomed": list(doomed)}
     with database.translated():
         rows: list[tuple[Any, ...]] = connection.execute(
             statement("fetch_deleted_submissions"), parameters

@@ -174,8 +174,15 @@ def note_place(spool: str, name: str, identity: str) -> None:
     files.replace(os.path.join(spool, _PLACES), json.dumps({**known, name: identity}).encode())
 
 
-def registered_before(spool: str, time: float) -> Iterator[tuple[str, str]]:
-    """Yield path and UUID of the records that PostgreSQL was told of, and that were made before a time."""
+def fingerprint(record: Record) -> bytes:
+    """Return by what PostgreSQL knows whose a submission was when it is deleted. Raises ValueError."""
+    import hashlib  # late: it loads OpenSSL
+
+    return hashlib.sha256(bytes.fromhex(str(record.secret))).digest()
+
+
+def registered_before(spool: str, time: float) -> Iterator[tuple[str, str, bytes]]:
+    """Yield path, UUID and `fingerprint` of records that PostgreSQL was told of, made before a time."""
     try:
         names = sorted(os.listdir(os.path.join(spool, "submissions")))
     except FileNotFoundError:
@@ -186,7 +193,7 @@ def registered_before(spool: str, time: float) -> Iterator[tuple[str, str]]:
             if name.endswith(".json") and is_registered(target):
                 record = read(target)
                 if record.time < time:
-                    yield target, record.uuid
+                    yield target, record.uuid, fingerprint(record)
 
 
 def remove(target: str) -> bool:

@@ -599,24 +599,29 @@ COMMENT ON COLUMN run_keys.submission IS 'The submission';
 COMMENT ON COLUMN run_keys.secret IS '32 random bytes, from which the keys of the runs are made; one more says that they are of the second suite (docs/wire.md)';
 
 -- What this database does not know may have been submitted after the back-up that it was restored from: only what it
--- says that it deleted is deleted. So the journals of that, and nothing else, may go from the spool.
+-- says that it deleted is deleted. So the journals of that, and nothing else, may go from the spool. Whoever has seen a
+-- UUID can register it before its owner does, or again after such a restore, and delete it: it is not the same secret.
 CREATE TABLE deletions (
     submission uuid,
     task       integer,
+    key        bytea,
     time       timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (submission, task)
+    PRIMARY KEY (submission, task, key)
 );
 COMMENT ON TABLE deletions IS 'Runs with a submission that were deleted: their journals and submission records may go, too';
 COMMENT ON COLUMN deletions.submission IS 'Their submission';
 COMMENT ON COLUMN deletions.task IS 'Which task of it: the array task id, or -1';
+COMMENT ON COLUMN deletions.key IS 'SHA-256 of its secret: who has that knows that it was theirs';
 COMMENT ON COLUMN deletions.time IS 'When they were deleted';
 
 CREATE FUNCTION note_deletion() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
-    INSERT INTO deletions (submission, task)
-    SELECT submission, task FROM gone WHERE submission IS NOT NULL AND task IS NOT NULL
+    INSERT INTO deletions (submission, task, key)
+    SELECT g.submission, g.task, sha256(k.secret)
+    FROM gone g JOIN run_keys k ON k.submission = g.submission
+    WHERE g.task IS NOT NULL
     ON CONFLICT DO NOTHING;
     DELETE FROM run_keys k
     WHERE k.submission IN (SELECT submission FROM gone)

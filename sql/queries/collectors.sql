@@ -77,10 +77,10 @@ WHERE datname = current_database() AND usename = current_user AND application_na
 SELECT submission, task, id, attempt, over FROM known_runs(%(submissions)s::uuid[], %(tasks)s::integer[]);
 
 -- name: fetch_deleted_runs
--- Which of these were deleted from this database.
+-- Which of these were deleted from this database, as those who had their secrets know them.
 SELECT d.submission, d.task
-FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[]) AS w (submission, task)
-     JOIN deletions d ON d.submission = w.submission AND d.task = w.task;
+FROM unnest(%(submissions)s::uuid[], %(tasks)s::integer[], %(keys)s::bytea[]) AS w (submission, task, key)
+     JOIN deletions d ON d.submission = w.submission AND d.task = w.task AND d.key = w.key;
 
 -- name: fetch_runs_watermarks
 -- How far the journals of these runs are in.

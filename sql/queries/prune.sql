@@ -30,7 +30,10 @@ WHERE s.uuid = ANY (%(submissions)s::uuid[]) AND NOT EXISTS (SELECT FROM runs r 
 
 -- name: fetch_deleted_submissions
 -- Those of which runs were deleted, or are to go, and no other is left. Others may be unknown because PostgreSQL was restored.
-SELECT d.submission
-FROM (SELECT submission FROM deletions UNION SELECT submission FROM runs WHERE id = ANY (%(doomed)s::bigint[])) d
+SELECT DISTINCT d.submission
+FROM (SELECT submission, key FROM deletions
+      UNION ALL SELECT submission, NULL FROM runs WHERE id = ANY (%(doomed)s::bigint[])) d
+     JOIN unnest(%(submissions)s::uuid[], %(keys)s::bytea[]) AS w (submission, key)
+     ON w.submission = d.submission AND w.key = coalesce(d.key, w.key)
 WHERE d.submission = ANY (%(submissions)s::uuid[])
   AND NOT EXISTS (SELECT FROM runs r WHERE r.submission = d.submission AND NOT r.id = ANY (%(doomed)s::bigint[]));

@@ -98,6 +98,28 @@ def test_what_a_restored_database_does_not_know_is_not_deleted(settings, verb, r
     assert delivered(settings, left) and logged(settings) == whole(10)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["before its owner", "after a restore"])
+def test_what_a_stranger_deleted_by_its_uuid_is_kept(settings, again, request):
+    """UUIDs are no secrets: they stand in datagrams and in names of folders."""
+    left = Left(settings)
+    left.journal(lines(0, 10))
+    registration.register_pending(settings)
+    set_back(settings)
+    strangers = left.record._replace(secret=os.urandom(32).hex())
+    for record in (left.record, strangers) if again else (strangers,):
+        set_back(settings)
+        with store.connect(settings, autocommit=True) as connection:
+            registration.register(connection, record)
+    delete(settings, left)
+    set_back(settings)
+    os.utime(records.path(settings.spool, left.record), (0, 0))
+    age(left, 400 * 86400.0)
+    pruned = hpctrack(settings, "prune", "--older-than", "1s", "--yes")
+    assert pruned.stdout.endswith("deleted 0 runs and 0 submission records in the spool\n"), pruned.stderr
+    request.getfixturevalue("collector")
+    assert delivered(settings, left) and logged(settings) == whole(10)
+
+
 def test_a_collector_registers_again_what_a_restored_database_does_not_know(settings, collector):
     left = Left(settings)
     left.journal(lines(0, 10))

@@ -76,7 +76,7 @@ def test_a_bad_record_is_set_apart_and_keeps_no_other_from_registration(database
     assert len([r for r in caplog.records if bad in r.getMessage()]) == 1
     assert registration.register_pending(database, connection) == 0
     assert len([r for r in caplog.records if bad in r.getMessage()]) == 1
-    assert bad not in [path for path, _ in records.registered_before(database.spool, 1e12)]
+    assert bad not in [path for path, _, _ in records.registered_before(database.spool, 1e12)]
     records.try_refused_again(database.spool)
     assert registration.register_pending(database, connection) == 0
     assert len([r for r in caplog.records if bad in r.getMessage()]) == 2

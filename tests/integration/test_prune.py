@@ -27,7 +27,7 @@ def submit(connection, insert, database):
             experiments[experiment] = insert("experiments", name=experiment)
         name = uuid.uuid4()
         insert("submissions", uuid=name, user_name="u", time=NOW - timedelta(days=400))
-        connection.execute("INSERT INTO run_keys VALUES (%s, 'x')", [name])
+        connection.execute("INSERT INTO run_keys VALUES (%s, %s)", [name, b"\0"])
         ended = None if days is None else NOW - timedelta(days=days)
         for task in (0, 1):
             run = insert(

@@ -65,16 +65,18 @@ def look(settings: Settings, connect: Callable[[], Connection]) -> Backlog:
 
 def _sort(found: Backlog, waiting: list[spool.Spooled], settings: Settings, connection: Connection) -> None:
     named: list[tuple[spool.Spooled, Name, records.Record]] = []
+    keys: dict[Name, bytes] = {}
     for one in waiting:
         try:
             record = folders.find_record(settings.spool, one.identity)
             if record is not None:
                 name = uuid.UUID(record.uuid).bytes, one.identity.task
+                keys[name] = records.fingerprint(record)
                 named.append((one, name, record))
         except (OSError, ValueError) as error:
             found.stuck.append(spool.unreadable(one, error))
-    runs = collectors.known_runs(connection, {name for _, name, _ in named})
-    gone = collectors.deleted_runs(connection, {name for _, name, _ in named if name not in runs})
+    runs = collectors.known_runs(connection, keys)
+    gone = collectors.deleted_runs(connection, {name: key for name, key in keys.items() if name not in runs})
     here = registration.Here(settings, connection)
     marks = collectors.watermarks(connection, {run.id for run in runs.values()})
     for one, name, record in named:
