@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Bytes that are remembered at the begin, and before what is read next. `tail` gives neither back.
 BLOCK = 4096
-_PATTERN = re.compile(rb"([0-9a-f]{16}) ([0-9]{20}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
+_PATTERN = re.compile(rb"([0-9a-f]{16}) (00[0-9]{18}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 _SIZE = 16 + 1 + 20 + 1 + 8 + 1 + 8 + 1
 
 
