@@ -147,15 +147,29 @@ def _implied(original: Original, before: options.CommandLine, after: options.Com
     if _moved(original, before) and not after.has("chdir"):
         words.append(f"--chdir={original.work_dir}")
     if original.tasks is not None and not after.has("array"):
-        words.append(f"--array={original.tasks}")
+        words.append(f"--array={original.tasks}{_throttle(original, before)}")
     return words
+
+
+def _throttle(original: Original, before: options.CommandLine) -> str:
+    """Return how many tasks may run at once, as the array had it (``%4``); empty for one, or for no limit."""
+    said = before.value("array")
+    if said is None:
+        said = _directives(original, before).value("array") or ""
+    _, percent, limit = said.rpartition("%")
+    several = set(original.tasks or "") & set(",-")
+    return percent + limit if several and limit.isdecimal() else ""
 
 
 def _moved(original: Original, before: options.CommandLine) -> bool:
     """Whether the job ran elsewhere than where it was submitted."""
+    return before.has("chdir") or _directives(original, before).has("chdir")
+
+
+def _directives(original: Original, before: options.CommandLine) -> options.CommandLine:
+    """Return the options in the script; for ``--wrap`` those of the command line, for it has no others."""
     block = [os.fsdecode(text) for text in batch_script.leading_block(original.script)]
-    directives = options.parse(options.directives(block), {}) if not before.has("wrap") else before
-    return before.has("chdir") or directives.has("chdir")
+    return options.parse(options.directives(block), {}) if not before.has("wrap") else before
 
 
 def _arguments(original: Original, argv: list[str], assignments: Sequence[tuple[str, str]]) -> list[str]:

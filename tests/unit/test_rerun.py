@@ -68,6 +68,22 @@ def test_a_task_of_an_array_is_submitted_alone():
     assert plan("train.sh", options="--array=5", tasks="3").argv == ["--array=5", "train.sh"]
 
 
+@pytest.mark.parametrize(
+    ("line", "directive", "tasks", "expected"),
+    [
+        ("--array=0-99%4", "", "1-3", "1-3%4"),
+        ("-a 0-99%4", "--array=0-9%2", "1,3", "1,3%4"),
+        ("", "--array=0-99%4", "1,3", "1,3%4"),
+        ("--array=0-99", "--array=0-9%2", "1,3", "1,3"),
+        ("--array=0-99%x", "", "1,3", "1,3"),
+        ("--array=0-99%4", "", "7", "7"),
+    ],
+)
+def test_some_tasks_run_as_few_at_once_as_the_array_did(line, directive, tasks, expected):
+    script = f"#!/bin/bash\n#SBATCH {directive}\n".encode() if directive else SCRIPT
+    assert plan(f"{line} train.sh", script=script, tasks=tasks).argv == [f"--array={expected}", "train.sh"]
+
+
 def test_a_script_from_standard_input_and_a_command():
     again = plan("-t 1", path="", options="-t 2")
     assert (again.argv, again.script.name, again.script.place) == (["-t", "2"], "sbatch", None)
