@@ -56,7 +56,7 @@ def log(
             writer = _state["writer"] if "writer" in _state else _start()
             if writer is None:
                 return
-            row = metrics if values is None else {**values, **metrics}
+            row = metrics if values is None else joined(values, metrics)
             now = time_ns()
             packer = _packers.get((*row, *map(type, row.values())))
             if packer is None or progress is not None or type(step) is not int or not _MIN <= step <= _MAX:
@@ -202,6 +202,17 @@ def _is_deep() -> bool:
 # --- values ---
 
 
+def joined(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both in one; of values that can't be had each is left out alone, with a warning."""
+    try:
+        return {**values, **more}
+    except Exception as error:
+        if not hasattr(values, "keys"):
+            raise
+        _raise_foreign(error)
+        return {**dict(conversions.had(values, values.keys(), _leave_out)), **more}
+
+
 def flat_values(values: Mapping[str, Any]) -> dict[str, journal_lines.Value]:
     """Return names and plain values, as `log` stores them; what can't be had is left out with a warning."""
     return dict(_flat("", values, 0))
@@ -240,8 +251,7 @@ def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, 
 def _remember(metrics: Mapping[str, Any], packer: tuple[str, Callable[..., bytes]]) -> None:
     if len(_packers) >= _MAX_SHAPES:
         _packers.clear()
-    shape = (*metrics, *map(type, metrics.values()))
-    _packers[shape] = packer
+    _packers.setdefault((*metrics, *map(type, metrics.values())), packer)
 
 
 def _is_plain(value: Any) -> bool:
@@ -262,11 +272,15 @@ def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[
             if value is None:
                 continue
             if hasattr(value, "items") and hasattr(value, "keys") and depth < _MAX_DEPTH:
-                yield from _flat(name + "/", value, depth + 1)
+                yield from _flat(name + "/", joined(value, {}), depth + 1)
             else:
                 yield _cut(name), _plain(name, value)
         except Exception as error:  # noqa: BLE001 (one bad value must not take the others along)
-            _pass_over("value " + name, f"{name} is left out", error)
+            _leave_out(name, error)
+
+
+def _leave_out(name: Any, error: Exception) -> None:
+    _pass_over(f"value {name}", f"{_clean(str(name))} is left out", error)
 
 
 def _cut(name: str) -> str:
@@ -346,6 +360,9 @@ def jsonable(value: Any, depth: int = 0) -> Any:
             return dict(_members(value, depth))
         if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_asdict"):
             return [_element(item, depth) for item in value]
+        if conversions.is_sequence(value):
+            found = dict(conversions.had(value, range(len(value)), _leave_out))
+            return [_element(found.get(place), depth) for place in range(len(value))]
         fields = conversions.fields(value)
         if fields is not None:
             return jsonable(fields, depth + 1)
@@ -365,7 +382,7 @@ def _members(values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]
         try:
             yield name, jsonable(values[key], depth + 1)
         except Exception as error:  # noqa: BLE001 (OmegaConf's ???, a property that fails)
-            _pass_over("value " + name, f"{name} is left out", error)
+            _leave_out(name, error)
 
 
 def _element(value: Any, depth: int) -> Any:

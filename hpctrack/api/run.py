@@ -161,7 +161,7 @@ class Run:
         Raises `errors.UsageError` for a step or a progress that is none, `errors.StoreDenied` for somebody
         else's run.
         """
-        measured = script.flat_values({**(values or {}), **metrics})
+        measured = script.flat_values(script.joined(values or {}, metrics))
         if step is not None and (not isinstance(step, SupportsIndex) or abs(operator.index(step)) >= 1 << 63):
             raise errors.UsageError(f"step must be an integer of 64 bits, not {step!r}")
         if not isinstance(progress, SupportsFloat) or math.isnan(progress):

@@ -9,7 +9,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
 #: What dates, durations, paths, decimals and arrays have, and things with fields have not.
@@ -61,6 +61,25 @@ def fields(value: Any) -> Mapping[str, Any] | None:
         telling = any({"__str__", "__repr__"} & set(vars(kind)) for kind in type(value).__mro__[:-1])
         return None if telling else fields
     return fields
+
+
+def had(
+    values: Any, keys: Iterable[Any], leave_out: Callable[[Any, Exception], None]
+) -> Iterator[tuple[Any, Any]]:
+    """Yield what can be had of a mapping or a sequence, with its key; ``leave_out`` is told of the others."""
+    for key in list(keys):
+        try:
+            yield key, values[key]
+        except Exception as error:  # noqa: BLE001 (OmegaConf's ???, a property that fails)
+            leave_out(key, error)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether it is a list by what it can do, such as OmegaConf's: its elements stand at 0, 1, 2 ..."""
+    kind = type(value)
+    if isinstance(value, (str, bytes, bytearray, memoryview, range)) or hasattr(kind, "_asdict"):
+        return False
+    return all(hasattr(kind, name) for name in ("__len__", "__getitem__", "index", "count"))
 
 
 def is_named(value: Any) -> bool:

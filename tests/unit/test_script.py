@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import collections.abc
 import dataclasses
 import datetime
 import decimal
@@ -396,6 +398,68 @@ def test_no_value_is_lost_and_none_takes_another_along(run, capfd, name):
     if name != "generator":
         assert (told["value"], told["inside"]) == (expected, {"list": [expected]})
     assert expected != "<genexpr>" or told["value"].endswith("<genexpr>")
+
+
+class Config(collections.abc.MutableMapping):
+    """A mapping that is no dict, like OmegaConf's: whoever goes through all of it meets what is missing."""
+
+    def __init__(self, **values):
+        self.values_ = values
+
+    def __getitem__(self, key):
+        if self.values_[key] == "???":
+            raise ValueError(f"Missing mandatory value: {key}")
+        return self.values_[key]
+
+    def __setitem__(self, key, value):
+        self.values_[key] = value
+
+    def __delitem__(self, key):
+        del self.values_[key]
+
+    def __iter__(self):
+        return iter(self.values_)
+
+    def __len__(self):
+        return len(self.values_)
+
+
+class ListConfig(collections.abc.Sequence):
+    """Its list."""
+
+    def __init__(self, *items):
+        self.items_ = items
+
+    def __getitem__(self, place):
+        if self.items_[place] == "???":
+            raise ValueError("Missing mandatory value")
+        return self.items_[place]
+
+    def __len__(self):
+        return len(self.items_)
+
+
+def test_what_can_not_be_had_of_a_mapping_is_lost_alone(run, capfd):
+    script.log(Config(a=1, b="???", c=Config(d=2, e="???", f=3)), step=0, g=4)
+    script.log({"a": Config(b="???", c=1), "d": 2}, step=1)
+    script.log(Config(step=2, a=1, b="???"))
+    script.log(a=(n for n in range(3)), b=1, step=3)
+    rows = lines(run)
+    assert [row.step for row in rows] == [0, 1, 2, 3]
+    assert [row.values for row in rows[:3]] == [
+        {"a": 1, "c/d": 2, "c/f": 3, "g": 4},
+        {"a/c": 1, "d": 2},
+        {"a": 1},
+    ]
+    assert rows[3].values["b"] == 1
+    assert "hpctrack: b is left out: ValueError('Missing mandatory value: b')" in capfd.readouterr().err
+
+
+def test_arguments_of_a_configuration_are_what_can_be_had_of_it(run):
+    script.set_args(Config(a="???", b=Config(c="???", d=ListConfig(1, "???", Config(e=2)))))
+    script.set_args(f=collections.deque([1, 2]), g=range(3))
+    found = [json.loads(line.text) for line in lines(run)]
+    assert found == [{"b": {"d": [1, None, {"e": 2}]}}, {"f": [1, 2], "g": "range(0, 3)"}]
 
 
 def test_a_configuration_with_what_is_missing_keeps_the_rest(run, capfd):

@@ -206,7 +206,9 @@ def test_lost_lines_are_told_at_the_end(job, collector):
     assert sum(fin["lost"].values()) == 10 and collector.steps() == [0]
 
 
-def test_numbers_of_other_tongues_are_told_once_with_their_line(job, collector):
+@pytest.mark.parametrize("transport", ["auto", "spool"])
+def test_numbers_of_other_tongues_are_told_once_with_their_line(job, collector, transport):
+    job.record = job.record._replace(transport=transport)
     job.submit()
     job.find_collector_at(collector.address)
     process = job.start(
@@ -214,6 +216,7 @@ def test_numbers_of_other_tongues_are_told_once_with_their_line(job, collector):
         "printf '\\357\\273\\277step=4 loss=0.5\\n' >> $HPCTRACK_JOURNAL\n"
     )
     process.wait(60)
+    job.sync(collector)
     assert sorted(set(collector.steps())) == [1, 2, 3, 4]
     assert [event["name"] for event in collector.messages("event")] == [
         "loss is text, since 0,25 is no number: step=1 loss=0,25 acc=93.5%",
