@@ -177,6 +177,31 @@ def test_signals_are_as_they_were(place: Place, broken):
     assert place.run("sbatch").stdout == expected
 
 
+@pytest.mark.parametrize("held", [[], [signal.SIGINT, signal.SIGTERM], [signal.SIGUSR1]], ids=str)
+@pytest.mark.parametrize("ignored", [[], [signal.SIGINT, signal.SIGHUP]], ids=str)
+def test_signals_are_as_they_were_on_a_terminal(place: Place, held, ignored):
+    """What holds a Ctrl-C while Python starts lets go of nothing else."""
+    sbatch = Path(place.environ["PATH"].partition(":")[0], "sbatch")
+    sbatch.write_text("#!/bin/bash -p\nexec grep -E 'Sig(Blk|Ign)' /proc/self/status\n")
+
+    def begin():
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        for signum in ignored:
+            signal.signal(signum, signal.SIG_IGN)
+
+    above, below = pty.openpty()
+    plain, tracked = (
+        subprocess.run(
+            [*command, "train.sh"], env=place.environ, cwd=place.work, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=below, preexec_fn=begin, timeout=60, check=False,
+        ).stdout
+        for command in ([sbatch], [place.installation.command, "sbatch"])
+    )  # fmt: skip
+    os.close(below)
+    os.close(above)
+    assert plain.startswith(b"SigBlk") and tracked[: len(plain)] == plain
+
+
 # ---- How it is called --------------------------------------------------------------------------------------
 
 
