@@ -73,10 +73,10 @@ def why(line: bytes) -> str:
     """Return why a line of a journal can't be read, in a few words."""
     if journal_lines.CANCEL in line:
         return "its writer could not write it whole (a full disk, or its end)"
-    if b"\0" in line:
-        return "it holds NUL bytes"
     if len(line) > journal_lines.MAX_LINE:
-        return f"it is longer than {journal_lines.MAX_LINE} bytes"
+        return f"it is longer than {journal_lines.MAX_LINE:,} bytes"
+    if b"\0" in line:
+        return "it is UTF-16; journals are UTF-8" if _is_utf16(line) else "it holds NUL bytes"
     try:
         text = line.decode().strip()
     except UnicodeDecodeError:
@@ -88,6 +88,11 @@ def why(line: bytes) -> str:
     if text.replace("\\\\", "").replace('\\"', "").count('"') % 2:
         return "a quote has no end"
     return _why_no_row(_WORD.findall(text))
+
+
+def _is_utf16(line: bytes) -> bool:
+    """Whether every other byte is NUL, but for a byte order mark, and what a newline leaves to its line."""
+    return b"\0\0" not in line and line.count(b"\0") >= len(line) // 2 - 1
 
 
 def _why_no_row(words: list[str]) -> str:

@@ -183,12 +183,13 @@ def parse(
         else:
             parsed = parse_line(line, offset + position, redactor, doubts)
         if parsed.__class__ is Torn and doubts is not None and doubts.wants_torn:
-            _note_torn(doubts, line, redactor)
+            note_torn(doubts, line, redactor)
         if parsed is not None:
             yield parsed
 
 
-def _note_torn(doubts: Doubts, line: bytes, redactor: Redactor | None) -> None:
+def note_torn(doubts: Doubts, line: bytes, redactor: Redactor | None) -> None:
+    """Note a line that can't be read, or the begin of one, with what may be shown of it."""
     shown = line[:_SHOWN].decode("utf-8", "replace").strip()
     doubts.note_torn(line, shown if redactor is None else redactor.text(shown))
 

@@ -410,6 +410,8 @@ class Tail:
                 self._incomplete = self.end
                 return None
             # Too long to be read: step over it, without holding it, and count it as torn.
+            if data and not self._skipping and self.doubts is not None and self.doubts.wants_torn:
+                journal.note_torn(self.doubts, data, self.redactor)
             self._skipping = True
             self._seam = 0, b""
             self.offset += len(data)

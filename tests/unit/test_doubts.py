@@ -91,7 +91,12 @@ TORN = {
     b"step=3 caf\xe9=1": "it is not UTF-8",
     b"!args {": "its message is no JSON",
     b"=3 - 1 loss d 00": "a packed row is damaged",
-    b"x=" + b"1" * (1 << 20): "it is longer than 1048576 bytes",
+    b"x=" + b"1" * (1 << 20): "it is longer than 1,048,576 bytes",
+    b"\0" * (1 << 21): "it is longer than 1,048,576 bytes",
+    "step=3 loss=1".encode("utf-16"): "it is UTF-16; journals are UTF-8",
+    "step=3 loss=1".encode("utf-16-be"): "it is UTF-16; journals are UTF-8",
+    b"\0" + "step=3 loss=1".encode("utf-16-le"): "it is UTF-16; journals are UTF-8",
+    b"\0" * 12: "it holds NUL bytes",
 }
 
 
