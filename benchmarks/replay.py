@@ -42,7 +42,7 @@ def stream(run: Run, rows: Sequence[journal.Row]) -> Stream:
     made = Stream(wire.seal(run.key, ping), [], [])
     position = end = 0
     while position < len(rows):
-        body, count = wire.pack(rows[position : position + wire.MAX_ROWS])
+        body, count = wire.pack(rows[position : position + wire.MAX_LINES])
         start, end = end, end + count * _LINE_BYTES
         header = wire.Header(wire.DATA, run.submission, run.task, 0, name, start, end, 1)
         made.datagrams.append(wire.seal(run.key, header, body))

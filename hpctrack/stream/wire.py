@@ -47,8 +47,8 @@ run_key = ciphers.run_key
 MAX_BODY = MAX_DATAGRAM - HEADER_SIZE - 1 - NONCE_SIZE - MAC_SIZE
 #: A row or message may travel in this many parts; what needs more is counted as torn by the relay.
 MAX_PARTS = 1024
-#: Rows in one body.
-MAX_ROWS = 1024
+#: Rows, messages and other blocks in one body: to cut it into lines again and again costs little.
+MAX_LINES = 1024
 
 # How the content of DATA holds its body: the first byte.
 _CLEAR = b"\0"  # the body
@@ -234,7 +234,7 @@ def pack(lines: Iterable[journal.Line], budget: int = MAX_BODY) -> tuple[bytes, 
     blocks: list[bytes] = []
     rows = Rows()
     count, torn, room = 0, 0, budget
-    for line in itertools.islice(lines, MAX_ROWS):
+    for line in itertools.islice(lines, MAX_LINES):
         if isinstance(line, journal.Row):
             if not rows.append(line, room if count else _ANY):
                 break

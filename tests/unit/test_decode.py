@@ -120,6 +120,9 @@ MALFORMED = {
     "no rows": rows_block(0),
     "too many rows": rows_block(65535, modes=(wire.AFFINE, 0, 0), data=struct.pack("<qq", 0, 1)),
     "too many rows in all": rows_block(1000) + rows_block(1000),
+    "too many messages": (struct.pack("<BIB", 2, 4, 1) + b"a{}") * 1025,
+    "too many blocks of a kind that nobody knows": struct.pack("<BI", 9, 0) * 1025,
+    "too many lines": rows_block(1000) + struct.pack("<BI", 9, 0) * 25,
     "unknown mode": rows_block(1, modes=(9, 0, 0)),
     "affine progress": rows_block(1, modes=(0, wire.AFFINE, 0), data=bytes(16)),
     "table beyond the block": block(wire.ROWS, struct.pack("<HBBBxH", 1, 0, 0, 0, 999)),
@@ -180,7 +183,7 @@ def test_random_bytes_are_decoded_or_refused(body):
         contents = decode.decode(body)
     except errors.WireError:
         return
-    assert sum(b.rows for b in contents.blocks if isinstance(b, model.MetricBlock)) <= wire.MAX_ROWS
+    assert sum(b.rows for b in contents.blocks if isinstance(b, model.MetricBlock)) <= wire.MAX_LINES
 
 
 @given(st.lists(ROWS, min_size=1, max_size=5), st.data())
@@ -195,8 +198,8 @@ def test_damaged_bodies_are_decoded_or_refused(rows, data):
 
 def test_absurd_counts_allocate_nothing():
     absurd = [
-        rows_block(wire.MAX_ROWS, column(1, 0, b"x")),
-        rows_block(wire.MAX_ROWS, column(wire.JSON, 0, b"x"), bytes(4)),
+        rows_block(wire.MAX_LINES, column(1, 0, b"x")),
+        rows_block(wire.MAX_LINES, column(wire.JSON, 0, b"x"), bytes(4)),
         block(wire.MESSAGE, b"\xff"),
         rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 0xFFFFFFFF)),
     ]

@@ -195,7 +195,7 @@ def test_long_runs_of_equal_rows_fill_their_datagrams(names, step, time):
 
 def test_no_body_holds_more_rows_than_one_may():
     _, count = wire.pack([Row.of(1, step, None, None, {}) for step in range(5000)])
-    assert count == wire.MAX_ROWS
+    assert count == wire.MAX_LINES
 
 
 def test_a_line_that_needs_more_than_one_datagram():

@@ -33,7 +33,7 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _MESSAGE_BYTES, _BLOCK_BYTES, _ROW_BYTES = 256, 1200, 16
 _COLUMN_BYTES, _LIST_BYTES, _TEXT_BYTES = 224, 192, 64
 #: 0, 1, 2 ...: steps are made from it.
-_COUNTED = np.arange(wire.MAX_ROWS, dtype=np.int64)
+_COUNTED = np.arange(wire.MAX_LINES, dtype=np.int64)
 _LAST_FIRST = (1 << 63) - (1 << 32)
 
 _Mask: TypeAlias = "model.Mask | None"
@@ -83,13 +83,13 @@ def decode(body: bytes) -> model.Contents:
     Raises `errors.WireError`, saying what is wrong, for everything that docs/wire.md does not allow.
     """
     blocks: list[model.Block] = []
-    torn = rows = 0
+    torn = lines = 0
     for kind, start, end in _blocks(body):
-        if kind == wire.ROWS:
-            block = _rows(body, start, end)
-            rows += block.rows
-            if rows > wire.MAX_ROWS:
-                _refuse("too many rows")
+        block = _rows(body, start, end) if kind == wire.ROWS else None
+        lines += 1 if block is None else block.rows
+        if lines > wire.MAX_LINES:
+            _refuse("too many lines")
+        if block is not None:
             blocks.append(block)
         elif kind == wire.MESSAGE:
             blocks.append(_message(body, start, end))
@@ -156,7 +156,7 @@ def _message(body: bytes, start: int, end: int) -> model.NodeMessage:
 def _rows(body: bytes, start: int, end: int) -> model.MetricBlock:
     reader = _Reader(body, start, end)
     rows, step_mode, progress_mode, time_mode, size = _ROWS.unpack_from(body, reader.take(_ROWS.size))
-    if not 0 < rows <= wire.MAX_ROWS:
+    if not 0 < rows <= wire.MAX_LINES:
         _refuse("a block has no rows, or too many")
     begin = reader.take(size)
     shape = _shape(body[begin : begin + size])
