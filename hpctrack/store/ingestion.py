@@ -3,9 +3,10 @@
 A batch locks its journals in the order of their keys, decides from their watermarks what to store, stores it
 and moves the watermarks: all in one transaction. What is refused (`refusals`) is divided: by runs, down to
 the one that is to blame; that run is a suspect from then on, and is stored apart, by pieces and lines, when
-all others are in, for half of the time at most. Lines that are to blame are set aside in ``rejected``. Runs
-that other sessions hold are put off (`held.Held`), and come again; so are runs of which something is refused
-while PostgreSQL refuses whatever comes (`refusals.Streak`), or over which it fails again and again.
+all others are in, for half of the time at most; owners take turns (`memory`). Lines that are to blame are set
+aside in ``rejected``. Runs that other sessions hold are put off (`held.Held`), and come again; so are runs of
+which something is refused while PostgreSQL refuses whatever comes (`refusals.Streak`), or over which it fails
+again and again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import functools
 import itertools
 import logging
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -23,6 +23,7 @@ import psycopg
 from hpctrack import errors, model
 from hpctrack.store import batch, columns, database, held, metrics, pieces, refusals
 from hpctrack.store.batch import Outcome
+from hpctrack.store.memory import Memory, owner
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
@@ -40,38 +41,11 @@ _FEW_REFUSALS = 2
 _ADVANCE = 0.25
 #: Sets of metrics that are remembered as settled.
 _MAX_SETTLED = 10_000
-_MAX_REMEMBERED = 10_000  # runs
 #: How often PostgreSQL may fail over a run, among others and alone, before its pieces are put off.
 _MAX_LOSSES = 3
 _NO_LOSS = (errors.ContentRefused, errors.StoreBusy)
 
 _log = logging.getLogger(__name__)
-
-
-class Memory:
-    """What is remembered of runs from one connection to the next."""
-
-    def __init__(self) -> None:
-        #: Runs of which something was refused; the one served longest ago comes first.
-        self.suspects: dict[int, None] = {}
-        #: Until when the time that they took is made up for.
-        self.suspects_paid = 0.0
-        self.held = held.Held()
-        self.streak = refusals.Streak()
-        #: How often the connection was lost, or the server failed, while something of a run was stored.
-        self.losses: Counter[int] = Counter()
-
-    def suspect(self, run_id: int) -> None:
-        """Take in that something of a run was refused."""
-        if len(self.suspects) >= _MAX_REMEMBERED:
-            del self.suspects[next(iter(self.suspects))]
-        self.suspects[run_id] = None
-
-    def lose(self, runs: Collection[int]) -> None:
-        """Take in that PostgreSQL failed over some runs, or one of them."""
-        if len(self.losses) > _MAX_REMEMBERED:
-            self.losses.clear()
-        self.losses.update(runs)
 
 
 class Ingestion:
@@ -99,6 +73,8 @@ class Ingestion:
         self._settled: set[tuple[str, ...]] = set()
         self._settled_for = ""
         self._refusals_left = 0
+        #: Seconds of this batch in which all was stored in vain.
+        self._rolled_back = 0.0
         self._may_divide = True
         self._memory = Memory() if memory is None else memory
         self._held = self._memory.held
@@ -117,23 +93,29 @@ class Ingestion:
         """
         self._add_columns(pieces)
         outcome = Outcome()
-        alone = all(piece.run_id in self._memory.suspects or piece.run_id in self._held for piece in pieces)
-        self._may_divide = alone or self._clock() >= self._memory.suspects_paid - _ADVANCE
+        began = self._clock()
+        alone = all(self._memory.is_apart(piece, began) or piece.run_id in self._held for piece in pieces)
+        self._may_divide = alone or began >= self._memory.paid - _ADVANCE
         self._refusals_left = most = _REFUSALS if self._may_divide else _FEW_REFUSALS
-        began = self._clock()
-        pieces = self._store_what_was_held(pieces, outcome)
+        self._rolled_back = 0.0
+        left = self._store_what_was_held(pieces, outcome)
         spent = self._clock() - began
-        suspects = [piece for piece in pieces if piece.run_id in self._memory.suspects]
-        if suspects:
-            pieces = [piece for piece in pieces if piece.run_id not in self._memory.suspects]
-        for part in self._by_losses(pieces):
-            self._store_or_divide(part, outcome, suspects)
+        apart = [piece for piece in left if self._memory.is_apart(piece, began)]
+        fresh: list[model.Piece] = []
+        for part in self._by_losses([p for p in left if not self._memory.is_apart(p, began)]):
+            self._store_or_divide(part, outcome, fresh)
+        self._charge(fresh)
         began = self._clock()
-        self._store_suspects(suspects, outcome)
+        self._store_apart([*apart, *fresh], outcome)
         if self._may_divide and self._refusals_left < most:
             ended = self._clock()
-            self._memory.suspects_paid = max(self._memory.suspects_paid, ended) + spent + (ended - began)
+            self._memory.spend(spent + (ended - began), ended)
         return outcome
+
+    def _charge(self, to_blame: Sequence[model.Piece]) -> None:
+        """Charge owners with the time for which others' pieces were stored in vain beside theirs."""
+        if to_blame:
+            self._memory.spend(self._rolled_back, self._clock(), map(owner, to_blame))
 
     def _by_losses(self, given: Sequence[model.Piece]) -> Iterable[Sequence[model.Piece]]:
         """Return pieces in parts such that what PostgreSQL fails over is found out, by halves."""
@@ -148,24 +130,22 @@ class Ingestion:
         parts += [[piece for piece in others if piece.run_id in doubtful], *_halves(latest, most)]
         return [part for part in parts if part]
 
-    def _store_suspects(self, suspects: Sequence[model.Piece], outcome: Outcome) -> None:
-        """Store what is left of runs of which something was refused, in turn."""
-        by_run: dict[int, list[model.Piece]] = {}
-        for piece in sorted(suspects, key=_position):
-            by_run.setdefault(piece.run_id, []).append(piece)
-        order = self._memory.suspects
-        for run_id in [run_id for run_id in order if run_id in by_run]:
-            del order[run_id]
-            order[run_id] = None
-            refused = outcome.counts["rejected"]
-            self._store_run(by_run[run_id], outcome)
-            if outcome.counts["rejected"] == refused and run_id not in self._held:
-                del order[run_id]
+    def _store_apart(self, apart: Sequence[model.Piece], outcome: Outcome) -> None:
+        """Store what is kept apart from others' pieces, in turn."""
+        memory = self._memory
+        for group in memory.turns(sorted(apart, key=_position)):
             if self._refusals_left <= 0:
                 return
+            left, refused = self._refusals_left, outcome.counts["rejected"]
+            self._store_run(group, outcome)
+            if self._may_divide or self._refusals_left == left:  # only tried, it keeps its turn
+                memory.serve(group)
+            is_clean = self._refusals_left == left and outcome.counts["rejected"] == refused
+            if is_clean and group[0].run_id not in self._held:
+                memory.suspects.pop(group[0].run_id, None)
 
     def _store_run(self, ordered: Sequence[model.Piece], outcome: Outcome) -> None:
-        """Store pieces of one run, in their order, dividing them as long as refusals are left."""
+        """Store pieces of an owner's, in their order, dividing them as long as refusals are left."""
         waiting = [ordered]
         while waiting and self._refusals_left > 0:
             part = waiting.pop()
@@ -182,6 +162,7 @@ class Ingestion:
                     middle = len(part) // 2
                     waiting += [part[middle:], part[:middle]]
                 else:
+                    self._memory.suspect(part[0])
                     self._set_aside(part[0], refusal, outcome)
             except errors.StoreBusy:
                 self._put_off(part, outcome, [])
@@ -259,12 +240,14 @@ class Ingestion:
         self, given: Sequence[model.Piece], outcome: Outcome, suspects: list[model.Piece]
     ) -> None:
         """Store pieces; when they are refused, those of half the runs, down to the one that is to blame."""
+        began = self._clock()
         try:
             stored = self._transact(functools.partial(batch.store, *self._tools, given), given)
         except errors.ContentRefused:
+            self._rolled_back += self._clock() - began
             runs = sorted({piece.run_id for piece in given})
             if len(runs) == 1:
-                self._memory.suspect(runs[0])
+                self._memory.suspect(given[0])
                 suspects += given
                 return
             for part in _halves(given, runs):
@@ -337,9 +320,13 @@ class Ingestion:
             f"PostgreSQL refused the last {refusals.IN_A_ROW} rows or messages, whoever sent them; no more "
             f"are set aside until it takes something: {refusal}"
         )
-        if given[0].run_id not in self._held:
-            _log.warning("rows of r%d wait: %s", given[0].run_id, outcome.refusing)
-        self._held.extend([given[0].run_id])
+        runs = sorted({piece.run_id for piece in given})
+        if (
+            not all(run_id in self._held for run_id in runs)
+            and (also := self._memory.log.wants(("refusing", given[0].owner))) is not None
+        ):
+            _log.warning("rows of r%d wait: %s%s", runs[0], outcome.refusing, also)
+        self._held.extend(runs)
         outcome.counts["put_off"] += len(given)
 
     def _set_aside(self, piece: model.Piece, refusal: errors.ContentRefused, outcome: Outcome) -> None:
@@ -356,11 +343,11 @@ class Ingestion:
                 return
         self._refusals_left -= stored.counts.pop("refusals", 0)
         lines = stored.counts["rejected"]
-        if lines:
-            _log.warning("%s: %d lines set aside: %s", where, lines, refusal)
+        if lines and (also := self._memory.log.wants(("aside", piece.owner))) is not None:
+            _log.warning("%s: %d lines set aside: %s%s", where, lines, refusal, also)
         self._note([piece], stored, outcome)
         refused = [kind for kind in pieces.kinds([piece]) if not stored.counts[kind]]
-        self._memory.streak.refuse(refused, piece.owner or piece.run_id, lines)
+        self._memory.streak.refuse(refused, owner(piece), lines)
 
 
 def _halves(given: Sequence[model.Piece], runs: Sequence[int]) -> list[list[model.Piece]]:

@@ -19,6 +19,7 @@ import psycopg
 from psycopg.pq import ConnStatus
 
 from hpctrack import errors
+from hpctrack.store import sparing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,6 +48,8 @@ _BY_HAND = "pl"
 IN_A_ROW = 200
 
 _log = logging.getLogger(__name__)
+#: A mistake of ours that some data brings to light comes with each of its lines.
+_sparing = sparing.Sparing()
 
 
 @contextlib.contextmanager
@@ -72,7 +75,8 @@ def told(connection: Connection) -> Iterator[None]:
     except (errors.HpctrackError, OSError, MemoryError):
         raise
     except Exception as error:
-        _log.exception("unexpected")
+        if (also := _sparing.wants(type(error))) is not None:
+            _log.exception("unexpected%s", also)
         raise errors.ContentRefused(f"{type(error).__name__}: {error}") from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from hpctrack.store import held, ingestion
@@ -90,3 +92,61 @@ def test_nobody_makes_a_long_streak_alone(connection, patient, run):
     log = Journal(run(), owner="mallory")
     deliver(patient, [log.rows(*({"step": 10 * n + 7, "x": 1.0} for n in range(1000)))])
     assert not patient._memory.streak.is_long(["rows"])
+
+
+def test_a_users_many_suspects_leave_another_its_turn(connection, patient, run):
+    connection.execute("ALTER TABLE metrics ADD CHECK (step % 2 = 0)")
+    logs = [Journal(run(), owner="mallory") for _ in range(6)]
+    pieces = [log.rows(*({"step": 2 * n + 1, "x": 1.0} for n in range(32))) for log in logs]
+    log = Journal(run(), owner="alice")
+    pieces.append(log.rows({"step": 0, "x": 1.0}, {"step": 1, "x": 1.0}))
+    marks = {}
+    for _ in range(3):
+        marks |= patient.store([p for p in pieces if (p.run_id, A) not in marks]).watermarks
+    assert marks[log.run_id, A] == log.end
+    assert len(marks) < len(pieces)
+
+
+def test_what_is_only_tried_keeps_its_turn(connection, run):
+    """Three whose rows are refused, while time is being made up for in every other batch."""
+    ingest = ingestion.Ingestion(connection, lambda *_: frozenset(), clock=lambda: 0.0)
+    connection.execute("ALTER TABLE metrics ADD CHECK (step % 2 = 0)")
+    good = Journal(run(), owner="bob")
+    logs = [Journal(run(), owner=name) for name in ("alice", "carol", "mallory")]
+    pieces = [log.rows(*({"step": n, "x": 1.0} for n in range(64))) for log in logs for _ in range(3)]
+    served = {log.run_id: 0 for log in logs}
+    for n in range(9):
+        ingest._memory.paid = 0.0 if n % 2 == 0 else 1e9
+        outcome = ingest.store([good.rows({"step": 2 * n, "x": 1.0}), *pieces])
+        pieces = [p for p in pieces if p.start >= outcome.watermarks.get((p.run_id, A), 0)]
+        served |= {run_id: mark for (run_id, _), mark in outcome.watermarks.items() if run_id in served}
+    assert all(served.values()), served
+
+
+def test_who_is_refused_now_and_then_pays_for_others_batches(connection, run):
+    """A user sends good rows of all runs, and bad ones of another run each time: others' are not in vain."""
+    ticks = itertools.count()  # each look at the clock is a second later
+    ingest = ingestion.Ingestion(connection, lambda *_: frozenset(), clock=lambda: float(next(ticks)))
+    connection.execute("ALTER TABLE metrics ADD CHECK (step % 10 <> 7)")
+    good = Journal(run(), owner="alice")
+    bads = [Journal(run(), owner="mallory") for _ in range(4)]
+    in_vain, waiting = [], []
+    for n in range(20):
+        ours = good.rows({"step": 10 * n, "x": 1.0})
+        waiting += [bad.rows({"step": 10 * n + 7 * (i == n % 4), "x": 1.0}) for i, bad in enumerate(bads)]
+        marks = ingest.store([ours, *waiting]).watermarks
+        assert marks[good.run_id, A] == good.end
+        waiting = [p for p in waiting if p.start >= marks.get((p.run_id, A), 0)]
+        in_vain.append(ingest._rolled_back > 0)
+    assert sum(in_vain) <= 12  # of 20
+    marks = deliver(ingest, waiting)
+    assert [len(stored(connection, bad.run_id)) for bad in bads] == [15] * 4
+    assert one(connection, "SELECT count(*) FROM rejected") == (20,)
+
+
+def test_a_flood_of_refused_lines_fills_no_log(connection, patient, run, caplog):
+    connection.execute("ALTER TABLE metrics ADD CHECK (step % 2 = 0)")
+    for owner in ("mallory", "alice"):
+        for log in [Journal(run(), owner=owner) for _ in range(3)]:
+            deliver(patient, [log.rows({"step": 1, "x": 1.0}) for _ in range(10)])
+    assert [r.getMessage().count("1 lines set aside") for r in caplog.records] == [1, 1]

@@ -11,6 +11,7 @@ import pytest
 from hpctrack import errors, model
 from hpctrack.store import database as store
 from hpctrack.store import held, ingestion
+from hpctrack.store import memory as store_memory
 from hpctrack.stream import journal, wire
 from hpctrack.stream.collector import decode
 from tests.journals import A, Journal, one, stored
@@ -215,7 +216,7 @@ def test_what_ends_the_connection_is_found_and_waits(database, run):
         )
         logs = [Journal(run()) for _ in range(9)]
         pieces = [log.rows({"step": 3 if log is logs[4] else 1, "x": 1.0}) for log in logs]
-        memory, done, tries = ingestion.Memory(), {}, 0
+        memory, done, tries = store_memory.Memory(), {}, 0
         while len(done) < 8:
             tries += 1
             assert tries < 30

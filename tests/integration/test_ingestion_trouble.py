@@ -14,6 +14,7 @@ import pytest
 from hpctrack import errors
 from hpctrack.store import database as store
 from hpctrack.store import held, ingestion
+from hpctrack.store import memory as store_memory
 from tests.journals import A, Journal, one, stored
 
 #: Rows that make a table grow.
@@ -115,7 +116,7 @@ def test_nothing_is_set_aside_and_all_arrives_later(roles, trouble):
     usage = few.message("usage", {"time": 1.7e9, "node": "n", "processes": 1})
     pieces = [of_few(usage), of_few(few.rows(*({"step": n, "x": 0.5} for n in range(10))))]
     pieces += [of_many(many.rows(*MANY[begin : begin + 500])) for begin in range(0, len(MANY), 500)]
-    memory, marks = ingestion.Memory(), {}
+    memory, marks = store_memory.Memory(), {}
 
     def attempt(connection):
         memory.held._pauses = dict.fromkeys(memory.held._pauses, held._Pause(0.0, 1.0))

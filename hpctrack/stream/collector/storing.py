@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import tenacity
 
 from hpctrack import errors, model, reconcile
-from hpctrack.store import database, held, ingestion
+from hpctrack.store import database, held, ingestion, memory
 from hpctrack.stream import wire
 from hpctrack.stream.collector import decode, reassembly
 from hpctrack.stream.collector.reassembly import Key, Range, Reassembly, Verdict
@@ -79,7 +79,7 @@ class Storing:
         self.rejected: Counter[str] = Counter()
         #: Seconds that the last batch took, and all of them.
         self.commit_s = self.commit_total_s = 0.0
-        self._memory = ingestion.Memory()
+        self._memory = memory.Memory()
         self._trouble: str | None = None
         self._refusing: str | None = None
 
