@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 from hpctrack import errors, words
 from hpctrack.model import RunStatus
@@ -172,6 +172,16 @@ def field(text: str) -> Field:
     raise errors.UsageError(
         f"{text!r} is no field of a run: {', '.join(FIELDS)}, args.NAME, tags.NAME, metrics.NAME"
     )
+
+
+def element(value: Any, name: str) -> Any:
+    """Return an element of an object by its name, or by its path: ``model.depth``; None where it is not."""
+    if not isinstance(value, dict):
+        return None
+    if name in value:
+        return value[name]
+    first, dot, rest = name.partition(".")
+    return element(value.get(first), rest) if dot else None
 
 
 class _Parser:

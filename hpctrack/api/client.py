@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpctrack import errors, runids, words
@@ -14,7 +15,17 @@ from hpctrack import where as conditions
 from hpctrack.api.experiment import Experiment
 from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
-from hpctrack.store import columns, database, experiments, filters, lists, lookup, queries, registration
+from hpctrack.store import (
+    columns,
+    database,
+    experiments,
+    filters,
+    lists,
+    lookup,
+    misspelt,
+    queries,
+    registration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,7 +101,8 @@ class Client:
         ``state``: one of Slurm's job states, or several: ``"FAILED"``, ``["PENDING", "RUNNING"]``.
         ``tag``: a tag, with a value or with any (``"set=cifar"``, ``"baseline"``), or several: all of them.
         ``where``: a condition as for ``hpctrack status``: ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
-        Raises `errors.FilterError` for one that can't be understood.
+        Raises `errors.FilterError` for one that can't be understood. Of names that no run has there is a
+        warning, with the nearest one.
         """
         which = filters.RunFilter(
             statuses=_states(state),
@@ -100,6 +112,8 @@ class Client:
             where=None if where is None else conditions.parse(where),
         )
         found = self.ask(lambda connection: lists.list_runs(connection, which, limit))
+        for line in self.ask(lambda connection: list(misspelt.lines(connection, _names(which), found))):
+            warnings.warn(line, UserWarning, stacklevel=2)
         return Runs(Run(self, row) for row in reversed(found))
 
     def ask(self, question: Callable[[Connection], _T]) -> _T:
@@ -183,6 +197,12 @@ def _states(given: str | RunStatus | Iterable[str | RunStatus] | None) -> tuple[
     if given is None:
         return None
     return tuple(one if isinstance(one, RunStatus) else words.state(one) for one in _several(given))
+
+
+def _names(which: filters.RunFilter) -> misspelt.Names:
+    fields = [] if which.where is None else list(conditions.fields(which.where))
+    fields += [conditions.Field("tags", name) for name, _ in which.tags]
+    return misspelt.Names(which.experiment, fields, which.users or ())
 
 
 def _several(given: _One | Iterable[_One]) -> list[_One]:

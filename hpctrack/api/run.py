@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, overload
 
-from hpctrack import errors, script
+from hpctrack import errors, nearest, script
 from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
 from hpctrack.store import (
@@ -377,5 +377,5 @@ def _chosen(connection: Connection, ids: Sequence[int], wanted: Sequence[str] | 
     unknown -= set(metric_names.column_types(connection)) if unknown else set()
     if unknown and known:
         whose = f"r{ids[0]}" if len(ids) == 1 else f"any of these {len(ids)} runs"
-        raise errors.BadInput(f"no metric {min(unknown)!r} in {whose}; there are: {', '.join(known)}")
+        raise errors.BadInput(f"no metric {min(unknown)!r} in {whose}: {nearest.hint(min(unknown), known)}")
     return list(dict.fromkeys(wanted))

@@ -63,6 +63,7 @@ def examine(config_path: str | None) -> Iterator[Check]:
         return
     yield _configuration(configuration, config_path)
     yield _data_folder(configuration)
+    yield _node_folder(configuration)
     try:
         with contextlib.closing(_connect(configuration)) as connection:
             yield _server(configuration, connection)
@@ -102,6 +103,31 @@ def _data_folder(configuration: Settings) -> Check:
             "close that folder to others, or set data_dir to one below a folder of your own",
         )  # fmt: skip
     return Check("data folder", "ok", configuration.data_dir)
+
+
+def _node_folder(configuration: Settings) -> Check:
+    """Try to write where journals begin: on a compute node, and with hpctrack run here."""
+    from hpctrack.stream import runfolder
+
+    try:
+        folder = runfolder.create(configuration.spool, configuration.node_dir, "doctor", 0)
+    except FileNotFoundError:
+        says = f"{configuration.node_dir} is not there on this host"
+        return Check("node folder", "note", says, "nothing, if hosts where jobs run have it")
+    except OSError as error:
+        return _no_room(error, configuration.node_dir or "the folder for temporary files")
+    try:
+        _write(str(Path(folder.path) / "probe"))
+    except OSError as error:
+        return _no_room(error, folder.path)
+    finally:
+        runfolder.discard(folder.path)
+    return Check("node folder", "ok", str(Path(folder.path).parent))
+
+
+def _no_room(error: OSError, folder: str) -> Check:
+    says = f"{error.filename or folder} of this host: {error.strerror}"
+    return Check("node folder", "broken", says, "free space there, or set node_dir to another local folder")
 
 
 def _write(path: str) -> None:

@@ -152,18 +152,8 @@ def _choose(name: str, width: int | None) -> Chosen:
         )
     key = where.field(name).name
     attribute = {"metrics": "last"}.get(scope, scope)
-    column = Column(name, lambda run, _: element(getattr(run, attribute), key), justify="right")
+    column = Column(name, lambda run, _: where.element(getattr(run, attribute), key), justify="right")
     return Chosen(name, column, width)
-
-
-def element(value: Any, name: str) -> Any:
-    """Return an element of an object by its name, or by its path: ``model.depth``; None where it is not."""
-    if not isinstance(value, dict):
-        return None
-    if name in value:
-        return value[name]
-    first, dot, rest = name.partition(".")
-    return element(value.get(first), rest) if dot else None
 
 
 def explain() -> str:

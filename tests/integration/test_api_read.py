@@ -150,7 +150,7 @@ def test_an_unknown_metric_is_named_and_the_known_are_listed(client, run, column
     columns(loss="double precision")
     one, other = run(), run()
     log(one, 1, extra={"acc": 1})
-    with pytest.raises(errors.BadInput, match=f"no metric 'lss' in r{one}; there are: acc"):
+    with pytest.raises(errors.BadInput, match=f"no metric 'lss' in r{one}: there are: acc"):
         client.run(one).metrics("lss")
     # A run that did not get so far yet is no mistake.
     assert client.run(one).metrics("loss").empty
@@ -299,7 +299,35 @@ def test_an_experiments_frame_has_a_row_per_run(client, insert, columns, log):
     assert frame["exit_code"].tolist() == [0, pd.NA]
     assert pd.isna(frame.loc[other, "last.loss"])
     assert "min.loss" not in client.experiment("digits").frame(extremes=False)
-    assert client.runs(experiment="nothing").frame().columns.tolist()[:2] == ["run", "status"]
+    with pytest.warns(UserWarning, match="no experiment 'nothing': there are: digits"):
+        nothing = client.runs(experiment="nothing")
+    assert nothing.frame().columns.tolist()[:2] == ["run", "status"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"experiment": "dgits"}, "no experiment 'dgits': did you mean 'digits'"),
+        ({"where": "args.lrr < 1"}, "none has an argument 'lrr': did you mean 'lr'"),
+        ({"where": "metrics.los < 1"}, "none has a metric 'los': did you mean 'loss'"),
+        ({"where": "args.opt.nam = adam"}, "none has an argument 'opt.nam': did you mean 'opt.name'"),
+        ({"tag": "base"}, "none has a tag 'base': did you mean 'baseline'"),
+        ({"user": "alcie"}, "none is of user 'alcie': did you mean 'alice'"),
+    ],
+    ids=str,
+)
+def test_of_names_that_nothing_has_there_is_a_warning(client, insert, asked, said, recwarn):
+    run = insert(
+        "runs", experiment_id=insert("experiments", name="digits"), user_name="alice",
+        args={"lr": 1, "opt": {"name": "adam"}}, tags={"baseline": True},
+    )  # fmt: skip
+    insert("run_latest", run_id=run, last={"loss": 1})
+    assert client.runs(experiment="digits", where="args.opt.name = sgd", tag="baseline", user="alice") == []
+    assert [str(one.message) for one in recwarn] == []
+    assert client.runs(**asked) == []
+    (warning,) = recwarn
+    assert said in str(warning.message)
+    assert warning.filename == __file__
 
 
 def test_runs_are_filtered_and_come_newest_last(client, insert):

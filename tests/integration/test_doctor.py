@@ -57,6 +57,7 @@ def doctor(settings, slurm, monkeypatch, capsys, tmp_path):
         monkeypatch.setenv(f"HPCTRACK_DSN_{name.upper()}", value)
     monkeypatch.setenv("HPCTRACK_DATA_DIR", settings.data_dir)
     monkeypatch.setenv("HPCTRACK_NODE_DIR", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
 
     def call(*arguments):
         code = main.run(["doctor", "--json", *arguments])
@@ -85,8 +86,8 @@ def test_all_is_well(doctor, collector, connection, capsys):
     assert code == 0
     assert {state for state, _ in told.values()} == {"ok"}
     assert list(told) == [
-        "configuration", "data folder", "PostgreSQL", "schema", "clock", "collector", "submitting", "echo",
-        "Slurm", "squeue", "sacct", "reconciler", "spool",
+        "configuration", "data folder", "node folder", "PostgreSQL", "schema", "clock", "collector",
+        "submitting", "echo", "Slurm", "squeue", "sacct", "reconciler", "spool",
     ]  # fmt: skip
     assert told["echo"][1].startswith(f"{collector} answers in ")
     assert told["Slurm"][1] == "slurm 22.05.8, cluster mini"
@@ -280,3 +281,15 @@ def test_a_full_disk_is_told(small_disk, settings):
     check = checks._data_folder(full)
     assert (check.state, "No space left" in check.says) == ("broken", True)
     assert not list((small_disk / "data").rglob("doctor.*"))
+
+
+def test_a_full_folder_of_the_node_is_told(small_disk, settings):
+    full = settings._replace(node_dir=str(small_disk))
+    assert checks._node_folder(full).state == "ok"
+    with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1 << 16))
+    check = checks._node_folder(full)
+    assert (check.state, "No space left" in check.says) == ("broken", True)
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+    assert checks._node_folder(settings._replace(node_dir="/nowhere")).state == "note"
