@@ -277,6 +277,8 @@ class Contents(NamedTuple):
     blocks: list[Block]
     torn: int = 0
     """Lines that could not be read whole."""
+    lines: int | None = None
+    """Of rows and torn lines so many end at or before the end of this range, of which nothing is left."""
 
 
 class Piece(NamedTuple):

@@ -6,14 +6,15 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hpctrack import errors, model
 from hpctrack.store import gather, messages, pieces, refusals, rows, values
+from hpctrack.store.progress import COUNTED, Journal, decide
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from uuid import UUID
 
     from hpctrack.store import metrics
@@ -69,32 +70,6 @@ class Outcome:
         self.refusing = other.refusing or self.refusing
 
 
-class Decision(NamedTuple):
-    """What to do about the pieces of one journal."""
-
-    watermark: int
-    """Where the journal will be."""
-    store: list[model.Piece]
-    ahead: list[model.Piece]
-    duplicates: int
-
-
-def decide(given: Iterable[model.Piece], watermark: int) -> Decision:
-    """Choose the pieces that continue a journal from its watermark, one after the other."""
-    chosen: list[model.Piece] = []
-    ahead: list[model.Piece] = []
-    duplicates = 0
-    for piece in sorted(given, key=lambda piece: (piece.start, piece.end)):
-        if piece.start == watermark:
-            chosen.append(piece)
-            watermark = piece.end
-        elif piece.start > watermark:
-            ahead.append(piece)
-        else:
-            duplicates += 1
-    return Decision(watermark, chosen, ahead, duplicates)
-
-
 def store(
     connection: Connection, writer: metrics.Writer, observe: Observe, given: Sequence[model.Piece]
 ) -> Outcome:
@@ -143,48 +118,17 @@ def probe(
     return batch.probe(writer, observe)
 
 
-@dataclass
-class _Journal:
-    """A locked journal, and what this batch adds to it."""
-
-    stream: Stream
-    decision: Decision
-    rows: int = 0
-    torn: int = 0
-    rejected: int = 0
-    replaced: int = 0
-
-    def counted(self) -> dict[str, int]:
-        """Return what it adds, to be restored should that be undone."""
-        return {name: getattr(self, name) for name in _COUNTED}
-
-    def restore(self, counted: Mapping[str, int]) -> None:
-        for name, value in counted.items():
-            setattr(self, name, value)
-
-    @property
-    def changed(self) -> bool:
-        return bool(self.decision.store or self.decision.duplicates)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "run_id": self.stream[0],
-            "journal_id": self.stream[1],
-            "watermark": self.decision.watermark,
-            "duplicates": self.decision.duplicates,
-            **self.counted(),
-        }
-
-
 class _Batch:
     def __init__(self, connection: Connection, given: Sequence[model.Piece]) -> None:
         self._connection = connection
         self._pieces = given
         self._watermarks: dict[Stream, int] = {}
+        #: Rows and torn lines that have come in.
+        self._lines: dict[Stream, int] = {}
         #: Those of runs that are what the wire calls them, and those of others.
         self._home: list[model.Piece] = []
         self._homeless: list[model.Piece] = []
-        self._journals: list[_Journal] = []
+        self._journals: list[Journal] = []
         #: Entries and bytes in `rejected`, by run.
         self._set_aside_before: dict[int | None, tuple[int, int]] = {}
         self._logged: list[rows.Logged] = []
@@ -197,11 +141,16 @@ class _Batch:
         self._hold_runs()
         attempts = {(piece.run_id, piece.journal): piece.attempt for piece in self._home}
         streams = sorted(attempts)
-        self._watermarks = watermarks(self._execute("lock_streams", **keys(streams)))
+        self._lock_streams(streams)
         new = [stream for stream in streams if stream not in self._watermarks]
         if new:
             self._execute("insert_streams", **keys(new), attempts=[attempts[stream] for stream in new])
-            self._watermarks |= watermarks(self._execute("lock_streams", **keys(new)))
+            self._lock_streams(new)
+
+    def _lock_streams(self, streams: Collection[Stream]) -> None:
+        for run_id, journal, watermark, lines in self._execute("lock_streams", **keys(streams)):
+            self._watermarks[run_id, journal] = watermark
+            self._lines[run_id, journal] = lines
 
     def _hold_runs(self) -> None:
         """Hold the runs that still are what the wire called them: a cached key may outlive its run."""
@@ -221,7 +170,8 @@ class _Batch:
         ``take``: all of it; else `store_lines` follows.
         """
         for stream, found in _by_stream(self._home).items():
-            self._journals.append(_Journal(stream, decide(found, self._watermarks[stream])))
+            decision = decide(found, self._watermarks[stream])
+            self._journals.append(Journal(stream, decision, before=self._lines[stream]))
         for stream, found in _by_stream(self._homeless).items():
             self._set_aside_homeless(stream, found)
         for index, piece in self._in_order() if take else ():
@@ -246,7 +196,7 @@ class _Batch:
         if piece.fault is not None:
             journal.rejected += self._set_aside(piece, piece.run_id)
             return
-        journal.torn += piece.contents.torn
+        journal.take_damage(piece.contents)
         self._take_lines(index, piece)
 
     def _take_lines(self, index: int, piece: model.Piece) -> None:
@@ -286,7 +236,7 @@ class _Batch:
         writer.refresh()
         for index, piece in self._in_order():
             self.outcome.counts["pieces"] += 1
-            self._journals[index].torn += piece.contents.torn
+            self._journals[index].take_damage(piece.contents)
             waiting = [(0, pieces.count(piece.contents))]
             tries = 0
             while waiting:
@@ -439,15 +389,12 @@ class _Batch:
         if self._lossy:
             self._execute("update_lost", runs=sorted(self._lossy))
         self.outcome.counts["duplicates"] += sum(journal.decision.duplicates for journal in changed)
-        for name in _COUNTED:
+        for name in COUNTED:
             self.outcome.counts[name] += sum(getattr(journal, name) for journal in changed)
 
     def _execute(self, name: str, **parameters: object) -> list[tuple[Any, ...]]:
         cursor = self._connection.execute(statement(name), parameters)
         return cursor.fetchall() if cursor.description else []
-
-
-_COUNTED = ("rows", "torn", "rejected", "replaced")
 
 
 def _by_stream(given: Iterable[model.Piece]) -> dict[Stream, list[model.Piece]]:

@@ -20,6 +20,8 @@ _NUMBERISH = re.compile(
     r"(?:%|\u2030|\u00b0|[kKMGTP]?i?[bB](?:/s)?|[num\u00b5]?s|min|h|k|K|M|G|x|X)?[;,:.)\]]*"
 )
 _VERSION = re.compile(r"\d+\.\d+\.[\d.]*")
+#: What is told of rows that nobody has counted.
+UNCOUNTED = "an unknown number of rows is lost: PostgreSQL was set back, or a disk has failed"
 _MOST = 5
 _LONGEST = 120
 _WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
@@ -58,6 +60,10 @@ class Doubts:
         """Note a line that can't be read; ``shown`` is what may be shown of it."""
         self._torn += 1
         self._untold.append(f"a line can't be read, {why(line)}: {_short(shown)}")
+
+    def note_gap(self) -> None:
+        """Note that nobody knows how many rows stood where nothing is left of them."""
+        self._untold.append(UNCOUNTED)
 
     def take(self) -> list[str]:
         """Return what was noted since the last time."""

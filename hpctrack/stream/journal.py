@@ -61,6 +61,8 @@ _TOKEN = re.compile(
     r"""[ \t\r\v\f]*(?:(?P<key>[^ \t\r\v\f="]+)|(?P<quoted_key>"(?:[^"\\]|\\.)*"))="""
     r"""(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<bare>[^ \t\r\v\f="]+))(?=[ \t\r\v\f]|\Z)"""
 )
+#: Lines that begin with white space or a byte order mark, as shells may write them.
+_ODD = re.compile(rb"\n(?:[ \t\r\v\f]|\xef\xbb\xbf)")
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _INT64 = range(-(1 << 63), 1 << 63)
 # Longer ones would meet Python's limit on digits, and mean a float to everyone.
@@ -139,6 +141,16 @@ class Torn(NamedTuple):
     end: int
 
 
+class Gap(NamedTuple):
+    """What stood before ``end`` and can't be read again, since it was acknowledged once and given back.
+
+    ``lines`` of the journal, rows and torn ones, end at or before ``end``.
+    """
+
+    end: int
+    lines: int
+
+
 class Header(NamedTuple):
     """First line of a journal. ``lost`` counts lines that the writer could not append; updated in place."""
 
@@ -147,7 +159,7 @@ class Header(NamedTuple):
     lost: int
 
 
-Line = Row | Message | Torn
+Line = Row | Message | Torn | Gap
 
 
 def parse_header(data: bytes) -> Header | None:
@@ -186,6 +198,15 @@ def parse(
             note_torn(doubts, line, redactor)
         if parsed is not None:
             yield parsed
+
+
+def count(data: bytes) -> int:
+    """Return how many of these lines are rows, or torn: all but messages, comments and blank ones."""
+    text = b"\n" + data
+    if _ODD.search(text):
+        lines = (line.removeprefix(codecs.BOM_UTF8).strip() for line in data.split(b"\n"))
+        return sum(line[:1] not in (b"", b"#", b"!") for line in lines)
+    return data.count(b"\n") - sum(map(text.count, (b"\n!", b"\n#", b"\n\n")))
 
 
 def note_torn(doubts: Doubts, line: bytes, redactor: Redactor | None) -> None:

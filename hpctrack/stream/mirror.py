@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hpctrack import files
 from hpctrack.stream import folders, journal_lines, removal
-from hpctrack.stream.tail import SHELL
+from hpctrack.stream.tail import SHELL, part_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,8 +134,8 @@ class Mirror:
             part = None
         if part is None:
             self.claim()
-            path = os.path.join(self.folder, f"{tail.name.hex()}.{tail.kind}.{watermark}.part")
-            part = self._parts[tail.name] = _Part(path, watermark)
+            name = part_name(tail.name, tail.kind, watermark, tail.lines_before(watermark))
+            part = self._parts[tail.name] = _Part(os.path.join(self.folder, name), watermark)
         return part
 
     def claim(self) -> None:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 EVERYTHING = 1 << 63
 #: What stands in folders of journals besides journals.
 _OURS = re.compile(
-    r"([0-9a-f]{16}\.shell\.mark|identity\.json(\.[0-9a-f]{8})?|lock|told|silent|slurm_script|relay\.log|python)\Z"
+    r"([0-9a-f]{16}\.(shell\.mark|[a-z]+\.hole)|identity\.json(\.[0-9a-f]{8})?|lock|told|silent|slurm_script|relay\.log|python)\Z"
 )
 #: What says whose they were goes after all else.
 _LAST = "identity.json"

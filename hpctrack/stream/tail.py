@@ -1,28 +1,27 @@
 """Journals on disk: found in their folders, read as they grow, given back as they are acknowledged.
 
 A journal that can't be opened or read says so (`Tail.trouble`) and is tried again at each look: nothing is
-concluded from what could not be seen. Of many journals few are open at a time; a file that is opened again
-must be the one that it was.
+concluded from what could not be seen.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
-import resource
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.stream import holes, journal, journal_lines, marks
+from hpctrack.stream import holes, journal, journal_lines, marks, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hpctrack.stream.doubts import Doubts
 
-_NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,19})\.part)\Z")
+_NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,19})(?:\.([0-9]{1,19}))?\.part)\Z")
 _CHUNK = 1 << 16
 #: Acknowledged bytes that are given back at once.
 _PUNCH = 1 << 20
@@ -31,12 +30,8 @@ _PAGE = 4096
 _SETTLED = 2_000_000_000
 #: Bytes before what is read next that must be what they were: else somebody has written over the journal.
 _SEAM = 64
-#: Journals that are open at a time, where the process may open so many.
-_MAX_OPEN = 256
 #: The kind of journals that shells append to, by their names.
 SHELL = "shell"
-_REPLACED = "another file has its name"
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class File(NamedTuple):
@@ -47,6 +42,8 @@ class File(NamedTuple):
     kind: str
     base: int
     whole: bool
+    #: How many lines end at or before ``base``; None where nobody knows.
+    lines: int | None = None
 
 
 def parse_name(path: str) -> File | None:
@@ -54,8 +51,15 @@ def parse_name(path: str) -> File | None:
     match = _NAME.match(os.path.basename(path))
     if match is None:
         return None
-    name, kind, base = match.groups()
-    return File(path, bytes.fromhex(name), kind, int(base or 0), base is None)
+    name, kind, base, lines = match.groups()
+    known = None if lines is None else int(lines)
+    return File(path, bytes.fromhex(name), kind, int(base or 0), base is None, known)
+
+
+def part_name(name: bytes, kind: str, base: int, lines: int | None) -> str:
+    """Return the name of a file that holds a journal from ``base`` on; `parse_name` reads it."""
+    counted = "" if lines is None else f".{lines}"
+    return f"{name.hex()}.{kind}.{base}{counted}.part"
 
 
 def find(folder: str) -> list[File]:
@@ -110,87 +114,6 @@ class Watch:
         return found
 
 
-class Replaced(FileNotFoundError):
-    """Another file has taken the name of a journal."""
-
-
-class _Opened:
-    """The file behind a path, always the same one: open while it is read, closed when others need room."""
-
-    #: The open ones, the one that was used last at the end.
-    _open: dict[_Opened, int] = {}  # noqa: RUF012 (of this process)
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        #: Device and inode; None before it could be opened.
-        self.identity: tuple[int, int] | None = None
-
-    def descriptor(self) -> int:
-        """Return a descriptor for reading. Raises OSError, `Replaced`."""
-        descriptor = self._open.pop(self, None)
-        if descriptor is None:
-            descriptor = self._opened()
-        self._open[self] = descriptor
-        return descriptor
-
-    def _opened(self) -> int:
-        room = min(_MAX_OPEN, max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
-        while len(self._open) >= room:
-            next(iter(self._open)).close()
-        descriptor = _open_own(self.path)
-        found = os.fstat(descriptor)
-        identity = found.st_dev, found.st_ino
-        if self.identity not in (None, identity):
-            os.close(descriptor)
-            raise Replaced(errno.ENOENT, _REPLACED, self.path)
-        self.identity = identity
-        return descriptor
-
-    def status(self) -> os.stat_result:
-        """Return what stat(2) says of the file, without opening it again. Raises OSError."""
-        descriptor = self._open.get(self)
-        if descriptor is not None or self.identity is None:
-            return os.fstat(self.descriptor())
-        found = os.lstat(self.path)
-        if (found.st_dev, found.st_ino) != self.identity:
-            raise Replaced(errno.ENOENT, _REPLACED, self.path)
-        return found
-
-    def open_to_write(self) -> int:
-        """Return another descriptor, for writing. Raises OSError."""
-        descriptor = os.open(
-            self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != self.identity:
-            os.close(descriptor)
-            raise Replaced(errno.ENOENT, _REPLACED, self.path)
-        return descriptor
-
-    def close(self) -> None:
-        """Close it for now."""
-        descriptor = self._open.pop(self, None)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _open_own(path: str) -> int:
-    """Open a file for reading; one of this user's that its umask has shut is opened up. Raises OSError."""
-    try:
-        return os.open(path, _READ)
-    except PermissionError:
-        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            found = os.fstat(handle)
-            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
-            if not ours or found.st_mode & 0o600 == 0o600:
-                raise
-            os.chmod(f"/proc/self/fd/{handle}", 0o600)
-        finally:
-            os.close(handle)
-        return os.open(path, _READ)
-
-
 class Tail:
     """Reads the complete lines of one journal, from the files that hold it."""
 
@@ -212,7 +135,7 @@ class Tail:
         self.doubts: Doubts | None = None
         #: Why something of it could not be seen when it was last tried.
         self.trouble: OSError | None = None
-        self._opened = {file.path: _Opened(file.path) for file in self.files}
+        self._opened = {file.path: opened.Opened(file.path) for file in self.files}
         self._ends: dict[str, int] = {}
         self._time: float | None = None
         self._skipping = False
@@ -225,15 +148,18 @@ class Tail:
         #: Where some bytes before the offset stand, and what they are.
         self._seam = 0, b""
         self._stamp = 0
-        self._overwritten = False
+        self._overwritten = self._zeros = False
         #: Whether somebody has cut it since it was read last, by whomever.
         self.was_cut = False
-        whole = next((file for file in self.files if file.whole and file.kind == SHELL), None)
-        self._marks = None if whole is None else self._marks_of(whole)
+        whole = next((file for file in self.files if file.whole), None)
+        self._marks = None if whole is None or whole.kind != SHELL else self._marks_of(whole)
+        self._counts = holes.Counts(whole.path, functools.partial(self._bytes, whole)) if whole else None
         self.look()
         self.read_header()
         if name is None and len(self.files) == 1:
             self._find_name(self.files[0])
+        if self._counts is not None:
+            self._counts.load(self.name)
 
     def _marks_of(self, file: File) -> marks.Marks:
         return marks.Marks(file.path, lambda offset, size: self._bytes(file, offset, size))
@@ -251,6 +177,8 @@ class Tail:
         """Take what stands there for another journal than what was read: somebody has cut it."""
         self.name = marks.next_name(self.name)
         self.seek(0)
+        if self._counts is not None:
+            self._counts.load(self.name)
 
     def note(self, offset: int) -> None:
         """Remember that it is read up to an offset, before any of that is sent or copied."""
@@ -259,8 +187,8 @@ class Tail:
 
     def close(self) -> None:
         """Close the files."""
-        for opened in self._opened.values():
-            opened.close()
+        for one in self._opened.values():
+            one.close()
 
     def look(self) -> bool:
         """Look how far the journal has grown; whether there is anything new to read."""
@@ -378,10 +306,11 @@ class Tail:
     def _read(self) -> list[journal.Line]:
         while self.offset < self.end:
             left = [file for file in self.files if self._ends.get(file.path, 0) > self.offset]
-            for file in sorted(left, key=lambda file: max(file.base, self.offset)):
+            # Parts come first: of a whole file space may have been given back, since they hold the same.
+            for file in sorted(left, key=lambda file: (max(file.base, self.offset), file.whole)):
                 if self.offset < file.base:  # acknowledged once, and not kept: PostgreSQL was set back
                     self.seek(file.base)
-                    return [journal.Torn(file.base)]
+                    return [self._gap(file.base, file.lines)]
                 lines = self._read_some(file)
                 if lines:
                     return lines
@@ -398,6 +327,14 @@ class Tail:
         if not self._check_seam(read):
             return None
         data = read[self.offset - begin :]
+        if (zeros := data.find(holes.ZEROS)) >= 0:
+            if (hole := self._hole()) is None:
+                self._note_zeros()
+            elif (before := data.rfind(b"\n", 0, zeros) + 1) == 0:
+                self.seek(hole.end)
+                return [self._gap(*hole)]
+            else:
+                data = data[:before]
         newline = data.rfind(b"\n")
         if newline < 0 and not self._skipping:
             data = self._bytes(file, self.offset, journal_lines.MAX_LINE + 1)
@@ -431,6 +368,24 @@ class Tail:
                 # It was written about when the file last changed.
                 lines[index] = line._replace(time=self._time)
         return lines
+
+    def _hole(self) -> holes.Counted | None:
+        """Return the end of what was given back, if that is still to be read: PostgreSQL was set back."""
+        hole = self._counts.hole if self._counts is not None else None
+        return hole if hole is not None and self.offset < hole.end else None
+
+    def _note_zeros(self) -> None:
+        """Tell once that nobody knows how many rows stood where there are zeros."""
+        if self.doubts is not None and not self._zeros:
+            self._zeros = True
+            self.doubts.note_gap()
+
+    def _gap(self, end: int, lines: int | None) -> journal.Line:
+        if lines is not None:
+            return journal.Gap(end, lines)
+        if self.doubts is not None:
+            self.doubts.note_gap()
+        return journal.Torn(end)
 
     def _bytes(self, file: File, offset: int, size: int) -> bytes:
         return os.pread(self._opened[file.path].descriptor(), size, offset - file.base)
@@ -489,6 +444,20 @@ class Tail:
             descriptor = self._opened[self.files[0].path].open_to_write()
         except OSError:  # another file has its name, or there is none: nothing is to be given back
             return
+        self._note_hole(end, watermark)
         punched = holes.punch(descriptor, self._punched, end - self._punched)
         os.close(descriptor)
         self._punched = end if punched else 1 << 62
+
+    def _note_hole(self, end: int, watermark: int) -> None:
+        """Write down how many lines won't be had again: the last of them ends behind what is given back."""
+        if self._counts is not None:
+            with contextlib.suppress(OSError):
+                data = self.raw(end, watermark - end)
+                self._counts.note(self.name, end + data.find(b"\n") + 1)
+
+    def lines_before(self, offset: int) -> int | None:
+        """Return how many rows and torn lines end at or before an offset; None if nobody knows."""
+        with contextlib.suppress(OSError):
+            return None if self._counts is None else self._counts.lines(offset)
+        return None

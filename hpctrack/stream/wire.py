@@ -63,8 +63,10 @@ _LEAST = {
 ROWS = 1
 MESSAGE = 2
 TORN = 3
+GAP = 4
 _BLOCK = struct.Struct("<BI")
 _TORN = struct.Struct("<BII")
+_GAP = struct.Struct("<BIQ")
 
 # Head of a block of rows: rows, modes of steps, progress and times, bytes of the column table.
 _ROWS = struct.Struct("<HBBBxH")
@@ -229,7 +231,8 @@ def held(question: Header, key: bytes, tail: int, credit: int) -> bytes:
 def pack(lines: Iterable[journal.Line], budget: int = MAX_BODY) -> tuple[bytes, int]:
     """Pack the first lines into one body of at most ``budget`` bytes.
 
-    Returns the body and how many lines it holds: at least one, even if that alone exceeds the budget.
+    Returns the body and how many lines it holds: at least one, even if that alone exceeds the budget. A gap
+    travels alone.
     """
     blocks: list[bytes] = []
     rows = Rows()
@@ -243,6 +246,10 @@ def pack(lines: Iterable[journal.Line], budget: int = MAX_BODY) -> tuple[bytes, 
             if rows.size() > room and count:
                 break
             torn += 1
+        elif isinstance(line, journal.Gap):
+            if not count:
+                return _GAP.pack(GAP, 8, line.lines), 1
+            break
         else:
             message = _encode_message(line)
             room -= rows.size() + len(message)

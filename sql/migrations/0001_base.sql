@@ -506,7 +506,7 @@ COMMENT ON COLUMN streams.time_first IS 'When something of it was first stored';
 COMMENT ON COLUMN streams.time_last IS 'When something of it was last stored';
 COMMENT ON COLUMN streams.watermark IS 'Byte offset in the journal up to which everything is in the tables';
 COMMENT ON COLUMN streams.lost IS 'Lines that could not be written to the journal (disk full, cap)';
-COMMENT ON COLUMN streams.torn IS 'Lines found damaged in the journal';
+COMMENT ON COLUMN streams.torn IS 'Lines found damaged in the journal, or given back there before PostgreSQL was restored from an older dump';
 COMMENT ON COLUMN streams.rejected IS 'Rows that PostgreSQL refused; kept in rejected';
 COMMENT ON COLUMN streams.replaced IS 'Rows of an earlier attempt that this journal''s rows replaced';
 COMMENT ON COLUMN streams.duplicates IS 'Datagrams that arrived again and changed nothing';

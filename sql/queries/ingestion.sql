@@ -66,8 +66,8 @@ SELECT * FROM unnest(%(runs)s::bigint[], %(journals)s::text[], %(attempts)s::int
 ON CONFLICT DO NOTHING;
 
 -- name: lock_streams
--- Journals of a batch, locked in the order of their keys.
-SELECT s.run_id, s.journal_id, s.watermark
+-- Journals of a batch, locked in the order of their keys, and how many of their lines are counted.
+SELECT s.run_id, s.journal_id, s.watermark, s.rows + s.torn + s.rejected
 FROM unnest(%(runs)s::bigint[], %(journals)s::text[]) AS k (run_id, journal_id)
 JOIN streams s USING (run_id, journal_id)
 ORDER BY s.run_id, s.journal_id

@@ -74,7 +74,7 @@ def test_events_stand_in_the_timeline(connection, ingest, run, monkeypatch):
     told = [
         {"time": 1.7e9, "name": "signal", "signal": 10, "reach": "process"},
         {"time": 1.7e9, "name": "signal", "signal": 40, "reach": "moon"},
-        {"time": 1.7e9, "name": "supervisor lost\0" + "x" * 100, "reach": []},
+        {"time": 1.7e9, "name": "supervisor lost\0" + "x" * 1000, "reach": []},
         {"time": 1e300, "name": "too late"},
         {"time": 1.7e9},
         {"name": "no time"},
@@ -87,10 +87,20 @@ def test_events_stand_in_the_timeline(connection, ingest, run, monkeypatch):
     assert connection.execute(query).fetchall() == [
         (1, None, "relay", "sent to the batch script alone", "SIGUSR1", 1_700_000_000),
         (1, None, "relay", None, "signal 40", 1_700_000_000),
-        (1, None, "relay", None, "supervisor lost\ufffd" + "x" * 48, 1_700_000_000),
+        (1, None, "relay", None, "supervisor lost\ufffd" + "x" * 384, 1_700_000_000),
     ]
     ingest.store([log.message("event", {"time": 1.7e9, "name": "again"}) for _ in range(9)])
     assert one(connection, "SELECT count(*) FROM transitions") == (5,)
+
+
+def test_what_is_missing_behind_a_watermark_of_before_is_counted(connection, ingest, run):
+    log = Journal(run())
+    row = journal.Row.of(3, 1, None, None, {"x": 1.0})
+    ingest.store([log.lines(row, journal.Torn(4)), log.lines(journal.Gap(5, 100)), log.lines(row)])
+    assert one(connection, "SELECT torn, rows FROM streams") == (99, 2)
+    ingest.store([log.lines(row, row), log.lines(journal.Gap(6, 150)), log.lines(journal.Gap(7, 1))])
+    assert one(connection, "SELECT torn, rows FROM streams") == (146, 4)
+    assert one(connection, "SELECT lost FROM run_latest") == (146,)
 
 
 def test_losses_are_counted(connection, ingest, run):

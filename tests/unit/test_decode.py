@@ -85,6 +85,14 @@ def test_messages_and_torn_lines_keep_their_place():
     assert contents.torn == 2
 
 
+def test_a_gap_travels_alone():
+    row = journal.Row.of(2, 1, None, None, {"x": 1.0})
+    lines = [row, journal.Gap(900, 1 << 33), row]
+    assert wire.pack(lines)[1] == 1
+    body, count = wire.pack(lines[1:])
+    assert count == 1 and decode.decode(body) == ([], 0, 1 << 33)
+
+
 def test_floats_in_every_row_are_one_matrix():
     rows = [journal.Row.of(0, i, None, 1e9, {"b": i + 0.5, "a": 1.0}) for i in range(5)]
     (block,) = decode.decode(wire.pack(rows)[0]).blocks
@@ -149,6 +157,7 @@ MALFORMED = {
     "message cut short": block(wire.MESSAGE, b"\x09abc"),
     "message not UTF-8": block(wire.MESSAGE, b"\x01a\xff"),
     "torn of a wrong size": block(wire.TORN, b"\0"),
+    "a gap of a wrong size": block(wire.GAP, bytes(4)),
 }  # fmt: skip
 
 

@@ -28,6 +28,8 @@ _ROWS = struct.Struct("<HBBBxH")
 _COLUMN = struct.Struct("<BBH")
 _INT = struct.Struct("<q")
 _AFFINE = struct.Struct("<qq")
+#: A journal has no more lines than bytes.
+_MOST_LINES = (1 << 48) - 1
 _INT64 = range(-(1 << 63), 1 << 63)
 #: What decoded things take in CPython: an array 112 bytes and its elements, a string or integer about 64.
 _MESSAGE_BYTES, _BLOCK_BYTES, _ROW_BYTES = 256, 1200, 16
@@ -84,6 +86,7 @@ def decode(body: bytes) -> model.Contents:
     """
     blocks: list[model.Block] = []
     torn = lines = 0
+    before: int | None = None
     for kind, start, end in _blocks(body):
         block = _rows(body, start, end) if kind == wire.ROWS else None
         lines += 1 if block is None else block.rows
@@ -97,9 +100,13 @@ def decode(body: bytes) -> model.Contents:
             if end - start != 4:
                 _refuse("a count of torn lines has a wrong size")
             torn += int.from_bytes(body[start:end], "little")
+        elif kind == wire.GAP:
+            if end - start != 8:
+                _refuse("a count of lines before a gap has a wrong size")
+            before = min(int.from_bytes(body[start:end], "little"), _MOST_LINES)
         else:
             blocks.append(model.UnknownBlock(kind, body[start:end]))
-    return model.Contents(blocks, torn)
+    return model.Contents(blocks, torn, before)
 
 
 def footprint(contents: model.Contents) -> int:

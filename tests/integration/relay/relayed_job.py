@@ -124,6 +124,9 @@ class Collector:
     def torn(self) -> int:
         return sum(struct.unpack("<I", block)[0] for _, kind, block in self.blocks() if kind == wire.TORN)
 
+    def gaps(self) -> list[int]:
+        return [struct.unpack("<Q", block)[0] for _, kind, block in self.blocks() if kind == wire.GAP]
+
     def messages(self, kind: str) -> list[dict]:
         found = []
         for _, block_kind, block in self.blocks():

@@ -150,3 +150,20 @@ def test_acknowledged_space_is_given_back(job, collector, elsewhere):
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(60)
     assert sorted(collector.steps()) == list(range(60_000))
+
+
+def test_lines_before_what_the_spool_has_are_counted(job, collector):
+    """PostgreSQL was set back before them, and their journal is gone."""
+    job.submit()
+    job.find_collector_at(collector.address)
+    process = job.start(LOG, LAST="3000", REST="3")
+    await_result(lambda: len(collector.steps()) == 3000)
+    collector.close()
+    with job.journal("log").open("a") as file:
+        file.write("step=3000 loss=1\n")
+    process.wait(60)
+    assert [file.lines for file in job.spooled() if file.kind == "log"] == [3000]
+    other = Collector(job.key)
+    job.sync(other)
+    other.close()
+    assert other.steps() == [3000] and max(other.gaps()) == 3000 and other.torn() == 0

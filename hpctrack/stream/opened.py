@@ -1,0 +1,97 @@
+"""Files of journals that are read: of many journals few are open at a time.
+
+A file that is opened again must be the one that it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+
+#: Journals that are open at a time, where the process may open so many.
+_MAX_OPEN = 256
+_REPLACED = "another file has its name"
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Replaced(FileNotFoundError):
+    """Another file has taken the name of a journal."""
+
+
+class Opened:
+    """The file behind a path, always the same one: open while it is read, closed when others need room."""
+
+    #: The open ones, the one that was used last at the end.
+    _open: dict[Opened, int] = {}  # noqa: RUF012 (of this process)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        #: Device and inode; None before it could be opened.
+        self.identity: tuple[int, int] | None = None
+
+    def descriptor(self) -> int:
+        """Return a descriptor for reading. Raises OSError, `Replaced`."""
+        descriptor = self._open.pop(self, None)
+        if descriptor is None:
+            descriptor = self._opened()
+        self._open[self] = descriptor
+        return descriptor
+
+    def _opened(self) -> int:
+        room = min(_MAX_OPEN, max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        while len(self._open) >= room:
+            next(iter(self._open)).close()
+        descriptor = _open_own(self.path)
+        found = os.fstat(descriptor)
+        identity = found.st_dev, found.st_ino
+        if self.identity not in (None, identity):
+            os.close(descriptor)
+            raise Replaced(errno.ENOENT, _REPLACED, self.path)
+        self.identity = identity
+        return descriptor
+
+    def status(self) -> os.stat_result:
+        """Return what stat(2) says of the file, without opening it again. Raises OSError."""
+        descriptor = self._open.get(self)
+        if descriptor is not None or self.identity is None:
+            return os.fstat(self.descriptor())
+        found = os.lstat(self.path)
+        if (found.st_dev, found.st_ino) != self.identity:
+            raise Replaced(errno.ENOENT, _REPLACED, self.path)
+        return found
+
+    def open_to_write(self) -> int:
+        """Return another descriptor, for writing. Raises OSError."""
+        descriptor = os.open(
+            self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != self.identity:
+            os.close(descriptor)
+            raise Replaced(errno.ENOENT, _REPLACED, self.path)
+        return descriptor
+
+    def close(self) -> None:
+        """Close it for now."""
+        descriptor = self._open.pop(self, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_own(path: str) -> int:
+    """Open a file for reading; one of this user's that its umask has shut is opened up. Raises OSError."""
+    try:
+        return os.open(path, _READ)
+    except PermissionError:
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(handle)
+            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+            if not ours or found.st_mode & 0o600 == 0o600:
+                raise
+            os.chmod(f"/proc/self/fd/{handle}", 0o600)
+        finally:
+            os.close(handle)
+        return os.open(path, _READ)
