@@ -27,7 +27,7 @@ _PUNCH_HOLE = 0x01 | 0x02
 _CHUNK = 1 << 18
 #: Bytes that are counted at most for one answer; where space is given back it is little more than a hole.
 _MAX_COUNTED = 1 << 26
-_PATTERN = re.compile(rb"([0-9a-f]{16}) ([0-9]{20}) ([0-9]{20})\n")
+_PATTERN = re.compile(rb"([0-9a-f]{16}) (00[0-9]{18}) (00[0-9]{18})\n")
 _SIZE = 16 + 1 + 20 + 1 + 20 + 1
 #: So many zeros in a row are no writer's.
 ZEROS = bytes(64)

@@ -372,7 +372,7 @@ class Tail:
     def _hole(self) -> holes.Counted | None:
         """Return the end of what was given back, if that is still to be read: PostgreSQL was set back."""
         hole = self._counts.hole if self._counts is not None else None
-        return hole if hole is not None and self.offset < hole.end else None
+        return hole if hole is not None and self.offset < hole.end <= self.end else None
 
     def _note_zeros(self) -> None:
         """Tell once that nobody knows how many rows stood where there are zeros."""

@@ -100,3 +100,24 @@ def test_a_journal_that_is_another_by_now_is_counted_anew(path):
     path.write_bytes(journal_lines.format_header(0, 0) + line(1) + line(2))
     one.begin_anew()
     assert len(read(one)) == 2 and one.lines_before(one.offset) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{NAME} 99999999999999999999 00000000000000000001\n",
+        f"{NAME} 00999999999999999999 00000000000000000001\n",
+        f"{NAME} 00000000000000000100 99999999999999999999\n",
+        f"{NAME[::-1]} 00000000000000001000 00000000000000000001\n",
+        "nothing",
+        "",
+    ],
+)
+def test_a_count_that_means_nothing_counts_for_nothing(path, text):
+    _, lines = punched(path)
+    with open(str(path).removesuffix("journal") + "hole", "w", encoding="ascii") as file:
+        file.write(text)
+    one = opened(path)
+    again = read(one)
+    assert not any(isinstance(line, journal.Gap) for line in again) and again[-1] == lines[-1]
+    assert one.doubts.take().count(doubts.UNCOUNTED) == 1

@@ -21,21 +21,37 @@ _STOP_SECONDS = 60.0
 _COMMANDS = ("postgres", "unshare")
 
 
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks after boot; None if it is gone or a zombie."""
+def _told(pid: int, name: str) -> str | None:
+    """Return what the kernel tells of a process (proc(5)); None if it is gone.
+
+    Raises OSError where nobody can say: no descriptors or no memory are left.
+    """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks after boot; None if it is gone or a zombie.
+
+    Raises OSError where nobody can say.
+    """
+    text = _told(pid, "stat")
+    if text is None:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may hold anything
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def works_in(pid: int, folder: Path) -> bool:
-    """Say whether a process works in a folder, as every process of a PostgreSQL does in its data folder."""
+    """Say whether a process works in a folder, as every process of a PostgreSQL does in its data folder.
+
+    Another user's does not, and none does in a folder that is gone. Raises OSError where nobody can say.
+    """
     try:
         return Path(f"/proc/{pid}/cwd").samefile(folder)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError):
         return False
 
 
@@ -52,10 +68,7 @@ def processes(data: Path) -> list[int]:
 
 
 def _is_postgres(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip() in _COMMANDS
-    except OSError:
-        return False
+    return (_told(pid, "comm") or "").strip() in _COMMANDS
 
 
 def find(place: Place, record: Owner | None, here: Host) -> int | None:
@@ -93,33 +106,24 @@ def children(pid: int) -> list[int]:
     """List the processes that a process has started (proc(5)); without CONFIG_PROC_CHILDREN all are asked."""
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
-    except OSError:
+    except FileNotFoundError:
         found = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
         return [process for process in found if _parent(process) == pid]
 
 
 def _parent(pid: int) -> int | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return int(text.rpartition(")")[2].split()[1])
+    text = _told(pid, "stat")
+    return None if text is None else int(text.rpartition(")")[2].split()[1])
 
 
 def title(pid: int) -> str:
     """Return what a process calls itself; empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode("utf-8", "replace")
-    except OSError:
-        return ""
+    return (_told(pid, "cmdline") or "").rstrip("\0 ")
 
 
 def switches(pid: int) -> str:
     """Return how often a process has waited for something, in the kernel's words (proc(5), status)."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = (_told(pid, "status") or "").splitlines()
     return next((line for line in lines if line.startswith("voluntary_ctxt_switches")), "")
 
 
