@@ -55,8 +55,8 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
         say.note(f"this command runs untracked: {error or type(error).__name__}")
         _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
-    _register_meanwhile(record.uuid)
-    options = _supervisor_options(configuration, path, f"{record.uuid}:-1")
+    told = _register_meanwhile(record.uuid)
+    options = _supervisor_options(configuration, path, f"{record.uuid}:-1") + told
     supervisor = children.supervisor_argv("command", *options, "--", *argv)
     environ = {**children.environ(os.environ), "HPCTRACK_RUN": f"{record.uuid}:-1"}  # for who looks at /proc
     _become(children.PYTHON, supervisor, environ)
@@ -105,22 +105,32 @@ def _supervisor_options(configuration: settings.Settings, path: str, run: str) -
     return words if configuration.python_path else [*words, "--no-python-path"]
 
 
-def _register_meanwhile(uuid: str) -> None:
-    """Tell PostgreSQL and make sure of a collector in a process of its own, out of the command's way."""
-    with contextlib.suppress(OSError):
+def _register_meanwhile(uuid: str) -> list[str]:
+    """Tell PostgreSQL and make sure of a collector in a process of its own, out of the command's way.
+
+    It waits for the supervisor's word that the command is tracked; returns that one's option for it.
+    """
+    try:
+        reading, writing = os.pipe()
         subprocess.Popen(
             children.argv("hpctrack.cli.run:register", uuid, str(os.getpid())),
             env=children.environ(os.environ),
-            stdin=subprocess.DEVNULL,
+            stdin=reading,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
+        os.close(reading)
+        os.set_inheritable(writing, True)
+    except OSError:
+        return []
+    return ["--told", str(writing)]
 
 
 def register() -> None:
     """Make PostgreSQL and a collector know what was submitted; one line on standard error if they can't.
 
-    The arguments are the submission's UUID and the supervisor's process id.
+    The arguments are the submission's UUID and the supervisor's process id. Standard input has a byte once
+    the command is tracked; where it is not, its record is gone when that ends.
     """
     from hpctrack.store import registration
     from hpctrack.stream import collector
@@ -128,6 +138,9 @@ def register() -> None:
     uuid, supervisor = sys.argv[1:3]
     try:
         configuration = settings.load()
+        os.read(0, 1)
+        if not Path(records.path_of(configuration.spool, uuid)).exists():
+            return
         registration.register_pending(configuration)
         if configuration.personal:
             collector.ensure_running(configuration)

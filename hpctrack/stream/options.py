@@ -30,6 +30,8 @@ class Options(NamedTuple):
     ranks: str = "0"
     journal_cap: int = 1 << 30
     flush: float = 5.0
+    #: Descriptor on which to say that the command is tracked, to who then registers it; -1 for nobody.
+    told: int = -1
 
 
 class Config(NamedTuple):
@@ -80,6 +82,7 @@ def parse(arguments: Sequence[str]) -> Options:
         ranks=values.get("ranks", "0"),
         journal_cap=int(values.get("journal_cap", 1 << 30)),
         flush=float(values.get("flush", 5.0)),
+        told=int(values.get("told", -1)),
     )
 
 

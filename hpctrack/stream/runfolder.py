@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 #: So much of a script is looked at for secrets.
 _MAX_SCRIPT = 1 << 20
 _SCRIPT = "slurm_script"
+#: How often a home is made anew that others remove.
+_TRIES = 100
 _MEMORY_BACKED = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 
 
@@ -45,8 +48,7 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
     failure: OSError | None = None
     for parent in _candidates(node_dir):
         try:
-            path = os.path.join(_home(parent), name)
-            files.new_folder(path)
+            path = _new(parent, name)
         except OSError as error:
             failure = error
             continue
@@ -58,6 +60,18 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
             continue
         return RunFolder(path, name, os.path.join(spool, "journals", name), shell)
     raise failure or FileNotFoundError("no folder for journals")
+
+
+def _new(parent: str, name: str) -> str:
+    """Make a folder in this user's home there. Another run that is discarded may remove that meanwhile."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            path = os.path.join(_home(parent), name)
+            files.new_folder(path)
+            return path
+        if not os.path.isdir(parent):
+            break
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), parent)
 
 
 def discard(path: str) -> None:
@@ -90,6 +104,8 @@ def _home(parent: str) -> str:
     try:
         files.new_folder(plain)
     except FileExistsError:
+        if not os.path.lexists(plain):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), plain) from None
         if not files.is_private(plain):
             for other in _homes(parent):
                 return other

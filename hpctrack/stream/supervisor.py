@@ -39,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the script or command; return its exit code, or die of its signal."""
     signals.hold_streams()
     options = parse(arguments)
+    if options.told >= 0:
+        os.set_inheritable(options.told, False)
     try:
         with _private_files():
             folder, argv = _prepare(options)
@@ -148,6 +150,9 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
         runfolder.discard(folder.path)
         signals.restore(original_mask, ignores_children=ignores_children)
         _run_untracked(options, error)
+    if options.told >= 0:
+        os.write(options.told, b"t")
+        os.close(options.told)
     signals.silence()
     inside, outside, channel = helpers.inside, helpers.outside, helpers.channel
     _tell(channel, {"script_pid": pid, "group_pid": inside.pid if batch else 0})
@@ -250,8 +255,14 @@ def _start(
 
 
 def _run_untracked(options: Options, why: object) -> NoReturn:
-    """Become the script, without any of our processes: no folder may have been left."""
+    """Become the script, without any of our processes: no folder may have been left.
+
+    Of a command nobody is told, for nobody would ever say how it ended.
+    """
     _say(f"this job runs untracked: {why}")
+    if options.record:
+        with contextlib.suppress(OSError):
+            os.unlink(options.record)
     environ = _inherited(options)
     environ["HPCTRACK_JOURNAL"] = os.devnull
     if options.script:

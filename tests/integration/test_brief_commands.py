@@ -55,3 +55,16 @@ def test_the_very_first_command_is_complete_when_all_has_been_started(personal, 
     told = done.stderr.splitlines()
     assert len([line for line in told if "r1 is complete" in line]) == 1, told
     assert embedded.running(personal) is not None
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+def test_a_command_that_runs_untracked_is_not_registered(settings, tmp_path):
+    """Nobody would ever say how it ended."""
+    untracked = settings._replace(node_dir=str(tmp_path / "nowhere"))
+    done = run(untracked, "exit 3")
+    assert done.returncode == 3 and "untracked" in done.stderr, done.stderr
+    assert found(settings) == []
+    assert test_sync.hpctrack(settings, "sync").returncode == 0 and found(settings) == []
+    tracked = settings._replace(node_dir=str(tmp_path))
+    run(tracked, "exit 4")
+    assert len(found(settings)) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,20 @@ def test_a_missing_parent_is_an_error_of_the_system(tmp_path):
 
 def test_the_folder_for_scripts_holds_this_package_alone():
     assert [name for name in os.listdir(runfolder.importable()) if name != "__pycache__"] == ["hpctrack"]
+
+
+COME_AND_GO = """
+import sys
+from hpctrack.stream import runfolder
+for _ in range(400):
+    runfolder.discard(runfolder.create(sys.argv[1], sys.argv[2], "c.1", 0).path)
+"""
+
+
+def test_who_discards_its_folder_takes_no_others_home_away(tmp_path):
+    """A run that can't be tracked removes the home of run folders, too, if it is empty."""
+    command = [sys.executable, "-c", COME_AND_GO, str(tmp_path / "spool"), str(tmp_path)]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert said == [""] * 4
+    assert os.listdir(tmp_path) == [], "neither a folder nor a home under another name stays"
