@@ -86,8 +86,8 @@ def name_of(argv: tuple[str, ...]) -> str:
     program = Path(argv[0]).name
     if program.rstrip("0123456789.") in _INTERPRETERS:
         scripts = (word for word in argv[1:] if not word.startswith("-"))
-        script = Path(next(scripts, program))
-        return script.name if script.is_file() else program
+        script = next(scripts, program)
+        return Path(script).name if os.path.isfile(script) else program  # noqa: PTH113 (whatever it holds)
     return program
 
 
