@@ -291,8 +291,10 @@ def _open_new(name: str, folder: int, owner: int) -> int:
 def claim_spool(folder: str, attempt: int) -> None:
     """Make a run's spool folder, and say whose it is where no relay has: it may have ended long ago.
 
-    Raises OSError where there can be no such folder.
+    Raises OSError where there can be no such folder, and where there is no spool: in a container that does
+    not see the home, what is written to a spool of its own would reach nobody.
     """
+    os.stat(os.path.dirname(os.path.dirname(folder)))
     make_private(folder)
     path = os.path.join(folder, "identity.json")
     if os.path.exists(path):

@@ -502,17 +502,17 @@ def test_arguments_that_are_too_long_are_told(run, capfd):
 
 
 @pytest.mark.parametrize(
-    "environ",
-    [{"HPCTRACK_JOB_ID": None}, {"SLURM_JOB_ID": "15"}, {"HPCTRACK_JOB_ID": ""}],
+    ("environ", "said"),
+    [({"HPCTRACK_JOB_ID": None}, 0), ({"SLURM_JOB_ID": "15"}, 1), ({"HPCTRACK_JOB_ID": ""}, 1)],
     ids=str,
 )
-def test_outside_its_run_it_says_one_line_and_does_nothing(run, monkeypatch, environ, capfd):
+def test_outside_a_run_it_is_silent_and_in_another_job_says_one_line(run, monkeypatch, environ, said, capfd):
     for name, value in environ.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
     for _ in range(3):
         script.log(loss=1.0)
         script.set_args(a=1)
-    assert list(run.iterdir()) == [] and capfd.readouterr().err.count("\n") == 1
+    assert list(run.iterdir()) == [] and capfd.readouterr().err.count("\n") == said
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -619,6 +619,7 @@ def test_that_ranks_are_silent_is_told_once(run, monkeypatch):
 
 
 def test_without_a_run_folder_it_writes_to_the_spool(run, monkeypatch, tmp_path):
+    (tmp_path / "spool").mkdir(mode=0o700)
     run.rmdir()
     script.log(loss=1.0)
     spool = tmp_path / "spool" / "journals" / "c.14.0"
@@ -626,7 +627,15 @@ def test_without_a_run_folder_it_writes_to_the_spool(run, monkeypatch, tmp_path)
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in (spool, spool.parent, spool.parent.parent))
 
 
+def test_in_a_container_that_sees_neither_it_makes_nothing_and_says_one_line(run, tmp_path, capfd):
+    run.rmdir()
+    for _ in range(3):
+        script.log(loss=1.0)
+    assert list(tmp_path.iterdir()) == [] and capfd.readouterr().err.count("\n") == 1
+
+
 def test_a_run_folder_that_others_can_enter_is_not_used(run, tmp_path):
+    (tmp_path / "spool").mkdir(mode=0o700)
     run.chmod(0o755)
     script.log(loss=1.0)
     assert lines(run) == [] and logged(tmp_path / "spool" / "journals" / "c.14.0") == {"loss": 1.0}
