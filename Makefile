@@ -63,7 +63,8 @@ cluster:  ## start the mini cluster: a real four-node Slurm on this machine
 cluster-stop:  ## stop the mini cluster
 	$(PYTHON) scripts/minicluster.py stop
 
-wheel: $(STAMP)  ## build the wheel
+wheel: $(STAMP)  ## build both wheels: hpctrack, and hpctrack-script, which it depends on
+	$(BIN)/python -m build --wheel --outdir build/dist packages/script
 	$(BIN)/python -m build --wheel --outdir build/dist .
 
 clean:  ## remove what was built

@@ -33,7 +33,13 @@ def __getattr__(name: str) -> object:
     if home is None:
         raise AttributeError("module 'hpctrack' has no attribute " + repr(name))
     # Not importlib.import_module: importlib takes longer to load than what is wanted.
-    value = getattr(__import__(home, fromlist=[name]), name)
+    try:
+        value = getattr(__import__(home, fromlist=[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != home:
+            raise
+        said = " needs all of hpctrack, and here is hpctrack-script alone: pip install hpctrack"
+        raise ModuleNotFoundError("hpctrack." + name + said, name=home) from None
     globals()[name] = value  # the next access does not come here
     return value
 

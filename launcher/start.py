@@ -120,6 +120,7 @@ def beside() -> "Iterator[str]":
 
 def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
     """Import what a verb needs from the start, while there is still another way; return how to run it."""
+    from hpctrack import __version__  # noqa: F401 (which hpctrack-script brings)
     from hpctrack.cli import main, verbs
 
     if arguments[:1] and arguments[0] in verbs.VERBS:
@@ -142,6 +143,8 @@ def give_up(error: BaseException) -> "NoReturn":
     for name in ("SIGPIPE", "SIGXFSZ"):  # which Python ignores
         _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
     why = " ".join(f"{type(error).__name__}: {error} ({sys.executable})".split())
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "hpctrack":
+        why += "; hpctrack and hpctrack-script have to be in one place, in the same version"
     launcher = os.path.join(os.path.dirname(HERE), "hpctrack")
     os.execv("/bin/sh", ["sh", launcher, "--untracked", why, *sys.argv[1:]])
 

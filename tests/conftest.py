@@ -249,10 +249,11 @@ def _nobodys_configuration(monkeypatch, tmp_path_factory) -> None:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
-    """Build the wheel as users get it."""
+def wheels(tmp_path_factory) -> list[Path]:
+    """Build both wheels as users get them: hpctrack's, and that of the script's side, which it depends on."""
     folder = tmp_path_factory.mktemp("dist")
     root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, root]
-    subprocess.run(command, check=True, capture_output=True)
-    return next(folder.glob("*.whl"))
+    for source in (root, root / "packages" / "script"):
+        command = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, source]
+        subprocess.run(command, check=True, capture_output=True)
+    return [*folder.glob("hpctrack-*.whl"), *folder.glob("hpctrack_script-*.whl")]

@@ -63,17 +63,17 @@ def pip(
     assert done.returncode == 0, done.stderr
 
 
-def install(way: str, wheel: Path, folder: Path) -> Installation:
-    """Install hpctrack into a folder, in one of `WAYS`."""
+def install(way: str, wheels: list[Path], folder: Path) -> Installation:
+    """Install hpctrack from both of its wheels into a folder, in one of `WAYS`."""
     return {"venv": _venv, "editable": _venv, "user": _user, "python_path": _apart}[way](
-        wheel if way != "editable" else None, folder
+        wheels if way != "editable" else [], folder
     )
 
 
-def _venv(wheel: Path | None, folder: Path) -> Installation:
+def _venv(wheels: list[Path], folder: Path) -> Installation:
     environment = folder / "an environment"  # with a blank
     subprocess.run([BASE, "-I", "-m", "venv", "--without-pip", environment], check=True)
-    what = [wheel] if wheel else ["-e", ROOT]
+    what = wheels or ["-e", ROOT]
     pip("--python", environment / "bin" / "python", "install", "--no-deps", "-q", *what)
     packages = environment / "lib" / VERSION / "site-packages"
     for name in LIBRARIES:
@@ -81,9 +81,9 @@ def _venv(wheel: Path | None, folder: Path) -> Installation:
     return Installation(environment / "bin" / "hpctrack", {}, packages)
 
 
-def _user(wheel: Path, folder: Path) -> Installation:
+def _user(wheels: list[Path], folder: Path) -> Installation:
     environ = {"PYTHONUSERBASE": str(folder / "local"), "HOME": str(folder), "PIP_BREAK_SYSTEM_PACKAGES": "1"}
-    pip("install", "--user", "--no-deps", "--no-index", "-q", wheel, python=BASE, environ=environ)
+    pip("install", "--user", "--no-deps", "--no-index", "-q", *wheels, python=BASE, environ=environ)
     packages = folder / "local" / "lib" / VERSION / "site-packages"
     for name in LIBRARIES:
         if not (packages / name).exists():
@@ -91,11 +91,11 @@ def _user(wheel: Path, folder: Path) -> Installation:
     return Installation(folder / "local" / "bin" / "hpctrack", {}, packages)
 
 
-def _apart(wheel: Path, folder: Path) -> Installation:
-    """Every package in a folder of its own, all of them on PYTHONPATH, as EasyBuild does it."""
+def _apart(wheels: list[Path], folder: Path) -> Installation:
+    """Every package but our two in a folder of its own, all of them on PYTHONPATH, as EasyBuild does it."""
     environ = {"PIP_BREAK_SYSTEM_PACKAGES": "1"}
     prefix = folder / "hpctrack"
-    pip("install", f"--prefix={prefix}", "--no-deps", "--no-index", "--ignore-installed", "-q", wheel,
+    pip("install", f"--prefix={prefix}", "--no-deps", "--no-index", "--ignore-installed", "-q", *wheels,
         python=BASE, environ=environ)  # fmt: skip
     [command] = prefix.glob("**/bin/hpctrack")
     [package] = prefix.glob("**/*-packages/hpctrack")

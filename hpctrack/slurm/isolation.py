@@ -39,6 +39,7 @@ def notes(text: bytes, cache: str) -> Iterator[str]:
             files.make_folder(cache)
             os.close(files.create(os.path.join(cache, "told-" + re.sub(r"\W+", "-", way))))  # noqa: PTH118
             yield (
-                f"this script uses {way}: `import hpctrack` works behind that only with "
-                f"{resources.PACKAGE / 'importable'} on PYTHONPATH (told once; docs/submission.md)"
+                f"this script uses {way}: `import hpctrack` works behind that only where hpctrack-script is "
+                f"installed, or with {resources.PACKAGE / 'importable'} on PYTHONPATH "
+                "(told once; docs/submission.md)"
             )

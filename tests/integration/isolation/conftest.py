@@ -91,13 +91,13 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def installed(wheel, tmp_path_factory):
+def installed(wheels, tmp_path_factory):
     """Install in one of the ways, once."""
     made: dict[str, installations.Installation] = {}
 
     def get(way: str) -> installations.Installation:
         if way not in made:
-            made[way] = installations.install(way, wheel, tmp_path_factory.mktemp(way))
+            made[way] = installations.install(way, wheels, tmp_path_factory.mktemp(way))
         return made[way]
 
     return get

@@ -39,14 +39,14 @@ def interpreter(version: str) -> str | None:
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def installation(request, wheel, tmp_path_factory) -> installations.Installation:
+def installation(request, wheels, tmp_path_factory) -> installations.Installation:
     python = interpreter(request.param)
     if python is None:
         pytest.skip(f"there is no Python {request.param} here")
     environment = tmp_path_factory.mktemp(f"python{request.param}") / "environment"
     subprocess.run([python, "-I", "-m", "venv", "--without-pip", environment], check=True)
     installations.pip(
-        "--python", environment / "bin" / "python", "install", "--no-deps", "--no-index", "-q", wheel
+        "--python", environment / "bin" / "python", "install", "--no-deps", "--no-index", "-q", *wheels
     )
     packages = environment / "lib" / f"python{request.param}" / "site-packages"
     for name in PURE:
