@@ -424,12 +424,10 @@ def _start() -> Writer | None:
     """Open this process's journal, or find that there is nothing to do."""
     environ = os.environ
     job = environ.get("HPCTRACK_JOB_ID")
-    if job is None:  # nothing is tracked here
-        return _state.setdefault("writer", None)
     # A script may well unset all that is Slurm's: it is no other job for that.
-    slurms = environ.get("SLURM_JOB_ID") or job
-    if slurms != job:  # inherited by one that is not tracked
-        _warn("untracked", f"job {slurms} is not tracked (HPCTRACK_* are of another): nothing is logged")
+    if job is None or (environ.get("SLURM_JOB_ID") or job) != job:
+        if job is not None:
+            _warn("untracked", "this job is not tracked (HPCTRACK_* are of another): nothing is logged")
         return _state.setdefault("writer", None)
     rank, variable = ranks.find(environ)
     every_rank = environ.get("HPCTRACK_RANKS") == "all"

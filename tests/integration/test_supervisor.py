@@ -75,6 +75,7 @@ def test_the_package_can_be_imported_where_the_run_folder_is_not(tmp_path, sever
 rm -r "$HPCTRACK_RUN_DIR"
 exec "$PYTHON" -S -c 'import hpctrack; hpctrack.log(step=1, loss=1.0)'
 """
+    (tmp_path / "spool").mkdir(mode=0o700)  # as submitting has made it
     job = Job(tmp_path, script, PYTHON=sys.executable, **several)
     assert job.end() == (0, "", "")
 

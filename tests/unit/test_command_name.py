@@ -6,10 +6,17 @@ import pytest
 
 from hpctrack.cli import run
 
+WORDS = {
+    "a long program": "x = 1  # " + "long " * 100,
+    "many slashes": "/" * 5000,
+    "a long path": "a/" * 3000,
+    "nothing": "",
+    "a byte": "\udcff",
+    "a file for a folder": "train.py/x",
+}
 
-@pytest.mark.parametrize(
-    "word", ["x = 1  # " + "long " * 100, "/" * 5000, "a/" * 3000, "", "\udcff", "train.py/x"]
-)
+
+@pytest.mark.parametrize("word", WORDS.values(), ids=WORDS)
 def test_a_word_that_can_be_no_path_is_no_script(tmp_path, monkeypatch, word):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").touch()
