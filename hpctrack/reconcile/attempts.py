@@ -107,12 +107,17 @@ class History:
     def move(self, executions: Mapping[datetime, int]) -> None:
         """Take back what was stored under another number than its execution has, as is known by now.
 
-        ``executions``: numbers by time of submission. What Slurm says is among the facts to come; what the
-        relay said stays.
+        ``executions``: numbers by time of submission. An attempt that has ended also gives way where its
+        number is another execution's, though nothing is said of its own now. What Slurm says is among the
+        facts to come, or is said again; what the relay said stays.
         """
+        owners = {number: when for when, number in executions.items()}
         for attempt in list(self.attempts.values()):
-            when = attempt.time_submitted
-            if when is not None and executions.get(when, attempt.attempt) != attempt.attempt:
+            number, when = attempt.attempt, attempt.time_submitted
+            if when is None:
+                continue
+            taken = _is_end(attempt.status) and owners.get(number, when) != when
+            if taken or executions.get(when, number) != number:
                 self._empty(attempt)
 
     def _withdraw(self, attempt: Attempt, fact: JobFacts) -> None:
@@ -140,7 +145,7 @@ class History:
 
     def _claimed(self, fact: JobFacts) -> RunStatus | None:
         """The status that a fact claims; of a script that ended in a batch job, only that."""
-        ended = fact.status is not None and states.stage_of(fact.status) is Stage.ENDED
+        ended = _is_end(fact.status)
         if fact.source == "relay" and ended and self.run.kind == "batch":
             return RunStatus.COMPLETING
         return fact.status
@@ -220,7 +225,7 @@ class History:
         """End the attempts before the newest one of which nobody has told, nor will tell, how they ended."""
         for number in sorted(self.attempts)[:-1]:
             attempt, after = self.attempts[number], min(n for n in self.attempts if n > number)
-            if attempt.status and states.stage_of(attempt.status) is Stage.ENDED:
+            if _is_end(attempt.status):
                 continue
             ended = attempt.time_ended or self.attempts[after].time_submitted
             self.attempts[number] = attempt._replace(
@@ -234,6 +239,10 @@ class History:
         if top and top.resources.get("components") != components:
             resources = {**top.resources, "components": components}
             self.attempts[self.newest] = top._replace(resources=resources)
+
+
+def _is_end(status: RunStatus | None) -> bool:
+    return status is not None and states.stage_of(status) is Stage.ENDED
 
 
 def _moves(old: RunStatus | None, new: RunStatus, fact: JobFacts) -> bool:
@@ -259,8 +268,8 @@ def _told(
     """What a fact says about an attempt whose status becomes ``status``."""
     yield "status", status
     by_slurm = fact.source != "relay"
-    ended = fact.status is not None and states.stage_of(fact.status) is Stage.ENDED
-    settled = attempt.status is not None and states.stage_of(attempt.status) is Stage.ENDED and not ended
+    ended = _is_end(fact.status)
+    settled = _is_end(attempt.status) and not ended
     for name in ("time_submitted", "time_started", "node_list", "batch_host"):
         value = getattr(fact, name)
         if value is not None and (getattr(attempt, name) is None or (by_slurm and not settled)):

@@ -206,6 +206,18 @@ def test_a_row_that_came_alone_and_was_counted_too_high():
     assert_executed(after(stored, (first, second)))
 
 
+def test_rows_that_come_alone_though_two_have_one_count():
+    """The third execution takes the number that the second was stored under; neither keeps the other's."""
+    first = row("REQUEUED", end=50, attempt=0)
+    second = row("REQUEUED", start=60, end=90, attempt=2, time_submitted=at(51))
+    third = row("COMPLETED", start=100, end=120, attempt=2, time_submitted=at(91))
+    stored = after(run(), (second,), (third,), (first, second, third))
+    told = [(a.attempt, a.status, a.time_started, a.time_ended) for a in stored.attempts]
+    ends = [(S.REQUEUED, at(5), at(50)), (S.REQUEUED, at(60), at(90)), (S.COMPLETED, at(100), at(120))]
+    assert told == [(number, *end) for number, end in enumerate(ends)]
+    assert stored.status is S.COMPLETED
+
+
 def test_an_execution_that_was_stored_under_the_wrong_number_is_moved():
     first, second = counted_twice()
     relayed = decide(run(), relay("hello", 1, 60), relay("fin", 1, 90, exit_code=3), survey=Survey())[0]
