@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hpctrack.stream.doubts import Doubts
 
-_NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,19})(?:\.([0-9]{1,19}))?\.part)\Z")
+_NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,18})(?:\.([0-9]{1,18}))?\.part)\Z")
 _CHUNK = 1 << 16
 #: Acknowledged bytes that are given back at once.
 _PUNCH = 1 << 20
@@ -32,6 +32,9 @@ _SETTLED = 2_000_000_000
 _SEAM = 64
 #: The kind of journals that shells append to, by their names.
 SHELL = "shell"
+_REPLACED = "another file has its name"
+_IRREGULAR = "This is no regular file: move it away"
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class File(NamedTuple):
@@ -196,8 +199,9 @@ class Tail:
         for file in self.files:
             try:
                 found = self._opened[file.path].status()
-                if stat.S_ISREG(found.st_mode):
-                    self._take(file, found)
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, _IRREGULAR, file.path)
+                self._take(file, found)
             except OSError as error:
                 self._miss(file, error)
         self.end = max(self._ends.values(), default=self.offset)

@@ -160,6 +160,27 @@ def test_a_journal_of_a_newer_version_stays_and_keeps_no_other_from_delivery(set
     assert os.path.exists(beside) or os.path.dirname(beside) == os.path.dirname(newer)
 
 
+@pytest.mark.parametrize(
+    ("name", "make", "code"),
+    [
+        ("log.journal", os.mkdir, 65),
+        ("log.journal", os.mkfifo, 65),
+        ("shell.journal", lambda path: os.symlink("/etc/passwd", path), 65),
+        ("log.9999999999999999999.part", os.mkdir, 0),
+    ],
+    ids=["a folder", "a FIFO", "a link", "a part of what is too long for any disk"],
+)
+def test_what_is_no_journal_keeps_none_from_delivery_and_is_named(settings, collector, name, make, code):
+    left = Left(settings)
+    left.journal(lines(0, 10))
+    strange = os.path.join(left.folder, f"{'0' * 16}.{name}")
+    make(strange)
+    run = hpctrack(settings, "sync")
+    assert eventually(lambda: logged(settings) == whole(10))
+    assert os.path.lexists(strange)
+    assert (run.returncode, strange in run.stderr) == (code, code != 0), run.stderr
+
+
 def test_without_a_collector_everything_stays_and_one_line_says_so(settings):
     left = Left(settings)
     path = left.journal(lines(0, 10))

@@ -69,6 +69,7 @@ def test_what_is_no_journal_holds_no_row(journal, make):
     make(journal)
     reader = tail.Tail([tail.parse_name(str(journal))])
     assert not reader.read()
+    assert reader.trouble.filename == str(journal)
     assert not os.path.exists(journal.with_name(f"{NAME}.shell.mark"))
     reader.close()
 
