@@ -24,6 +24,7 @@ ALLOWED = {
     ("records", "set_registered"): "the mark of one",
     ("holes", "punch"): "gives back what is acknowledged, and keeps the file: Tail.give_back",
     ("runfolder", "discard"): "a run folder whose script has never been started",
+    ("supervisor", "_run_untracked"): "the submission record of a command that runs untracked",
     ("untracked", "_in_place"): "slurmd's copy of the batch script",
     ("writer", "Writer._create_in"): "its own new journal, whose header found no space",
     ("writer", "Writer.discard"): "its own new journal, while another thread's is used",
