@@ -65,7 +65,7 @@ cluster-stop:  ## stop the mini cluster
 
 wheel: $(STAMP)  ## build both wheels: hpctrack, and hpctrack-script, which it depends on
 	$(BIN)/python -m build --wheel --outdir build/dist packages/script
-	$(BIN)/python -m build --wheel --outdir build/dist .
+	HPCTRACK_DIVIDE=1 $(BIN)/python -m build --wheel --outdir build/dist .
 
 clean:  ## remove what was built
 	rm -rf build dist $(VENV)

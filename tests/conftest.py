@@ -253,7 +253,8 @@ def wheels(tmp_path_factory) -> list[Path]:
     """Build both wheels as users get them: hpctrack's, and that of the script's side, which it depends on."""
     folder = tmp_path_factory.mktemp("dist")
     root = Path(__file__).parents[1]
+    environ = {**os.environ, "HPCTRACK_DIVIDE": "1"}
     for source in (root, root / "packages" / "script"):
         command = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, source]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, env=environ)
     return [*folder.glob("hpctrack-*.whl"), *folder.glob("hpctrack_script-*.whl")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -104,10 +105,21 @@ def test_all_of_the_small_one_is_python_3_8(wheels):
 @pytest.mark.parametrize("source", [".", "packages/script"])
 def test_a_source_distribution_makes_the_same_wheel(wheels, tmp_path, source):
     command = [sys.executable, "-m", "build", "--outdir", tmp_path, ROOT / source]
-    subprocess.run(command, check=True, capture_output=True)  # the wheel is made of the distribution
+    environ = {**os.environ, "HPCTRACK_DIVIDE": "1"}
+    # The wheel is made of the distribution.
+    subprocess.run(command, check=True, capture_output=True, env=environ)
     [made] = tmp_path.glob("*.whl")
     [expected] = [wheel for wheel in wheels if wheel.name == made.name]
     assert (modules(made), metadata(made)) == (modules(expected), metadata(expected))
+
+
+def test_what_is_installed_from_a_checkout_is_whole_and_needs_no_second_package(wheels, tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    [whole] = tmp_path.glob("*.whl")
+    large, small = map(modules, wheels)
+    assert modules(whole) == {**large, **small}
+    assert "Requires-Dist: hpctrack-script" not in metadata(whole)
 
 
 def test_both_have_the_license():
