@@ -25,6 +25,7 @@ class Terminal:
         leader, follower = pty.openpty()
         names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
         base = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+        names["HPCTRACK_DATA_DIR"] = database.data_dir
         size = {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm-256color"}
         self._leader = leader
         self.process = subprocess.Popen(

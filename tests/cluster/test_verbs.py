@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -26,6 +27,12 @@ def queued(account, *jobs):
     return set(account.run(*argv).stdout.split())
 
 
+def ended(done):
+    """What cancel said before it acted: of how many runs, and its command."""
+    runs, command = done.stdout.splitlines()
+    return int(re.fullmatch(r"ends (\d+) runs \(r[-,r\d]+\)", runs)[1]), command
+
+
 def test_jobs_are_cancelled_by_run_task_and_array(alice, await_until):
     script = alice.write("sleeper.sh", SLEEP)
     plain = alice.sbatch("-o", "/dev/null", script)
@@ -33,13 +40,13 @@ def test_jobs_are_cancelled_by_run_task_and_array(alice, await_until):
     running = {str(plain), f"{array}_0", f"{array}_1"}
     await_until(lambda: {r["job_id"] for r in alice.listed("--state=R")} >= running, 30, "running jobs")
     done = alice.hpctrack("cancel", f"{array}_1", f"{array}_3", f"{array}_4")
-    assert done.stdout == f"scancel: {array}_[1,3-4]\n"
+    assert ended(done) == (3, f"scancel: {array}_[1,3-4]")
     # Slurm keeps no record of a task that is cancelled before it is split off its array.
     left = {str(plain), *(f"{array}_{task}" for task in (0, 2, 5))}
     await_until(lambda: queued(alice, plain, array) == left, 30, "the other tasks")
     assert alice.ended(f"{array}_1")["state"] == "CANCELLED"
     done = alice.hpctrack("cancel", str(plain), f"{array}_0", f"{array}_2", f"{array}_5")
-    assert done.stdout == f"scancel: {plain} {array}_[0,2,5]\n"
+    assert ended(done) == (4, f"scancel: {plain} {array}_[0,2,5]")
     await_until(lambda: not queued(alice, plain, array), 30, "no jobs")
     assert alice.ended(plain)["state"] == "CANCELLED"
     assert alice.hpctrack("cancel", str(plain)).stdout.endswith("is over: CANCELLED\n")
@@ -47,7 +54,7 @@ def test_jobs_are_cancelled_by_run_task_and_array(alice, await_until):
 
 def test_an_array_is_cancelled_as_one(alice, await_until):
     array = alice.sbatch("--array=0-2", "--hold", "-o", "/dev/null", alice.write("sleeper.sh", SLEEP))
-    assert alice.hpctrack("cancel", str(array)).stdout == f"scancel: {array}\n"
+    assert ended(alice.hpctrack("cancel", str(array))) == (3, f"scancel: {array}")
     await_until(lambda: not queued(alice, array), 30, "no jobs")
 
 
@@ -81,7 +88,7 @@ def test_jobs_that_were_renamed_requeued_or_have_components_are_known(alice, awa
     alice.run("scontrol", "update", f"job={renamed}", "name=another")
     alice.run("scontrol", "requeue", str(requeued))
     done = alice.hpctrack("cancel", *map(str, (renamed, requeued, components)))
-    assert done.stdout == f"scancel: {renamed} {requeued} {components}\n"
+    assert ended(done) == (3, f"scancel: {renamed} {requeued} {components}")
     await_until(lambda: not queued(alice, renamed, requeued, components), 30, "no jobs")
 
 

@@ -117,4 +117,4 @@ def test_the_walk_through_runs_as_it_stands(database, tmp_path, monkeypatch, cap
         assert seen["best"]["args.model.layers"] == 2
         assert seen["rows"] == 150 == pq.read_metadata(tmp_path / "walk.parquet").num_rows
         run = seen["run"].id
-        assert capsys.readouterr().out == f"no metric 'los' in r{run}; there are: loss, lr, val_loss\n"
+        assert capsys.readouterr().out == f"no metric 'los' in r{run}: did you mean 'loss'?\n"

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -197,7 +198,9 @@ def test_counts(cli, run):
 
 
 def test_a_silent_slurm_is_told_with_since_when(cli, run, insert):
-    run()
+    name = uuid.uuid4()
+    insert("submissions", uuid=name, user_name="alice", time=NOW)
+    run(submission=name, task=-1)
     insert("clusters", name="good", time_checked=NOW)
     insert("clusters", name="demo", unreachable_since=NOW - timedelta(minutes=5), error="timed out")
     _, out, _ = cli("status")
@@ -267,7 +270,7 @@ def test_json_has_just_the_documented_keys(cli, run, insert):
     assert code == 0
     documented = set().union(*documented_keys("`hpctrack status --json`"))
     assert {*found, *found["runs"][0]} == documented
-    assert set(found["clusters"][0]) == {"name", "time_checked", "unreachable_since", "error"}
+    assert set(found["clusters"][0]) == {"name", "time_checked", "unreachable_since", "error", "awaited"}
     assert found["runs"][0]["last"] == {"x": "nan"}
     assert found["runs"][0]["time_started"] is None
     assert datetime.fromisoformat(found["runs"][0]["time_created"]) == NOW
