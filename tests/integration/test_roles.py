@@ -348,10 +348,10 @@ def test_retention_is_for_ones_own_runs_and_for_the_collector_everybodys(filled)
         return out
 
     assert "no run ended before" in prune("reader")
-    assert "deleted 1 runs" in prune("alice")
+    assert "deleted 1 run " in prune("alice")
     for table in ("runs", "submissions"):
         assert roles.query("owner", f"SELECT user_name FROM {table}") == [(roles.role("bob"),)]
-    assert "deleted 1 runs" in prune("collector")
+    assert "deleted 1 run " in prune("collector")
     for table in ("runs", "metrics", "submissions", "run_keys", "attempts"):
         assert roles.query("owner", f"SELECT count(*) FROM {table}") == [(0,)], table
 
