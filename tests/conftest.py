@@ -40,8 +40,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("patient")
 
-# A shell that starts the tests in its background has them, and all that they start, ignore Ctrl-C.
+# A shell that starts the tests in its background has them, and all that they start, ignore Ctrl-C; so does
+# nohup with SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
