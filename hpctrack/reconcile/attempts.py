@@ -68,7 +68,7 @@ class History:
     @property
     def ended(self) -> bool:
         """Whether the newest attempt is known to have ended."""
-        return states.stage_of(self.status) is Stage.ENDED
+        return states.has_ended(self.status)
 
     @property
     def script_ended(self) -> bool:
@@ -116,7 +116,7 @@ class History:
             number, when = attempt.attempt, attempt.time_submitted
             if when is None:
                 continue
-            taken = _is_end(attempt.status) and owners.get(number, when) != when
+            taken = states.has_ended(attempt.status) and owners.get(number, when) != when
             if taken or executions.get(when, number) != number:
                 self._empty(attempt)
 
@@ -145,7 +145,7 @@ class History:
 
     def _claimed(self, fact: JobFacts) -> RunStatus | None:
         """The status that a fact claims; of a script that ended in a batch job, only that."""
-        ended = _is_end(fact.status)
+        ended = states.has_ended(fact.status)
         if fact.source == "relay" and ended and self.run.kind == "batch":
             return RunStatus.COMPLETING
         return fact.status
@@ -159,7 +159,7 @@ class History:
         told = self.run.kind == "command" and fact.source == "relay"
         corrected = self.run.recheck_after is not None and fact.source != "relay"
         replaced = told or inferred or (corrected and old is not None and states.ends(old) is Ends.RUN)
-        return replaced and old is not status and states.stage_of(status) is Stage.ENDED
+        return replaced and old is not status and states.has_ended(status)
 
     def _status_of(self, number: int, fact: JobFacts) -> RunStatus | None:
         attempt = self.attempts.get(number)
@@ -225,7 +225,7 @@ class History:
         """End the attempts before the newest one of which nobody has told, nor will tell, how they ended."""
         for number in sorted(self.attempts)[:-1]:
             attempt, after = self.attempts[number], min(n for n in self.attempts if n > number)
-            if _is_end(attempt.status):
+            if states.has_ended(attempt.status):
                 continue
             ended = attempt.time_ended or self.attempts[after].time_submitted
             self.attempts[number] = attempt._replace(
@@ -239,10 +239,6 @@ class History:
         if top and top.resources.get("components") != components:
             resources = {**top.resources, "components": components}
             self.attempts[self.newest] = top._replace(resources=resources)
-
-
-def _is_end(status: RunStatus | None) -> bool:
-    return status is not None and states.stage_of(status) is Stage.ENDED
 
 
 def _moves(old: RunStatus | None, new: RunStatus, fact: JobFacts) -> bool:
@@ -268,8 +264,8 @@ def _told(
     """What a fact says about an attempt whose status becomes ``status``."""
     yield "status", status
     by_slurm = fact.source != "relay"
-    ended = _is_end(fact.status)
-    settled = _is_end(attempt.status) and not ended
+    ended = states.has_ended(fact.status)
+    settled = states.has_ended(attempt.status) and not ended
     for name in ("time_submitted", "time_started", "node_list", "batch_host"):
         value = getattr(fact, name)
         if value is not None and (getattr(attempt, name) is None or (by_slurm and not settled)):

@@ -13,7 +13,6 @@ from hpctrack.model import JobFacts, RunStatus, StoredRun
 from hpctrack.reconcile import matching
 from hpctrack.reconcile.plan import NOT_LISTED, UNKNOWN, Survey
 from hpctrack.slurm import states
-from hpctrack.slurm.states import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +78,7 @@ class Inquiry:
             self._ask_accounts(self.stored)
             index = matching.Index(self.facts)
             newest = [rows[-1].status for run in self.stored if (rows := index.of(run).rows)]
-            ended = [status for status in newest if status and states.stage_of(status) is Stage.ENDED]
+            ended = [status for status in newest if states.has_ended(status)]
             if all(status is RunStatus.COMPLETED for status in ended):
                 return
             self.facts, self.accounts = [], set()
@@ -175,9 +174,5 @@ def _lacks_ends(run: StoredRun, live: JobFacts, now: datetime) -> bool:
         return False
     if live.time_submitted is None or now - live.time_submitted > _LOOK_BACK:
         return False
-    ended = {
-        attempt.attempt
-        for attempt in run.attempts
-        if attempt.status and states.stage_of(attempt.status) is Stage.ENDED
-    }
+    ended = {attempt.attempt for attempt in run.attempts if states.has_ended(attempt.status)}
     return not ended.issuperset(range(live.attempt))

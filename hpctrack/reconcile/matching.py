@@ -142,7 +142,7 @@ def _gone_since(run: StoredRun) -> datetime | None:
     if run.time_ended:
         return run.time_ended
     newest = run.attempts[-1] if run.attempts else None
-    if newest and newest.status and states.stage_of(newest.status) is states.Stage.ENDED:
+    if newest and states.has_ended(newest.status):
         return newest.time_ended
     return run.missing_since if run.reason == words.UNKNOWN_TO_SLURM else None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.model import Attempt, JobFacts, RunStatus
 from hpctrack.slurm import states
-from hpctrack.slurm.states import Ends, Stage
+from hpctrack.slurm.states import Ends
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def _is_half_written(row: JobFacts) -> bool:
     After an outage of slurmdbd, slurmctld tells first that such a job started, with the state that it has by
     then, and only later how and when it ended.
     """
-    return row.time_ended is None and row.status is not None and states.stage_of(row.status) is Stage.ENDED
+    return row.time_ended is None and states.has_ended(row.status)
 
 
 def _row_numbers(attempts: Mapping[int, Attempt], rows: Sequence[JobFacts], live: _Live | None) -> list[int]:

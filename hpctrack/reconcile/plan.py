@@ -239,7 +239,7 @@ def _conclude_without_slurm(history: History, evidence: matching.Evidence, missi
 
 
 def _has_ended(row: JobFacts) -> bool:
-    return row.status is not None and states.stage_of(row.status) is Stage.ENDED and bool(row.time_ended)
+    return states.has_ended(row.status) and bool(row.time_ended)
 
 
 def _keep_components(history: History, evidence: matching.Evidence) -> None:

@@ -100,7 +100,7 @@ class CommandLine:
 
 def has_ended(fact: JobFacts) -> bool:
     """Whether a fact is about a job that has ended."""
-    return fact.status is not None and states.stage_of(fact.status) is states.Stage.ENDED
+    return states.has_ended(fact.status)
 
 
 def _delimiter() -> str:

@@ -123,6 +123,11 @@ def stage_of(status: RunStatus) -> Stage:
     return _STAGES[status]
 
 
+def has_ended(status: RunStatus | None) -> bool:
+    """Whether a job, or one of its executions, is over in a state; not where none is known."""
+    return status is not None and stage_of(status) is Stage.ENDED
+
+
 def ends(status: RunStatus) -> Ends:
     """What is over in this state."""
     return TABLE[status].ends
