@@ -34,6 +34,10 @@ test: $(STAMP) test-programs  ## everything: unit, integration (real PostgreSQL)
 unit: $(STAMP)  ## the pure tests only: seconds
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
+.PHONY: explore
+explore: $(STAMP)  ## the properties among the tests, on thousands of examples that were never tried
+	HYPOTHESIS_PROFILE=new $(BIN)/python -m pytest tests/unit -n auto -m hypothesis $(PYTEST_ARGS)
+
 integration: $(STAMP)  ## tests on a real PostgreSQL
 	$(BIN)/python -m pytest tests/integration $(PYTEST_ARGS)
 

@@ -34,11 +34,15 @@ TEMPLATE = "template_hpctrack"
 _AS_SOMEBODY = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"]
 _numbers = itertools.count(1)
 
-# A property holds however slow the machine is that draws the examples.
+# A property holds however slow the machine is that draws the examples. They are the same ones in every run, so
+# that a change is judged by what it changes; `make explore` looks for new ones.
 hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "same", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
 )
-hypothesis.settings.load_profile("patient")
+hypothesis.settings.register_profile(
+    "new", hypothesis.settings.get_profile("same"), derandomize=False, max_examples=5_000
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # A shell that starts the tests in its background has them, and all that they start, ignore Ctrl-C; so does
 # nohup with SIGHUP.

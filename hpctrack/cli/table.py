@@ -102,7 +102,15 @@ def _line(row: Sequence[Text], chosen: Sequence[tuple[Column, int]], width: int)
         line.append_text(cell)
         if number < len(chosen) - 1:
             line.append(" " * (_GAP + (room if column.justify == "left" else 0)))
-    line.truncate(width, overflow="ellipsis")
+    return _cut(line, width)
+
+
+def _cut(line: Text, width: int) -> Text:
+    """Cut a line with one sign, also where a cell ends there that is cut itself."""
+    if line.cell_len > width:
+        line.truncate(width - 1)
+        line.right_crop(len(line.plain) - len(line.plain.rstrip("…")))
+        line.append("…")
     return line
 
 

@@ -94,6 +94,11 @@ def test_a_number_is_whole_or_has_a_sign_that_it_is_cut(drawn, width):
             assert word == number or (word.endswith("…") and number.startswith(word[:-1]))
 
 
+def test_a_line_that_ends_where_a_cell_is_cut_has_one_sign():
+    columns = [column(10, least=6), column(12)]
+    assert table.build(columns, 7).plain.split("\n")[1] == "xxxxx…"
+
+
 def test_a_width_that_is_asked_for_cuts_with_a_sign():
     run = SimpleNamespace(last={"loss": 0.06561})
     for width in range(1, 9):
