@@ -130,7 +130,7 @@ def positives() -> list[Case]:
         ],
         "options in pairs": [
             f"kaggle config set -n key -v {slow}", f"kaggle config set --name key --value {code}", f"kaggle config set -v {code} -n key", f"gh secret set NAME -b {slow}", f"gh secret set NAME --body '{slow}'", f"nextflow secrets set NAME {slow}", f"nextflow secrets put -n NAME -v {slow}",
-            f"aws configure set aws_secret_access_key {slow}", f"aws configure set p.aws_session_token {slow}", f"git config --global github.token {slow}", f"git config user.password {slow}", f"npm config set //registry.npmjs.org/:_authToken {slow}", f"npm config set //r.example.org/:_authToken={slow}",
+            f"aws configure set aws_secret_access_key {slow}", f"aws configure set p.aws_session_token {slow}", f"git config --global github.token {slow}", f"git config user.password {slow}", f"npm config set //registry.example.org/:_authToken {slow}", f"npm config set //r.example.org/:_authToken={slow}",
             f"pip config set global.password {slow}", f"gcloud config set auth/access_token {slow}", f"huggingface-cli login --token {slow}", f"comet login --api-key {slow}", f"neptune sync --api-token {slow}", f"dvc remote modify --local myremote password {slow}", f"mc alias set NAME https://m.example.org ACCESS {slow}",
             f"mcli alias set NAME https://m.example.org ACCESS {slow}", f"rclone config create r ftp host h user me pass {slow}", f"rclone config update r pass={slow}", f"rclone obscure {slow}", f"poetry config http-basic.foo me {slow}", f"poetry config pypi-token.pypi {slow}", f"kubectl create secret generic s --from-literal=a={slow}",
             f"kubectl create secret generic s --from-literal=a=b1 --from-literal c={slow}", f"vault write secret/x value={slow}", f"ngrok config add-authtoken {slow}", f"snyk auth {slow}", f"nuget setapikey {slow}", f"dotnet nuget push p -k {slow}", f"gitlab-runner register -r {slow}", f"rabbitmqctl add_user me {slow}",
@@ -406,9 +406,9 @@ gh pr create -b main-v2
 git config --global user.name alice2
 git config core.autocrlf input1
 git config set -n key1
-npm config set registry https://registry.npmjs.org/
+npm config set registry https://registry.example.org/
 pip config set global.timeout 60
-pip config set global.index-url https://pypi.org/simple
+pip config set global.index-url https://index.example.org/simple
 gcloud config set project my-project-123
 gcloud config set compute/zone us-central1-a
 aws configure set region eu-central-1
