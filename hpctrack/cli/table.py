@@ -109,7 +109,9 @@ def _cut(line: Text, width: int) -> Text:
     """Cut a line with one sign, also where a cell ends there that is cut itself."""
     if line.cell_len > width:
         line.truncate(width - 1)
-        line.right_crop(len(line.plain) - len(line.plain.rstrip("…")))
+        signs = len(line.plain) - len(line.plain.rstrip("…"))
+        if signs:  # right_crop(0) crops all
+            line.right_crop(signs)
         line.append("…")
     return line
 

@@ -86,6 +86,7 @@ def test_a_number_is_whole_or_has_a_sign_that_it_is_cut(drawn, width):
         whole = [one.cells[index].plain for one in kept]
         words = line.split()
         assert len(line) <= width
+        assert len(line) >= width - 1 or len(words) == len(whole)
         assert [word for word in words if "…" not in word] == [
             number for number, word in zip(whole, words, strict=False) if "…" not in word
         ]
