@@ -34,8 +34,8 @@ TEMPLATE = "template_hpctrack"
 _AS_SOMEBODY = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"]
 _numbers = itertools.count(1)
 
-# A property holds however slow the machine is that draws the examples. They are the same ones in every run, so
-# that a change is judged by what it changes; `make explore` looks for new ones.
+# A property holds however slow the machine is that draws the examples. They are the same ones in every run,
+# so that a change is judged by what it changes; `make explore` looks for new ones.
 hypothesis.settings.register_profile(
     "same", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
 )
