@@ -10,10 +10,9 @@ from __future__ import annotations
 import atexit
 import os
 import struct
-import sys
 from time import time_ns
 
-from hpctrack.stream import conversions, journal_lines, ranks
+from hpctrack.stream import conversions, journal_lines, ranks, trouble
 from hpctrack.stream.writer import Writer, tell_silent
 
 TYPE_CHECKING = False  # the module typing takes longer to load than all of this
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 _DEFAULT_CAP = 1 << 30
 _CODES = {float: "d", int: "q", bool: "?"}
 _MAX_SHAPES = 1024
+#: Metrics of a row, however long their names, that fit into a packed line.
+_MAX_REMEMBERED = 900
 _MAX_TEXT = 1000
 _MAX_STRING = 100_000
 _MAX_DEPTH = 8
@@ -69,15 +70,8 @@ def log(
             if line:
                 writer.append(line, now)
         except Exception as error:  # noqa: BLE001 (tracking never harms the job)
-            if _pass_over is None:  # at its very end Python empties modules, and then calls __del__()
-                pass
-            elif values is None or hasattr(values, "keys"):
-                _pass_over("log", "log() failed, and a row is lost", error)
-                writer = _state.get("writer")
-                if writer is not None:
-                    writer.lose()
-            else:
-                _warn("log", f"log() takes a dictionary or keyword arguments, not {type(values).__name__}")
+            if _lose_row is not None:  # at its very end Python empties modules, and then calls __del__()
+                _lose_row(values, error)
     except RecursionError:
         _put_off[_END:] = [(log, (values,), {**metrics, "step": step, "progress": progress})]
 
@@ -147,56 +141,36 @@ def _send(kind: str, contents: Mapping[str, Any]) -> None:
 # --- trouble ---
 
 
+def _lose_row(values: Any, error: Exception) -> None:
+    """Count the row of a call that failed, and say why."""
+    if values is None or trouble.is_mapping(values):
+        _pass_over("log", "log() failed, and a row is lost", error)
+    else:
+        trouble.raise_foreign(error)
+        said = f"log() takes a dictionary or keyword arguments, not {type(values).__name__}"
+        _warn("log", f"{said}: a row is lost")
+    writer = _state.get("writer")
+    if writer is not None:
+        writer.lose()
+
+
 def _pass_over(kind: str, what: str, error: Exception) -> None:
     """Say what went wrong, unless it is not ours: tracking never harms the job."""
-    _raise_foreign(error)
-    _warn(kind, f"{what}: {error!r}")
+    trouble.raise_foreign(error)
+    _warn(kind, f"{what}: {trouble.shown(error)}")
 
 
-def _raise_foreign(error: Exception) -> None:
-    """Raise what the script must hear of.
-
-    That is what its signal handlers raise, which may happen in the midst of any call; and, for the calls in
-    this module, that the stack is full.
-    """
-    if _is_of_a_handler(error) or (isinstance(error, RecursionError) and _is_deep()):
-        raise error
-
-
-def _is_of_a_handler(error: BaseException) -> bool:
-    """Whether an exception comes from a signal handler, a Python function."""
-    signal = sys.modules.get("signal")  # the script has imported it if it has handlers
-    if signal is None:
-        return False
-    handlers = [signal.getsignal(number) for number in range(1, signal.NSIG)]
-    codes = [
-        getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
-        for handler in handlers
-        if callable(handler)
-    ]
-    passed = error.__traceback__
-    while passed is not None:
-        if passed.tb_frame.f_code in codes:
-            return True
-        passed = passed.tb_next
-    return False
+def _warn(kind: str, message: str) -> None:
+    """Say something on standard error, once."""
+    trouble.warn(_warned, kind, message)
 
 
 def _catch_up() -> None:
     """Make the calls for which there was no room on the stack, if there is now."""
-    if not _is_deep():
+    if not trouble.is_deep():
         calls, _put_off[:] = _put_off[:], []
         for function, arguments, more in calls:
             function(*arguments, **more)
-
-
-def _is_deep() -> bool:
-    """Whether half of the stack is in use; what finds no room on less of it will never find any."""
-    try:
-        sys._getframe(sys.getrecursionlimit() // 2)
-    except ValueError:
-        return False
-    return True
 
 
 # --- values ---
@@ -207,25 +181,44 @@ def joined(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
     try:
         return {**values, **more}
     except Exception as error:
-        if not hasattr(values, "keys"):
+        if not trouble.is_mapping(values):
             raise
-        _raise_foreign(error)
-        return {**dict(conversions.had(values, values.keys(), _leave_out)), **more}
+        trouble.raise_foreign(error)
+        row = {**dict(conversions.had(values, _keys(values), _leave_out)), **more}
+        if not row:
+            raise
+        return row
+
+
+def _keys(values: Mapping[str, Any]) -> list[Any]:
+    try:
+        return list(values.keys())
+    except Exception as error:  # noqa: BLE001
+        _leave_out("a dictionary", error)
+        return []
 
 
 def flat_values(values: Mapping[str, Any]) -> dict[str, journal_lines.Value]:
     """Return names and plain values, as `log` stores them; what can't be had is left out with a warning."""
-    return dict(_flat("", values, 0))
+    flat: dict[str, journal_lines.Value] = {}
+    for name, value in _flat("", values, 0):
+        if name in flat:
+            _warn(f"twice {name}", f"{name} stands twice in one row: the last of its values is stored")
+        flat[name] = value
+    return flat
 
 
 def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, now: int) -> bytes:
     """Format any row, and remember how to format others like it."""
+    left_out = _left_out[0]
     values = flat_values(metrics)
     if step is None:
         step = values.pop("step", None)
     if progress is None:
         progress = values.pop("progress", None)
     if not values and step is None:
+        if _left_out[0] > left_out:  # of this row nothing is left
+            writer.lose()
         return b""
     values = {name + writer.suffix: value for name, value in values.items()}
     step, progress = _step(step), _progress(progress)
@@ -237,9 +230,12 @@ def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, 
     if len(codes) == len(values) and "-" not in codes:
         packer = journal_lines.packer(values, codes)
         if packer is not None:
-            if len(values) == len(metrics) and all(_is_plain(value) for value in metrics.values()):
+            is_short = len(values) <= _MAX_REMEMBERED
+            if is_short and len(values) == len(metrics) and all(map(_is_plain, metrics.values())):
                 _remember(metrics, packer)
-            return journal_lines.format_packed(packer[0], packer[1](*values.values()), step, progress, now)
+            line = journal_lines.format_packed(packer[0], packer[1](*values.values()), step, progress, now)
+            if len(line) <= journal_lines.MAX_LINE:
+                return line
     line = journal_lines.format_row(values, step, progress, now / 1e9)
     if len(line) > journal_lines.MAX_LINE:
         _warn("long row", f"a row of {len(line)} bytes is too long; it is left out")
@@ -267,8 +263,9 @@ def _is_plain(value: Any) -> bool:
 def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, journal_lines.Value]]:
     """Yield names and plain values; what can't be had is left out with a warning."""
     for key, value in values.items():
-        name = _clean(prefix + str(key))
+        name = prefix + trouble.shown(key, str)
         try:
+            name = _clean(prefix + str(key))
             if value is None:
                 continue
             if hasattr(value, "items") and hasattr(value, "keys") and depth < _MAX_DEPTH:
@@ -280,7 +277,9 @@ def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[
 
 
 def _leave_out(name: Any, error: Exception) -> None:
-    _pass_over(f"value {name}", f"{_clean(str(name))} is left out", error)
+    _left_out[0] += 1
+    named = _clean(trouble.shown(name, str))
+    _pass_over(f"value {named}", f"{named} is left out", error)
 
 
 def _cut(name: str) -> str:
@@ -315,7 +314,7 @@ def _plain(name: str, value: Any) -> journal_lines.Value:
         try:
             return _plain(name, convert(value))
         except Exception as error:  # noqa: BLE001 (an array of many elements, a property that fails)
-            _raise_foreign(error)
+            trouble.raise_foreign(error)
     _warn(f"type {type(value)}", f"{name} is of type {type(value).__name__}: stored as text")
     return _clean(str(value)[:_MAX_TEXT])
 
@@ -328,9 +327,9 @@ def _step(step: Any) -> int | None:
         if not isinstance(value, str) and int(value) == value and int(value) in _INT64:
             return int(value)
     except Exception as error:  # noqa: BLE001
-        _raise_foreign(error)
+        trouble.raise_foreign(error)
         step = error
-    _warn("step", f"step must be an integer of 64 bits, not {step!r}; the row gets the next one")
+    _warn("step", f"step must be an integer of 64 bits, not {trouble.shown(step)}; the row gets the next one")
     return None
 
 
@@ -342,9 +341,9 @@ def _progress(progress: Any) -> float | None:
         if value == value:
             return value
     except Exception as error:  # noqa: BLE001
-        _raise_foreign(error)
+        trouble.raise_foreign(error)
         progress = error
-    _warn("progress", f"progress must be a number, not {progress!r}; it is left out")
+    _warn("progress", f"progress must be a number, not {trouble.shown(progress)}; it is left out")
     return None
 
 
@@ -415,6 +414,8 @@ _state: dict[str, Writer | None] = {}
 #: How to pack rows of metrics and types that were seen before.
 _packers: dict[tuple[object, ...], tuple[str, Callable[..., bytes]]] = {}
 _warned: set[str] = set()
+#: How many values were left out of rows and arguments.
+_left_out = [0]
 #: Calls for which the stack had no room: signal handlers that piled up, a deep recursion. Nothing can be
 #: called there, so they are noted without a call; the next one, or the program's end, makes up for them.
 _put_off: list[tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]] = []
@@ -433,7 +434,7 @@ def _start() -> Writer | None:
     every_rank = environ.get("HPCTRACK_RANKS") == "all"
     run_dir, spool_dir = environ.get("HPCTRACK_RUN_DIR", ""), environ.get("HPCTRACK_SPOOL_DIR", "")
     if rank and not every_rank:
-        tell_silent(run_dir, _integer("HPCTRACK_ATTEMPT", 0), rank, variable)
+        tell_silent(run_dir, spool_dir, _integer("HPCTRACK_ATTEMPT", 0), rank, variable)
         return _state.setdefault("writer", None)
     try:
         writer = Writer(
@@ -446,7 +447,7 @@ def _start() -> Writer | None:
             warn=lambda message: _warn("journal", message),
         )
     except OSError as error:
-        _raise_foreign(error)
+        trouble.raise_foreign(error)
         _warn("no journal", f"can't create a journal, nothing is logged: {error}")
         return _state.setdefault("writer", None)
     first = _state.setdefault("writer", writer)
@@ -473,6 +474,9 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     """Make up for what was put off, and stay able to log while Python takes itself apart."""
     _catch_up()
+    writer = _state.get("writer")
+    if writer is not None:
+        writer.settle()
     from hpctrack.stream import outlast  # late: it is for the end alone
 
     outlast.outlast()
@@ -480,21 +484,3 @@ def _at_exit() -> None:
 
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
-
-
-def _warn(kind: str, message: str) -> None:
-    """Say something on standard error, once."""
-    if kind in _warned or len(_warned) > 100:
-        return
-    _warned.add(kind)
-    text = f"hpctrack: {message}\n"
-    try:
-        try:
-            descriptor = sys.stderr.fileno()
-        except (AttributeError, OSError):
-            sys.stderr.write(text)
-        else:
-            # Nothing may stay in a buffer that can't be flushed: Python would exit with 120.
-            os.write(descriptor, text.encode("utf-8", "replace"))
-    except Exception:  # noqa: BLE001, S110 (it may be closed, or not be a file at all)
-        pass

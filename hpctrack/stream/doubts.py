@@ -61,6 +61,11 @@ class Doubts:
         self._torn += 1
         self._untold.append(f"a line can't be read, {why(line)}: {_short(shown)}")
 
+    def note_too_large(self, count: int) -> None:
+        """Note a line that needs more than the wire carries in one; a row of ``count`` values."""
+        self._torn += 1
+        self._untold.append(f"a line can't be sent, it is too large ({count} values): it counts as damaged")
+
     def note_gap(self) -> None:
         """Note that nobody knows how many rows stood where nothing is left of them."""
         self._untold.append(UNCOUNTED)

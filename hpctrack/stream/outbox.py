@@ -190,10 +190,17 @@ class Outbox:
         body, count = wire.pack(itertools.islice(shipment.lines, shipment.next, None))
         end = shipment.lines[shipment.next + count - 1].end
         if len(body) > wire.MAX_BODY * wire.MAX_PARTS:
-            body, _ = wire.pack([journal.Torn(end)])
+            body = self._torn(shipment, end)
         shipment.next += count
         self._window.add(shipment.stream, end, wire.contents(self._run.key, body))
         return True
+
+    def _torn(self, shipment: _Shipment, end: int) -> bytes:
+        """Return what stands for a line that needs too many parts; it goes alone."""
+        line, doubts = shipment.lines[shipment.next], shipment.tail.doubts
+        if doubts is not None and doubts.wants_torn:
+            doubts.note_too_large(len(line.cells) if isinstance(line, journal.Row) else 1)
+        return wire.pack([journal.Torn(end)])[0]
 
     def receive(self, datagram: bytes, now: float) -> bool:
         """Take in an answer; whether it is one to this run, under its key."""

@@ -18,6 +18,7 @@ _OURS = (
     "hpctrack.stream.writer",
     "hpctrack.stream.journal_lines",
     "hpctrack.stream.ranks",
+    "hpctrack.stream.trouble",
 )
 
 

@@ -68,8 +68,9 @@ _BLOCK = struct.Struct("<BI")
 _TORN = struct.Struct("<BII")
 _GAP = struct.Struct("<BIQ")
 
-# Head of a block of rows: rows, modes of steps, progress and times, bytes of the column table.
-_ROWS = struct.Struct("<HBBBxH")
+# Head of a block of rows: rows, modes of steps, progress and times, bytes of the column table: how often
+# 65,536, and the rest.
+_ROWS = struct.Struct("<HBBBBH")
 # Head of an entry of the column table: type, presence, bytes of the name, which follows.
 _COLUMN = struct.Struct("<BBH")
 
@@ -412,7 +413,7 @@ class Rows:
         steps, step_data = _encode_steps([row.step for row in self._rows])
         progress, progress_data = _encode_optional("d", [row.progress for row in self._rows])
         times, time_data = _encode_times([row.time for row in self._rows])
-        head = _ROWS.pack(count, steps, progress, times, len(names))
+        head = _ROWS.pack(count, steps, progress, times, *divmod(len(names), 1 << 16))
         content = b"".join((head, names, step_data, progress_data, time_data, *data))
         return _BLOCK.pack(ROWS, len(content)) + content
 

@@ -23,20 +23,25 @@ _DESCRIPTORS = (1000, 200, 20)
 #: Nanoseconds between two looks at the journal: is it still there, how much is not acknowledged.
 _LOOK_INTERVAL = 1_000_000_000
 _VOID = journal_lines.CANCEL + b"\n"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What keeps a journal from being created now, and may pass.
+_PASSING = (*_FULL, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS)
+#: Looks at a lock that another process holds for the time of two system calls.
+_LOOKS = 100
 
 
 class Writer:
     """This process's journal."""
 
-    _fd: int
-    _path: str
-    _identity: tuple[int, int]  # device and inode
-    _position: int  # where our file offset was left
+    _fd: int = -1
+    _path: str = ""  # while there can be none
+    _identity: tuple[int, int] = (0, 0)  # device and inode
+    _position: int = -1  # where our file offset was left
     _looked: int
-    _full: bool  # as much is not acknowledged as may be
-    _torn: bool  # the last line is cut short and not voided yet
+    _full: bool = False  # as much is not acknowledged as may be
+    _torn: bool = False  # the last line is cut short and not voided yet
     _lost: int = 0
-    _counted: int = 0  # of these, so many stand in the header
+    _counted: int = 0  # of these, so many stand in a header
 
     def __init__(
         self,
@@ -51,15 +56,26 @@ class Writer:
     ) -> None:
         """Create the journal in the run folder, or where that is not to be had in the run's spool folder.
 
-        Raises OSError if neither will have it. An empty name stands for no folder; ``cap`` bounds the bytes
-        that are not acknowledged; ``warn`` is called when a line is lost.
+        Raises OSError if neither will have it. Where that may pass (a full disk) it is tried later, with
+        what is to be appended. An empty name stands for no folder; ``cap`` bounds the bytes that are not
+        acknowledged; ``warn`` is called when a line is lost.
         """
         #: What the names of this process's metrics end with.
         self.suffix = suffix
         self._run_dir, self._spool_dir = run_dir, spool_dir
         self._attempt, self._rank, self._cap = attempt, rank, cap
         self._warn = warn
-        self._create()
+        self._looked = time_ns()
+        try:
+            self._create()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a journal."""
+        return bool(self._path)
 
     def append(self, line: bytes, now: int) -> None:
         """Append one line with one write(2), ``now`` in nanoseconds.
@@ -81,12 +97,23 @@ class Writer:
                 if written < len(line):
                     self._cut_short(written)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _raise_foreign(error)
+            if error.errno in _FULL or not (self._path or self._may_create(now)):
                 self._lose()
                 return
-            _raise_foreign(error)
             self._look(now)  # in the place of a journal that is gone there is another now
             self._write(_VOID + line if self._torn else line)
+
+    def _may_create(self, now: int) -> bool:
+        """Try again, once in a while, to create a journal; whether there is one."""
+        if 0 <= now - self._looked <= _LOOK_INTERVAL:
+            return False
+        self._looked = now
+        try:
+            self._create()
+        except OSError as error:
+            _raise_foreign(error)
+        return self.exists
 
     def _write(self, line: bytes) -> None:
         written = write(self._fd, line)
@@ -145,6 +172,7 @@ class Writer:
             os.close(descriptor)
         except OSError as error:
             _raise_foreign(error)
+        self._path, self._fd = "", -1
         self._create()
 
     def _create(self) -> None:
@@ -204,16 +232,23 @@ class Writer:
         self._count()
 
     def _count(self) -> None:
-        """Write the count into the header, in place, as a full disk lets us; if not now, then later."""
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        """Write the count into a header, in place, as a full disk lets us; if not now, then later."""
+        while self._counted < self._lost:  # again where another thread has lost a line meanwhile
+            lost = self._lost
             try:
-                os.pwrite(descriptor, journal_lines.format_lost(self._lost), journal_lines.LOST_OFFSET)
-                self._counted = self._lost
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            _raise_foreign(error)
+                if self._path:
+                    _write_count(self._path, lost)
+                else:
+                    _add_to_count(os.environ.get("HPCTRACK_JOURNAL", ""), lost - self._counted)
+            except OSError as error:
+                _raise_foreign(error)
+                return
+            self._counted = lost
+
+    def settle(self) -> None:
+        """Count what could not be counted yet: the program ends."""
+        if self._counted < self._lost:
+            self._count()
 
     def close(self) -> None:
         """Let go of the descriptor if it is still ours."""
@@ -227,21 +262,69 @@ class Writer:
     def discard(self) -> None:
         """Remove a journal that nothing was written to."""
         self.close()
-        os.unlink(self._path)
+        if self._path:
+            os.unlink(self._path)
 
 
-def tell_silent(run_dir: str, attempt: int, rank: int, variable: str) -> None:
-    """Have the run's timeline say, once for each node, that processes log nothing because of their rank."""
+def tell_silent(run_dir: str, spool_dir: str, attempt: int, rank: int, variable: str) -> None:
+    """Have the run's timeline say that processes log nothing because of their rank.
+
+    Once for the node of the script, and once for all others, which don't see its run folder.
+    """
     told = f"rank {rank} ({variable}) logs nothing, as all but rank 0; with ranks = all each of them logs"
+    event = journal_lines.format_message("event", {"time": time_ns() / 1e9, "name": told})
+    folder = run_dir if os.path.isdir(run_dir) else spool_dir
     try:
+        if folder == spool_dir:
+            claim_spool(folder, attempt)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        os.close(os.open(os.path.join(run_dir, "silent"), flags, 0o600))
-        writer = Writer(run_dir, "", attempt=attempt, rank=rank, cap=1 << 20, suffix="", warn=lambda _: None)
-        event = {"time": time_ns() / 1e9, "name": told}
-        writer.append(journal_lines.format_message("event", event), time_ns())
+        os.close(os.open(os.path.join(folder, "silent"), flags, 0o600))
+        writer = Writer(folder, "", attempt=attempt, rank=rank, cap=1 << 20, suffix="", warn=lambda _: None)
+        if writer.exists:
+            writer.append(event, time_ns())
         writer.close()
     except OSError as error:  # somebody has told it, or nobody can
         _raise_foreign(error)
+
+
+def _write_count(path: str, lost: int) -> None:
+    """Write the count of lost lines into the header of this process's journal. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, journal_lines.format_lost(lost), journal_lines.LOST_OFFSET)
+    finally:
+        os.close(descriptor)
+
+
+def _add_to_count(path: str, more: int) -> None:
+    """Add to the count of the shells' journal: processes that can't create one of their own share it.
+
+    It has the room for that, however full its disk is. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _lock(descriptor)
+        header = os.pread(descriptor, journal_lines.HEADER_SIZE, 0)
+        before = header[journal_lines.LOST_OFFSET : -1]
+        if not (header.startswith(journal_lines.MAGIC) and before.isdigit()):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        os.pwrite(descriptor, journal_lines.format_lost(int(before) + more), journal_lines.LOST_OFFSET)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Keep other processes from adding at the same time. Raises OSError where one stands still meanwhile."""
+    for _ in range(_LOOKS):
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            _raise_foreign(error)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            os.sched_yield()
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def _raise_foreign(error: OSError) -> None:

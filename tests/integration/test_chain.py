@@ -107,9 +107,11 @@ def test_more_names_than_there_are_columns(chain):
             hpctrack.log({f"m{i}": step + i / 2 for i in range(2000)}, step=step)
         for i in range(2000):
             hpctrack.log({f"m{i}": 1}, step=10 + i)
+        hpctrack.log({f"many/{i}": float(i) for i in range(8000)}, step=5)
     """)
     expected = {(step, 0.0): {f"m{i}": step + i / 2 for i in range(2000)} for step in range(3)}
     expected |= {(10 + i, 0.0): {f"m{i}": 1} for i in range(2000)}
+    expected[5, 0.0] = {f"many/{i}": float(i) for i in range(8000)}
     check(chain, run_id, expected)
     assert len(metric_columns(chain.connection)) == columns.MAX_AUTOMATIC
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import journal
+from hpctrack.stream import journal, journal_lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ class Run:
         return sorted(line.step for lines in self.journals() for line in lines)
 
     def lost(self) -> int:
-        headers = [journal.parse_header(path.read_bytes()) for path in self.folder.glob("*.log.journal")]
+        headers = [journal.parse_header(path.read_bytes()) for path in self.folder.glob("*.journal")]
         return sum(header.lost for header in headers)
 
 
@@ -84,6 +84,7 @@ def test_what_is_logged_while_the_interpreter_goes_down_arrives(run):
             def __del__(self):
                 log(step=self.step, loss=1.0)
                 hpctrack.log({"x": 2.0}, step=10 + self.step)
+                log(text="a b", step=20 + self.step)
                 set_args({})
                 set_tags()
         log(step=0, loss=1.0)
@@ -92,7 +93,7 @@ def test_what_is_logged_while_the_interpreter_goes_down_arrives(run):
         circle.me = circle
     """)
     assert said == ""
-    assert run.steps() == [0, 1, 2, 11, 12]
+    assert run.steps() == [0, 1, 2, 11, 12, 21, 22]
 
 
 def test_what_comes_too_late_for_a_journal_says_nothing(run):
@@ -391,17 +392,21 @@ def test_a_journal_that_can_not_grow_loses_lines_and_counts_them(run):
     assert errors.count("\n") == 1
 
 
-def test_a_full_disk(run, tmp_path):
+def on_a_small_disk(run, tmp_path: Path, program: str) -> None:
+    """Run a program with a run folder on a disk of 256 KB of which a ballast takes 100; keep its journals."""
     mount = tmp_path / "small"
     mount.mkdir(mode=0o700)
     program = f"""
-        import hpctrack, os
+        import hpctrack, os, time
         folder = {str(mount)!r}
-        for step in range(6000):
-            hpctrack.log(step=step, loss=1.0)
-        os.unlink(folder + "/ballast")
-        for step in range(6000, 6100):
-            hpctrack.log(step=step, loss=1.0)
+        open(os.environ["HPCTRACK_JOURNAL"], "wb").write({journal_lines.format_header(0, 0)!r})
+        def fill():
+            with open(folder + "/ballast", "ab", buffering=0) as file:
+                try:
+                    while True: file.write(bytes(1000))
+                except OSError:
+                    pass
+        {textwrap.indent(textwrap.dedent(program), "        ").strip()}
         os.system("cp " + folder + "/*.journal " + {str(run.folder)!r})
     """
     (tmp_path / "fill.py").write_text(textwrap.dedent(program))
@@ -414,16 +419,56 @@ def test_a_full_disk(run, tmp_path):
         [*namespace, f"mount -t tmpfs none {mount}"], capture_output=True, check=False
     ).returncode:
         pytest.skip("no file system can be mounted here")
-    environ = {**run.environ, "HPCTRACK_RUN_DIR": str(mount)}
+    shell_journal = str(mount / f"{'5e' * 8}.shell.journal")
+    folders = {"HPCTRACK_RUN_DIR": str(mount), "HPCTRACK_SPOOL_DIR": "/nowhere/journals/c.14.0"}
+    environ = {**run.environ, **folders, "HPCTRACK_JOURNAL": shell_journal}
     done = subprocess.run(
         [*namespace, shell], env=environ, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk(run, tmp_path):
+    on_a_small_disk(
+        run,
+        tmp_path,
+        """
+        for step in range(6000):
+            hpctrack.log(step=step, loss=1.0)
+        os.unlink(folder + "/ballast")
+        for step in range(6000, 6100):
+            hpctrack.log(step=step, loss=1.0)
+        """,
+    )
     (lines,) = run.journals()
     rows = [line.step for line in lines if isinstance(line, journal.Row)]
     torn = sum(isinstance(line, journal.Torn) for line in lines)
     assert rows[-100:] == list(range(6000, 6100))
     assert torn <= 1 and run.lost() > 100 and len(rows) + torn + run.lost() == 6100
+
+
+def test_processes_that_find_a_full_disk_count_what_they_lose(run, tmp_path):
+    """They can create no journal; the shells' journal has room for a count. One of them sees room again."""
+    on_a_small_disk(
+        run,
+        tmp_path,
+        """
+        fill()
+        for child in range(4):
+            if os.fork() == 0:
+                for step in range(10):
+                    hpctrack.log(step=step, loss=1.0)
+                if child == 3:
+                    os.unlink(folder + "/ballast")
+                    time.sleep(1.1)  # the next attempt
+                    for step in range(10, 20):
+                        hpctrack.log(step=step, loss=1.0)
+                os._exit(0)
+            os.wait()
+        """,
+    )
+    assert run.steps() == list(range(10, 20))
+    assert run.lost() == 40
 
 
 def test_the_cap_bounds_what_piles_up(run):

@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 
 from hpctrack import script
-from hpctrack.stream import journal, journal_lines, ranks, writer
+from hpctrack.stream import journal, journal_lines, ranks, trouble, writer
 
 VARIABLES = (
     "SLURM_JOB_ID",
@@ -245,6 +245,68 @@ def test_a_progress_that_is_none(run, progress, capfd):
     script.log(step=1, progress=progress, loss=1.0)
     (row,) = lines(run)
     assert row.progress is None and "progress must be" in capfd.readouterr().err
+
+
+def _fail(*_):
+    raise ValueError("no")
+
+
+def broken(**members):
+    """Return something some of whose special methods fail."""
+    return type("Broken", (), members)()
+
+
+class Unshowable(Exception):
+    __str__ = __repr__ = _fail
+
+
+def _fail_unshowably(*_):
+    raise Unshowable
+
+
+class NoKeys(dict):
+    keys = items = __iter__ = _fail
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "expected"),
+    [
+        (broken(__getattr__=_fail), {}, None),
+        ([1, 2], {}, None),
+        (5, {"loss": 1.0}, None),
+        (NoKeys(a=1), {}, None),
+        (NoKeys(a=1), {"loss": 1.0}, {"loss": 1.0}),
+        ({"a": NoKeys(a=1)}, {"loss": 1.0}, {"loss": 1.0}),
+        ({"a": broken(__str__=_fail)}, {}, None),
+        ({"a": {"b": broken(__str__=_fail)}}, {}, None),
+        ({"a": broken(__getattr__=_fail)}, {"loss": 1.0}, {"loss": 1.0}),
+        ({"a": broken(__str__=_fail_unshowably)}, {"loss": 1.0}, {"loss": 1.0}),
+        ({broken(__str__=_fail, __repr__=_fail): 2.0}, {"loss": 1.0}, {"loss": 1.0}),
+        ({"loss": 1.0}, {"step": broken(__str__=_fail_unshowably)}, {"loss": 1.0}),
+        ({"loss": 1.0}, {"progress": broken(__str__=_fail, __repr__=_fail)}, {"loss": 1.0}),
+    ],
+    ids=range(13),
+)
+def test_what_fails_when_it_is_asked_takes_nothing_along_and_is_counted(run, values, more, expected):
+    """Each row is there, with what could be had of it, or counted; nothing is raised into the script."""
+    script.log(first=1.0)
+    script.log(values, **more)
+    (path,) = run.glob("*.log.journal")
+    rows = [line.values for line in lines(run)][1:]
+    assert rows == ([] if expected is None else [expected])
+    assert journal.parse_header(path.read_bytes()).lost == (expected is None)
+
+
+def test_values_of_one_name_are_told(run, capfd):
+    script.log({"a": {"b": 1.0}, "a/b": 2.0})
+    assert logged(run) == {"a/b": 2.0} and "a/b stands twice" in capfd.readouterr().err
+
+
+def test_a_bounded_number_of_troubles_is_told(run, capfd):
+    for number in range(300):
+        script.log({f"bad{number}": broken(__str__=_fail), "loss": 1.0})
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == trouble.MOST + 1 and "not told any more" in said[-1] and len(lines(run)) == 300
 
 
 def test_nothing_to_log(run):
@@ -491,7 +553,7 @@ def test_what_is_no_arguments_and_no_metrics_is_told_clearly(run, capfd):
     assert json.loads(args.text) == {"lr": 0.1}
     assert capfd.readouterr().err.splitlines() == [
         "hpctrack: set_args() takes a dictionary, an object with fields, or keyword arguments, not str",
-        "hpctrack: log() takes a dictionary or keyword arguments, not int",
+        "hpctrack: log() takes a dictionary or keyword arguments, not int: a row is lost",
     ]
 
 
@@ -537,6 +599,32 @@ def test_a_row_that_is_too_long_is_counted(run):
     script.set_args(text=["x" * 100_000] * 20)
     (path,) = run.glob("*.log.journal")
     assert journal.parse_header(path.read_bytes()).lost == 2 and len(lines(run)) == 1
+
+
+@pytest.mark.parametrize("count", [45_000, 100_000])
+def test_a_row_of_very_many_metrics_is_as_long_as_may_be_read(run, count):
+    """Digits take less than the packed form."""
+    script.log({f"m{i}": 1.0 for i in range(count)}, step=1)
+    (path,) = run.glob("*.log.journal")
+    rows, lost = lines(run), journal.parse_header(path.read_bytes()).lost
+    assert (len(rows), lost) == ((1, 0) if count == 45_000 else (0, 1))
+    assert all(len(line) <= journal_lines.MAX_LINE for line in path.read_bytes().splitlines())
+
+
+def test_threads_that_lose_lines_at_once_count_them_all(run, monkeypatch):
+    """The count of the one that was slower is written last."""
+    script.log(step=0, loss=1.0)
+    lost, write_count = script._state["writer"], writer._write_count
+
+    def overtaken(path, count):
+        if count == 1:
+            lost.lose()
+        write_count(path, count)
+
+    monkeypatch.setattr(writer, "_write_count", overtaken)
+    lost.lose()
+    (path,) = run.glob("*.log.journal")
+    assert journal.parse_header(path.read_bytes()).lost == 2
 
 
 FAULTS = {
@@ -607,6 +695,18 @@ def test_ranks(run, monkeypatch, environ, rank, capfd):
     found = {name for line in lines(run) if isinstance(line, journal.Row) for name in line.values}
     assert f"loss@{rank}" in found
     assert any(journal.parse_header(path.read_bytes()).rank == rank for path in run.glob("*.journal"))
+
+
+def test_that_ranks_are_silent_is_told_once_for_other_nodes(run, monkeypatch, tmp_path):
+    """They don't see the run folder."""
+    (tmp_path / "spool").mkdir(mode=0o700)
+    run.rmdir()
+    for rank in ("3", "1"):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        script._state.clear()
+        script.log(loss=1.0)
+    (told,) = lines(tmp_path / "spool" / "journals" / "c.14.0")
+    assert told.kind == "event" and "rank 3 (SLURM_PROCID) logs nothing" in told.text
 
 
 def test_that_ranks_are_silent_is_told_once(run, monkeypatch):

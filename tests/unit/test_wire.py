@@ -43,7 +43,8 @@ def decode(body: bytes) -> list[tuple]:
 
 
 def decode_rows(block: bytes) -> list[tuple]:
-    count, steps, progress, times, table_size = struct.unpack_from("<HBBBxH", block)
+    count, steps, progress, times, high, low = struct.unpack_from("<HBBBBH", block)
+    table_size = (high << 16) + low
     table, data = block[8 : 8 + table_size], block[8 + table_size :]
 
     def take(format_: str, number: int = 1) -> tuple:
@@ -207,6 +208,15 @@ def test_a_line_that_needs_more_than_one_datagram():
     headers = [wire.peek(datagram) for datagram in datagrams]
     assert headers == [HEADER._replace(part=part, parts=4) for part in range(4)]
     assert b"".join(wire.body(KEY, datagram) for datagram in datagrams) == body
+
+
+@pytest.mark.parametrize("count", [6_000, 45_000])
+def test_a_row_of_very_many_metrics(count):
+    """Its column table takes more than 64 KiB."""
+    row = Row.of(9, 3, None, None, {f"metric/{i}": float(i) for i in range(count)})
+    body, packed = wire.pack([row])
+    assert packed == 1 and len(body) <= wire.MAX_BODY * wire.MAX_PARTS
+    assert decode(body) == [(3, None, None, row.values)]
 
 
 def test_an_empty_range():

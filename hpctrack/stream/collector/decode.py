@@ -24,7 +24,7 @@ _MAX_NAME = 4 * journal_lines.MAX_NAME  # bytes of so many characters
 _MAX_KIND = 64
 
 _BLOCK = struct.Struct("<BI")
-_ROWS = struct.Struct("<HBBBxH")
+_ROWS = struct.Struct("<HBBBBH")
 _COLUMN = struct.Struct("<BBH")
 _INT = struct.Struct("<q")
 _AFFINE = struct.Struct("<qq")
@@ -162,11 +162,14 @@ def _message(body: bytes, start: int, end: int) -> model.NodeMessage:
 
 def _rows(body: bytes, start: int, end: int) -> model.MetricBlock:
     reader = _Reader(body, start, end)
-    rows, step_mode, progress_mode, time_mode, size = _ROWS.unpack_from(body, reader.take(_ROWS.size))
+    head = _ROWS.unpack_from(body, reader.take(_ROWS.size))
+    rows, step_mode, progress_mode, time_mode, high, low = head
+    size = (high << 16) + low
     if not 0 < rows <= wire.MAX_LINES:
         _refuse("a block has no rows, or too many")
     begin = reader.take(size)
-    shape = _shape(body[begin : begin + size])
+    # What is that long is one row's alone, and not worth its memory.
+    shape = (_shape.__wrapped__ if high else _shape)(body[begin : begin + size])
     steps, stepped = _steps(reader, rows, step_mode)
     progress = _progress(reader, rows, progress_mode)
     times, timed = _times(reader, rows, time_mode)
