@@ -93,6 +93,8 @@ class JobFacts(NamedTuple):
     time_limit: timedelta | None = None
     unlimited: bool = False
     """Whether it is known to have no time limit; else one that is None is not known."""
+    time_used: timedelta | None = None
+    """How long a running or suspended job has run by ``time``, but for the time that it was suspended."""
     stdout_path: str | None = None
     stderr_path: str | None = None
     resources: Mapping[str, Any] = _NOTHING

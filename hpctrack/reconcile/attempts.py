@@ -153,13 +153,14 @@ class History:
     def _is_final(self, old: RunStatus | None, status: RunStatus, fact: JobFacts, *, inferred: bool) -> bool:
         """Whether an end goes before the one we know.
 
-        A command's own word goes before what its job's end made us think; and accounting corrects itself
-        (`StoredRun.recheck_after`).
+        A command's own word goes before what its job's end made us think; and accounting corrects itself: of
+        a run that is over (`StoredRun.recheck_after`), and of one that squeue does not list for a second
+        time. A job that is cancelled while it completes for its requeue was REQUEUED first.
         """
         told = self.run.kind == "command" and fact.source == "relay"
-        corrected = self.run.recheck_after is not None and fact.source != "relay"
-        replaced = told or inferred or (corrected and old is not None and states.ends(old) is Ends.RUN)
-        return replaced and old is not status and states.has_ended(status)
+        gone = self.run.recheck_after is not None or self.run.missing_since is not None
+        corrected = gone and fact.source != "relay" and states.has_ended(old)
+        return (told or inferred or corrected) and old is not status and states.has_ended(status)
 
     def _status_of(self, number: int, fact: JobFacts) -> RunStatus | None:
         attempt = self.attempts.get(number)

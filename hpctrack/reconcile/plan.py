@@ -129,6 +129,7 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         and not (live.unlimited and run.time_limit)
         and live.partition in (run.partition, None)
         and (live.job_name is None or matching.is_called(live.job_name, run.job_name))
+        and not running_time.has_slipped(run, live)
         and run.missing_since is None
         and not evidence.rows
         and not evidence.components
@@ -172,16 +173,23 @@ def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey
     run, top = history.run, history.top
     due = run.recheck_after is not None and history.now >= run.recheck_after
     again = due and run.run_id in survey.accounts
-    if evidence.rows and top and top.time_ended and history.status is not RunStatus.COMPLETED:
-        before = [_end_of(attempt) for attempt in run.attempts if attempt.attempt == top.attempt]
-        if before != [_end_of(top)]:
-            return history.now + RECHECK
+    if evidence.rows and top and top.time_ended:
         forgotten = min(top.time_ended, history.now) + FORGOTTEN
-        if again and history.now < forgotten:
-            return forgotten
-    if evidence.rows and evidence.rows[-1].partition is None and run.recheck_after is None:
-        return history.now + RECHECK
+        soon = again and history.now < forgotten
+        if _lacks_beginning(evidence.rows[-1]) and (run.recheck_after is None or soon):
+            return history.now + RECHECK
+        if history.status is not RunStatus.COMPLETED:
+            before = [_end_of(attempt) for attempt in run.attempts if attempt.attempt == top.attempt]
+            if before != [_end_of(top)] or run.time_ended is None:
+                return history.now + RECHECK
+            if soon:
+                return forgotten
     return None if again else run.recheck_after
+
+
+def _lacks_beginning(fact: JobFacts) -> bool:
+    """Whether accounting has been told how a job ended, and not yet what was submitted."""
+    return fact.source == "sacct" and fact.partition is None
 
 
 def _end_of(attempt: Attempt) -> tuple[object, ...]:
@@ -322,9 +330,9 @@ def _attempt_fields(
         yield "slurm_state", history.raw
     started = [attempt for attempt in history.attempts.values() if _has_started(attempt)]
     shown = max(started, key=lambda attempt: attempt.attempt, default=None)
-    said = (evidence.live.time if evidence.live else None) or history.now
-    yield "time_stopped", None if over else running_time.time_stopped(history, shown, said)
-    yield "suspended", running_time.suspended(history, shown, said)
+    spent = running_time.spent(history, shown, evidence.live)
+    yield "time_stopped", None if over else spent.stopped
+    yield "suspended", spent.suspended
     if shown:
         yield "attempt", shown.attempt
         yield "time_started", shown.time_started
@@ -352,7 +360,7 @@ def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[s
             value = getattr(newest, name)
             if value is not None or (name == "time_limit" and newest.unlimited):
                 yield name, value
-        if newest.job_name and (not run.job_name or matching.is_renamed(newest, run.job_name)):
+        if newest.job_name and not _lacks_beginning(newest) and _is_new_name(run, newest):
             yield "job_name", newest.job_name
         if not newest.array_tasks:
             yield "slurm_job_id", newest.job_id
@@ -362,3 +370,7 @@ def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[s
                 yield name, getattr(fact, name)
         if newest is None and run.slurm_job_id is None and fact.job_id:
             yield "slurm_job_id", fact.job_id
+
+
+def _is_new_name(run: StoredRun, fact: JobFacts) -> bool:
+    return not run.job_name or matching.is_renamed(fact, run.job_name)

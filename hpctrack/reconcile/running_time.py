@@ -1,13 +1,14 @@
 """How long a run has run: what `runs.time_stopped` and `runs.suspended` hold. Pure.
 
-As Slurm reckons: neither the wait for another start nor the time for which a job was suspended counts. Until
-accounting tells how long an execution took, a suspension lasts from when squeue showed it to when it did not.
+As Slurm reckons: neither the wait for another start nor the time for which a job was suspended counts. Of a
+job that runs, or is suspended, squeue says how long it has run. Where nobody does (pyslurm), a suspension
+lasts from when it was shown to when it was not, until accounting tells how long the execution took.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.model import RunStatus
 from hpctrack.slurm import states
@@ -16,24 +17,56 @@ from hpctrack.slurm.states import Stage
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from hpctrack.model import Attempt
+    from hpctrack.model import Attempt, JobFacts, StoredRun
     from hpctrack.reconcile.attempts import History
 
 _NONE = timedelta()
 
 
-def time_stopped(history: History, shown: Attempt | None, said: datetime) -> datetime | None:
-    """Since when a run that may go on does not run; None while it does.
+#: What squeue says in whole seconds, and some time after it was asked, differs by so much at most.
+_SLACK = timedelta(seconds=3)
 
-    ``shown`` is the latest attempt that started, ``said`` when the latest fact was told.
-    """
-    run, status = history.run, history.status
+
+class Spent(NamedTuple):
+    """How the attempt that is shown spends its time."""
+
+    stopped: datetime | None
+    """Since when it does not run although the run may go on; None while it does."""
+    suspended: timedelta
+    """For how long it was suspended until then."""
+
+
+def spent(history: History, shown: Attempt | None, live: JobFacts | None) -> Spent:
+    """Return what is known of the latest attempt that started, ``shown``, with squeue's line of the job."""
     if shown is None:
-        return None
+        return Spent(None, _NONE)
+    said = (live.time if live else None) or history.now
+    used = live.time_used if live and live.time_submitted == shown.time_submitted else None
+    suspended = _suspended(history, shown, said, used)
+    return Spent(_time_stopped(history, shown, said, used, suspended), suspended)
+
+
+def has_slipped(run: StoredRun, live: JobFacts) -> bool:
+    """Whether a running job has run for another time than we believe: a suspension was not seen."""
+    if live.time_used is None or live.time is None or run.time_started is None:
+        return False
+    if live.status is RunStatus.SUSPENDED and run.time_stopped is not None:
+        ran = run.time_stopped - run.time_started - run.suspended
+    else:
+        ran = live.time - run.time_started - run.suspended
+    return abs(ran - live.time_used) > _SLACK
+
+
+def _time_stopped(
+    history: History, shown: Attempt, said: datetime, used: timedelta | None, suspended: timedelta
+) -> datetime | None:
+    run, status = history.run, history.status
     stage = states.stage_of(status)
     if stage >= Stage.COMPLETING and shown.attempt == history.newest:
         return shown.time_ended or (run.time_stopped or said if stage is Stage.ENDED else None)
     if status is RunStatus.SUSPENDED:
+        if used is not None and shown.time_started is not None:
+            return shown.time_started + suspended + used
         return (run.time_stopped if run.status is status else None) or said
     if stage is Stage.WAITING:
         waits = history.top.time_submitted if history.top else None
@@ -41,23 +74,23 @@ def time_stopped(history: History, shown: Attempt | None, said: datetime) -> dat
     return None
 
 
-def suspended(history: History, shown: Attempt | None, said: datetime) -> timedelta:
-    """For how long the attempt that is shown was suspended."""
-    if shown is None:
-        return _NONE
+def _suspended(history: History, shown: Attempt, said: datetime, used: timedelta | None) -> timedelta:
     told = _told(shown)
     if told is not None:
         return told
     if shown.attempt in history.accounted:
         return _NONE
     run = history.run
-    if (shown.attempt, shown.time_started) != (run.attempt, run.time_started):
-        return _NONE
-    if run.status is not RunStatus.SUSPENDED or run.time_stopped is None:
-        return run.suspended
+    same = (shown.attempt, shown.time_started) == (run.attempt, run.time_started)
+    known = run.suspended if same else _NONE
+    if history.status is RunStatus.RUNNING and used is not None and shown.time_started is not None:
+        found = max(_NONE, said - shown.time_started - used)
+        return known if abs(found - known) <= _SLACK else found
+    if not same or run.status is not RunStatus.SUSPENDED or run.time_stopped is None:
+        return known
     if history.status is RunStatus.SUSPENDED:
-        return run.suspended
-    return run.suspended + max(_NONE, (shown.time_ended or said) - run.time_stopped)
+        return known
+    return known + max(_NONE, (shown.time_ended or said) - run.time_stopped)
 
 
 def _told(attempt: Attempt) -> timedelta | None:

@@ -6,7 +6,8 @@ import functools
 import os
 import pwd
 import secrets
-from datetime import datetime, timezone
+import time
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Protocol
 
 from hpctrack import errors
@@ -81,9 +82,11 @@ class CommandLine:
 
     def _squeue(self, options: list[str]) -> list[JobFacts]:
         delimiter = _delimiter()
-        now = datetime.now(timezone.utc)
+        now, began = datetime.now(timezone.utc), time.monotonic()
         argv = ["squeue", *self._where, "-a", "-h", *options, "-O", parse.squeue_format(delimiter)]
-        return parse.squeue(self._run(argv), delimiter, self.cluster, now)
+        printed = self._run(argv)
+        late = timedelta(seconds=time.monotonic() - began)
+        return parse.squeue(printed, delimiter, self.cluster, now, late=late)
 
     def _sacct(self, jobs: Sequence[str], since: datetime) -> list[JobFacts]:
         if self._fields is None:

@@ -9,21 +9,20 @@ local times where a command does not oblige. What can't be read whole raises `er
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
 from hpctrack.model import JobFacts, RunStatus
-from hpctrack.slurm import states, units
+from hpctrack.slurm import resizing, states, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 #: Fields of ``squeue -O``; all exist from Slurm 20.11 on. One field per attribute of `_Queued`, in its order.
 SQUEUE_FIELDS = (
     "JobID JobArrayID HetJobID HetJobOffset State RestartCnt SubmitTime StartTime EndTime exit_code UserName "
-    "Partition Account QOS TimeLimit BatchHost NodeList Reason Name"
+    "Partition Account QOS TimeLimit TimeUsed BatchHost NodeList Reason Name"
 ).split()
 #: Fields of ``sacct -o`` that releases have had since 20.11, Restarts since 24.11. One per attribute of
 #: `_Row`, in its order.
@@ -34,14 +33,7 @@ SACCT_FIELDS = (
 #: Without these rows of sacct mean nothing.
 _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
 
-#: How what the parts of an execution used, between which the job changed its size, makes what it used.
-_OF_PARTS: dict[str, Callable[[list[Any]], object]] = {
-    "cpu_s": sum,
-    "energy_j": sum,
-    "max_rss_bytes": max,
-    "derived_exit_code": max,
-}
-
+_NONE = timedelta()
 _CANCELLED_BY = re.compile(r"CANCELLED by (\d+)\Z")
 
 
@@ -63,6 +55,7 @@ class _Queued(NamedTuple):
     account: str
     qos: str
     time_limit: str
+    time_used: str
     batch_host: str
     node_list: str
     reason: str
@@ -122,24 +115,37 @@ def sacct_fields(helpformat: str) -> list[str]:
     return chosen
 
 
-def squeue(text: str, delimiter: str, cluster: str | None, now: datetime) -> list[JobFacts]:
-    """Read the output of ``squeue -h -O squeue_format(delimiter)``, printed at ``now`` by ``cluster``.
+def squeue(
+    text: str,
+    delimiter: str,
+    cluster: str | None,
+    now: datetime,
+    fields: Sequence[str] = SQUEUE_FIELDS,
+    *,
+    late: timedelta = _NONE,
+) -> list[JobFacts]:
+    """Read the output of ``squeue -h -O squeue_format(delimiter)``, asked for at ``now``.
 
-    One fact per line: the pending tasks of an array stay together (`JobFacts.array_tasks`). A pending job's
-    start is a forecast, and so is a running job's end: neither is a fact.
+    ``fields`` are those of an older recording, ``late`` is how long squeue took to answer. One fact per line:
+    the pending tasks of an array stay together (`JobFacts.array_tasks`). A pending job's start is a forecast,
+    and so is a running job's end: neither is a fact.
     """
     times = units.Times()
     facts = []
-    for record in _records("squeue", text, delimiter, len(SQUEUE_FIELDS)):
-        line = _Queued._make(record)
+    places = [fields.index(field) if field in fields else len(fields) for field in SQUEUE_FIELDS]
+    for record in _records("squeue", text, delimiter, len(fields)):
+        record.append("")
+        line = _Queued._make([record[place] for place in places])
         try:
-            facts.append(_queued(line, cluster, now, times))
+            facts.append(_queued(line, cluster, now, times, late))
         except ValueError:
             raise _unreadable("squeue", record) from None
     return facts
 
 
-def _queued(line: _Queued, cluster: str | None, now: datetime, times: units.Times) -> JobFacts:
+def _queued(
+    line: _Queued, cluster: str | None, now: datetime, times: units.Times, late: timedelta
+) -> JobFacts:
     status = states.status_of(line.state)
     stage = states.stage_of(status) if status else states.Stage.WAITING
     ended = stage is states.Stage.ENDED
@@ -173,9 +179,19 @@ def _queued(line: _Queued, cluster: str | None, now: datetime, times: units.Time
         job_name=line.name,
         time_limit=units.span(line.time_limit),
         unlimited=units.is_unlimited(line.time_limit),
+        time_used=_time_used(line, status, late),
         array_tasks=array_tasks,
         time=now,
     )
+
+
+def _time_used(line: _Queued, status: RunStatus | None, late: timedelta) -> timedelta | None:
+    """How long a job has run when squeue was asked, but for suspensions; it says how long when it prints."""
+    used = units.seconds(line.time_used) if line.time_used else None
+    if used is None or status not in (RunStatus.RUNNING, RunStatus.SUSPENDED):
+        return None
+    found = timedelta(seconds=used)
+    return found if status is RunStatus.SUSPENDED else max(_NONE, found - late)
 
 
 def sacct(
@@ -211,7 +227,7 @@ def sacct(
         except ValueError:
             raise _unreadable("sacct", record) from None
     told = [_with_steps(fact, rows) for fact, rows in zip(facts, steps, strict=True)]
-    return _unresized([fact for fact in told if not _was_withdrawn(fact)])
+    return resizing.join([fact for fact in told if not _was_withdrawn(fact)])
 
 
 def _was_withdrawn(fact: JobFacts) -> bool:
@@ -298,46 +314,6 @@ def _with_steps(fact: JobFacts, steps: list[_Step]) -> JobFacts:
         if fact.time_ended:
             resources["elapsed_s"] = max(0, int((fact.time_ended - started).total_seconds()))
     return fact._replace(time_started=started, resources=resources)
-
-
-def _unresized(facts: list[JobFacts]) -> list[JobFacts]:
-    """Join the rows of an execution in which the job changed its size: each but the last says RESIZING."""
-    if all(fact.status is not RunStatus.RESIZING for fact in facts):
-        return facts
-    joined: list[JobFacts] = []
-    parts: dict[int, list[JobFacts]] = defaultdict(list)
-    for fact in sorted(facts, key=_submitted):
-        own = parts[fact.job_id]
-        if fact not in own:
-            own.append(fact)
-        if fact.status is not RunStatus.RESIZING or not fact.time_ended:
-            joined.append(_joined(parts.pop(fact.job_id)))
-    return joined + [_joined(own) for own in parts.values()]
-
-
-def _submitted(fact: JobFacts) -> datetime:
-    return fact.time_submitted or datetime.max.replace(tzinfo=timezone.utc)
-
-
-def _joined(parts: list[JobFacts]) -> JobFacts:
-    """Return one fact of the parts of an execution: Slurm hangs its steps on the first, or on several."""
-    first, last = parts[0], parts[-1]
-    if first is last:
-        return last
-    resources = dict(last.resources)
-    # The last part may have the start of the first, and with it all its time.
-    lasted = [part for part in parts[:-1] if part.time_started != last.time_started]
-    resources["elapsed_s"] = _sum(part.resources.get("elapsed_s") for part in (*lasted, last))
-    for name, reckon in _OF_PARTS.items():
-        found = [part.resources[name] for part in parts if name in part.resources]
-        if found:
-            resources[name] = reckon(found)
-    started = next((part.time_started for part in parts if part.time_started), None)
-    return last._replace(time_submitted=first.time_submitted, time_started=started, resources=resources)
-
-
-def _sum(numbers: Iterable[Any]) -> int:
-    return sum(number for number in numbers if number is not None)
 
 
 def _records(program: str, text: str, delimiter: str, count: int) -> Iterator[list[str]]:

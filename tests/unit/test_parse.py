@@ -17,13 +17,15 @@ RECORDED = "\x1f#\x1f"
 D = "\x1fd3adb33f\x1f"
 NOW = datetime(2026, 11, 21, tzinfo=timezone.utc)
 FIELDS = parse.sacct_fields((DATA / "sacct-helpformat.txt").read_text())
+#: What squeue was asked for when it was recorded.
+QUEUE_FIELDS = [field for field in parse.SQUEUE_FIELDS if field != "TimeUsed"]
 
 QUEUED = {
     "JobID": "12", "JobArrayID": "12", "HetJobID": "N/A", "HetJobOffset": "N/A", "State": "RUNNING",
     "RestartCnt": "0", "SubmitTime": "1795223351", "StartTime": "1795223352", "EndTime": "N/A",
     "exit_code": "0", "UserName": "alice", "Partition": "main", "Account": "lab", "QOS": "normal",
-    "TimeLimit": "1-02:03:04", "BatchHost": "n1", "NodeList": "n[1-2]", "Reason": "None",
-    "Name": "train",
+    "TimeLimit": "1-02:03:04", "TimeUsed": "1-00:00:10", "BatchHost": "n1", "NodeList": "n[1-2]",
+    "Reason": "None", "Name": "train",
 }  # fmt: skip
 ROW = {
     "JobID": "12", "JobIDRaw": "12", "Cluster": "mini", "State": "COMPLETED", "Submit": "1795223351",
@@ -62,7 +64,7 @@ def recorded_rows():
 
 
 def test_every_recorded_line_of_squeue_is_read():
-    facts = parse.squeue((DATA / "squeue.txt").read_text(), RECORDED, "mini", NOW)
+    facts = parse.squeue((DATA / "squeue.txt").read_text(), RECORDED, "mini", NOW, QUEUE_FIELDS)
     seen = Counter(fact.status for fact in facts)
     words = {status.name for status in seen}
     assert words == {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "SPECIAL_EXIT"}
@@ -84,7 +86,7 @@ def test_every_recorded_line_of_squeue_is_read():
 
 
 def test_recorded_ends_in_slurmctlds_memory():
-    facts = parse.squeue((DATA / "squeue-states-all.txt").read_text(), RECORDED, "mini", NOW)
+    facts = parse.squeue((DATA / "squeue-states-all.txt").read_text(), RECORDED, "mini", NOW, QUEUE_FIELDS)
     by_end = {fact.status: fact for fact in facts}
     failed = by_end[RunStatus.OUT_OF_MEMORY]
     assert (failed.exit_code, failed.exit_signal) == (0, 125)
@@ -222,6 +224,20 @@ def test_bytes_that_are_no_text_are_replaced():
     assert fact.job_name == "caf\ufffd"
 
 
+@pytest.mark.parametrize(
+    ("state", "used", "told"),
+    [
+        ("RUNNING", "1-00:00:10", 86400 + 6), ("RUNNING", "0:02", 0), ("SUSPENDED", "1:10", 70),
+        ("COMPLETING", "1:10", None), ("PENDING", "0:00", None), ("RUNNING", "INVALID", None),
+    ],
+)  # fmt: skip
+def test_how_long_a_job_has_run_when_squeue_was_asked(state, used, told):
+    """It answered four seconds later, and says how long when it prints."""
+    text = queue_text({"State": state, "TimeUsed": used})
+    [fact] = parse.squeue(text, D, "mini", NOW, late=timedelta(seconds=4))
+    assert fact.time_used == (None if told is None else timedelta(seconds=told))
+
+
 def test_nothing_is_nothing():
     assert parse.squeue("", D, "mini", NOW) == []
     assert parse.squeue("\n", D, "mini", NOW) == []
@@ -248,7 +264,7 @@ def test_truncated_output_is_refused(cut):
     [
         "slurm_load_jobs error: something\n",
         "garbage" + D + "\n",
-        D * 19 + "\n",
+        D * len(parse.SQUEUE_FIELDS) + "\n",
         "x\n" + queue_text({}),
         queue_text({"JobID": "twelve"}),
         queue_text({"RestartCnt": "-"}),

@@ -210,15 +210,31 @@ def test_a_success_that_accounting_knows_half_of_is_looked_up_once_more():
     assert decide(stored, row("COMPLETED", partition=None), now=1030)[0].recheck_after is None
 
 
-def test_the_end_of_a_job_that_may_start_again_is_looked_up_anyway():
-    stored, _ = decide(run(), row("PREEMPTED"))
-    stored, _ = decide(stored, row("PREEMPTED"), now=1000 + GRACE.total_seconds())
-    assert (stored.time_ended, stored.recheck_after) == (at(50), None)
-
-
 def test_a_run_that_is_looked_up_again_may_be_found_requeued():
     stored, _ = decide(run(), row("FAILED"))
     again, _ = decide(stored, squeue("PENDING", attempt=1, time_submitted=at(60)), row("FAILED"), now=1030)
     assert (again.status, again.time_ended, again.recheck_after) == (S.PENDING, None, None)
     again, _ = decide(stored, row("REQUEUED"), now=1030)
     assert (again.status, again.time_ended, again.recheck_after) == (S.REQUEUED, None, None)
+
+
+@pytest.mark.parametrize("end", ["COMPLETED", "CANCELLED"])
+def test_a_beginning_that_accounting_learns_late_is_waited_for(end):
+    """Until slurmctld has forgotten the job; meanwhile slurmdbd calls it "allocation"."""
+    half = row(end, partition=None, job_name="allocation")
+    stored, _ = decide(run(job_name="train"), half, now=60)
+    for now in (81, 102, 123):
+        assert stored.recheck_after <= at(now)
+        stored, _ = decide(stored, half, now=now)
+    told, _ = decide(stored, row(end, partition="gpu", job_name="train"), now=144)
+    assert (stored.job_name, told.job_name, told.partition) == ("train", "train", "gpu")
+    assert decide(stored, half, now=500)[0].recheck_after is None
+
+
+@pytest.mark.parametrize("end", ["PREEMPTED", "REQUEUED"])
+def test_the_end_of_what_might_have_started_again_is_looked_up_once_more_too(end):
+    stored, _ = decide(run(), row(end), now=60)
+    stored, _ = decide(stored, row(end), now=60 + GRACE.total_seconds())
+    assert (stored.time_ended, stored.recheck_after) == (at(50), at(380))
+    told, _ = decide(stored, row(end, exit_signal=15), now=381)
+    assert told.attempts[0].slurm_exit_signal == 15

@@ -111,10 +111,21 @@ def test_failed_first_and_then_requeued_for_its_exit_code():
     assert (stored.status, stored.time_ended) == (S.REQUEUED, None)
 
 
-def test_that_it_was_requeued_is_not_unlearnt():
+def test_that_it_was_requeued_is_not_unlearnt_while_squeue_may_list_it():
     stored, _ = decide(run(), row("REQUEUED"))
-    again, moves = decide(stored, row("FAILED"))
+    again, moves = decide(stored._replace(missing_since=None), row("FAILED"))
     assert (again.status, again.time_ended, moves) == (S.REQUEUED, None, [])
+
+
+@pytest.mark.parametrize("end", ["CANCELLED", "FAILED", "PREEMPTED"])
+def test_cancelled_while_it_completed_for_its_requeue(end):
+    """Accounting says REQUEUED first, of the one execution there is."""
+    stored = after(run(), (squeue("RUNNING"),), (squeue("COMPLETING", 1),), (row("REQUEUED"),))
+    assert (stored.status, stored.time_ended) == (S.REQUEUED, None)
+    stored, moves = decide(stored, row(end, exit_code=9))
+    assert (stored.status, moves) == (S[end], [(0, S[end], "sacct")])
+    assert stored.attempts[0].slurm_exit_code == 9
+    assert (stored.time_ended is None) == (end == "PREEMPTED")
 
 
 def test_what_squeue_said_late_about_an_attempt_that_ended():

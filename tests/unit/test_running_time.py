@@ -51,6 +51,21 @@ def test_a_suspended_run_stands_still():
     assert ran(decide(stored, told)[0], 5000) == 53, "accounting knows better"
 
 
+def test_a_suspension_between_two_looks_is_in_what_squeue_says():
+    stored, _ = decide(run(), squeue("RUNNING", time=at(10), time_used=at(5) - at(0)), now=10)
+    assert (
+        decide(stored, squeue("RUNNING", time=at(31), time_used=timedelta(seconds=24)), now=31)[0] == stored
+    )
+    stored, _ = decide(stored, squeue("RUNNING", time=at(60), time_used=timedelta(seconds=15)), now=60)
+    assert (stored.suspended, ran(stored, 60)) == (timedelta(seconds=40), 15)
+    stored, _ = decide(stored, squeue("SUSPENDED", time=at(90), time_used=timedelta(seconds=20)), now=90)
+    assert ran(stored, 5000) == 20, "it was suspended after 20 s, whenever that was seen"
+    unseen = squeue("SUSPENDED", time=at(200), time_used=timedelta(seconds=50))
+    assert ran(decide(stored, unseen, now=200)[0], 5000) == 50, "it ran meanwhile"
+    stored, _ = decide(stored, squeue("RUNNING", time=at(100), time_used=timedelta(seconds=25)), now=100)
+    assert ran(stored, 100) == 25
+
+
 def test_what_is_suspended_when_it_ends():
     stored = after(run(), (squeue("SUSPENDED", time=at(30)),))
     ended = squeue("CANCELLED", time_ended=at(70), time=at(75))
