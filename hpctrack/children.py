@@ -41,7 +41,10 @@ def argv(target: str, *arguments: str) -> list[str]:
 
 def supervisor_argv(*arguments: str) -> list[str]:
     """Return the command that becomes a supervisor, as the wrapper of batch jobs does."""
-    return [PYTHON, "-I", "-S", os.path.join(_HERE, "stream", "__main__.py"), *arguments]
+    from hpctrack import inherited
+
+    main = os.path.join(_HERE, "stream", "__main__.py")
+    return [PYTHON, "-I", "-S", *inherited.options(), main, *arguments]
 
 
 def environ(given: Mapping[str, str]) -> dict[str, str]:

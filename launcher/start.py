@@ -66,8 +66,7 @@ def restore() -> bool:
         if value is not None:
             environ[name] = value
             hidden = hidden or name in LINKER
-    if not was_given(b"LC_CTYPE"):  # Python adds it in the C locale (PEP 538)
-        environ.pop(b"LC_CTYPE", None)
+    restore_locale()
     given = environ.pop(b"HPCTRACK_GIVEN", b"").partition(b":")[2]
     for entry in bytes.fromhex(given.decode()).split(b"\0"):
         name, equals, value = entry.partition(b"=")
@@ -78,13 +77,16 @@ def restore() -> bool:
     return hidden
 
 
-def was_given(name: bytes) -> bool:
-    """Whether a variable is of the environment that this process was started in."""
+def restore_locale() -> None:
+    """Put back LC_CTYPE, which Python sets in the C locale (PEP 538), as this process was given it."""
     try:
         with open("/proc/self/environ", "rb") as file:
-            return any(entry.startswith(name + b"=") for entry in file.read().split(b"\0"))
+            entries = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
     except OSError:
-        return True
+        return
+    os.environb.pop(b"LC_CTYPE", None)
+    if entries:
+        os.environb[b"LC_CTYPE"] = entries[0].partition(b"=")[2]
 
 
 def find_packages() -> None:
@@ -135,13 +137,22 @@ def start_hidden() -> "NoReturn":
     for name in (*LINKER, *NAMES):
         if name in environ:
             environ[b"HPCTRACK_GIVEN_" + name] = environ.pop(name)
-    os.execve(sys.executable, [sys.executable, "-I", "-S", HERE, *sys.argv[1:]], environ)
+    os.execve(sys.executable, [sys.executable, "-I", "-S", *ignored(), HERE, *sys.argv[1:]], environ)
+
+
+def ignored() -> "list[str]":
+    """Return the argument that says which signals were ignored before Python ignored some itself."""
+    mask = sys._xoptions.get("ignored")
+    return ["-X", "ignored=" + str(mask)] if mask else []
 
 
 def give_up(error: BaseException) -> "NoReturn":
     """Hand over to the other half, with signals as they were."""
+    mask = int(str(sys._xoptions.get("ignored", "0")), 16)
     for name in ("SIGPIPE", "SIGXFSZ"):  # which Python ignores
-        _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
+        signum = getattr(_signal, name)
+        if not mask >> (signum - 1) & 1:
+            _signal.signal(signum, _signal.SIG_DFL)
     why = " ".join(f"{type(error).__name__}: {error} ({sys.executable})".split())
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "hpctrack":
         why += "; hpctrack and hpctrack-script have to be in one place, in the same version"

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from hpctrack import settings
+from hpctrack import inherited, settings
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -25,4 +25,5 @@ def command(*, config_path: str | None, arguments: tuple[str, ...]) -> None:
 
     environ = psql.environment(configuration, os.environ)
     program = psql.program(environ)
+    inherited.restore_signals()
     os.execve(program, [program, *arguments], environ)  # noqa: S606

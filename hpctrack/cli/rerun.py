@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import account, errors, runids, settings, submission
+from hpctrack import account, errors, inherited, runids, settings, submission
 from hpctrack import words as reading
 from hpctrack.cli import common, completion, say
 
@@ -93,12 +93,12 @@ def command(refs: tuple[runids.RunRef, ...], changes: rerun.Changes) -> int:
     hpctrack rerun 14_[0,3-5]              some of its tasks
     """
     from hpctrack.cli import submit as submitting
-    from hpctrack.slurm import environment, site, submit
     from hpctrack.slurm import rerun as planning
+    from hpctrack.slurm import site, submit
 
     configuration = settings.load()
     original, uuid = _find(configuration, refs)
-    environ = environment.own()
+    environ = inherited.environ()
     try:
         listed = site.sbatch_options(environ, configuration.cache)
     except errors.CommandNotFound:

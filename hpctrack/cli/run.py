@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from hpctrack import children, errors, git, settings, submission
+from hpctrack import children, errors, git, inherited, settings, submission
 from hpctrack.cli import completion, say
 from hpctrack.stream import records
 
@@ -187,4 +187,5 @@ def _deliver(configuration: settings.Settings, uuid: str) -> None:
 def _become(program: str, argv: list[str], environ: dict[str, str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    inherited.restore_signals()
     os.execvpe(program, argv, environ)  # noqa: S606 (that is the verb)

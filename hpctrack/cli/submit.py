@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrack import settings, submission
+from hpctrack import inherited, settings, submission
 from hpctrack.cli import completion, say
-from hpctrack.slurm import environment, options, submit
+from hpctrack.slurm import options, submit
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -56,7 +56,7 @@ def command(own: submission.Own, arguments: list[str], line: list[str]) -> int:
     "#HPCTRACK --experiment=name". All of sbatch's options and ways to give a script work as ever
     (sbatch --help lists them); what sbatch prints and how it exits is unchanged.
     """
-    environ = environment.own()
+    environ = inherited.environ()
     try:
         configuration = settings.load()
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep a job from being submitted)

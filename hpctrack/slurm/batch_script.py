@@ -82,8 +82,9 @@ def wrap(
     if directives:
         head += map(_as_comment, leading_block(text))
     before = b"\n".join(head) + b"\n"
-    marker = (before + _fill(template, supervision, 0, record=bool(record))).count(b"\n")
-    return before + _fill(template, supervision, marker, record=bool(record)) + text
+    values = _values(supervision, record=bool(record), same_shell=_is_same_shell(text, head[0]))
+    marker = (before + _fill(template, values, 0)).count(b"\n")
+    return before + _fill(template, values, marker) + text
 
 
 def _as_comment(line: bytes) -> bytes:
@@ -105,18 +106,28 @@ def _shell(text: bytes, have_bash: bool) -> bytes:
     return b"#!/bin/bash -p" if have_bash and interpreter != b"/bin/sh" else b"#!/bin/sh"
 
 
-def _fill(template: bytes, supervision: Supervision, marker: int, *, record: bool) -> bytes:
-    """Fill in the template's ``@NAME@``; ``marker`` is the number of its last line in what is submitted."""
+def _is_same_shell(text: bytes, shell: bytes) -> bool:
+    """Whether the wrapper's shell would run the script as well as the script's own, which has no options."""
+    return text.split(b"\n", 1)[0].rstrip(b" \t") == shell.removesuffix(b" -p")
+
+
+def _values(supervision: Supervision, *, record: bool, same_shell: bool) -> dict[bytes, str]:
+    """Return what stands for each ``@NAME@`` of the template but the number of its last line."""
     options = ["--spool", supervision.spool, "--ranks", supervision.ranks]
     options += ["--journal-cap", str(supervision.journal_cap), "--flush", f"{supervision.flush:g}"]
     options += ["--node-dir", supervision.node_dir] if supervision.node_dir else []
     options += [] if supervision.python_path else ["--no-python-path"]
-    values = {
+    return {
         b"PYTHON": shlex.quote(supervision.python),
         b"MAIN": shlex.quote(f"{supervision.package}/stream/__main__.py"),
         b"SCRIPT": shlex.quote(supervision.script),
         b"IMPORTABLE": shlex.quote(f"{supervision.package}/importable" if supervision.python_path else ""),
         b"OPTIONS": shlex.join(options) + (' --record "$0"' if record else ""),
-        b"MARKER_LINE": str(marker),
+        b"SAME_SHELL": "yes" if same_shell else "''",
     }
-    return _PLACEHOLDER.sub(lambda found: os.fsencode(values[found[1]]), template)
+
+
+def _fill(template: bytes, values: dict[bytes, str], marker: int) -> bytes:
+    """Fill in the template's ``@NAME@``; ``marker`` is the number of its last line in what is submitted."""
+    filled = {**values, b"MARKER_LINE": str(marker)}
+    return _PLACEHOLDER.sub(lambda found: os.fsencode(filled[found[1]]), template)

@@ -17,7 +17,7 @@ import subprocess
 import time
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import errors
+from hpctrack import errors, inherited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -186,6 +186,7 @@ def start(
             stdout=stdout,
             stderr=stderr,
             start_new_session=start_new_session,
+            restore_signals=not inherited.ignored(),
         )
     except OSError as error:
         raise errors.SlurmError(f"{path} can't be started: {error.strerror}") from error

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpctrack import resources
@@ -16,23 +13,6 @@ _STALE = frozenset(
     "HPCTRACK_JOB_ID HPCTRACK_RUN_DIR HPCTRACK_SPOOL_DIR HPCTRACK_JOURNAL HPCTRACK_RUN HPCTRACK_ATTEMPT "
     "HPCTRACK_SCRIPT SLURM_RESTART_COUNT".split()
 )
-
-
-def own() -> dict[str, str]:
-    """Return the environment that this process was given.
-
-    In the C locale Python adds a variable that would reach the job (PEP 538): it is taken out again.
-    """
-    environ = dict(os.environ)
-    with contextlib.suppress(OSError):
-        given = b"\0" + Path("/proc/self/environ").read_bytes()
-        if b"\0LC_CTYPE=" not in given and environ.get("LC_CTYPE", "").upper() in (
-            "C.UTF-8",
-            "C.UTF8",
-            "UTF-8",
-        ):
-            del environ["LC_CTYPE"]
-    return environ
 
 
 def for_child(environ: Mapping[str, str], *, array: bool) -> dict[str, str]:

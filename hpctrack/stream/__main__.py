@@ -17,6 +17,10 @@ def main(arguments: "list[str]") -> int:
         if "HPCTRACK_GIVEN_" + name in os.environ:
             os.environ[name] = os.environ.pop("HPCTRACK_GIVEN_" + name)
     if arguments == ["--probe"]:
+        from hpctrack.stream import untracked
+
+        if untracked.stack_is_short():
+            return 3
         from hpctrack.stream import relay, supervisor  # noqa: F401 (what a start needs must be there)
 
         return 0

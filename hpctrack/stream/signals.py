@@ -23,7 +23,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack import process_name
+from hpctrack import inherited, process_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -201,8 +201,7 @@ def restore(original_mask: Iterable[int], *, ignores_children: bool = False) -> 
     """
     if ignores_children:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for signum in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(signum, signal.SIG_DFL)
+    inherited.restore_signals()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, original_mask)

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpctrack import files, process_name
+from hpctrack import files, inherited, process_name
 from hpctrack.stream import journal_lines, ranks, runfolder, signals, untracked
 from hpctrack.stream.options import Config, Options, attempt, config, parse, several_nodes
 
@@ -61,6 +61,8 @@ def _private_files() -> Iterator[None]:
 
 def _prepare(options: Options) -> tuple[runfolder.RunFolder, list[str]]:
     """Make the run folder and, for a batch script, the script in it; return what to start."""
+    if untracked.stack_is_short():
+        raise OSError("the limit of the stack (ulimit -s) leaves no room for Python")
     label = options.run.partition(":")[0] or ".".join(
         (os.environ.get("SLURM_CLUSTER_NAME", "cluster"), os.environ["SLURM_JOB_ID"])
     )
@@ -80,7 +82,7 @@ def _script_text(options: Options) -> bytes:
     """Cut the user's script out of the batch script, byte for byte; a site may have put lines on top."""
     with open(options.command[0], "rb") as file:
         text = file.read()
-    _, marker, after = text.partition(b"\nexit 126 # hpctrack: ")
+    _, marker, after = text.partition(b"\n${hpctrack_on-exit 126} # hpctrack: ")
     if marker:
         return after.partition(b"\n")[2]
     return b"".join(text.splitlines(keepends=True)[options.script_line - 1 :])
@@ -120,14 +122,8 @@ def _shared_journal(options: Options, folder: runfolder.RunFolder) -> str:
 
 
 def _inherited(options: Options) -> dict[str, str]:
-    """Return the environment as it was given to us, in which hpctrack can be imported, tracked or not.
-
-    Python adds LC_CTYPE in the C locale (PEP 538).
-    """
-    environ = {name: value for name, value in os.environ.items() if name not in _STALE}
-    with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
-        if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
-            environ.pop("LC_CTYPE", None)
+    """Return the environment as it was given to us, in which hpctrack can be imported, tracked or not."""
+    environ = {name: value for name, value in inherited.environ().items() if name not in _STALE}
     if options.python_path:
         given = environ.get("PYTHONPATH", "").split(os.pathsep)
         folders = [*(folder for folder in given if folder != runfolder.importable()), runfolder.importable()]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: So many processes more than the node has are a limit that nobody comes near.
 _FAR = 256
+#: Bytes of stack with which Python does not die at some place or other (SIGSEGV).
+_STACK = 512 << 10
 _F_SETPIPE_SZ = 1031
 """fcntl(2); `fcntl` names it from Python 3.10 on."""
 
@@ -34,6 +36,12 @@ def place(batch: str, text: bytes) -> list[str]:
         except OSError as error:
             failure = failure or error
     raise failure or FileNotFoundError(batch)
+
+
+def stack_is_short() -> bool:
+    """Whether the script's limit of the stack (``ulimit -s``) leaves too little for Python."""
+    soft = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    return soft != resource.RLIM_INFINITY and soft < _STACK
 
 
 def processes_left() -> int | None:

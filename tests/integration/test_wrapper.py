@@ -225,7 +225,9 @@ def test_the_probe_decides_and_the_supervisor_takes_over(job, tmp_path):
     done = made.run("a b", "c")
     words = done.stdout.decode().splitlines()
     assert done.returncode == 7
-    assert words[:4] == ["-I", "-S", "/nonexistent/hpctrack/stream/__main__.py", "supervise"]
+    assert words[:3] == ["-I", "-S", "-X"]
+    assert int(words[3].removeprefix("ignored="), 16) & 1 << signal.SIGPIPE - 1 == 0
+    assert words[4:6] == ["/nonexistent/hpctrack/stream/__main__.py", "supervise"]
     assert words[words.index("--") :] == ["--", str(made.file), "a b", "c"]
     line = int(words[words.index("--script-line") + 1])
     assert b"".join(made.file.read_bytes().splitlines(keepends=True)[line - 1 :]) == made.text

@@ -46,7 +46,8 @@ def left(folder: Path) -> list[str]:
 
 LIMITS = [
     "v 200000", "v 20000", "v 6000", "d 20000", "d 1000", "n 20", "n 8", "n 6", "n 4", "t 2", "f 0",
-    "S -f 0", "f 1", "f 8", "s 64", "l 0", "c 0",
+    "S -f 0", "f 1", "f 8", "s 24", "s 32", "s 64", "S -s 32",
+    "n 13", "l 0", "c 0",
 ]  # fmt: skip
 
 
@@ -58,11 +59,41 @@ def test_what_the_script_can_do_without_it_can_do_wrapped(tmp_path, limit, shell
     assert run(wrapped, told)[:2] == run(plain, told)[:2]  # dash itself needs more than eight files
 
 
-@pytest.mark.parametrize("limit", ["v 20000", "n 8", "f 8", "S -f 0", "s 64", "t 2"])
-def test_limits_where_there_is_no_python(tmp_path, limit):
-    plain, wrapped = submit(tmp_path, "#!/bin/bash\necho ran\nexit 3\n", *NOWHERE)
+@pytest.mark.parametrize("limit", ["v 20000", "n 8", "f 8", "S -f 0", "f 0", "s 24", "s 64", "t 2"])
+@pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
+def test_limits_where_there_is_no_python(tmp_path, limit, shell):
+    """Where no program starts, or no byte can be written, the wrapper's own shell reads on."""
+    plain, wrapped = submit(tmp_path, f"#!{shell}\necho ran $# ${{0##*/}}\nexit 3\n", *NOWHERE)
     told = f"ulimit -{limit}"
-    assert run(wrapped, told)[:2] == run(plain, told)[:2] == (3, "ran\n")
+    code, output, _ = run(wrapped, told)
+    assert (code, output.replace("slurm_script", "plain")) == run(plain, told)[:2]
+
+
+def test_the_shell_that_reads_on_holds_nothing_of_the_wrapper(tmp_path):
+    text = "#!/bin/bash\nset -u; set; declare -F; echo $-; trap\n"
+    plain, wrapped = submit(tmp_path, text, *NOWHERE)
+    ours = re.compile(
+        r"HPCTRACK_|hpctrack_on=|_=|BASH_(ARG|LINENO|SOURCE)|PPID|PYTHONPATH|(EPOCH|S?RANDOM|SECONDS)"
+    )
+    found = [
+        [line for line in run(file, "ulimit -f 0")[1].splitlines() if not ours.match(line)]
+        for file in (plain, wrapped)
+    ]
+    assert found[1] == found[0]
+
+
+OTHERWISE = [
+    {"BASH_FUNC_echo%%": "() { printf told; }"},
+    {"BASH_ENV": "/dev/null"},
+    {"SHELLOPTS": "errexit"},
+]
+
+
+@pytest.mark.parametrize("exported", OTHERWISE, ids=str)
+def test_a_shell_that_would_run_it_otherwise_does_not(tmp_path, exported):
+    _, wrapped = submit(tmp_path, "#!/bin/bash\necho ran\n", *NOWHERE)
+    code, output, errors = run(wrapped, "ulimit -f 0", environ=exported)
+    assert (code, output) == (126, ""), errors
 
 
 @pytest.fixture
@@ -115,7 +146,7 @@ set -o | grep -E 'errexit|noclobber|nounset|pipefail|privileged'
 shopt | grep -E 'nullglob|extglob|failglob'
 echo precious > kept
 echo lost > kept
-echo "$SHELLOPTS|$BASHOPTS"
+echo "$SHELLOPTS|$BASHOPTS|$LC_CTYPE|${FUNCNEST-none}"
 """
 EXPORTED = [
     {"SHELLOPTS": "errexit"},
@@ -127,6 +158,8 @@ EXPORTED = [
     {"BASHOPTS": "nullglob:extglob"},
     {"SHELLOPTS": "noclobber", "BASHOPTS": "failglob:execfail"},
     {"CDPATH": "/usr", "GLOBIGNORE": "*.o"},
+    {"FUNCNEST": "1", "LC_CTYPE": "C"},
+    {"FUNCNEST": "", "LC_CTYPE": "nowhere"},
 ]
 
 

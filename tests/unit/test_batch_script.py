@@ -16,7 +16,7 @@ TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
 SUPERVISION = Supervision(
     "/opt/venv/bin/python", "/opt/venv/lib/hpctrack", "/home/u/spool", "/home/u/train.sh"
 )
-MARKER = b"exit 126 # hpctrack: the submitted script follows, byte for byte"
+MARKER = b"${hpctrack_on-exit 126} # hpctrack: the submitted script follows, byte for byte"
 
 bodies = st.binary().filter(lambda data: b"\0" not in data and b"\r\n" not in data)
 comments = st.lists(
@@ -188,7 +188,7 @@ def test_what_sbatch_refuses(text, refused):
 
 
 def test_the_template_is_plain_and_short():
-    assert len(TEMPLATE.splitlines()) < 90
+    assert len(TEMPLATE.splitlines()) < 120
     assert all(len(line) <= 120 for line in TEMPLATE.splitlines())
     assert set(re.findall(rb"@([A-Z_]+)@", TEMPLATE)) == {
         b"MARKER_LINE",
@@ -197,5 +197,6 @@ def test_the_template_is_plain_and_short():
         b"OPTIONS",
         b"SCRIPT",
         b"IMPORTABLE",
+        b"SAME_SHELL",
     }
     assert Path(resources.folder("sbatch_templates")).is_dir()

@@ -42,7 +42,7 @@ PURE_STREAM = frozenset(
 )
 #: At the bottom: these import nothing of hpctrack but errors and files.
 BOTTOM = frozenset(
-    "process_name errors files flock limits model settings secret_patterns resources runids".split()
+    "inherited process_name errors files flock limits model settings secret_patterns resources runids".split()
 )
 JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
 JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
@@ -128,9 +128,9 @@ def modules(names: set[str], known: frozenset[str]) -> set[str]:
 
 KNOWN = frozenset(map(name_of, FILES)) - {""}
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
-NODE_SIDE = frozenset("errors process_name files flock settings redact secret_patterns script".split()) | {
-    name for name in KNOWN if is_in(name, ["stream"]) and not is_in(name, ["stream.collector"])
-}
+NODE_SIDE = frozenset(
+    "errors inherited process_name files flock settings redact secret_patterns script".split()
+) | {name for name in KNOWN if is_in(name, ["stream"]) and not is_in(name, ["stream.collector"])}
 
 
 def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[str]:
