@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
+from hpctrack import words
 from hpctrack.model import Attempt, JobFacts, RunStatus, Source, StoredRun, Transition, replaced
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 #: ``attempts.reason`` where the job was started again, and nobody told how an execution ended.
 UNTOLD = "requeued; Slurm keeps no account of it"
+UNKNOWN = words.UNKNOWN_TO_SLURM
+#: ``runs.reason`` where accounting knows a job that goes on, and squeue has not listed it for long.
+NOT_LISTED = "squeue does not list it; accounting has no end of it"
+#: Reasons that are none any more when accounting has told an end.
+_INFERRED = (UNTOLD, UNKNOWN, NOT_LISTED)
 #: How a shell reports that a program was interrupted or terminated.
 _STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _STOPPED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -282,9 +288,13 @@ def _told(
         yield "slurm_exit_code", fact.exit_code
         yield "slurm_exit_signal", fact.exit_signal
         # When slurmctld is started anew, accounting forgets who cancelled a job.
-        yield "reason", fact.reason or (attempt.reason if status is attempt.status else None)
+        yield "reason", fact.reason or _kept_reason(attempt, status)
         if fact.resources:
             yield "resources", {**attempt.resources, **fact.resources}
+
+
+def _kept_reason(attempt: Attempt, status: RunStatus | None) -> str | None:
+    return attempt.reason if status is attempt.status and attempt.reason not in _INFERRED else None
 
 
 def _told_by_script(attempt: Attempt, fact: JobFacts, *, final: bool) -> Iterator[tuple[str, object]]:

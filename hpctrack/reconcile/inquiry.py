@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from hpctrack.model import JobFacts, RunStatus, StoredRun
 from hpctrack.reconcile import matching
-from hpctrack.reconcile.plan import NOT_LISTED, UNKNOWN, Survey
+from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN
+from hpctrack.reconcile.plan import Survey
 from hpctrack.slurm import states
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 #: From so many absent tasks of one array on, accounting is asked for the whole array.
 _WHOLE_ARRAY = 250
-#: How long the end of an attempt that was requeued is looked for, beside a job that goes on.
+#: How long an attempt that was requeued and never seen is looked for, beside a job that goes on.
 _LOOK_BACK = timedelta(hours=1)
 #: So long, accounting is asked for an absent job in every pass; after that at growing intervals.
 _PERSIST = timedelta(minutes=15)
@@ -158,6 +159,8 @@ def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:
     """Whether to ask accounting about a run that squeue does not list: ever more rarely with time."""
     if run.reason not in (UNKNOWN, NOT_LISTED):
         return True  # it has not been told yet what accounting knows
+    if run.exit_code is not None or run.exit_signal is not None:
+        return True  # that is its end if accounting says the same once more
     if run.missing_since is None or checked is None or now - run.missing_since < _PERSIST:
         return True
 
@@ -169,10 +172,15 @@ def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:
 
 
 def _lacks_ends(run: StoredRun, live: JobFacts, now: datetime) -> bool:
-    """Whether Slurm has started a job again lately and we don't know how its earlier attempts ended."""
-    if not live.attempt or run.kind == "command":
+    """Whether Slurm has started a job again and we don't know how its earlier attempts ended.
+
+    Those that we know end with accounting's answer, whatever it is; others are looked for lately only.
+    """
+    if not live.attempt or run.kind == "command" or live.time_submitted is None:
         return False
-    if live.time_submitted is None or now - live.time_submitted > _LOOK_BACK:
-        return False
-    ended = {attempt.attempt for attempt in run.attempts if states.has_ended(attempt.status)}
-    return not ended.issuperset(range(live.attempt))
+    earlier = {
+        one.attempt: states.has_ended(one.status) for one in run.attempts if one.attempt < live.attempt
+    }
+    if not all(earlier.values()):
+        return True
+    return now - live.time_submitted <= _LOOK_BACK and len(earlier) < live.attempt

@@ -14,10 +14,9 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import words
 from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun, replaced
 from hpctrack.reconcile import matching, numbering, running_time
-from hpctrack.reconcile.attempts import History, verdict_of
+from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN, History, verdict_of
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Ends, Stage
 
@@ -35,9 +34,6 @@ RECHECK = timedelta(seconds=20)
 #: How long after its end slurmctld has forgotten a job (MinJobAge, five minutes by default). If it is started
 #: anew before, it tells accounting of that end again, with what it knows by now; later nothing changes.
 FORGOTTEN = timedelta(minutes=6)
-UNKNOWN = words.UNKNOWN_TO_SLURM
-#: ``runs.reason`` where accounting knows a job that goes on, and squeue has not listed it for long.
-NOT_LISTED = "squeue does not list it; accounting has no end of it"
 #: ``runs.reason`` where Slurm knows the array, and the task is in it no more.
 TAKEN_OUT = "no longer in its array: cancelled before it started"
 
@@ -134,7 +130,13 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         and not evidence.rows
         and not evidence.components
         and not _worth_vouching(run, live.time)
+        and not (run.run_id in survey.accounts and _lacks_ends(run.attempts))
     )
+
+
+def _lacks_ends(attempts: tuple[Attempt, ...]) -> bool:
+    """Whether an earlier execution has not ended, as far as we know."""
+    return any(not states.has_ended(attempt.status) for attempt in attempts[:-1])
 
 
 def _worth_vouching(run: StoredRun, seen: datetime | None) -> bool:
@@ -156,10 +158,11 @@ def _batch(
     )
     missing = _missing(history, survey, listed=listed)
     long_gone = missing is not None and now - missing >= grace
-    if long_gone and not history.ended and run.run_id in survey.accounts:
+    again = run.reason in (UNKNOWN, NOT_LISTED) and run.run_id in survey.accounts
+    if long_gone and not history.ended and again:
         _conclude_without_slurm(history, evidence, missing)
     over = _is_over(history, listed=listed, long_gone=long_gone)
-    if over:
+    if over or _tells_no_more(history, evidence, survey, grace):
         history.close_earlier()
     recheck = _recheck_after(history, evidence, survey) if over else None
     return _change(
@@ -168,11 +171,20 @@ def _batch(
     )  # fmt: skip
 
 
+def _tells_no_more(history: History, evidence: matching.Evidence, survey: Survey, grace: timedelta) -> bool:
+    """Whether accounting was asked long after a job was submitted again, and has no earlier end then."""
+    again = evidence.live.time_submitted if evidence.live else None
+    asked = history.run.run_id in survey.accounts
+    return asked and again is not None and len(history.attempts) > 1 and history.now - again >= grace
+
+
 def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey) -> datetime | None:
-    """When to ask accounting once more how a run ended: until it says the same again, and a last time."""
+    """When to ask accounting once more how a run ended: ever more rarely, and a last time."""
     run, top = history.run, history.top
     due = run.recheck_after is not None and history.now >= run.recheck_after
     again = due and run.run_id in survey.accounts
+    if history.inferred:
+        return history.now + FORGOTTEN
     if evidence.rows and top and top.time_ended:
         forgotten = min(top.time_ended, history.now) + FORGOTTEN
         soon = again and history.now < forgotten
@@ -183,7 +195,7 @@ def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey
             if before != [_end_of(top)] or run.time_ended is None:
                 return history.now + RECHECK
             if soon:
-                return forgotten
+                return min(forgotten, history.now + max(RECHECK, history.now - top.time_ended))
     return None if again else run.recheck_after
 
 
@@ -236,7 +248,10 @@ def _is_over(history: History, *, listed: bool, long_gone: bool) -> bool:
 
 
 def _conclude_without_slurm(history: History, evidence: matching.Evidence, missing: datetime | None) -> None:
-    """Decide about a job that is long gone, and of which accounting has no end."""
+    """Decide about a job that is long gone, and of which accounting has no end, as it has said before.
+
+    After an outage slurmdbd answers before it has been told what happened meanwhile.
+    """
     top = history.top
     if top and history.script_ended:
         verdict = verdict_of(top.exit_code, top.exit_signal)

@@ -42,6 +42,8 @@ class ArrayRow:
     """When the first of them started."""
     time_ended: datetime | None
     """When the last of them ended; None while one may still change."""
+    time_stopped: datetime | None
+    """When the last of those that have started stopped, whether for good or not; None while one runs."""
     rows: int
     lost: int
     waiting: int
@@ -57,8 +59,8 @@ class ArrayRow:
         return f"{self.latest.array_job_id}_[{runids.ranges(self.tasks)}]"
 
     def elapsed(self, now: datetime) -> timedelta | None:
-        """Return how long from the first start to the last end."""
-        return None if self.time_started is None else (self.time_ended or now) - self.time_started
+        """Return how long from the first start to the last end; while none runs, it stands still."""
+        return None if self.time_started is None else (self.time_stopped or now) - self.time_started
 
 
 class Page(NamedTuple):
@@ -274,6 +276,8 @@ class _Part(NamedTuple):
     unended: int
     time_started: datetime | None
     time_ended: datetime | None
+    running: int
+    time_stopped: datetime | None
     rows: int
     lost: int
     waiting: int
@@ -281,6 +285,7 @@ class _Part(NamedTuple):
 
 def _array(latest: RunRow, parts: list[_Part]) -> ArrayRow:
     ended = max((part.time_ended for part in parts if part.time_ended is not None), default=None)
+    stopped = max((part.time_stopped for part in parts if part.time_stopped is not None), default=None)
     return ArrayRow(
         latest,
         ids=tuple(sorted(run for part in parts for run in part.ids)),
@@ -290,6 +295,7 @@ def _array(latest: RunRow, parts: list[_Part]) -> ArrayRow:
             (part.time_started for part in parts if part.time_started is not None), default=None
         ),
         time_ended=None if any(part.unended for part in parts) else ended,
+        time_stopped=None if any(part.running for part in parts) else stopped,
         rows=sum(part.rows for part in parts),
         lost=sum(part.lost for part in parts),
         waiting=sum(part.waiting for part in parts),

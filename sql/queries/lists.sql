@@ -72,6 +72,8 @@ WHERE id >= {after} AND id < {after} + 1000 AND array_task_id IS NOT NULL AND su
 -- Those tasks of job arrays that match, added up by state.
 SELECT submission, status, array_agg(array_task_id) AS tasks, array_agg(id) AS ids, count(*) FILTER (WHERE time_ended IS NULL) AS unended,
        min(time_started) AS time_started, max(time_ended) AS time_ended,
+       count(*) FILTER (WHERE time_started IS NOT NULL AND coalesce(time_ended, time_stopped) IS NULL) AS running,
+       max(coalesce(time_ended, time_stopped)) FILTER (WHERE time_started IS NOT NULL) AS time_stopped,
        least(sum(rows), 9223372036854775807)::bigint AS rows, least(sum(lost), 9223372036854775807)::bigint AS lost, least(sum(waiting), 9223372036854775807)::bigint AS waiting
 FROM run_overview
 WHERE submission = ANY ({arrays}::uuid[]) AND {condition}

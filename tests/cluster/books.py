@@ -20,8 +20,9 @@ def is_of(row: dict[str, str], job: int, task: int) -> bool:
     """Whether a row is about this task of a job, or -1 for a job without tasks."""
     if task < 0:
         return row["JobIDRaw"] == str(job)
-    _, bracket, listed = row["JobID"].partition("_[")
-    return row["JobID"] == f"{job}_{task}" or bool(bracket and str(task) in _numbers(listed))
+    array, bracket, listed = row["JobID"].partition("_[")
+    folded = bracket and array == str(job)
+    return row["JobID"] == f"{job}_{task}" or bool(folded and str(task) in _numbers(listed))
 
 
 def _numbers(listed: str) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from hpctrack import errors, reconcile, where
 from hpctrack.cli import render
-from hpctrack.reconcile.plan import UNKNOWN
+from hpctrack.reconcile.attempts import UNKNOWN
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
 from hpctrack.store import filters, lists, queries, statements

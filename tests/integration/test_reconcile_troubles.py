@@ -8,7 +8,7 @@ import pytest
 
 from hpctrack import reconcile
 from hpctrack.model import RelayMessage
-from hpctrack.reconcile.plan import UNKNOWN
+from hpctrack.reconcile.attempts import UNKNOWN
 from hpctrack.store import database as store
 from tests.integration.slurm_says import T0, epoch, line, row
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from hpctrack.model import Attempt
-from hpctrack.reconcile.plan import FORGOTTEN, GRACE, NOT_LISTED, RECHECK, UNKNOWN, Survey, plan
+from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN
+from hpctrack.reconcile.plan import FORGOTTEN, GRACE, RECHECK, Survey, plan
 from tests.facts import ALL, QUEUE, S, after, at, decide, relay, row, run, squeue
 
 
@@ -92,7 +93,7 @@ def test_what_accounting_knows_is_not_unknown():
         stored, _ = decide(stored, row("RUNNING", end=None), now=2000 + hours * 3600)
         assert (stored.status, stored.reason) == (S.RUNNING, NOT_LISTED)
     told, _ = decide(run(), relay("hello"), relay("fin", exit_code=0))
-    for now in (1000, 2000):
+    for now in (1000, 2000, 2060):
         told, _ = decide(told, row("RUNNING", end=None), now=now)
     assert (told.status, told.reason) == (S.COMPLETED, NOT_LISTED)
 
@@ -176,8 +177,10 @@ def test_until_slurmctld_has_forgotten_a_job_its_end_may_be_told_again():
     """With what it knows by then: the exit code, and who cancelled it no more."""
     stored, _ = decide(run(), row("CANCELLED by 1000", reason="CANCELLED by alice"), now=60)
     assert stored.recheck_after == at(60) + RECHECK
-    stored, _ = decide(stored, row("CANCELLED by 1000", reason="CANCELLED by alice"), now=90)
-    assert stored.recheck_after == at(50) + FORGOTTEN
+    for now, later in ((90, 130), (130, 210), (210, 370), (370, 410)):
+        stored, _ = decide(stored, row("CANCELLED by 1000", reason="CANCELLED by alice"), now=now)
+        assert stored.recheck_after == at(later)
+    assert at(410) == at(50) + FORGOTTEN
     stored, moves = decide(stored, row("CANCELLED", exit_signal=15), now=420)
     assert (stored.status, stored.reason, moves) == (S.CANCELLED, "CANCELLED by alice", [])
     assert (stored.attempts[0].slurm_exit_signal, stored.recheck_after) == (15, at(420) + RECHECK)

@@ -43,9 +43,14 @@ def test_a_task_taken_out_of_its_array():
     sibling = row("COMPLETED", job_id=24, array_job_id=20, array_task_id=4)
     stored, _ = decide(task(2), sibling)
     assert (stored.status, stored.missing_since, stored.time_ended) == (S.PENDING, at(1000), None)
-    stored, moves = decide(stored, sibling, now=2000)
+    stored, _ = decide(stored, sibling, now=2000)
+    assert (stored.time_ended, stored.reason) == (None, UNKNOWN), "slurmdbd may have been away until now"
+    stored, moves = decide(stored, sibling, now=2060)
     assert (stored.status, stored.reason, stored.time_ended) == (S.CANCELLED, TAKEN_OUT, at(1000))
     assert moves == [(0, S.CANCELLED, "sacct")]
+    late = row("COMPLETED", job_id=22, array_job_id=20, array_task_id=2)
+    known, _ = decide(stored, sibling, late, now=stored.recheck_after.timestamp() - at(0).timestamp())
+    assert (known.status, known.reason, known.time_ended) == (S.COMPLETED, None, at(50))
     stored, moves = decide(stored, relay("hello", run_id=2), now=2001, survey=Survey())
     assert (stored.status, stored.time_ended) == (S.RUNNING, None), "it did start, as its relay says"
 

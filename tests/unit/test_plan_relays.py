@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hpctrack.model import RelayMessage
 from hpctrack.reconcile import relayed
-from hpctrack.reconcile.plan import GRACE, Survey
+from hpctrack.reconcile.attempts import UNKNOWN
+from hpctrack.reconcile.plan import FORGOTTEN, GRACE, Survey
 from tests.facts import QUEUE, S, after, at, decide, relay, row, run, squeue
 
 
@@ -67,8 +68,14 @@ def test_without_accounts_the_script_decides_in_the_end():
         stored, _ = decide(run(), relay("hello"), fin, survey=Survey())
         stored = after(stored, ())
         assert stored.time_ended is None
-        stored, moves = decide(stored, now=1000 + GRACE.total_seconds())
+        stored, _ = decide(stored, now=1000 + GRACE.total_seconds())
+        assert (stored.time_ended, stored.reason) == (None, UNKNOWN), "slurmdbd may have been away until now"
+        stored, moves = decide(stored, now=1060 + GRACE.total_seconds())
         assert (stored.status, stored.time_ended, moves) == (status, at(40), [(0, status, "relay")])
+        assert stored.recheck_after == at(1060) + GRACE + FORGOTTEN
+        for word in (status, S.TIMEOUT):
+            late, _ = decide(stored, row(word.value, end=41), now=1060 + 660)
+            assert (late.status, late.time_ended, late.reason) == (word, at(41), None), "slurmctld told late"
 
 
 def test_while_accounting_does_not_answer_nothing_is_decided():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 
-from hpctrack.reconcile.attempts import UNTOLD
-from hpctrack.reconcile.plan import GRACE, UNKNOWN, Survey
+from hpctrack.model import JobFacts
+from hpctrack.reconcile.attempts import UNKNOWN, UNTOLD
+from hpctrack.reconcile.inquiry import Inquiry
+from hpctrack.reconcile.plan import GRACE, Survey
 from hpctrack.slurm import states
 from hpctrack.slurm.states import Stage
-from tests.facts import QUEUE, S, after, at, decide, relay, row, run, squeue
+from tests.facts import ALL, QUEUE, S, after, at, decide, relay, row, run, squeue
 
 
 def test_a_preempted_job_goes_on():
@@ -59,13 +63,11 @@ def test_the_wait_begins_anew_when_squeue_lists_the_job():
 
 
 def test_accounting_lacks_the_end_of_the_attempt_before_for_a_while():
-    stored = after(
-        run(), (squeue("RUNNING"),), (squeue("RUNNING", attempt=1, start=90, time_submitted=at(60)),)
-    )
+    stored, again = run(), squeue("RUNNING", attempt=1, start=90, time_submitted=at(60))
+    for line in squeue("RUNNING"), again:
+        stored, _ = decide(stored, line, survey=QUEUE)
     assert [a.status for a in stored.attempts] == [S.RUNNING, S.RUNNING]
-    stored, moves = decide(
-        stored, squeue("RUNNING", attempt=1, start=90, time_submitted=at(60)), row("NODE_FAIL")
-    )
+    stored, moves = decide(stored, again, row("NODE_FAIL"))
     assert moves == [(0, S.NODE_FAIL, "sacct")]
     assert (stored.status, stored.attempt) == (S.RUNNING, 1)
 
@@ -196,8 +198,10 @@ def test_counted_twice_while_the_collector_was_stopped():
 
 def test_counted_twice_while_slurmdbd_was_away():
     again = {"attempt": 1, "time_submitted": at(51)}
-    lines = ((squeue("RUNNING"),), (squeue("COMPLETING", 1),), (squeue("PENDING", **again),))
-    stored = after(run(), *lines, (squeue("RUNNING", start=60, **again),))
+    lines = squeue("RUNNING"), squeue("COMPLETING", 1), squeue("PENDING", **again)
+    stored = run()
+    for line in (*lines, squeue("RUNNING", start=60, **again)):
+        stored, _ = decide(stored, line, survey=QUEUE)
     assert [attempt.status for attempt in stored.attempts] == [S.COMPLETING, S.RUNNING]
     assert_executed(after(stored, counted_twice()))
 
@@ -253,6 +257,45 @@ def test_without_accounting_the_first_execution_has_ended_when_the_run_has():
     rows = row("NODE_FAIL"), row("COMPLETED", start=60, end=90, time_submitted=at(51))
     stored, _ = decide(stored, *rows)
     assert (stored.attempts[0].status, stored.attempts[0].reason) == (S.NODE_FAIL, None), "accounting lagged"
+
+
+def test_without_accounting_the_first_execution_ends_while_the_second_goes_on():
+    again = {"attempt": 1, "time_submitted": at(960)}
+    lines = (squeue("PENDING", **again),), (squeue("RUNNING", start=990, **again),)
+    stored = after(run(), (squeue("RUNNING"),), (squeue("COMPLETING", 1),), *lines)
+    line = squeue("RUNNING", start=990, **again)
+    for now, survey in (960 + GRACE.total_seconds() - 1, ALL), (2000, QUEUE):
+        assert decide(stored, line, now=now, survey=survey)[0].attempts[0].status is S.COMPLETING
+    stored, moves = decide(stored, line, now=2000)
+    first, second = stored.attempts
+    assert (first.status, first.time_ended, first.reason) == (S.REQUEUED, at(960), UNTOLD)
+    assert (second.status, stored.time_ended, moves) == (S.RUNNING, None, [(0, S.REQUEUED, "squeue")])
+
+
+@dataclass
+class Asked:
+    """A backend that lists one job and notes the jobs that accounting is asked about."""
+
+    line: JobFacts
+    jobs: list[str] = field(default_factory=list)
+
+    def queue(self, users):
+        return [self.line]
+
+    def ended(self, jobs, since):
+        self.jobs += jobs
+        return []
+
+
+@pytest.mark.parametrize(
+    ("hours", "known", "asked"), [(3, True, True), (0.5, False, True), (3, False, False)]
+)
+def test_whether_accounting_is_asked_for_the_end_of_an_earlier_execution(hours, known, asked):
+    """Of one that we know for as long as it takes: the collector may have been away for hours."""
+    stored = after(run(), (squeue("RUNNING"),)) if known else run()
+    backend = Asked(squeue("RUNNING", 1, start=70, time_submitted=at(60)))
+    Inquiry(backend, None, [stored], at(60 + hours * 3600)).ask()
+    assert backend.jobs == (["10"] if asked else [])
 
 
 def test_where_accounting_has_lost_the_first_execution():

@@ -217,6 +217,29 @@ def test_a_folded_array_has_just_the_tasks_that_match(connection, array):
     assert single.id == tasks[2]
 
 
+def test_a_folded_array_of_which_no_task_runs_stands_still(connection, array):
+    """Tasks that wait, or were cancelled before they started, do not count."""
+    hour = timedelta(hours=1)
+    array(14, "COMPLETED", "PENDING", time_started=NOW - 5 * hour, time_ended=NOW - 4 * hour)
+    (line,) = lists.fetch_page(connection, RunFilter(), fold=True).lines
+    assert (line.time_ended, line.elapsed(NOW)) == (NOW - 4 * hour, hour)
+    connection.execute("UPDATE runs SET time_started = NULL, time_ended = NULL WHERE status = 'PENDING'")
+    (line,) = lists.fetch_page(connection, RunFilter(), fold=True).lines
+    assert (line.time_ended, line.elapsed(NOW)) == (None, hour)
+    connection.execute(
+        "UPDATE runs SET status = 'CANCELLED', time_ended = %s WHERE status = 'PENDING'", (NOW,)
+    )
+    (line,) = lists.fetch_page(connection, RunFilter(), fold=True).lines
+    assert (line.time_ended, line.elapsed(NOW)) == (NOW, hour)
+    connection.execute("UPDATE runs SET status = 'SUSPENDED', time_ended = NULL, time_stopped = time_started"
+                       " + interval '2 hours' WHERE status = 'COMPLETED'")  # fmt: skip
+    (line,) = lists.fetch_page(connection, RunFilter(), fold=True).lines
+    assert line.elapsed(NOW) == 2 * hour
+    connection.execute("UPDATE runs SET status = 'RUNNING', time_stopped = NULL WHERE status = 'SUSPENDED'")
+    (line,) = lists.fetch_page(connection, RunFilter(), fold=True).lines
+    assert line.elapsed(NOW) == 5 * hour
+
+
 def test_pages_of_folded_arrays_show_each_once(connection, run, array, monkeypatch):
     one = array(1, *["RUNNING"] * 6)
     between = run()
