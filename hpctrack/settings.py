@@ -215,6 +215,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "idle_exit": _seconds,
 }
 
+#: What variables say that hpctrack itself sets for jobs, or reads besides.
+_INTERNAL = frozenset("attempt debug given job_id journal ranks_outside run run_dir script spool_dir".split())
+#: How alike to a setting's name a variable is that was meant to be it.
+_ALIKE = 0.8
 #: Paths are bytes to the system; in what is told of a run, bytes that are not UTF-8 are written out.
 _ANY_BYTES = frozenset(("data_dir", "node_dir", "experiment", "tags", "note"))
 
@@ -286,6 +290,18 @@ def debugging(environ: Mapping[str, str] | None = None) -> bool:
     return (os.environ if environ is None else environ).get("HPCTRACK_DEBUG", "0") not in ("", "0")
 
 
+def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield variables that nothing reads and that are nearly a setting's, with the name of that."""
+    from hpctrack import nearest
+
+    for name in environ:
+        key = name[len("HPCTRACK_") :].lower()
+        if name.startswith("HPCTRACK_") and key not in _PARSERS and key not in _INTERNAL:
+            near = None if key.startswith("dsn_") else nearest.to(key, _PARSERS, _ALIKE)
+            if near is not None:
+                yield name, f"HPCTRACK_{near.upper()}"
+
+
 def existing_files(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the usual configuration files that exist, the strongest first."""
     return [path for path in _usual_paths(os.environ if environ is None else environ) if os.path.exists(path)]
@@ -336,6 +352,14 @@ def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _hint(key: str, *, dsn_only: bool) -> str:
+    from hpctrack import nearest
+
+    keys = [*DSN_PARAMS, *_DSN_ALIASES, "schema", *(() if dsn_only else _PARSERS)]
+    near = nearest.to(key, keys)
+    return "" if near is None else f": did you mean {near!r}?"
+
+
 def _take(
     values: dict[str, Any], dsn: dict[str, str], key: str, text: str, where: str, *, dsn_only: bool = False
 ) -> None:
@@ -349,7 +373,7 @@ def _take(
         dsn_only = False
     parse = None if dsn_only else _PARSERS.get(key)
     if parse is None:
-        raise errors.SettingsError(f"{where}: unknown key {key!r}")
+        raise errors.SettingsError(f"{where}: unknown key {key!r}{_hint(key, dsn_only=dsn_only)}")
     try:
         values[key] = parse(text)
     except ValueError as error:

@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 
-from hpctrack import errors, words
+from hpctrack import errors, nearest, words
 from hpctrack.model import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 Kind = Literal["text", "number", "time", "length", "state", "json"]
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "like"]
@@ -59,6 +59,8 @@ FIELDS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 SCOPES = ("args", "tags", "metrics")
+#: How what stands in them is written.
+SCOPED = tuple(f"{scope}.NAME" for scope in SCOPES)
 _SPECIAL = MappingProxyType({"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")})
 _OPERATORS: Mapping[str, Operator] = MappingProxyType(
     {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "like"}
@@ -170,8 +172,15 @@ def field(text: str) -> Field:
     if text.lower() in FIELDS:
         return Field("run", text.lower())
     raise errors.UsageError(
-        f"{text!r} is no field of a run: {', '.join(FIELDS)}, args.NAME, tags.NAME, metrics.NAME"
+        f"{text!r} is no field of a run: {nearest.of_ours(text, alike(text, FIELDS), *SCOPED)}"
     )
+
+
+def alike(text: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield what a field that there is not may have meant: one of these, or one in a scope."""
+    scope, dot, name = text.partition(".")
+    scoped = dot and name and scope.lower() not in SCOPES
+    return (f"{one}.{name}" for one in SCOPES) if scoped else iter(names)
 
 
 def element(value: Any, name: str) -> Any:

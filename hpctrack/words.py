@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from hpctrack import array_spec, errors, runids
+from hpctrack import array_spec, errors, nearest, runids
 from hpctrack.model import RunStatus
 
 #: ``runs.reason`` where neither squeue nor accounting knows the job.
@@ -96,8 +96,8 @@ def state(word: str) -> RunStatus:
     if upper in STATE_CODES:
         return STATE_CODES[upper]
     if upper not in RunStatus.__members__:
-        known = ", ".join(status.value for status in RunStatus)
-        raise errors.UsageError(f"{upper!r} is no job state of Slurm's: {known}; or compact: PD, R, CD ...")
+        known = nearest.of_ours(upper, RunStatus.__members__, "or compact: PD, R, CD ...")
+        raise errors.UsageError(f"{upper!r} is no job state of Slurm's: {known}")
     return RunStatus[upper]
 
 

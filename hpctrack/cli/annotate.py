@@ -6,7 +6,7 @@ import functools
 
 import click
 
-from hpctrack import errors, runids, settings, submission
+from hpctrack import errors, nearest, runids, settings, submission
 from hpctrack import words as reading
 from hpctrack.cli import common, completion, render, say
 
@@ -65,13 +65,16 @@ def untag(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | None
 
     The first word names a run, and so does each further id; then come the tags.
     """
-    from hpctrack.store import changes, lookup
+    from hpctrack.store import changes, known_names, lookup
 
     refs, texts = split(words, tags)
     names = [text.partition("=")[0] for text in texts]
     with common.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
+        known = known_names.tags(connection, ids)
         changes.untag(connection, ids, names)
+    for name in (name for name in names if name not in known):
+        say.note(f"{common.named(ids)} had no tag {name!r}: {nearest.hint(name, known)}")
     say.out(f"{common.named(ids)}: not tagged {', '.join(map(render.clean, names))} any more")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.text import Text
 
-from hpctrack import errors, visible, where
+from hpctrack import errors, nearest, visible, where
 from hpctrack.cli import render, table
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _choose(name: str, width: int | None) -> Chosen:
     scope, dot, _ = lowered.partition(".")
     if not dot or scope not in where.SCOPES:
         raise errors.UsageError(
-            f"{name!r} is no column: {', '.join(COLUMNS)}, args.NAME, tags.NAME, metrics.NAME"
+            f"{name!r} is no column: {nearest.of_ours(name, where.alike(name, COLUMNS), *where.SCOPED)}"
         )
     key = where.field(name).name
     attribute = {"metrics": "last"}.get(scope, scope)

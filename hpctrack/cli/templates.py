@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from hpctrack import errors, resources
+from hpctrack import errors, nearest, resources
 from hpctrack.cli import common, say
 
 
@@ -49,7 +49,8 @@ def command(*, name: str | None, output: str | None, as_json: bool) -> None:
         return
     chosen = next((one for one in templates if one.name == name.removesuffix(".sh")), None)
     if chosen is None:
-        raise errors.UsageError(f"no template {name!r}: " + ", ".join(one.name for one in templates))
+        known = nearest.of_ours(name, (one.name for one in templates))
+        raise errors.UsageError(f"no template {name!r}: {known}")
     if output is not None:
         say.out(_copy(chosen, Path(output)))
     elif as_json:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg.rows import class_row
 
-from hpctrack import account, errors, runids
-from hpctrack.store import database
+from hpctrack import account, errors, nearest, runids
+from hpctrack.store import database, known_names
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
@@ -145,9 +145,11 @@ def _candidates(
     if found:
         return found
     if ref.named:
+        near = nearest.to(ref.text, known_names.of_runs(connection).get("name", ()))
+        hint = "" if near is None else f": did you mean {near!r}?"
         raise errors.RunNotFound(
-            f"no run's name begins with {ref.text!r}; a run is named by its Slurm job id (14, 14_3), "
-            "its own id (r14) or the beginning of its job's name"
+            f"no run's name begins with {ref.text!r}{hint or ';'} a run is named by its Slurm job id "
+            "(14, 14_3), its own id (r14) or the beginning of its job's name"
         )
     what = "no run" if ref.run_id is not None else "no tracked run of job"
     raise errors.RunNotFound(f"{what} {ref.text}: hpctrack status lists the runs")

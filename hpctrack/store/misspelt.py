@@ -41,9 +41,9 @@ def lines(connection: Connection, names: Names, runs: Sequence[RunRow]) -> Itera
         yield from of_experiment(connection, names.experiment)
     wanted = [field for field in dict.fromkeys(names.fields) if field.scope in where.SCOPES]
     asked = [field for field in wanted if not _is_there(field, runs)]
-    if not runs:
-        asked += [where.Field("user", name) for name in names.users]
-        asked += [where.Field("partition", name) for name in names.partitions]
+    users, partitions = ({getattr(run, name) for run in runs} for name in ("user_name", "partition"))
+    asked += [where.Field("user", name) for name in names.users if name not in users]
+    asked += [where.Field("partition", name) for name in names.partitions if name not in partitions]
     known = known_names.of_runs(connection) if asked else {}
     for scope, name in asked:
         found = known.get(scope, [])

@@ -79,6 +79,19 @@ def test_nothing_is_said_of_names_that_there_are(cli, known, arguments):
         (["metrics", "r1", "val_los"], 2, "r1 has no metric 'val_los'"),
         (["plot", "r1", "val_los"], 2, "'val_los' is neither a metric of r1 nor a run"),
         (["show", "r1", "--plot", "val_los"], 2, "r1 has no numbers of metric 'val_los'"),
+        (["show", "trian.sh"], 3, "no run's name begins with 'trian.sh': did you mean 'train.sh'?"),
+        (["untag", "r1", "baselin"], 0, "r1 had no tag 'baselin': did you mean 'baseline'?"),
+        (["templates", "aray"], 2, "no template 'aray': did you mean 'array'?"),
+        (["status", "--state", "FAILD"], 2, "'FAILD' is no job state of Slurm's: did you mean 'FAILED'?"),
+        (["status", "-o", "run,nmae"], 2, "'nmae' is no column: did you mean 'name'?"),
+        (["status", "-o", "arg.lr"], 2, "'arg.lr' is no column: did you mean 'args.lr'?"),
+        (["status", "--sort", "elapsd"], 2, "'elapsd' is no field of a run: did you mean 'elapsed'?"),
+        (["status", "--where", "metric.loss < 1"], 2, "did you mean 'metrics.loss'?"),
+        (["status", "--where", "state = FAILD"], 2, "did you mean 'FAILED'?"),
+        (["status", "--user", "alice", "--user", "alcie"], 0, "of user 'alcie': did you mean 'alice'?"),
+        (["staus"], 2, "did you mean status?"),
+        (["status", "--stat", "F"], 2, "--state"),
+        (["experiment", "lst"], 2, "Did you mean 'list'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -86,3 +99,38 @@ def test_other_verbs_say_it_too(cli, known, connection, insert, arguments, code,
     found, _, err = cli(*arguments)
     assert found == code
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colector = h:1", "hpctrack.conf:1: unknown key 'colector': did you mean 'collector'?"),
+        ("pasword = x", "unknown key 'pasword': did you mean 'password'?"),
+        ("zzzzzz = x", "unknown key 'zzzzzz'\n"),
+    ],
+)
+def test_keys_of_the_configuration(cli, tmp_path, monkeypatch, text, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpctrack.conf").write_text(text + "\n")
+    code, _, err = cli("status")
+    assert code == 78
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("HPCTRACK_COLECTOR", "HPCTRACK_COLLECTOR"),
+        ("HPCTRACK_DATADIR", "HPCTRACK_DATA_DIR"),
+        ("HPCTRACK_TAG", "HPCTRACK_TAGS"),
+        ("HPCTRACK_ARGS", None),
+        ("HPCTRACK_JOURNAL", None),
+        ("HPCTRACK_JOB_ID", None),
+    ],
+)
+def test_variables_of_the_environment(cli, monkeypatch, name, meant):
+    monkeypatch.setenv(name, "1")
+    code, _, err = cli("status")
+    assert code == 0
+    said = f"hpctrack: {name} is no variable of hpctrack's: did you mean {meant}?\n"
+    assert err == ("" if meant is None else said)
