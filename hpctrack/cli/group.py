@@ -20,7 +20,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from hpctrack import __version__, errors, settings
-from hpctrack.cli import say, verbs
+from hpctrack.cli import charset, say, verbs
 from hpctrack.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -113,8 +113,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     # A name that the terminal's encoding lacks must not end the command.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=charset.register())
     _check_time_zone()
+    for name, near in settings.misspelt(os.environ):
+        say.note(f"{name} is no variable of hpctrack's: did you mean {near}?")
     try:
         code = cli.main(arguments, prog_name="hpctrack", standalone_mode=False)
         sys.stdout.flush()

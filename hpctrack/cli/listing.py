@@ -106,11 +106,15 @@ def summary(answer: Answer) -> str:
 def _rest(answer: Answer, first: str) -> str:
     if answer.next_page is None:
         return ""
-    what = f"{len(answer.page.lines)}"
-    if any(isinstance(line, lists.ArrayRow) for line in answer.page.lines):
-        what += " lines"
     further = "older ones" if answer.newest_first else "the next"
-    return f" (the {first} {what} are shown; {further}: --after {answer.next_page})"
+    return f" (the {first} {_shown(answer.page.lines)} shown; {further}: --after {answer.next_page})"
+
+
+def _shown(lines: Sequence[Line]) -> str:
+    folded = any(isinstance(line, lists.ArrayRow) for line in lines)
+    if len(lines) == 1:
+        return "line is" if folded else "is"
+    return f"{len(lines)} lines are" if folded else f"{len(lines)} are"
 
 
 def _run(line: Line) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 _SHOWN = 50
+#: Names of metrics that are told to have no room.
+_LISTED = 10
 _AXES = ("step", "progress", "time", "restarts")
 
 
@@ -167,14 +169,21 @@ def _print_table(
     columns.append(table.Column("time", [Text(render.moment(row.time)) for row in rows], drop=1))
     for index, name in enumerate(names):
         cells = [Text(render.number(row.values[index])) for row in rows]
-        columns.append(table.Column(render.clean(name), cells, "right", drop=len(names) - index + 1))
+        # The first one stays, and is cut where the terminal ends.
+        turn = len(names) - index + 1 if index else None
+        columns.append(table.Column(render.clean(name), cells, "right", drop=turn))
     parts = [table.build(columns, output.width)]
     shown = [column for column, _ in table.fit(columns, output.width)]
     if hidden := [column.header for column in columns if column not in shown]:
-        parts.append(Text(f"no room for {', '.join(hidden)}: name what to show, or --csv", "dim"))
+        parts.append(Text(f"no room for {_listed(hidden)}: name what to show, or --csv", "dim"))
     if limit is None and len(rows) == _SHOWN:
         parts.append(Text(f"the last {_SHOWN} rows; --limit, --csv and --json print more", "dim"))
     output.print(*parts)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _print_last(found: list[metric_rows.LastValue], run_id: int, *, as_csv: bool, as_json: bool) -> None:

@@ -72,17 +72,19 @@ def size(count: int | None) -> str:
     if count is None:
         return UNKNOWN
     number = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(number) < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.3g} {unit}"
-        number /= 1024
-    return f"{number:.3g} PiB"
+    units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    unit = units.pop(0)
+    while abs(round(number)) >= 1024 and units:
+        number, unit = number / 1024, units.pop(0)
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.3g} {unit}"
 
 
 def percent(ratio: float | None) -> str:
     """Return a share in whole percent, a small one with a digit more."""
     if ratio is None:
         return UNKNOWN
+    if 0 < ratio < 0.0005:
+        return "<0.1%"
     return f"{100 * ratio:.0f}%" if ratio >= 0.01 or ratio == 0 else f"{100 * ratio:.1f}%"
 
 
@@ -93,7 +95,7 @@ def number(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
     if isinstance(value, dict | list):
         return clean(json.dumps(value, ensure_ascii=False))
     return clean(value)

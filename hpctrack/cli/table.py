@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,19 +59,32 @@ def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
     The widest of those that may shrink gives first, cell by cell; if that is not enough, a column goes.
     What can neither shrink nor go is kept, and lines are cut where the terminal ends, with a sign.
     """
-    kept = list(columns)
-    while True:
-        widths = _shrunk(kept, width - _GAP * (len(kept) - 1))
-        droppable = [column for column in kept if column.drop is not None]
-        if sum(widths) + _GAP * (len(kept) - 1) <= width or not droppable:
-            return list(zip(kept, widths, strict=True))
-        kept.remove(min(droppable, key=lambda column: column.drop or 0))
+    wanted = [column.width for column in columns]
+    least = [
+        max(whole if column.least is None else column.least, len(column.header))
+        for whole, column in zip(wanted, columns, strict=True)
+    ]
+    kept = _kept(columns, least, width)
+    room = width - _GAP * (len(kept) - 1)
+    widths = _shrunk([wanted[index] for index in kept], [least[index] for index in kept], room)
+    return list(zip([columns[index] for index in kept], widths, strict=True))
 
 
-def _shrunk(columns: Sequence[Column], room: int) -> list[int]:
-    widths = [column.width for column in columns]
-    least = [column.width if column.least is None else column.least for column in columns]
-    least = [max(small, len(column.header)) for small, column in zip(least, columns, strict=True)]
+def _kept(columns: Sequence[Column], least: Sequence[int], width: int) -> list[int]:
+    """Return the places of the columns that stay: of thousands nearly all may have to go."""
+    needed = sum(least) + _GAP * (len(columns) - 1)
+    gone = set()
+    turns = sorted((column.drop, place) for place, column in enumerate(columns) if column.drop is not None)
+    for _, index in turns:
+        if needed <= width:
+            break
+        needed -= least[index] + _GAP
+        gone.add(index)
+    return [index for index in range(len(columns)) if index not in gone]
+
+
+def _shrunk(wanted: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    widths = list(wanted)
     while sum(widths) > room:
         spare = [(width, index) for index, width in enumerate(widths) if width > least[index]]
         if not spare:
@@ -149,11 +164,18 @@ class _Cleaned:
             yield segment if segment.control else segment._replace(text=visible.lines(segment.text))
 
 
+def _size() -> tuple[int | None, int | None]:
+    """Return cells and lines of a terminal without commands, for which rich does not ask; None for others."""
+    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return shutil.get_terminal_size() if is_dumb else (None, None)
+
+
 class Output:
     """Standard output: a terminal with its width and colours, or a pipe without any."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, markup=False, emoji=False)
+        width, height = _size()
+        self.console = Console(highlight=False, markup=False, emoji=False, width=width, height=height)
         self.console.push_render_hook(_Visible())
         self.plain = not self.console.is_terminal
         #: Whether blocks and glyphs can be written.

@@ -33,7 +33,9 @@ SELECT {used} FROM metrics m WHERE m.run_id = ANY ({runs}::bigint[]);
 -- Of each metric that runs have values of outside the columns: what kind of values (see store/values.py).
 SELECT DISTINCT e.key,
        CASE jsonb_typeof(e.value)
-           WHEN 'number' THEN CASE WHEN e.value::text ~ '[.eE]' THEN 'float' ELSE 'int' END
+           WHEN 'number' THEN CASE WHEN e.value::text ~ '[.eE]' THEN 'float'
+                                   WHEN abs(e.value::numeric) > 9007199254740992 THEN 'object'
+                                   ELSE 'int' END
            WHEN 'boolean' THEN 'bool'
            WHEN 'string' THEN 'text'
            WHEN 'null' THEN 'null'

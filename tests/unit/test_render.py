@@ -52,7 +52,8 @@ def test_durations_are_squeues(seconds, expected):
         (1024, "1 KiB"),
         (34567, "33.8 KiB"),
         (5 << 30, "5 GiB"),
-        (1 << 60, "1.02e+03 PiB"),
+        (1 << 60, "1 EiB"),
+        ((1 << 20) - 1, "1 MiB"),
     ],
 )
 def test_sizes(count, expected):
@@ -66,6 +67,7 @@ def test_sizes(count, expected):
         (True, "true"),
         (0.123456, "0.1235"),
         (3.0, "3"),
+        (-0.0, "-0"),
         (1e22, "1e+22"),
         (float("nan"), "nan"),
         (float("-inf"), "-inf"),
@@ -77,6 +79,14 @@ def test_sizes(count, expected):
 )
 def test_values(value, expected):
     assert render.number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [(None, "-"), (0, "0%"), (1e-9, "<0.1%"), (0.005, "0.5%"), (0.5, "50%"), (2, "200%")],
+)
+def test_shares(ratio, expected):
+    assert render.percent(ratio) == expected
 
 
 @pytest.mark.parametrize(

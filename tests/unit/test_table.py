@@ -36,6 +36,29 @@ def test_columns_go_in_their_turn_when_shrinking_is_not_enough():
     assert table.fit(columns, 12) == [(columns[0], 10)]
 
 
+def test_thousands_of_columns_are_looked_at_once():
+    looks = []
+
+    class Looked(table.Column):
+        @property
+        def width(self):
+            looks.append(self.header)
+            return super().width
+
+    columns = [Looked(f"layer{n}/w", [Text("0.5")], drop=3000 - n or None) for n in range(3001)]
+    fitted = table.fit(columns, 40)
+    assert [one.header for one, _ in fitted] == ["layer0/w", "layer1/w", "layer3000/w"]
+    assert len(looks) == len(columns)
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown", "xterm"])
+def test_tables_fit_terminals_of_any_kind(monkeypatch, term):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "37")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes a terminal of what is none
+    assert table.Output().console.width == 37
+
+
 def test_what_can_neither_shrink_nor_go_stays():
     columns = [column(10), column(10)]
     assert [width for _, width in table.fit(columns, 5)] == [10, 10]

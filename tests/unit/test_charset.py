@@ -1,0 +1,33 @@
+"""What is written where the terminal's encoding lacks signs of ours."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from hpctrack.cli import charset, chart, render
+from hpctrack.model import RunStatus
+from hpctrack.store.series import Bucket, Series
+
+
+def written(text, encoding):
+    file = io.TextIOWrapper(io.BytesIO(), encoding, charset.register())
+    file.write(text)
+    file.flush()
+    return file.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "euc-jp", "koi8-r"])
+def test_no_sign_of_ours_becomes_a_question_mark(encoding):
+    buckets = tuple(Bucket(x, 1, x, x) for x in range(9))
+    line = chart.Line("r1", Series("loss", "step", 9, 0, 0, 8, 0, 8, buckets))
+    lines = (line, line)
+    states = [render.state(status).plain for status in RunStatus]
+    signs = [*chart.draw(chart.Chart("loss", lines), 60), *chart.draw(chart.Chart("x", lines[:1]), 60)]
+    text = "\n".join([*signs, *states, "0.06…", "▁▂▃▄▅▆▇█"])
+    assert "?" not in written(text, encoding)
+
+
+def test_names_keep_their_width():
+    assert written("日本 å …", "ascii") == "???? ? +"
