@@ -227,3 +227,15 @@ def test_an_export_that_is_interrupted_leaves_nothing(config, run, connection, t
     assert list(folder.iterdir()) == []
     process.stdout.close()
     process.stderr.close()
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_integers_of_other_clients_that_no_int64_holds(hpctrack, run, insert, tmp_path, ending):
+    made = run()
+    insert("metrics", run_id=made, step=1, extra={"big": 1 << 70, "huge": 10**308, "two": 2})
+    insert("metrics", run_id=made, step=2, extra={"big": 0.5, "huge": -1, "two": 1 << 63})
+    assert hpctrack("export", f"r{made}", "-o", tmp_path / f"x.{ending}")[0] == 0
+    if ending == "csv":
+        rows = list(csv.DictReader((tmp_path / "x.csv").open(encoding="utf-8")))
+        assert [rows[0][name] for name in ("big", "huge", "two")] == [str(1 << 70), str(10**308), "2"]
+        assert rows[1]["two"] == str(1 << 63)
