@@ -74,6 +74,11 @@ def length(text: str) -> timedelta | None:
         return None
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things: ``1 run``, ``2,000 runs``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def time(text: str) -> datetime:
     """Read a time: so long ago, or an ISO date and time (local unless it names a zone).
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 _T = TypeVar("_T")
+counted = words.counted
 #: Characters of a list of runs; what is cut ends so that it means nothing where it is pasted.
 _LONGEST = 1000
 
@@ -98,11 +99,6 @@ def named(ids: Sequence[int]) -> str:
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST].rpartition(',')[0]},..."
     return f"{counted(len(ids), 'run')} ({text})"
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things: ``1 run``, ``2,000 runs``."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import errors
+from hpctrack import errors, words
 from hpctrack.model import Change, RelayMessage, RunStatus
 from hpctrack.reconcile import matching, relayed
 from hpctrack.reconcile.inquiry import Inquiry
@@ -193,7 +193,9 @@ def _write(
     ids.update(_reopened(connection, inquiry, cluster, missing))
     if around_held:
         left = held.find(connection, ids.union(like for like, _ in missing))
-        _log.warning("%d runs can't be corrected now: %s", len(left), held.describe(connection))
+        _log.warning(
+            "%s can't be corrected now: %s", words.counted(len(left), "run"), held.describe(connection)
+        )
         ids -= left
         missing = [(like, task) for like, task in missing if like not in left]
     if missing:

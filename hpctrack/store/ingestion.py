@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from hpctrack import errors, model
+from hpctrack import errors, model, words
 from hpctrack.store import batch, columns, database, held, metrics, pieces, refusals
 from hpctrack.store.batch import Outcome
 from hpctrack.store.memory import Memory, owner
@@ -227,7 +227,7 @@ class Ingestion:
         try:
             if columns.choose(candidates, catalog):
                 added = self._adder.add(self._connection, candidates)
-                _log.info("added %d columns to metrics", len(added))
+                _log.info("added %s to metrics", words.counted(len(added), "column"))
         except errors.StoreError as error:
             if not database.is_alive(self._connection):
                 raise
@@ -344,7 +344,7 @@ class Ingestion:
         self._refusals_left -= stored.counts.pop("refusals", 0)
         lines = stored.counts["rejected"]
         if lines and (also := self._memory.log.wants(("aside", piece.owner))) is not None:
-            _log.warning("%s: %d lines set aside: %s%s", where, lines, refusal, also)
+            _log.warning("%s: %s set aside: %s%s", where, words.counted(lines, "line"), refusal, also)
         self._note([piece], stored, outcome)
         refused = [kind for kind in pieces.kinds([piece]) if not stored.counts[kind]]
         self._memory.streak.refuse(refused, owner(piece), lines)

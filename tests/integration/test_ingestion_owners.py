@@ -149,4 +149,4 @@ def test_a_flood_of_refused_lines_fills_no_log(connection, patient, run, caplog)
     for owner in ("mallory", "alice"):
         for log in [Journal(run(), owner=owner) for _ in range(3)]:
             deliver(patient, [log.rows({"step": 1, "x": 1.0}) for _ in range(10)])
-    assert [r.getMessage().count("1 lines set aside") for r in caplog.records] == [1, 1]
+    assert [r.getMessage().count("1 line set aside") for r in caplog.records] == [1, 1]

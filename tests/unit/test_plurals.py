@@ -12,6 +12,8 @@ THINGS = re.compile(
     r" (?:\w+ )?(runs|rows|folders|journals|submissions|records|lines|jobs|tasks|metrics|files|users|"
     r"collectors|experiments|attempts|messages|datagrams|processes|nodes|columns)\b"
 )
+#: The same in texts that are formatted later: of the log, and by ``str.format``.
+FORMATTED = re.compile(rf"(%d|\{{\w*(?::,?d?)?\}}){THINGS.pattern}")
 #: Numbers that are never one, and words that are no numbers.
 NEVER_ONE = {
     ("html.py", "len(rows)", " runs"),
@@ -20,6 +22,7 @@ NEVER_ONE = {
     ("common.py", "len(more) + 1", " runs"),
     ("figures.py", "path.suffix", " files"),
     ("listing.py", "page.total", " runs"),
+    ("listing.py", "len(lines)", " lines"),
     ("metrics.py", "_SHOWN", " rows"),
     ("misspelt.py", "known_names.NEWEST", " runs"),
     ("ingestion.py", "refusals.IN_A_ROW", " rows"),
@@ -36,8 +39,11 @@ def places():
                     if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
                         match = THINGS.match(text.value)
                         what = ast.unparse(value.value)
-                        if match and ".counted(" not in what:
+                        if match and "counted(" not in what:
                             yield path.name, what, match[0]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for match in FORMATTED.finditer(node.value):
+                    yield path.name, match[1], match[0][len(match[1]) :]
 
 
 def test_each_plural_has_seen_its_number():

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors
+from hpctrack import errors, words
 from hpctrack.store import collectors, database, held, registration
 from hpctrack.stream import wire
 from hpctrack.stream.collector.keys import RunKey
@@ -112,7 +112,7 @@ class Keeping:
             return 0
         count = registration.register_pending(self._settings, connection)
         if count:
-            _log.info("registered %d submissions that waited in the spool", count)
+            _log.info("registered %s that waited in the spool", words.counted(count, "submission"))
         self._last_registration = now
         return count
 

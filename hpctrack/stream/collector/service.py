@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors
+from hpctrack import errors, words
 from hpctrack.store import collectors, database, embedded
 from hpctrack.stream import records
 from hpctrack.stream.collector import (
@@ -192,7 +192,10 @@ class Collector:
             thread.join(10.0)
         self._socket.close()
         counts = self._storing.counts
-        _log.info("collector %s ends: %d rows in %d batches", self.id, counts["rows"], counts["batches"])
+        rows, batches = words.counted(counts["rows"], "row"), counts["batches"]
+        _log.info(
+            "collector %s ends: %s in %d %s", self.id, rows, batches, "batch" if batches == 1 else "batches"
+        )
 
 
 def end_of_idleness(last_end: float, learnt_end: float, idle_exit: float) -> float:
