@@ -5,15 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 FIELDS = "JobID,JobIDRaw,State,ExitCode,Submit,Start,End,NodeList"
-#: One record per execution.
-OPTIONS = ("-n", "-P", "-D", "-X", "-o", FIELDS)
+#: And what the run has of it; jobs' names must hold no newline.
+MORE = FIELDS + ",ElapsedRaw,TimelimitRaw,Partition,JobName"
 
 
-def read(text: str) -> list[dict[str, str]]:
-    """Read what sacct printed with `OPTIONS`, times as seconds since the epoch."""
-    rows = [dict(zip(FIELDS.split(","), line.split("|"), strict=True)) for line in text.splitlines()]
+def options(fields: str) -> tuple[str, ...]:
+    """Return options for one record per execution."""
+    return "-n", "-P", "-D", "-X", "-o", fields
+
+
+OPTIONS = options(FIELDS)
+
+
+def read(text: str, fields: str = FIELDS) -> list[dict[str, str]]:
+    """Read what sacct printed with `options`, times as seconds since the epoch."""
+    rows = [dict(zip(fields.split(","), line.split("|"), strict=True)) for line in text.splitlines()]
     # A start that Slurm took back, since not all components of a het job could start, stays so.
     return [row for row in rows if row["State"] != "PENDING" or row["End"] == "Unknown"]
+
+
+def whole(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Join the rows of each execution in which the job changed its size: each but the last says RESIZING."""
+    joined, begun = [], {}
+    for row in sorted(rows, key=lambda row: int(row["Submit"])):
+        first = begun.setdefault(row["JobIDRaw"], row)
+        if row["State"] != "RESIZING":
+            joined.append({**row, "Submit": first["Submit"], "Start": first["Start"]})
+            del begun[row["JobIDRaw"]]
+    return joined
 
 
 def is_of(row: dict[str, str], job: int, task: int) -> bool:

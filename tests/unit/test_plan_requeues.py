@@ -298,6 +298,15 @@ def test_whether_accounting_is_asked_for_the_end_of_an_earlier_execution(hours, 
     assert backend.jobs == (["10"] if asked else [])
 
 
+@pytest.mark.parametrize(("code", "asked"), [(0, True), (None, False)])
+def test_accounting_is_asked_in_each_pass_about_a_script_that_has_ended(code, asked):
+    """Its end counts once accounting has had none twice; other unknown jobs are asked for rarely."""
+    stored = run(reason=UNKNOWN, missing_since=at(0), exit_code=code)
+    backend = Asked(squeue("RUNNING", job_id=11))
+    Inquiry(backend, None, [stored], at(40_000), at(39_990)).ask()
+    assert backend.jobs == (["10"] if asked else [])
+
+
 def test_where_accounting_has_lost_the_first_execution():
     """A release that says no count."""
     stored = after(run(), (squeue("RUNNING"),), (row("REQUEUED"),))
