@@ -164,6 +164,12 @@ class CommandNotFound(SlurmError):
     exit_code = 127
 
 
+class NotExecutable(HpctrackError):
+    """What is to be run is a folder, or may not be executed."""
+
+    exit_code = 126
+
+
 class WireError(HpctrackError):
     """A datagram is not one of ours."""
 

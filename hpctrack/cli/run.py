@@ -18,7 +18,7 @@ import click
 
 from hpctrack import children, errors, git, inherited, settings, submission
 from hpctrack.cli import completion, say
-from hpctrack.stream import records
+from hpctrack.stream import records, untracked
 
 #: Programs that are less of a name than the script they run.
 _INTERPRETERS = ("python", "bash", "sh", "zsh", "Rscript", "julia", "perl", "ruby", "node")
@@ -45,6 +45,8 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
     is the verdict.
     """
     if shutil.which(argv[0]) is None:
+        if "/" in argv[0] and os.path.lexists(argv[0]):
+            raise errors.NotExecutable(f"{argv[0]}: it is a folder, or not executable")
         raise errors.CommandNotFound(f"{argv[0]}: command not found")
     given = submission.Own(experiment, tags, note).checked()
     try:
@@ -54,12 +56,16 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
         path = records.write(configuration.spool, record)
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
         say.note(f"this command runs untracked: {error or type(error).__name__}")
-        _become(argv[0], list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
+        sys.stdout.flush()
+        inherited.restore_signals()
+        untracked.execute_as_shells(list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     told = _register_meanwhile(record.uuid)
     options = _supervisor_options(configuration, path, f"{record.uuid}:-1") + told
     supervisor = children.supervisor_argv("command", *options, "--", *argv)
     environ = {**children.environ(os.environ), "HPCTRACK_RUN": f"{record.uuid}:-1"}  # for who looks at /proc
-    _become(children.PYTHON, supervisor, environ)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(children.PYTHON, supervisor, environ)  # noqa: S606 (that is the verb)
 
 
 def _make(configuration: settings.Settings, own: submission.Own, argv: tuple[str, ...]) -> records.Record:
@@ -182,10 +188,3 @@ def _deliver(configuration: settings.Settings, uuid: str) -> None:
             )
             if outcome is spool.Outcome.REMOVED:
                 say.note(f"r{one.run_id} is complete: it had ended before the collector knew of it")
-
-
-def _become(program: str, argv: list[str], environ: dict[str, str]) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    inherited.restore_signals()
-    os.execvpe(program, argv, environ)  # noqa: S606 (that is the verb)

@@ -243,7 +243,8 @@ def _start(
         if own_group:
             signals.lead_group(0)
         signals.restore(mask, ignores_children=ignores_children)
-        untracked.execute(argv, environ)
+        execute = untracked.execute if own_group else untracked.execute_as_shells
+        execute(argv, environ)
     except OSError as error:
         _refuse(argv, error)
     finally:
@@ -268,7 +269,8 @@ def _run_untracked(options: Options, why: object) -> NoReturn:
         if options.mode == "supervise":
             argv = [*untracked.place(argv[0], _script_text(options)), *argv[1:]]
         signals.restore(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-        untracked.execute(argv, environ)
+        execute = untracked.execute if options.mode == "supervise" else untracked.execute_as_shells
+        execute(argv, environ)
     except OSError as error:
         _refuse(argv, error)
 

@@ -7,6 +7,7 @@ running: here is what takes the least.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -80,6 +81,19 @@ def execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
         if not interpreter:
             raise
         os.execve(interpreter[0], [*interpreter, *argv], environ)  # noqa: S606
+
+
+def execute_as_shells(argv: list[str], environ: dict[str, str]) -> NoReturn:
+    """Become a command as shells, env and nohup do (execvp(3)): a text without ``#!`` is a script of sh."""
+    try:
+        execute(argv, environ)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        import shutil  # late: hardly ever is there any need
+
+        program = shutil.which(argv[0]) or argv[0]
+        os.execve("/bin/sh", ["sh", program, *argv[1:]], environ)  # noqa: S606
 
 
 def _interpreter(text: bytes) -> list[str]:

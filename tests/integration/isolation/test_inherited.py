@@ -8,6 +8,7 @@ import pytest
 
 LOOK = "grep -E 'Sig(Blk|Ign)' /proc/self/status; env | grep -a ^LC_; :"
 TRAPS = ["", "PIPE", "XFSZ", "PIPE XFSZ INT HUP"]
+UNTRACKED = [{}, {"HPCTRACK_DATA_DIR": "/dev/null/no"}]
 LOCALES = [{}, {"LC_CTYPE": "C"}, {"LC_CTYPE": "UTF-8"}, {"LC_CTYPE": "xx", "LANG": "C"}, {"LC_ALL": "C"}]
 
 
@@ -17,9 +18,7 @@ def under(trap: str, *argv: object) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-@pytest.mark.parametrize(
-    "untracked", [{}, {"HPCTRACK_DATA_DIR": "/dev/null/no"}], ids=["tracked", "untracked"]
-)
+@pytest.mark.parametrize("untracked", UNTRACKED, ids=["tracked", "untracked"])
 def test_commands(place, trap, untracked):
     for locale in LOCALES:
         plain = place.run(*under(trap, "sh", "-c", LOOK), command="sh", environ=locale)
@@ -27,6 +26,19 @@ def test_commands(place, trap, untracked):
         done = place.run(*under(trap, *command), command="sh", environ={**locale, **untracked})
         assert done.stdout == plain.stdout, locale
         assert ("untracked" in done.stderr) == bool(untracked)
+
+
+@pytest.mark.parametrize("untracked", UNTRACKED, ids=["tracked", "untracked"])
+def test_a_command_starts_or_does_not_as_from_a_shell(place, untracked):
+    """A text without ``#!`` is one of sh; what is no program ends with 126 or 127."""
+    for name, mode in (("text", 0o755), ("data", 0o644)):
+        (place.work / name).write_text("echo ran $# $1\nexit 4\n")
+        (place.work / name).chmod(mode)
+    for program in ("./text", "text", "./data", "/tmp", "./nothing", "nothing"):
+        environ = {**untracked, "PATH": f"{place.environ['PATH']}:{place.work}"}
+        plain = place.run("-c", 'exec "$@"', "sh", program, "a b", command="bash", environ=environ)
+        done = place.run("run", "--", program, "a b", environ=environ)
+        assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout), program
 
 
 @pytest.mark.parametrize("trap", [TRAPS[0], TRAPS[-1]])  # Popen restores both signals or none
