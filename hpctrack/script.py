@@ -357,7 +357,9 @@ def jsonable(value: Any, depth: int = 0) -> Any:
     if depth < _MAX_DEPTH:
         if hasattr(value, "items") and hasattr(value, "keys"):
             return dict(_members(value, depth))
-        if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_asdict"):
+        if isinstance(value, (set, frozenset)):
+            value = conversions.ordered(value)
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_asdict"):
             return [_element(item, depth) for item in value]
         if conversions.is_sequence(value):
             found = dict(conversions.had(value, range(len(value)), _leave_out))

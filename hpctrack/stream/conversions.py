@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: What dates, durations, paths, decimals and arrays have, and things with fields have not.
-_OF_ONE_VALUE = ("item", "isoformat", "total_seconds", "__fspath__", "as_integer_ratio")
+_OF_ONE_VALUE = ("item", "isoformat", "total_seconds", "__fspath__", "as_integer_ratio", "encode")
 
 
 def seconds(value: Any) -> float:
@@ -30,8 +30,12 @@ def is_numpys(value: Any, name: str) -> bool:
 
 def item(value: Any) -> Any:
     """Scalars of numpy, torch and their like."""
-    if is_numpys(value, "datetime64"):
-        return str(value)  # item() is a number where it counts nanoseconds
+    if is_numpys(value, "datetime64") or is_numpys(value, "timedelta64"):
+        return str(value)  # item() is a number where it counts nanoseconds, or years
+    if is_numpys(value, "ndarray") and value.dtype.kind in "mM" and value.size == 1:
+        return value.flat[0]
+    if type(value).__name__ == "MaskedConstant":
+        return float("nan")  # item() is 0
     item = value.item()
     if type(item) is type(value):
         raise TypeError(type(item))
@@ -44,8 +48,21 @@ def text_form(value: Any) -> str:
 
 
 def number(value: Any) -> float:
-    """Decimals, fractions, long doubles."""
-    return float(value)
+    """Decimals, fractions, long doubles. What no float holds keeps its text."""
+    if getattr(value, "imag", 0):
+        raise TypeError(type(value))
+    found = float(value)
+    if abs(found) == float("inf") and "inf" not in str(value).lower():
+        raise OverflowError(type(value))
+    return found
+
+
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """Return the elements of a set in an order that is the same in every process."""
+    try:
+        return sorted(values)
+    except Exception:  # noqa: BLE001 (of several types)
+        return sorted(values, key=str)
 
 
 def fields(value: Any) -> Mapping[str, Any] | None:
@@ -57,6 +74,8 @@ def fields(value: Any) -> Mapping[str, Any] | None:
     if hasattr(value, "__dataclass_fields__"):
         return {name: getattr(value, name) for name in value.__dataclass_fields__ if hasattr(value, name)}
     fields = vars(value) if hasattr(value, "__dict__") else None
+    if fields and all(name.startswith("__") for name in fields):  # pandas.NA
+        return None
     if not fields and type(value).__module__ not in ("argparse", "types"):
         telling = any({"__str__", "__repr__"} & set(vars(kind)) for kind in type(value).__mro__[:-1])
         return None if telling else fields
@@ -79,7 +98,8 @@ def is_sequence(value: Any) -> bool:
     kind = type(value)
     if isinstance(value, (str, bytes, bytearray, memoryview, range)) or hasattr(kind, "_asdict"):
         return False
-    return all(hasattr(kind, name) for name in ("__len__", "__getitem__", "index", "count"))
+    of_a_list = all(hasattr(kind, name) for name in ("__len__", "__getitem__", "index", "count"))
+    return of_a_list and not hasattr(kind, "encode")  # UserString
 
 
 def is_named(value: Any) -> bool:
