@@ -54,6 +54,8 @@ class Identity(NamedTuple):
     #: The script's process, which may outlive its supervisor.
     script: int = 0
     script_start: str = ""
+    #: The name by which shells append is taken away: who does it later appends to a file of its own.
+    withdrawn: bool = False
 
 
 def identity(config: Config, supervisor: int) -> Identity:
@@ -188,6 +190,15 @@ def users(folder: str, ignored: Collection[int] = ()) -> list[int] | None:
         return None
     name = os.fsencode(os.path.basename(folder))
     return [pid for pid in pids if pid != own and pid not in ignored and _uses(pid, name)]
+
+
+def is_of_another_job(pid: int) -> bool:
+    """Whether a process has a run's variables only because it inherited them from another job."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        pairs = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
+        bound = pairs.get(b"HPCTRACK_JOB_ID")
+        return bound is not None and bound != pairs.get(b"SLURM_JOB_ID", b"")
+    return False
 
 
 def _uses(pid: int, name: bytes) -> bool:

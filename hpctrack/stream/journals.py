@@ -10,7 +10,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, leftovers, marks, mirror, removal, tail
+from hpctrack import files
+from hpctrack.stream import appending, folders, leftovers, marks, mirror, removal, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ class Journals:
         self._identity = identity
         self._watermark = watermark
         self._watches = [tail.Watch(config.run_dir), tail.Watch(config.spool_dir)]
+        places = [config.run_dir, *([config.spool_dir] if config.several_nodes else ())]
+        self._names = [appending.Name(folder, config.job_id, config.task) for folder in places]
         self._tails: dict[bytes, tail.Tail] = {}
         self._leftovers: list[leftovers.Leftover] = []
         self._mirror = mirror.Mirror(config.spool_dir, identity)
@@ -61,6 +64,9 @@ class Journals:
 
     def new(self) -> Iterator[tail.Tail]:
         """Yield journals that are there for the first time."""
+        for name in self._names:
+            with contextlib.suppress(OSError):  # it is tried again at the next look
+                self._take_in(name)
         for watch in self._watches:
             for file in watch.new(time.time_ns()):
                 known = self._tails.get(file.journal)
@@ -73,6 +79,19 @@ class Journals:
                         self._mirror.claim()  # a process on another node made the folder, and nothing else
                 one = self._tails[file.journal] = tail.Tail([file])
                 yield one
+
+    def _take_in(self, name: appending.Name) -> None:
+        """Take in what a shell has put in a journal's place; a cleaner may have taken the folder away."""
+        try:
+            name.take_in()
+        except FileNotFoundError:
+            if name.folder == self._spool_dir:
+                folders.make(name.folder)
+            else:
+                files.make_folder(name.folder, within=os.path.dirname(name.folder))
+                self._lock = folders.Lock(name.folder)
+                self.open()
+            name.take_in()
 
     def _renamed(self, file: tail.File) -> tail.File:
         """Return a file under the next name that no journal has."""
@@ -181,12 +200,19 @@ class Journals:
         for one in self:
             self._mirror.forget(one, safe(one))
         identity = self._identity
-        over = removal.nobody_writes(self._run_dir, identity, in_spool=False, ignored={identity.pid})
+        ignored = {identity.pid}
+        over = removal.nobody_writes(self._run_dir, identity, in_spool=False, ignored=ignored)
+        withdrawn = over or removal.nobody_writes(
+            self._run_dir, identity, in_spool=False, ignored=ignored, but_strangers=True
+        )
+        if withdrawn:
+            removal.withdraw(self._run_dir, in_spool=False)
+            removal.withdraw(self._spool_dir, in_spool=True)
         kept = {one.name: self._kept(one) for one in self.here()}
         self._mirror.close(over=over and not self._several_nodes, prove=self._prover(safe))
         prove = self._prover(lambda one: max(safe(one), kept.get(one.name, 0)))
         if not removal.clear(self._run_dir, removal.Keeping(in_spool=False, over=over), prove):
-            folders.write_identity(self._run_dir, identity._replace(closed=over))
+            folders.write_identity(self._run_dir, identity._replace(closed=over, withdrawn=withdrawn))
         self._lock.release()
 
     def _kept(self, one: tail.Tail) -> int:

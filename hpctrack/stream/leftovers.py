@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from hpctrack.stream import folders, removal, tail
+from hpctrack.stream import appending, folders, removal, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +32,9 @@ class Leftover:
         if not self._lock.take():
             return False
         self.identity = folders.read_identity(self.path) or self.identity
+        if not self.in_spool and not self.identity.withdrawn:
+            with contextlib.suppress(OSError):
+                appending.Name(self.path, self.identity.job_id, self.identity.task).take_in()
         self.files = tail.find(self.path)
         return True
 
@@ -40,12 +43,20 @@ class Leftover:
         """Whether the processes that wrote here have ended."""
         return removal.nobody_writes(self.path, self.identity, in_spool=self.in_spool, ended=self._ended)
 
+    @property
+    def _is_left_to_strangers(self) -> bool:
+        return removal.nobody_writes(
+            self.path, self.identity, in_spool=False, ended=self._ended, but_strangers=True
+        )
+
     def clear(self, prove: Callable[[tail.File], removal.Proof | None]) -> bool:
         """Delete what is proven to be delivered; whether the folder is gone. Only after `take`.
 
         Raises OSError if it can't be looked through.
         """
         now = self._lock.refresh()
+        if not self.in_spool and not self.identity.withdrawn and self._is_left_to_strangers:
+            removal.withdraw(self.path, in_spool=False)
         return removal.clear(self.path, removal.Keeping(self.in_spool, self.is_over, now), prove)
 
     def refresh(self) -> None:

@@ -81,14 +81,17 @@ class Opened:
 
 
 def _open_own(path: str) -> int:
-    """Open a file for reading; one of this user's that its umask has shut is opened up. Raises OSError."""
+    """Open a file for reading; one of this user's that its umask has shut is opened up. Raises OSError.
+
+    It may have the name by which shells append as well.
+    """
     try:
         return os.open(path, _READ)
     except PermissionError:
         handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(handle)
-            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink <= 2
             if not ours or found.st_mode & 0o600 == 0o600:
                 raise
             os.chmod(f"/proc/self/fd/{handle}", 0o600)

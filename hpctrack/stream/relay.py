@@ -21,7 +21,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import files
-from hpctrack.stream import doubts, folders, journal_lines, records, report, runfolder, signals, usage
+from hpctrack.stream import (
+    appending,
+    doubts,
+    folders,
+    journal_lines,
+    records,
+    report,
+    runfolder,
+    signals,
+    usage,
+)
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
@@ -378,6 +388,7 @@ class Relay:
         if self._adoption is None:
             run_dir = self._config.run_dir
             self._adoption = iter(())
+            appending.tell_late(self._config.spool, os.path.dirname(os.path.dirname(run_dir)))
             if folders.others(os.path.dirname(run_dir), run_dir):
                 from hpctrack.stream import adoption  # late: hardly ever is there anything
 

@@ -43,7 +43,7 @@ import signal
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.stream import folders, tail
+from hpctrack.stream import appending, folders, runfolder, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -83,12 +83,19 @@ class Keeping(NamedTuple):
 
 
 def nobody_writes(
-    folder: str, identity: Identity, *, in_spool: bool, ended: bool = False, ignored: Collection[int] = ()
+    folder: str,
+    identity: Identity,
+    *,
+    in_spool: bool,
+    ended: bool = False,
+    ignored: Collection[int] = (),
+    but_strangers: bool = False,
 ) -> bool:
     """Whether the processes that may write into a folder have ended.
 
     ``ended``: somebody who knows of all nodes, Slurm or PostgreSQL, says that the attempt is over.
-    ``ignored``: process ids of ours that write nothing there any more.
+    ``ignored``: process ids of ours that write nothing there any more. ``but_strangers``: jobs that the run's
+    script has submitted may go on, though they have its variables.
     """
     if folders.script_lives(identity):
         return False
@@ -97,7 +104,8 @@ def nobody_writes(
     known = ended or identity.closed or folders.was_here(identity)
     if not known and (in_spool or not folders.is_here(identity)):
         return False  # processes of other nodes can't be seen
-    return folders.users(folder, ignored) == []
+    users = folders.users(folder, ignored)
+    return users is not None and all(but_strangers and folders.is_of_another_job(pid) for pid in users)
 
 
 def clear(folder: str, keeping: Keeping, prove: Callable[[tail.File], Proof | None]) -> bool:
@@ -105,6 +113,8 @@ def clear(folder: str, keeping: Keeping, prove: Callable[[tail.File], Proof | No
 
     ``prove`` returns the proof for a file, None if there is none.
     """
+    if keeping.over:
+        withdraw(folder, in_spool=keeping.in_spool)
     names = os.listdir(folder)
     files = [file for name in names if (file := tail.parse_name(os.path.join(folder, name))) is not None]
     foreign = len(names) - len(files) - sum(bool(_OURS.match(name)) for name in names)
@@ -115,6 +125,28 @@ def clear(folder: str, keeping: Keeping, prove: Callable[[tail.File], Proof | No
     # One proof at a time: few of many journals are open.
     gone = [_may_go(file, keeping) and _unlink(file.path, prove(file)) for file in files]
     return all(gone) and not foreign and keeping.over and _remove_rest(folder)
+
+
+def withdraw(folder: str, *, in_spool: bool) -> None:
+    """Take the name away by which shells append to a folder's journal: the run is over.
+
+    The journal keeps its own name in the folder. Another file that stands by that name stays, and is not the
+    run's (`hpctrack.stream.appending`).
+    """
+    identity = folders.read_identity(folder)
+    if identity is None:
+        return
+    name = runfolder.public_name(folder, identity.job_id, identity.task)
+    aside = f"{name}.{os.urandom(4).hex()}"
+    with contextlib.suppress(OSError):
+        if not in_spool and not identity.withdrawn:
+            folders.write_identity(folder, identity._replace(withdrawn=True))
+        if not appending.leads_into(name, folder):
+            return
+        os.rename(name, aside)
+        if not appending.leads_into(aside, folder):  # it was replaced at this moment
+            os.link(aside, name)
+        os.unlink(aside)
 
 
 def remove_part(path: str, proof: Proof) -> bool:

@@ -22,6 +22,8 @@ _MAX_SCRIPT = 1 << 20
 _SCRIPT = "slurm_script"
 #: How often a home is made anew that others remove.
 _TRIES = 100
+#: The folder of the spool where names stand by which several nodes append; see `hpctrack.stream.appending`.
+LASTING = "appended"
 _MEMORY_BACKED = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 
 
@@ -46,7 +48,7 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
     """
     name = f"{label}.{attempt}.{os.urandom(4).hex()}"
     failure: OSError | None = None
-    for parent in _candidates(node_dir):
+    for parent in parents(node_dir):
         try:
             path = _new(parent, name)
         except OSError as error:
@@ -72,6 +74,32 @@ def _new(parent: str, name: str) -> str:
         if not os.path.isdir(parent):
             break
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), parent)
+
+
+def public_name(folder: str, job_id: int | None, task: int) -> str:
+    """Return the name by which shells append to the journal in a run folder, or in a run's spool folder.
+
+    It tells whose it is: also base job and index of an array task, which the folder's name does not tell.
+    """
+    home, label = os.path.split(folder)
+    if task >= 0:
+        label = f"{label}.{job_id}_{task}"
+    above, kind = os.path.split(home)
+    if kind == "journals":
+        above = os.path.join(above, LASTING)
+    return os.path.join(above, f"hpctrack-{os.geteuid()}.{label}.journal")
+
+
+def publish(journal: str, job_id: int | None, task: int) -> str:
+    """Give a journal the name by which shells append; return that, or its own where none can be made."""
+    name = public_name(os.path.dirname(journal), job_id, task)
+    try:
+        if os.path.basename(os.path.dirname(name)) == LASTING:
+            files.make_folder(os.path.dirname(name))
+        os.link(journal, name)
+    except OSError:  # a file system without hard links
+        return journal
+    return name
 
 
 def discard(path: str) -> None:
@@ -151,7 +179,7 @@ def closed_homes(node_dir: str) -> list[str]:
     """
     plain = f"hpctrack-{os.geteuid()}"
     found = []
-    for parent in _candidates(node_dir):
+    for parent in parents(node_dir):
         with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
             for entry in entries:
                 if entry.name.partition(".")[0] == plain and not files.is_private(entry.path):
@@ -163,10 +191,10 @@ def closed_homes(node_dir: str) -> list[str]:
 
 def homes(node_dir: str) -> list[str]:
     """Return the folders on this host that hold run folders of this user."""
-    return [home for parent in _candidates(node_dir) for home in _homes(parent)]
+    return [home for parent in parents(node_dir) for home in _homes(parent)]
 
 
-def _candidates(node_dir: str) -> list[str]:
+def parents(node_dir: str) -> list[str]:
     """Return where to try: what is configured, else disks before memory, which is charged to the job."""
     if node_dir:
         return [node_dir]

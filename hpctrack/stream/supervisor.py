@@ -92,7 +92,9 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
     environ = _inherited(options)
     several = several_nodes(environ)
-    environ["HPCTRACK_JOURNAL"] = (several and _shared_journal(options, folder)) or folder.shell_journal
+    journal = (several and _shared_journal(options, folder)) or folder.shell_journal
+    known = config(options, folder)
+    environ["HPCTRACK_JOURNAL"] = runfolder.publish(journal, known.job_id, known.task)
     environ["HPCTRACK_RUN_DIR"] = folder.path
     environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
     environ["HPCTRACK_JOB_ID"] = environ.get("SLURM_JOB_ID", "")
@@ -143,6 +145,8 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
         pid = _start(argv, environ, original_mask, own_group=batch, ignores_children=ignores_children)
     except OSError as error:  # no more processes
         helpers.kill()
+        with contextlib.suppress(OSError):  # nothing has been logged yet
+            os.unlink(environ["HPCTRACK_JOURNAL"])
         runfolder.discard(folder.path)
         signals.restore(original_mask, ignores_children=ignores_children)
         _run_untracked(options, error)
