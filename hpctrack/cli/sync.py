@@ -32,7 +32,7 @@ def command(*, here: bool, config_path: str | None) -> None:
     waits for that one.
     """
     from hpctrack.store import collectors, database, registration
-    from hpctrack.stream import appending, records
+    from hpctrack.stream import late, records
     from hpctrack.stream.collector import backlog
 
     configuration = settings.load(config_path=config_path)
@@ -41,7 +41,7 @@ def command(*, here: bool, config_path: str | None) -> None:
             records.try_refused_again(configuration.spool)
         registered = registration.register_pending(configuration, connection, everything=here)
         live = collectors.live_runs(connection)
-        appending.tell_late(configuration.spool, configuration.node_dir)
+        late.tell(configuration.spool, configuration.node_dir)
         found = backlog.look(configuration, lambda: connection)
         if again := backlog.register(found, configuration, connection):
             registered += again

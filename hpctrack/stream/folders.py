@@ -193,11 +193,14 @@ def users(folder: str, ignored: Collection[int] = ()) -> list[int] | None:
 
 
 def is_of_another_job(pid: int) -> bool:
-    """Whether a process has a run's variables only because it inherited them from another job."""
+    """Whether a process has a run's variables only because it inherited them from another job.
+
+    A missing SLURM_JOB_ID is no other job.
+    """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
         pairs = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
-        bound = pairs.get(b"HPCTRACK_JOB_ID")
-        return bound is not None and bound != pairs.get(b"SLURM_JOB_ID", b"")
+        bound, job = pairs.get(b"HPCTRACK_JOB_ID"), pairs.get(b"SLURM_JOB_ID")
+        return None not in (bound, job) and bound != job
     return False
 
 

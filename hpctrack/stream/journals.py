@@ -31,19 +31,34 @@ class Journals:
         self._identity = identity
         self._watermark = watermark
         self._watches = [tail.Watch(config.run_dir), tail.Watch(config.spool_dir)]
-        places = [config.run_dir, *([config.spool_dir] if config.several_nodes else ())]
-        self._names = [appending.Name(folder, config.job_id, config.task) for folder in places]
+        place = config.spool_dir if config.shared else config.run_dir
+        self._name = appending.Name(place, config.job_id, config.task)
         self._tails: dict[bytes, tail.Tail] = {}
         self._leftovers: list[leftovers.Leftover] = []
         self._mirror = mirror.Mirror(config.spool_dir, identity)
         self._lock = folders.Lock(config.run_dir)
         #: How often it turned out while copying that somebody had cut a journal.
         self.cuts = 0
+        #: How often somebody has taken the run folder away.
+        self.removed = 0
 
     def open(self) -> None:
         """Say whose they are, and that somebody works here. Raises OSError."""
+        if not os.path.isdir(self._run_dir):
+            self.removed += 1
+            files.make_folder(self._run_dir, within=os.path.dirname(self._run_dir))
+            self._lock = folders.Lock(self._run_dir)
         self._lock.take()
         folders.write_identity(self._run_dir, self._identity)
+
+    def stay(self) -> int:
+        """Make the run folder anew where a script, or a cleaner, has taken it away; return how often it has.
+
+        Raises OSError.
+        """
+        if not os.path.isdir(self._run_dir):
+            self.open()
+        return self.removed
 
     def note_script(self, pid: int, start: str) -> None:
         """Write down which process may go on writing here though supervisor and relay are gone."""
@@ -64,9 +79,7 @@ class Journals:
 
     def new(self) -> Iterator[tail.Tail]:
         """Yield journals that are there for the first time."""
-        for name in self._names:
-            with contextlib.suppress(OSError):  # it is tried again at the next look
-                self._take_in(name)
+        self._take_in()
         for watch in self._watches:
             for file in watch.new(time.time_ns()):
                 known = self._tails.get(file.journal)
@@ -80,18 +93,17 @@ class Journals:
                 one = self._tails[file.journal] = tail.Tail([file])
                 yield one
 
-    def _take_in(self, name: appending.Name) -> None:
-        """Take in what a shell has put in a journal's place; a cleaner may have taken the folder away."""
-        try:
-            name.take_in()
-        except FileNotFoundError:
-            if name.folder == self._spool_dir:
-                folders.make(name.folder)
-            else:
-                files.make_folder(name.folder, within=os.path.dirname(name.folder))
-                self._lock = folders.Lock(name.folder)
-                self.open()
-            name.take_in()
+    def _take_in(self, *, known: bool = False) -> None:
+        """Take in what a shell has put in the journal's place, where need be into a folder made anew."""
+        with contextlib.suppress(OSError):  # it is tried again at the next look
+            try:
+                self._name.take_in(known=known)
+            except FileNotFoundError:
+                if self._name.folder == self._spool_dir:
+                    folders.make(self._spool_dir)
+                else:
+                    self.open()
+                self._name.take_in(known=known)
 
     def _renamed(self, file: tail.File) -> tail.File:
         """Return a file under the next name that no journal has."""
@@ -120,9 +132,12 @@ class Journals:
             one.look()
 
     def end_lines(self) -> None:
-        """The script has ended: no line here will be completed any more."""
-        for one in self.here():
-            one.close_line()
+        """The script has ended: no line that this node wrote will be completed any more."""
+        self._take_in(known=True)
+        places = (self._run_dir,) if self._several_nodes else (self._run_dir, self._spool_dir)
+        for one in self:
+            if os.path.dirname(one.files[0].path) in places:
+                one.close_line()
 
     def lost(self) -> dict[str, int]:
         """Return how many lines could not be written, by journal."""

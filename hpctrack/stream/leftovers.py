@@ -34,7 +34,7 @@ class Leftover:
         self.identity = folders.read_identity(self.path) or self.identity
         if not self.in_spool and not self.identity.withdrawn:
             with contextlib.suppress(OSError):
-                appending.Name(self.path, self.identity.job_id, self.identity.task).take_in()
+                appending.Name(self.path, self.identity.job_id, self.identity.task).take_in(known=True)
         self.files = tail.find(self.path)
         return True
 
@@ -43,21 +43,20 @@ class Leftover:
         """Whether the processes that wrote here have ended."""
         return removal.nobody_writes(self.path, self.identity, in_spool=self.in_spool, ended=self._ended)
 
-    @property
-    def _is_left_to_strangers(self) -> bool:
-        return removal.nobody_writes(
-            self.path, self.identity, in_spool=False, ended=self._ended, but_strangers=True
-        )
-
     def clear(self, prove: Callable[[tail.File], removal.Proof | None]) -> bool:
         """Delete what is proven to be delivered; whether the folder is gone. Only after `take`.
 
         Raises OSError if it can't be looked through.
         """
-        now = self._lock.refresh()
-        if not self.in_spool and not self.identity.withdrawn and self._is_left_to_strangers:
+        now, over = self._lock.refresh(), self.is_over
+        if not (over or self.in_spool or self.identity.withdrawn) and self._is_left_to_strangers():
             removal.withdraw(self.path, in_spool=False)
-        return removal.clear(self.path, removal.Keeping(self.in_spool, self.is_over, now), prove)
+        return removal.clear(self.path, removal.Keeping(self.in_spool, over, now), prove)
+
+    def _is_left_to_strangers(self) -> bool:
+        return removal.nobody_writes(
+            self.path, self.identity, in_spool=False, ended=self._ended, but_strangers=True
+        )
 
     def refresh(self) -> None:
         """Give a sign of life, to be repeated within a minute, if the folder is ours."""

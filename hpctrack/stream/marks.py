@@ -42,12 +42,24 @@ def next_name(name: bytes) -> bytes:
     return ((int.from_bytes(name, "big") + 1) % (1 << 64)).to_bytes(8, "big")
 
 
+def begin(path: str) -> None:
+    """Remember that nobody has cut a file of a shell's that is a journal from now on: it has no header."""
+    name = os.path.basename(path).partition(".")[0]
+    if not os.path.lexists(_of(path)):
+        Marks(path, lambda _offset, _size: b"").note(bytes.fromhex(name), 0)
+
+
+def _of(path: str) -> str:
+    return path[: -len("journal")] + "mark"
+
+
 class Marks:
     """The mark of one journal."""
 
     def __init__(self, path: str, read: Read) -> None:
         """``path`` is the journal's."""
-        self._path = path[: -len("journal")] + "mark"
+        self._journal = path
+        self._path = _of(path)
         self._read = read
         self._noted: tuple[bytes, int] | None = None
 
@@ -66,8 +78,11 @@ class Marks:
         return next_name(journal), True
 
     def note(self, name: bytes, offset: int) -> None:
-        """Remember that a journal goes by a name, and is read up to an offset. What fails is tried again."""
-        if self._noted == (name, offset):
+        """Remember that a journal goes by a name, and is read up to an offset. What fails is tried again.
+
+        Where the journal is gone somebody may be removing its folder, who expects nothing new there.
+        """
+        if self._noted == (name, offset) or not os.path.lexists(self._journal):
             return
         with contextlib.suppress(OSError):  # nothing is lost by it, unless the relay dies and somebody cuts
             first, last = self._sums(offset)

@@ -43,7 +43,7 @@ class Opened:
         room = min(_MAX_OPEN, max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
         while len(self._open) >= room:
             next(iter(self._open)).close()
-        descriptor = _open_own(self.path)
+        descriptor = open_own(self.path)
         found = os.fstat(descriptor)
         identity = found.st_dev, found.st_ino
         if self.identity not in (None, identity):
@@ -80,7 +80,7 @@ class Opened:
             os.close(descriptor)
 
 
-def _open_own(path: str) -> int:
+def open_own(path: str) -> int:
     """Open a file for reading; one of this user's that its umask has shut is opened up. Raises OSError.
 
     It may have the name by which shells append as well.

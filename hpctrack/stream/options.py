@@ -60,6 +60,8 @@ class Config(NamedTuple):
     stderr_begin: int
     #: Whether processes of other nodes may write journals, too.
     several_nodes: bool = False
+    #: Whether shells append on the shared home.
+    shared: bool = False
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -107,6 +109,7 @@ def config(options: Options, folder: RunFolder) -> Config:
         stderr=_file_behind(2),
         stderr_begin=_position(2),
         several_nodes=several_nodes(os.environ),
+        shared=several_nodes(os.environ),
     )
 
 

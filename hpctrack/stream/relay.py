@@ -21,17 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import files
-from hpctrack.stream import (
-    appending,
-    doubts,
-    folders,
-    journal_lines,
-    records,
-    report,
-    runfolder,
-    signals,
-    usage,
-)
+from hpctrack.stream import doubts, folders, journal_lines, records, report, runfolder, signals, usage
 from hpctrack.stream.journals import Journals
 from hpctrack.stream.outbox import BURST, Link, Outbox, Run
 
@@ -68,6 +58,7 @@ _LEASE = 30.0
 _MAX_LOG = 1 << 16
 #: Seconds of silence that are worth a word: a collector that was started with the job takes about two.
 _WORTH_TELLING = 2.5
+_REMOVED = "the run folder was removed: lines that had not been read by then are lost"
 _DETOUR = "no answer from the collector: journals go through the spool"
 
 
@@ -116,26 +107,34 @@ class _Log:
 class _OwnJournal:
     """The journal of the relay itself."""
 
-    def __init__(self, places: list[str], attempt: int) -> None:
-        self._places = places
-        self._attempt = attempt
+    def __init__(self, config: Config, journals: Journals) -> None:
+        self._places = [config.run_dir, config.spool_dir]
+        self._attempt = config.attempt
+        self._journals = journals
+        self._removed = 0
         self._descriptor = -1
 
     def append(self, kind: str, contents: dict[str, Any]) -> None:
         """Append a message; on a full disk to a new journal in the next place, else raise OSError."""
         line = journal_lines.format_message(kind, contents)
+        removed = self._journals.stay()
+        if removed > self._removed and len(self._places) > 1:
+            self._removed = removed
+            self.close()  # who reads it may have come too late
         while True:
-            if self._descriptor < 0:
-                path = runfolder.create_journal(self._places.pop(0), "relay", self._attempt, 0)
-                self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            try:
+            with contextlib.suppress(OSError):
+                if self._descriptor < 0:
+                    self._create()
                 if os.write(self._descriptor, line) == len(line):
                     return
-            except OSError:
-                pass
-            if not self._places:
+            if len(self._places) == 1:
                 raise OSError(f"no space for the relay's own {kind}")
             self.close()
+            del self._places[0]
+
+    def _create(self) -> None:
+        path = runfolder.create_journal(self._places[0], "relay", self._attempt, 0)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Let go of it: nobody deletes a journal that somebody has open for writing."""
@@ -150,8 +149,8 @@ class Relay:
     def __init__(self, config: Config, channel: socket.socket, log: _Log, stderr: report.Stderr) -> None:
         self._config, self._channel, self._log, self._stderr = config, channel, log, stderr
         self._identity = folders.identity(config, os.getppid())
-        self._own = _OwnJournal([config.run_dir, config.spool_dir], config.attempt)
         self._journals = Journals(config, self._identity, self._watermark)
+        self._own = _OwnJournal(config, self._journals)
         self._record: Record | None = None
         self._outbox: Outbox | None = None
         self._link = Link(self._addresses)
@@ -165,7 +164,7 @@ class Relay:
         self._search_pause = 0.05
         self._first_sent: float | None = None
         self._answered = self._introduced = self._more = self._done = False
-        self._detoured = self._told_cut = False
+        self._told: set[str] = set()
         self._registered: float | None = None  # when that was seen
         self._supervised = True
         self._adoption: Iterator[None] | None = None
@@ -246,6 +245,7 @@ class Relay:
         self._journals.end_lines()
         told = report.fin(ending, self._journals.lost(), self._stderr, self._mask(), self._oom_kills)
         self._own.append("fin", told)
+        self._tell_removed()
 
     def _round(self, now: float) -> None:
         if self._supervised and self._deadline is None:
@@ -369,7 +369,7 @@ class Relay:
         if (by_spool or self._is_stuck(now)) and now >= self._spool_again:
             self._tell_detour()
             self._copy(now, _MIRROR_BYTES)
-        self._tell_cut()
+        self._tell_removed()
         self._tell_doubts()
         self._journals.keep_house(in_spool_for_good=by_spool)
         self._journals.clear(self._safe)
@@ -386,9 +386,11 @@ class Relay:
     def _adopt(self) -> None:
         """Bring a piece of what ended runs have left on this node to the spool."""
         if self._adoption is None:
+            from hpctrack.stream import late  # (late: many a job has ended by now)
+
             run_dir = self._config.run_dir
             self._adoption = iter(())
-            appending.tell_late(self._config.spool, os.path.dirname(os.path.dirname(run_dir)))
+            late.tell(self._config.spool, os.path.dirname(os.path.dirname(run_dir)))
             if folders.others(os.path.dirname(run_dir), run_dir):
                 from hpctrack.stream import adoption  # late: hardly ever is there anything
 
@@ -402,18 +404,23 @@ class Relay:
         oldest = self._outbox.oldest() if self._outbox is not None else None
         return oldest is not None and now - oldest > _MIRROR_AFTER
 
-    def _tell_detour(self) -> None:
-        """Say once in the run's timeline why its metrics come late."""
-        if not self._detoured and (self._record is None or self._record.transport != "spool"):
-            self._detoured = True
-            self._own.append("event", {"time": time.time(), "name": _DETOUR})
+    def _tell_once(self, name: str) -> None:
+        """Say something in the run's timeline, if it was not said yet."""
+        if name not in self._told:
+            self._told.add(name)
+            self._own.append("event", {"time": time.time(), "name": name})
 
-    def _tell_cut(self) -> None:
-        """Say once in the run's timeline that somebody has cut a journal."""
-        cuts = self._journals.cuts + (self._outbox.cuts if self._outbox is not None else 0)
-        if cuts and not self._told_cut:
-            self._told_cut = True
-            self._own.append("event", {"time": time.time(), "name": journal_lines.CUT})
+    def _tell_detour(self) -> None:
+        """Say why the run's metrics come late."""
+        if self._record is None or self._record.transport != "spool":
+            self._tell_once(_DETOUR)
+
+    def _tell_removed(self) -> None:
+        """Say that somebody has cut a journal, or taken the run folder away."""
+        if self._journals.cuts or (self._outbox is not None and self._outbox.cuts):
+            self._tell_once(journal_lines.CUT)
+        if self._journals.removed:
+            self._tell_once(_REMOVED)
 
     def _tell_doubts(self) -> bool:
         """Say once of a metric in the timeline that what looks like a number is none; whether any is."""
@@ -429,7 +436,7 @@ class Relay:
         self._journals.look()
         try:
             copied = self._journals.copy(limit, self._sends)
-            self._tell_cut()
+            self._tell_removed()
             return copied
         except OSError as error:
             self._spool_again = now + _SPOOL_TROUBLE
@@ -445,7 +452,7 @@ class Relay:
             sluid = environ.get("SLURM_JOB_SLUID", "")
             self._sampler = usage.Sampler(report.node(environ), job_id, mark, sluid)
             if self._sampler.lacks_cgroup:
-                self._own.append("event", {"time": time.time(), "name": usage.NOT_FOUND})
+                self._tell_once(usage.NOT_FOUND)
         self._own.append("usage", self._sampler.sample())
 
     # --- the end ---

@@ -43,7 +43,7 @@ import signal
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.stream import appending, folders, runfolder, tail
+from hpctrack.stream import appending, folders, opened, runfolder, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -131,7 +131,7 @@ def withdraw(folder: str, *, in_spool: bool) -> None:
     """Take the name away by which shells append to a folder's journal: the run is over.
 
     The journal keeps its own name in the folder. Another file that stands by that name stays, and is not the
-    run's (`hpctrack.stream.appending`).
+    run's (`hpctrack.stream.late`).
     """
     identity = folders.read_identity(folder)
     if identity is None:
@@ -152,6 +152,18 @@ def withdraw(folder: str, *, in_spool: bool) -> None:
 def remove_part(path: str, proof: Proof) -> bool:
     """Delete a part whose only writer asks for it; whether it is gone."""
     return _unlink(path, proof, alone=True)
+
+
+def remove_late(path: str, size: int) -> bool:
+    """Delete a file that was set aside (`hpctrack.stream.late`), at its size then; whether it is gone."""
+    try:
+        descriptor = opened.open_own(path)
+    except OSError:
+        return False
+    try:
+        return _unlink(path, Proof(descriptor, 0, size))
+    finally:
+        os.close(descriptor)
 
 
 def _may_go(file: tail.File, keeping: Keeping) -> bool:

@@ -91,22 +91,43 @@ def public_name(folder: str, job_id: int | None, task: int) -> str:
 
 
 def publish(journal: str, job_id: int | None, task: int) -> str:
-    """Give a journal the name by which shells append; return that, or its own where none can be made."""
+    """Give a journal the name by which shells append; return that, or nothing where it can't have one.
+
+    That is where there are no hard links, and where somebody else could put a link to another file there.
+    """
     name = public_name(os.path.dirname(journal), job_id, task)
+    place = os.path.dirname(name)
     try:
-        if os.path.basename(os.path.dirname(name)) == LASTING:
-            files.make_folder(os.path.dirname(name))
+        if os.path.basename(place) == LASTING:
+            files.make_folder(place)
+        if not _is_safe(place):
+            return ""
         os.link(journal, name)
-    except OSError:  # a file system without hard links
-        return journal
+    except OSError:
+        return ""
     return name
 
 
-def discard(path: str) -> None:
-    """Remove a run folder in which nothing has been logged yet, as far as that goes."""
+def _is_safe(place: str) -> bool:
+    """Whether no link of others by a name in a folder leads anywhere (proc(5), ``protected_symlinks``)."""
+    mode = os.stat(place).st_mode
+    if not mode & 0o022:
+        return True
+    with open("/proc/sys/fs/protected_symlinks", encoding="ascii") as file:
+        return bool(mode & stat.S_ISVTX) and file.read().strip() == "1"
+
+
+def discard(path: str, spool_path: str = "", name: str = "") -> None:
+    """Remove a run's folders in which nothing has been logged yet, as far as that goes.
+
+    ``name``: by which shells would have appended.
+    """
     import shutil  # late: hardly ever is there any need
 
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.unlink(name)
+    for folder in filter(None, (path, spool_path)):
+        shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(path))
 

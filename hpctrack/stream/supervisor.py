@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpctrack import files, inherited, process_name
 from hpctrack.stream import journal_lines, ranks, runfolder, signals, untracked
-from hpctrack.stream.options import Config, Options, attempt, config, parse, several_nodes
+from hpctrack.stream.options import Config, Options, attempt, config, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -91,10 +91,7 @@ def _script_text(options: Options) -> bytes:
 def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str]:
     """Return the script's environment: the one we got, and what docs/architecture.md lists."""
     environ = _inherited(options)
-    several = several_nodes(environ)
-    journal = (several and _shared_journal(options, folder)) or folder.shell_journal
-    known = config(options, folder)
-    environ["HPCTRACK_JOURNAL"] = runfolder.publish(journal, known.job_id, known.task)
+    environ["HPCTRACK_JOURNAL"] = _shell_journal(options, folder)
     environ["HPCTRACK_RUN_DIR"] = folder.path
     environ["HPCTRACK_SPOOL_DIR"] = folder.spool_path
     environ["HPCTRACK_JOB_ID"] = environ.get("SLURM_JOB_ID", "")
@@ -107,6 +104,18 @@ def _environment(options: Options, folder: runfolder.RunFolder) -> dict[str, str
     if options.script:
         environ["HPCTRACK_SCRIPT"] = options.script
     return environ
+
+
+def _shell_journal(options: Options, folder: runfolder.RunFolder) -> str:
+    """Return the path by which shells append: on the node, or where that can't be, on the shared home."""
+    known = config(options, folder)
+    if not known.several_nodes:
+        name = runfolder.publish(folder.shell_journal, known.job_id, known.task)
+        if name:
+            return name
+    shared = _shared_journal(options, folder)
+    name = runfolder.publish(shared, known.job_id, known.task) if shared else ""
+    return name or shared or folder.shell_journal
 
 
 def _shared_journal(options: Options, folder: runfolder.RunFolder) -> str:
@@ -141,13 +150,13 @@ def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -
         environ = _environment(options, folder)
     helpers = _Helpers()
     try:
-        helpers.start(config(options, folder), batch=batch)
+        lasting = os.path.join(options.spool, runfolder.LASTING)
+        shared = os.path.dirname(environ["HPCTRACK_JOURNAL"]) == lasting
+        helpers.start(config(options, folder)._replace(shared=shared), batch=batch)
         pid = _start(argv, environ, original_mask, own_group=batch, ignores_children=ignores_children)
     except OSError as error:  # no more processes
         helpers.kill()
-        with contextlib.suppress(OSError):  # nothing has been logged yet
-            os.unlink(environ["HPCTRACK_JOURNAL"])
-        runfolder.discard(folder.path)
+        runfolder.discard(folder.path, folder.spool_path, environ["HPCTRACK_JOURNAL"])
         signals.restore(original_mask, ignores_children=ignores_children)
         _run_untracked(options, error)
     if options.told >= 0:

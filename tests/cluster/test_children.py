@@ -21,6 +21,7 @@ exec unshare --user --map-root-user --mount sh -euc '
     mount --rbind "$HOME" /mnt
     mount -t tmpfs -o mode=1777 none /var/tmp
     mount -t tmpfs -o mode=1777 none /tmp
+    mkdir /var/tmp/hpctrack-nodes
     mkdir -p "$HOME"
     mount --rbind /mnt "$HOME"
     cd "$HOME"
@@ -35,9 +36,22 @@ CHILDREN = {
 }
 
 
+@pytest.fixture
+def nodes(alice):
+    """A folder on the nodes in which others can't make links: /var/tmp, as protected_symlinks is on most."""
+    path = "/var/tmp/hpctrack-nodes"
+    alice.run("mkdir", "-p", path)
+    configuration = alice.home / ".config/hpctrack/hpctrack.conf"
+    before = configuration.read_text()
+    alice.write(".config/hpctrack/hpctrack.conf", f"{before}node_dir = {path}\n", 0o600)
+    yield path
+    alice.write(".config/hpctrack/hpctrack.conf", before, 0o600)
+    alice.run("rm", "-r", path)
+
+
 @pytest.fixture(autouse=True)
 def _clean_node(alice):
-    """Remove what was set aside: nothing of ours does."""
+    """Remove what was set aside: nothing of ours does for a month."""
     yield
     alice.run("sh", "-c", "rm -f /tmp/hpctrack-$(id -u).*.journal /var/tmp/hpctrack-$(id -u).*.journal")
 
@@ -53,9 +67,14 @@ def _write_children(alice) -> str:
     return "".join(lines)
 
 
-@pytest.mark.parametrize("when", ["while it runs", "after its end", "after its end, all removed"])
-def test_plain_children_append_and_live(alice, await_until, when):
+@pytest.mark.parametrize(
+    ("when", "where"),
+    [("while it runs", "nodes"), ("after its end", "nodes"), ("after its end, all removed", "anywhere")],
+)
+def test_plain_children_append_and_live(alice, await_until, request, when, where):
     late = when != "while it runs"
+    if where == "nodes":
+        request.getfixturevalue(where)
     alice.run("sh", "-c", "rm -f *.child children.id")
     waiting = "held=-H\n" if late else "held=\n"
     parent = alice.write(

@@ -17,6 +17,8 @@ ALLOWED = {
     ("folders", "write_identity"): "puts a draft in its place",
     ("folders", "Lock.take"): "the lock",
     ("folders", "Lock.release"): "the lock",
+    ("late", "_tell"): "what it noted of a file that is gone",
+    ("late", "_forget_old"): "the same",
     ("records", "write"): "a submission record, and its draft",
     ("records", "note_place"): "names of databases",
     ("records", "remove"): "a submission record",

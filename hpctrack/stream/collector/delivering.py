@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpctrack import errors
 from hpctrack.store import collectors, database, held
-from hpctrack.stream import appending, spool
+from hpctrack.stream import late, spool
 from hpctrack.stream.collector import backlog
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Delivering:
 
         Raises `errors.StoreError`, OSError.
         """
-        appending.tell_late(self._settings.spool, self._settings.node_dir)
+        late.tell(self._settings.spool, self._settings.node_dir)
         found = backlog.look(self._settings, self._connected)
         if found.unregistered and backlog.register(found, self._settings, self._connected()):
             found = backlog.look(self._settings, self._connected)
