@@ -1,7 +1,11 @@
 """What `children` starts: ``python -I -S child.py FOLDER ... -- MODULE:FUNCTION ARGUMENT ...``."""
 
 import os
+import resource
 import sys
+
+# Python leaves a part of a .pyc where a file may not grow as large (ulimit -f), and fails over it ever after.
+sys.dont_write_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def main() -> None:

@@ -15,6 +15,10 @@ if "held" in sys._xoptions:
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])  # the other half has had it held
 
 import os
+import resource
+
+# Python leaves a part of a .pyc where a file may not grow as large (ulimit -f), and fails over it ever after.
+sys.dont_write_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

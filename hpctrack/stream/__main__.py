@@ -5,8 +5,11 @@ package's own folder has to be put on the path here.
 """
 
 import os
+import resource
 import sys
 
+# Python leaves a part of a .pyc where a file may not grow as large (ulimit -f), and fails over it ever after.
+sys.dont_write_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 

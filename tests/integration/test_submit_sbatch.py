@@ -383,10 +383,15 @@ def around(site, text):
 
 
 @pytest.mark.parametrize("options", [[], ["--parsable"], ["--parsable", "--wait"]], ids=str)
-@pytest.mark.parametrize("first", ["7", "7;fake", "  7  ", "7\\n8"])
-def test_numbers_before_sbatchs_own_line_are_nobodys_job(site, options, first):
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [("7", ""), ("7;fake", ""), ("  7  ", ""), ("7\\n8", ""), ("", "7"), ("8", "7")],
+    ids=str,
+)
+def test_numbers_around_sbatchs_own_line_are_nobodys_job(site, options, first, last):
     """Hours that are left, a ticket, a count of nodes."""
-    front = around(site, f'printf "{first}\\n"; exec {site.folder}/bin/sbatch "$@"\n')
+    said = [f'printf "{number}\\n"' if number else ":" for number in (first, last)]
+    front = around(site, f'{said[0]}; {site.folder}/bin/sbatch "$@" && {said[1]}\n')
     answer = "14\n" if options else "Submitted batch job 14\n"
     site.sbatch(*options, site.script(), environ={**front, "FAKE_STDOUT": answer, "FAKE_SQUEUE": "14 %s\n"})
     assert site.record(14) is not None

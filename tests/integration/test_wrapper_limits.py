@@ -139,6 +139,18 @@ def test_a_node_without_room_leaves_nothing_behind(tmp_path):
     assert wrapped.read_bytes() == plain.read_bytes()
 
 
+def test_a_node_with_room_for_a_journal_and_none_for_the_script_leaves_nothing(tmp_path):
+    package = tmp_path / "package" / "hpctrack"
+    shutil.copytree(resources.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    text = f"#!/bin/bash\necho ran\nexit 3\n{'#' * 5000}\n"
+    _, wrapped = submit(tmp_path, text, package=str(package))
+    for limit, told in (("f 2", 1), ("f unlimited", 0)):  # nor does Python leave half a .pyc to later jobs
+        code, output, errors = run(wrapped, f"ulimit -{limit}")
+        assert (code, output, errors.count("untracked")) == (3, "ran\n", told), errors
+        assert told == 0 or left(tmp_path) == []
+        _, wrapped = submit(tmp_path, text, package=str(package))
+
+
 SCRIPT = """\
 #!/bin/bash
 false
