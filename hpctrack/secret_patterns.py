@@ -12,6 +12,8 @@ import functools
 import itertools
 import re
 
+from hpctrack import secret_commands
+
 TYPE_CHECKING = False  # `typing` costs more than the rest
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,50 +197,6 @@ _USERINFO = re.compile(r"""(?x)(?P<user>[^\s:/?#@"'<>\\]*)
         (?: :(?!\d{1,5}(?:[/?#\s"']|\Z))(?:(?P<secret>(?:[^\s/"'<>]|["'](?=\w))*)@|(?P<slashed>[^\s"'<>@]+)@)
           | :(?P<digits>\d+)@ | @ )""")
 _TOKEN_AS_USER = re.compile(r"(?=[^\d]*\d)[\w.~%+-]{16,}\Z")
-# Where commands take a password without a name. Between a program and its option: the rest of its line.
-_COMMANDS = re.compile(r"""(?x)(?:(?<=\s)(?:--password-stdin|--with-token)[ ]*<<<[ ]*|\b(?:
-          (?: curl|wget|https? )\b(?:[^\n]|\\\n){0,300}?\s
-              (?:-[A-Za-z]{0,6}[uU]|-a|--user|--proxy-user|--auth)[ =]?(?P<user>["'])?[^\s:"'$]{0,99}:
-        | (?: (?: (?:mysql|mariadb)[\w-]*|7z[arz]?|rar|unrar )\b(?:[^\n]|\\\n){0,300}?\s-h?p(?=\S)
-            | sshpass[ ]+(?:-[a-z][ ]+)*-p[ ]*
-            | (?: docker|podman|nerdctl|apptainer|singularity|helm|oras|skopeo|buildah|az|oc|cf|ibmcloud )\b
-              (?:[^\n]|\\\n){0,99}?\slogin\b(?:[^\n]|\\\n){0,300}?\s-p[ =]?
-            | (?: redis-cli|valkey-cli )\b[^\n]{0,300}?\s(?:-a|--pass)[ ]+
-            | ldap[a-z]+\b(?:[^\n]|\\\n){0,300}?\s-w[ ]*
-            | (?: zip|unzip|zipcloak|sqlcmd|mssql-cli|bcp|ipmitool|mosquitto_\w+ )\b[^\n]{0,300}?\s-P[ ]*
-            | (?: mongo[a-z]*|cqlsh|rabbitmqadmin|ncftp\w*|influx|impala-shell|twine|rdesktop )\b
-              [^\n]{0,300}?\s-p[ ]*
-            | openssl\b[^\n]{0,300}?\s(?:-pass(?:in|out|word)?[ ]+["']?pass:|-k[ ]+)
-            | ssh-keygen\b[^\n]{0,300}?\s-[NP][ ]+
-            | (?: smbclient|rpcclient )\b[^\n]{0,300}?\s(?:-U|--user)[ =]*["']?[^\s%"']{1,99}%
-            | lftp\b[^\n]{0,300}?\s-u[ ]*[^\s,"']{1,99},
-            | htpasswd[ ]+-\w*b\w*[ ]+\S+[ ]+\S+[ ]+
-            | mc(?:li)?[ ]+(?:alias|config[ ]host)[ ]+(?:set|add)[ ]+\S+[ ]+\S+[ ]+\S+[ ]+
-            | kaggle[ ]+config[ ]+set\b(?=[^\n]{0,300}?\s(?:-n|--name)[ =]["']?key\b)
-              [^\n]{0,99}?\s(?:-v|--value)[ =]+
-            | (?: gh|nextflow|fly|flyctl )[ ]+secrets?[ ]+(?:set|put)\b
-              [^\n]{0,300}?\s(?:-[bv]|--body|--value)[ =]+
-            | nextflow[ ]+secrets[ ]+set[ ]+[A-Za-z]\w*[ ]+(?!-)
-            | rclone[ ]+config[ ]+(?:create|update|password)\b[^\n]{0,300}?\spass(?:word)?2?[ =]
-            | rclone[ ]+obscure[ ]+(?!-)
-            | poetry[ ]+config[ ]+(?:--\S+[ ]+)*http-basic\.\S+[ ]+\S+[ ]+
-            | rabbitmqctl\b[^\n]{0,99}?\s(?:add_user|change_password|authenticate_user)[ ]+\S+[ ]+
-            | (?: keytool|jarsigner )\b[^\n]{0,300}?\s-(?:dest|src)?(?:store|key)pass[ ]+
-            | (?: sqlplus|expdp|impdp|sqlldr )[ ]+(?:-\w+[ ]+)*[\w$#]+/(?=[^\s@/]+@)
-            | [xw]?freerdp\d?\b[^\n]{0,300}?\s/p:
-            | (?: ngrok|snyk|nuget )[ ]+(?:config[ ]+)?(?:add-)?(?:authtoken|auth|setapikey)[ ]+(?!-)
-            | (?: gitlab-runner[ ]+register\b[^\n]{0,300}?\s-[rt] | nuget[ ]+push\b[^\n]{0,300}?\s-k )[ ]+
-            | vault[ ]+(?:kv[ ]+)?(?:write|put)\b[^\n]{0,300}?\svalue=
-            | iinit[ ]+(?!-)
-            | (?: machine|login|account )\s+[^\s;,]+\s+password\s+
-            | (?: kinit|sudo[ ][^\n<|]{0,99}-S )[^\n<|]{0,99}<<<[ ]*
-          )))(?P<quote>["'])?""")
-_PIPED = re.compile(r"""(?x)\b(?:echo|printf)[ ]+(?:-\w+[ ]+|["']?%[sb](?:\\n)?["']?[ ]+)*
-        ["']?(?P<secret>[^\s"'|]+)["']?[ ]*\|[ ]*(?:[^\n|;]{0,200}?\s)?
-        (?:--password-stdin|--with-token|kinit|iinit|vncpasswd|chpasswd|sudo[ ]+-\w*S|--stdin
-        |--passphrase-fd|-pass)\b""")
-_LITERALS = re.compile(r"\bcreate[ ]+secret\b[^\n]{0,1000}")
-_LITERAL = re.compile(r"""--from-literal[ =]["']?[\w.-]{1,99}=(?P<secret>[^\s"']+)""")
 # What somebody tells somebody. Words follow more often than passwords: see `_is_told`.
 _SENTENCE = re.compile(r"""(?xi)\b(?:(?P<password>pass(?:word|wd|phrase|code)|pwd?|secret)
         |(?P<key>(?:api|access|secret|auth|private|licen[cs]e|account)[ _-]?key)|token)s?
@@ -246,15 +204,8 @@ _SENTENCE = re.compile(r"""(?xi)\b(?:(?P<password>pass(?:word|wd|phrase|code)|pw
         [ ]+(?:is|was|are|will[ ]be)(?:[ ]+(?:now|still|just))?:?[ ]+["'`]?(?P<secret>[^\s"'`<>()]{6,})""")
 _MEASURE = re.compile(r"""(?xi)(?: \d[\d.,x+-]*[ -]?[a-z]+
     | (?:sha|md|v|ver|version|utf|base|rsa|aes|argon|bcrypt|scrypt|pbkdf|type|level)[_-]?\d[\w.-]* )\Z""")
-_SETTING = re.compile(r"""(?x)\b(?:git|npm|yarn|pnpm|pip|aws|gcloud|oci|az|poetry|dvc|conda|hf
-        |rclone|s3cmd|wandb|mlflow|nextflow|tower)[ ][^\n]{0,60}?
-        \b(?:config|configure|remote|set)[ ](?P<words>[^\n]{0,300})""")
 _WORDS = re.compile(r"[^\s\"']+")
 _ANYTHING = re.compile(r"[^\W_]")
-_LOGIN = re.compile(r"\blogin\b[^\n]{0,400}")
-#: Options that mean a password, a key or a token to many programs, and to many others something else.
-_SHORT_OPTION = re.compile(r"""(?x)(?<=\s)-(?:[pPkKta](?:[ ]+|=)|p)["']?
-        (?P<secret>[A-Za-z0-9+~=]{16,})(?![\w./:-])""")
 _ONE_RANDOM = re.compile(r"(?<![\w.:/+~@=-])(?:key=)?(?P<secret>[A-Za-z0-9+/_.~=-]{16,})")
 # How providers' tokens begin, of which characters the rest is, and how many of them there are at least.
 # Source of most: config/gitleaks.toml of gitleaks, of others the providers' own pages.
@@ -382,7 +333,7 @@ def _assigned(text: str) -> Iterator[tuple[int, int, bool]]:
 
 def given(text: str) -> Iterator[tuple[int, int]]:
     """Passwords and keys that commands take without a name: `mysql -pX`, `wandb login X`, `echo X|kinit`."""
-    for found in _COMMANDS.finditer(text):
+    for found in secret_commands.COMMANDS.finditer(text):
         start, quote = found.end(), found["user"] or found["quote"]
         end = text.find(quote, start) if quote else -1
         if end < 0:
@@ -392,24 +343,24 @@ def given(text: str) -> Iterator[tuple[int, int]]:
             )
         if not is_harmless(text[start:end]) or text[start:end].isdecimal():
             yield start, end
-    for found in _PIPED.finditer(text):
+    for found in secret_commands.PIPED.finditer(text):
         if not _REFERENCE.match(found["secret"]):
             yield found.span("secret")
-    for line in _LITERALS.finditer(text):
-        for found in _LITERAL.finditer(text, *line.span()):
+    for line in secret_commands.LITERALS.finditer(text):
+        for found in secret_commands.LITERAL.finditer(text, *line.span()):
             if not _REFERENCE.match(found["secret"]):
                 yield found.span("secret")
     for found in _SENTENCE.finditer(text):
         told = found["secret"].rstrip(".,;:")
         if _is_told(told, random=not (found["password"] or found["key"])):
             yield found.start("secret"), found.start("secret") + len(told)
-    for line in _SETTING.finditer(text):
+    for line in secret_commands.SETTING.finditer(text):
         words = list(_WORDS.finditer(text, *line.span("words")))
         for name, value in itertools.pairwise(words):
             if is_secret_name(name[0]) and "=" not in name[0] and not is_harmless(value[0]):
                 yield value.span()
-    in_logins = (_ONE_RANDOM.finditer(text, *line.span()) for line in _LOGIN.finditer(text))
-    for found in itertools.chain(_SHORT_OPTION.finditer(text), *in_logins):
+    in_logins = (_ONE_RANDOM.finditer(text, *line.span()) for line in secret_commands.LOGIN.finditer(text))
+    for found in itertools.chain(secret_commands.SHORT_OPTION.finditer(text), *in_logins):
         if _is_random(found["secret"]) and not is_plain(found["secret"]):
             yield found.span("secret")
 

@@ -40,10 +40,10 @@ PURE_STREAM = frozenset(
     "stream stream.ciphers stream.journal stream.journal_lines stream.wire stream.window "
     "stream.records".split()
 )
-#: At the bottom: these import nothing of hpctrack but errors, files and nearest.
+#: At the bottom: these import nothing of hpctrack but errors, files, nearest and secret_commands.
 BOTTOM = frozenset(
-    "inherited process_name errors files flock limits model nearest settings secret_patterns resources "
-    "runids".split()
+    "inherited process_name errors files flock limits model nearest settings secret_commands "
+    "secret_patterns resources runids".split()
 )
 JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
 JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
@@ -130,7 +130,7 @@ def modules(names: set[str], known: frozenset[str]) -> set[str]:
 KNOWN = frozenset(map(name_of, FILES)) - {""}
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
 NODE_SIDE = frozenset(
-    "errors inherited process_name files flock settings redact secret_patterns script".split()
+    "errors inherited process_name files flock settings redact secret_commands secret_patterns script".split()
 ) | {name for name in KNOWN if is_in(name, ["stream"]) and not is_in(name, ["stream.collector"])}
 
 
@@ -149,7 +149,7 @@ def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[
         for part, importers in IMPORTERS.items()
         if any(is_in(one, [part]) for one in ours) and not is_in(module, importers)
     ]
-    if module in BOTTOM and ours - {"errors", "files", "nearest"}:
+    if module in BOTTOM and ours - {"errors", "files", "nearest", "secret_commands"}:
         broken.append(f"{module} is at the bottom")
     if module == "" or (module in NODE_SIDE and module not in ("errors", "settings", "redact")):
         broken += [f"the node side may not import {one}" for one in sorted(ours - NODE_SIDE)]
