@@ -34,8 +34,8 @@ WITH e AS (INSERT INTO experiments (name) VALUES ('cycle') RETURNING id),
 INSERT INTO runs (experiment_id, submission, task, cluster, slurm_job_id, user_name)
 SELECT e.id, n.uuid, -1, 'mini', n.n, 'alice' FROM e, n JOIN s USING (uuid)
 """
-_WAITING = "{0} {0} N/A N/A PENDING 0 {1} N/A N/A 0 alice main lab normal 1:00:00 N/A N/A Priority train"
-_LINE = "{0} {0} N/A N/A RUNNING 0 {1} {2} N/A 0 alice main lab normal 1:00:00 n1 n1 None train"
+_WAITING = "{0} {0} N/A N/A PENDING 0 {1} N/A N/A 0 alice main lab normal 1:00:00 0:00 N/A N/A Priority train"
+_LINE = "{0} {0} N/A N/A RUNNING 0 {1} {2} N/A 0 alice main lab normal 1:00:00 {3} n1 n1 None train"
 
 
 def measure() -> Iterator[Result]:
@@ -75,14 +75,16 @@ class Prepared:
     """A backend that has squeue's answer already: every second job runs, the others wait."""
 
     def __init__(self) -> None:
+        self._now = datetime.now(timezone.utc)
+        ran = int(self._now.timestamp()) - _EPOCH - 5
         self._text = _text(
-            [(_LINE if n % 2 else _WAITING).format(n, _EPOCH, _EPOCH + 5) for n in range(QUEUED)]
+            [(_LINE if n % 2 else _WAITING).format(n, _EPOCH, _EPOCH + 5, ran) for n in range(QUEUED)]
         )
 
     def queue(self, users: Sequence[str] | None = None) -> list[JobFacts]:
         """Read it."""
         del users
-        return parse.squeue(self._text, _D, "mini", datetime.now(timezone.utc))
+        return parse.squeue(self._text, _D, "mini", self._now)
 
     def ended(self, jobs: Sequence[str], since: datetime) -> list[JobFacts]:
         """Nothing has ended."""

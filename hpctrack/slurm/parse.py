@@ -134,8 +134,10 @@ def squeue(
     facts = []
     places = [fields.index(field) if field in fields else len(fields) for field in SQUEUE_FIELDS]
     for record in _records("squeue", text, delimiter, len(fields)):
-        record.append("")
-        line = _Queued._make([record[place] for place in places])
+        if len(record) != len(SQUEUE_FIELDS):
+            line = _Queued._make([[*record, ""][place] for place in places])
+        else:
+            line = _Queued._make(record)
         try:
             facts.append(_queued(line, cluster, now, times, late))
         except ValueError:
