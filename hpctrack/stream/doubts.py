@@ -15,9 +15,10 @@ from hpctrack.stream import journal_lines
 
 #: Digits of any script with signs, points, commas and exponents of any custom, and units that follow at once.
 _NUMBERISH = re.compile(
-    r"[([]?[+\-\u2212\u2013]?[.,]?\d(?:[\d.,'\u00a0\u202f\u066b\u066c]|_(?=\d{3}(?:\D|\Z)))*"
+    r"\ufeff*[([]?[+\-\u2212\u2013]?[$\u00a3\u20ac]?(?:1?\.#(?:INF|IND|QNAN|SNAN)|[.,]?\d)"
+    r"(?:[\d.,'\u00a0\u202f\u066b\u066c]|_(?=\d{3}(?:\D|\Z)))*"
     r"(?:[dDeEqQ*^x\u00d7][+\-\u2212\u2013]?\d*[\d^]*|[fFlL])?"
-    r"(?:%|\u2030|\u00b0|[kKMGTP]?i?[bB](?:/s)?|[num\u00b5]?s|min|h|k|K|M|G|x|X)?[;,:.)\]]*"
+    r"(?:%|\u2030|\u00b0|[$\u00a3\u20ac]|[kKMGTP]?i?[bB](?:/s)?|[num\u00b5]?s|min|h|k|K|M|G|x|X)?[;,:.)\]]*"
 )
 _VERSION = re.compile(r"\d+\.\d+\.[\d.]*")
 #: What is told of rows that nobody has counted.
