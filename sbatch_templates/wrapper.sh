@@ -23,9 +23,13 @@ hpctrack_supervise() {
     hpctrack_become "$hpctrack_python" -I -S -X "ignored=$hpctrack_ignored" "$hpctrack_main" supervise @OPTIONS@ \
         --script-line "$hpctrack_line" -- "$0" "$@"
 }
+if [ -n "${HPCTRACK_FAILED-}" ]; then # Python is back: it could not load what the probe had loaded
+    hpctrack_status=125
+fi
+unset HPCTRACK_FAILED
 # A shell that may start no process or open no file ends here: Python, if it is there, needs less.
 hpctrack_end() {
-    case $hpctrack_status in 3 | 126 | 127 | 137 | 139) return ;; esac
+    case $hpctrack_status in 3 | 125 | 126 | 127 | 137 | 139) return ;; esac
     [ ! -x "$hpctrack_python" ] || hpctrack_supervise "$@"
 }
 trap 'hpctrack_end "$@"' EXIT
@@ -59,13 +63,16 @@ hpctrack_hide() {
     [ -z "${LD_PRELOAD+x}" ] || export HPCTRACK_GIVEN_LD_PRELOAD="$LD_PRELOAD"
     unset LD_LIBRARY_PATH LD_PRELOAD
 }
-hpctrack_probe && hpctrack_supervise "$@"
-hpctrack_status=$?
-[ "$hpctrack_status" -eq 137 ] || [ -z "${LD_LIBRARY_PATH-}${LD_PRELOAD-}" ] ||
+if [ -z "$hpctrack_status" ]; then
+    hpctrack_probe && hpctrack_supervise "$@"
+    hpctrack_status=$?
+fi
+[ "$hpctrack_status" -eq 125 ] || [ "$hpctrack_status" -eq 137 ] || [ -z "${LD_LIBRARY_PATH-}${LD_PRELOAD-}" ] ||
     { (hpctrack_hide && hpctrack_probe) && hpctrack_hide && hpctrack_supervise "$@"; }
 case $hpctrack_status in
     126 | 127) hpctrack_why="can't start $hpctrack_python on this node" ;;
     3) hpctrack_why='the limit of the stack (ulimit -s) leaves no room for Python' ;;
+    125) hpctrack_why="what worked once failed then: $hpctrack_python -I -S $hpctrack_main --probe" ;;
     137) hpctrack_why='starting hpctrack took more than 3 seconds' ;;
     *) hpctrack_why="this fails on this node: $hpctrack_python -I -S $hpctrack_main --probe" ;;
 esac
@@ -102,7 +109,7 @@ hpctrack_room=$(ulimit -H -f) # in blocks, of 512 bytes in the smallest
     # No program can be started, or no byte written: the script's own shell can read on, if it is this one, and if it is
     # sound (Python, where it starts, is better).
     [ -n "$hpctrack_same" ] || exit 126
-    case $hpctrack_status in 3 | 126 | 127 | 137 | 139) ;; *) exit 126 ;; esac
+    case $hpctrack_status in 3 | 125 | 126 | 127 | 137 | 139) ;; *) exit 126 ;; esac
     trap - EXIT
     [ -z "$hpctrack_funcnest" ] || export FUNCNEST="${hpctrack_funcnest#x}"
     unset -f hpctrack_become hpctrack_supervise hpctrack_end hpctrack_probe hpctrack_hide hpctrack_text

@@ -6,7 +6,12 @@ package's own folder has to be put on the path here.
 
 import os
 import resource
+import signal
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # Python leaves a part of a .pyc where a file may not grow as large (ulimit -f), and fails over it ever after.
 sys.dont_write_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
@@ -27,12 +32,32 @@ def main(arguments: "list[str]") -> int:
         from hpctrack.stream import relay, supervisor  # noqa: F401 (what a start needs must be there)
 
         return 0
-    from hpctrack import process_name
-
+    try:
+        from hpctrack import process_name
+        from hpctrack.stream import supervisor
+    except Exception as error:  # noqa: BLE001 (a file system that fails now and then; a damaged file)
+        go_without(arguments, error)
     process_name.take("hpct-supervisor")
-    from hpctrack.stream import supervisor
-
     return supervisor.main(arguments)
+
+
+def go_without(arguments: "list[str]", error: Exception) -> "NoReturn":
+    """Give the job back, since nothing of ours can be loaded: the wrapper of a script does without Python."""
+    with open("/proc/self/environ", "rb") as file:
+        entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
+    environ = {name.removeprefix(b"HPCTRACK_GIVEN_"): value for name, equals, value in entries if equals}
+    command = arguments[arguments.index("--") + 1 :]
+    if arguments[0] == "supervise":
+        environ[b"HPCTRACK_FAILED"] = b"1"
+    else:
+        environ[b"HPCTRACK_JOURNAL"] = os.fsencode(os.devnull)
+        os.unlink(arguments[arguments.index("--record") + 1])  # nobody would ever say how it ended
+        os.write(2, f"hpctrack: this command runs untracked: {type(error).__name__}: {error}\n".encode())
+    mask = int(str(sys._xoptions.get("ignored", "0")), 16)
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        if not mask >> (signum - 1) & 1:
+            signal.signal(signum, signal.SIG_DFL)
+    os.execvpe(command[0], command, environ)  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -151,6 +151,35 @@ def test_a_node_with_room_for_a_journal_and_none_for_the_script_leaves_nothing(t
         _, wrapped = submit(tmp_path, text, package=str(package))
 
 
+def test_the_key_in_the_script_and_no_place_for_journals(tmp_path):
+    """What is removed of a command that nobody tracks is not the batch script."""
+    plain, wrapped = submit(tmp_path, "#!/bin/bash\necho ran\nexit 3\n")
+    text = plain.read_bytes()
+    supervision = batch_script.Supervision(
+        sys.executable, str(resources.PACKAGE), "/nowhere", "/home/a.sh", "/dev/null"
+    )
+    wrapped.write_bytes(batch_script.wrap(text, supervision, TEMPLATE, record=b"{}"))
+    code, output, errors = run(wrapped)
+    assert (code, output, errors.count("untracked")) == (3, "ran\n", 1), errors
+    assert wrapped.read_bytes() == text
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+@pytest.mark.parametrize("module", ["stream/supervisor.py", "process_name.py"])
+def test_what_fails_between_the_probe_and_the_start(tmp_path, shell, module):
+    """A shared file system that fails now and then: the script runs, as it would have without us."""
+    package = tmp_path / "package" / "hpctrack"
+    shutil.copytree(resources.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    failing = "import sys\nif '--probe' not in sys.argv: raise EOFError('marshal data too short')\n"
+    (package / module).write_text(failing + (package / module).read_text().replace("from __future__", "# "))
+    text = f"#!/bin/{shell}\necho ran $# $(env | grep -c -E 'FAILED|GIVEN|^LC_CTYPE=C$')\n"
+    text += "grep SigIgn /proc/self/status\nexit 3\n"
+    plain, wrapped = submit(tmp_path, text, package=str(package))
+    found = [run(file, environ={"LC_CTYPE": "C", "LD_LIBRARY_PATH": "/x"}) for file in (plain, wrapped)]
+    assert found[1][:2] == found[0][:2] == (3, found[0][1])
+    assert found[1][2].count("\n") == found[1][2].count("untracked") == 1
+
+
 SCRIPT = """\
 #!/bin/bash
 false
