@@ -18,6 +18,8 @@ from hpctrack.stream import folders, journal_lines, records, spool
 from hpctrack.stream.collector import delivering, starting
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
+#: A collector that leaves what waits to `hpctrack sync` and to the tests.
+COLLECTOR = f"from hpctrack.stream.collector import delivering; delivering._FIRST = 3600.0; {PROGRAM}"
 PATIENCE = 60.0
 
 
@@ -54,9 +56,9 @@ def settings(database, tmp_path):
 
 @pytest.fixture
 def collector(settings):
-    """A collector of the site, and its address."""
+    """A collector of the site that listens."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "collector", "--no-reconcile"], env=environment(settings)
+        [sys.executable, "-c", COLLECTOR, "collector", "--no-reconcile"], env=environment(settings)
     )
     eventually(lambda: starting.read_addresses(settings))
     yield process
