@@ -77,7 +77,8 @@ Connection = psycopg.Connection[tuple[object, ...]]
 #: Compiling takes longer than any of our statements (manual, "When to JIT?").
 _SESSION = """SELECT set_config('search_path', quote_ident(%s), false), set_config('jit', 'off', false),
     set_config('extra_float_digits', '1', false), set_config('intervalstyle', 'postgres', false),
-    set_config('datestyle', 'ISO, MDY', false), set_config('bytea_output', 'hex', false)"""
+    set_config('datestyle', 'ISO, MDY', false), set_config('bytea_output', 'hex', false),
+    set_config('timezone', 'UTC', false)"""
 _IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, false)"
 _PATIENCE = "SELECT set_config('lock_timeout', %s, false)"
 

@@ -233,9 +233,13 @@ def test_a_missing_library_is_named(cli, logged, tmp_path):
         assert done.stderr.count("\n") == 1
 
 
-def test_what_is_read_depends_on_no_setting_of_the_server(printed, logged, monkeypatch):
+def test_what_is_read_depends_on_no_setting_of_the_server(printed, logged, monkeypatch, caplog):
     asked = [["metrics", "r1", "--csv"], ["metrics", "r1", "--json"], ["metrics", "r1", "--last", "--json"]]
     before = [printed(*arguments) for arguments in asked]
-    odd = "extra_float_digits=-5", "intervalstyle=iso_8601", "datestyle=German", "bytea_output=escape"
+    odd = [
+        "extra_float_digits=-5", "intervalstyle=iso_8601", "datestyle=German", "bytea_output=escape",
+        "timezone=<+05>-5",
+    ]  # fmt: skip
     monkeypatch.setenv("PGOPTIONS", " ".join(f"-c {setting}" for setting in odd))
     assert [printed(*arguments) for arguments in asked] == before
+    assert not caplog.records  # psycopg warns of zones that it does not know
