@@ -26,6 +26,7 @@ ALLOWED = {
     ("records", "set_registered"): "the mark of one",
     ("holes", "punch"): "gives back what is acknowledged, and keeps the file: Tail.give_back",
     ("runfolder", "discard"): "a run folder whose script has never been started",
+    ("__main__", "go_without"): "the submission record of a command that runs untracked",
     ("supervisor", "_run_untracked"): "the submission record of a command that runs untracked",
     ("untracked", "_in_place"): "slurmd's copy of the batch script",
     ("writer", "Writer._create_in"): "its own new journal, whose header found no space",
