@@ -16,6 +16,13 @@ it is requeued and held as SPECIAL_EXIT; a requeued job waits 11 seconds. slurmd
 and comment of each job (`sacct --batch-script`, `--env-vars`), so that leaks can be seen. DIR/etc/local.conf
 is read after slurm.conf and outlives `stop`; `daemon restart slurmctld` makes changes there take effect.
 
+It is the system's Slurm unless MINICLUSTER_SLURM names the prefix of another (what was given to configure as
+--prefix, with --enable-multiple-slurmd). That one's cluster has a folder of its own, named after the prefix:
+
+    sudo MINICLUSTER_SLURM=/opt/slurm-26.05 scripts/minicluster.py start
+
+MINICLUSTER_DIR is --dir for all, the tests included.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (status) not all is up, 4 this machine can't hold a cluster.
 """
 
@@ -53,8 +60,8 @@ START_SECONDS = 30.0
 class Cluster:
     """A cluster in a folder of its own. Whatever starts, stops or looks at daemons needs root."""
 
-    def __init__(self, directory: Path | str = machine.DEFAULT_DIRECTORY) -> None:
-        self.directory = Path(directory).resolve()
+    def __init__(self, directory: Path | str | None = None) -> None:
+        self.directory = Path(directory or machine.default_directory()).resolve()
         self.marker = self.directory / machine.MARKER
 
     @property
@@ -67,12 +74,14 @@ class Cluster:
         names = {field.name for field in dataclasses.fields(config.Layout)}
         known = {name: value for name, value in stored.items() if name in names}
         name = re.sub(r"\W+", "_", self.directory.name.lower())
-        return config.Layout(**{"name": name, **known, "directory": str(self.directory)})
+        new = {"name": name, "slurm": "" if known else machine.chosen_slurm()}
+        return config.Layout(**{**new, **known, "directory": str(self.directory)})
 
     def start(self, nodes: int | None = None) -> str:
         """Bring up whatever is down, wait until all nodes take jobs, and say in one line what was done."""
         machine.require_root()
         machine.claim_folder(self.directory)
+        machine.require_slurm(self.layout)
         with self._locked():
             began, running = time.monotonic(), self._pids()
             if not running:
@@ -136,8 +145,18 @@ class Cluster:
 
     def env(self) -> dict[str, str]:
         """The variables that point Slurm's commands to this cluster."""
-        path = dict.fromkeys(os.environ.get("PATH", "").split(":") + processes.SYSTEM_PATH.split(":"))
+        own = self._path.removesuffix(config.SYSTEM_PATH)
+        given = os.environ.get("PATH", "")
+        path = dict.fromkeys(f"{own}:{given}:{config.SYSTEM_PATH}".split(":"))
         return {"SLURM_CONF": f"{self.directory}/etc/slurm.conf", "PATH": ":".join(filter(None, path))}
+
+    @property
+    def _path(self) -> str:
+        """The PATH of its daemons and of its users."""
+        try:
+            return self.layout.path
+        except ClusterError:
+            return config.SYSTEM_PATH
 
     def command_as(self, user: str, *argv: str) -> list[str]:
         """The command line with which root runs a command as this user, at home, in a clean environment."""
@@ -146,7 +165,7 @@ class Cluster:
         except KeyError:
             raise ClusterError(f"no account {user}") from None
         login = {"HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash", "LANG": "C.UTF-8"}
-        login |= {"PATH": processes.SYSTEM_PATH, "SLURM_CONF": self.env()["SLURM_CONF"]}
+        login |= {"PATH": self._path, "SLURM_CONF": self.env()["SLURM_CONF"]}
         variables = [f"{key}={value}" for key, value in login.items()]
         return ["runuser", "-u", user, "--", "env", "-i", f"--chdir={home}", *variables, *argv]
 
@@ -168,7 +187,7 @@ class Cluster:
         daemons, running = config.daemons_of(self.layout), self._pids()
         for name in names:
             if name not in running:
-                processes.launch(self.directory, name, daemons[name][1])
+                processes.launch(self.directory, name, daemons[name][1], self._path)
         for name in names:
             self._await_daemon(name, daemons[name][0])
 
@@ -183,7 +202,7 @@ class Cluster:
             raise ClusterError(f"{name} did not come up: read {self.directory}/log/{name}.log")
 
     def _slurm(self, *argv: str) -> str:
-        return processes.run(*argv, SLURM_CONF=self.env()["SLURM_CONF"])
+        return processes.run(*argv, SLURM_CONF=self.env()["SLURM_CONF"], PATH=self._path)
 
     def _register_accounts(self) -> None:
         """Make the cluster and its users known to accounting."""
@@ -233,9 +252,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "--dir", default=machine.DEFAULT_DIRECTORY, help="the cluster's folder (%(default)s)"
-        )
+        usual = machine.DEFAULT_DIRECTORY
+        command.add_argument("--dir", help=f"the cluster's folder ({usual}, or one beside it)")
         return command
 
     start = add("start", "bring up whatever is down, and wait until all nodes take jobs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MOST_NODES = 18
 # Below the ports that Linux gives to outgoing connections, so that a restarted daemon finds its own free.
 PORT_BLOCKS = range(17000, 32000, MOST_NODES + 2)
@@ -24,6 +25,14 @@ class Layout:
     host: str = "localhost"
     address: str = "127.0.0.1"
     cgroup: int = 0
+    slurm: str = ""
+    """Where a Slurm of one's own was installed (configure's ``--prefix``); empty for the system's."""
+
+    @property
+    def path(self) -> str:
+        """The PATH on which this cluster's daemons and commands are found."""
+        own = f"{self.slurm}/sbin:{self.slurm}/bin:" if self.slurm else ""
+        return own + SYSTEM_PATH
 
     @property
     def node_names(self) -> list[str]:

@@ -18,6 +18,8 @@ import minicluster_processes as processes
 from minicluster_processes import ClusterError
 
 DEFAULT_DIRECTORY = Path("/var/tmp/hpctrack-cluster")
+#: Names the prefix of a Slurm of one's own in the environment.
+CHOICE = "MINICLUSTER_SLURM"
 MARKER = "minicluster.json"
 # Slurm names a socket DIR/spool/n1/n1_<job>.<step>, and the path of a socket has at most 107 bytes.
 LONGEST_DIRECTORY = 60
@@ -38,10 +40,32 @@ def require_root() -> None:
         raise Unsuitable("only root can start jobs of other users")
 
 
+def chosen_slurm() -> str:
+    """Return the prefix of the Slurm that the environment asks for; empty for the system's."""
+    prefix = os.environ.get(CHOICE, "").rstrip("/")
+    if prefix and not Path(prefix, "sbin/slurmctld").exists():
+        raise ClusterError(f"{CHOICE}={prefix}: there is no sbin/slurmctld below it")
+    return prefix
+
+
+def require_slurm(layout: config.Layout) -> None:
+    """Refuse to start a cluster with another Slurm than it was made with."""
+    if (chosen := chosen_slurm()) and chosen != layout.slurm:
+        raise ClusterError(f"{layout.name} is of {layout.slurm or 'the system'}, not of {chosen}")
+
+
+def default_directory() -> Path:
+    """Return MINICLUSTER_DIR, or one for each Slurm: no release reads what a much newer one has stored."""
+    if directory := os.environ.get("MINICLUSTER_DIR"):
+        return Path(directory)
+    name = Path(chosen_slurm()).name
+    return DEFAULT_DIRECTORY.with_name(f"{DEFAULT_DIRECTORY.name}-{name}") if name else DEFAULT_DIRECTORY
+
+
 def missing_programs() -> list[str]:
     """Which of the programs we start are not installed."""
     wanted = (*processes.PROGRAMS, "mariadb-install-db", "sacctmgr", "sbatch")
-    return [program for program in wanted if not shutil.which(program, path=processes.SYSTEM_PATH)]
+    return [program for program in wanted if not shutil.which(program, path=config.SYSTEM_PATH)]
 
 
 def install_packages(log: Path, policy: Path = Path("/usr/sbin/policy-rc.d")) -> None:

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from minicluster_config import SYSTEM_PATH
+
 # In the environment of our daemons, as DIR:NAME. Neither slurmstepds nor jobs keep it.
 MARK = "MINICLUSTER_DAEMON"
 PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GRACE_SECONDS = 10.0
 
 
@@ -34,7 +35,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def run(*argv: str, **variables: str) -> str:
-    """Run a command and return what it printed; its failure is one line."""
+    """Run a command and return what it printed; its failure is one line. It is found on the PATH it gets."""
     command, env = shlex.join(argv[:3]), {"PATH": SYSTEM_PATH, "LC_ALL": "C", **variables}
     try:
         process = subprocess.Popen(
@@ -55,10 +56,10 @@ def run(*argv: str, **variables: str) -> str:
     return output
 
 
-def launch(directory: Path, name: str, argv: list[str]) -> None:
+def launch(directory: Path, name: str, argv: list[str], path: str) -> None:
     """Start a daemon that keeps nothing of the caller's: no session, pipe, ignored signal or variable."""
     spool = directory / "spool" / name
-    env = {MARK: f"{directory}:{name}", "PATH": SYSTEM_PATH, "LANG": "C.UTF-8"}
+    env = {MARK: f"{directory}:{name}", "PATH": path, "LANG": "C.UTF-8"}
     env |= {"SLURM_CONF": f"{directory}/etc/slurm.conf", "MYSQL_UNIX_PORT": f"{directory}/mysql/socket"}
     with (directory / f"log/{name}.log").open("ab") as log:
         subprocess.run(

@@ -66,7 +66,7 @@ def _refuse(reason: str) -> None:
 def cluster() -> Iterator[Any]:
     """The running mini cluster; stopped at the end only if it was started here."""
     minicluster = _minicluster()
-    cluster = minicluster.Cluster(os.environ.get("MINICLUSTER_DIR", minicluster.machine.DEFAULT_DIRECTORY))
+    cluster = minicluster.Cluster()
     try:
         already = "already" in cluster.start()
     except minicluster.machine.Unsuitable as error:

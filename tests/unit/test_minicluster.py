@@ -242,6 +242,42 @@ def test_env_is_for_eval_and_keeps_the_path(tmp_path):
     assert shown.endswith(":/sbin:/bin")
 
 
+@pytest.fixture
+def other_slurm(tmp_path, monkeypatch):
+    daemon = tmp_path / "slurm-99.05" / "sbin" / "slurmctld"
+    daemon.parent.mkdir(parents=True)
+    daemon.touch()
+    monkeypatch.setenv("MINICLUSTER_SLURM", f"{daemon.parents[1]}/")
+    return str(daemon.parents[1])
+
+
+def test_another_slurm_has_a_folder_of_its_own_and_comes_first_on_the_path(other_slurm, monkeypatch):
+    cluster = minicluster.Cluster()
+    assert cluster.directory == Path("/var/tmp/hpctrack-cluster-slurm-99.05")
+    monkeypatch.setattr(cluster, "marker", Path(other_slurm) / "marker")
+    cluster.marker.touch()
+    assert cluster.layout.slurm == other_slurm
+    assert cluster.env()["PATH"].startswith(f"{other_slurm}/sbin:{other_slurm}/bin:")
+    cluster.marker.write_text(json.dumps(vars(cluster.layout)))
+    monkeypatch.delenv("MINICLUSTER_SLURM")
+    assert cluster.layout.slurm == other_slurm, "it is remembered"
+    assert minicluster.Cluster().directory == machine.DEFAULT_DIRECTORY
+
+
+def test_a_cluster_is_not_started_with_another_slurm_than_it_was_made_with(other_slurm, layout):
+    machine.require_slurm(config.Layout("/a", "a", slurm=other_slurm))
+    with pytest.raises(minicluster.ClusterError, match="mine is of the system, not of"):
+        machine.require_slurm(layout)
+
+
+def test_a_slurm_that_is_not_there_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("MINICLUSTER_SLURM", "/no/such")
+    assert minicluster.main(["status"]) == 1
+    assert capsys.readouterr().err == (
+        "minicluster: MINICLUSTER_SLURM=/no/such: there is no sbin/slurmctld below it\n"
+    )
+
+
 def test_it_runs_by_a_link_from_anywhere_and_leaves_nothing_beside_itself(tmp_path):
     (tmp_path / "link").symlink_to(SCRIPT)
     cache = {"PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "PYTHONSAFEPATH": "1"}
