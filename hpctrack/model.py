@@ -107,7 +107,7 @@ class JobFacts(NamedTuple):
     """The run itself, where the source knows it: the relay does."""
     stderr_tail: str | None = None
     sluid: str | None = None
-    """Slurm's other name for an execution, from 25.11 on."""
+    """Slurm's other name for an execution, from 24.11 on."""
 
 
 class Attempt(NamedTuple):
@@ -125,6 +125,7 @@ class Attempt(NamedTuple):
     node_list: str | None = None
     batch_host: str | None = None
     reason: str | None = None
+    sluid: str | None = None
     stderr_tail: str | None = None
     resources: Mapping[str, Any] = _NOTHING
 

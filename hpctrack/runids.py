@@ -1,8 +1,8 @@
 """How runs are named on the command line and in the API. Pure.
 
 A bare number is Slurm's job id, as in squeue and sacct: ``14`` (of an array all its tasks), ``14_3`` (one
-task), ``14+1`` (a component of a heterogeneous job, which is one run); so is a SLUID, where Slurm gives its
-jobs such names and the run has started. A run's own id is written ``r14``.
+task), ``14+1`` (a component of a heterogeneous job, which is one run); so is a SLUID, which Slurm from 25.11
+on takes for a job id: each execution has its own. A run's own id is written ``r14``.
 Anything else is a job's name, or the beginning of one. What lists print for several runs, `words.runs` reads.
 """
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 _PATTERN = re.compile(r"r(?P<run>[0-9]{1,18})|(?P<job>[0-9]{1,18})(?:_(?P<task>[0-9]{1,9})|\+[0-9]{1,9})?")
 
 
-#: What Slurm calls an execution besides, from 25.11 on: ``s469M8HEPKNM00``.
-_SLUID = re.compile(r"s[0-9A-HJKMNP-TV-Z]{13}")
+#: What Slurm calls an execution besides, from 24.11 on: ``s469M8HEPKNM00``. O may stand for 0, I or L for 1.
+_SLUID = re.compile(r"[sS]([0-9A-TV-Za-tv-z]{13})")
+_MISREAD = str.maketrans("OIL", "011")
+_NO_SLUID = "s" + 13 * "0"
 
 
-def is_sluid(text: str) -> bool:
-    """Whether a word has the form of a SLUID."""
-    return _SLUID.fullmatch(text) is not None
+def sluid(text: str) -> str | None:
+    """Return a SLUID as Slurm writes it; None for what can be none."""
+    match = _SLUID.fullmatch(text)
+    found = "s" + match[1].upper().translate(_MISREAD) if match else _NO_SLUID
+    return None if found == _NO_SLUID else found
 
 
 class RunRef(NamedTuple):

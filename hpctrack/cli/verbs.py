@@ -15,8 +15,8 @@ Options:
   -h, --help     Show this message and exit.
 """
 _EPILOG = """\
-  RUN is a Slurm job id (14, 14_3), a run's own id (r14), or the beginning of
-  its job's name.
+  RUN is a Slurm job id (14, 14_3, a SLUID), a run's own id (r14), or the
+  beginning of its job's name.
 """
 
 

@@ -273,7 +273,7 @@ def _told(
     by_slurm = fact.source != "relay"
     ended = states.has_ended(fact.status)
     settled = states.has_ended(attempt.status) and not ended
-    for name in ("time_submitted", "time_started", "node_list", "batch_host"):
+    for name in ("time_submitted", "time_started", "node_list", "batch_host", "sluid"):
         value = getattr(fact, name)
         if value is not None and (getattr(attempt, name) is None or (by_slurm and not settled)):
             yield name, value

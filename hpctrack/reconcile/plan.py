@@ -120,6 +120,7 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         and (live.attempt or 0) == run.attempt
         and live.node_list in (run.node_list, None)
         and live.time_started in (run.time_started, None)
+        and live.sluid in (run.sluid, None)
         and (live.job_id == run.slurm_job_id or bool(live.array_tasks))
         and live.time_limit in (run.time_limit, None)
         and not (live.unlimited and run.time_limit)
@@ -348,6 +349,8 @@ def _attempt_fields(
     spent = running_time.spent(history, shown, evidence.live)
     yield "time_stopped", None if over else spent.stopped
     yield "suspended", spent.suspended
+    if history.top and history.top.sluid:
+        yield "sluid", history.top.sluid
     if shown:
         yield "attempt", shown.attempt
         yield "time_started", shown.time_started
@@ -379,8 +382,10 @@ def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[s
             yield "job_name", newest.job_name
         if not newest.array_tasks:
             yield "slurm_job_id", newest.job_id
+        if newest.sluid:
+            yield "sluid", newest.sluid
     for fact in evidence.relay:
-        for name in ("stdout_path", "stderr_path", "sluid"):
+        for name in ("stdout_path", "stderr_path"):
             if getattr(fact, name) is not None:
                 yield name, getattr(fact, name)
         if newest is None and run.slurm_job_id is None and fact.job_id:

@@ -94,7 +94,7 @@ def environment_of(message: RelayMessage) -> dict[str, str] | None:
 
 def _sluid(env: object) -> str | None:
     found = env.get("SLURM_JOB_SLUID") if isinstance(env, dict) else None
-    return found if isinstance(found, str) and runids.is_sluid(found) else None
+    return runids.sluid(found) if isinstance(found, str) else None
 
 
 def _storable(text: str) -> str:

@@ -56,6 +56,7 @@ class CommandLine:
         self._where = ["-M", cluster] if remote and cluster else []
         self._timeout = timeout
         self._fields: list[str] | None = None
+        self._queue_fields: list[str] | None = None
 
     def queue(self, users: Sequence[str] | None = None) -> list[JobFacts]:
         """See `Backend`: one squeue, hidden partitions included."""
@@ -81,12 +82,14 @@ class CommandLine:
         return [fact for fact in self._squeue(["--states=all"]) if has_ended(fact)]
 
     def _squeue(self, options: list[str]) -> list[JobFacts]:
-        delimiter = _delimiter()
+        if self._queue_fields is None:
+            self._queue_fields = parse.squeue_fields(self._run(["squeue", "--version"]))
+        delimiter, fields = _delimiter(), self._queue_fields
         now, began = datetime.now(timezone.utc), time.monotonic()
-        argv = ["squeue", *self._where, "-a", "-h", *options, "-O", parse.squeue_format(delimiter)]
+        argv = ["squeue", *self._where, "-a", "-h", *options, "-O", parse.squeue_format(delimiter, fields)]
         printed = self._run(argv)
         late = timedelta(seconds=time.monotonic() - began)
-        return parse.squeue(printed, delimiter, self.cluster, now, late=late)
+        return parse.squeue(printed, delimiter, self.cluster, now, fields, late=late)
 
     def _sacct(self, jobs: Sequence[str], since: datetime) -> list[JobFacts]:
         if self._fields is None:

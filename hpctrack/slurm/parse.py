@@ -12,23 +12,26 @@ import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import errors
+from hpctrack import errors, runids
 from hpctrack.model import JobFacts, RunStatus
 from hpctrack.slurm import resizing, states, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: Fields of ``squeue -O``; all exist from Slurm 20.11 on. One field per attribute of `_Queued`, in its order.
+#: Fields of ``squeue -O``. Releases have had them since 20.11, SLUID since 25.11. One per attribute of
+#: `_Queued`, in its order.
 SQUEUE_FIELDS = (
     "JobID JobArrayID HetJobID HetJobOffset State RestartCnt SubmitTime StartTime EndTime exit_code UserName "
-    "Partition Account QOS TimeLimit TimeUsed BatchHost NodeList Reason Name"
+    "Partition Account QOS TimeLimit TimeUsed BatchHost NodeList Reason SLUID Name"
 ).split()
-#: Fields of ``sacct -o`` that releases have had since 20.11, Restarts since 24.11. One per attribute of
-#: `_Row`, in its order.
+_SQUEUE_KNOWS_SLUIDS = (25, 11)
+#: Fields of ``sacct -o``. Releases have had them since 20.11, Restarts and SLUID since 24.11, OriginalSLUID
+#: since 26.05. One per attribute of `_Row`, in its order.
 SACCT_FIELDS = (
     "JobID JobIDRaw Cluster State Submit Start End ExitCode DerivedExitCode User Partition Account QOS "
-    "TimelimitRaw NodeList ElapsedRaw TotalCPU MaxRSS ReqTRES AllocTRES ConsumedEnergyRaw Restarts JobName"
+    "TimelimitRaw NodeList ElapsedRaw TotalCPU MaxRSS ReqTRES AllocTRES ConsumedEnergyRaw Restarts "
+    "OriginalSLUID SLUID JobName"
 ).split()
 #: Without these rows of sacct mean nothing.
 _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
@@ -59,6 +62,7 @@ class _Queued(NamedTuple):
     batch_host: str
     node_list: str
     reason: str
+    sluid: str
     name: str
 
 
@@ -87,6 +91,9 @@ class _Row(NamedTuple):
     alloc_tres: str
     energy: str
     restarts: str
+    execution: str
+    part: str
+    """SLUIDs of the execution and of this row: the same, unless the job changed its size."""
     name: str
 
 
@@ -97,9 +104,16 @@ class _Step(NamedTuple):
     started: datetime | None
 
 
-def squeue_format(delimiter: str) -> str:
+def squeue_fields(version: str) -> list[str]:
+    """Choose the fields for ``squeue -O`` by what ``squeue --version`` prints: most releases list none."""
+    found = re.match(r"\S+ (\d+)\.(\d+)", version)
+    release = (int(found[1]), int(found[2])) if found else (0, 0)
+    return [field for field in SQUEUE_FIELDS if field != "SLUID" or release >= _SQUEUE_KNOWS_SLUIDS]
+
+
+def squeue_format(delimiter: str, fields: Sequence[str]) -> str:
     """Return the argument of ``squeue -O``."""
-    return ",".join(f"{field}:{delimiter}" for field in SQUEUE_FIELDS)
+    return ",".join(f"{field}:{delimiter}" for field in fields)
 
 
 def sacct_fields(helpformat: str) -> list[str]:
@@ -124,11 +138,11 @@ def squeue(
     *,
     late: timedelta = _NONE,
 ) -> list[JobFacts]:
-    """Read the output of ``squeue -h -O squeue_format(delimiter)``, asked for at ``now``.
+    """Read the output of ``squeue -h -O squeue_format(delimiter, fields)``, asked for at ``now``.
 
-    ``fields`` are those of an older recording, ``late`` is how long squeue took to answer. One fact per line:
-    the pending tasks of an array stay together (`JobFacts.array_tasks`). A pending job's start is a forecast,
-    and so is a running job's end: neither is a fact.
+    ``late`` is how long squeue took to answer. One fact per line: the pending tasks of an array stay together
+    (`JobFacts.array_tasks`). A pending job's start is a forecast, and so is a running job's end: neither is a
+    fact.
     """
     times = units.Times()
     facts = []
@@ -184,6 +198,7 @@ def _queued(
         time_used=_time_used(line, status, late),
         array_tasks=array_tasks,
         time=now,
+        sluid=None if array_tasks else runids.sluid(line.sluid),
     )
 
 
@@ -276,6 +291,7 @@ def _accounted(
         resources=_resources(row),
         array_tasks=array_tasks,
         time=now,
+        sluid=None if array_tasks else runids.sluid(row.execution) or runids.sluid(row.part),
     )
 
 

@@ -53,7 +53,8 @@ def _joined(parts: list[JobFacts]) -> JobFacts:
         if found:
             resources[name] = reckon(found)
     started = next((part.time_started for part in parts if part.time_started), None)
-    return last._replace(time_submitted=first.time_submitted, time_started=started, resources=resources)
+    submitted, sluid = first.time_submitted, first.sluid
+    return last._replace(time_submitted=submitted, time_started=started, sluid=sluid, resources=resources)
 
 
 def _sum(numbers: Iterable[Any]) -> int:

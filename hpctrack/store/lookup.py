@@ -136,8 +136,7 @@ def _candidates(
     connection: Connection, ref: runids.RunRef, exact: Exact, limit: int | None
 ) -> list[Candidate]:
     if ref.named:
-        found = _fetch(connection, "find_sluid", {"sluid": ref.text}) if runids.is_sluid(ref.text) else []
-        found = found or _named(connection, ref.text, limit)
+        found = _by_sluid(connection, ref.text) or _named(connection, ref.text, limit)
     elif ref.run_id is None and ref.task is None:
         found = _fetch(connection, "find_job", {"job_id": ref.job_id})
     else:
@@ -169,6 +168,13 @@ def _exact(connection: Connection, refs: Collection[runids.RunRef]) -> Exact:
         for run in _fetch(connection, "find_tasks", {"job_id": job, "tasks": wanted}):
             found[job, run.array_task_id].append(run)
     return found
+
+
+def _by_sluid(connection: Connection, text: str) -> list[Candidate]:
+    """Return the runs of which an execution is called so: the job itself, if it is tracked."""
+    sluid = runids.sluid(text)
+    found = _fetch(connection, "find_sluid", {"sluid": sluid}) if sluid else []
+    return [one for one in found if one.kind == "batch"] or found
 
 
 def _named(connection: Connection, text: str, limit: int | None) -> list[Candidate]:

@@ -41,7 +41,7 @@ _WRITTEN = (
 ).split()
 _ATTEMPT = (
     "attempt time_submitted time_started time_ended exit_code exit_signal slurm_exit_code slurm_exit_signal "
-    "node_list batch_host reason stderr_tail"
+    "node_list batch_host reason stderr_tail sluid"
 ).split()
 
 
@@ -259,6 +259,7 @@ _TEXTS = {
     "raw": limits.PATH,
     "batch_host": limits.PATH,
     "stderr_tail": limits.NOTE,
+    "sluid": limits.WORD,
 }
 
 

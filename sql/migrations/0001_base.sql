@@ -297,7 +297,7 @@ COMMENT ON COLUMN runs.slurm_state IS 'Slurm''s latest word for the state, uncha
 COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run; while it lives, renewed every five minutes';
 COMMENT ON COLUMN runs.kind IS 'batch: a job, whose end is Slurm''s word; command: hpctrack run, whose end is its own';
 COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
-COMMENT ON COLUMN runs.sluid IS 'What Slurm calls the latest execution besides (SLURM_JOB_SLUID, from 25.11 on)';
+COMMENT ON COLUMN runs.sluid IS 'What Slurm calls the latest execution besides (SLURM_JOB_SLUID, from 24.11 on), also while it waits';
 COMMENT ON COLUMN runs.time_stopped IS
     'Since when the latest attempt does not run although the run may go on: it is suspended, or has ended; NULL while it runs';
 COMMENT ON COLUMN runs.suspended IS 'For how long the latest attempt was suspended, until time_stopped';
@@ -403,14 +403,17 @@ CREATE TABLE attempts (
     batch_host     text,
     reason         text,
     stderr_tail    text,
+    sluid          text,
     resources      jsonb CHECK (jsonb_typeof(resources) = 'object'),
     PRIMARY KEY (run_id, attempt),
     CONSTRAINT plain_times CHECK (is_plain(time_submitted, time_started, time_ended)),
     CONSTRAINT plain_attempt CHECK (attempt BETWEEN 0 AND 65535),
     CONSTRAINT fitting_texts CHECK (octet_length(node_list) <= 65536 AND octet_length(batch_host) <= 4096
-                                    AND octet_length(reason) <= 4096 AND octet_length(stderr_tail) <= 65536),
+                                    AND octet_length(reason) <= 4096 AND octet_length(stderr_tail) <= 65536
+                                    AND octet_length(sluid) <= 255),
     CONSTRAINT fitting_resources CHECK (is_fitting(resources, 65536))
 );
+CREATE INDEX attempts_sluid ON attempts (sluid) WHERE sluid IS NOT NULL;
 COMMENT ON TABLE attempts IS
     'Executions of a run: one per start, also after a requeue or a preemption. attempt_overview shows everybody''s';
 COMMENT ON COLUMN attempts.run_id IS 'The run';
@@ -428,6 +431,7 @@ COMMENT ON COLUMN attempts.reason IS 'Slurm''s reason, in its own words';
 COMMENT ON COLUMN attempts.exit_code IS 'Exit code of the script, told by its supervisor';
 COMMENT ON COLUMN attempts.slurm_exit_code IS 'Exit code in Slurm''s accounting';
 COMMENT ON COLUMN attempts.stderr_tail IS 'Last 4 KB of standard error of a failed attempt; secrets are masked';
+COMMENT ON COLUMN attempts.sluid IS 'What Slurm calls it besides (SLURM_JOB_SLUID, from 24.11 on)';
 COMMENT ON COLUMN attempts.resources IS
     'Object: elapsed_s, cpu_s, max_rss_bytes, and the objects req_tres and alloc_tres (cpu, mem in bytes, gres/gpu ...) as accounting says';
 

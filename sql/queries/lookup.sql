@@ -14,10 +14,10 @@ WHERE slurm_job_id = %(job_id)s OR array_job_id = %(job_id)s OR het_job_id = %(j
 ORDER BY id;
 
 -- name: find_sluid
--- The run that Slurm calls so, too.
+-- The run of which Slurm calls an execution so, too.
 SELECT id, submission, kind, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, time_created
 FROM run_overview
-WHERE sluid = %(sluid)s
+WHERE sluid = %(sluid)s OR id IN (SELECT run_id FROM attempts WHERE sluid = %(sluid)s)
 ORDER BY id;
 
 -- name: find_tasks

@@ -61,7 +61,7 @@ FOR NO KEY UPDATE OF r;
 -- name: load_attempts
 -- Their attempts, the newest of each: people may invent any number. The tail of standard error stays where it is.
 SELECT r.id, a.attempt, a.status::text, a.time_submitted, a.time_started, a.time_ended, a.exit_code, a.exit_signal,
-       a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason, a.resources
+       a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason, a.sluid, a.resources
 FROM unnest(%(ids)s::bigint[]) AS r (id)
 CROSS JOIN LATERAL (SELECT * FROM attempts WHERE run_id = r.id ORDER BY attempt DESC LIMIT %(most)s) a
 ORDER BY r.id, a.attempt;
@@ -120,20 +120,20 @@ WHERE r.id = c.id;
 -- Write whole attempts; a tail of standard error that is not given stays.
 INSERT INTO attempts (run_id, attempt, slurm_job_id, status, time_submitted, time_started, time_ended, exit_code,
                       exit_signal, slurm_exit_code, slurm_exit_signal, node_list, batch_host, reason, stderr_tail,
-                      resources)
+                      sluid, resources)
 SELECT run_id, attempt, slurm_job_id, status::runstatus, time_submitted, time_started, time_ended, exit_code,
-       exit_signal, slurm_exit_code, slurm_exit_signal, node_list, batch_host, reason, stderr_tail, resources
+       exit_signal, slurm_exit_code, slurm_exit_signal, node_list, batch_host, reason, stderr_tail, sluid, resources
 FROM json_to_recordset(%(rows)s::json) AS c(
     run_id bigint, attempt integer, slurm_job_id bigint, status text, time_submitted timestamptz,
     time_started timestamptz, time_ended timestamptz, exit_code integer, exit_signal integer,
     slurm_exit_code integer, slurm_exit_signal integer, node_list text, batch_host text, reason text,
-    stderr_tail text, resources jsonb)
+    stderr_tail text, sluid text, resources jsonb)
 ON CONFLICT (run_id, attempt) DO UPDATE
 SET slurm_job_id = excluded.slurm_job_id, status = excluded.status, time_submitted = excluded.time_submitted,
     time_started = excluded.time_started, time_ended = excluded.time_ended, exit_code = excluded.exit_code,
     exit_signal = excluded.exit_signal, slurm_exit_code = excluded.slurm_exit_code,
     slurm_exit_signal = excluded.slurm_exit_signal, node_list = excluded.node_list,
-    batch_host = excluded.batch_host, reason = excluded.reason,
+    batch_host = excluded.batch_host, reason = excluded.reason, sluid = excluded.sluid,
     stderr_tail = coalesce(excluded.stderr_tail, attempts.stderr_tail), resources = excluded.resources;
 
 -- name: add_transitions

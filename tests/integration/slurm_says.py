@@ -27,6 +27,9 @@ if answer.get("sleep"):
     time.sleep(answer["sleep"])
 if answer.get("stderr"):
     sys.stderr.write(answer["stderr"])
+if "--version" in argv:
+    print(answer.get("version", "slurm-wlm 22.05.8"))
+    sys.exit()
 if "--helpformat" in argv:
     print(answer["helpformat"])
     sys.exit()
@@ -72,11 +75,12 @@ class Slurm:
         return {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
 
     def calls(self, name=None):
-        """Return what the command (or any) was called with, but for --helpformat, and forget it."""
+        """Return what the command (or any) was asked about jobs, and forget it."""
         path = self.folder / "calls"
         calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         path.unlink(missing_ok=True)
-        return [call for call in calls if call[0] == (name or call[0]) and "--helpformat" not in call[1]]
+        asked = [call for call in calls if not {"--helpformat", "--version"} & set(call[1])]
+        return [call for call in asked if call[0] == (name or call[0])]
 
     def backend(self, **options):
         return accounting.CommandLine("mini", self.environ, **options)

@@ -17,7 +17,7 @@ from hpctrack.model import RelayMessage
 from hpctrack.reconcile import passes, relayed
 from hpctrack.store import lookup
 from tests.integration.relay_says import say
-from tests.integration.slurm_says import T0, row
+from tests.integration.slurm_says import HELP, T0, epoch, line, row
 
 # ---- Relays ------------------------------------------------------------------------------------------------
 
@@ -46,9 +46,27 @@ def test_a_run_is_found_by_what_slurm_calls_it_besides(connection, register):
     say(connection, run_id, "start", env={"SLURM_JOB_SLUID": sluid})
     say(connection, other, "start", env={"SLURM_JOB_SLUID": "no such name"})
     assert lookup.find_one(connection, runids.parse(sluid)) == run_id
+    assert lookup.find_one(connection, runids.parse("S469m8hepknmoo")) == run_id, "as Slurm reads it"
     for unknown in ("s469M8HEPKNM01", "no such name"):
         with pytest.raises(errors.RunNotFound):
             lookup.find_one(connection, runids.parse(unknown))
+
+
+def test_each_execution_has_a_name_of_its_own(connection, register, slurm, once):
+    """Squeue tells that of a job that waits, accounting that of one that is over."""
+    run_id, inner = register(10), register(10, kind="command")
+    first, second = "s955M8JAY6DX00", "s955M8JAYA0H00"
+    slurm.says("squeue", line(10, "PENDING", SLUID=first), version="slurm 26.05.3")
+    once()
+    assert lookup.find_one(connection, runids.parse(first)) == run_id
+    say(connection, inner, "start", env={"SLURM_JOB_SLUID": second})
+    slurm.says("squeue", version="slurm 26.05.3")
+    again = {"Submit": epoch(60), "Start": epoch(70), "End": epoch(90), "SLUID": second}
+    rows = row(10, "REQUEUED", SLUID=first), row(10, "FAILED", **again)
+    slurm.says("sacct", *rows, helpformat=HELP + " OriginalSLUID SLUID")
+    once()
+    found = [lookup.find_one(connection, runids.parse(sluid)) for sluid in (first, second)]
+    assert found == [run_id, run_id], "of a job that is tracked itself, rather than what runs in it"
 
 
 def test_the_tail_of_stderr_survives_slurms_verdict(connection, register, slurm, once, fetch):

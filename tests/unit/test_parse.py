@@ -18,14 +18,14 @@ D = "\x1fd3adb33f\x1f"
 NOW = datetime(2026, 11, 21, tzinfo=timezone.utc)
 FIELDS = parse.sacct_fields((DATA / "sacct-helpformat.txt").read_text())
 #: What squeue was asked for when it was recorded.
-QUEUE_FIELDS = [field for field in parse.SQUEUE_FIELDS if field != "TimeUsed"]
+QUEUE_FIELDS = [field for field in parse.SQUEUE_FIELDS if field not in ("TimeUsed", "SLUID")]
 
 QUEUED = {
     "JobID": "12", "JobArrayID": "12", "HetJobID": "N/A", "HetJobOffset": "N/A", "State": "RUNNING",
     "RestartCnt": "0", "SubmitTime": "1795223351", "StartTime": "1795223352", "EndTime": "N/A",
     "exit_code": "0", "UserName": "alice", "Partition": "main", "Account": "lab", "QOS": "normal",
     "TimeLimit": "1-02:03:04", "TimeUsed": "1-00:00:10", "BatchHost": "n1", "NodeList": "n[1-2]",
-    "Reason": "None", "Name": "train",
+    "Reason": "None", "SLUID": "s955M8JB3T1200", "Name": "train",
 }  # fmt: skip
 ROW = {
     "JobID": "12", "JobIDRaw": "12", "Cluster": "mini", "State": "COMPLETED", "Submit": "1795223351",
@@ -108,6 +108,27 @@ def test_recorded_executions():
         by_job.setdefault(fact.job_id, []).append(fact)
     assert [fact.status.name for fact in by_job[600325]] == ["REQUEUED", "REQUEUED", "FAILED"]
     assert [fact.exit_code for fact in by_job[600325]] == [111, 111, 5]
+
+
+@pytest.mark.parametrize(
+    ("version", "known"),
+    [
+        ("slurm 26.05.3", True),
+        ("slurm 25.11.0-0rc2", True),
+        ("slurm 25.05.1", False),
+        ("slurm-wlm 22.05.8", False),
+        ("", False),
+    ],
+)
+def test_squeue_is_asked_for_sluids_where_it_knows_them(version, known):
+    fields = parse.squeue_fields(version)
+    assert ("SLUID" in fields) == known
+    assert [field for field in parse.SQUEUE_FIELDS if field != "SLUID"] == [f for f in fields if f != "SLUID"]
+
+
+def test_a_line_for_several_tasks_has_the_sluid_of_none():
+    assert queued({}, {"JobArrayID": "12_[1-3]"})[0].sluid == "s955M8JB3T1200"
+    assert [fact.sluid for fact in queued({"JobArrayID": "12_[1-3]"})] == [None]
 
 
 def test_the_start_that_slurm_wiped_comes_from_the_steps():

@@ -22,6 +22,22 @@ def test_an_id_is_read(text, expected):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s469M8HEPKNM00", "s469M8HEPKNM00"),
+        ("S469m8hepknmoO", "s469M8HEPKNM00"),
+        ("s4i9l8hepknm00", "s41918HEPKNM00"),
+        ("s469M8HEPKNM0", None),
+        ("s469M8HEPKNMU0", None),
+        ("s469M8HEPKNM00x", None),
+        ("s0000000000000", None),
+    ],
+)
+def test_a_sluid_is_read_as_slurm_reads_it(text, expected):
+    assert runids.sluid(text) == expected
+
+
+@pytest.mark.parametrize(
     "text",
     ["r", "14_", "_3", "14_3_1", "14_[1-3]", "-1", "14.batch", "R7", "rr7", "٣", "9" * 30, "14 15", "14x"],
 )
