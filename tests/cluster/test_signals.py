@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.variables import OF_ONE_JOB
+
 pytestmark = pytest.mark.cluster
 
 #: Notes every signal that it and its child receive, in order, until SIGHUP ends both.
@@ -137,7 +139,7 @@ def test_surroundings_are_those_of_plain_sbatch(alice):
         "#!/bin/bash\n"
         'umask; pwd; ulimit -a; echo "$#:$*"; fds=(/proc/$$/fd/*); echo ${#fds[@]}; readlink /proc/$$/fd/0\n'
         "grep -E 'Sig(Blk|Ign)' /proc/self/status; [ $(ps -o pgid= $$) = $$ ] && echo leads; cat\n"
-        "env | grep -v -E '^(HPCTRACK_|PYTHONPATH=|SLURM_(JOB_?ID|TASK_PID)=|_=)' | sort\n",
+        f"env | grep -v -E '^({OF_ONE_JOB})=' | sort\n",
     )
     found = {}
     for tracked in (False, True):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.cluster.variables import OF_ONE_JOB
+
 pytestmark = pytest.mark.cluster
 
 SCRIPTS = {
@@ -238,7 +240,7 @@ SURROUNDINGS = (
     'printf "%s\\n" "$#:$*"; umask; pwd; ulimit -a; type -t module; module x 2>&-\n'
     "open=(/proc/$$/fd/*); echo ${#open[@]}; grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status\n"
     "python3 -c 'import os; print(*sorted(os.environ.items()), sep=chr(10))'"
-    ' | grep -v -E "^\\(.(HPCTRACK_|PYTHONPATH|SLURM_(JOB_?ID|TASK_PID)|SHLVL|_)"\n'
+    f""" | grep -v -E "^.'({OF_ONE_JOB}|SHLVL)'"\n"""
 )
 
 
