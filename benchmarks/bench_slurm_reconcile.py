@@ -24,7 +24,7 @@ _EPOCH = int(_T0.timestamp())
 _D = "\x1fd3adb33f\x1f"
 _ROW = (
     "{0} {0}{1} mini COMPLETED {2} {2} {2} 0:0 0:0 alice main lab normal 60 n1 10 00:01.500 {3} "
-    "cpu=1,mem=250M,node=1 cpu=1,mem=250M,node=1 0 0 train"
+    "cpu=1,mem=250M,node=1 cpu=1,mem=250M,node=1 0 0 s9{0:012} s9{0:012} train"
 )
 _SUBMIT = """
 WITH e AS (INSERT INTO experiments (name) VALUES ('cycle') RETURNING id),
@@ -34,8 +34,9 @@ WITH e AS (INSERT INTO experiments (name) VALUES ('cycle') RETURNING id),
 INSERT INTO runs (experiment_id, submission, task, cluster, slurm_job_id, user_name)
 SELECT e.id, n.uuid, -1, 'mini', n.n, 'alice' FROM e, n JOIN s USING (uuid)
 """
-_WAITING = "{0} {0} N/A N/A PENDING 0 {1} N/A N/A 0 alice main lab normal 1:00:00 0:00 N/A N/A Priority train"
-_LINE = "{0} {0} N/A N/A RUNNING 0 {1} {2} N/A 0 alice main lab normal 1:00:00 {3} n1 n1 None train"
+_OF_ALL = "0 alice main lab normal 1:00:00"
+_WAITING = f"{{0}} {{0}} N/A N/A PENDING 0 {{1}} N/A N/A {_OF_ALL} 0:00 N/A N/A Priority s9{{0:012}} train"
+_LINE = f"{{0}} {{0}} N/A N/A RUNNING 0 {{1}} {{2}} N/A {_OF_ALL} {{3}} n1 n1 None s9{{0:012}} train"
 
 
 def measure() -> Iterator[Result]:
