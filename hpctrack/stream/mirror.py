@@ -74,10 +74,22 @@ class _Part:
             descriptor = self.open()
             try:
                 os.fsync(descriptor)
+            except OSError:
+                self.take_back(self.synced)  # asked again, the kernel may say that all is well
+                raise
             finally:
                 os.close(descriptor)
             self.synced = self.end
         return self.synced
+
+    def take_back(self, end: int) -> None:
+        """Cut off what the disk may not have: servers, and quotas, refuse what was written long ago."""
+        self.end, self.synced = end, min(self.synced, end)
+        try:
+            os.truncate(self.path, end - self.base)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
 
 
 class Mirror:
@@ -104,7 +116,11 @@ class Mirror:
                 if not data or not part.append(descriptor, data):
                     break
         finally:
-            os.close(descriptor)
+            try:
+                os.close(descriptor)
+            except OSError:
+                part.take_back(before)
+                raise
         return part.end - before
 
     def is_true(self, tail: Tail) -> bool:

@@ -9,6 +9,8 @@ The only place that knows these variables. Only rank 0 logs, unless ``ranks = al
   `outside` is what the supervisor hands on.
 * Only what makes sense: a rank is less than the number of ranks. ``RANK`` alone, without that number, is
   somebody's own word.
+* Only what tells processes apart: a script that exports ``RANK`` and ``WORLD_SIZE``, or ``LOCAL_RANK`` and
+  ``NODE_RANK``, and then has srun start as many processes, gives all of them the same.
 
 The user's script loads this, in Python 3.8 or newer.
 """
@@ -64,7 +66,10 @@ LAUNCHERS = (
     Launcher("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE", ("HOROVOD_GLOO_RENDEZVOUS_PORT",)),
     Launcher("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("PMIX_NAMESPACE",)),
     Launcher("MVAPICH2", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    Launcher("MVAPICH", "MPIRUN_RANK", "MPIRUN_NPROCS", ("MPIRUN_ID",)),
+    Launcher("Platform MPI", "MPI_RANKID", "MPI_NRANKS"),
     Launcher("PALS", "PALS_RANKID", "", ("PALS_APID",)),
+    Launcher("ALPS", "ALPS_APP_PE", "", ("ALPS_APP_ID",)),
     Launcher("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
     Launcher("Flux", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", ("FLUX_JOB_ID",)),
     Launcher("PMIx", "PMIX_RANK", "", ("PMIX_NAMESPACE",)),
@@ -95,9 +100,25 @@ def find(environ: Mapping[str, str]) -> tuple[int, str]:
     if not found:
         return 0, ""
     rank, one = found[0]
-    if one.rank == "RANK" and environ.get("GROUP_WORLD_SIZE") == "1":
-        # Each task of an outer launcher has started a torchrun of its own: every one has a rank 0.
-        for outer, other in found[1:]:
-            if outer and other.rank not in ("LOCAL_RANK",):
-                return outer * int(environ["WORLD_SIZE"]) + rank, other.rank
+    for outer, other in found[1:]:
+        if other.rank == "LOCAL_RANK":  # torchrun's own
+            continue
+        if one.rank == "RANK" and environ.get("GROUP_WORLD_SIZE") == "1" and outer:
+            # Each task of an outer launcher has started a torchrun of its own: every one has a rank 0.
+            return outer * int(environ["WORLD_SIZE"]) + rank, other.rank
+        if _is_by_hand(one, rank, environ) and _starts_all(other, environ):
+            return outer, other.rank
     return rank, one.rank
+
+
+def _is_by_hand(one: Launcher, rank: int, environ: Mapping[str, str]) -> bool:
+    """Whether a script may have exported this itself, for all of its processes alike."""
+    if one.rank == "LOCAL_RANK":
+        return not rank
+    return one.rank == "RANK" and "LOCAL_WORLD_SIZE" not in environ
+
+
+def _starts_all(other: Launcher, environ: Mapping[str, str]) -> bool:
+    """Whether a launcher has started as many processes as there are said to be."""
+    size = environ.get(other.size, "")
+    return size.isdecimal() and int(size) > 1 and environ.get("WORLD_SIZE", size) == size

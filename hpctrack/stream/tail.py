@@ -346,13 +346,14 @@ class Tail:
         if newline < 0:
             if len(data) <= journal_lines.MAX_LINE and not self._skipping:
                 if data and self._void:
+                    self._note_torn(data + journal_lines.CANCEL)
                     self.offset += len(data)
                     return [journal.Torn(self.offset)]
                 self._incomplete = self.end
                 return None
             # Too long to be read: step over it, without holding it, and count it as torn.
-            if data and not self._skipping and self.doubts is not None and self.doubts.wants_torn:
-                journal.note_torn(self.doubts, data, self.redactor)
+            if data and not self._skipping:
+                self._note_torn(data)
             self._skipping = True
             self._seam = 0, b""
             self.offset += len(data)
@@ -377,6 +378,10 @@ class Tail:
         """Return the end of what was given back, if that is still to be read: PostgreSQL was set back."""
         hole = self._counts.hole if self._counts is not None else None
         return hole if hole is not None and self.offset < hole.end <= self.end else None
+
+    def _note_torn(self, line: bytes) -> None:
+        if self.doubts is not None and self.doubts.wants_torn:
+            journal.note_torn(self.doubts, line, self.redactor)
 
     def _note_zeros(self) -> None:
         """Tell once that nobody knows how many rows stood where there are zeros."""

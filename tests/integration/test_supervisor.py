@@ -69,6 +69,18 @@ def test_arguments_exit_code_and_environment(tmp_path):
     assert job.end() == (3, "2\na b\n*\n14\n/home/a/train.sh\n", "")
 
 
+def test_ranks_that_stood_in_the_environment_before_are_nobodys(tmp_path):
+    script = b"""#!/bin/sh
+"$PYTHON" -S -c 'import hpctrack; hpctrack.log(step=1, loss=1.0)'
+RANK=1 WORLD_SIZE=3 "$PYTHON" -S -c 'import hpctrack; hpctrack.log(step=2, loss=1.0)'
+"""
+    job = Job(tmp_path, script, PYTHON=sys.executable, RANK="1", WORLD_SIZE="2", SLURM_PROCID="1")
+    assert job.end() == (0, "", "")
+    found = [path.read_text() for path in tmp_path.glob("spool/journals/*/*.log.*")]
+    assert sum("loss d" in text for text in found) == 1
+    assert sum("rank 1 (RANK) logs nothing" in text for text in found) == 1
+
+
 @pytest.mark.parametrize("several", [{}, {"SLURM_JOB_NUM_NODES": "2"}, {"SLURM_HET_SIZE": "2"}], ids=str)
 def test_the_package_can_be_imported_where_the_run_folder_is_not(tmp_path, several):
     script = b"""#!/bin/sh

@@ -106,7 +106,7 @@ def whole(count: int) -> dict[int, float]:
 
 def test_what_waits_is_registered_and_delivered_and_once_more_adds_nothing(settings, collector):
     left = Left(settings)
-    left.journal(lines(0, 3000))
+    left.journal([*lines(0, 3000), b"step=3, loss=1\n"])
     left.journal([journal_lines.format_message("args", {"lr": 0.1})], kind="relay")
     other = Left(settings)
     other.journal([])
@@ -120,6 +120,8 @@ def test_what_waits_is_registered_and_delivered_and_once_more_adds_nothing(setti
     assert (second.returncode, second.stdout) == (0, "nothing waits\n")
     with store.connect(settings, autocommit=True) as connection:
         assert connection.execute("SELECT sum(rows), sum(duplicates) FROM streams").fetchone() == (3000, 0)
+        told = connection.execute("SELECT raw FROM transitions WHERE raw LIKE '%comma%'").fetchone()
+        assert told == ("a line can't be read, a comma follows step: step=3, loss=1",)
         assert connection.execute("SELECT count(*) FROM runs WHERE args = '{\"lr\": 0.1}'").fetchone() == (1,)
     assert collector.poll() is None
 

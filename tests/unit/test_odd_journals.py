@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import tracemalloc
 
 import pytest
 
-from hpctrack.stream import doubts, journal, journal_lines, tail
+from hpctrack.stream import doubts, journal, journal_lines, opened, tail
 
 _HEADER = journal_lines.format_header(0, 0)
 _ROWS = "step=1 x=1\nstep=2 x=2\n"
@@ -66,6 +67,19 @@ def test_each_line_is_kept_or_counted_and_told(tmp_path, kind, data, steps, torn
     found = read(tmp_path, kind, data)
     assert found[:2] == (steps, torn)
     assert told in "".join(found[2][:1]) and bool(found[2]) == bool(told)
+
+
+def test_a_last_line_that_can_not_be_voided_is_counted_and_told(tmp_path, monkeypatch):
+    """On a full disk, or one that is only read."""
+
+    def refuse(_):
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(opened.Opened, "open_to_write", refuse)
+    steps, torn, told = read(tmp_path, "shell", _ROWS.encode() + b"step=3 lo")
+    assert (steps, torn) == ([1, 2], 1)
+    (said,) = told
+    assert "its writer could not write it whole" in said and "step=3 lo" in said
 
 
 @pytest.mark.parametrize("end", [b"\n" + _ROWS.encode(), b""])

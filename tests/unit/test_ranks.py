@@ -19,6 +19,22 @@ LAUNCHED = {
     "horovodrun with gloo": {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "HOROVOD_LOCAL_RANK": "1"},
     "Open MPI": {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMIX_RANK": "1"},
     "MVAPICH2": {"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"},
+    "MVAPICH": {"MPIRUN_RANK": "1", "MPIRUN_NPROCS": "2", "MPIRUN_ID": "9"},
+    "Platform MPI": {"MPI_RANKID": "1", "MPI_NRANKS": "2"},
+    "ALPS": {"ALPS_APP_PE": "1", "ALPS_APP_ID": "a"},
+    "deepspeed": {
+        "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_RANK": "0",
+        "CROSS_SIZE": "1", "MASTER_ADDR": "n", "MASTER_PORT": "1",
+    },
+    "Ray Train": {
+        "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0",
+        "MASTER_ADDR": "n", "MASTER_PORT": "1",
+    },
+    "Intel MPI": {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
+    "mpirun under srun": {
+        "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMIX_RANK": "1", "PMIX_NAMESPACE": "n",
+        "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0",
+    },
     "PALS": {"PALS_RANKID": "1", "PALS_APID": "a"},
     "jsrun": {"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"},
     "Flux": {"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2", "FLUX_JOB_ID": "f"},
@@ -79,6 +95,24 @@ def test_a_torchrun_on_each_node_of_its_own_has_one_rank_0_in_all():
     assert found == [0, 1, 2, 3]
     joined = {**own, "GROUP_WORLD_SIZE": "2", "WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0"}
     assert ranks.find(joined)[0] == 2
+
+
+BY_HAND = {
+    "RANK of the batch script": {"RANK": "0", "WORLD_SIZE": "4"},
+    "another one": {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "n", "MASTER_PORT": "1"},
+    "LOCAL_RANK": {"LOCAL_RANK": "0", "NODE_RANK": "0"},
+    "all of them": {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "NODE_RANK": "0"},
+}
+
+
+@pytest.mark.parametrize("environ", BY_HAND.values(), ids=BY_HAND)
+@pytest.mark.parametrize(
+    ("rank", "size"),
+    [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")],
+)
+def test_what_a_script_exports_for_all_of_its_processes_tells_none_apart(environ, rank, size):
+    found = [ranks.find({**BATCH, **environ, rank: str(task), size: "4"})[0] for task in range(4)]
+    assert found == [0, 1, 2, 3]
 
 
 def test_lightning_on_two_nodes():

@@ -149,9 +149,15 @@ def test_a_line_longer_than_a_datagram(job, collector):
     job.run("""#!/bin/sh
         "$PYTHON" -c 'print("step=1 text=" + "x" * 100_000)' >> "$HPCTRACK_JOURNAL"
         "$PYTHON" -c 'print("step=2 text=" + "y" * 2_000_000)' >> "$HPCTRACK_JOURNAL"
+        "$PYTHON" -c 'print("step=4 " + " ".join(f"{i}=1" for i in range(100_000)))' >> "$HPCTRACK_JOURNAL"
         echo "step=3 loss=1" >> "$HPCTRACK_JOURNAL"
     """)  # fmt: skip
-    assert collector.steps() == [1, 3] and collector.torn() == 1
+    assert collector.steps() == [1, 3] and collector.torn() == 2
+    told = {event["name"].partition(":")[0] for event in collector.messages("event")}
+    assert told == {
+        "a line can't be read, it is longer than 1,048,576 bytes",
+        "a line can't be sent, it is too large (100000 values)",
+    }
 
 
 def test_an_unfinished_last_line_is_counted_not_read(job, collector):

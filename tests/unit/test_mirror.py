@@ -1,0 +1,74 @@
+"""The mirror on disks that say late that they did not take what was written."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from hpctrack.stream import folders, journal_lines, mirror, tail
+
+HEADER = journal_lines.format_header(1, 0)
+
+
+def line(step: int) -> bytes:
+    return f"step={step} loss=0.5\n".encode()
+
+
+@pytest.fixture
+def journal(tmp_path):
+    path = tmp_path / f"{'ab' * 8}.log.journal"
+    path.write_bytes(HEADER + b"".join(map(line, range(10))))
+    return path
+
+
+def grow(path, steps) -> tail.Tail:
+    with path.open("ab") as file:
+        file.write(b"".join(map(line, steps)))
+    (found,) = tail.find(str(path.parent))
+    return tail.Tail([found])
+
+
+def damaged(path, begin: int) -> None:
+    """Do to a file what a server does that has refused its last pages: its size stays, its bytes are gone."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(begin)
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["cut", "removed"])
+@pytest.mark.parametrize("call", ["close", "fsync"])
+def test_what_the_disk_refuses_late_is_copied_again(journal, tmp_path, monkeypatch, call, kept):
+    spool = mirror.Mirror(str(tmp_path / "spool"), folders.Identity(None, -1))
+    spool.copy(grow(journal, ()), 0, 1 << 20)
+    assert spool.synced(grow(journal, ())) == journal.stat().st_size
+    (part,) = (tmp_path / "spool").glob("*.part")
+    safe = part.stat().st_size
+    real, refusals = getattr(os, call), [errno.EDQUOT]
+
+    def refusing(descriptor):
+        is_part = os.fstat(descriptor).st_ino == part.stat().st_ino if part.exists() else False
+        real(descriptor)
+        if is_part and refusals:
+            damaged(part, safe)
+            raise OSError(refusals.pop(), "disk quota exceeded")
+
+    def shut(*_):
+        raise OSError(errno.EIO, "no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mirror.os, call, refusing)
+        if not kept:
+            patched.setattr(mirror.os, "truncate", shut)
+        grown = grow(journal, range(10, 20))
+        with pytest.raises(OSError, match="quota"):
+            spool.copy(grown, 0, 1 << 20)
+            spool.synced(grown)
+    assert part.exists() == kept
+    grown = grow(journal, range(20, 30))
+    spool.copy(grown, 0, 1 << 20)
+    assert spool.synced(grown) == journal.stat().st_size
+    (part,) = (tmp_path / "spool").glob("*.part")
+    assert part.read_bytes() == journal.read_bytes()
