@@ -35,6 +35,8 @@ class _Part:
         self.base = self.end = base
         #: Up to which offset the disk has it for sure.
         self.synced = base
+        #: Whether the file goes on behind `end`, with what the disk may not have.
+        self._overhangs = False
         descriptor = files.create(path, append=True)
         try:
             found = os.fstat(descriptor)
@@ -44,6 +46,7 @@ class _Part:
 
     def open(self, flags: int = os.O_RDONLY) -> int:
         """Open the file that we made. Raises OSError if it is gone, or is no longer what we made of it."""
+        self._cut()
         descriptor = os.open(self.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
         found = os.fstat(descriptor)
         if (found.st_dev, found.st_ino) == self._identity and self.base + found.st_size == self.end:
@@ -60,7 +63,7 @@ class _Part:
         except OSError:  # nobody knows
             return False
         ours = (found.st_dev, found.st_ino) == self._identity
-        return not ours or self.base + found.st_size != self.end
+        return not ours or (self.base + found.st_size != self.end and not self._overhangs)
 
     def append(self, descriptor: int, data: bytes) -> bool:
         """Append; False if not all of it could be."""
@@ -70,6 +73,7 @@ class _Part:
 
     def sync(self) -> int:
         """Have the disk take all of it; return up to which offset it has. Raises OSError."""
+        self._cut()
         if self.synced < self.end:
             descriptor = self.open()
             try:
@@ -83,13 +87,27 @@ class _Part:
         return self.synced
 
     def take_back(self, end: int) -> None:
-        """Cut off what the disk may not have: servers, and quotas, refuse what was written long ago."""
-        self.end, self.synced = end, min(self.synced, end)
+        """Cut off what the disk may not have: servers, and quotas, refuse what was written long ago.
+
+        What stands before may be nowhere else by now, so the file stays; if it can't be cut, that is tried
+        again before anything else is done with it.
+        """
+        self.end, self.synced, self._overhangs = end, min(self.synced, end), True
+        with contextlib.suppress(OSError):
+            self._cut()
+
+    def _cut(self) -> None:
+        if not self._overhangs:
+            return
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.truncate(self.path, end - self.base)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
+            found = os.fstat(descriptor)
+            if (found.st_dev, found.st_ino) != self._identity:
+                raise FileNotFoundError(errno.ENOENT, "another file has its name", self.path)
+            os.ftruncate(descriptor, self.end - self.base)
+            self._overhangs = False
+        finally:
+            os.close(descriptor)
 
 
 class Mirror:

@@ -25,6 +25,7 @@ ALLOWED = {
     ("records", "try_refused_again"): "the mark of one",
     ("records", "set_registered"): "the mark of one",
     ("holes", "punch"): "gives back what is acknowledged, and keeps the file: Tail.give_back",
+    ("mirror", "_Part._cut"): "the end of a copy, which its disk may not have: the journal is copied again",
     ("runfolder", "discard"): "a run folder whose script has never been started",
     ("__main__", "go_without"): "the submission record of a command that runs untracked",
     ("supervisor", "_run_untracked"): "the submission record of a command that runs untracked",
