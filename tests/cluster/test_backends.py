@@ -236,6 +236,6 @@ def _comparable(fact: JobFacts) -> JobFacts:
     het = fact.het_job_id if fact.het_offset else None
     live = matching.goes_on(fact) and fact.source == "squeue"
     return fact._replace(
-        time=None, raw_state=raw, attempt=fact.attempt if live else None, resources=resources,
-        array_job_id=array, het_job_id=het, het_offset=fact.het_offset or None,
+        time=None, time_used=None, sluid=None, raw_state=raw, attempt=fact.attempt if live else None,
+        resources=resources, array_job_id=array, het_job_id=het, het_offset=fact.het_offset or None,
     )  # fmt: skip

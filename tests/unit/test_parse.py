@@ -410,6 +410,18 @@ def test_parts_that_have_the_same_start():
     assert (fact.time_ended, fact.resources["elapsed_s"], fact.node_list) == (at(1795900875), 15, "n1")
 
 
+def test_what_slurm_did_not_measure_of_a_resized_job_is_not_known():
+    """25.11 closes the steps with the first part, and measures nothing more."""
+    parts = {"TotalCPU": "00:00:00", "State": "RESIZING", "End": "1795223360"}
+    [fact] = accounted(
+        {**parts, "ElapsedRaw": "3"},
+        {**parts, "JobIDRaw": "12.batch", "JobID": "12.batch"},
+        {"Submit": "1795223360", "Start": "1795223360", "TotalCPU": "00:00:00", "ElapsedRaw": "2"},
+    )
+    assert fact.resources["elapsed_s"] == 5
+    assert not {"cpu_s", "max_rss_bytes"} & fact.resources.keys()
+
+
 def test_a_job_that_was_resized_in_the_second_of_its_submission():
     [fact] = accounted({"State": "RESIZING", "End": "1795223351"}, {})
     assert (fact.status, fact.time_ended) == (RunStatus.COMPLETED, at(1795223362))
