@@ -52,7 +52,7 @@ def _joined(parts: list[JobFacts]) -> JobFacts:
         found = [part.resources[name] for part in parts if name in part.resources]
         if found:
             resources[name] = reckon(found)
-    if not resources.get("cpu_s") and "max_rss_bytes" not in resources:
+    if not resources.get("cpu_s"):
         resources.pop("cpu_s", None)  # before 26.05 Slurm closes the steps without a measurement
     started = next((part.time_started for part in parts if part.time_started), None)
     submitted, sluid = first.time_submitted, first.sluid

@@ -112,7 +112,7 @@ def test_a_job_that_changes_its_size_while_it_runs(
         assert 2.5 < used["cpu_s"] < 10
         assert used["max_rss_bytes"] > 40_000_000
     else:
-        assert not {"cpu_s", "max_rss_bytes"} & used.keys(), "Slurm has not measured it"
+        assert "cpu_s" not in used, "Slurm has not measured it"
     assert [status for _, status in lab.timeline(name)] == ["PENDING", "RUNNING", "COMPLETED"]
 
 
