@@ -101,7 +101,12 @@ def of_ranks(ranks) -> dict[int, dict[str, float]]:
 def test_rank_0_logs(alice, submit):
     shown = submit("srun $NODE $WORK", STEPS)
     assert logged(alice, shown) == {step: {"loss": step} for step in range(STEPS)}
-    assert len(nodes(alice)) == 8 and len(set(nodes(alice))) == 4 and spooled(alice) == 0
+    assert len(nodes(alice)) == 8 and len(set(nodes(alice))) == 4
+    assert spooled(alice) == 1, "for the nodes that don't see the run folder one of them tells of its rank"
+    told = alice.sql(
+        f"SELECT raw FROM transitions WHERE run_id = {shown['id']} AND raw LIKE '%logs nothing%'"
+    )
+    assert len(told) == 2
 
 
 def test_every_rank_logs_if_told_so(alice, submit):
@@ -113,7 +118,7 @@ def test_every_rank_logs_if_told_so(alice, submit):
 def test_rank_0_on_another_node(alice, submit):
     shown = submit("srun --relative=2 -N1 -n2 $NODE $WORK", STEPS)
     assert logged(alice, shown) == {step: {"loss": step} for step in range(STEPS)}
-    assert nodes(alice) == ["n3", "n3"] and spooled(alice) == 1
+    assert nodes(alice) == ["n3", "n3"] and spooled(alice) == 2, "what rank 0 logs, and that rank 1 does not"
 
 
 def test_a_shell_on_every_node(alice, submit):
@@ -129,7 +134,8 @@ def test_eight_workers_under_one_task(alice, submit, ranks):
     shown = submit("srun --relative=1 -N1 -n1 $NODE $LAUNCH $WORK", STEPS * writers, HPCTRACK_RANKS=ranks)
     plain = {step: {"loss": step} for step in range(STEPS)}
     assert logged(alice, shown) == (of_ranks(range(8)) if ranks == "all" else plain)
-    assert nodes(alice) == ["n2"] * 8 and spooled(alice) == writers
+    silent = ranks != "all"  # one of the others tells of it
+    assert nodes(alice) == ["n2"] * 8 and spooled(alice) == writers + silent
 
 
 def test_what_the_nodes_wrote_is_cleared_away(alice, submit, await_until):
