@@ -87,7 +87,7 @@ def test_the_first_submission_starts_one_collector_which_does_everything(persona
     with store.connect(personal, autocommit=True) as connection:
         assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
     with open(starting.log_path(personal), encoding="utf-8") as log:
-        assert "registered 1 submissions" in log.read()
+        assert "registered 1 submission that" in log.read()
 
 
 def test_a_second_one_in_the_foreground_is_refused(personal):
