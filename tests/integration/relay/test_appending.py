@@ -100,17 +100,18 @@ def test_appending_goes_on_when_things_on_the_node_are_removed(job, collector, e
     """A cleaner of /tmp: the run's own lines arrive, once."""
     job.submit()
     job.find_collector_at(collector.address)
-    os.mkfifo(job.folder / "go")
+    for name in ("first", "second"):  # with one, the shell might find the writer of before
+        os.mkfifo(job.folder / name)
     process = job.start(
-        SCRIPT + 'read line < go\nfor i in 2 3; do echo "step=$i loss=1" >> "$HPCTRACK_JOURNAL"; done\n'
-        'read line < go\necho "step=4 loss=1" >> "$HPCTRACK_JOURNAL"\n', **environ
+        SCRIPT + 'read line < first\nfor i in 2 3; do echo "step=$i loss=1" >> "$HPCTRACK_JOURNAL"; done\n'
+        'read line < second\necho "step=4 loss=1" >> "$HPCTRACK_JOURNAL"\n', **environ
     )  # fmt: skip
     await_result(lambda: collector.steps() == [1])
     for path in job.node.glob(removed):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (job.folder / "go").write_text("on\n")
+    (job.folder / "first").write_text("on\n")
     await_result(lambda: sorted(collector.steps()) == [1, 2, 3])
-    (job.folder / "go").write_text("on\n")
+    (job.folder / "second").write_text("on\n")
     assert process.wait(60) == 0
     job.sync(collector, ended=True)
     assert sorted(collector.steps()) == [1, 2, 3, 4] and list(job.node.glob("hpctrack-*/*")) == []
