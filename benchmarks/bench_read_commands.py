@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks import bigdata
 from benchmarks.result import Result, processes
 from benchmarks.site import Site, personal
-from hpctrack.store import database, filters, lists
+from hpctrack.store import database
+from hpctrack.store.read import filters, lists
 
 #: What the names of its results begin with.
 RESULTS = ("read.help", "read.status", "read.plot")

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import bench_read_metrics as metrics
 from benchmarks.result import ENVIRON, Result
 from benchmarks.site import Site, personal
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
 
 #: What the names of its results begin with.
 RESULTS = ("read.export",)
@@ -39,7 +39,7 @@ def _export(site: Site, runs: Sequence[int], path: Path) -> float:
     """Return the most memory that the command had resident (VmHWM of proc(5)), in MB."""
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, "export", *(f"r{run}" for run in runs), "--to", path],
-        env={**ENVIRON, **starting.environment(site.settings), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**ENVIRON, **launch.environment(site.settings), "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=site.settings.data_dir,
         stdout=subprocess.PIPE,
         text=True,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks.result import ENVIRON, Result
 from hpctrack import settings as configuration
 from hpctrack.store import database, embedded
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -43,7 +43,7 @@ def measure() -> Iterator[Result]:
                 for place, pause in enumerate(_PAUSES)
             ]
         finally:
-            starting.stop(settings)
+            launch.stop(settings)
             embedded.stop(settings)
     yield Result("stream.brief.median", statistics.median(late), "s", note=f"{len(late)} commands")
     yield Result("stream.brief.longest", max(late), "s", target=1.0)
@@ -54,7 +54,7 @@ def _run(settings: Settings, folder: Path, pause: float, number: int) -> float:
     script = f'echo "step=1 loss=1" >> "$HPCTRACK_JOURNAL"; sleep {pause}; date +%s.%N > ended'
     subprocess.run(
         [sys.executable, "-c", _PROGRAM, "run", "--", "sh", "-c", script],
-        env={**ENVIRON, **starting.environment(settings)},
+        env={**ENVIRON, **launch.environment(settings)},
         cwd=folder,
         check=True,
     )

@@ -19,8 +19,8 @@ from benchmarks import replay
 from benchmarks.result import Result
 from benchmarks.site import Collector, Run, Site, personal
 from hpctrack.store import database
-from hpctrack.stream import journal
-from hpctrack.stream.collector import storing
+from hpctrack.stream.collector import committer
+from hpctrack.stream.wire import journal
 
 #: What the names of its results begin with.
 RESULTS = ("stream.collector",)
@@ -141,7 +141,7 @@ def _batches(runs: Sequence[int]) -> Iterator[bytes]:
     )
     each = ROWS // len(runs)
     steps = np.arange(each)
-    size = storing.BATCH * _PER_DATAGRAM // len(runs)
+    size = committer.BATCH * _PER_DATAGRAM // len(runs)
     random = np.random.default_rng(0)
     for begin in range(0, each, size):
         part = steps[begin : begin + size]

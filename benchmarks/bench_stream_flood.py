@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from benchmarks.bench_stream_collector import ROUNDS, ROWS, SENDERS, ship
 from benchmarks.result import Result
 from benchmarks.site import Run, personal
-from hpctrack.stream import wire
 from hpctrack.stream.collector import mmsg
+from hpctrack.stream.wire import wire
 
 #: What the names of its results begin with.
 RESULTS = ("stream.flood",)

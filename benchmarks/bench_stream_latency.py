@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from benchmarks.result import ENVIRON, Result, quantile
 from benchmarks.site import Site, personal
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
 
 #: What the names of its results begin with.
 RESULTS = ("stream.visible",)
@@ -50,7 +50,7 @@ def measure() -> Iterator[Result]:
 
 def _watch(site: Site) -> list[tuple[int, float]]:
     """Run the script; return up to which step SQL showed its rows, and since when."""
-    settings = {name: value for name, value in starting.environment(site.settings).items() if value}
+    settings = {name: value for name, value in launch.environment(site.settings).items() if value}
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, "run", "--", sys.executable, "-c", _SCRIPT],
         env={**ENVIRON, **settings, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.result import ENVIRON, Result
-from hpctrack.slurm import batch_script
-from hpctrack.stream import journal_lines, records, wire
+from hpctrack.script import journal_lines
+from hpctrack.slurm.sbatch import batch_script
+from hpctrack.stream.wire import records, wire
 
 #: What the names of its results begin with.
 RESULTS = ("stream.relay",)

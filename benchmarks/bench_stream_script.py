@@ -20,7 +20,7 @@ CALLS = 20_000
 _LOG = f"""
 import json, os, sys, time
 import hpctrack
-from hpctrack.stream import journal_lines
+from hpctrack.script import journal_lines
 folder = os.environ["HPCTRACK_RUN_DIR"]
 values = {{"loss": 0.123456789, "accuracy": 0.98123, "lr": 1e-4, "norm": 3.25, "val/loss": 2.5}}
 line = journal_lines.format_row(values, step=123456, time=time.time())

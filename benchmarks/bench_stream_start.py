@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.result import ENVIRON, Result
-from hpctrack.slurm import batch_script
+from hpctrack.slurm.sbatch import batch_script
 
 #: What the names of its results begin with.
 RESULTS = ("stream.start",)

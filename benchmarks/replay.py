@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.site import Run
-from hpctrack.stream import journal, window, wire
 from hpctrack.stream.collector import mmsg
+from hpctrack.stream.node import window
+from hpctrack.stream.wire import journal, wire
 
 #: About what a line of a journal takes; offsets are made up from it.
 _LINE_BYTES = 100

@@ -22,8 +22,8 @@ from hpctrack.store import database, embedded
 from hpctrack.store.embedded import host_folder
 from hpctrack.store.embedded.cluster_folder import Place
 from hpctrack.store.embedded.owner import Host
-from hpctrack.stream import wire
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
+from hpctrack.stream.wire import wire
 
 _PATIENCE = 60.0
 _PROGRAM = "from hpctrack.cli import main; main.main()"
@@ -68,7 +68,7 @@ class Site:
         """Run a collector process."""
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "collector", "--no-reconcile"],
-            env={**ENVIRON, **starting.environment(self.settings), "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**ENVIRON, **launch.environment(self.settings), "PYTHONPATH": os.pathsep.join(sys.path)},
             cwd=self.settings.data_dir,
             stderr=subprocess.DEVNULL,
         )
@@ -81,7 +81,7 @@ class Site:
     def _address(self, process: subprocess.Popen[bytes]) -> tuple[str, int]:
         deadline = time.monotonic() + _PATIENCE
         while True:
-            found = starting.read_addresses(self.settings)
+            found = launch.read_addresses(self.settings)
             if found:
                 return "127.0.0.1", int(found[0].rpartition(":")[2])
             if process.poll() is not None or time.monotonic() > deadline:

@@ -292,7 +292,7 @@ def debugging(environ: Mapping[str, str] | None = None) -> bool:
 
 def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield variables that nothing reads and that are nearly a setting's, with the name of that."""
-    from hpctrack import nearest
+    from hpctrack.text import nearest
 
     for name in environ:
         key = name[len("HPCTRACK_") :].lower()
@@ -353,7 +353,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _hint(key: str, *, dsn_only: bool) -> str:
-    from hpctrack import nearest
+    from hpctrack.text import nearest
 
     keys = [*DSN_PARAMS, *_DSN_ALIASES, "schema", *(() if dsn_only else _PARSERS)]
     near = nearest.to(key, keys)

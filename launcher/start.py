@@ -105,7 +105,7 @@ def find_packages() -> None:
     own = [entry for entry in sys.path if entry not in standard and entry not in interpreters]
     sys.path[:] = [*standard, *own, *interpreters]
     if os.environ.get("PYTHONPATH"):
-        from hpctrack import children
+        from hpctrack.process import children
 
         asked = [entry for entry in children.believed(os.environ["PYTHONPATH"]) if entry not in sys.path]
         sys.path[:] = [*standard, *own, *asked, *interpreters] if own else [*sys.path, *asked]
@@ -127,11 +127,11 @@ def beside() -> "Iterator[str]":
 def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
     """Import what a verb needs from the start, while there is still another way; return how to run it."""
     from hpctrack import __version__  # noqa: F401 (which hpctrack-script brings)
-    from hpctrack.cli import main, verbs
+    from hpctrack.cli import main, table_of_verbs
 
-    if arguments[:1] and arguments[0] in verbs.VERBS:
+    if arguments[:1] and arguments[0] in table_of_verbs.VERBS:
         __import__("hpctrack.cli.group")
-        __import__(verbs.VERBS[arguments[0]].target.partition(":")[0])
+        __import__(table_of_verbs.VERBS[arguments[0]].target.partition(":")[0])
     return main.main
 
 

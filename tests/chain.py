@@ -12,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from hpctrack.script import journal_lines
 from hpctrack.store import database as store
-from hpctrack.stream import journal, journal_lines
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
+from hpctrack.stream.wire import journal
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
 PATIENCE = 60.0
@@ -56,7 +57,7 @@ def fill(folder: Path) -> Path:
 def environment(settings) -> dict[str, str]:
     """Return the environment of commands with these settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPCTRACK_")}
-    return {**inherited, **starting.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return {**inherited, **launch.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 class Collector:
@@ -71,7 +72,7 @@ class Collector:
     def address(self) -> tuple[str, int]:
         def listening():
             assert self.process.poll() is None
-            return starting.read_addresses(self.settings)
+            return launch.read_addresses(self.settings)
 
         host, _, port = eventually(listening)[0].rpartition(":")
         return host, int(port)

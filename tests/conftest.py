@@ -27,7 +27,7 @@ from psycopg.types.json import Jsonb
 from hpctrack import settings as configuration
 from hpctrack.cli import main
 from hpctrack.store import database as store
-from hpctrack.store import migrate
+from hpctrack.store.schema import migrate
 
 PASSWORD = "a password / with 'odd' characters"
 TEMPLATE = "template_hpctrack"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpctrack.stream import wire
+from hpctrack.stream.wire import wire
 
 SUBMISSION = b"s" * 16
 JOURNAL = b"journal1"

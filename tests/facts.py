@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from hpctrack.model import JobFacts, RelayMessage, RunStatus, StoredRun
 from hpctrack.reconcile import relayed
 from hpctrack.reconcile.plan import GRACE, Survey, plan
-from hpctrack.slurm import states
+from hpctrack.run import states
 
 S = RunStatus
 T0 = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)

@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import children
+from hpctrack.process import children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,9 +8,9 @@ import struct
 from psycopg import sql
 
 from hpctrack import model
-from hpctrack.store import values
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import decode
+from hpctrack.store.metrics import values
+from hpctrack.stream.collector import arrays
+from hpctrack.stream.wire import journal, wire
 
 BASE = ("run_id", "step", "progress", "time", "attempt", "extra")
 A, B = "a" * 16, "b" * 16
@@ -38,7 +38,7 @@ class Journal:
         body, count = wire.pack(lines, 1 << 20)
         assert count == len(lines)
         start, self.end = self.end, self.end + 100
-        contents = decode.decode(body)
+        contents = arrays.decode(body)
         return model.Piece(
             self.run_id, self.name, self.attempt, start, self.end, contents, body, owner=self.owner
         )

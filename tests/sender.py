@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 
-from hpctrack.stream import journal, wire
+from hpctrack.stream.wire import journal, wire
 from tests.chain import PATIENCE, eventually
 
 

@@ -9,23 +9,16 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpctrack import errors, runids, words
+from hpctrack import errors
 from hpctrack import settings as configuration
-from hpctrack import where as conditions
 from hpctrack.api.experiment import Experiment
 from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
-from hpctrack.store import (
-    columns,
-    database,
-    experiments,
-    filters,
-    lists,
-    lookup,
-    misspelt,
-    queries,
-    registration,
-)
+from hpctrack.run import conditions, runids, words
+from hpctrack.store import database
+from hpctrack.store.metrics import columns
+from hpctrack.store.read import filters, lists, lookup, misspelt, queries
+from hpctrack.store.write import experiments, registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hpctrack import errors
 from hpctrack.api import html, tracking
-from hpctrack.store import experiments, writing
+from hpctrack.store.write import experiments, tracked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class Experiment:
         """
         if run is None:
             run = self.client.change(
-                lambda connection: writing.create(connection, self.id, tracking.origin())
+                lambda connection: tracked.create(connection, self.id, tracking.origin())
             )
         found = self.client.run(run)
         if found.experiment != self.name:

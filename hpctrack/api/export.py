@@ -16,18 +16,20 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hpctrack import errors, visible
+from hpctrack import errors
 from hpctrack.api import frames
-from hpctrack.store import columnar, database, metric_names, metric_tables
-from hpctrack.store.copy_decode import Cells
+from hpctrack.store import database
+from hpctrack.store.metrics import columnar, metric_names, metric_tables
+from hpctrack.store.metrics.copy_decode import Cells
 from hpctrack.store.statements import statement
+from hpctrack.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from hpctrack.store.database import Connection
-    from hpctrack.store.metric_tables import Part
+    from hpctrack.store.metrics.metric_tables import Part
 
 
 class Writer(Protocol):

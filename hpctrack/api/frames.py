@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpctrack import errors
-from hpctrack.store import columnar
+from hpctrack.store.metrics import columnar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from hpctrack.store.copy_decode import Cells
-    from hpctrack.store.metric_tables import Part
+    from hpctrack.store.metrics.copy_decode import Cells
+    from hpctrack.store.metrics.metric_tables import Part
 
 Format = Literal["pandas", "arrow"]
 

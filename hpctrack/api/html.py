@@ -8,16 +8,17 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import looks, visible
 from hpctrack.model import RunStatus
+from hpctrack.run import looks
+from hpctrack.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from hpctrack.store.experiments import Experiment
-    from hpctrack.store.queries import RunRow
-    from hpctrack.store.series import Series
+    from hpctrack.store.metrics.series import Series
+    from hpctrack.store.read.queries import RunRow
+    from hpctrack.store.write.experiments import Experiment
 
 #: Runs that a list shows, and metrics and arguments that a line of it shows.
 _SHOWN = 50

@@ -8,19 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, overload
 
-from hpctrack import errors, nearest, script
+from hpctrack import errors, script
 from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
-from hpctrack.store import (
-    changes,
-    extreme_values,
-    metric_names,
-    metric_tables,
-    packed_columns,
-    queries,
-    series,
-    writing,
-)
+from hpctrack.store.metrics import extreme_values, metric_names, metric_tables, packed_columns, series
+from hpctrack.store.read import queries
+from hpctrack.store.write import changes, tracked
+from hpctrack.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -168,7 +162,7 @@ class Run:
             raise errors.UsageError(f"progress must be a number, not {progress!r}")
         place = None if step is None else operator.index(step)
         self.client.change(
-            lambda connection: writing.add_metrics(
+            lambda connection: tracked.add_metrics(
                 connection, self.id, measured, step=place, progress=float(progress), adder=self.client.adder
             )
         )
@@ -187,7 +181,7 @@ class Run:
 
     def _set_args(self, args: Any, more: Mapping[str, Any], *, merge: bool) -> None:
         given = tracking.stored_args(args, more)
-        self._change(lambda connection: writing.set_args(connection, self.id, given, merge=merge))
+        self._change(lambda connection: tracked.set_args(connection, self.id, given, merge=merge))
 
     def set_comment(self, text: str | None) -> None:
         """Set what people note about it; None removes that. Raises `errors.StoreDenied`."""

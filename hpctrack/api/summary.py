@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpctrack.api import frames
-from hpctrack.comparison import flat
+from hpctrack.run.comparison import flat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
-    from hpctrack.store.extreme_values import Extremes
-    from hpctrack.store.queries import RunRow
+    from hpctrack.store.metrics.extreme_values import Extremes
+    from hpctrack.store.read.queries import RunRow
 
 #: Facts about a run: columns of the frame and fields of `queries.RunRow`.
 _FACTS = {

@@ -12,10 +12,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors, redact, script
-from hpctrack.arguments import parse_arguments
+from hpctrack import errors, script
 from hpctrack.model import RunStatus
-from hpctrack.store import writing
+from hpctrack.run.arguments import parse_arguments
+from hpctrack.store.write import tracked
+from hpctrack.text import redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ class Tracked:
     def __enter__(self) -> Run:
         node, job_id = socket.gethostname().partition(".")[0], _integer("SLURM_JOB_ID")
         self._attempt = self._run.client.change(
-            lambda connection: writing.start(connection, self._run.id, node, job_id)
+            lambda connection: tracked.start(connection, self._run.id, node, job_id)
         )
         self._pid = os.getpid()
         try:
@@ -79,7 +80,7 @@ class Tracked:
                 self._run.client.close()
             how = end_of(error)
             self._run.client.change(
-                lambda connection: writing.end(connection, self._run.id, self._attempt, how)
+                lambda connection: tracked.end(connection, self._run.id, self._attempt, how)
             )
             self._run.refresh()
         except errors.HpctrackError as failure:
@@ -100,28 +101,28 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def end_of(error: BaseException | None) -> writing.End:
+def end_of(error: BaseException | None) -> tracked.End:
     """Return what the exception that ended a run says, None for none."""
     if error is None:
-        return writing.End(RunStatus.COMPLETED, 0)
+        return tracked.End(RunStatus.COMPLETED, 0)
     if isinstance(error, KeyboardInterrupt):
-        return writing.End(RunStatus.CANCELLED, exit_signal=signal.SIGINT, reason="SIGINT")
+        return tracked.End(RunStatus.CANCELLED, exit_signal=signal.SIGINT, reason="SIGINT")
     if isinstance(error, Terminated):
-        return writing.End(RunStatus.CANCELLED, exit_signal=signal.SIGTERM, reason="SIGTERM")
+        return tracked.End(RunStatus.CANCELLED, exit_signal=signal.SIGTERM, reason="SIGTERM")
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        return writing.End(RunStatus.FAILED if code else RunStatus.COMPLETED, code & 0xFF)
+        return tracked.End(RunStatus.FAILED if code else RunStatus.COMPLETED, code & 0xFF)
     said = " ".join(f"{type(error).__name__}: {error}".split())
-    return writing.End(
+    return tracked.End(
         RunStatus.FAILED, 1, reason=_redactor().text(said)[:_MAX_REASON].replace("\0", "\ufffd")
     )
 
 
-def origin() -> writing.Origin:
+def origin() -> tracked.Origin:
     """Return where a run of this process comes from."""
     environ = os.environ
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-", "-c") else None
-    return writing.Origin(
+    return tracked.Origin(
         job_name=environ.get("SLURM_JOB_NAME") or program,
         cluster=environ.get("SLURM_CLUSTER_NAME"),
         job_id=_integer("SLURM_JOB_ID"),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from hpctrack import errors, runids, visible, words
-from hpctrack.cli import completion
+from hpctrack import errors
+from hpctrack.cli import completers
+from hpctrack.run import runids, words
+from hpctrack.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,18 +60,18 @@ def _some_refs(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple
 
 
 #: One run.
-run_argument = click.argument("ref", callback=_run_ref, metavar="RUN", shell_complete=completion.runs)
+run_argument = click.argument("ref", callback=_run_ref, metavar="RUN", shell_complete=completers.runs)
 #: One word that may mean several runs, such as an array.
 some_runs_argument = click.argument(
-    "refs", callback=_some_refs, metavar="RUN", shell_complete=completion.runs
+    "refs", callback=_some_refs, metavar="RUN", shell_complete=completers.runs
 )
 #: At least one run.
 runs_argument = click.argument(
-    "refs", nargs=-1, required=True, callback=_run_refs, metavar="RUN...", shell_complete=completion.runs
+    "refs", nargs=-1, required=True, callback=_run_refs, metavar="RUN...", shell_complete=completers.runs
 )
 #: Any number of runs, also none.
 optional_runs_argument = click.argument(
-    "refs", nargs=-1, callback=_run_refs, metavar="[RUN ...]", shell_complete=completion.runs
+    "refs", nargs=-1, callback=_run_refs, metavar="[RUN ...]", shell_complete=completers.runs
 )
 
 
@@ -114,7 +116,8 @@ def connect(configuration: Settings) -> Connection:
     Submissions of this user that PostgreSQL does not know yet are registered first, so that who asks for a
     job right after sbatch finds it.
     """
-    from hpctrack.store import database, registration
+    from hpctrack.store import database
+    from hpctrack.store.write import registration
 
     connection = database.connect(configuration, autocommit=True)
     with contextlib.suppress(errors.HpctrackError, OSError):

@@ -20,8 +20,9 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from hpctrack import __version__, errors, settings
-from hpctrack.cli import charset, say, verbs
+from hpctrack.cli import table_of_verbs
 from hpctrack.cli.main import INTERRUPTED
+from hpctrack.cli.terminal import charset, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +39,11 @@ class Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order of ``--help``."""
-        return list(verbs.VERBS)
+        return list(table_of_verbs.VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a verb's module and return its command."""
-        verb = verbs.VERBS.get(cmd_name)
+        verb = table_of_verbs.VERBS.get(cmd_name)
         if verb is None:
             return None
         module, _, name = verb.target.partition(":")
@@ -57,7 +58,7 @@ class Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            close = difflib.get_close_matches(args[0], verbs.VERBS, n=1)
+            close = difflib.get_close_matches(args[0], table_of_verbs.VERBS, n=1)
             if not close:
                 raise
             message = f"{error.format_message().rstrip('.')}, did you mean {close[0]}?"
@@ -67,14 +68,14 @@ class Verbs(click.Group):
         """Complete a verb's name from the table: one press of the tab key loads no verb."""
         found = [
             CompletionItem(name, help=verb.help)
-            for name, verb in verbs.VERBS.items()
+            for name, verb in table_of_verbs.VERBS.items()
             if name.startswith(incomplete)
         ]
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help from the table: the verbs' modules stay unloaded."""
-        return verbs.help_text().rstrip("\n")
+        return table_of_verbs.help_text().rstrip("\n")
 
 
 @click.group(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from hpctrack.cli.verbs import help_text
+from hpctrack.cli.table_of_verbs import help_text
 
 INTERRUPTED = 130
 """128 + SIGINT, as a shell says it."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpctrack import where
-from hpctrack.cli import say
-from hpctrack.store import misspelt
+from hpctrack.cli.terminal import say
+from hpctrack.run import conditions
+from hpctrack.store.read import misspelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from hpctrack.cli.columns import Chosen
     from hpctrack.cli.question import Question
+    from hpctrack.cli.terminal.columns import Chosen
     from hpctrack.store.database import Connection
-    from hpctrack.store.queries import RunRow
+    from hpctrack.store.read.queries import RunRow
 
 
 def note(
@@ -36,8 +36,8 @@ def note_experiment(connection: Connection, name: str | None) -> None:
         say.note(line)
 
 
-def _fields(question: Question, chosen: Iterable[Chosen] | None) -> Iterator[where.Field]:
-    yield from [] if question.where is None else where.fields(question.where)
+def _fields(question: Question, chosen: Iterable[Chosen] | None) -> Iterator[conditions.Field]:
+    yield from [] if question.where is None else conditions.fields(question.where)
     yield from [] if question.sort is None else [question.sort.field]
-    yield from (where.field(one.header) for one in chosen or () if "." in one.header)
-    yield from (where.Field("tags", name) for name, _ in question.tags)
+    yield from (conditions.field(one.header) for one in chosen or () if "." in one.header)
+    yield from (conditions.Field("tags", name) for name, _ in question.tags)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpctrack.cli import columns, listing
-from hpctrack.store import attempt_resources, filters, lists, lookup, queries
+from hpctrack.cli.terminal import columns, listing
+from hpctrack.store.read import attempt_resources, filters, lists, lookup, queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from hpctrack import runids, where
     from hpctrack.model import RunStatus
+    from hpctrack.run import conditions, runids
     from hpctrack.store.database import Connection
 
 
@@ -32,7 +32,7 @@ class Question:
     partitions: tuple[str, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
-    where: where.Expression | None = None
+    where: conditions.Expression | None = None
     sort: filters.Sort | None = None
     """None: the newest, and of those the newest last."""
     after: runids.RunRef | None = None

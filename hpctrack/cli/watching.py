@@ -13,14 +13,15 @@ from rich.console import Group
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import common, listing, render, screen, table
+from hpctrack.cli import common
 from hpctrack.cli.question import ask
+from hpctrack.cli.terminal import listing, render, screen, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hpctrack.cli import columns
     from hpctrack.cli.question import Question
+    from hpctrack.cli.terminal import columns
     from hpctrack.settings import Settings
 
 _Draw: TypeAlias = "Callable[[listing.Answer], list[Text]]"

@@ -9,10 +9,9 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import words
 from hpctrack.model import Attempt, JobFacts, RunStatus, Source, StoredRun, Transition, replaced
-from hpctrack.slurm import states
-from hpctrack.slurm.states import Ends, Stage
+from hpctrack.run import states, words
+from hpctrack.run.states import Ends, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

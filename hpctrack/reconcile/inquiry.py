@@ -13,7 +13,7 @@ from hpctrack.model import JobFacts, RunStatus, StoredRun
 from hpctrack.reconcile import matching
 from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN
 from hpctrack.reconcile.plan import Survey
-from hpctrack.slurm import states
+from hpctrack.run import states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

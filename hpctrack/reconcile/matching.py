@@ -11,10 +11,9 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import words
 from hpctrack.model import JobFacts, RunStatus, StoredRun
-from hpctrack.redact import MASK
-from hpctrack.slurm import states
+from hpctrack.run import states, words
+from hpctrack.text.redact import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

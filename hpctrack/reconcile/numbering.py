@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.model import Attempt, JobFacts, RunStatus
-from hpctrack.slurm import states
-from hpctrack.slurm.states import Ends
+from hpctrack.run import states
+from hpctrack.run.states import Ends
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

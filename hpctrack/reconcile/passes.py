@@ -11,13 +11,15 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import errors, words
+from hpctrack import errors
 from hpctrack.model import Change, RelayMessage, RunStatus
 from hpctrack.reconcile import matching, relayed
 from hpctrack.reconcile.inquiry import Inquiry
 from hpctrack.reconcile.plan import GRACE, plan, settle
+from hpctrack.run import words
 from hpctrack.slurm import command
-from hpctrack.store import database, held, runs
+from hpctrack.store import database, locked
+from hpctrack.store.write import reconciled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -68,15 +70,15 @@ def observe(connection: Connection, messages: Iterable[RelayMessage]) -> frozens
     facts = [fact for message in messages if (fact := relayed.fact_of(message, now))]
     if not facts:
         return frozenset()
-    stored = runs.load(connection, {fact.run_id for fact in facts if fact.run_id is not None})
-    runs.apply(connection, plan(facts, stored, now))
+    stored = reconciled.load(connection, {fact.run_id for fact in facts if fact.run_id is not None})
+    reconciled.apply(connection, plan(facts, stored, now))
     known = {run.run_id for run in stored}
     environments = {
         message.run_id: env
         for message in messages
         if message.run_id in known and (env := relayed.environment_of(message))
     }
-    runs.set_env(connection, environments)
+    reconciled.set_env(connection, environments)
     finished = {fact.run_id for fact in facts if fact.status is not RunStatus.RUNNING}
     return frozenset(
         run.run_id for run in stored if run.run_id in finished and run.kind == "batch" and run.cluster
@@ -103,11 +105,11 @@ def run_once(
     reached nothing is concluded: `Report.error` says why, the table ``clusters`` since when.
     """
     with database.translated(), connection.transaction():
-        stored = runs.load_open(connection, cluster, user, only=only)
+        stored = reconciled.load_open(connection, cluster, user, only=only)
         if only:
             stored = [run for run in stored if run.time_ended is None]
-        checked = runs.last_checked(connection, cluster)
-        if not stored and (only or not runs.ended_lately(connection, cluster, user, matching.REVIVAL)):
+        checked = reconciled.last_checked(connection, cluster)
+        if not stored and (only or not reconciled.ended_lately(connection, cluster, user, matching.REVIVAL)):
             return Report()
     inquiry = Inquiry(backend, [user] if user else None, stored, datetime.now(timezone.utc), checked)
     began = time.monotonic()
@@ -138,18 +140,20 @@ def settle_lost(
     that counts.
     """
     with database.translated(), connection.transaction():
-        silent = {one.run_id: one for one in runs.find_silent_commands(connection, node, booted, _SILENCE)}
+        silent = {
+            one.run_id: one for one in reconciled.find_silent_commands(connection, node, booted, _SILENCE)
+        }
         here = living({one.name for one in silent.values() if not one.restarted})
         lost = {run_id: one for run_id, one in silent.items() if one.restarted or one.name not in here}
         now = datetime.now(timezone.utc)
         changes = []
-        for run in runs.load(connection, lost.keys()) if lost else ():
+        for run in reconciled.load(connection, lost.keys()) if lost else ():
             heard, restarted = lost[run.run_id].heard, lost[run.run_id].restarted
             status = RunStatus.NODE_FAIL if restarted else RunStatus.FAILED
             change = settle(run, status, heard, RESTARTED if restarted else relayed.UNSEEN, now)
             if change is not None and run.time_ended is None:
                 changes.append(change)
-        runs.apply(connection, changes)
+        reconciled.apply(connection, changes)
     return tuple(changes)
 
 
@@ -174,12 +178,12 @@ def _conclude(
     """
     with database.translated(), connection.transaction():
         if lease:
-            runs.check_lease(connection, lease)
+            reconciled.check_lease(connection, lease)
         changes = []
         if inquiry.facts or inquiry.queued:
             changes = _write(connection, inquiry, cluster, grace, around_held=around_held)
         if inquiry.error or record:
-            runs.note_cluster(connection, cluster, inquiry.error)
+            reconciled.note_cluster(connection, cluster, inquiry.error)
     return changes
 
 
@@ -192,18 +196,18 @@ def _write(
     missing = matching.missing_tasks(facts, inquiry.stored)
     ids.update(_reopened(connection, inquiry, cluster, missing))
     if around_held:
-        left = held.find(connection, ids.union(like for like, _ in missing))
+        left = locked.find(connection, ids.union(like for like, _ in missing))
         _log.warning(
-            "%s can't be corrected now: %s", words.counted(len(left), "run"), held.describe(connection)
+            "%s can't be corrected now: %s", words.counted(len(left), "run"), locked.describe(connection)
         )
         ids -= left
         missing = [(like, task) for like, task in missing if like not in left]
     if missing:
-        ids.update(runs.add_tasks(connection, missing))
+        ids.update(reconciled.add_tasks(connection, missing))
     if not ids:
         return []
-    return runs.apply_each(
-        connection, plan(facts, runs.load(connection, ids), now, survey=survey, grace=grace)
+    return reconciled.apply_each(
+        connection, plan(facts, reconciled.load(connection, ids), now, survey=survey, grace=grace)
     )
 
 
@@ -215,4 +219,4 @@ def _reopened(
     jobs = {fact.job_id for fact in inquiry.facts if fact.attempt and fact.job_id not in known}
     arrays = {run.run_id: run.array_job_id for run in inquiry.stored}
     tasks = [(array, task) for like, task in missing if (array := arrays[like]) is not None]
-    return runs.find_ended(connection, cluster, jobs, tasks) if jobs or tasks else []
+    return reconciled.find_ended(connection, cluster, jobs, tasks) if jobs or tasks else []

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun, replaced
 from hpctrack.reconcile import matching, numbering, running_time
 from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN, History, verdict_of
-from hpctrack.slurm import states
-from hpctrack.slurm.states import Ends, Stage
+from hpctrack.run import states
+from hpctrack.run.states import Ends, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import runids
 from hpctrack.model import JobFacts, RelayMessage, RunStatus
 from hpctrack.reconcile.attempts import verdict_of
+from hpctrack.run import runids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.model import RunStatus
-from hpctrack.slurm import states
-from hpctrack.slurm.states import Stage
+from hpctrack.run import states
+from hpctrack.run.states import Stage
 
 if TYPE_CHECKING:
     from datetime import datetime

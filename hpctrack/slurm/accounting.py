@@ -11,7 +11,8 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Protocol
 
 from hpctrack import errors
-from hpctrack.slurm import command, parse, states
+from hpctrack.run import states
+from hpctrack.slurm import command, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

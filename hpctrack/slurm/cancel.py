@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import runids
+from hpctrack.run import runids
 from hpctrack.slurm import command
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import subprocess
 import time
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack import errors, inherited
+from hpctrack import errors
+from hpctrack.process import inherited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,10 +12,12 @@ import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import children, errors
+from hpctrack import errors
 from hpctrack.model import JobFacts, RunStatus
-from hpctrack.slurm import accounting, command, states, units
-from hpctrack.slurm.states import Stage
+from hpctrack.process import children
+from hpctrack.run import states
+from hpctrack.run.states import Stage
+from hpctrack.slurm import accounting, command, units
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -12,9 +12,10 @@ import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import errors, runids
+from hpctrack import errors
 from hpctrack.model import JobFacts, RunStatus
-from hpctrack.slurm import resizing, states, units
+from hpctrack.run import runids, states
+from hpctrack.slurm import resizing, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpctrack import errors, files
-from hpctrack.slurm import command, options
+from hpctrack.slurm import command
+from hpctrack.slurm.sbatch import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

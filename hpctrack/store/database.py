@@ -124,12 +124,12 @@ class _Connection(psycopg.Connection[Any]):
 
     def _holders(self) -> str:
         """Name the sessions that hold something; over another connection, this one is in mid-transaction."""
-        from hpctrack.store import held
+        from hpctrack.store import locked
 
         try:
             with contextlib.closing(self.open(self._parameters, self._schema, COMMAND)) as own:
                 own.execute(_SESSION, (self._schema,))
-                return held.holders(own)
+                return locked.holders(own)
         except psycopg.Error:
             return ""
 
@@ -168,7 +168,7 @@ def connect(
                 connection.execute(_IDLE, (idle,))
             connection.execute(_PATIENCE, (patience,))
             if check:
-                from hpctrack.store import migrate
+                from hpctrack.store.schema import migrate
 
                 migrate.check(connection, settings)
         connection.autocommit = autocommit
@@ -209,7 +209,7 @@ def without_secrets(value: Any) -> Any:
     What is written by hand (tags, notes, names, links) goes through here; what is submitted and what nodes
     send was masked where it comes from.
     """
-    from hpctrack import redact  # late: its expressions take long to compile
+    from hpctrack.text import redact  # late: its expressions take long to compile
 
     return redact.of_process(os.environ, sys.argv).value(value)
 
@@ -240,7 +240,7 @@ def translated() -> Iterator[None]:
 
 
 def _message(what: str, error: psycopg.Error) -> str:
-    from hpctrack import redact  # late: its expressions take long to compile
+    from hpctrack.text import redact  # late: its expressions take long to compile
 
     detail = error.diag.message_primary or str(error)
     return redact.Redactor.collect({}).text(f"{what}: " + " ".join(detail.split()))

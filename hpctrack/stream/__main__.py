@@ -25,16 +25,16 @@ def main(arguments: "list[str]") -> int:
         if "HPCTRACK_GIVEN_" + name in os.environ:
             os.environ[name] = os.environ.pop("HPCTRACK_GIVEN_" + name)
     if arguments == ["--probe"]:
-        from hpctrack.stream import untracked
+        from hpctrack.stream.node import untracked
 
         if untracked.stack_is_short():
             return 3
-        from hpctrack.stream import relay, supervisor  # noqa: F401 (what a start needs must be there)
+        from hpctrack.stream.node import relay, supervisor  # noqa: F401 (what a start needs must be there)
 
         return 0
     try:
-        from hpctrack import process_name
-        from hpctrack.stream import supervisor
+        from hpctrack.process import process_name
+        from hpctrack.stream.node import supervisor
     except Exception as error:  # noqa: BLE001 (a file system that fails now and then; a damaged file)
         go_without(arguments, error)
     process_name.take("hpct-supervisor")

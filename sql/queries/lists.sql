@@ -1,4 +1,4 @@
--- Lists of runs. What is in braces is filled in by hpctrack.store.filters: fixed expressions and placeholders.
+-- Lists of runs. What is in braces is filled in by hpctrack.store.read.filters: fixed expressions and placeholders.
 
 -- name: list_runs
 -- Runs that match, in some order.

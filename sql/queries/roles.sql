@@ -1,4 +1,4 @@
--- What `hpctrack setup --grant-...` asks and says. store/roles.py has the lists of rights.
+-- What `hpctrack setup --grant-...` asks and says. store/schema/roles.py has the lists of rights.
 
 -- name: fetch_role
 -- A role: may it log in, is it above row-level security, does it own the tables, may it leave out run checks?

@@ -1,4 +1,4 @@
--- What the reconciler reads and writes. store/runs.py names the columns.
+-- What the reconciler reads and writes. store/write/reconciled.py names the columns.
 
 -- name: load_open_runs
 -- The runs of a cluster that are not over, or whose ends are to be looked up once more; of one user, or of all; of all

@@ -30,7 +30,7 @@ SELECT least(coalesce(sum(rows), 0), 9223372036854775807)::bigint FROM run_lates
 SELECT {used} FROM metrics m WHERE m.run_id = ANY ({runs}::bigint[]);
 
 -- name: fetch_extra_kinds
--- Of each metric that runs have values of outside the columns: what kind of values (see store/values.py).
+-- Of each metric that runs have values of outside the columns: what kind of values (see store/metrics/values.py).
 SELECT DISTINCT e.key,
        CASE jsonb_typeof(e.value)
            WHEN 'number' THEN CASE WHEN e.value::text ~ '[.eE]' THEN 'float'

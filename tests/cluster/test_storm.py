@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hpctrack.model import RunStatus
-from hpctrack.slurm import states
+from hpctrack.run import states
 from tests.cluster import books
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from hpctrack import reconcile
 from hpctrack.settings import Settings
-from hpctrack.store import ingestion
+from hpctrack.store.ingest import ingestion
 from tests.chain import Collector, Tracked
 from tests.conftest import clone, skip_or_fail
 from tests.integration.roles import Roles

@@ -11,9 +11,9 @@ from psycopg import sql
 
 from hpctrack.cli import main
 from hpctrack.store import database as store
-from hpctrack.store import registration
-from hpctrack.stream import records, wire
-from hpctrack.stream.collector import starting
+from hpctrack.store.write import registration
+from hpctrack.stream.collector import launch
+from hpctrack.stream.wire import records, wire
 
 PASSWORD = "to each their own"
 
@@ -83,7 +83,7 @@ class Roles:
         """Run a command of hpctrack's as a role (None: the superuser); return exit code, stdout, stderr."""
         settings = self.settings if name is None else self.of(name)
         with self._monkeypatch.context() as patch:
-            for key, value in starting.environment(settings).items():
+            for key, value in launch.environment(settings).items():
                 patch.setenv(key, value)
             code = main.run(list(arguments))
         out, err = self._capsys.readouterr()

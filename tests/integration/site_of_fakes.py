@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from hpctrack import settings as configuration
-from hpctrack.stream import records
+from hpctrack.stream.wire import records
 
 DATA = Path(__file__).parents[1] / "data"
 MAIN = "from hpctrack.cli.main import main; main()"

@@ -3,7 +3,7 @@
 import pytest
 from psycopg import sql
 
-from hpctrack.store import copy_out, metric_tables, packed_columns
+from hpctrack.store.metrics import copy_out, metric_tables, packed_columns
 
 
 @pytest.fixture

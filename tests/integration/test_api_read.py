@@ -14,8 +14,8 @@ from psycopg import sql
 
 from hpctrack import Client, errors
 from hpctrack.model import RunStatus
-from hpctrack.store import copy_out, metric_tables, packed_columns
 from hpctrack.store import database as store
+from hpctrack.store.metrics import copy_out, metric_tables, packed_columns
 from tests.journals import Journal
 
 T0 = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)

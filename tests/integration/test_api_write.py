@@ -15,7 +15,7 @@ from psycopg import sql
 
 from hpctrack import Client, Experiment, errors
 from hpctrack.model import RunStatus
-from hpctrack.store import roles
+from hpctrack.store.schema import roles
 
 PASSWORD = "a user's own"
 

@@ -10,9 +10,10 @@ import time
 import pytest
 
 from hpctrack.store import database as store
-from hpctrack.store import registration
-from hpctrack.stream import folders, records
-from hpctrack.stream.collector import delivering, starting
+from hpctrack.store.write import registration
+from hpctrack.stream.collector import courier, launch
+from hpctrack.stream.disk import folders
+from hpctrack.stream.wire import records
 from tests.integration import test_sync
 from tests.integration.test_sync import Left, hpctrack, lines, logged, whole
 
@@ -127,7 +128,7 @@ def test_a_collector_registers_again_what_a_restored_database_does_not_know(sett
     set_back(settings)
     test_sync.eventually(
         lambda: (
-            delivering.Delivering(settings, starting.read_addresses(settings)).deliver_all()
+            courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
             or not os.path.exists(left.folder)
         )
     )
@@ -238,7 +239,7 @@ def test_a_submission_waits_for_the_database_that_it_is_for(settings, away, coll
     assert known(settings) == {own.record.uuid} and os.path.exists(left.folder)
     assert "1 submission and 1 folder of journals" in run.stderr
     assert "db.cluster.example:5499/site" in run.stderr and "--here" in run.stderr
-    delivering.Delivering(settings, starting.read_addresses(settings)).deliver_all()
+    courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
     for verb in (["status"], ["doctor"], ["prune", "--older-than", "90d", "--yes"]):
         hpctrack(settings, *verb)
         assert known(settings) == {own.record.uuid} and os.path.exists(left.folder)

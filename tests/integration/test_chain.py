@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from hpctrack.store import columns
+from hpctrack.store.metrics import columns
 from tests.integration.chain import Chain
 from tests.journals import bits, metric_columns, stored
 

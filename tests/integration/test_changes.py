@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.cli import annotate
+from hpctrack.cli.verbs import annotate
 from hpctrack.store import database as store
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack import errors
-from hpctrack.stream import ciphers, records, wire
+from hpctrack.stream.wire import ciphers, records, wire
 from tests import chain
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def ask(refusal: str, code: str) -> str:
 
 
 EXCHANGE = """
-from hpctrack.stream import ciphers, wire
+from hpctrack.stream.wire import ciphers, wire
 secret = ciphers.mint()
 key = wire.run_key(secret, 3)
 header = wire.Header(wire.DATA, b's' * 16, 3, 0, b'j' * 8, 0, 5)
@@ -60,7 +60,7 @@ def test_what_a_python_seals_that_refuses_blake2b_any_other_reads(refusal):
 
 
 def test_what_it_can_not_read_it_says():
-    code = "from hpctrack import errors\nfrom hpctrack.stream import wire\n"
+    code = "from hpctrack import errors\nfrom hpctrack.stream.wire import wire\n"
     code += "try: wire.run_key(b's' * 32, 1)\nexcept errors.WireError as error: print(error)"
     assert "refuses BLAKE2b" in ask(REFUSALS["no _blake2"], code)
     with pytest.raises(errors.WireError):

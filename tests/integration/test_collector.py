@@ -15,10 +15,10 @@ import time
 import psutil
 import pytest
 
-from hpctrack.store import collectors
 from hpctrack.store import database as store
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import starting
+from hpctrack.store.write import collectors
+from hpctrack.stream.collector import launch
+from hpctrack.stream.wire import journal, wire
 from tests.chain import PATIENCE, PROGRAM, environment, eventually
 from tests.sender import Sender, logged, message, rows, stats, whole
 
@@ -112,7 +112,7 @@ def test_sigterm_commits_and_acknowledges_what_has_arrived(connection, collect, 
     assert sender.acknowledged == {b"journal1": 40_000}
     assert logged(connection, run_id) == whole(1200)
     assert connection.execute("SELECT count(*) FROM collectors").fetchone() == (0,)
-    assert starting.read_addresses(process.settings) == []
+    assert launch.read_addresses(process.settings) == []
 
 
 def test_strangers_get_no_answer_and_change_only_counters(connection, collect, submit):
@@ -257,7 +257,7 @@ def test_no_password_and_no_key_is_logged_or_published(connection, settings, sub
         command, env={**environment(settings), "HPCTRACK_DEBUG": "1"}, stderr=subprocess.PIPE, text=True,
         cwd=settings.data_dir if os.path.isdir(settings.data_dir) else None,
     )  # fmt: skip
-    host, _, port = eventually(lambda: starting.read_addresses(settings))[0].rpartition(":")
+    host, _, port = eventually(lambda: launch.read_addresses(settings))[0].rpartition(":")
     Sender((host, int(port)), name, secret).ship(b"journal1", [rows(0)])
     published = connection.execute("SELECT to_jsonb(c)::text FROM collectors c").fetchall()
     process.terminate()

@@ -16,8 +16,8 @@ from hpctrack import errors
 from hpctrack import settings as configuration
 from hpctrack.store import database as store
 from hpctrack.store import embedded
-from hpctrack.stream import records
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
+from hpctrack.stream.wire import records
 from tests.chain import PATIENCE, PROGRAM, environment, eventually
 from tests.sender import Sender, logged, rows, whole
 
@@ -78,20 +78,20 @@ def test_the_first_submission_starts_one_collector_which_does_everything(persona
     said = [command.communicate(timeout=PATIENCE)[0].strip() for command in commands]
     assert sorted(said) == ["False", "False", "True"]
     assert capfd.readouterr().err.count("hpctrack: started a collector on ") == 1
-    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
+    host, _, port = eventually(lambda: launch.read_addresses(personal))[0].rpartition(":")
     eventually(lambda: len(detached(personal)) == 1)
-    assert not starting.ensure_running(personal)
+    assert not launch.ensure_running(personal)
     # It sets up PostgreSQL, and registers what waits in the spool: then the run's key is known.
     sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
     sender.ship(b"journal1", [rows(0)])
     with store.connect(personal, autocommit=True) as connection:
         assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
-    with open(starting.log_path(personal), encoding="utf-8") as log:
+    with open(launch.log_path(personal), encoding="utf-8") as log:
         assert "registered 1 submission that" in log.read()
 
 
 def test_a_second_one_in_the_foreground_is_refused(personal):
-    with starting.Lock(personal._replace(data_dir=_made(personal.data_dir))) as lock:
+    with launch.Lock(personal._replace(data_dir=_made(personal.data_dir))) as lock:
         assert lock.acquire()
         lock.sign()
         command = [sys.executable, "-c", PROGRAM, "collector"]
@@ -108,27 +108,27 @@ def _made(folder: str) -> str:
 def test_an_idle_collector_ends_and_ends_postgresql(personal):
     personal = personal._replace(idle_exit=1.0)
     made = record(personal)
-    assert starting.ensure_running(personal)
-    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
+    assert launch.ensure_running(personal)
+    host, _, port = eventually(lambda: launch.read_addresses(personal))[0].rpartition(":")
     sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
     sender.ship(b"journal1", [rows(0)])
     with store.connect(personal, autocommit=True) as connection:
         connection.execute("UPDATE runs SET time_ended = now()")
     eventually(lambda: embedded.running(personal) is None)
     eventually(lambda: not detached(personal))
-    assert starting.read_addresses(personal) == []
+    assert launch.read_addresses(personal) == []
     # The next submission starts it again, and everything is still there.
     record(personal)
-    assert starting.ensure_running(personal)
-    eventually(lambda: starting.read_addresses(personal))
+    assert launch.ensure_running(personal)
+    eventually(lambda: launch.read_addresses(personal))
     with store.connect(personal, autocommit=True) as connection:
         assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
 
 
 def test_postgresql_restarts_in_mid_stream(personal):
     made = record(personal)
-    assert starting.ensure_running(personal)
-    host, _, port = eventually(lambda: starting.read_addresses(personal))[0].rpartition(":")
+    assert launch.ensure_running(personal)
+    host, _, port = eventually(lambda: launch.read_addresses(personal))[0].rpartition(":")
     sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
     bodies = [rows(3 * i) for i in range(300)]
     for done in (100, 200, 300):
@@ -143,16 +143,16 @@ def test_postgresql_restarts_in_mid_stream(personal):
 def test_nothing_is_started_inside_a_job(personal, monkeypatch):
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     with pytest.raises(errors.CollectorUnavailable, match="inside a job"):
-        starting.ensure_running(personal)
+        launch.ensure_running(personal)
     assert detached(personal) == []
 
 
 def test_a_collector_whose_folder_is_removed_ends(personal):
-    assert starting.ensure_running(personal)
-    eventually(lambda: starting.read_addresses(personal))
+    assert launch.ensure_running(personal)
+    eventually(lambda: launch.read_addresses(personal))
     os.unlink(os.path.join(personal.data_dir, "collector.lock"))
     eventually(lambda: not detached(personal))
-    assert starting.ensure_running(personal)
+    assert launch.ensure_running(personal)
 
 
 def test_settings_reach_the_collector_that_is_started(personal):
@@ -164,6 +164,6 @@ def test_settings_reach_the_collector_that_is_started(personal):
         idle_exit=2.5,
         dsn=None,
     )
-    assert configuration.load(environ=starting.environment(changed)) == changed
+    assert configuration.load(environ=launch.environment(changed)) == changed
     site = changed._replace(dsn={"host": "h", "dbname": "d"})
-    assert configuration.load(environ=starting.environment(site)) == site
+    assert configuration.load(environ=launch.environment(site)) == site

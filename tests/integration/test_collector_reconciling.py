@@ -10,8 +10,8 @@ import uuid
 import pytest
 
 from hpctrack import model
-from hpctrack.store import collectors
-from hpctrack.stream.collector import reconciling
+from hpctrack.store.write import collectors
+from hpctrack.stream.collector import reconciler
 from tests.chain import PATIENCE, eventually
 
 
@@ -58,8 +58,8 @@ def test_a_finished_job_shows_its_final_state_within_seconds(settings, connectio
     rarely = settings._replace(reconcile_interval=3600.0)
     leads = threading.Event()
     leads.set()
-    thread = reconciling.Reconciling(
-        rarely, collector, lambda: reconciling.Slurm("c", books, None), leads.is_set, between_looks=0.5
+    thread = reconciler.Reconciling(
+        rarely, collector, lambda: reconciler.Slurm("c", books, None), leads.is_set, between_looks=0.5
     )
     running = threading.Thread(target=thread.run)
     running.start()
@@ -84,7 +84,7 @@ def test_who_does_not_lead_leaves_slurm_alone(settings):
     def find():
         raise AssertionError
 
-    thread = reconciling.Reconciling(settings, uuid.uuid4(), find, lambda: False)
+    thread = reconciler.Reconciling(settings, uuid.uuid4(), find, lambda: False)
     running = threading.Thread(target=thread.run)
     running.start()
     thread.ended({1})

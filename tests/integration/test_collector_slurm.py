@@ -12,10 +12,10 @@ import sys
 import pytest
 
 from hpctrack import settings as configuration
-from hpctrack.cli import collector as verb
+from hpctrack.cli.verbs import collector as verb
 from hpctrack.slurm import site
 from hpctrack.store import embedded
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
 from tests.chain import PATIENCE, PROGRAM, Collector, environment, eventually
 from tests.integration.slurm_says import line
 from tests.integration.test_exporting import free_port, scrape
@@ -58,7 +58,7 @@ def test_the_collector_that_a_submission_starts_asks_its_slurm(tmp_path, wheel_s
         assert {call["SLURM_CONF"] for call in calls} == {conf}
     finally:
         with contextlib.suppress(Exception):
-            starting.stop(settings)
+            launch.stop(settings)
         embedded.stop(settings)
 
 

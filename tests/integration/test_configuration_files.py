@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from hpctrack.cli import verbs
+from hpctrack.cli import table_of_verbs
 
 STRANGER = 65534
 GOOD = "experiment = mine\n"
@@ -153,7 +153,7 @@ def test_another_verb_says_so_in_one_line(site, what):
     assert "hpctrack.conf" in line and why in line
 
 
-@pytest.mark.parametrize("verb", sorted(set(verbs.VERBS) - OTHERS - set(TRACKING)))
+@pytest.mark.parametrize("verb", sorted(set(table_of_verbs.VERBS) - OTHERS - set(TRACKING)))
 def test_no_verb_waits_for_a_fifo(site, verb):
     os.mkfifo(site.work / "hpctrack.conf")
     code, _, [line] = call(site, verb, *ARGUMENTS.get(verb, ()))

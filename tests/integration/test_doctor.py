@@ -10,10 +10,11 @@ import uuid
 
 import pytest
 
-from hpctrack.cli import checks, main
-from hpctrack.store import collectors
+from hpctrack.cli import main
+from hpctrack.cli.doctor import checks
 from hpctrack.store import database as store
-from hpctrack.stream import records
+from hpctrack.store.write import collectors
+from hpctrack.stream.wire import records
 from tests.chain import eventually
 
 SLURM = """\

@@ -15,7 +15,7 @@ import pytest
 
 from hpctrack import Client
 from hpctrack.cli import main
-from hpctrack.store import copy_out
+from hpctrack.store.metrics import copy_out
 
 T0 = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
 

@@ -13,7 +13,7 @@ import uuid
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hpctrack.stream import wire
+from hpctrack.stream.wire import wire
 from tests.chain import PROGRAM, Collector, environment, eventually
 from tests.sender import Sender, message, rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack import git
+from hpctrack.git import repository as git
 
 ME = ["-c", "user.name=n", "-c", "user.email=e@h", "-c", "commit.gpgSign=false"]
 STRANGER = 65534

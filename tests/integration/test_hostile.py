@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from hpctrack import errors
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import decode
+from hpctrack.stream.collector import arrays
+from hpctrack.stream.wire import journal, wire
 from tests.chain import PROGRAM, Collector, environment, eventually
 from tests.sender import Sender, message, rows
 
@@ -183,7 +183,7 @@ def decoded(count: int) -> int:
     read = 0
     for body in mutants(count):
         try:
-            decode.footprint(decode.decode(body))
+            arrays.footprint(arrays.decode(body))
             read += 1
         except errors.WireError:
             pass

@@ -19,7 +19,7 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from hpctrack.cli.verbs import VERBS
+from hpctrack.cli.table_of_verbs import VERBS
 
 NOW = datetime.now(timezone.utc)
 LONG_AGO = NOW - timedelta(days=9)
@@ -41,8 +41,8 @@ ALLOWED = re.compile(r"\x1b\[[\d;]*m|\x1b\[\d*[AK]|\r")
 #: Runs each command line in a terminal of its own; prints exit codes and what was said.
 IN_TERMINALS = """
 import json, os, pty, sys
-from hpctrack.cli import group, main, status, show, metrics, compare, plot, experiment, detail, listing
-from hpctrack.store import queries, series, lists
+from hpctrack.cli import group, main; from hpctrack.cli.verbs import status, show, metrics, compare, plot, experiment; from hpctrack.cli.terminal import detail, listing
+from hpctrack.store.read import queries, lists; from hpctrack.store.metrics import series
 told = []
 for arguments in json.load(sys.stdin):
     pid, leader = pty.fork()

@@ -14,8 +14,8 @@ import sqltrack
 
 from hpctrack import errors
 from hpctrack.store import database as store
-from hpctrack.store import registration
-from hpctrack.stream import wire
+from hpctrack.store.write import registration
+from hpctrack.stream.wire import wire
 from tests.chain import Collector, eventually
 from tests.integration.roles import PASSWORD
 from tests.sender import Sender, message, rows, stats

@@ -11,8 +11,9 @@ import threading
 import pytest
 
 from hpctrack import errors
-from hpctrack.store import columns, ingestion, values
 from hpctrack.store import database as store
+from hpctrack.store.ingest import ingestion
+from hpctrack.store.metrics import columns, values
 from tests.journals import A, B, Journal, bits, metric_columns, one, stored
 
 
@@ -279,7 +280,7 @@ def test_two_collectors_store_everything_once(database, connection, run):
 
 
 def test_many_runs_and_chunks_in_one_batch(connection, ingest, run, monkeypatch):
-    monkeypatch.setattr("hpctrack.store.rows._MAX_CELLS", 50)
+    monkeypatch.setattr("hpctrack.store.ingest.rows._MAX_CELLS", 50)
     runs = [run() for _ in range(8)]
     logs = [Journal(run_id) for run_id in runs]
     batch = [

@@ -13,9 +13,9 @@ import pytest
 
 from hpctrack import model
 from hpctrack.store import database as store
-from hpctrack.store import ingestion, metrics
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import decode
+from hpctrack.store.ingest import ingestion, metrics
+from hpctrack.stream.collector import arrays
+from hpctrack.stream.wire import journal, wire
 from tests.journals import A, Journal, bits
 
 ROWS = 2 * metrics._MANY
@@ -30,7 +30,7 @@ def pieces(run_id: int, *, first: int = 0, **values: float) -> list[model.Piece]
         ]
         body, _ = wire.pack(lines, 1 << 20)
         end = start + 100
-        found.append(model.Piece(run_id, A, 0, start, end, decode.decode(body), body))
+        found.append(model.Piece(run_id, A, 0, start, end, arrays.decode(body), body))
     return found
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_is_deleted_meanwhile_takes_its_rows_along(database, connecti
         return frozenset()
 
     body, _ = wire.pack([journal.Message(0, "hello", "{}")])
-    hello = model.Piece(other_id, A, 0, 0, 100, decode.decode(body), body)
+    hello = model.Piece(other_id, A, 0, 0, 100, arrays.decode(body), body)
     ingestion.Ingestion(connection, observe).store([*pieces(run_id), hello])
     thread.join(30)
     assert waiting.is_set()
@@ -170,7 +170,7 @@ def test_rows_of_somebody_elses_beyond_what_is_known_are_met(connection, plain, 
 
 
 def test_a_table_that_can_not_be_made_leaves_those_before_it_in_place(connection, plain, run, monkeypatch):
-    monkeypatch.setattr("hpctrack.store.rows._MAX_CELLS", 1000)
+    monkeypatch.setattr("hpctrack.store.ingest.rows._MAX_CELLS", 1000)
     good_id, bad_id = run(), run()
     edge = Journal(bad_id).rows({"step": (1 << 63) - 1, "x": 1.0})
     plain.store([edge])
@@ -191,7 +191,7 @@ def test_values_of_a_large_batch_come_back_bit_for_bit(connection, run):
     batch = []
     for start in range(0, ROWS, 100):
         body, _ = wire.pack(lines[start : start + 100], 1 << 20)
-        batch.append(model.Piece(run_id, A, 0, start, start + 100, decode.decode(body), body))
+        batch.append(model.Piece(run_id, A, 0, start, start + 100, arrays.decode(body), body))
     ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), auto_columns=True)
     assert ingest.store(batch).counts["rows"] == ROWS
     found = connection.execute("SELECT x FROM metrics ORDER BY step").fetchall()

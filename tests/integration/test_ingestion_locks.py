@@ -8,10 +8,11 @@ import pytest
 from psycopg import OperationalError
 
 from hpctrack import errors, model, reconcile
-from hpctrack.store import collectors, ingestion, runs
 from hpctrack.store import database as store
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import decode
+from hpctrack.store.ingest import ingestion
+from hpctrack.store.write import collectors, reconciled
+from hpctrack.stream.collector import arrays
+from hpctrack.stream.wire import journal, wire
 from tests.chain import eventually
 from tests.journals import A
 
@@ -23,7 +24,7 @@ def piece(run_id: int, number: int, line: journal.Line) -> model.Piece:
     """Return the piece of this number of a journal: one line."""
     body, _ = wire.pack([line])
     start = 100 * number
-    return model.Piece(run_id, A, 0, start, start + 100, decode.decode(body), body)
+    return model.Piece(run_id, A, 0, start, start + 100, arrays.decode(body), body)
 
 
 def test_a_long_query_costs_new_columns_one_short_wait_and_rows_none(database, connection, run, caplog):
@@ -64,7 +65,7 @@ def test_a_batch_and_the_reconciler_do_not_wait_for_each_other(database, connect
         """Come in between: the batch holds its runs."""
         with store.connect(database, autocommit=True) as own, own.transaction():
             own.execute("SET LOCAL lock_timeout = '5s'")
-            loaded.extend(runs.load(own, [run_id]))
+            loaded.extend(reconciled.load(own, [run_id]))
         return frozenset()
 
     hello = piece(run_id, 0, journal.Message(0, "hello", "{}"))
@@ -75,7 +76,7 @@ def test_a_batch_and_the_reconciler_do_not_wait_for_each_other(database, connect
 def test_the_reconcilers_hold_lets_rows_in(database, connection, run):
     run_id = run()
     with store.connect(database) as reconciler:
-        assert runs.load(reconciler, [run_id])
+        assert reconciled.load(reconciler, [run_id])
         connection.execute("SET lock_timeout = '5s'")
         row = journal.Row.of(0, 0, None, None, {"loss": 0.5})
         stored = ingestion.Ingestion(connection, lambda _c, _m: frozenset()).store([piece(run_id, 0, row)])

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from hpctrack import reconcile
-from hpctrack.store import ingestion
-from hpctrack.stream import journal
+from hpctrack.store.ingest import ingestion
+from hpctrack.stream.wire import journal
 from tests.journals import A, B, Journal, one, stored
 
 
@@ -68,7 +68,7 @@ def test_what_says_something_about_status_is_observed(ingest, run, observed):
 
 
 def test_events_stand_in_the_timeline(connection, ingest, run, monkeypatch):
-    monkeypatch.setattr("hpctrack.store.messages._MAX_EVENTS", 5)
+    monkeypatch.setattr("hpctrack.store.ingest.messages._MAX_EVENTS", 5)
     run_id = run()
     log = Journal(run_id, attempt=1)
     told = [

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from hpctrack.store import held, ingestion
+from hpctrack.store import locked
+from hpctrack.store.ingest import ingestion
 from tests.journals import A, Journal, one, stored
 
 _REFUSE = """
@@ -37,7 +38,7 @@ def deliver(ingest, pieces) -> dict:
     marks, before = {}, None
     while before != marks:
         before = dict(marks)
-        ingest._held._pauses = dict.fromkeys(ingest._held._pauses, held._Pause(0.0, 1.0))
+        ingest._held._pauses = dict.fromkeys(ingest._held._pauses, locked._Pause(0.0, 1.0))
         waiting = [p for p in pieces if p.start >= marks.get((p.run_id, p.journal), 0)]
         marks |= ingest.store(waiting).watermarks if waiting else {}
     return marks

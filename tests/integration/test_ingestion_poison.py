@@ -10,10 +10,11 @@ import pytest
 
 from hpctrack import errors, model
 from hpctrack.store import database as store
-from hpctrack.store import held, ingestion
-from hpctrack.store import memory as store_memory
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import decode
+from hpctrack.store import locked
+from hpctrack.store.ingest import ingestion
+from hpctrack.store.ingest import memory as store_memory
+from hpctrack.stream.collector import arrays
+from hpctrack.stream.wire import journal, wire
 from tests.journals import A, Journal, one, stored
 
 
@@ -37,7 +38,7 @@ def test_a_row_that_a_constraint_refuses_is_set_aside_alone(connection, ingest, 
     assert [row[:5] for row in found] == [
         (bad_id, A, 700, 800, "23514"), (bad_id, A, 2300, 2400, "23514"),
     ]  # fmt: skip
-    again = decode.decode(bytes(found[0][5])).blocks[0]
+    again = arrays.decode(bytes(found[0][5])).blocks[0]
     assert (again.rows, again.steps[0], again.matrix[0, 0]) == (1, 7, 1000.0)
     assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", bad_id) == (2,)
     assert one(connection, "SELECT lost FROM run_latest WHERE run_id = %s", bad_id) == (2,)
@@ -109,7 +110,7 @@ def test_whatever_a_trigger_raises_is_its_rows_trouble(connection, ingest, run):
         assert (sqlstate, reason) == (code, "not three")
         connection.execute("DROP TRIGGER no ON metrics; DROP FUNCTION no")
         again = Journal(run())
-        ingest.store([again.lines()._replace(contents=decode.decode(bytes(payload)))])
+        ingest.store([again.lines()._replace(contents=arrays.decode(bytes(payload)))])
         assert stored(connection, again.run_id) == {(3, 0.0): {"x": 3.5, "who": "me"}}
         assert one(connection, "SELECT rejected, rows FROM streams WHERE run_id = %s", run_id) == (1, 5)
 
@@ -179,7 +180,7 @@ def test_a_message_that_is_refused_takes_no_other_along(connection, ingest, run,
     assert len(stored(connection, run_id)) == 4
     assert one(connection, "SELECT args FROM runs WHERE id = %s", run_id) == ({"good": 1},)
     [(payload,)] = connection.execute("SELECT payload FROM rejected WHERE sqlstate = '53100'")
-    assert decode.decode(bytes(payload)).blocks == [model.NodeMessage(kind, json.dumps(bad))]
+    assert arrays.decode(bytes(payload)).blocks == [model.NodeMessage(kind, json.dumps(bad))]
 
 
 def test_what_refuses_everything_sets_little_aside(connection, ingest, run):
@@ -199,7 +200,7 @@ def test_what_refuses_everything_sets_little_aside(connection, ingest, run):
     late = Journal(run())
     ingest.store([late.rows({"step": 5, "x": 1.0})])
     assert len(stored(connection, late.run_id)) == 1
-    ingest._held._pauses = dict.fromkeys(ingest._held._pauses, held._Pause(0.0, 1.0))
+    ingest._held._pauses = dict.fromkeys(ingest._held._pauses, locked._Pause(0.0, 1.0))
     while any(marks.get((log.run_id, A), 0) < log.end for log in logs):
         marks.update(ingest.store([p for p in pieces if p.start >= marks.get((p.run_id, A), 0)]).watermarks)
     total = sum(len(stored(connection, log.run_id)) for log in logs)
@@ -246,11 +247,11 @@ def test_what_only_a_newer_hpctrack_knows_is_kept_and_counted(connection, ingest
     log = Journal(run_id)
     body = struct.pack("<BI", 9, 3) + b"new" + wire.pack([journal.Message(0, "later", "[1]")])[0]
     body += wire.pack([journal.Row.of(0, 1, None, None, {"x": 1.0})])[0]
-    piece = log.lines()._replace(contents=decode.decode(body), body=body)
+    piece = log.lines()._replace(contents=arrays.decode(body), body=body)
     assert ingest.store([piece]).watermarks == {(run_id, A): 100}
     assert len(stored(connection, run_id)) == 1
     reason, payload = one(connection, "SELECT reason, payload FROM rejected")
-    assert decode.decode(bytes(payload)).blocks == [
+    assert arrays.decode(bytes(payload)).blocks == [
         model.UnknownBlock(9, b"new"), model.NodeMessage("later", "[1]"),
     ]  # fmt: skip
     assert "block of kind 9" in reason and "message of kind later" in reason
@@ -258,7 +259,7 @@ def test_what_only_a_newer_hpctrack_knows_is_kept_and_counted(connection, ingest
 
 
 def test_what_is_set_aside_is_bounded_for_each_run_and_for_deleted_ones(connection, ingest, run, monkeypatch):
-    monkeypatch.setattr("hpctrack.store.batch._MAX_REJECTED", 4)
+    monkeypatch.setattr("hpctrack.store.ingest.batch._MAX_REJECTED", 4)
     run_id, gone_id, other_id = run(), run(), run()
     log, gone, other = Journal(run_id), Journal(gone_id), Journal(other_id)
     unknown = journal.Message(0, "later", "")

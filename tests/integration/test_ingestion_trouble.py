@@ -13,8 +13,9 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import database as store
-from hpctrack.store import held, ingestion
-from hpctrack.store import memory as store_memory
+from hpctrack.store import locked
+from hpctrack.store.ingest import ingestion
+from hpctrack.store.ingest import memory as store_memory
 from tests.journals import A, Journal, one, stored
 
 #: Rows that make a table grow.
@@ -119,7 +120,7 @@ def test_nothing_is_set_aside_and_all_arrives_later(roles, trouble):
     memory, marks = store_memory.Memory(), {}
 
     def attempt(connection):
-        memory.held._pauses = dict.fromkeys(memory.held._pauses, held._Pause(0.0, 1.0))
+        memory.held._pauses = dict.fromkeys(memory.held._pauses, locked._Pause(0.0, 1.0))
         ingest = ingestion.Ingestion(connection, lambda *_: frozenset(), memory=memory, clock=lambda: 0.0)
         waiting = [p for p in pieces if p.start >= marks.get((p.run_id, A), 0)]
         with contextlib.suppress(errors.StoreError):

@@ -8,10 +8,11 @@ import os
 import psycopg
 import pytest
 
-from hpctrack import Client, Experiment, errors, limits, submission
+from hpctrack import Client, Experiment, errors, limits
+from hpctrack.slurm.sbatch import submission
 from hpctrack.store import database as store
-from hpctrack.store import registration
-from hpctrack.stream import records
+from hpctrack.store.write import registration
+from hpctrack.stream.wire import records
 from tests.journals import Journal, one, stored
 
 DEEP = json.loads("[" * 101 + "]" * 101)

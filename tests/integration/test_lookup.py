@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from psycopg.types.json import Jsonb
 
-from hpctrack import errors, runids
+from hpctrack import errors
 from hpctrack.cli import main
-from hpctrack.store import completions, lookup
+from hpctrack.run import runids
+from hpctrack.store.read import completions, lookup
 
 NOW = datetime.now(timezone.utc)
 ME = getpass.getuser()

@@ -13,8 +13,8 @@ from psycopg import sql
 
 import hpctrack
 from hpctrack import resources
-from hpctrack.store import ingestion
-from hpctrack.stream import journal
+from hpctrack.store.ingest import ingestion
+from hpctrack.stream.wire import journal
 from tests.integration.roles import PASSWORD
 from tests.journals import BASE, Journal, one, stored
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import journal_lines, wire
+from hpctrack.script import journal_lines
+from hpctrack.stream.wire import wire
 from tests.chain import Collector, eventually
 from tests.conftest import skip_or_fail
 from tests.journals import stored

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import report
+from hpctrack.stream.node import report
 
 MAIN = Path(__file__).parents[2] / "hpctrack" / "stream" / "__main__.py"
 CGROUPS = Path("/sys/fs/cgroup")

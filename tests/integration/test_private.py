@@ -12,8 +12,9 @@ import pytest
 from hpctrack import files
 from hpctrack import settings as configuration
 from hpctrack.slurm import site as slurm_site
-from hpctrack.stream import folders, records
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
+from hpctrack.stream.disk import folders
+from hpctrack.stream.wire import records
 
 STRANGER = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -105,12 +106,12 @@ class Home:
         spool = self.settings.spool
         record = records.Record("u-u", "00" * 32, 1.0, "c", 14, None, {}, {})
         records.write(spool, record)
-        starting.write_addresses(self.settings, ["evil:1"])
+        launch.write_addresses(self.settings, ["evil:1"])
         run = os.path.join(spool, "journals", "c.14.0.abcd")
         folders.make(run)
         folders.write_identity(run, folders.Identity("u-u", -1))
         slurm_site.note_client({"PATH": "/evil"}, self.settings.cache)
-        with starting.Lock(self.settings) as lock:
+        with launch.Lock(self.settings) as lock:
             lock.acquire()
             lock.sign(1)
         self.run = run
@@ -120,9 +121,9 @@ class Home:
         if thing == "cache/slurm-client.json":
             return slurm_site.client_environ({"PATH": "/bin"}, self.settings.cache)["PATH"] == "/evil"
         if thing == "spool/collector":
-            return starting.read_addresses(self.settings) == ["evil:1"]
+            return launch.read_addresses(self.settings) == ["evil:1"]
         if thing == "collector.lock":
-            return starting.Lock(self.settings).process() == 1
+            return launch.Lock(self.settings).process() == 1
         if thing.endswith("identity.json"):
             return folders.read_identity(self.run) is not None
         try:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from hpctrack import Client, Experiment
-from hpctrack.stream import records
+from hpctrack.stream.wire import records
 
 NOW = datetime.now(timezone.utc)
 DAY = 86400.0

@@ -44,7 +44,7 @@ def test_input_and_options_are_psqls_own(database, tmp_path):
 
 def test_a_schema_of_any_name(empty_database):
     odd = empty_database._replace(schema='My "own" \\ schema')
-    from hpctrack.store import migrate
+    from hpctrack.store.schema import migrate
 
     migrate.setup(odd)
     done = psql(odd, "-At", "-c", "SELECT current_schema(), count(*) FROM runs")

@@ -8,12 +8,14 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack import errors, reconcile, where
-from hpctrack.cli import render
+from hpctrack import errors, reconcile
+from hpctrack.cli.terminal import render
 from hpctrack.reconcile.attempts import UNKNOWN
+from hpctrack.run import conditions
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
-from hpctrack.store import filters, lists, queries, statements
+from hpctrack.store import statements
+from hpctrack.store.read import filters, lists, queries
 from tests.integration.relay_says import say
 from tests.integration.slurm_says import T0, epoch, line, row
 
@@ -329,7 +331,7 @@ def test_elapsed_stands_still_while_a_run_waits_to_be_started_again(slurm, regis
     assert connection.execute("SELECT elapsed FROM jobs").fetchall() == [(timedelta(seconds=45),)]
     used = connection.execute("SELECT elapsed_s FROM attempt_resources ORDER BY attempt").fetchall()
     assert used == [(45,), (None,)]
-    chosen = filters.RunFilter(where=where.parse("elapsed = 45s"))
+    chosen = filters.RunFilter(where=conditions.parse("elapsed = 45s"))
     assert [found.id for found in lists.list_runs(connection, chosen)] == [run_id]
 
 

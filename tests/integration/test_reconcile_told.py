@@ -11,11 +11,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from click.testing import CliRunner
 
-from hpctrack import errors, reconcile, runids
-from hpctrack.cli import reconcile as verb
+from hpctrack import errors, reconcile
+from hpctrack.cli.verbs import reconcile as verb
 from hpctrack.model import RelayMessage
 from hpctrack.reconcile import passes, relayed
-from hpctrack.store import lookup
+from hpctrack.run import runids
+from hpctrack.store.read import lookup
 from tests.integration.relay_says import say
 from tests.integration.slurm_says import HELP, T0, epoch, line, row
 
@@ -196,7 +197,9 @@ def test_a_run_whose_processes_were_all_killed(slurm, register, invoke, get, con
     monkeypatch.setenv("PATH", str(slurm.folder))
     script = subprocess.Popen(["/bin/sleep", "60"], env={"HPCTRACK_RUN": names["lives"]})
     # A supervisor whose command line is overwritten, and whose script has an environment of its own.
-    supervise = "from hpctrack import process_name; process_name.take('hpct-x'); print(flush=True); input()"
+    supervise = (
+        "from hpctrack.process import process_name; process_name.take('hpct-x'); print(flush=True); input()"
+    )
     supervisor = subprocess.Popen(
         [sys.executable, "-c", supervise], env={"HPCTRACK_RUN": names["supervised"]},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack.store import database as store
-from hpctrack.stream import folders
+from hpctrack.stream.disk import folders
 from tests.chain import eventually
 from tests.integration import test_faults
 

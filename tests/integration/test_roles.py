@@ -14,7 +14,7 @@ import pytest
 
 from hpctrack import reconcile
 from hpctrack.store import database as store
-from hpctrack.store import registration
+from hpctrack.store.write import registration
 from tests.chain import PROGRAM, Collector, Tracked, environment, eventually
 from tests.integration.slurm_says import T0, line
 

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from hpctrack import errors, reconcile
-from hpctrack.store import collectors, pruning, registration
 from hpctrack.store import database as store
-from hpctrack.stream import records
+from hpctrack.store.write import collectors, pruning, registration
+from hpctrack.stream.wire import records
 from tests.integration.slurm_says import T0, line
 
 DENIED = psycopg.errors.InsufficientPrivilege

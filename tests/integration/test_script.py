@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import journal, journal_lines
+from hpctrack.script import journal_lines
+from hpctrack.stream.wire import journal
 
 ROOT = Path(__file__).parents[2]
 

@@ -176,7 +176,7 @@ def test_what_a_newer_one_wrote_is_kept_and_told(chain, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import hpctrack\n"
-        "from hpctrack.stream import journal_lines\n"
+        "from hpctrack.script import journal_lines\n"
         "journal_lines._HEADER = journal_lines._HEADER.replace('journal 1 ', 'journal 2 ')\n"
         "hpctrack.log(step=1, loss=0.5)\n"
     )

@@ -14,7 +14,8 @@ from hpctrack import errors
 from hpctrack.cli import main
 from hpctrack.settings import Settings
 from hpctrack.store import database as store
-from hpctrack.store import embedded, migrate
+from hpctrack.store import embedded
+from hpctrack.store.schema import migrate
 
 #: But for SQLTrack's own file, which the schema counts as applied.
 LEDGER = (

@@ -15,7 +15,8 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import database as store
-from hpctrack.store import filters, lists, metric_names, queries, series
+from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.read import filters, lists, queries
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "json.md"

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import sqltrack
 
-from hpctrack.slurm import states
+from hpctrack.run import states
 from tests.integration.roles import PASSWORD
 
 _COLUMNS = (

@@ -20,10 +20,12 @@ from psycopg.types.json import Jsonb
 
 from hpctrack import reconcile
 from hpctrack.model import RunStatus
-from hpctrack.store import completions, ingestion, registration
 from hpctrack.store import database as store
-from hpctrack.store import runs as stored
-from hpctrack.stream import journal
+from hpctrack.store.ingest import ingestion
+from hpctrack.store.read import completions
+from hpctrack.store.write import reconciled as stored
+from hpctrack.store.write import registration
+from hpctrack.stream.wire import journal
 from tests.chain import Collector
 from tests.integration.slurm_says import T0, line, row
 from tests.journals import Journal

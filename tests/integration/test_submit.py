@@ -7,8 +7,8 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from hpctrack.store import registration
-from hpctrack.stream import records
+from hpctrack.store.write import registration
+from hpctrack.stream.wire import records
 from tests.integration.site_of_fakes import SECRET, Site
 
 # ---- what PostgreSQL knows afterwards

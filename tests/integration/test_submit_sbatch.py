@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from hpctrack import resources
-from hpctrack.slurm import batch_script
+from hpctrack.slurm.sbatch import batch_script
 from hpctrack.store import database as store
-from hpctrack.stream import records, runfolder
+from hpctrack.stream.disk import runfolder
+from hpctrack.stream.wire import records
 from tests.integration.site_of_fakes import MAIN
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hpctrack
-from hpctrack.stream import runfolder
+from hpctrack.stream.disk import runfolder
 from tests.chain import eventually
 
 MAIN = Path(__file__).parents[2] / "hpctrack" / "stream" / "__main__.py"

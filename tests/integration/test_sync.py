@@ -12,14 +12,18 @@ import uuid
 import pytest
 
 from hpctrack import settings as configuration
-from hpctrack.store import collectors, embedded, registration
+from hpctrack.script import journal_lines
 from hpctrack.store import database as store
-from hpctrack.stream import folders, journal_lines, records, spool
-from hpctrack.stream.collector import delivering, starting
+from hpctrack.store import embedded
+from hpctrack.store.write import collectors, registration
+from hpctrack.stream.collector import courier, launch
+from hpctrack.stream.disk import folders
+from hpctrack.stream.node import spool
+from hpctrack.stream.wire import records
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
 #: A collector that leaves what waits to `hpctrack sync` and to the tests.
-COLLECTOR = f"from hpctrack.stream.collector import delivering; delivering._FIRST = 3600.0; {PROGRAM}"
+COLLECTOR = f"from hpctrack.stream.collector import courier; delivering._FIRST = 3600.0; {PROGRAM}"
 PATIENCE = 60.0
 
 
@@ -33,7 +37,7 @@ def eventually(check):
 
 def environment(settings) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPCTRACK_")}
-    return {**inherited, **starting.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return {**inherited, **launch.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def hpctrack(settings, *words: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +64,7 @@ def collector(settings):
     process = subprocess.Popen(
         [sys.executable, "-c", COLLECTOR, "collector", "--no-reconcile"], env=environment(settings)
     )
-    eventually(lambda: starting.read_addresses(settings))
+    eventually(lambda: launch.read_addresses(settings))
     yield process
     process.kill()
     process.wait(PATIENCE)
@@ -218,7 +222,7 @@ def test_the_collector_delivers_what_it_can_read(settings, collector):
     left = Left(settings)
     left.journal(lines(0, 200))
     registration.register_pending(settings)
-    own = delivering.Delivering(settings, starting.read_addresses(settings))
+    own = courier.Delivering(settings, launch.read_addresses(settings))
     own.deliver_all()
     assert logged(settings) == whole(200)
     assert not os.path.exists(left.folder)
@@ -263,7 +267,7 @@ def test_a_deleted_run_is_not_waited_for(settings, request):
         assert connection.execute(delete, [gone.record.uuid]).rowcount == 1
     # Only now: a collector that had read the record by then would register it once more.
     collector = request.getfixturevalue("collector")
-    delivering.Delivering(settings, starting.read_addresses(settings)).deliver_all()
+    courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
     assert logged(settings) == whole(10)
     assert os.path.exists(gone.folder)
     assert collector.poll() is None

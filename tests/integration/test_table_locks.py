@@ -14,8 +14,10 @@ import pytest
 
 from hpctrack import Client, errors, reconcile
 from hpctrack.store import database as store
-from hpctrack.store import held, migrate, registration
-from hpctrack.stream import records, wire
+from hpctrack.store import locked
+from hpctrack.store.schema import migrate
+from hpctrack.store.write import registration
+from hpctrack.stream.wire import records, wire
 from tests.chain import PROGRAM, Collector, environment, eventually
 from tests.integration.roles import PASSWORD
 from tests.integration.site_of_fakes import Site
@@ -167,7 +169,7 @@ def test_who_submits_meanwhile_is_not_kept_and_told_whose_session_it_is(roles, h
 
 def test_a_pass_of_the_reconciler_ends_and_says_whose_session_it_is(roles, hold, slurm):
     roles.submit("bob")
-    with store.connect(roles.of("collector"), patience=held.PATIENCE) as connection:
+    with store.connect(roles.of("collector"), patience=locked.PATIENCE) as connection:
         with hold("runs") as session, pytest.raises(errors.StoreBusy, match=session):
             reconcile.run_once(connection, slurm.backend(timeout=5), "mini")
         assert reconcile.run_once(connection, slurm.backend(timeout=5), "mini").error is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack.store import database as store
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_setup_collector_and_a_tracked_command_work_from_the_wheel(installed, em
     environ = {
         "PATH": f"{installed}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
-        **starting.environment(empty_database._replace(collector_bind="127.0.0.1")),
+        **launch.environment(empty_database._replace(collector_bind="127.0.0.1")),
     }
 
     def run(*argv):
@@ -54,7 +54,7 @@ def test_setup_collector_and_a_tracked_command_work_from_the_wheel(installed, em
         ["hpctrack", "collector", "--no-reconcile"], env=environ, cwd=tmp_path
     ) as collector:
         try:
-            while not starting.read_addresses(empty_database):
+            while not launch.read_addresses(empty_database):
                 assert collector.poll() is None
                 time.sleep(0.1)
             script = "import hpctrack; hpctrack.log(step=1, loss=0.5); raise SystemExit(6)"

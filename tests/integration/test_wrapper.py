@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from hpctrack import resources
-from hpctrack.slurm import batch_script
+from hpctrack.slurm.sbatch import batch_script
 
 TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
 BASH, DASH = "#!/bin/bash -p", "#!/bin/dash"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack.arguments import parse_arguments
+from hpctrack.run.arguments import parse_arguments
 
 
 @pytest.mark.parametrize(

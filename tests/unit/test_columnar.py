@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hpctrack.store import columnar
-from hpctrack.store.copy_decode import Cells
+from hpctrack.store.metrics import columnar
+from hpctrack.store.metrics.copy_decode import Cells
 
 
 def cells(values, present=None):

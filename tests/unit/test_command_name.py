@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrack.cli import run
+from hpctrack.cli.verbs import run
 
 WORDS = {
     "a long program": "x = 1  # " + "long " * 100,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpctrack import comparison
-from hpctrack.comparison import Difference, Section, Side
+from hpctrack.run import comparison
+from hpctrack.run.comparison import Difference, Section, Side
 
 
 def side(label, script=None, **facts):

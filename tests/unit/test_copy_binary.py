@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrack import errors, model
-from hpctrack.store import columns, copy_binary, gather, rows
+from hpctrack.store.ingest import gather, rows
+from hpctrack.store.metrics import columns, copy_binary
 
 FLOAT8 = {name: columns.Target(name, "float8") for name in "abcdefgh"}
 EPOCH = 946_684_800_000_000

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrack import errors, model
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import decode
+from hpctrack.stream.collector import arrays
+from hpctrack.stream.wire import journal, wire
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 FLOATS = st.floats(allow_nan=True)
@@ -63,7 +63,7 @@ def expected(row: journal.Row) -> tuple:
 def test_rows_come_back_bit_for_bit(rows):
     body, count = wire.pack(rows, 1 << 20)
     assert count == len(rows)
-    (block,) = decode.decode(body).blocks
+    (block,) = arrays.decode(body).blocks
     for got, row in zip(rows_of(block), rows, strict=True):
         step, progress, time, values = expected(row)
         assert got[:3] == (step, progress, time)
@@ -78,7 +78,7 @@ def test_messages_and_torn_lines_keep_their_place():
         journal.Message(4, "fin", "{}"),
         journal.Torn(5),
     ]
-    contents = decode.decode(wire.pack(lines)[0])
+    contents = arrays.decode(wire.pack(lines)[0])
     kinds = [getattr(block, "kind", "rows") for block in contents.blocks]
     assert kinds == ["hello", "rows", "fin"]
     assert contents.blocks[0].text == '{"a": "é"}'
@@ -90,19 +90,19 @@ def test_a_gap_travels_alone():
     lines = [row, journal.Gap(900, 1 << 33), row]
     assert wire.pack(lines)[1] == 1
     body, count = wire.pack(lines[1:])
-    assert count == 1 and decode.decode(body) == ([], 0, 1 << 33)
+    assert count == 1 and arrays.decode(body) == ([], 0, 1 << 33)
 
 
 def test_floats_in_every_row_are_one_matrix():
     rows = [journal.Row.of(0, i, None, 1e9, {"b": i + 0.5, "a": 1.0}) for i in range(5)]
-    (block,) = decode.decode(wire.pack(rows)[0]).blocks
+    (block,) = arrays.decode(wire.pack(rows)[0]).blocks
     assert set(block.names) == {"a", "b"}
     assert block.columns == ()
     assert block.matrix.shape == (2, 5)
 
 
 def test_nothing_is_nothing():
-    assert decode.decode(b"") == model.Contents([], 0)
+    assert arrays.decode(b"") == model.Contents([], 0)
 
 
 def block(kind: int, content: bytes) -> bytes:
@@ -164,22 +164,22 @@ MALFORMED = {
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
 def test_what_the_wire_does_not_allow_is_refused(body):
     with pytest.raises(errors.WireError):
-        decode.decode(body)
+        arrays.decode(body)
 
 
 def test_a_block_of_an_unknown_kind_is_kept_as_it_came():
     body = block(200, b"of the future") + block(wire.TORN, struct.pack("<I", 3))
-    assert decode.decode(body) == model.Contents([model.UnknownBlock(200, b"of the future")], 3)
+    assert arrays.decode(body) == model.Contents([model.UnknownBlock(200, b"of the future")], 3)
 
 
 def test_a_name_with_a_nul_is_kept_as_far_as_postgresql_can():
-    (found,) = decode.decode(rows_block(1, column(1, 0, b"a\0b"), bytes(8))).blocks
+    (found,) = arrays.decode(rows_block(1, column(1, 0, b"a\0b"), bytes(8))).blocks
     assert found.names == ("a\ufffdb",)
 
 
 def test_times_at_the_end_of_time_do_not_overflow():
     data = struct.pack("<qI", (1 << 63) - 1, 5)
-    (found,) = decode.decode(rows_block(1, modes=(0, 0, wire.DELTAS), data=data)).blocks
+    (found,) = arrays.decode(rows_block(1, modes=(0, 0, wire.DELTAS), data=data)).blocks
     assert found.times[0] > 1 << 62
 
 
@@ -189,7 +189,7 @@ def test_times_at_the_end_of_time_do_not_overflow():
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_are_decoded_or_refused(body):
     try:
-        contents = decode.decode(body)
+        contents = arrays.decode(body)
     except errors.WireError:
         return
     assert sum(b.rows for b in contents.blocks if isinstance(b, model.MetricBlock)) <= wire.MAX_LINES
@@ -202,7 +202,7 @@ def test_damaged_bodies_are_decoded_or_refused(rows, data):
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(errors.WireError):
-        decode.decode(bytes(body))
+        arrays.decode(bytes(body))
 
 
 def test_absurd_counts_allocate_nothing():
@@ -216,7 +216,7 @@ def test_absurd_counts_allocate_nothing():
     try:
         for body in absurd:
             with pytest.raises(errors.WireError):
-                decode.decode(body)
+                arrays.decode(body)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -234,11 +234,11 @@ def test_absurd_counts_allocate_nothing():
 def test_the_footprint_is_about_what_it_takes(values):
     body, _ = wire.pack([journal.Row.of(0, step, None, 1.7e9, values) for step in range(100)])
     bodies = [bytes(bytearray(body)) for _ in range(100)]
-    decode.decode(body)
+    arrays.decode(body)
     tracemalloc.start()
     try:
-        contents = [decode.decode(body) for body in bodies]
+        contents = [arrays.decode(body) for body in bodies]
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert taken / 2 < sum(map(decode.footprint, contents)) < taken * 3
+    assert taken / 2 < sum(map(arrays.footprint, contents)) < taken * 3

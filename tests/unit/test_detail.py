@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpctrack.cli import detail
+from hpctrack.cli.terminal import detail
 from hpctrack.model import RunStatus
-from hpctrack.store.series import Bucket, Series
+from hpctrack.store.metrics.series import Bucket, Series
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hpctrack import settings
-from hpctrack.cli import group, verbs
+from hpctrack.cli import group, table_of_verbs
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,7 +45,7 @@ def test_every_document_can_be_reached_from_the_readme():
 
 def test_the_readme_lists_every_verb():
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, re.MULTILINE)
-    assert {name for row in rows for name in _INLINE_CODE.findall(row)} == set(verbs.VERBS)
+    assert {name for row in rows for name in _INLINE_CODE.findall(row)} == set(table_of_verbs.VERBS)
 
 
 def test_the_module_map_names_every_module_once():
@@ -90,6 +90,6 @@ def _commands(name: str) -> dict[str, click.Command]:
 def test_what_json_prints_is_described_of_every_command_that_has_it():
     text = (DOCS / "json.md").read_text(encoding="utf-8")
     described = re.findall(r"^## `hpctrack ([a-z]+(?: [a-z]+)?)\b.*--json`$", text, re.MULTILINE)
-    commands = {name: command for verb in verbs.VERBS for name, command in _commands(verb).items()}
+    commands = {name: command for verb in table_of_verbs.VERBS for name, command in _commands(verb).items()}
     having = [name for name, command in commands.items() if any(p.name == "as_json" for p in command.params)]
     assert sorted(described) == sorted(having)

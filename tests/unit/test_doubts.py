@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack.redact import Redactor
-from hpctrack.stream import doubts, journal
+from hpctrack.stream.wire import doubts, journal
+from hpctrack.text.redact import Redactor
 
 NUMBERISH = [
     "0,25", "-0,25", "1.234,5", "1,234.5", "1'234.5", "1_000", "0.17;", "0.17,", "0.5)", "(0.5)", "[1.0]",

@@ -10,7 +10,8 @@ import uuid
 import pytest
 
 from hpctrack import errors
-from hpctrack.stream import echo, wire
+from hpctrack.stream.node import echo
+from hpctrack.stream.wire import wire
 
 SUBMISSION, SECRET = uuid.uuid4().bytes, b"s" * 32
 KEY = wire.run_key(SECRET, wire.TASK_NONE)

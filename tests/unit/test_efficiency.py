@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import efficiency
-from hpctrack.efficiency import Resources
+from hpctrack.run import efficiency
+from hpctrack.run.efficiency import Resources
 
 GIB = 1 << 30
 #: Half of everything.

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from hpctrack import errors
-from hpctrack.cli import group, main, verbs
+from hpctrack.cli import group, main, table_of_verbs
 
 CLASSES = [
     one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.HpctrackError)
@@ -46,7 +46,9 @@ def verb(monkeypatch):
     """Replace what a verb does; the command line around it stays what it is."""
 
     def replace(behaviour):
-        monkeypatch.setitem(verbs.VERBS, "status", verbs.Verb("Look", "hpctrack.cli.main:_under_test", "-"))
+        monkeypatch.setitem(
+            table_of_verbs.VERBS, "status", table_of_verbs.Verb("Look", "hpctrack.cli.main:_under_test", "-")
+        )
         monkeypatch.setattr(main, "_under_test", click.Command("status", callback=behaviour), raising=False)
 
     return replace

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hpctrack.cli import chart, figures
-from hpctrack.store.series import Bucket, Series
+from hpctrack.cli.terminal import chart, figures
+from hpctrack.store.metrics.series import Bucket, Series
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
@@ -86,7 +86,7 @@ def test_a_folder_tells_nothing_about_how_to_draw(tmp_path, kind):
         (tmp_path / "matplotlibrc").write_text(SETTINGS)
     code = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from hpctrack.cli import figures; path = pathlib.Path('x.svg'); figures.check(path)\n"
+        "from hpctrack.cli.terminal import figures; path = pathlib.Path('x.svg'); figures.check(path)\n"
         "from tests.unit.test_figures import one_chart; figures.write(path, [one_chart('$x$')])"
     )
     root = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from hpctrack.stream import folders
+from hpctrack.stream.disk import folders
 
 
 def test_identity_of_folders(tmp_path):

@@ -6,7 +6,9 @@ import os
 
 import pytest
 
-from hpctrack.stream import doubts, folders, journal, journal_lines, mirror, tail
+from hpctrack.script import journal_lines
+from hpctrack.stream.disk import folders, mirror, tail
+from hpctrack.stream.wire import doubts, journal
 
 NAME = "00" * 7 + "01"
 ROWS = 14_000

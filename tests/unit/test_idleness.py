@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrack.stream.collector import service
+from hpctrack.stream.collector import process
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ from hpctrack.stream.collector import service
     ],
 )
 def test_ten_minutes_are_counted_from_the_end(last_end, learnt_end, ends):
-    assert service.end_of_idleness(last_end, learnt_end, 600.0) == ends
+    assert process.end_of_idleness(last_end, learnt_end, 600.0) == ends
 
 
 def test_a_short_wait_is_as_short_as_it_says():
-    assert service.end_of_idleness(float("-inf"), 1000.0, 1.0) == 1001.0
+    assert process.end_of_idleness(float("-inf"), 1000.0, 1.0) == 1001.0

@@ -195,16 +195,16 @@ BAD = {
     "store.queries": "from rich.text import Text",
     "slurm.parse": "import subprocess\nsubprocess.run(['squeue'])",
     "stream.window": "import numpy",
-    "stream.journal": "def late():\n    from hpctrack.stream.collector import decode",
+    "stream.journal": "def late():\n    from hpctrack.stream.collector import arrays",
     "errors": "from hpctrack import settings",
-    "model": "from hpctrack import runids",
+    "model": "from hpctrack.run import runids",
     "": "import click",
-    "store.writes": "from hpctrack.slurm import states",
+    "store.writes": "from hpctrack.run import states",
     "slurm.native": "from hpctrack.store.database import connect",
-    "stream.ingest": "from hpctrack.store import ingestion",
-    "store.ingestion": "from hpctrack.stream.relay import Relay",
-    "reconcile.plan": "from hpctrack.store import queries",
-    "reconcile.inquiry": "from hpctrack.store import runs",
+    "stream.ingest": "from hpctrack.store.ingest import ingestion",
+    "store.ingestion": "from hpctrack.stream.node.relay import Relay",
+    "reconcile.plan": "from hpctrack.store.read import queries",
+    "reconcile.inquiry": "from hpctrack.store.write import reconciled",
     "settings": "from hpctrack.cli.main import main",
     "stream.supervisor": "if True:\n    import hpctrack.slurm.command",
     "secret_patterns": "try:\n    import re2\nexcept ImportError:\n    pass",
@@ -225,12 +225,12 @@ def test_a_violation_is_found(module, source):
     ("module", "source"),
     [
         ("api", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import psycopg, click"),
-        ("reconcile.passes", "from hpctrack.store import queries\nfrom hpctrack.slurm import states"),
-        ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream import wire"),
-        ("store.ingestion", "import numpy, psycopg\nfrom hpctrack.stream import journal"),
+        ("reconcile.passes", "from hpctrack.store.read import queries\nfrom hpctrack.run import states"),
+        ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream.wire import wire"),
+        ("store.ingestion", "import numpy, psycopg\nfrom hpctrack.stream.wire import journal"),
         ("stream.usage", "def sample():\n    import psutil"),
         ("slurm.submit", "import subprocess\nPIPE = subprocess.PIPE"),
-        ("cli.status", "import click, rich\nfrom hpctrack.store import queries"),
+        ("cli.status", "import click, rich\nfrom hpctrack.store.read import queries"),
     ],
 )
 def test_what_is_allowed_is_not_complained_about(module, source):
@@ -272,14 +272,14 @@ def test_the_api_loads_pandas_and_pyarrow_when_they_are_used():
 
 def test_the_first_log_loads_nothing_large():
     loaded = loaded_by("import hpctrack; hpctrack.log(step=1, loss=0.5)")
-    assert "hpctrack.stream.writer" in loaded
+    assert "hpctrack.script.writer" in loaded
     assert not loaded & {"re", "json", "typing", "contextlib", "functools", "enum", "importlib", "threading"}
 
 
 def test_a_script_loads_what_the_wheel_for_scripts_has():
     """`outlast` takes them out of `sys.modules`, hence in the midst of it."""
     calls = "hpctrack.set_args(a=1); hpctrack.set_tags('b'); hpctrack.log(step=1, loss=0.5)"
-    statement = f"import hpctrack, hpctrack.stream.outlast; {calls}"
+    statement = f"import hpctrack, hpctrack.script.outlast; {calls}"
     loaded = {name for name in loaded_by(statement) if is_in(name, ["hpctrack"])}
     assert loaded == {f"hpctrack.{name_of(PACKAGE / name)}".rstrip(".") for name in SCRIPT_WHEEL}
 
@@ -287,7 +287,7 @@ def test_a_script_loads_what_the_wheel_for_scripts_has():
 def test_help_loads_hardly_anything():
     loaded = loaded_by("from hpctrack.cli.main import run; run(['--help'])")
     ours = {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
-    assert ours == {"hpctrack", "hpctrack.cli", "hpctrack.cli.main", "hpctrack.cli.verbs"}
+    assert ours == {"hpctrack", "hpctrack.cli", "hpctrack.cli.main", "hpctrack.cli.table_of_verbs"}
     assert not loaded & {"re", "typing", "contextlib", "functools", "enum", "importlib", "logging"}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpctrack.slurm import isolation
+from hpctrack.slurm.sbatch import isolation
 
 
 @pytest.mark.parametrize(

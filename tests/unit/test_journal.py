@@ -10,9 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hpctrack.redact import Redactor
-from hpctrack.stream import journal, journal_lines, tail
-from hpctrack.stream.journal import Message, Row, Torn
+from hpctrack.script import journal_lines
+from hpctrack.stream.disk import tail
+from hpctrack.stream.wire import journal
+from hpctrack.stream.wire.journal import Message, Row, Torn
+from hpctrack.text.redact import Redactor
 
 names = st.text(min_size=1, max_size=60).filter(lambda name: name.encode("utf-8", "ignore").decode() == name)
 texts = st.text(max_size=80).filter(lambda text: text.encode("utf-8", "ignore").decode() == text)

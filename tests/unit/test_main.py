@@ -10,12 +10,12 @@ import pytest
 from click import shell_completion
 
 from hpctrack import __version__
-from hpctrack.cli import group, main, verbs
+from hpctrack.cli import group, main, table_of_verbs
 
 
-@pytest.mark.parametrize("name", verbs.VERBS)
+@pytest.mark.parametrize("name", table_of_verbs.VERBS)
 def test_a_verb_is_a_command_that_explains_itself(name, cli):
-    module, _, attribute = verbs.VERBS[name].target.partition(":")
+    module, _, attribute = table_of_verbs.VERBS[name].target.partition(":")
     assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
     code, out, err = cli(name, "--help")
     assert (code, err) == (0, "")
@@ -29,7 +29,7 @@ def test_help_lists_every_verb_with_its_line(cli, arguments):
     listed = {
         line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line.startswith("  ")
     }
-    for name, verb in verbs.VERBS.items():
+    for name, verb in table_of_verbs.VERBS.items():
         assert listed[name] == verb.help
 
 
@@ -57,7 +57,7 @@ def test_completion_knows_the_verbs(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main.main([])
     words = {line.split(",")[1] for line in capsys.readouterr().out.splitlines()}
-    assert words == {name for name in verbs.VERBS if name.startswith("s")}
+    assert words == {name for name in table_of_verbs.VERBS if name.startswith("s")}
 
 
 def _commands(command, path=()):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hpctrack.stream import marks, tail
+from hpctrack.stream.disk import marks, tail
 
 NAME = "00112233445566aa"
 LINE = b"loss=0.5 step=1\n"

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from hpctrack.stream import folders, journal_lines, mirror, tail
+from hpctrack.script import journal_lines
+from hpctrack.stream.disk import folders, mirror, tail
 
 HEADER = journal_lines.format_header(1, 0)
 

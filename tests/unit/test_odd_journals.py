@@ -8,7 +8,9 @@ import tracemalloc
 
 import pytest
 
-from hpctrack.stream import doubts, journal, journal_lines, opened, tail
+from hpctrack.script import journal_lines
+from hpctrack.stream.disk import opened, tail
+from hpctrack.stream.wire import doubts, journal
 
 _HEADER = journal_lines.format_header(0, 0)
 _ROWS = "step=1 x=1\nstep=2 x=2\n"

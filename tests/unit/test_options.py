@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack.slurm import options
-from hpctrack.slurm.options import NONE, OPTIONAL, REQUIRED
+from hpctrack.slurm.sbatch import options
+from hpctrack.slurm.sbatch.options import NONE, OPTIONAL, REQUIRED
 
 DATA = Path(__file__).parents[1] / "data"
 HELP = (DATA / "sbatch-help-22.05.txt").read_text()

@@ -1,6 +1,6 @@
 """How often Slurm is asked."""
 
-from hpctrack.stream.collector import pacing
+from hpctrack.stream.collector import pace as pacing
 
 
 def test_regular_passes_become_rarer_as_slurm_slows():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrack.reconcile.plan import Survey, plan
-from hpctrack.slurm import states
-from hpctrack.slurm.states import Ends, Stage
+from hpctrack.run import states
+from hpctrack.run.states import Ends, Stage
 from tests.facts import ALL, QUEUE, S, at, decide, relay, row, run, squeue
 
 FINAL = [S.COMPLETED, S.FAILED, S.CANCELLED, S.TIMEOUT, S.NODE_FAIL, S.OUT_OF_MEMORY, S.DEADLINE, S.PREEMPTED]

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from hpctrack.model import JobFacts, RunStatus
 from hpctrack.reconcile.plan import Survey
-from hpctrack.slurm import parse, states
-from hpctrack.slurm.states import Stage
+from hpctrack.run import states
+from hpctrack.run.states import Stage
+from hpctrack.slurm import parse
 from tests.facts import ALL, QUEUE, T0, S, at, decide, relay, run, squeue
 
 REQUEUED = [S.REQUEUED, S.PREEMPTED, S.NODE_FAIL]

@@ -10,8 +10,8 @@ from hpctrack.model import JobFacts
 from hpctrack.reconcile.attempts import UNKNOWN, UNTOLD
 from hpctrack.reconcile.inquiry import Inquiry
 from hpctrack.reconcile.plan import GRACE, Survey
-from hpctrack.slurm import states
-from hpctrack.slurm.states import Stage
+from hpctrack.run import states
+from hpctrack.run.states import Stage
 from tests.facts import ALL, QUEUE, S, after, at, decide, relay, row, run, squeue
 
 

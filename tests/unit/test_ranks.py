@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrack.stream import ranks
+from hpctrack.script import ranks
 
 #: What launchers set for the second process of two.
 LAUNCHED = {

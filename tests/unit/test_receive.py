@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from hpctrack.stream import journal, wire
-from hpctrack.stream.collector import keys, mmsg, receive
+from hpctrack.stream.collector import intake, keys, mmsg
+from hpctrack.stream.wire import journal, wire
 from tests.chain import eventually
 from tests.datagrams import SUBMISSION, header
 
@@ -84,12 +84,12 @@ def test_runs_that_are_gone_are_forgotten():
 # --- the queue ---
 
 
-def datagram(size=100) -> receive.Datagram:
-    return receive.Datagram(header(), bytes(size), RUN, b"from")
+def datagram(size=100) -> intake.Datagram:
+    return intake.Datagram(header(), bytes(size), RUN, b"from")
 
 
 def test_the_queue_is_bounded_in_bytes():
-    queue = receive.Intake(10_000)
+    queue = intake.Intake(10_000)
     assert queue.put([datagram(1000)] * 20) == 13
     assert queue.fill >= 1
     assert len(queue.take(100, 0)) == 7
@@ -97,26 +97,26 @@ def test_the_queue_is_bounded_in_bytes():
 
 
 def test_no_run_and_no_user_fills_the_queue_alone_while_others_send():
-    queue = receive.Intake(100_000)
+    queue = intake.Intake(100_000)
     for number in range(500):
         run = RUN._replace(run_id=number % 50, user="attacker")
         queue.put([datagram(1000)._replace(run=run)])
     assert queue.put([datagram(1000)._replace(run=RUN._replace(run_id=99, user="victim"))] * 3) == 0
     assert queue.fill < 1
-    queue = receive.Intake(100_000)
+    queue = intake.Intake(100_000)
     queue.put([datagram(1000)._replace(run=RUN._replace(run_id=99))])
     queue.put([datagram(1000)] * 100)
     assert queue.put([datagram(1000)._replace(run=RUN._replace(run_id=99))] * 3) == 0
 
 
 def test_a_batch_has_a_limit_and_nothing_is_lost():
-    queue = receive.Intake()
+    queue = intake.Intake()
     queue.put([datagram()] * 5)
     assert [len(queue.take(3, 0)), len(queue.take(3, 0)), len(queue.take(3, 0))] == [3, 2, 0]
 
 
 def test_a_closed_queue_is_finished_once_it_is_empty():
-    queue = receive.Intake()
+    queue = intake.Intake()
     queue.put([datagram()])
     queue.close()
     assert not queue.finished
@@ -125,7 +125,7 @@ def test_a_closed_queue_is_finished_once_it_is_empty():
 
 
 def test_whoever_waits_is_woken():
-    queue = receive.Intake()
+    queue = intake.Intake()
     taken: list = []
     thread = threading.Thread(target=lambda: taken.extend(queue.take(10, 60)))
     thread.start()
@@ -143,15 +143,15 @@ class Running:
     def __init__(self) -> None:
         self.socket = mmsg.BatchSocket("127.0.0.1", 0)
         self.keys = keys.Keys(time.monotonic)
-        self.intake = receive.Intake()
-        self.receiver = receive.Receiver(self.socket, self.keys, self.intake, lambda _run, _journal: 42)
+        self.intake = intake.Intake()
+        self.receiver = intake.Receiver(self.socket, self.keys, self.intake, lambda _run, _journal: 42)
         self.thread = threading.Thread(target=self.receiver.run)
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.settimeout(10)
         self.client.connect(self.socket.address)
         self.keys.learn([(SUBMISSION, -1)], {(SUBMISSION, -1): RUN})
 
-    def finish(self) -> list[receive.Datagram]:
+    def finish(self) -> list[intake.Datagram]:
         """Stop, and return what arrived."""
         self.receiver.stop()
         self.thread.join(30)

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from hpctrack.stream import records
+from hpctrack.stream.wire import records
 
 
 def make(**changes):

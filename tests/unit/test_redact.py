@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import pytest
 
-from hpctrack import redact
-from hpctrack.redact import MASK, Redactor
-from hpctrack.secret_patterns import is_secret_name
+from hpctrack.text import redact
+from hpctrack.text.redact import MASK, Redactor
+from hpctrack.text.secret_patterns import is_secret_name
 
 SECRET = "q7Xv-9zKw2mB"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"
@@ -430,7 +430,7 @@ def test_import_is_cheap() -> None:
     """Compute nodes import this without site-packages: no heavy module may come along."""
     code = (
         "import sys, re, binascii; sys.path.insert(0, sys.argv[1]); import hpctrack; before = set(sys.modules);"
-        "import hpctrack.redact; print(*sorted(set(sys.modules) - before))"
+        "import hpctrack.text.redact; print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, Path(redact.__file__).parents[1]],
@@ -439,5 +439,5 @@ def test_import_is_cheap() -> None:
         text=True,
     )
     assert set(done.stdout.split()) <= {
-        "__future__", "hpctrack.redact", "hpctrack.secret_patterns", "hpctrack.secret_commands",
+        "__future__", "hpctrack.text.redact", "hpctrack.text.secret_patterns", "hpctrack.text.secret_commands",
     }  # fmt: skip

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from hpctrack.redact import MASK, Redactor
+from hpctrack.text.redact import MASK, Redactor
 from tests import secret_corpus
 
 POSITIVES = secret_corpus.positives()

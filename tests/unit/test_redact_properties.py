@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hpctrack import secret_patterns
-from hpctrack.redact import MASK, Redactor
+from hpctrack.text import secret_patterns
+from hpctrack.text.redact import MASK, Redactor
 
 # Texts made of what the patterns look for, so that they meet in every order.
 FRAGMENTS = st.sampled_from(

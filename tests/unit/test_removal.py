@@ -1,4 +1,4 @@
-"""Journals and their folders are deleted in one place, which asks for proof: `hpctrack.stream.removal`."""
+"""Journals and their folders are deleted in one place, which asks for proof: `hpctrack.stream.disk.removal`."""
 
 from __future__ import annotations
 

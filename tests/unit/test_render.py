@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack.cli import render, table
+from hpctrack.cli.terminal import render, table
 from hpctrack.model import RunStatus
-from hpctrack.store.queries import Cluster, RunRow
-from hpctrack.store.series import Bucket, Series
-from hpctrack.words import UNKNOWN_TO_SLURM
+from hpctrack.run.words import UNKNOWN_TO_SLURM
+from hpctrack.store.metrics.series import Bucket, Series
+from hpctrack.store.read.queries import Cluster, RunRow
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 RUN = RunRow(

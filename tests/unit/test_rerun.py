@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import arguments, errors, submission
-from hpctrack.cli import rerun as verb
-from hpctrack.slurm import rerun
-from hpctrack.slurm.rerun import Changes, Original
+from hpctrack import errors
+from hpctrack.cli.verbs import rerun as verb
+from hpctrack.run import arguments
+from hpctrack.slurm.sbatch import rerun, submission
+from hpctrack.slurm.sbatch.rerun import Changes, Original
 
 SCRIPT = b'#!/bin/bash\n#SBATCH --mem=1G\npython train.py "$@"\n'
 

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from hpctrack.stream import journal, runfolder
+from hpctrack.stream.disk import runfolder
+from hpctrack.stream.wire import journal
 
 
 def test_create_makes_private_folder_and_shell_journal(tmp_path):
@@ -71,7 +72,7 @@ def test_the_folder_for_scripts_holds_this_package_alone():
 
 COME_AND_GO = """
 import sys
-from hpctrack.stream import runfolder
+from hpctrack.stream.disk import runfolder
 for _ in range(400):
     runfolder.discard(runfolder.create(sys.argv[1], sys.argv[2], "c.1", 0).path)
 """

@@ -2,8 +2,9 @@
 
 import pytest
 
-from hpctrack import errors, runids, words
-from hpctrack.runids import RunRef
+from hpctrack import errors
+from hpctrack.run import runids, words
+from hpctrack.run.runids import RunRef
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ import pandas as pd
 import pytest
 
 from hpctrack import script
-from hpctrack.stream import journal, journal_lines, ranks, trouble, writer
+from hpctrack.script import journal_lines, ranks, trouble, writer
+from hpctrack.stream.wire import journal
 
 VARIABLES = (
     "SLURM_JOB_ID",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack.store import migrate, sqlfile
+from hpctrack.store.schema import migrate, sqlfile
 
 
 def texts(text: str) -> list[str]:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from hpctrack import resources
 from hpctrack.model import RunStatus
-from hpctrack.slurm import states
-from hpctrack.slurm.states import Ends, Stage
+from hpctrack.run import states
+from hpctrack.run.states import Ends, Stage
 
 
 def test_every_status_is_in_the_table():

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import errors, git, submission
+from hpctrack import errors
+from hpctrack.git import repository
 from hpctrack.settings import Settings
-from hpctrack.slurm import environment, preparation
-from hpctrack.stream import records, runfolder
-from hpctrack.submission import Job, Own, Parent, Source
+from hpctrack.slurm.sbatch import environment, preparation, submission
+from hpctrack.slurm.sbatch.submission import Job, Own, Parent, Source
+from hpctrack.stream.disk import runfolder
+from hpctrack.stream.wire import records
 
 SECRET = "s3cr3t-Value-42"
 
@@ -127,7 +129,9 @@ def make(**changes):
         work_dir="/home/u",
         environ={"MY_TOKEN": SECRET, "OTHER": f"x{SECRET}y", "PATH": "/bin"},
         time=1700000000.5,
-        git=git.State(commit="abc", branch="main", dirty=True, remote=f"https://u:{SECRET}@host/r.git"),
+        git=repository.State(
+            commit="abc", branch="main", dirty=True, remote=f"https://u:{SECRET}@host/r.git"
+        ),
     )
     job = Job("hpc", 14, "0-3", name="train.sh", partition="main", time_limit=300.0)
     return submission.make(
@@ -186,7 +190,7 @@ def test_a_secret_that_is_known_is_masked_in_every_text_of_a_submission():
         script=f"#!/bin/sh\necho {text}\n", work_dir=f"/home/{text}",
         arguments=[text, f"--name={text}", f"{text}=1"],
         environ={"MY_TOKEN": SECRET, text: text}, time=1.7e9, script_path=f"/home/{text}/train.sh",
-        git=git.State(commit="abc", branch=text, dirty=True, remote=text),
+        git=repository.State(commit="abc", branch=text, dirty=True, remote=text),
     )  # fmt: skip
     own = Own(text, (text, f"{text}={text}", f"a={text}"), text)
     record = submission.make(Settings(), source, own, Job("hpc", 14, name=text), None)

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from hpctrack import errors, words
-from hpctrack.cli import chart, columns, common, render, table
+from hpctrack import errors
+from hpctrack.cli import common
+from hpctrack.cli.terminal import chart, columns, render, table
 from hpctrack.model import RunStatus
-from hpctrack.store.series import Bucket, Series
+from hpctrack.run import words
+from hpctrack.store.metrics.series import Bucket, Series
 
 
 def column(width: int, **how) -> table.Column:

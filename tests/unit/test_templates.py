@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from hpctrack.cli import templates
+from hpctrack.cli.verbs import templates
 
 GALLERY = {"array", "checkpoint_requeue", "mpi", "parameters", "single_gpu", "torchrun"}
 

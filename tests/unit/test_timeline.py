@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta, timezone
 
-from hpctrack import timeline
 from hpctrack.model import RunStatus, Transition
+from hpctrack.run import timeline
 
 START = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.cli import verbs
+from hpctrack.cli import table_of_verbs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tour.md").read_text()
 COMMANDS = re.findall(r"^\$ .*$", PAGE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", verbs.VERBS)
+@pytest.mark.parametrize("verb", table_of_verbs.VERBS)
 def test_every_verb_is_used(verb):
     assert any(re.search(rf"\bhpctrack {verb}\b", command) for command in COMMANDS)
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hpctrack.stream import usage
+from hpctrack.stream.node import usage
 
 V1 = """\
 9:name=systemd:/

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import visible
+from hpctrack.text import visible
 
 #: Letters that do harm, and backslashes, often.
 NASTY = st.text(

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import errors, where
+from hpctrack import errors
 from hpctrack.model import RunStatus
-from hpctrack.store import filters
-from hpctrack.where import And, Compare, Field, Has, In, IsNull, Not, Or
+from hpctrack.run import conditions
+from hpctrack.run.conditions import And, Compare, Field, Has, In, IsNull, Not, Or
+from hpctrack.store.read import filters
 
 LR = Field("args", "lr")
 STATE = Field("run", "state")
@@ -54,13 +55,13 @@ STATE = Field("run", "state")
     ],
 )
 def test_what_is_written_is_understood(text, expected):
-    assert where.parse(text) == expected
+    assert conditions.parse(text) == expected
 
 
 def test_times_are_dates_or_so_long_ago():
-    found = where.parse("submitted >= 2026-01-31T12:00:00+00:00")
+    found = conditions.parse("submitted >= 2026-01-31T12:00:00+00:00")
     assert found.value == datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
-    ago = datetime.now(timezone.utc) - where.parse("started < 2d").value
+    ago = datetime.now(timezone.utc) - conditions.parse("started < 2d").value
     assert abs(ago - timedelta(days=2)) < timedelta(minutes=1)
 
 
@@ -94,7 +95,7 @@ def test_times_are_dates_or_so_long_ago():
 )
 def test_what_is_not_understood_is_shown_where(text, position, said):
     with pytest.raises(errors.FilterError) as caught:
-        where.parse(text)
+        conditions.parse(text)
     assert said in str(caught.value)
     line, caret = caught.value.excerpt.split("\n")
     assert line == text
@@ -104,7 +105,7 @@ def test_what_is_not_understood_is_shown_where(text, position, said):
 @given(st.text(alphabet=st.sampled_from(list("args.lr<=>()'\" ,andornt0158%{}\\\0é")), max_size=40))
 def test_any_text_is_understood_or_refused(text):
     try:
-        tree = where.parse(text)
+        tree = conditions.parse(text)
     except errors.FilterError as error:
         assert error.excerpt
         return
@@ -115,12 +116,12 @@ def test_any_text_is_understood_or_refused(text):
 def test_nothing_that_is_written_becomes_sql(text):
     text = text.translate({ord(space): " " for space in "\n\r\t\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029"})
     parameters = filters.Parameters()
-    made = filters.expression(where.parse(f"user = 'marker{text}'"), parameters).as_string(None)
+    made = filters.expression(conditions.parse(f"user = 'marker{text}'"), parameters).as_string(None)
     assert made == "user_name = %(p0)s::text"
 
 
 def test_every_field_has_a_column():
-    assert set(filters.COLUMNS) == set(where.FIELDS)
+    assert set(filters.COLUMNS) == set(conditions.FIELDS)
 
 
 def test_the_page_about_conditions_names_every_field_and_its_examples_are_understood():
@@ -128,12 +129,12 @@ def test_the_page_about_conditions_names_every_field_and_its_examples_are_unders
     section = text.split("## Conditions")[1]
     table = [line for line in section.splitlines() if line.startswith("| ")]
     assert {name for line in table for name in re.findall(r"`(\w+)`", line.split("|")[2])} == set(
-        where.FIELDS
+        conditions.FIELDS
     )
     examples = [line.strip() for line in section.splitlines() if line.startswith("    ")]
     assert len(examples) == 3
     for example in examples:
-        where.parse(example)
+        conditions.parse(example)
 
 
 @pytest.mark.parametrize(

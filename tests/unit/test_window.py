@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from hpctrack.stream import window, wire
+from hpctrack.stream.node import window
+from hpctrack.stream.wire import wire
 
 A, B = b"journal-a"[:8], b"journal-b"[-8:]
 MANY = 1 << 40

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hpctrack.stream import window, wire
+from hpctrack.stream.node import window
+from hpctrack.stream.wire import wire
 
 KEY = bytes(32)
 

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpctrack import errors
-from hpctrack.stream import journal, wire
-from hpctrack.stream.journal import Message, Row, Torn
+from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire.journal import Message, Row, Torn
 from tests.sender import split
 
 KEY = wire.run_key(b"s" * 32, 7)
@@ -282,7 +282,7 @@ def test_a_python_without_a_sha_3_of_its_own_takes_openssls():
     root = str(Path(wire.__file__).parents[2])
     program = (
         f"import sys; sys.path.insert(0, {root!r}); sys.modules['_sha3'] = None\n"
-        "from hpctrack.stream import ciphers, wire\n"
+        "from hpctrack.stream.wire import ciphers, wire\n"
         "print(wire.body(bytes(32), bytes.fromhex(sys.argv[1])).hex(), ciphers.shake_128.__name__)"
     )
     datagram = wire.seal(bytes(32), HEADER, MESSAGE)

@@ -8,7 +8,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from hpctrack import children
+from hpctrack.process import children
 
 if TYPE_CHECKING:
     from hpctrack.store.embedded.cluster_folder import Place

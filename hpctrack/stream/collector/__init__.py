@@ -6,6 +6,6 @@ says that it lives (`keeping`), one asks Slurm (`reconciling`), one delivers wha
 and all of stream that is not for nodes.
 """
 
-from hpctrack.stream.collector.starting import ensure_running
+from hpctrack.stream.collector.launch import ensure_running
 
 __all__ = ["ensure_running"]

@@ -11,9 +11,11 @@ import os
 import uuid
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from hpctrack import array_spec
-from hpctrack.store import collectors, registration
-from hpctrack.stream import folders, records, spool, tail, wire
+from hpctrack.run import array_spec
+from hpctrack.store.write import collectors, registration
+from hpctrack.stream.disk import folders, tail
+from hpctrack.stream.node import spool
+from hpctrack.stream.wire import records, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from hpctrack import model
-    from hpctrack.stream import wire
+    from hpctrack.stream.wire import wire
 
 #: Run and journal (16 hex digits).
 Key: TypeAlias = tuple[int, str]

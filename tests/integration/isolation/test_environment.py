@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import records
+from hpctrack.stream.wire import records
 from tests.integration.isolation.conftest import Place
 
 SCRIPT = "#!/bin/sh\necho hello\n"

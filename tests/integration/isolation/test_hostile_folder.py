@@ -8,10 +8,11 @@ import subprocess
 import pytest
 
 from hpctrack import settings as configuration
-from hpctrack.cli import trial, verbs
+from hpctrack.cli import table_of_verbs
+from hpctrack.cli.doctor import trial
 from hpctrack.store import database as store
 from hpctrack.store import embedded
-from hpctrack.stream.collector import starting
+from hpctrack.stream.collector import launch
 from tests.chain import eventually
 from tests.conftest import wheel_binaries
 
@@ -33,7 +34,7 @@ def standing(every_place, hostile):
 
 
 def test_no_verb_runs_what_stands_there(standing, mark):
-    for verb in verbs.VERBS:
+    for verb in table_of_verbs.VERBS:
         done = standing.run(verb, "--help")
         assert (done.returncode, done.stderr) == (0, ""), verb
         assert not mark.exists(), verb
@@ -67,7 +68,7 @@ _NO_COLLECTOR = "hpctrack: no collector answers (what is logged is kept; deliver
 
 @ONE_SERVER
 def test_a_job_is_submitted_and_registered(standing, mark, empty_database, tmp_path):
-    standing.environ |= starting.environment(empty_database)
+    standing.environ |= launch.environment(empty_database)
     assert standing.run("setup").returncode == 0
     (tmp_path / "train.sh").write_text(SCRIPT)
     done = standing.run("sbatch", "-E", "there", str(tmp_path / "train.sh"))
@@ -83,7 +84,7 @@ def test_a_job_is_submitted_and_registered(standing, mark, empty_database, tmp_p
 
 @ONE_SERVER
 def test_a_command_is_registered_by_the_child_that_run_starts(standing, mark, empty_database):
-    standing.environ |= starting.environment(empty_database)
+    standing.environ |= launch.environment(empty_database)
     assert standing.run("setup").returncode == 0
     done = standing.run("run", "-E", "there", "--", "/bin/sh", "-c", "exit 3")
     assert done.returncode == 3
@@ -104,9 +105,9 @@ def test_a_collector_of_ones_own_starts(standing, mark, tmp_path):
         done = standing.run("sbatch", str(tmp_path / "train.sh"))
         assert done.returncode == 0
         assert "hpctrack: started a collector on " in done.stderr
-        eventually(lambda: starting.read_addresses(settings))
+        eventually(lambda: launch.read_addresses(settings))
     finally:
-        starting.stop(settings)
+        launch.stop(settings)
         embedded.stop(settings)
     assert not mark.exists()
 
@@ -124,7 +125,7 @@ class db:
 
 @ONE_SERVER
 def test_pyslurm_is_found_in_every_installation(standing, mark, empty_database):
-    standing.environ |= starting.environment(empty_database)
+    standing.environ |= launch.environment(empty_database)
     assert standing.run("setup").returncode == 0
     standing.environ["HPCTRACK_SLURM_BACKEND"] = "pyslurm"
     assert "pyslurm is not installed" in standing.run("reconcile").stderr

@@ -87,8 +87,8 @@ BREAKS = {
     "an empty other half": lambda environment: (environment / "bin" / "hpctrack-start").write_text(""),
     "no click": module("click", None),
     "no hpctrack": module("hpctrack", None),
-    "a module that does not compile": module("hpctrack/cli/submit.py", "this is no Python"),
-    "a module that ends Python": module("hpctrack/slurm/submit.py", "raise SystemExit(3)"),
+    "a module that does not compile": module("hpctrack/cli/verbs/sbatch.py", "this is no Python"),
+    "a module that ends Python": module("hpctrack/slurm/sbatch/submit.py", "raise SystemExit(3)"),
     "a module that has no bounds": module("hpctrack/errors.py", "def f(): f()\nf()"),
     "a .pth file that ends Python": module("x.pth", "import sys; sys.exit(5)"),
 }  # fmt: skip
@@ -422,8 +422,8 @@ def test_a_folder_on_path_that_one_may_not_look_into_does_not_matter():
     """As root's own is for a user to whom its PATH was handed on."""
     code = textwrap.dedent("""
         import os, sys
-        from hpctrack import git_program
-        from hpctrack.slurm import preparation
+        from hpctrack.git import program
+        from hpctrack.slurm.sbatch import preparation
         os.setuid(65534)
         search = sys.argv[1]
         print(git_program.find({"PATH": search}), preparation.find_script("elsewhere.sh", None, search))

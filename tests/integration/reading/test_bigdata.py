@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import bigdata
-from hpctrack.store import series
+from hpctrack.store.metrics import series
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from hpctrack.cli import logs
+from hpctrack.cli.verbs import logs
 
 NOW = datetime.now(timezone.utc)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.store import series
+from hpctrack.store.metrics import series
 
 T0 = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "json.md"

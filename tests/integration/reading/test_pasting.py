@@ -10,10 +10,11 @@ import uuid
 
 import pytest
 
-from hpctrack import errors, words
+from hpctrack import errors
 from hpctrack.model import RunStatus
-from hpctrack.store import lists, lookup
-from hpctrack.store.filters import RunFilter
+from hpctrack.run import words
+from hpctrack.store.read import lists, lookup
+from hpctrack.store.read.filters import RunFilter
 from tests.integration.reading.conftest import NOW
 
 STATES = ("COMPLETED", "FAILED", "TIMEOUT")

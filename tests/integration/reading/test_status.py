@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.cli import columns
+from hpctrack.cli.terminal import columns
 
 NOW = datetime.now(timezone.utc)
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "json.md"

@@ -84,7 +84,7 @@ def test_watching_into_a_pipe_writes_what_changed(database, run, connection):
 STRIDE, COUNT = 173, 25
 AT_MANY_INSTANTS = """
 import json, os, pty, signal, sys, termios
-from hpctrack.cli import group, main, screen, watching
+from hpctrack.cli import group, main, watching; from hpctrack.cli.terminal import screen
 numbers, first, stride, count, arguments = json.loads(sys.argv[1])
 
 def interrupt_at(line):

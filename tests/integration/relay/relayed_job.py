@@ -17,7 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from hpctrack.stream import folders, records, spool, tail, wire
+from hpctrack.stream.disk import folders, tail
+from hpctrack.stream.node import spool
+from hpctrack.stream.wire import records, wire
 
 ROOT = Path(__file__).parents[3]
 MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"

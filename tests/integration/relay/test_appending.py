@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import appending, folders, journals, late, options, records, relay, runfolder
+from hpctrack.stream.disk import appending, folders, journals, late, runfolder
+from hpctrack.stream.node import options, relay
+from hpctrack.stream.wire import records
 from tests.integration.relay.relayed_job import await_result
 
 #: The ways in which people append; no shell option that they may have set makes one fail.

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from hpctrack.stream import wire
+from hpctrack.stream.wire import wire
 from tests.integration.relay.relayed_job import LOG
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from hpctrack.stream import wire
+from hpctrack.stream.wire import wire
 from tests.integration.relay.relayed_job import LOG, Collector, Job, await_result
 
 

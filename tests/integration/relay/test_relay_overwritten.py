@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
-from hpctrack.stream import folders, journal_lines, outbox, tail
+from hpctrack.script import journal_lines
+from hpctrack.stream.disk import folders, tail
+from hpctrack.stream.node import outbox
 from tests.integration.relay.relayed_job import await_result
 
 

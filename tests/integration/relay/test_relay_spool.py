@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack.stream import holes
+from hpctrack.stream.disk import holes
 from tests.integration.relay.relayed_job import LOG, Collector, Job, await_result
 
 RELAY_SECONDS = 31

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from hpctrack import children
-from hpctrack.stream import folders, journal_lines, removal, spool, tail
+from hpctrack.process import children
+from hpctrack.script import journal_lines
+from hpctrack.stream.disk import folders, removal, tail
+from hpctrack.stream.node import spool
 from tests.conftest import skip_or_fail
 from tests.integration.relay.relayed_job import LOG, Job, await_result
 
@@ -23,7 +25,7 @@ from tests.integration.relay.relayed_job import LOG, Job, await_result
 ORDINARY = ("setpriv", "--bounding-set=-all", "--")
 DELIVER = """
 import sys
-from hpctrack.stream import spool
+from hpctrack.stream.node import spool
 folder, node, address = sys.argv[1:]
 for waiting in spool.pending(folder, node):
     try:

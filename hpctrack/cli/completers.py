@@ -1,0 +1,91 @@
+"""What the shell completes: runs, their metrics and tags, experiments, states.
+
+Quick, and silent when PostgreSQL is away; nothing is started or registered for a press of the tab key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from click.shell_completion import CompletionItem
+
+from hpctrack.model import RunStatus
+from hpctrack.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import click
+
+    from hpctrack.store.read import completions
+
+#: What bash, which inserts a word as it is, would not take as part of a word. It needs two backslashes, of
+#: which click's script takes one away.
+_SPECIAL = re.compile(r"([^\w@%+=:,./-])")
+#: What click's scripts, or the shells, would insert as something else: such words are not offered.
+_SPOILT = {"bash": re.compile(r"\\|^$"), "zsh": re.compile(r"\\|^$"), "fish": re.compile(r",|^~|^$")}
+
+
+def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a run: by its own id (r7), its job id (14, 14_3) or its job's name."""
+    return _ask(ctx, lambda source: source.runs(incomplete))
+
+
+def experiments(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of an experiment."""
+    return _ask(ctx, lambda source: source.experiments(incomplete))
+
+
+def metrics(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a metric of the run."""
+    return _ask(ctx, lambda source: source.metrics([ctx.params["ref"].text], incomplete))
+
+
+def runs_and_metrics(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a metric of the runs that stand there already, or one more run."""
+    return _ask(ctx, lambda source: source.metrics(_typed(ctx), incomplete) + source.runs(incomplete))
+
+
+def runs_and_tags(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a tag that the runs have which stand there already, or one more run."""
+    return _ask(ctx, lambda source: source.tags(_typed(ctx), incomplete) + source.runs(incomplete))
+
+
+def _typed(ctx: click.Context) -> tuple[str, ...]:
+    return ctx.params.get("words") or ()  # None before the first
+
+
+def states(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the last of the states that are joined by commas."""
+    done, comma, word = incomplete.rpartition(",")
+    names = (status.value for status in RunStatus)
+    return [CompletionItem(done + comma + name) for name in names if name.startswith(word.upper())]
+
+
+def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leave it to the shell, which knows files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _ask(
+    ctx: click.Context, question: Callable[[completions.Source], list[completions.Word]]
+) -> list[CompletionItem]:
+    try:
+        from hpctrack import settings
+        from hpctrack.store.read import completions
+
+        with completions.source(settings.load(config_path=ctx.params.get("config_path"))) as source:
+            words = question(source)
+    except Exception:  # noqa: BLE001 (a press of the tab key has no place for a message)
+        return []
+    shell = os.environ.get("_HPCTRACK_COMPLETE", "").partition("_")[0]
+    spoilt = _SPOILT.get(shell, _SPOILT["bash"])
+    return [
+        CompletionItem(
+            _SPECIAL.sub(r"\\\\\1", text) if shell == "bash" else text, help=visible.shown(meaning)
+        )
+        for text, meaning in words
+        if visible.shown(text) == text and not spoilt.search(text)
+    ]

@@ -1,0 +1,1 @@
+"""What `hpctrack doctor` looks at."""

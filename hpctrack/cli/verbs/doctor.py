@@ -1,0 +1,68 @@
+"""``hpctrack doctor``: does everything work, and what is to be done where it does not?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from hpctrack import errors
+from hpctrack.cli import common
+from hpctrack.cli.doctor import checks
+from hpctrack.cli.terminal import render, say, table
+from hpctrack.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_GLYPHS = {"ok": ("✓", "#009e73"), "note": ("○", "#e69f00"), "broken": ("✗", "bold #e04030")}
+_NAME, _STATE = 15, 8
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--job", is_flag=True, help="Try it from a compute node, too, by a small job.")
+@click.option(
+    "--wait", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds to wait for that job."
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[SBATCH OPTIONS]")
+@common.json_option
+@common.config_option
+def command(
+    *, job: bool, wait: float, options: tuple[str, ...], as_json: bool, config_path: str | None
+) -> int:
+    """Check that everything works; each line that is not ok says what to do.
+
+    Looks at configuration, PostgreSQL, schema, clocks, collector (by a real echo), Slurm's commands, and what
+    waits in the spool. Exits with 1 if something is broken.
+
+    \b
+    hpctrack doctor --job -- -A myaccount -p debug
+    """
+    if options and not job:
+        raise errors.UsageError(f"{options[0]} is for sbatch: write --job -- {' '.join(options)}")
+    found = checks.examine(config_path)
+    if job:
+        from hpctrack.cli.doctor import trial
+
+        found = trial.follow(found, options, wait, config_path)
+    told = list(found) if as_json else _tell(found)
+    broken = sum(check.state == "broken" for check in told)
+    if as_json:
+        say.raw(render.to_json({"checks": [check._asdict() for check in told], "broken": broken}) + "\n")
+    return 1 if broken else 0
+
+
+def _tell(found: Iterable[checks.Check]) -> list[checks.Check]:
+    """Print each check as soon as it is done; return them all."""
+    output = table.Output()
+    told = []
+    for check in found:
+        glyph, style = _GLYPHS[check.state]
+        word = check.state if output.plain else f"{glyph} {check.state}"
+        line = Text(word.ljust(_STATE) + "  ", style).append(check.name.ljust(_NAME), "default not bold")
+        output.print(line.append(visible.shown(check.says), "default not bold"))
+        if check.do:
+            output.print(Text(" " * (_STATE + 2 + _NAME) + f"-> {visible.shown(check.do)}"))
+        told.append(check)
+    return told

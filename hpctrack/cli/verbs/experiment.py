@@ -1,0 +1,159 @@
+"""``hpctrack experiment``: list, show, rename and delete experiments."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.text import Text
+
+from hpctrack import errors, settings
+from hpctrack.cli import common, completers
+from hpctrack.cli.terminal import render, say, table
+from hpctrack.cli.verbs import delete
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hpctrack.store.write.experiments import Experiment, Link
+
+#: Newest runs that ``experiment show`` lists.
+_SHOWN = 10
+_name_argument = click.argument("name", shell_complete=completers.experiments)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """List, show, rename and delete experiments.
+
+    An experiment is a named group of runs; hpctrack sbatch -E NAME puts runs into it.
+    """
+    if ctx.invoked_subcommand is None:
+        say.raw(ctx.get_help() + "\n")
+
+
+@command.command("list")
+@common.json_option
+@common.config_option
+def list_(*, as_json: bool, config_path: str | None) -> None:
+    """List experiments, the one with the newest run last."""
+    from hpctrack.store.write import experiments
+
+    with common.connected(settings.load(config_path=config_path)) as connection:
+        found = experiments.list_all(connection)
+    if as_json:
+        say.raw(render.to_json({"experiments": [_to_object(one) for one in found]}) + "\n")
+    elif found:
+        output = table.Output()
+        output.print(table.build(_columns(found), output.width))
+    else:
+        say.out("No experiments yet: hpctrack sbatch -E NAME makes one.")
+
+
+@command.command()
+@_name_argument
+@common.json_option
+@common.config_option
+def show(*, name: str, as_json: bool, config_path: str | None) -> None:
+    """Tell about one experiment: its runs by state, its links, its newest runs."""
+    from hpctrack.cli.terminal import listing
+    from hpctrack.store.read import filters, lists, queries
+    from hpctrack.store.write import experiments
+
+    with common.connected(settings.load(config_path=config_path)) as connection:
+        found = experiments.get(connection, name)
+        links = experiments.links(connection, found)
+        rows = experiments.count_rows(connection, found)
+        runs = lists.list_runs(connection, filters.RunFilter(experiment=name), _SHOWN)[::-1]
+        now = queries.session(connection).now
+    if as_json:
+        newest = [render.run_json(run, now) for run in runs]
+        more = {"rows": rows, "links": [_link(link) for link in links], "newest_runs": newest}
+        say.raw(render.to_json({**_to_object(found), **more}) + "\n")
+        return
+    output = table.Output()
+    output.print(table.facts(_facts(found, links, rows)))
+    if runs:
+        output.print(Text(), table.build(listing.build(runs, now, plain=output.bare), output.width))
+    if len(runs) < found.runs:
+        rest = f"the newest {len(runs)} of {found.runs}: hpctrack status -E {render.clean(shlex.quote(name))}"
+        output.print(Text(rest, "dim"))
+
+
+@command.command()
+@_name_argument
+@click.argument("new")
+@common.config_option
+def rename(*, name: str, new: str, config_path: str | None) -> None:
+    """Give an experiment another name; scripts that still say the old one begin a new experiment."""
+    from hpctrack.store.write import experiments
+
+    if not new.strip():
+        raise errors.UsageError("an experiment needs a name")
+    with common.connected(settings.load(config_path=config_path)) as connection:
+        experiments.rename(connection, experiments.get(connection, name), new)
+    say.out(f"{render.clean(name)} is {render.clean(new)} now")
+
+
+@command.command("delete")
+@_name_argument
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Also runs that are not over; tasks of an array that lives come back."
+)
+@common.config_option
+def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> None:
+    """Delete an experiment with all its runs.
+
+    Says what goes, and asks. There is no way back but a back-up of PostgreSQL.
+    """
+    from hpctrack.store.write import experiments
+
+    configuration = settings.load(config_path=config_path)
+    with common.connected(configuration) as connection:
+        found = experiments.get(connection, name)
+        experiments.check_rights(connection, found)
+        ids = experiments.run_ids(connection, found)
+        with delete.clearing(configuration, connection):
+            deleted = delete.delete_runs(connection, ids, yes=yes, force=force)
+        experiments.delete(connection, found)
+    say.out(f"deleted {render.clean(name)} with {common.counted(deleted, 'run')}")
+
+
+def _columns(found: list[Experiment]) -> list[table.Column]:
+    return [
+        table.column("experiment", [one.name for one in found], least=12),
+        table.column("runs", [str(one.runs) for one in found], justify="right"),
+        table.column("states", [_states(one) for one in found], least=20),
+        table.column("newest", [render.moment(one.newest) for one in found], drop=2),
+        table.column("user", [one.user_name for one in found], least=6, drop=1),
+        table.column("tags", [render.words(one.tags) for one in found], least=6, drop=3),
+    ]
+
+
+def _facts(one: Experiment, links: list[Link], rows: int) -> Iterator[tuple[str, Text | str | None]]:
+    yield "experiment", Text(render.clean(one.name), "bold")
+    yield "tags", render.words(one.tags)
+    yield "note", one.comment
+    yield "user", one.user_name
+    yield "created", render.moment(one.time_created)
+    if one.newest:
+        yield "submitted", f"{render.moment(one.first)} to {render.moment(one.newest)}"
+    yield "runs", f"{one.runs}: {_states(one)}" if one.runs else "none"
+    yield "metrics", common.counted(rows, "row") if rows else None
+    yield "links", ", ".join(map(_link, links))
+
+
+def _states(one: Experiment) -> str:
+    counts = sorted(one.counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} {state}" for state, count in counts)
+
+
+def _link(link: Link) -> str:
+    return " ".join(link)
+
+
+def _to_object(one: Experiment) -> dict[str, Any]:
+    return {**render.record_json(one), "runs": one.runs}

@@ -1,0 +1,88 @@
+"""``hpctrack export``: metrics of runs into a file."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpctrack import errors, settings
+from hpctrack.cli import common, completers
+from hpctrack.cli.terminal import bar, render, say
+from hpctrack.run import runids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hpctrack.store.database import Connection
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+@click.command()
+@common.optional_runs_argument
+@click.option(
+    "-E", "--experiment", shell_complete=completers.experiments, help="All runs of this experiment."
+)
+@click.option(
+    "-o", "--output", "--to", "path", required=True,
+    type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="A file that ends with .parquet, .csv or .jsonl; an existing one is replaced.",
+)  # fmt: skip
+@common.json_option
+@common.config_option
+def command(
+    *,
+    refs: tuple[runids.RunRef, ...],
+    experiment: str | None,
+    path: Path,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """Write the metrics of runs into a file, a row for each run and step.
+
+    Columns: run, step, progress, time (UTC), restarts, then the metrics. The file is there whole or not at
+    all.
+    """
+    from hpctrack.api import export
+
+    if bool(refs) == (experiment is not None):
+        raise errors.UsageError("name runs, or an experiment with --experiment")
+    export.check(path)
+    # Otherwise the half of a file would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    with common.connected(settings.load(config_path=config_path)) as connection:
+        ids = _ids(connection, refs, experiment)
+        with _bar(connection, ids) as progress:
+            rows = export.write(connection, ids, path, progress)
+    if as_json:
+        say.json({"file": str(path), "runs": len(ids), "rows": rows, "bytes": path.stat().st_size})
+    else:
+        say.out(f"{render.clean(path)}: {common.counted(rows, 'row')} of {common.counted(len(ids), 'run')}")
+
+
+def _ids(connection: Connection, refs: tuple[runids.RunRef, ...], experiment: str | None) -> list[int]:
+    from hpctrack.store.read import lookup
+    from hpctrack.store.write import experiments
+
+    if experiment is None:
+        return list(lookup.find_each(connection, refs))
+    ids = experiments.run_ids(connection, experiments.get(connection, experiment))
+    if not ids:
+        raise errors.BadInput(f"experiment {experiment!r} has no runs")
+    return ids
+
+
+@contextlib.contextmanager
+def _bar(connection: Connection, ids: list[int]) -> Iterator[Callable[[int], None]]:
+    """Show how far it is; only on a terminal."""
+    from rich.progress import MofNCompleteColumn
+
+    from hpctrack.store.metrics import metric_tables
+
+    with bar.shown("rows", metric_tables.count(connection, ids) or None, MofNCompleteColumn) as progress:
+        yield progress

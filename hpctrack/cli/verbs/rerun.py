@@ -1,0 +1,212 @@
+"""``hpctrack rerun``: what was submitted, submitted again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+from typing import TYPE_CHECKING
+
+import click
+
+from hpctrack import account, errors, settings
+from hpctrack.cli import common, completers
+from hpctrack.cli.terminal import say
+from hpctrack.process import inherited
+from hpctrack.run import runids
+from hpctrack.run import words as reading
+from hpctrack.slurm.sbatch import submission
+
+if TYPE_CHECKING:
+    from hpctrack.settings import Settings
+    from hpctrack.slurm.sbatch import rerun
+    from hpctrack.store.read import lookup, queries
+
+#: Bytes of a script that are read: Slurm takes 4 MB unless it is told otherwise (max_script_size).
+_LONGEST = 64 << 20
+
+
+class _Words(click.Command):
+    """A command that takes sbatch's options beside its own; the declared ones are for ``--help``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Tell our words from sbatch's."""
+        if ctx.resilient_parsing or {"-h", "--help"} & set(args[:1]):
+            return super().parse_args(ctx, args)
+        refs, changes = read(args)
+        ctx.params = {"refs": refs, "changes": changes}
+        return []
+
+
+def read(words: list[str]) -> tuple[tuple[runids.RunRef, ...], rerun.Changes]:
+    """Read a command line: the run first, then our options and sbatch's in any order.
+
+    Raises `errors.UsageError`.
+    """
+    from hpctrack.slurm.sbatch.rerun import Changes
+
+    own = submission.Own()
+    refs: tuple[runids.RunRef, ...] = ()
+    assignments: list[tuple[str, str]] = []
+    options: list[str] = []
+    rest = list(words)
+    while rest:
+        given, rest = submission.parse_own(rest)
+        own = given.over(own)
+        if not rest:
+            break
+        word = rest.pop(0)
+        if word == "--set" or word.startswith("--set="):
+            text = word[len("--set=") :] if "=" in word else rest.pop(0) if rest else ""
+            assignments.append(_assignment(text))
+        elif refs:
+            options.append(word)
+        elif word.startswith("-"):
+            raise errors.UsageError(f"RUN comes before options of sbatch's: hpctrack rerun RUN {word} ...")
+        else:
+            refs = reading.runs(word)
+    if not refs:
+        raise errors.UsageError("Missing argument 'RUN'")
+    return refs, Changes(own, assignments, options)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise errors.UsageError("--set takes NAME=VALUE, such as --set lr=0.1")
+    return name.lstrip("-"), value
+
+
+@click.command(cls=_Words, options_metavar="[HPCTRACK OPTIONS]")
+@click.option("-E", "--experiment", metavar="NAME", shell_complete=completers.experiments, help="Experiment.")
+@click.option("-T", "--tag", metavar="NAME[=VALUE]", help="One more tag (several: repeat).")
+@click.option("--note", metavar="TEXT", help="A remark.")
+@click.option("--set", metavar="NAME=VALUE", help="Another value for an argument of the script.")
+@click.argument("refs", metavar="RUN [SBATCH OPTIONS]", shell_complete=completers.runs)
+def command(refs: tuple[runids.RunRef, ...], changes: rerun.Changes) -> int:
+    """Submit again what a run was submitted as: script, arguments, options.
+
+    The script is the one that was submitted then, in the folder it was submitted from, and with today's
+    environment. Where secrets of the script were masked, its file is taken, if that has not changed. Options
+    of sbatch's given here are stronger. The new run is linked to the old one.
+
+    \b
+    hpctrack rerun 14 --set lr=0.1
+    hpctrack rerun 14_3 --time=2:00:00     one task of a job array
+    hpctrack rerun 14_[0,3-5]              some of its tasks
+    """
+    from hpctrack.cli.verbs import sbatch as submitting
+    from hpctrack.slurm import site
+    from hpctrack.slurm.sbatch import rerun as planning
+    from hpctrack.slurm.sbatch import submit
+
+    configuration = settings.load()
+    original, uuid = _find(configuration, refs)
+    environ = inherited.environ()
+    try:
+        listed = site.sbatch_options(environ, configuration.cache)
+    except errors.CommandNotFound:
+        raise
+    except errors.SlurmError:
+        listed = {}
+    again = planning.plan(original, changes, listed)
+    try:
+        os.chdir(original.work_dir)
+    except OSError as error:
+        raise errors.BadInput(
+            f"{original.name} was submitted from {original.work_dir}: {error.strerror}"
+        ) from None
+    environ["PWD"] = original.work_dir
+    order = submit.Order(configuration, again.argv, again.own, again.line, environ, again.script, uuid)
+    return submitting.submit_order(order)
+
+
+def _find(configuration: Settings, refs: tuple[runids.RunRef, ...]) -> tuple[rerun.Original, str]:
+    """Return what was submitted, and its UUID; say which runs it is, where they are several."""
+    from hpctrack.slurm.sbatch import rerun
+    from hpctrack.store.read import lookup, queries
+
+    with common.connected(configuration) as connection:
+        members = lookup.find_runs(connection, refs)
+        ids = sorted({one.id for one in members})
+        if len({one.submission or one.id for one in members}) > 1:
+            raise errors.AmbiguousRun(
+                f"{common.named(ids)} were not submitted together: rerun them one by one"
+            )
+        run = queries.get_run(connection, members[0].id)
+        found = queries.submission(connection, run.submission)
+        mine = lookup.my_names(connection)
+    name = refs[0].text if len(refs) == 1 and refs[0].job_id is not None else f"r{run.id}"
+    if found is None and run.submission is not None:
+        raise errors.StoreDenied(f"what {name} was submitted as is for {run.user_name} alone")
+    if run.user_name not in mine:
+        raise errors.StoreDenied(
+            f"{name} is {run.user_name}'s, and what it was would run as {account.user_name()}: "
+            f"read its script (hpctrack show {name} --script), and submit what you trust with hpctrack sbatch"
+        )
+    if found is None or found.submit_line is None:
+        raise errors.BadInput(f"{name} was not submitted by hpctrack")
+    if found.script is None:
+        again = f"cd {shlex.quote(found.work_dir or '.')} && {found.submit_line}"
+        raise errors.UsageError(f"{name} is no job but a command; run it again: {again}")
+    if len(ids) > 1:
+        say.note(f"submits {common.named(ids)} again")
+    original = rerun.Original(
+        name=name,
+        line=_words(name, found.submit_line),
+        script=_script(name, found),
+        path=found.script_path or "",
+        work_dir=found.work_dir or ".",
+        experiment=run.experiment,
+        tasks=_tasks(refs, members),
+    )
+    return original, str(found.uuid)
+
+
+def _tasks(refs: tuple[runids.RunRef, ...], members: list[lookup.Candidate]) -> str | None:
+    """Return the tasks of an array that are meant; None for a whole array, or where there is none."""
+    tasks = {one.array_task_id for one in members if one.array_task_id is not None}
+    whole = len(tasks) > 1 and all(ref.named or (ref.job_id is not None and ref.task is None) for ref in refs)
+    return runids.ranges(sorted(tasks)) if tasks and not whole else None
+
+
+def _words(name: str, line: str) -> list[str]:
+    """Return the words of a submit line, which its owner may have changed. Raises `errors.BadInput`."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise errors.BadInput(f"the submit line of {name} is none of a shell's: {error}: {line}") from None
+
+
+def _read(path: str) -> bytes:
+    """Read a file whose path whoever registered it chose: no FIFO is waited for, no device read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(_LONGEST)
+
+
+def _script(name: str, found: queries.Submission) -> bytes:
+    """Return the script as it was submitted: as stored, or, where secrets were masked, from its file."""
+    stored = found.script or ""
+    if submission.fingerprint(stored) == found.script_sha256:
+        return stored.encode()
+    if found.script_path is None:
+        raise errors.BadInput(
+            f"the script of {name} held secrets, which were not stored, and it came from no file: "
+            "submit it with hpctrack sbatch"
+        )
+    try:
+        text = _read(found.script_path)
+    except OSError as error:
+        why = f"can't be read: {error.strerror}"
+    else:
+        if submission.fingerprint(text.decode("utf-8", "surrogateescape")) == found.script_sha256:
+            return text
+        why = "has changed since"
+    raise errors.BadInput(
+        f"the script of {name} held secrets, which were not stored, and {found.script_path} {why}: "
+        "submit it with hpctrack sbatch"
+    )

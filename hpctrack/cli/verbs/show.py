@@ -1,0 +1,126 @@
+"""``hpctrack show``: everything about one run."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpctrack import errors, settings
+from hpctrack.cli import common
+from hpctrack.cli.terminal import detail, render, say, table, waiting
+from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.read import attempt_resources, lookup, queries
+from hpctrack.text import nearest
+
+if TYPE_CHECKING:
+    from hpctrack.run import runids
+    from hpctrack.store.database import Connection
+
+_CHART_WIDTH, _PLAIN_WIDTH = 100, 80
+
+
+@click.command()
+@common.run_argument
+@click.option("--plot", "plots", multiple=True, metavar="METRIC", help="Draw this metric (several: repeat).")
+@click.option("--script", is_flag=True, help="Print the script as it was submitted, secrets masked.")
+@click.option("--env", is_flag=True, help="Print the environment that the run began with, secrets masked.")
+@common.json_option
+@common.config_option
+def command(
+    *,
+    ref: runids.RunRef,
+    plots: tuple[str, ...],
+    script: bool,
+    env: bool,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """Tell everything about one run: what it was, what became of it, what it measured.
+
+    RUN is a Slurm job id (14, or 14_3 for one task of an array), a run's own id (r7), or the beginning of its
+    job's name.
+    """
+    if sum((bool(plots), script, env, as_json)) > 1:
+        raise errors.UsageError("--plot, --script, --env and --json do not go together")
+    configuration = settings.load(config_path=config_path)
+    with common.connected(configuration) as connection:
+        run = queries.get_run(connection, lookup.find_one(connection, ref))
+        if plots:
+            _plot(connection, run, plots)
+        elif script:
+            _print_script(connection, run)
+        elif env:
+            _print_env(connection, run)
+        elif as_json:
+            story = _story(connection, run, table.Output())
+            say.raw(render.to_json({**detail.to_object(story), "env": story.environment()}) + "\n")
+        else:
+            output = table.Output()
+            output.print(*detail.draw(_story(connection, run, output), output))
+            waiting.say(configuration, connection, run.id)
+
+
+def _story(connection: Connection, run: queries.Run, output: table.Output) -> detail.Story:
+    names = metric_names.fetch(connection, [run.id])
+    return detail.Story(
+        now=queries.session(connection).now,
+        run=run,
+        submission=queries.submission(connection, run.submission),
+        transitions=queries.transitions(connection, run.id),
+        attempts=queries.attempts(connection, run.id),
+        usage=queries.usage(connection, run.id),
+        resources=attempt_resources.of_run(connection, run.id),
+        losses=queries.losses(connection, run.id),
+        relatives=queries.relatives(connection, run.id),
+        series=series.fetch(connection, run.id, names, buckets=detail.sparkline_width(output)),
+    )
+
+
+def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> None:
+    from hpctrack.cli.terminal import chart
+
+    output = table.Output()
+    width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
+    found = {one.name: one for one in series.fetch(connection, run.id, names, buckets=chart.DOTS * width)}
+    for name in names:
+        if name not in found or not found[name].buckets:
+            hint = nearest.hint(name, metric_names.fetch(connection, [run.id]))
+            raise errors.UsageError(f"r{run.id} has no numbers of metric {name!r}: {hint}")
+        words = (f"r{run.id}", run.job, run.job_name)
+        label = " ".join(render.clean(word) for word in words if word)
+        one = chart.Chart(render.clean(name), (chart.Line(label, found[name]),))
+        say.out(*chart.draw(one, width))
+
+
+def _submission(connection: Connection, run: queries.Run) -> queries.Submission:
+    found = queries.submission(connection, run.submission)
+    if found is None and run.submission is not None:
+        raise errors.StoreDenied(f"script and environment of r{run.id} are for {run.user_name} alone")
+    if found is None:
+        raise errors.RunNotFound(f"r{run.id} was not submitted by hpctrack: neither script nor environment")
+    return found
+
+
+def _print_script(connection: Connection, run: queries.Run) -> None:
+    script = _submission(connection, run).script
+    if script is None:
+        raise errors.RunNotFound(f"r{run.id} has no script: hpctrack show r{run.id} tells its command")
+    _print_text(script)
+
+
+def _print_env(connection: Connection, run: queries.Run) -> None:
+    merged: dict[str, Any] = detail.environment(run, _submission(connection, run))
+    lines = [f"{name}={value}" for name, value in merged.items()]
+    if sys.stdout.isatty():
+        say.out(*lines)
+    else:
+        say.raw("".join(line + "\n" for line in lines))
+
+
+def _print_text(text: str) -> None:
+    """Print a text from the database: as it is into a pipe or file, harmless on a terminal."""
+    if sys.stdout.isatty():
+        text = "".join(line + "\n" for line in render.clean_lines(text))
+    say.raw(text)

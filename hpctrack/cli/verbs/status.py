@@ -1,0 +1,207 @@
+"""``hpctrack status``: the runs, their states and latest metrics, as PostgreSQL knows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.text import Text
+
+from hpctrack import errors, settings
+from hpctrack.cli import common, completers, misspelt
+from hpctrack.cli.question import Question, ask
+from hpctrack.cli.terminal import columns, listing, render, say, table, waiting
+from hpctrack.run import conditions, runids, words
+from hpctrack.store.read import attempt_resources, filters, lists, queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hpctrack.store.database import Connection
+
+
+def _where(_ctx: click.Context, _param: click.Parameter, text: str | None) -> conditions.Expression | None:
+    return None if text is None else conditions.parse(text)
+
+
+def _sort(_ctx: click.Context, _param: click.Parameter, text: str | None) -> filters.Sort | None:
+    if text is None:
+        return None
+    return filters.Sort(conditions.field(text.strip().lstrip("+-")), descending=text.strip().startswith("-"))
+
+
+def _tags(
+    _ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str | None], ...]:
+    return tuple(map(words.tag, texts))
+
+
+def _words(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+
+
+def _after(_ctx: click.Context, _param: click.Parameter, text: str | None) -> runids.RunRef | None:
+    return None if text is None else common.one_run(text)
+
+
+def _format(
+    ctx: click.Context, _param: click.Parameter, text: str | None
+) -> tuple[columns.Chosen, ...] | None:
+    if text is not None and text.strip().lower() == "help":
+        say.out(*columns.explain().split("\n"))
+        ctx.exit()
+    return None if text is None else columns.parse(text)
+
+
+@click.command()
+@common.optional_runs_argument
+@click.option("--me", "mine", is_flag=True, help="My runs only.")
+@click.option("--user", "users", multiple=True, callback=_words, metavar="USERS", help="Runs of these users.")
+@click.option(
+    "-t", "--state", "statuses", multiple=True, callback=common.states, metavar="STATES",
+    shell_complete=completers.states, help="Slurm's states, any case, also compact: --state PD,R.",
+)  # fmt: skip
+@click.option(
+    "--not-state", "not_statuses", multiple=True, callback=common.states, metavar="STATES",
+    shell_complete=completers.states, help="Leave these states out.",
+)  # fmt: skip
+@click.option("-E", "--experiment", shell_complete=completers.experiments, help="Runs of this experiment.")
+@click.option(
+    "-T", "--tag", "tags", multiple=True, callback=_tags, metavar="NAME[=VALUE]",
+    help="Runs with this tag (several: all of them).",
+)  # fmt: skip
+@click.option("--name", metavar="GLOB", help="Jobs of this name: 'train*'.")
+@click.option(
+    "-p", "--partition", "partitions", multiple=True, callback=_words, metavar="NAMES",
+    help="Runs in these partitions.",
+)  # fmt: skip
+@click.option(
+    "--since", callback=common.since, metavar="TIME", help="Submitted since: 2d, 3h, 30min, 2026-01-31."
+)
+@click.option("--until", callback=common.since, metavar="TIME", help="Submitted before.")
+@click.option(
+    "--where", callback=_where, metavar="CONDITION",
+    help="Such as 'args.lr < 0.01 and metrics.val_loss < 0.3'; fields as in --sort.",
+)  # fmt: skip
+@click.option(
+    "--sort", callback=_sort, metavar="FIELD",
+    help="Order by submitted, elapsed, metrics.val_loss, args.lr ...; -FIELD turns it round.",
+)  # fmt: skip
+@click.option("-l", "--limit", type=click.IntRange(1), default=50, show_default=True, help="So many lines.")
+@click.option("--after", callback=_after, metavar="RUN", help="The next page, behind the run that ended one.")
+@click.option("--all", "everything", is_flag=True, help="No limit; for --csv and --parsable.")
+@click.option("-r", "--array", "unfold", is_flag=True, help="A line for each task of a job array.")
+@click.option(
+    "-o", "--format", "chosen", callback=_format, metavar="COLUMNS",
+    help="These columns: run,job,name%20,metrics.val_loss; help lists them.",
+)  # fmt: skip
+@common.json_option
+@click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each run.")
+@click.option(
+    "-P", "--parsable", "form", flag_value="parsable", help="Print cells parted by |, as sacct -P does."
+)
+@click.option("--count", is_flag=True, help="Just count all runs that match, by state.")
+@click.option(
+    "-w", "--watch", is_flag=True, help="Redraw until q is pressed, or until all runs asked for have ended."
+)
+@click.option(
+    "--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between redraws."
+)
+@common.config_option
+def command(
+    *,
+    chosen: tuple[columns.Chosen, ...] | None,
+    as_json: bool,
+    form: str | None,
+    count: bool,
+    everything: bool,
+    watch: bool,
+    interval: float,
+    config_path: str | None,
+    **asked: Any,
+) -> None:
+    """List runs, the newest last; the tasks of a job array in one line.
+
+    RUN is a Slurm job id (14, an array with all its tasks; 14_3, one task), a run's own id (r7), or the
+    beginning of its job's name. What is shown comes from PostgreSQL; Slurm is not asked.
+    """
+    ways = {"--json": as_json, f"--{form}": bool(form), "--count": count, "--watch": watch}
+    given = [name for name, used in ways.items() if used]
+    if len(given) > 1:
+        raise errors.UsageError(f"{' and '.join(given)} do not go together")
+    if everything and form is None:
+        raise errors.UsageError("--all is for --csv and --parsable: otherwise raise --limit")
+    question = Question(**asked)
+    if as_json or form or chosen:
+        question = Question(**{**asked, "unfold": True})
+    configuration = settings.load(config_path=config_path)
+    if watch:
+        from hpctrack.cli import watching
+
+        watching.watch(configuration, question, interval, chosen)
+        return
+    with common.connected(configuration) as connection:
+        if count:
+            _print_counts(connection, question)
+        elif form:
+            _print_rows(connection, question, form, chosen, everything=everything)
+        elif as_json:
+            answer = ask(connection, question)
+            say.raw(render.to_json(to_object(answer)) + "\n")
+            misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
+        else:
+            output = table.Output()
+            answer = ask(connection, question, chosen)
+            output.print(
+                *listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
+            )
+            misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
+            waiting.say(configuration, connection)
+
+
+def _print_counts(connection: Connection, question: Question) -> None:
+    counts = lists.count_runs(connection, question.filter(connection))
+    if not counts:
+        misspelt.note(connection, question, ())
+    output = table.Output()
+    width = len(str(max(counts.values(), default=0)))
+    for status, number in counts.items():
+        output.print(Text(f"{number:>{width}} ").append_text(render.state(status, plain=output.bare)))
+
+
+def _print_rows(
+    connection: Connection,
+    question: Question,
+    form: str,
+    chosen: tuple[columns.Chosen, ...] | None,
+    *,
+    everything: bool,
+) -> None:
+    """Print runs for programs; a list that is cut says so on stderr."""
+    write = columns.csv_lines if form == "csv" else columns.parsable_lines
+    further = None
+    if everything:
+        now, which = queries.session(connection).now, question.filter(connection)
+        sort = question.sort or filters.Sort(descending=False)
+        runs: Iterable[queries.RunRow] = lists.iterate_runs(connection, which, sort)
+        if columns.need_resources(chosen):
+            runs = attempt_resources.add(connection, runs)
+    else:
+        answer = ask(connection, question, chosen)
+        misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
+        now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
+    table.ForPrograms().writelines(write(chosen or columns.parse(columns.DEFAULT), runs, now))
+    if further:
+        say.note(f"more runs match: --after {further} goes on, --all prints all")
+
+
+def to_object(answer: listing.Answer) -> dict[str, Any]:
+    """Return an answer as the object that ``--json`` prints."""
+    return {
+        "time": answer.now,
+        "runs": [render.run_json(run, answer.now) for run in listing.runs(answer.lines)],
+        "next": answer.next_page,
+        "counts": {status.value: count for status, count in answer.page.counts.items()},
+        "counted": answer.page.counted,
+        "clusters": [render.record_json(cluster) for cluster in answer.clusters],
+    }

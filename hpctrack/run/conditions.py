@@ -1,0 +1,380 @@
+"""Conditions on runs, as ``--where`` and the API take them. Pure: text becomes a tree, never SQL.
+
+    args.lr < 0.01 and metrics.val_loss < 0.3
+    state in (FAILED, TIMEOUT) and not tags.baseline and elapsed > 2h
+    name like 'train%' and (submitted > 2d or user = alice)
+
+The words are SQL's. ``args.NAME``, ``tags.NAME`` and ``metrics.NAME`` (the latest value) are looked up in
+each run; alone, such a name asks whether it is there. Names with blanks are quoted: ``metrics."val loss"``.
+Texts need quotes only where they hold blanks, commas, parentheses or operators. As in SQL, a value that is
+not there matches no comparison; ``is null`` finds it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
+
+from hpctrack import errors
+from hpctrack.model import RunStatus
+from hpctrack.run import words
+from hpctrack.text import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+Kind = Literal["text", "number", "time", "length", "state", "json"]
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "like"]
+Value: TypeAlias = "str | float | int | bool | datetime | timedelta | RunStatus"
+
+#: What a run's own fields are.
+FIELDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "run": "number",
+        "job": "number",
+        "array": "number",
+        "task": "number",
+        "name": "text",
+        "experiment": "text",
+        "user": "text",
+        "cluster": "text",
+        "partition": "text",
+        "account": "text",
+        "qos": "text",
+        "nodes": "text",
+        "state": "state",
+        "reason": "text",
+        "note": "text",
+        "restarts": "number",
+        "exit_code": "number",
+        "exit_signal": "number",
+        "submitted": "time",
+        "started": "time",
+        "ended": "time",
+        "elapsed": "length",
+        "limit": "length",
+        "step": "number",
+        "rows": "number",
+        "lost": "number",
+    }
+)
+SCOPES = ("args", "tags", "metrics")
+#: How what stands in them is written.
+SCOPED = tuple(f"{scope}.NAME" for scope in SCOPES)
+_SPECIAL = MappingProxyType({"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")})
+_OPERATORS: Mapping[str, Operator] = MappingProxyType(
+    {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "like"}
+)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_TOKEN = re.compile(
+    r"""\ *(?:
+        (?P<operator> <= | >= | <> | != | == | [=<>] )
+      | (?P<punctuation> [(),] )
+      | (?P<word> (?:args|tags|metrics)\.(?:"[^"]+"|'[^']+') | [^\s()<>=!,'"]+ )
+      | (?P<quoted> '(?:[^']|'')*' | "(?:[^"]|"")*" )
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_BLANK = re.compile(r"\s")
+_DEEPEST = 50
+
+
+class Field(NamedTuple):
+    """What a condition looks at: ``scope`` is ``run``, or one of `SCOPES` with a name in it."""
+
+    scope: str
+    name: str
+
+    @property
+    def kind(self) -> Kind:
+        """What its values are."""
+        return FIELDS[self.name] if self.scope == "run" else "json"
+
+
+class Compare(NamedTuple):
+    """A field beside a value."""
+
+    field: Field
+    operator: Operator
+    value: Value
+
+
+class In(NamedTuple):
+    """A field that has one of several values."""
+
+    field: Field
+    values: tuple[Value, ...]
+
+
+class IsNull(NamedTuple):
+    """A field that has no value."""
+
+    field: Field
+
+
+class Has(NamedTuple):
+    """A name that is there, and not false."""
+
+    field: Field
+
+
+class Not(NamedTuple):
+    """The opposite."""
+
+    item: Expression
+
+
+class And(NamedTuple):
+    """All of them."""
+
+    items: tuple[Expression, ...]
+
+
+class Or(NamedTuple):
+    """At least one of them."""
+
+    items: tuple[Expression, ...]
+
+
+Expression: TypeAlias = "Compare | In | IsNull | Has | Not | And | Or"
+
+
+class _Token(NamedTuple):
+    kind: str
+    """``operator``, ``punctuation``, ``word``, ``quoted`` or ``end``."""
+    text: str
+    """Of a quoted one what stands between the quotes."""
+    begin: int
+
+
+def fields(tree: Expression) -> Iterator[Field]:
+    """Yield the fields that a condition looks at."""
+    if isinstance(tree, And | Or):
+        for item in tree.items:
+            yield from fields(item)
+    elif isinstance(tree, Not):
+        yield from fields(tree.item)
+    else:
+        yield tree.field
+
+
+def parse(text: str) -> Expression:
+    """Read a condition. Raises `errors.FilterError`, which shows where it stops making sense."""
+    return _Parser(_BLANK.sub(" ", text)).parse()
+
+
+def field(text: str) -> Field:
+    """Read one field: ``elapsed``, ``metrics.val_loss``. Raises `errors.UsageError`."""
+    scope, dot, name = text.partition(".")
+    if dot and scope.lower() in SCOPES and name:
+        return Field(scope.lower(), name[1:-1] if len(name) > 2 and name[0] == name[-1] in "\"'" else name)
+    if text.lower() in FIELDS:
+        return Field("run", text.lower())
+    raise errors.UsageError(
+        f"{text!r} is no field of a run: {nearest.of_ours(text, alike(text, FIELDS), *SCOPED)}"
+    )
+
+
+def alike(text: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield what a field that there is not may have meant: one of these, or one in a scope."""
+    scope, dot, name = text.partition(".")
+    scoped = dot and name and scope.lower() not in SCOPES
+    return (f"{one}.{name}" for one in SCOPES) if scoped else iter(names)
+
+
+def element(value: Any, name: str) -> Any:
+    """Return an element of an object by its name, or by its path: ``model.depth``; None where it is not."""
+    if not isinstance(value, dict):
+        return None
+    if name in value:
+        return value[name]
+    first, dot, rest = name.partition(".")
+    return element(value.get(first), rest) if dot else None
+
+
+class _Parser:
+    """Recursive descent, one token ahead."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._depth = 0
+        self._end = 0
+        self._token = self._read()
+
+    def parse(self) -> Expression:
+        found = self._any()
+        if self._token.kind != "end":
+            self._fail("expected 'and', 'or' or the end")
+        return found
+
+    def _any(self) -> Expression:
+        items = [self._all()]
+        while self._accept("or"):
+            items.append(self._all())
+        return items[0] if len(items) == 1 else Or(tuple(items))
+
+    def _all(self) -> Expression:
+        items = [self._one()]
+        while self._accept("and"):
+            items.append(self._one())
+        return items[0] if len(items) == 1 else And(tuple(items))
+
+    def _one(self) -> Expression:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            self._fail(f"more than {_DEEPEST} deep")
+        if self._accept("not"):
+            found: Expression = Not(self._one())
+        elif self._accept("("):
+            found = self._any()
+            self._expect(")")
+        else:
+            found = self._condition()
+        self._depth -= 1
+        return found
+
+    def _condition(self) -> Expression:
+        what = self._field()
+        if self._accept("is"):
+            negated = self._accept("not")
+            self._expect("null")
+            return _negated(IsNull(what), negated)
+        negated = self._accept("not")
+        if self._accept("in"):
+            return _negated(self._in(what), negated)
+        operator = self._operator(negated=negated)
+        if operator is None:
+            if what.kind == "json":
+                return Has(what)
+            self._fail(f"expected a comparison of {what.name}, such as = or <")
+        return _negated(Compare(what, operator, self._value(what, operator)), negated)
+
+    def _in(self, what: Field) -> In:
+        self._expect("(")
+        values = [self._value(what, "=")]
+        while self._accept(","):
+            values.append(self._value(what, "="))
+        self._expect(")")
+        return In(what, tuple(values))
+
+    def _field(self) -> Field:
+        token = self._token
+        if token.kind != "word":
+            self._fail("expected a field")
+        try:
+            found = field(token.text)
+        except errors.UsageError as error:
+            self._fail(str(error))
+        self._token = self._read()
+        return found
+
+    def _operator(self, *, negated: bool) -> Operator | None:
+        token = self._token
+        word = token.text.lower()
+        if (token.kind == "operator" and not negated) or (token.kind == "word" and word == "like"):
+            self._token = self._read()
+            return _OPERATORS[word]
+        if negated:
+            self._fail("expected 'in' or 'like' after 'not'")
+        return None
+
+    def _value(self, what: Field, operator: Operator) -> Value:
+        token = self._token
+        if token.kind not in ("word", "quoted"):
+            self._fail("expected a value")
+        try:
+            value = _read_value(what, operator, token)
+        except ValueError as error:
+            self._fail(str(error))
+        except errors.UsageError as error:
+            self._fail(str(error))
+        self._token = self._read()
+        return value
+
+    def _accept(self, text: str) -> bool:
+        token = self._token
+        if token.kind not in ("word", "punctuation") or token.text.lower() != text:
+            return False
+        self._token = self._read()
+        return True
+
+    def _expect(self, text: str) -> None:
+        if not self._accept(text):
+            self._fail(f"expected {text!r}")
+
+    def _read(self) -> _Token:
+        match = _TOKEN.match(self._text, self._end)
+        if match is None:
+            rest = self._text[self._end :]
+            begin = len(self._text) - len(rest.lstrip())
+            if rest.strip():
+                self._fail(
+                    "a quote that is never closed" if rest.lstrip()[0] in "\"'" else "unexpected", begin
+                )
+            return _Token("end", "", begin)
+        self._end = match.end()
+        kind = str(match.lastgroup)
+        text = match[kind]
+        if kind == "quoted":
+            text = text[1:-1].replace(text[0] * 2, text[0])
+        return _Token(kind, text, match.start(kind))
+
+    def _fail(self, what: str, begin: int | None = None) -> NoReturn:
+        at = self._token.begin if begin is None else begin
+        raise errors.FilterError(f"{what} (at character {at + 1})", excerpt=f"{self._text}\n{' ' * at}^")
+
+
+def _negated(found: Expression, negated: bool) -> Expression:
+    return Not(found) if negated else found
+
+
+def _read_value(what: Field, operator: Operator, token: _Token) -> Value:
+    """Return a value as its field wants it. Raises ValueError or `errors.UsageError`."""
+    text, kind = token.text, what.kind
+    if operator == "like":
+        if kind not in ("text", "json"):
+            raise ValueError(f"{what.name} is no text: like does not go with it")
+        if (len(text) - len(text.rstrip("\\"))) % 2:
+            raise ValueError("a pattern can't end with a backslash: write \\\\ for one")
+        return text
+    if kind == "text":
+        return text
+    if kind == "state":
+        if operator not in ("=", "!="):
+            raise ValueError("states have no order: write = or !=, or in (...)")
+        return words.state(text)
+    if kind == "time":
+        return words.time(text)
+    if kind == "length":
+        return _length(text)
+    if kind == "number":
+        return _number(text)
+    return text if token.kind == "quoted" else _json_value(text)
+
+
+def _length(text: str) -> timedelta:
+    found = words.length(text)
+    try:
+        return timedelta(seconds=float(text)) if found is None else found
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is no length of time: write 90s, 30min, 2h or 1.5d") from None
+
+
+def _number(text: str) -> float | int:
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    raise ValueError(f"{text!r} is no number")
+
+
+def _json_value(text: str) -> Value:
+    lowered = text.lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    if lowered in _SPECIAL:
+        return _SPECIAL[lowered]
+    return _number(text) if _NUMBER.fullmatch(text) else text

@@ -1,0 +1,177 @@
+"""The words that people write for several runs, job states, tags, times and lengths of time. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from hpctrack import errors
+from hpctrack.model import RunStatus
+from hpctrack.run import array_spec, runids
+from hpctrack.text import nearest
+
+#: ``runs.reason`` where neither squeue nor accounting knows the job.
+UNKNOWN_TO_SLURM = "unknown to Slurm"
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: Some tasks of an array, as squeue and our lists write them.
+_TASKS = re.compile(r"([0-9]{1,18})_\[([0-9]{1,9}[0-9,:%-]*)\]")
+#: Neighbouring runs.
+_SPAN = re.compile(r"r([0-9]{1,18})-r?([0-9]{1,18})")
+_NUMBERS = re.compile(r"[0-9]{1,18}(?:-[0-9]{1,18})?")
+_COMMA = re.compile(r",(?![^\[]*\])")
+_SEVERAL_AT_ONCE = 100_000
+
+#: Slurm's compact forms (squeue's manual, "JOB STATE CODES"); EX, PU and RC, where it has none, are ours.
+STATE_CODES = {
+    "BF": RunStatus.BOOT_FAIL,
+    "CA": RunStatus.CANCELLED,
+    "CD": RunStatus.COMPLETED,
+    "CF": RunStatus.CONFIGURING,
+    "CG": RunStatus.COMPLETING,
+    "DL": RunStatus.DEADLINE,
+    "EX": RunStatus.EXPEDITING,
+    "F": RunStatus.FAILED,
+    "LF": RunStatus.LAUNCH_FAILED,
+    "NF": RunStatus.NODE_FAIL,
+    "OOM": RunStatus.OUT_OF_MEMORY,
+    "PD": RunStatus.PENDING,
+    "PR": RunStatus.PREEMPTED,
+    "PU": RunStatus.POWER_UP_NODE,
+    "R": RunStatus.RUNNING,
+    "RC": RunStatus.RECONFIG_FAIL,
+    "RD": RunStatus.RESV_DEL_HOLD,
+    "RF": RunStatus.REQUEUE_FED,
+    "RH": RunStatus.REQUEUE_HOLD,
+    "RQ": RunStatus.REQUEUED,
+    "RS": RunStatus.RESIZING,
+    "RV": RunStatus.REVOKED,
+    "S": RunStatus.SUSPENDED,
+    "SE": RunStatus.SPECIAL_EXIT,
+    "SI": RunStatus.SIGNALING,
+    "SO": RunStatus.STAGE_OUT,
+    "ST": RunStatus.STOPPED,
+    "TO": RunStatus.TIMEOUT,
+}
+
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?) *(s|min|h|d|w)", re.IGNORECASE)
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def length(text: str) -> timedelta | None:
+    """Read a length of time: ``90s``, ``30min``, ``3h``, ``1.5d``, ``2w``; None for anything else."""
+    match = _LENGTH.fullmatch(text.strip())
+    try:
+        return None if match is None else float(match[1]) * _UNITS[match[2].lower()]
+    except OverflowError:
+        return None
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things: ``1 run``, ``2,000 runs``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def time(text: str) -> datetime:
+    """Read a time: so long ago, or an ISO date and time (local unless it names a zone).
+
+    Raises `errors.UsageError`.
+    """
+    ago = length(text)
+    try:
+        if ago is not None:
+            return datetime.now().astimezone() - ago
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise errors.UsageError(
+            f"{text!r} is no time: write 2d, 3h or 30min, or 2026-01-31 or 2026-01-31T12:00"
+        ) from None
+
+
+def state(word: str) -> RunStatus:
+    """Read a job state in any case, also Slurm's compact form. Raises `errors.UsageError`."""
+    upper = word.strip().upper()
+    if upper in STATE_CODES:
+        return STATE_CODES[upper]
+    if upper not in RunStatus.__members__:
+        known = nearest.of_ours(upper, RunStatus.__members__, "or compact: PD, R, CD ...")
+        raise errors.UsageError(f"{upper!r} is no job state of Slurm's: {known}")
+    return RunStatus[upper]
+
+
+def states(texts: tuple[str, ...]) -> tuple[RunStatus, ...]:
+    """Read job states, several joined by commas: ``running``, ``PD,R``. Raises `errors.UsageError`."""
+    return tuple(state(word) for text in texts for word in text.split(",") if word.strip())
+
+
+def tag(text: str) -> tuple[str, str | None]:
+    """Read a tag that runs shall have: ``name=value``, or a bare name (None), whatever its value."""
+    name, equals, value = text.partition("=")
+    return name, value if equals else None
+
+
+def runs(text: str) -> tuple[runids.RunRef, ...]:
+    """Read what may name several runs, as lists write them: ``14_[0-3,7]``, ``r3-26,30``, ``14,15_2``.
+
+    Raises `errors.UsageError` as `runids.parse` does, and for more than can be meant by hand.
+    """
+    words = _several(text.strip())
+    try:
+        found = [ref for word in words for ref in _refs(word)]
+        if len(found) > _SEVERAL_AT_ONCE:
+            raise ValueError(text)
+    except ValueError:
+        match = _TASKS.fullmatch(text.strip())
+        whole = f"; all tasks of an array: {match[1]}" if match else ""
+        raise errors.UsageError(f"{text.strip()!r} is not 1 to {_SEVERAL_AT_ONCE:,} runs{whole}") from None
+    return tuple(found)
+
+
+def _several(text: str) -> list[str]:
+    """Split a list of ids at its commas; numbers behind a run's own id are such ids, too.
+
+    What is no such list as a whole is one word.
+    """
+    parts = _COMMA.split(text.removesuffix(","))
+    own = parts[0].startswith("r")
+    words = [f"r{part}" if own and _NUMBERS.fullmatch(part) else part for part in parts]
+    return words if all(map(_is_id, words)) else [text]
+
+
+def _is_id(word: str) -> bool:
+    if _TASKS.fullmatch(word) or _SPAN.fullmatch(word):
+        return True
+    return word.strip() == word != "" and not runids.parse(word).named
+
+
+def _refs(word: str) -> Iterator[runids.RunRef]:
+    """Yield the runs of a word without commas. Raises ValueError for too many."""
+    if match := _TASKS.fullmatch(word):
+        yield from (runids.parse(f"{match[1]}_{task}") for task in _tasks(match[2]))
+    elif match := _SPAN.fullmatch(word):
+        span = range(int(match[1]), int(match[2]) + 1)
+        _check(span)
+        yield from (runids.parse(f"r{number}") for number in span)
+    else:
+        yield runids.parse(word)
+
+
+def _tasks(text: str) -> Sequence[int]:
+    ends = (part.partition(":")[0].partition("-") for part in text.partition("%")[0].split(","))
+    _check(*(range(int(first), int(last) + 1) for first, dash, last in ends if dash))
+    return array_spec.expand(text)
+
+
+def _check(*spans: range) -> None:
+    """Raise ValueError for an empty span, or for too much to be meant."""
+    if sum(map(len, spans)) > _SEVERAL_AT_ONCE or not all(spans):
+        raise ValueError(spans)

@@ -1,0 +1,1 @@
+"""Pieces of journals into PostgreSQL."""

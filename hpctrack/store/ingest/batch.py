@@ -1,0 +1,436 @@
+"""What happens to pieces of journals inside one transaction."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hpctrack import errors, model
+from hpctrack.store import refusals
+from hpctrack.store.ingest import gather, messages, pieces, rows
+from hpctrack.store.ingest.progress import COUNTED, Journal, decide
+from hpctrack.store.metrics import values
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from uuid import UUID
+
+    from hpctrack.store.database import Connection
+    from hpctrack.store.ingest import metrics
+
+    #: Records what relays say about status: `hpctrack.reconcile.observe`.
+    Observe = Callable[[Connection, Iterable[model.RelayMessage]], frozenset[int]]
+
+#: Run and journal.
+Stream: TypeAlias = tuple[int, str]
+
+#: Microseconds since the epoch, of what Python's datetime can hold: readers in Python get a time.
+_FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
+_MAX_REASON = 1000  # characters
+#: How often parts of one refused piece are tried, each of which costs about a millisecond: enough to find
+#: every row of a usual one. What is left then is set aside in larger parts.
+_TRIES = 256
+#: Lines of which it is tried whether PostgreSQL takes any.
+_PROBES = 64
+#: Entries of `rejected` of one run, and bytes in them; what is more is only counted.
+_MAX_REJECTED, _MAX_PAYLOAD = 2000, 32 << 20
+_OBSERVED = frozenset(("hello", "start", "fin"))
+_KINDS = _OBSERVED | {"usage", "event", "args", "tags"}
+
+
+@dataclass
+class Outcome:
+    """What became of a batch, in committed transactions."""
+
+    watermarks: dict[Stream, int] = field(default_factory=dict)
+    """Of every journal that was looked at."""
+    ahead: list[model.Piece] = field(default_factory=list)
+    """Pieces that begin beyond their journal's watermark: nothing was done about them."""
+    ended: set[int] = field(default_factory=set)
+    """Runs in a Slurm job whose script has ended."""
+    gone: set[int] = field(default_factory=set)
+    """Runs that do not exist any more."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Of ``pieces, rows, messages, torn, replaced, rejected, duplicates, malformed, homeless, put_off``."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Rows that were set aside, by SQLSTATE; ``none`` where it was not PostgreSQL that refused them."""
+    refusing: str | None = None
+    """What PostgreSQL refuses whatever comes for; None while it does not."""
+
+    def add(self, other: Outcome) -> None:
+        """Take in what became of another part of the batch."""
+        self.watermarks.update(other.watermarks)
+        self.ahead += other.ahead
+        self.ended |= other.ended
+        self.gone |= other.gone
+        self.counts += other.counts
+        self.rejected += other.rejected
+        self.refusing = other.refusing or self.refusing
+
+
+def store(
+    connection: Connection, writer: metrics.Writer, observe: Observe, given: Sequence[model.Piece]
+) -> Outcome:
+    """Store pieces, given in the order of their arrival, inside the caller's transaction.
+
+    Raises `errors.ContentRefused` and what psycopg raises.
+    """
+    batch = _Batch(connection, given)
+    writer.begin()
+    batch.lock()
+    batch.decide()
+    batch.store_rows(writer)
+    batch.store_messages(observe)
+    batch.count()
+    return batch.outcome
+
+
+def store_apart(
+    connection: Connection, writer: metrics.Writer, observe: Observe, piece: model.Piece
+) -> Outcome:
+    """Store a piece that was refused as a whole, line by line if need be, inside the caller's transaction.
+
+    The lines that are to blame are set aside in `rejected`; all others are stored. Raises
+    `errors.ContentRefused` where no line alone is to blame, and what psycopg raises.
+    """
+    batch = _Batch(connection, [piece])
+    writer.begin()
+    batch.lock()
+    batch.decide(take=False)
+    batch.store_lines(writer, observe)
+    batch.count()
+    return batch.outcome
+
+
+def probe(
+    connection: Connection, writer: metrics.Writer, observe: Observe, given: Sequence[model.Piece]
+) -> set[str]:
+    """Return of which kinds (`pieces.kinds`) any line of these pieces can be stored.
+
+    Some lines, from everywhere in them, are tried alone; the caller rolls back. Raises what psycopg raises.
+    """
+    batch = _Batch(connection, given)
+    writer.begin()
+    batch.lock()
+    batch.decide(take=False)
+    return batch.probe(writer, observe)
+
+
+class _Batch:
+    def __init__(self, connection: Connection, given: Sequence[model.Piece]) -> None:
+        self._connection = connection
+        self._pieces = given
+        self._watermarks: dict[Stream, int] = {}
+        #: Rows and torn lines that have come in.
+        self._lines: dict[Stream, int] = {}
+        #: Those of runs that are what the wire calls them, and those of others.
+        self._home: list[model.Piece] = []
+        self._homeless: list[model.Piece] = []
+        self._journals: list[Journal] = []
+        #: Entries and bytes in `rejected`, by run.
+        self._set_aside_before: dict[int | None, tuple[int, int]] = {}
+        self._logged: list[rows.Logged] = []
+        self._messages: list[messages.Parsed] = []
+        self._lossy: set[int] = set()
+        self.outcome = Outcome()
+
+    def lock(self) -> None:
+        """Lock runs and journals in the order of their keys; new journals are inserted."""
+        self._hold_runs()
+        attempts = {(piece.run_id, piece.journal): piece.attempt for piece in self._home}
+        streams = sorted(attempts)
+        self._lock_streams(streams)
+        new = [stream for stream in streams if stream not in self._watermarks]
+        if new:
+            self._execute("insert_streams", **keys(new), attempts=[attempts[stream] for stream in new])
+            self._lock_streams(new)
+
+    def _lock_streams(self, streams: Collection[Stream]) -> None:
+        for run_id, journal, watermark, lines in self._execute("lock_streams", **keys(streams)):
+            self._watermarks[run_id, journal] = watermark
+            self._lines[run_id, journal] = lines
+
+    def _hold_runs(self) -> None:
+        """Hold the runs that still are what the wire called them: a cached key may outlive its run."""
+        named: dict[tuple[int, UUID | None, int | None], list[model.Piece]] = {}
+        for piece in self._pieces:
+            named.setdefault((piece.run_id, piece.submission, piece.task), []).append(piece)
+        ids, submissions, tasks = zip(*sorted(named, key=str), strict=True)
+        held = self._execute("hold_runs", runs=list(ids), submissions=list(submissions), tasks=list(tasks))
+        for name in held:
+            self._home += named.pop(name)
+        for others in named.values():
+            self._homeless += others
+
+    def decide(self, *, take: bool = True) -> None:
+        """Choose what to store, and put it in order: by run and attempt, and there as it arrived.
+
+        ``take``: all of it; else `store_lines` follows.
+        """
+        for stream, found in _by_stream(self._home).items():
+            decision = decide(found, self._watermarks[stream])
+            self._journals.append(Journal(stream, decision, before=self._lines[stream]))
+        for stream, found in _by_stream(self._homeless).items():
+            self._set_aside_homeless(stream, found)
+        for index, piece in self._in_order() if take else ():
+            self._take(index, piece)
+
+    def _in_order(self) -> list[tuple[int, model.Piece]]:
+        """Return what is to be stored, with the index of its journal."""
+        arrival = {id(piece): position for position, piece in enumerate(self._pieces)}
+        ordered = []
+        for index, journal in enumerate(self._journals):
+            # What waited for the gap before it to close arrives with what closed it.
+            latest = itertools.accumulate((arrival[id(piece)] for piece in journal.decision.store), max)
+            ordered += [
+                (piece.run_id, piece.attempt, when, position, index, piece)
+                for position, (when, piece) in enumerate(zip(latest, journal.decision.store, strict=True))
+            ]
+        return [entry[4:] for entry in sorted(ordered, key=lambda entry: entry[:5])]
+
+    def _take(self, index: int, piece: model.Piece) -> None:
+        journal = self._journals[index]
+        self.outcome.counts["pieces"] += 1
+        if piece.fault is not None:
+            journal.rejected += self._set_aside(piece, piece.run_id)
+            return
+        journal.take_damage(piece.contents)
+        self._take_lines(index, piece)
+
+    def _take_lines(self, index: int, piece: model.Piece) -> None:
+        journal = self._journals[index]
+        unknown: list[model.Block] = []
+        reasons: dict[str, None] = {}
+        for block in piece.contents.blocks:
+            if isinstance(block, model.MetricBlock):
+                journal.rows += block.rows
+                self._logged.append(rows.Logged(piece.run_id, piece.attempt, index, block))
+            elif (reason := self._take_message(piece, block)) is not None:
+                unknown.append(block)
+                reasons[reason] = None
+        if unknown:
+            contents = model.Contents(unknown)
+            part = piece._replace(contents=contents, body=pieces.body(contents), fault="; ".join(reasons))
+            journal.rejected += self._set_aside(part, piece.run_id)
+
+    def _take_message(
+        self, piece: model.Piece, message: model.NodeMessage | model.UnknownBlock
+    ) -> str | None:
+        """Take a message; returns why it is set aside, if it is of a kind that nobody here knows."""
+        if isinstance(message, model.UnknownBlock) or message.kind not in _KINDS:
+            what = "block" if isinstance(message, model.UnknownBlock) else "message"
+            self.outcome.counts["malformed"] += 1
+            return f"a {what} of kind {message.kind}, which only a newer hpctrack may know"
+        parsed = messages.parse(piece.run_id, piece.attempt, message)
+        if parsed is None:
+            self.outcome.counts["malformed"] += 1
+        else:
+            self.outcome.counts["messages"] += 1
+            self._messages.append(parsed)
+        return None
+
+    def store_lines(self, writer: metrics.Writer, observe: Observe) -> None:
+        """Store the lines of the only piece, and set aside those that are refused."""
+        writer.refresh()
+        for index, piece in self._in_order():
+            self.outcome.counts["pieces"] += 1
+            self._journals[index].take_damage(piece.contents)
+            waiting = [(0, pieces.count(piece.contents))]
+            tries = 0
+            while waiting:
+                begin, end = waiting.pop()
+                contents = pieces.cut(piece.contents, begin, end)
+                part = piece._replace(contents=contents)
+                refusal = self._try(index, part, writer, observe)
+                tries += 1
+                middle = (begin + end) // 2
+                if refusal is None:
+                    continue
+                self.outcome.counts["refusals"] += 1
+                if begin < middle and tries < _TRIES:
+                    waiting += [(middle, end), (begin, middle)]
+                    continue
+                part = part._replace(
+                    body=pieces.body(contents), fault=str(refusal), sqlstate=refusal.sqlstate
+                )
+                self._journals[index].rejected += self._set_aside(part, piece.run_id)
+
+    def probe(self, writer: metrics.Writer, observe: Observe) -> set[str]:
+        """Try lines alone; returns of which kinds some were taken."""
+        writer.refresh()
+        lines = [
+            (index, piece, line)
+            for index, piece in self._in_order()
+            for line in range(pieces.count(piece.contents))
+        ]
+        for index, piece, line in lines[:: -(-len(lines) // _PROBES) or 1]:
+            part = piece._replace(contents=pieces.cut(piece.contents, line, line + 1))
+            self._try(index, part, writer, observe)
+        rows = sum(journal.rows for journal in self._journals)
+        counted = {"rows": rows, "messages": self.outcome.counts["messages"]}
+        return {kind for kind, count in counted.items() if count}
+
+    def _try(
+        self, index: int, part: model.Piece, writer: metrics.Writer, observe: Observe
+    ) -> errors.ContentRefused | None:
+        """Store some lines; returns why they were refused, and nothing has changed then."""
+        journal, before = self._journals[index], self._journals[index].counted()
+        counts, table = self.outcome.counts.copy(), writer.table
+        self._logged, self._messages = [], []
+        try:
+            with refusals.told(self._connection), self._connection.transaction():
+                self._take_lines(index, part)
+                self.store_rows(writer, refresh=False)
+                self.store_messages(observe)
+                self._execute("fire_constraints")
+        except errors.ContentRefused as refusal:
+            writer.table = table
+            journal.restore(before)
+            self.outcome.counts = counts
+            return refusal
+        return None
+
+    def _set_aside(self, piece: model.Piece, run_id: int | None) -> int:
+        """Keep a piece that can't be stored, if there is room; returns its lines, at least one."""
+        if self._has_room(run_id, len(piece.body)):
+            self._execute(
+                "insert_rejected",
+                run_id=run_id,
+                journal=piece.journal,
+                start=piece.start,
+                end=piece.end,
+                sqlstate=piece.sqlstate,
+                reason=values.to_text(piece.fault or "")[:_MAX_REASON],
+                payload=piece.body,
+            )
+        lines = max(1, pieces.count(piece.contents))
+        self.outcome.rejected[piece.sqlstate or "none"] += lines
+        return lines
+
+    def _has_room(self, run_id: int | None, size: int) -> bool:
+        """Whether `rejected` takes one more entry of a run; what is there is measured once in a batch."""
+        if run_id not in self._set_aside_before:
+            [(entries, bytes_)] = self._execute("measure_rejected", run_id=run_id)
+            self._set_aside_before[run_id] = entries, bytes_
+        entries, bytes_ = self._set_aside_before[run_id]
+        if entries >= _MAX_REJECTED or bytes_ >= _MAX_PAYLOAD:
+            return False
+        self._set_aside_before[run_id] = entries + 1, bytes_ + size
+        return True
+
+    def _set_aside_homeless(self, stream: Stream, found: Iterable[model.Piece]) -> None:
+        """Keep pieces of a run that was deleted, or is another now: there is no watermark for them."""
+        for piece in found:
+            self._set_aside(piece._replace(fault=f"run {piece.run_id} does not exist"), None)
+            self.outcome.counts["homeless"] += 1
+        self.outcome.gone.add(stream[0])
+        self.outcome.watermarks[stream] = max(piece.end for piece in found)
+
+    def store_rows(self, writer: metrics.Writer, *, refresh: bool = True) -> None:
+        """Store rows of metrics, and what is latest of each run; ``refresh``: first see which columns are."""
+        if not self._logged:
+            return
+        if refresh:
+            writer.refresh()
+        runs = sorted({logged.run_id for logged in self._logged})
+        found = self._execute("lock_latest", runs=runs)
+        if len(found) < len(runs):
+            self._execute("insert_latest", runs=runs)
+            found = self._execute("lock_latest", runs=runs)
+        written = writer.write(self._logged, {run_id: next_step for run_id, next_step, _ in found})
+        for index, count in written.replaced.items():
+            self._journals[index].replaced += count
+        counts: Counter[int] = Counter()
+        for logged in self._logged:
+            counts[logged.run_id] += logged.block.rows
+        latest = list(_joined(written.latest).values())
+        attempts = {run_id: attempt or 0 for run_id, _, attempt in found}
+        self._execute(
+            "update_latest",
+            runs=_array(
+                values.to_object(
+                    {
+                        "run_id": str(item.run_id),
+                        "next_step": str(written.next_steps[item.run_id]),
+                        "current": "true" if item.attempt >= attempts[item.run_id] else "false",
+                        "last_step": str(item.step),
+                        "last_time": "null" if item.time is None else str(_clipped(item.time)),
+                        "last": values.to_object(item.values),
+                        "rows": str(counts[item.run_id]),
+                    }
+                )
+                for item in latest
+            ),
+        )
+
+    def store_messages(self, observe: Observe) -> None:
+        """Store what messages say."""
+        if not self._messages:
+            return
+        facts = [model.RelayMessage(*message) for message in self._messages if message.kind in _OBSERVED]
+        if facts:
+            self.outcome.ended |= observe(self._connection, facts)
+        stored = messages.store(self._connection, self._messages)
+        self.outcome.counts["malformed"] += stored.malformed
+        self._lossy |= stored.lossy
+
+    def count(self) -> None:
+        """Move watermarks and counters."""
+        changed = [journal for journal in self._journals if journal.changed]
+        for journal in self._journals:
+            self.outcome.watermarks[journal.stream] = journal.decision.watermark
+            self.outcome.ahead += journal.decision.ahead
+            if journal.torn or journal.rejected:
+                self._lossy.add(journal.stream[0])
+        if changed:
+            self._execute("update_streams", journals=json.dumps([journal.to_json() for journal in changed]))
+        if self._lossy:
+            self._execute("update_lost", runs=sorted(self._lossy))
+        self.outcome.counts["duplicates"] += sum(journal.decision.duplicates for journal in changed)
+        for name in COUNTED:
+            self.outcome.counts[name] += sum(getattr(journal, name) for journal in changed)
+
+    def _execute(self, name: str, **parameters: object) -> list[tuple[Any, ...]]:
+        cursor = self._connection.execute(statement(name), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def _by_stream(given: Iterable[model.Piece]) -> dict[Stream, list[model.Piece]]:
+    found: dict[Stream, list[model.Piece]] = {}
+    for piece in given:
+        found.setdefault((piece.run_id, piece.journal), []).append(piece)
+    return found
+
+
+def keys(streams: Collection[Stream]) -> dict[str, list[Any]]:
+    """Return journals as parameters of a statement."""
+    return {"runs": [run_id for run_id, _ in streams], "journals": [journal for _, journal in streams]}
+
+
+def watermarks(found: Iterable[tuple[Any, ...]]) -> dict[Stream, int]:
+    """Return what a statement says about journals, by journal."""
+    return {(run_id, journal): watermark for run_id, journal, watermark in found}
+
+
+def _joined(parts: Iterable[gather.Latest]) -> dict[int, gather.Latest]:
+    """Join what is latest of runs whose rows came in several tables."""
+    joined: dict[int, gather.Latest] = {}
+    for part in parts:
+        before = joined.get(part.run_id)
+        if before is not None:
+            time = before.time if part.time is None else part.time
+            part = part._replace(values=before.values | part.values, time=time)  # noqa: PLW2901
+        joined[part.run_id] = part
+    return joined
+
+
+def _array(texts: Iterable[str]) -> str:
+    return "[" + ",".join(texts) + "]"
+
+
+def _clipped(time: int) -> int:
+    return min(max(time, _FIRST_TIME), _LAST_TIME)

@@ -1,0 +1,102 @@
+"""Rows of a run's metrics, one by one, for people and text files; arrays are made by `metric_tables`.
+
+A metric's value lives in a column of ``metrics`` or in its ``extra``, and both are read as one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
+
+from hpctrack.store import database
+from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.read import queries
+from hpctrack.store.statements import composable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from hpctrack.store.database import Connection
+
+_AT_ONCE = 2000
+_AXES = 4
+
+
+class MetricRow(NamedTuple):
+    """A row of metrics."""
+
+    step: int
+    progress: float
+    time: datetime | None
+    attempt: int | None
+    values: tuple[Any, ...]
+    """In the order of the names that were asked for; None where the row has none."""
+
+
+class LastValue(NamedTuple):
+    """The latest value of a metric."""
+
+    name: str
+    value: Any
+    step: int
+    progress: float
+    time: datetime | None
+
+
+def iterate(
+    connection: Connection, run_id: int, names: Sequence[str], window: series.Window, last: int | None = None
+) -> Iterator[MetricRow]:
+    """Yield the rows that have one of these metrics, in order of step; with ``last`` only so many, the last.
+
+    PostgreSQL keeps what is not asked for yet. Raises `errors.StoreError` and its kin.
+    """
+    types = series.numeric_columns(connection)
+    placed = [name for name in names if name in types]
+    query = composable("list_metric_rows").format(
+        columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier("m", name)) for name in placed),
+        names=sql.Literal(list(names)),
+        run_id=run_id,
+        window=window.condition(),
+        present=metric_names.has_any(names, placed),
+        direction=sql.SQL("ASC" if last is None else "DESC"),
+        limit=sql.Literal(last),
+    )
+    places = {name: _AXES + 1 + number for number, name in enumerate(placed)}
+    with database.translated(), connection.transaction(), connection.cursor("metric_rows") as cursor:
+        cursor.itersize = _AT_ONCE
+        for row in cursor.execute(query):
+            yield MetricRow(*row[:_AXES], _row_values(row, names, places))  # type: ignore[call-arg, arg-type]
+
+
+def last_values(
+    connection: Connection, run_id: int, names: Sequence[str], window: series.Window
+) -> list[LastValue]:
+    """Return the latest value of each metric that has one."""
+    types = series.numeric_columns(connection)
+    found = []
+    for name in names:
+        placed = [name] if name in types else []
+        query = composable("fetch_last_value").format(
+            column=sql.Identifier("m", name) if placed else sql.SQL("NULL"),
+            name=sql.Literal(name),
+            run_id=run_id,
+            window=window.condition(),
+            present=metric_names.has_any([name], placed),
+        )
+        with database.translated():
+            row = connection.execute(query).fetchone()
+        if row is not None:
+            value, extra, *axes = row
+            found.append(LastValue(name, queries.decode(extra) if value is None else value, *axes))  # type: ignore[arg-type]
+    return found
+
+
+def _row_values(row: Sequence[Any], names: Sequence[str], places: dict[str, int]) -> tuple[Any, ...]:
+    extra = row[_AXES] or {}
+    found = []
+    for name in names:
+        value = row[places[name]] if name in places else None
+        found.append(queries.decode(extra.get(name)) if value is None else value)
+    return tuple(found)

@@ -1,0 +1,156 @@
+"""Metrics of runs in columns of arrays: what DataFrames and exported files are made of.
+
+A metric's value lives in a column of ``metrics`` or in its ``extra``, and both are read as one. Values of
+columns come by COPY BINARY and never become Python objects; those in ``extra`` do, one by one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from psycopg import sql
+
+from hpctrack.store import database
+from hpctrack.store.metrics import columnar, columns, copy_decode, copy_out, metric_names, values
+from hpctrack.store.metrics.copy_decode import TEXT, Cells
+from hpctrack.store.statements import composable, statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from hpctrack.store.database import Connection
+
+#: What stands before the metrics: column in PostgreSQL and type.
+AXES = {
+    "run": ("run_id", "int8"),
+    "step": ("step", "int8"),
+    "progress": ("progress", "float8"),
+    "time": ("time", "timestamptz"),
+    "restarts": ("attempt", "int4"),
+}
+#: What a sample of usage says, and types.
+USAGE = {
+    "time": "timestamptz",
+    "attempt": "int4",
+    "node": TEXT,
+    "cpu_s": "float8",
+    "memory_bytes": "int8",
+    "memory_peak_bytes": "int8",
+    "read_bytes": "int8",
+    "write_bytes": "int8",
+    "processes": "int4",
+    "gpu": TEXT,
+}
+
+
+class Part(NamedTuple):
+    """Some rows, in columns."""
+
+    rows: int
+    axes: dict[str, Cells]
+    metrics: dict[str, Cells]
+    """Those that have a column in PostgreSQL."""
+    extra: dict[str, dict[int, Any]]
+    """Values that are not in columns: by metric, by index of the row."""
+
+
+class _Field(NamedTuple):
+    expression: sql.Composable
+    type: str
+
+
+def count(connection: Connection, runs: Sequence[int]) -> int:
+    """Return how many rows came in for runs; there may be fewer, where some came twice."""
+    with database.translated():
+        row = connection.execute(statement("count_rows"), {"ids": list(runs)}).fetchone()
+    return int(str(row[0])) if row else 0
+
+
+def read(
+    connection: Connection,
+    runs: Sequence[int],
+    names: Iterable[str],
+    *,
+    axes: Sequence[str] = tuple(AXES),
+    every_row: bool = True,
+) -> Iterator[Part]:
+    """Yield the rows of runs, run by run, each run's in the order of step and progress.
+
+    ``every_row``: also those without a value of any of these metrics. Raises `errors.StoreError` and its kin.
+    """
+    names = list(dict.fromkeys(names))
+    types = metric_names.column_types(connection)
+    placed = [name for name in names if name in types]
+    fields = [_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes]
+    fields += [_field(sql.Identifier("m", name), types[name]) for name in placed]
+    fields.append(
+        _Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(metric_names.has_extra(names)), TEXT)
+    )
+    query = composable("select_metrics").format(
+        fields=_listed(fields),
+        runs=list(runs),
+        condition=sql.SQL("true") if every_row else metric_names.has_any(names, placed),
+    )
+    for rows, cells in _copied(connection, query, fields):
+        yield Part(
+            rows,
+            dict(zip(axes, cells, strict=False)),
+            dict(zip(placed, cells[len(axes) :], strict=False)),
+            _by_metric(cells[-1], frozenset(names)),
+        )
+
+
+def read_usage(connection: Connection, run_id: int) -> Iterator[Part]:
+    """Yield the samples of what a run used, in the order of time; all of it as ``axes``."""
+    fields = [
+        _Field(sql.SQL("u.gpu::text") if name == "gpu" else sql.Identifier("u", name), type_)
+        for name, type_ in USAGE.items()
+    ]
+    query = composable("select_usage").format(fields=_listed(fields), run=run_id)
+    for rows, cells in _copied(connection, query, fields):
+        yield Part(rows, dict(zip(USAGE, cells, strict=True)), {}, {})
+
+
+def kind_of_type(type_: str) -> str:
+    """Return the kind (see `columnar`) of a column's values as they are read."""
+    dtype = columns.DTYPES.get(_field(sql.SQL(""), type_).type)
+    if type_ == "timestamptz":
+        return "time"
+    if type_ == "bool":
+        return "bool"
+    return "text" if dtype is None else columnar.kind_of(np.dtype(dtype))
+
+
+def _field(column: sql.Composable, type_: str) -> _Field:
+    """Return how to read a column of the user's: numbers, booleans and times as such, all else as text."""
+    if type_ in columns.DTYPES:
+        return _Field(column, type_)
+    if type_ == "numeric":
+        return _Field(sql.SQL("{}::double precision").format(column), columns.FLOAT8)
+    return _Field(sql.SQL("{}::text").format(column), TEXT)
+
+
+def _listed(fields: Iterable[_Field]) -> sql.Composed:
+    return sql.SQL(", ").join(field.expression for field in fields)
+
+
+def _copied(
+    connection: Connection, query: sql.Composable, fields: list[_Field]
+) -> Iterator[tuple[int, list[Cells]]]:
+    types = [field.type for field in fields]
+    for chunk in copy_out.chunks(connection, query):
+        yield len(chunk.sizes), copy_decode.decode(chunk.data, chunk.sizes, types)
+
+
+def _by_metric(cells: Cells, names: frozenset[str]) -> dict[str, dict[int, Any]]:
+    """Return the values in ``extra`` that are asked for."""
+    if cells.present is not None and not cells.present.any():
+        return {}
+    found: dict[str, dict[int, Any]] = {}
+    rows = range(len(cells.values)) if cells.present is None else cells.present.nonzero()[0].tolist()
+    for row in rows:
+        for name, value in database.loads(cells.values[row]).items():
+            if name in names and value is not None:
+                found.setdefault(name, {})[row] = values.decode(value)
+    return found

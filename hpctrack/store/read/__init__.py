@@ -1,0 +1,1 @@
+"""The read service under command line, API and page."""

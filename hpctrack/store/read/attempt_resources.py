@@ -1,0 +1,42 @@
+"""What attempts asked for and what they used."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from hpctrack.run.efficiency import Resources
+from hpctrack.store.read import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from hpctrack.store.database import Connection
+    from hpctrack.store.read.queries import RunRow
+
+_AT_ONCE = 1000
+
+
+def of_run(connection: Connection, run_id: int) -> list[Resources]:
+    """Return those of each attempt of a run, the first one first."""
+    return queries.fetch(connection, "fetch_resources", {"ids": [run_id], "latest": False}, Resources)
+
+
+def add(connection: Connection, runs: Iterable[RunRow]) -> Iterator[RunRow]:
+    """Yield runs with the resources of their latest attempts."""
+    batch: list[RunRow] = []
+    for run in runs:
+        batch.append(run)
+        if len(batch) == _AT_ONCE:
+            yield from _added(connection, batch)
+            batch = []
+    yield from _added(connection, batch)
+
+
+def _added(connection: Connection, runs: Collection[RunRow]) -> Iterator[RunRow]:
+    if not runs:
+        return
+    parameters = {"ids": [run.id for run in runs], "latest": True}
+    found = {one.run_id: one for one in queries.fetch(connection, "fetch_resources", parameters, Resources)}
+    for run in runs:
+        yield dataclasses.replace(run, resources=found.get(run.id))

@@ -1,0 +1,330 @@
+"""Which runs to list, and in which order, as SQL: fixed expressions; whatever a user wrote is a parameter."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
+
+from hpctrack import errors
+from hpctrack.model import RunStatus
+from hpctrack.run import conditions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Columns of run_overview, and what is worked out from them, by the names of `where.FIELDS`.
+COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "id",
+        "job": "slurm_job_id",
+        "array": "array_job_id",
+        "task": "array_task_id",
+        "name": "job_name",
+        "experiment": "experiment",
+        "user": "user_name",
+        "cluster": "cluster",
+        "partition": "partition",
+        "account": "account",
+        "qos": "qos",
+        "nodes": "node_list",
+        "state": "status",
+        "reason": "reason",
+        "note": "comment",
+        "restarts": "attempt",
+        "exit_code": "exit_code",
+        "exit_signal": "exit_signal",
+        "submitted": "time_created",
+        "started": "time_started",
+        "ended": "time_ended",
+        "elapsed": "(coalesce(time_ended, time_stopped, now()) - time_started - suspended)",
+        "limit": "time_limit",
+        "step": "last_step",
+        "rows": "rows",
+        "lost": "lost",
+    }
+)
+_SCOPES = MappingProxyType({"args": sql.SQL("args"), "tags": sql.SQL("tags"), "metrics": sql.SQL("last")})
+#: Tags are texts on the command line: those that look like numbers are compared as such.
+_NUMERIC = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?$"
+_RANGE = re.compile(r"\[(!?)(\]?[^\]]*)\]")
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs to list; None means any."""
+
+    ids: tuple[int, ...] | None = None
+    statuses: tuple[RunStatus, ...] | None = None
+    not_statuses: tuple[RunStatus, ...] | None = None
+    users: tuple[str, ...] | None = None
+    experiment: str | None = None
+    tags: tuple[tuple[str, str | None], ...] = ()
+    """All of them; None: with whatever value."""
+    name: str | None = None
+    """Glob of the job's name."""
+    partitions: tuple[str, ...] | None = None
+    since: datetime | None = None
+    """Created then or later."""
+    until: datetime | None = None
+    """Created earlier."""
+    where: conditions.Expression | None = None
+
+
+class Sort(NamedTuple):
+    """By what to order; runs without a value come last."""
+
+    field: conditions.Field = conditions.Field("run", "run")
+    descending: bool = True
+
+    @property
+    def by_id(self) -> bool:
+        """Whether it is the runs' own order."""
+        return self.field == conditions.Field("run", "run")
+
+
+class Parameters:
+    """Collects values, and stands for each by a placeholder."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def add(self, value: Any) -> sql.Placeholder:
+        """Return the placeholder of a value."""
+        name = f"p{len(self.values)}"
+        self.values[name] = value
+        return sql.Placeholder(name)
+
+
+def condition(which: RunFilter, parameters: Parameters) -> sql.Composable:
+    """Return the condition on rows of run_overview."""
+    parts: list[sql.Composable] = [
+        sql.SQL(text).format(parameters.add(value))
+        for text, value in (
+            ("id = ANY ({}::bigint[])", _list(which.ids)),
+            ("status = ANY ({}::runstatus[])", _words(which.statuses)),
+            ("status <> ALL ({}::runstatus[])", _words(which.not_statuses)),
+            ("user_name = ANY ({}::text[])", _list(which.users)),
+            ("experiment_id = (SELECT e.id FROM experiments e WHERE e.name = {}::text)", which.experiment),
+            ("job_name ~ {}::text", None if which.name is None else glob(which.name)),
+            ("partition = ANY ({}::text[])", _list(which.partitions)),
+            ("time_created >= {}::timestamptz", which.since),
+            ("time_created < {}::timestamptz", which.until),
+        )
+        if value is not None
+    ]
+    parts += [_tag(name, value, parameters) for name, value in which.tags]
+    if which.where is not None:
+        parts.append(expression(which.where, parameters))
+    return _joined(" AND ", parts) if parts else sql.SQL("true")
+
+
+class Order(NamedTuple):
+    """How to order."""
+
+    key: sql.Composable
+    """What to order by, of a row of run_overview."""
+    by: sql.Composable
+    """The order of rows that have it as ``key``."""
+    behind: sql.Composable
+    """The condition of what comes behind some run."""
+
+
+def order(sort: Sort, *, after: int | None, parameters: Parameters) -> Order:
+    """Return how to order, and the condition of the page behind the run ``after``."""
+    key = _sort_key(sort.field, parameters)
+    direction = sql.SQL("DESC" if sort.descending else "ASC")
+    by = sql.SQL("key {}").format(direction)
+    if not sort.by_id:
+        by = sql.SQL("key {} NULLS LAST, id DESC").format(direction)
+    if after is None:
+        return Order(key, by, sql.SQL("true"))
+    last = parameters.add(after)
+    beyond = sql.SQL("<" if sort.descending else ">")
+    if sort.by_id:
+        return Order(key, by, sql.SQL("id {} {}").format(beyond, last))
+    at = sql.SQL("(SELECT {} FROM run_overview WHERE id = {})").format(key, last)
+    behind = sql.SQL(
+        "({key} {beyond} {at} OR {key} IS NULL AND {at} IS NOT NULL"
+        " OR {key} IS NOT DISTINCT FROM {at} AND id < {last})"
+    )
+    return Order(key, by, behind.format(key=key, beyond=beyond, at=at, last=last))
+
+
+def expression(
+    tree: conditions.Expression, parameters: Parameters, *, negated: bool = False
+) -> sql.Composable:
+    """Return a condition that `where.parse` read, or its opposite.
+
+    The opposite of a comparison is a comparison: a value that is not there matches neither.
+    """
+    if isinstance(tree, conditions.Not):
+        return expression(tree.item, parameters, negated=not negated)
+    if isinstance(tree, conditions.And | conditions.Or):
+        word = " AND " if isinstance(tree, conditions.And) is not negated else " OR "
+        return _joined(word, [expression(item, parameters, negated=negated) for item in tree.items])
+    if isinstance(tree, conditions.In):
+        operator: conditions.Operator = "!=" if negated else "="
+        items = [conditions.Compare(tree.field, operator, value) for value in tree.values]
+        return _joined(" AND " if negated else " OR ", [_compare(item, parameters) for item in items])
+    if isinstance(tree, conditions.Compare):
+        return _compare(tree, parameters, negated=negated)
+    value = _value(tree.field, parameters)
+    if isinstance(tree, conditions.IsNull):
+        return sql.SQL("{} IS NOT NULL" if negated else "{} IS NULL").format(value)
+    there = "coalesce({} <> 'false', false)"
+    return sql.SQL(f"NOT {there}" if negated else there).format(value)
+
+
+def glob(pattern: str) -> str:
+    """Return the regular expression of PostgreSQL's for a shell's pattern. Raises `errors.UsageError`."""
+    parts = ["^"]
+    position = 0
+    while position < len(pattern):
+        char, position = pattern[position], position + 1
+        choice = _RANGE.match(pattern, position - 1)
+        if choice is not None and choice[2]:
+            position = choice.end()
+            inside = choice[2].replace("\\", "\\\\").replace("[", "\\[")
+            parts.append(_checked(f"[{'^' if choice[1] else ''}{inside}]", choice[0]))
+        else:
+            parts.append({"*": ".*", "?": "."}.get(char) or re.sub(r"(\W)", r"\\\1", char))
+    return "".join([*parts, "$"])
+
+
+def _checked(choice: str, written: str) -> str:
+    try:
+        re.compile(choice)
+    except re.error as error:
+        raise errors.UsageError(f"{written!r} is no choice of characters: {error.msg}") from None
+    return choice
+
+
+def _compare(tree: conditions.Compare, parameters: Parameters, *, negated: bool = False) -> sql.Composable:
+    value = _element(tree.field, parameters)
+    operator = sql.SQL(_OPPOSITES[tree.operator] if negated else tree.operator.upper())
+    if tree.field.kind != "json":
+        form = _INTEGER if isinstance(tree.value, int) else _FORMS[tree.field.kind]
+        return form.format(value, operator, parameters.add(_plain(tree.value)))
+    wanted = tree.value
+    found: sql.Composable
+    if isinstance(wanted, bool):
+        found = sql.SQL("{0} {1} {2}::jsonb AND {0} <> 'null'").format(
+            value, operator, parameters.add(str(wanted).lower())
+        )
+    elif isinstance(wanted, str):
+        found = sql.SQL("({} #>> '{{}}') {} {}::text").format(value, operator, parameters.add(wanted))
+    else:
+        found = _compare_number(tree.field, operator, value, wanted, parameters)  # type: ignore[arg-type]
+    # PostgreSQL has no statistics of what is inside JSON, and takes every comparison for one that hardly any
+    # run meets; of a CASE it thinks that half of them do, and reads each table once. Where there must be
+    # latest values, it need not join runs without any before it looks at them.
+    there = "last IS NOT NULL AND " if tree.field.scope == "metrics" else ""
+    return sql.SQL(f"({there}CASE WHEN {{}} THEN true ELSE false END)").format(found)
+
+
+_OPPOSITES: Mapping[conditions.Operator, str] = MappingProxyType(
+    {"=": "!=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<", "like": "NOT LIKE"}
+)
+
+
+def _compare_number(
+    field: conditions.Field, operator: sql.SQL, value: sql.Composable, wanted: float, parameters: Parameters
+) -> sql.Composable:
+    """Return the comparison of an element with a number; nan is neither greater nor less than any.
+
+    JSON's own numbers are compared as such, since that is many times faster than metric_number(); in JSON's
+    order texts come before numbers, and objects, which stand for special numbers of metrics, behind them.
+    """
+    upwards = operator.as_string(None) in (">", ">=", "!=")
+    # PostgreSQL takes nan for greater than all numbers.
+    number = "nullif({number}, 'NaN')" if upwards and not math.isnan(wanted) else "{number}"
+    form = f"{number} {{operator}} {{wanted}}::double precision"
+    if math.isfinite(wanted) and field.scope == "args":
+        form = "{value} {operator} {json}::jsonb AND jsonb_typeof({value}) = 'number'"
+    elif math.isfinite(wanted) and field.scope == "metrics" and upwards:
+        form = f"{{value}} {{operator}} {{json}}::jsonb AND (jsonb_typeof({{value}}) = 'number' OR {form})"
+    elif math.isfinite(wanted) and field.scope == "metrics":
+        form = (
+            "{value} {operator} {json}::jsonb AND jsonb_typeof({value}) = 'number'"
+            f" OR {{value}} >= '{{{{}}}}' AND {form}"
+        )
+    return sql.SQL(form).format(
+        value=value,
+        number=_number(field, value),
+        operator=operator,
+        wanted=parameters.add(wanted),
+        json=parameters.add(repr(wanted)),
+    )
+
+
+_INTEGER = sql.SQL("{} {} {}::bigint")
+_FORMS = MappingProxyType(
+    {
+        "text": sql.SQL("{} {} {}::text"),
+        "number": sql.SQL("{} {} {}::double precision"),
+        "time": sql.SQL("{} {} {}::timestamptz"),
+        "length": sql.SQL("{} {} {}::interval"),
+        "state": sql.SQL("{} {} {}::runstatus"),
+    }
+)
+
+
+def _value(field: conditions.Field, parameters: Parameters) -> sql.Composable:
+    """Return a field: a column, or an element of an object; null in JSON is no value."""
+    element = _element(field, parameters)
+    return element if field.scope == "run" else sql.SQL("nullif({}, 'null')").format(element)
+
+
+def _element(field: conditions.Field, parameters: Parameters) -> sql.Composable:
+    if field.scope == "run":
+        return sql.SQL(COLUMNS[field.name])
+    whole = _SCOPES[field.scope]
+    name = parameters.add(field.name)
+    if field.scope == "args" and "." in field.name:
+        # Hydra's model.depth=3 is one name; what set_args() said may be nested.
+        path = parameters.add(field.name.split("."))
+        return sql.SQL("coalesce({0} -> {1}::text, {0} #> {2}::text[])").format(whole, name, path)
+    return sql.SQL("({} -> {}::text)").format(whole, name)
+
+
+def _number(field: conditions.Field, value: sql.Composable) -> sql.Composable:
+    if field.scope != "tags":
+        return sql.SQL("metric_number({})").format(value)
+    text = sql.SQL("({} #>> '{{}}')").format(value)
+    number = "CASE WHEN {0} ~* {1} AND length({0}) < 400 THEN as_double({0}::numeric) END"
+    return sql.SQL(number).format(text, sql.Literal(_NUMERIC))
+
+
+def _sort_key(field: conditions.Field, parameters: Parameters) -> sql.Composable:
+    if field.scope == "metrics":
+        return sql.SQL("nullif(metric_number({}), 'NaN')").format(_element(field, parameters))
+    return _value(field, parameters)
+
+
+def _tag(name: str, value: str | None, parameters: Parameters) -> sql.Composable:
+    if value is None:
+        return sql.SQL("tags ? {}::text").format(parameters.add(name))
+    field = conditions.Field("tags", name)
+    return _compare(conditions.Compare(field, "=", value), parameters)
+
+
+def _plain(value: conditions.Value) -> Any:
+    return value.value if isinstance(value, RunStatus) else value
+
+
+def _joined(word: str, parts: list[sql.Composable]) -> sql.Composable:
+    return sql.SQL("({})").format(sql.SQL(word).join(parts))
+
+
+def _list(values: tuple[Any, ...] | None) -> list[Any] | None:
+    return None if values is None else list(values)
+
+
+def _words(statuses: tuple[RunStatus, ...] | None) -> list[str] | None:
+    return None if statuses is None else [status.value for status in statuses]

@@ -1,0 +1,307 @@
+"""Lists of runs: which, in which order, page by page; job arrays folded into one line each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from hpctrack.model import RunStatus
+from hpctrack.run import runids
+from hpctrack.store.read import filters, queries
+from hpctrack.store.read.filters import RunFilter, Sort
+from hpctrack.store.read.queries import RunRow
+from hpctrack.store.statements import composable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime, timedelta
+
+    from hpctrack.store.database import Connection
+
+WINDOW = 10_000
+"""At most so many runs are counted by state beside a page that they fill."""
+_REACH = 20_000
+"""Among the newest so many, a page is looked for first."""
+NEWEST_FIRST = Sort()
+
+
+@dataclass(frozen=True)
+class ArrayRow:
+    """The tasks of one job array that match, as one line."""
+
+    latest: RunRow
+    """The one with the greatest id; what the tasks have in common is read from it."""
+    ids: tuple[int, ...]
+    """Rising; other runs may have ids between these."""
+    tasks: tuple[int, ...]
+    counts: dict[RunStatus, int]
+    time_started: datetime | None
+    """When the first of them started."""
+    time_ended: datetime | None
+    """When the last of them ended; None while one may still change."""
+    time_stopped: datetime | None
+    """When the last of those that have started stopped, whether for good or not; None while one runs."""
+    rows: int
+    lost: int
+    waiting: int
+
+    @property
+    def id(self) -> int:
+        """The greatest id of its runs."""
+        return self.latest.id
+
+    @property
+    def job(self) -> str:
+        """Slurm's id of the tasks together, as squeue writes it: ``14_[0-9,12]``."""
+        return f"{self.latest.array_job_id}_[{runids.ranges(self.tasks)}]"
+
+    def elapsed(self, now: datetime) -> timedelta | None:
+        """Return how long from the first start to the last end; while none runs, it stands still."""
+        return None if self.time_started is None else (self.time_stopped or now) - self.time_started
+
+
+class Page(NamedTuple):
+    """A part of a list."""
+
+    lines: list[RunRow | ArrayRow]
+    more: bool
+    """Whether lines come behind these."""
+    counts: dict[RunStatus, int]
+    """Runs that match, by state, also those on other pages."""
+    counted: bool
+    """Whether all are counted; else some of the newest."""
+
+    @property
+    def total(self) -> int:
+        """Runs that were counted."""
+        return sum(self.counts.values())
+
+
+def list_runs(
+    connection: Connection,
+    which: RunFilter,
+    limit: int | None = 50,
+    after: int | None = None,
+    sort: Sort = NEWEST_FIRST,
+) -> list[RunRow]:
+    """Return runs that match, in order; ``after`` is the id that the page before ended with.
+
+    Without a limit all of them.
+    """
+    query, parameters = _query(which, sort, limit, after)
+    return queries.fetch(connection, query, parameters, RunRow)
+
+
+def iterate_runs(connection: Connection, which: RunFilter, sort: Sort = NEWEST_FIRST) -> Iterator[RunRow]:
+    """Yield all runs that match, in order, without ever holding all of them."""
+    query, parameters = _query(which, sort, limit=None, after=None)
+    return queries.iterate(connection, query, parameters, RunRow)
+
+
+def _query(
+    which: RunFilter, sort: Sort, limit: int | None, after: int | None
+) -> tuple[sql.Composed, dict[str, Any]]:
+    parameters = filters.Parameters()
+    order = filters.order(sort, after=after, parameters=parameters)
+    query = composable("list_runs").format(
+        key=order.key,
+        condition=filters.condition(which, parameters),
+        behind=order.behind,
+        order=order.by,
+        limit=parameters.add(limit),
+    )
+    return query, parameters.values
+
+
+def count_runs(connection: Connection, which: RunFilter) -> dict[RunStatus, int]:
+    """Return how many runs match, by status, the most frequent first."""
+    parameters = filters.Parameters()
+    query = composable("count_runs").format(condition=filters.condition(which, parameters))
+    rows = queries.fetch(connection, query, parameters.values, lambda status, count: (status, count))
+    return dict(rows)
+
+
+def fetch_page(
+    connection: Connection,
+    which: RunFilter,
+    limit: int = 50,
+    after: int | None = None,
+    sort: Sort = NEWEST_FIRST,
+    *,
+    fold: bool = False,
+) -> Page:
+    """Return a page of a list, of at most ``limit`` lines; with ``fold`` arrays are one line each.
+
+    Arrays are folded in the runs' own order only.
+    """
+    fold = fold and sort.by_id
+    shown = _arrays_at(connection, which, after) if fold and after is not None else []
+    look = Look(which, sort, after, fold, tuple(shown), limit + 1)
+    seen = _look_through(connection, look)
+    counted = seen if after is None else _look_through(connection, look._replace(after=None, known=()))
+    lines = _lines(connection, which, seen.ids[:limit], seen.arrays)
+    return Page(lines, len(seen.ids) > limit, _counts(counted.counts), counted.complete)
+
+
+class Look(NamedTuple):
+    """What one statement looks for."""
+
+    which: RunFilter
+    sort: Sort
+    after: int | None
+    fold: bool
+    known: tuple[UUID, ...]
+    """Arrays that are folded already."""
+    limit: int
+
+
+class _Seen(NamedTuple):
+    """What one statement found; ``arrays`` are those of several matching tasks."""
+
+    ids: list[int]
+    arrays: list[UUID]
+    counts: dict[str, int]
+    oldest: int | None
+    filled: bool
+    """Whether as many runs match as the window may hold."""
+    complete: bool
+    """Whether all runs were looked through, or only the newest: more may match."""
+
+
+def _look_through(connection: Connection, look: Look) -> _Seen:
+    """Look through the newest runs, and through all where too few of them match.
+
+    With an order by id and a limit alone PostgreSQL, which can't know how many runs match, walks through all
+    of them in that order for conditions that few meet: many times slower than a plain scan.
+    """
+    if look.sort != NEWEST_FIRST:
+        return _look(connection, look, newest=False)
+    first = seen = _look(connection, look, newest=True)
+    ids, arrays = list(seen.ids), list(seen.arrays)
+    while look.fold and seen.filled and len(ids) < look.limit:
+        # Few lines of large arrays fill the window: look on behind it, past those arrays.
+        behind = look._replace(after=seen.oldest, known=(*look.known, *arrays))
+        seen = _look(connection, behind, newest=True)
+        ids += seen.ids
+        arrays += seen.arrays
+    if len(ids) < look.limit and not seen.complete:
+        return _look(connection, look, newest=False)
+    return first._replace(ids=ids, arrays=arrays)
+
+
+def _look(connection: Connection, look: Look, *, newest: bool) -> _Seen:
+    (seen,) = queries.fetch(connection, *page_query(look, newest=newest), _Seen)
+    return seen
+
+
+def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any]]:
+    """Return the statement that looks for a page, among the newest runs or among all, and its parameters."""
+    parameters = filters.Parameters()
+    order = filters.order(look.sort, after=look.after, parameters=parameters)
+    behind = order.behind
+    if look.known:
+        others = sql.SQL("{} AND (array_task_id IS NULL OR submission <> ALL ({}::uuid[]))")
+        behind = others.format(behind, parameters.add(list(look.known)))
+    runs: sql.Composable = sql.SQL("run_overview")
+    window: sql.Composable = sql.SQL("")
+    filled: sql.Composable = sql.SQL("false")
+    complete: sql.Composable = sql.SQL("true")
+    if newest:
+        reach, most = parameters.add(_REACH), parameters.add(WINDOW)
+        runs = composable("newest_runs").format(behind=order.behind, reach=reach)
+        window = composable("page_window").format(window=most)
+        filled = composable("page_filled").format(window=most)
+        complete = composable("page_complete").format(behind=order.behind, reach=reach, window=most)
+    lines = composable("folded_lines" if look.fold else "page_lines")
+    folded = sql.SQL("CASE WHEN array_task_id IS NOT NULL THEN submission END")
+    query = composable("fetch_page").format(
+        array=folded if look.fold else sql.SQL("NULL::uuid"),
+        key=order.key,
+        condition=filters.condition(look.which, parameters),
+        runs=runs,
+        behind=behind,
+        window=window,
+        filled=filled,
+        complete=complete,
+        lines=lines.format(order=order.by, limit=parameters.add(look.limit)),
+    )
+    return query, parameters.values
+
+
+def _arrays_at(connection: Connection, which: RunFilter, after: int) -> list[UUID]:
+    parameters = filters.Parameters()
+    query = composable("fetch_arrays_at").format(
+        after=parameters.add(after), condition=filters.condition(which, parameters)
+    )
+    return queries.fetch(connection, query, parameters.values, lambda submission: submission)
+
+
+def _lines(
+    connection: Connection, which: RunFilter, ids: list[int], arrays: Iterable[UUID]
+) -> list[RunRow | ArrayRow]:
+    rows = {row.id: row for row in list_runs(connection, RunFilter(ids=tuple(ids)), limit=None)}
+    folded = {line.latest.id: line for line in _arrays(connection, which, list(arrays), rows)}
+    # A run that was deleted since the page was found is left out.
+    return [folded.get(one) or rows[one] for one in ids if one in rows]
+
+
+def _arrays(
+    connection: Connection, which: RunFilter, arrays: list[UUID], rows: dict[int, RunRow]
+) -> Iterable[ArrayRow]:
+    """Yield the lines of arrays; ``rows`` holds the latest task of each."""
+    if not arrays:
+        return
+    parameters = filters.Parameters()
+    query = composable("fetch_arrays").format(
+        arrays=parameters.add(arrays), condition=filters.condition(which, parameters)
+    )
+    parts = queries.fetch(connection, query, parameters.values, _Part)
+    for submission in dict.fromkeys(part.submission for part in parts):
+        own = [part for part in parts if part.submission == submission]
+        latest = rows.get(max(max(part.ids) for part in own))
+        if latest is not None:
+            yield _array(latest, own)
+
+
+class _Part(NamedTuple):
+    """The tasks of an array that are in one state."""
+
+    submission: UUID
+    status: RunStatus
+    tasks: list[int]
+    ids: list[int]
+    unended: int
+    time_started: datetime | None
+    time_ended: datetime | None
+    running: int
+    time_stopped: datetime | None
+    rows: int
+    lost: int
+    waiting: int
+
+
+def _array(latest: RunRow, parts: list[_Part]) -> ArrayRow:
+    ended = max((part.time_ended for part in parts if part.time_ended is not None), default=None)
+    stopped = max((part.time_stopped for part in parts if part.time_stopped is not None), default=None)
+    return ArrayRow(
+        latest,
+        ids=tuple(sorted(run for part in parts for run in part.ids)),
+        tasks=tuple(sorted(task for part in parts for task in part.tasks)),
+        counts={part.status: len(part.tasks) for part in parts},
+        time_started=min(
+            (part.time_started for part in parts if part.time_started is not None), default=None
+        ),
+        time_ended=None if any(part.unended for part in parts) else ended,
+        time_stopped=None if any(part.running for part in parts) else stopped,
+        rows=sum(part.rows for part in parts),
+        lost=sum(part.lost for part in parts),
+        waiting=sum(part.waiting for part in parts),
+    )
+
+
+def _counts(by_name: dict[str, Any]) -> dict[RunStatus, int]:
+    ordered = sorted(by_name.items(), key=lambda item: (-item[1], item[0]))
+    return {RunStatus(name): count for name, count in ordered}

@@ -1,0 +1,1 @@
+"""The schema: migrations, SQL files, roles."""

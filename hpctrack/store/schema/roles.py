@@ -1,0 +1,244 @@
+"""Roles of a site: what collectors, users and readers may do in SQL.
+
+Rights say which tables; row-level security (sql/migrations) says which rows of them: users change only their
+own. What roles were given before is read from PostgreSQL's own catalog.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from hpctrack import errors
+from hpctrack.store import database
+from hpctrack.store.schema import migrate
+from hpctrack.store.statements import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
+
+
+class Kind(enum.Enum):
+    """What a role is for; each may do what those before it may."""
+
+    READER = "reader"
+    USER = "user"
+    COLLECTOR = "collector"
+
+
+#: Everybody who can connect to the database (PostgreSQL's own word).
+PUBLIC = "public"
+#: Tables that readers see nothing of. All others, and views, also of the site's own, they may SELECT from.
+_PRIVATE = frozenset(("run_keys",))
+_ALL = "INSERT, UPDATE, DELETE"
+#: Beside SELECT, by table. Users: their own rows.
+_USER = {
+    "attempts": "INSERT, UPDATE",
+    "experiment_links": _ALL,
+    "experiment_relationships": _ALL,
+    "experiments": _ALL,
+    "metrics": _ALL,
+    "run_latest": _ALL,
+    "run_links": _ALL,
+    "run_relationships": _ALL,
+    "runs": _ALL,
+    "submissions": "DELETE",
+    # Not id: whoever chose numbers to come would keep others' from being written.
+    "transitions": "INSERT (run_id, attempt, status, time, source, reason, raw)",
+}
+#: Everybody's rows, to store, reconcile, and prune; `_USER` beside it.
+_COLLECTOR = {
+    "clusters": "INSERT, UPDATE",
+    "collectors": _ALL,
+    "rejected": "INSERT",
+    "run_keys": "SELECT",
+    "streams": "INSERT, UPDATE",
+    "usage": "INSERT",
+}
+_FUNCTIONS = {
+    Kind.READER: (
+        "acts_for_all",
+        "as_double",
+        "count_number",
+        "details_visible",
+        "known_runs",
+        "metric_number",
+    ),
+    Kind.USER: ("register_submission",),
+    Kind.COLLECTOR: ("add_metric_columns",),
+}
+
+
+class Grant(NamedTuple):
+    """A role that `apply` gave rights to."""
+
+    kind: Kind
+    role: str
+    known: bool
+    """Whether it had them before."""
+    notes: tuple[str, ...]
+    """What could not be given and is not needed, each in one line that says what to do."""
+
+
+class _Role(NamedTuple):
+    can_log_in: bool
+    above_rows: bool
+    owns: bool
+    may_skip_checks: bool
+    may_connect: bool
+    may_make_temporary: bool
+
+
+def apply(
+    settings: Settings, wanted: Iterable[tuple[Kind, str]], *, show_details: bool | None = None
+) -> list[Grant]:
+    """Give roles their rights, and those that had theirs before the ones on new tables.
+
+    ``show_details``: whether everybody sees environments, arguments and scripts of others' runs; None leaves
+    it as it is. All in one transaction; again, it changes nothing. Raises `errors.BadInput` for a role
+    that does not exist, `errors.StoreDenied` where only another role can give what is needed, and what
+    `database.connect` raises.
+    """
+    wanted = list(dict.fromkeys(wanted))
+    with database.connect(settings, autocommit=True) as connection, database.translated():
+        owner, owned = connection.execute(statement("fetch_owner")).fetchone() or ("", False)
+        if not owned:
+            if wanted or show_details is not None:
+                raise errors.StoreDenied(
+                    f"{migrate.where(connection, settings)} belongs to {owner}: only that role or a "
+                    "superuser can give rights (hpctrack setup --user)"
+                )
+            return []
+        with connection.transaction():
+            migrate.lock(connection, settings)
+            if show_details is not None:
+                value = "yes" if show_details else "no"
+                connection.execute(statement("set_site_choice"), {"name": "details_visible", "value": value})
+            known = _known(connection)
+            _refresh(connection, settings, known)
+            return [_grant(connection, settings, kind, role, known) for kind, role in wanted]
+
+
+def _known(connection: Connection) -> dict[str, Kind]:
+    """Return the roles that have rights, and what for."""
+    return {
+        str(role): Kind.COLLECTOR if collects else Kind.USER if submits else Kind.READER
+        for role, collects, submits in connection.execute(statement("fetch_grantees")).fetchall()
+    }
+
+
+def _refresh(connection: Connection, settings: Settings, known: Mapping[str, Kind]) -> None:
+    """Give rights on tables that nobody has any on yet; what an administrator took away stays so."""
+    rows = connection.execute(statement("fetch_relations")).fetchall()
+    fresh = [str(name) for name, untouched in rows if untouched]
+    for role, kind in known.items():
+        _execute(connection, _commands(kind, role, settings.schema, fresh))
+
+
+def _grant(
+    connection: Connection, settings: Settings, kind: Kind, role: str, known: Mapping[str, Kind]
+) -> Grant:
+    notes: list[str] = []
+    if role.lower() == PUBLIC:
+        role = PUBLIC
+        if kind is Kind.COLLECTOR:
+            raise errors.BadInput(
+                "a collector is a role of its own, not everybody: createuser hpctrack_collector"
+            )
+    else:
+        notes = _prepare(connection, kind, role, _look_up(connection, role))
+    relations = [str(name) for name, _ in connection.execute(statement("fetch_relations")).fetchall()]
+    _execute(connection, _commands(kind, role, settings.schema, relations))
+    return Grant(kind, role, _at_least(known.get(role), kind), tuple(notes))
+
+
+def _at_least(had: Kind | None, kind: Kind) -> bool:
+    kinds = list(Kind)
+    return had is not None and kinds.index(had) >= kinds.index(kind)
+
+
+def _look_up(connection: Connection, role: str) -> _Role:
+    row = connection.execute(statement("fetch_role"), {"role": role}).fetchone()
+    if row is None:
+        raise errors.BadInput(
+            f"there is no role {role!r} on this PostgreSQL server: check the spelling, or make it first "
+            f"(createuser {role})"
+        )
+    return _Role._make(map(bool, row))
+
+
+def _prepare(connection: Connection, kind: Kind, role: str, found: _Role) -> list[str]:
+    """Give what the schema itself does not need; return what could not be given and is not vital."""
+    to, database_ = sql.Identifier(role), sql.Identifier(connection.info.dbname)
+    connect = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database_, to)
+    temporary = sql.SQL("GRANT TEMPORARY ON DATABASE {} TO {}").format(database_, to)
+    # COPY is not for roles that row-level security holds for.
+    bypass = sql.SQL("ALTER ROLE {} BYPASSRLS").format(to)
+    skip = sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(to)
+    notes = []
+    if not (found.may_connect or _tried(connection, connect)):
+        notes.append(f"can't connect until the database's owner says: {connect.as_string()}")
+    if kind is not Kind.COLLECTOR:
+        return notes
+    if not found.can_log_in:
+        raise errors.BadInput(
+            f"a collector logs in as its role, and {role} can't: ALTER ROLE {to.as_string()} LOGIN"
+        )
+    if not (found.above_rows or found.owns or _tried(connection, bypass)):
+        raise errors.StoreDenied(
+            "a collector stores everybody's rows, which only a superuser can allow: "
+            f"{bypass.as_string()}; then run this again"
+        )
+    if not (found.may_make_temporary or _tried(connection, temporary)):
+        raise errors.StoreDenied(
+            "a collector needs temporary tables, which only the database's owner can allow: "
+            f"{temporary.as_string()}; then run this again"
+        )
+    if not (found.may_skip_checks or _tried(connection, skip)):
+        notes.append(
+            f"stores rows at about half the speed until a superuser says: {skip.as_string()}",
+        )
+    return notes
+
+
+def _tried(connection: Connection, command: sql.Composed) -> bool:
+    """Run a command; False where the caller may not."""
+    try:
+        with connection.transaction():
+            connection.execute(command)
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+def _execute(connection: Connection, commands: Iterable[sql.Composed]) -> None:
+    for command in commands:
+        connection.execute(command)
+
+
+def _commands(kind: Kind, role: str, schema: str, relations: Sequence[str]) -> Iterator[sql.Composed]:
+    """Yield what gives a role its rights on these tables and views of the schema."""
+    to = sql.Identifier(role)
+    yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), to)
+    grant = sql.SQL("GRANT {} ON TABLE {} TO {}")
+    for relation in relations:
+        for privileges in _privileges(kind, relation):
+            yield grant.format(sql.SQL(privileges), sql.Identifier(schema, relation), to)
+    for each in list(Kind)[: list(Kind).index(kind) + 1]:
+        for function in _FUNCTIONS[each]:
+            yield sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(sql.Identifier(schema, function), to)
+
+
+def _privileges(kind: Kind, relation: str) -> Iterator[str]:
+    if relation not in _PRIVATE:
+        yield "SELECT"
+    if kind is not Kind.READER and relation in _USER:
+        yield _USER[relation]
+    if kind is Kind.COLLECTOR and relation in _COLLECTOR:
+        yield _COLLECTOR[relation]

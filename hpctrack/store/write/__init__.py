@@ -1,0 +1,1 @@
+"""What submissions, scripts, people and the reconciler write."""

@@ -1,0 +1,177 @@
+"""Experiments: what is in them, and their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from hpctrack import errors, limits
+from hpctrack.store import database
+from hpctrack.store.read import known_names
+from hpctrack.store.statements import statement
+from hpctrack.text import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from datetime import datetime
+
+    from hpctrack.store.database import Connection
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment, and what its runs add up to."""
+
+    id: int
+    name: str
+    user_name: str
+    """Who named it first; only they may rename and delete it."""
+    time_created: datetime
+    comment: str | None
+    tags: Any
+    counts: dict[str, int]
+    """Number of runs by state."""
+    first: datetime | None
+    """When its oldest run was submitted."""
+    newest: datetime | None
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return sum(self.counts.values())
+
+
+class Link(NamedTuple):
+    """A link between two experiments, by their names."""
+
+    origin: str
+    kind: str
+    target: str
+
+
+def list_all(connection: Connection) -> list[Experiment]:
+    """Return all experiments, the one with the newest run last."""
+    return _fetch(connection, "list_experiments", {})
+
+
+def get(connection: Connection, name: str) -> Experiment:
+    """Return one experiment. Raises `errors.ExperimentNotFound`."""
+    found = _fetch(connection, "get_experiment", {"name": name})
+    if not found:
+        hint = nearest.hint(name, known_names.experiments(connection))
+        raise errors.ExperimentNotFound(f"no experiment {name!r}: {hint} (hpctrack experiment list)")
+    return found[0]
+
+
+def ensure(connection: Connection, name: str) -> Experiment:
+    """Return the experiment of a name, made if there is none. Raises `errors.UsageError` for a long one."""
+    name = database.without_secrets(name)
+    limits.text(limits.EXPERIMENT, name)
+    with database.translated():
+        connection.execute(statement("ensure_experiment"), {"name": name})
+    return get(connection, name)
+
+
+def links(connection: Connection, experiment: Experiment) -> list[Link]:
+    """Return the links of an experiment, in both directions."""
+    rows = _rows(connection, "fetch_experiment_links", {"id": experiment.id})
+    return [Link(*row) for row in rows]
+
+
+def count_rows(connection: Connection, experiment: Experiment) -> int:
+    """Return how many rows of metrics its runs have."""
+    return int(_rows(connection, "count_experiment_rows", {"id": experiment.id})[0][0])
+
+
+def run_ids(connection: Connection, experiment: Experiment) -> list[int]:
+    """Return the ids of an experiment's runs."""
+    return [row[0] for row in _rows(connection, "fetch_experiment_runs", {"id": experiment.id})]
+
+
+def check_rights(connection: Connection, experiment: Experiment) -> None:
+    """Raise `errors.StoreDenied` for somebody else's experiment."""
+    if not _rows(connection, "check_experiment_rights", {"id": experiment.id}):
+        raise errors.StoreDenied(
+            f"experiment {experiment.name!r} belongs to {experiment.user_name}: only they may change it"
+        )
+
+
+def rename(connection: Connection, experiment: Experiment, new: str) -> None:
+    """Give an experiment another name.
+
+    Raises `errors.UsageError` for a name that another one has or that is too long, `errors.StoreDenied` for
+    somebody else's.
+    """
+    limits.text(limits.EXPERIMENT, new)
+    check_rights(connection, experiment)
+    with database.translated():
+        try:
+            connection.execute(
+                statement("rename_experiment"), {"id": experiment.id, "new": database.without_secrets(new)}
+            )
+        except psycopg.errors.UniqueViolation:
+            raise errors.UsageError(f"there is an experiment {new!r} already") from None
+
+
+def delete(connection: Connection, experiment: Experiment) -> None:
+    """Delete an experiment without runs.
+
+    Raises `errors.StoreDenied` for somebody else's, `errors.StoreBusy` where runs have come meanwhile.
+    """
+    check_rights(connection, experiment)
+    if not _rows(connection, "delete_experiment", {"id": experiment.id}):
+        raise errors.StoreBusy(f"experiment {experiment.name!r} has got new runs meanwhile: try again")
+
+
+def set_comment(connection: Connection, experiment: Experiment, text: str | None) -> None:
+    """Set what people note about an experiment.
+
+    Raises `errors.StoreDenied` for somebody else's, `errors.UsageError` for what does not fit, as the
+    functions below.
+    """
+    text = database.without_secrets(text)
+    if text is not None:
+        limits.text(limits.NOTE, text)
+    _change(connection, experiment, "set_experiment_comment", comment=text)
+
+
+def tag(connection: Connection, experiment: Experiment, tags: Mapping[str, Any]) -> None:
+    """Add tags: names to values, true for none."""
+    stored = database.without_secrets(limits.value(limits.TAGS, dict(tags)))
+    _change(connection, experiment, "tag_experiment", tags=Jsonb(stored))
+
+
+def untag(connection: Connection, experiment: Experiment, names: Collection[str]) -> None:
+    """Remove tags by name; one that is not there is no error."""
+    _change(connection, experiment, "untag_experiment", names=database.without_secrets(list(names)))
+
+
+def link(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
+    """Link two experiments; a link that is there stays."""
+    limits.text(limits.LINK, kind)
+    _change(connection, experiment, "link_experiments", kind=database.without_secrets(kind), to=other)
+
+
+def unlink(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
+    """Remove a link; one that is not there is no error."""
+    _change(connection, experiment, "unlink_experiments", kind=database.without_secrets(kind), to=other)
+
+
+def _change(connection: Connection, experiment: Experiment, name: str, **parameters: Any) -> None:
+    check_rights(connection, experiment)
+    with database.translated():
+        connection.execute(statement(name), {"id": experiment.id, "from": experiment.id, **parameters})
+
+
+def _fetch(connection: Connection, name: str, parameters: dict[str, Any]) -> list[Experiment]:
+    with database.translated(), connection.cursor(row_factory=class_row(Experiment)) as cursor:
+        return cursor.execute(statement(name), parameters).fetchall()
+
+
+def _rows(connection: Connection, name: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with database.translated():
+        return connection.execute(statement(name), parameters).fetchall()

@@ -1,0 +1,196 @@
+"""Registration: submission records become rows in PostgreSQL, at once or later."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from psycopg.types.json import Jsonb
+
+from hpctrack import errors
+from hpctrack.run import array_spec
+from hpctrack.store import database, refusals
+from hpctrack.store.statements import statement
+from hpctrack.stream.wire import records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
+
+#: Records whose experiments others hold, each of which costs a wait, before the rest waits for another time.
+_MOST_BUSY = 3
+#: In a name of `Settings.place`.
+_PORT = re.compile(r":[0-9,]+/")
+_log = logging.getLogger(__name__)
+
+
+def register(connection: Connection, record: records.Record) -> dict[int, int]:
+    """Store a submission, its secret and its runs; return the run's id of each task.
+
+    Doing so again changes nothing. Others who hold its experiment are waited for briefly
+    (`errors.StoreBusy`). Raises `errors.StoreError`, and ValueError for an array specification that Slurm
+    would refuse.
+    """
+    from hpctrack.stream.wire import wire  # late: hardly any read finds something to register
+
+    tasks = [wire.TASK_NONE] if record.tasks is None else array_spec.expand(record.tasks)
+    return _register(connection, record, tasks)
+
+
+@contextlib.contextmanager
+def trial(connection: Connection, record: records.Record) -> Iterator[None]:
+    """Have collectors answer under a submission's key for a while; it has no run, which would take an id.
+
+    Raises `errors.StoreError`.
+    """
+    _register(connection, record, [])
+    try:
+        yield
+    finally:
+        with database.translated():
+            connection.execute(statement("prune_submissions"), {"submissions": [record.uuid]})
+
+
+def _register(connection: Connection, record: records.Record, tasks: list[int]) -> dict[int, int]:
+    parameters = {
+        "submission": Jsonb(record.submission),
+        "secret": bytes.fromhex(record.secret),
+        "run": Jsonb(record.run),
+        "tasks": tasks,
+    }
+    with database.translated(), connection.transaction():
+        connection.execute(statement("wait_briefly"))
+        rows = connection.execute(statement("register_submission"), parameters).fetchall()
+    return {int(str(task)): int(str(run_id)) for task, run_id in rows}
+
+
+def register_pending(
+    settings: Settings, connection: Connection | None = None, *, everything: bool = False
+) -> int:
+    """Register what earlier submissions left in the spool; return how many of them there were.
+
+    Costs the listing of a folder where nothing waits. What belongs to another database stays, unless
+    ``everything`` is asked for. A record that is none, or that PostgreSQL refuses for its content, is set
+    apart, and keeps none of the others. Raises `errors.StoreUnavailable`,
+    `errors.StoreDenied` and `errors.SchemaError`.
+    """
+    waiting = list(_unregistered(settings))
+    if not waiting and (connection is None or settings.place in records.known_places(settings.spool)):
+        return 0
+    if connection is None:
+        with contextlib.closing(database.connect(settings, autocommit=True)) as own:
+            return register_pending(settings, own, everything=everything)
+    here = Here(settings, connection)
+    here.note()
+    return _register_all(connection, (path for path in waiting if everything or here.takes(path)))
+
+
+class Here:
+    """The database that we are connected to, and what belongs to it.
+
+    It is known by the name under which it was configured when something was submitted; under another name
+    (an administrator may move a server) if it has said before, by that name, that it is the same one. A port
+    of the same host where nobody has ever answered was a mistake in the configuration.
+    """
+
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._known: dict[str, str] | None = None
+
+    def note(self) -> None:
+        """Remember which database the configured name means. Raises `errors.StoreError`."""
+        try:
+            records.note_place(self._settings.spool, self._settings.place, self._identity())
+        except OSError as error:
+            _log.debug("%s: %s", self._settings.spool, error)
+
+    def is_place(self, place: str) -> bool:
+        """Whether a record's place is this database. Raises `errors.StoreError`."""
+        if place in ("", self._settings.place):
+            return True
+        if self._known is None:
+            self._known = records.known_places(self._settings.spool)
+        if place in self._known:
+            return self._known[place] == self._identity()
+        return _PORT.sub("/", place) == _PORT.sub("/", self._settings.place)
+
+    def takes(self, path: str) -> bool:
+        """Whether a record belongs here, or can't be read: then registering it says why."""
+        try:
+            return self.is_place(records.read(path).place)
+        except (OSError, ValueError):
+            return True
+
+    def _identity(self) -> str:
+        with database.translated():
+            row = self._connection.execute(
+                statement("fetch_database_identity"), {"schema": self._settings.schema}
+            ).fetchone()
+        return str(row[0]) if row else ""
+
+
+def elsewhere(settings: Settings, connection: Connection) -> dict[str, int]:
+    """Return how many submissions wait for other databases, by what those are called.
+
+    Raises `errors.StoreError`.
+    """
+    here = Here(settings, connection)
+    found: dict[str, int] = {}
+    for path in _unregistered(settings):
+        with contextlib.suppress(OSError, ValueError):
+            place = records.read(path).place
+            if not here.is_place(place):
+                found[place] = found.get(place, 0) + 1
+    return found
+
+
+def _unregistered(settings: Settings) -> Iterable[str]:
+    try:
+        return list(records.unregistered(settings.spool))
+    except OSError as error:
+        _log.debug("%s can't be looked through: %s", settings.spool, error)
+        return ()
+
+
+def _register_all(connection: Connection, waiting: Iterable[str]) -> int:
+    count = busy = 0
+    for path in waiting:
+        try:
+            register(connection, records.read(path))
+            records.set_registered(path)
+        except errors.StoreBusy as error:
+            _log.warning("%s can't be registered now: %s", path, error)
+            busy += 1
+            if busy == _MOST_BUSY:
+                break
+        except errors.StoreError as error:
+            if isinstance(error, errors.SchemaError) or not database.is_alive(connection):
+                raise
+            if refusals.blames_data(error):
+                _set_apart(path, error)
+            else:
+                _log.warning("%s can't be registered: %s", path, error)
+        except OSError as error:
+            _log.warning("%s can't be registered: %s", path, error)
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with one record, the others are not)
+            _set_apart(path, error)
+        else:
+            count += 1
+    return count
+
+
+def _set_apart(path: str, error: Exception) -> None:
+    """Have a record tried no more, for it would be refused again: said once, and by ``hpctrack doctor``."""
+    reason = str(error) or type(error).__name__
+    try:
+        apart = records.set_refused(path, reason)
+    except OSError as trouble:
+        _log.warning("%s can't be registered: %s (nor can it be set apart: %s)", path, reason, trouble)
+    else:
+        _log.warning("%s can't be registered, and is not tried again before hpctrack sync: %s", path, reason)
+        _log.debug("the reason stands in %s", apart)

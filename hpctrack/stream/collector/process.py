@@ -1,0 +1,299 @@
+"""The collector as a process: its socket, its threads, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from hpctrack import errors
+from hpctrack.run import words
+from hpctrack.store import database, embedded
+from hpctrack.store.write import collectors
+from hpctrack.stream.collector import (
+    addresses,
+    committer,
+    courier,
+    intake,
+    keys,
+    launch,
+    reconciler,
+    registrar,
+)
+from hpctrack.stream.wire import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from hpctrack.settings import Settings
+
+    FindSlurm = Callable[[], reconciler.Slurm]
+
+_CHECK_SECONDS = 5.0
+_LATE_SECONDS = 30.0
+_log = logging.getLogger(__name__)
+
+
+class Collector:
+    """One collector. `run` returns after `stop`, with everything that was received committed."""
+
+    def __init__(self, settings: Settings, slurm: FindSlurm | None = None) -> None:
+        """Bind the socket.
+
+        ``slurm`` finds out how to ask Slurm; None: without a reconciler. Raises
+        `errors.CollectorUnavailable` where the address can't be had.
+        """
+        self._settings = settings
+        self.id = uuid.uuid4()
+        self._socket = addresses.bind(settings, launch.read_addresses(settings))
+        self.addresses = addresses.reachable(*self._socket.address)
+        self._started = time.monotonic()
+        self._stopping = threading.Event()
+        self._failed: list[str] = []
+        self._keys = keys.Keys(time.monotonic, self._socket.wake)
+        self._intake = intake.Intake()
+        self._reconciling = (
+            None if slurm is None else reconciler.Reconciling(settings, self.id, slurm, self._leads)
+        )
+        self._storing = committer.Storing(settings, self._socket, self._intake, self._keys, self._ended)
+        self._receiver = intake.Receiver(self._socket, self._keys, self._intake, self._storing.watermark)
+        identity = {"host": socket.gethostname(), "pid": os.getpid(), "addresses": self.addresses}
+        self._keeping = registrar.Keeping(
+            settings, self._keys, self.id, identity, self.stats, reconciles=slurm is not None
+        )
+        self._delivering = courier.Delivering(settings, self.addresses)
+
+    def stop(self) -> None:
+        """Have `run` end. For any thread, and for signal handlers."""
+        self._stopping.set()
+
+    def run(self, *, idle_exit: float | None = None, homeless: Callable[[], bool] | None = None) -> bool:
+        """Collect until stopped, or for so many seconds after the last live run.
+
+        ``homeless`` says whether the folder that it works for is gone: then it ends, too. Returns whether it
+        ended for want of runs. Raises `errors.HpctrackError` if a part of it failed.
+        """
+        _log.info("collector %s listens on %s", self.id, " ".join(self.addresses))
+        threads = [
+            self._thread("receive", self._receiver.run),
+            self._thread("store", self._storing.run),
+            self._thread("keep", self._keeping.run),
+            self._thread("deliver", self._delivering.run),
+        ]
+        if self._reconciling is not None:
+            threads.append(self._thread("reconcile", self._reconciling.run))
+        with self._exported():
+            for thread in threads:
+                thread.start()
+            idle = self._wait(idle_exit, homeless or (lambda: False))
+            self._end(threads)
+        if self._failed:
+            raise errors.HpctrackError("the collector failed: " + "; ".join(self._failed))
+        return idle
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the collector did since it started, for its row in ``collectors``."""
+        received, stored = dict(self._receiver.counts), dict(self._storing.counts)
+        return {
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "received": received,
+            "stored": stored,
+            "unknown_runs": self._keys.refused,
+            "kernel_drops": self._socket.dropped,
+            "rejected": dict(self._storing.rejected),
+            "waiting": len(self._intake),
+            "lag_s": round(self._intake.lag, 3),
+            "streams": self._storing.streams,
+            "held_bytes": self._storing.held,
+            "commit_s": round(self._storing.commit_s, 4),
+            "commit_total_s": round(self._storing.commit_total_s, 4),
+            "trouble": self._storing.trouble,
+            **(reconciler.NO_STATS if self._reconciling is None else self._reconciling.stats()),
+        }
+
+    @contextlib.contextmanager
+    def _exported(self) -> Iterator[None]:
+        """Serve the stats to Prometheus meanwhile, if that is wanted."""
+        if not self._settings.metrics_port:
+            yield
+            return
+        from hpctrack.stream.collector import exporter  # late: an extra
+
+        end = exporter.serve(self._settings, self.stats)
+        try:
+            yield
+        finally:
+            end()
+
+    def _leads(self) -> bool:
+        return self._keeping.leads
+
+    def _ended(self, run_ids: Iterable[int]) -> None:
+        if self._reconciling is not None:
+            self._reconciling.ended(set(run_ids))
+
+    def _thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                run()
+            except Exception as error:  # noqa: BLE001 (said, and the whole collector ends)
+                _log.exception("thread %s failed", name)
+                self._failed.append(f"{name}: {error or type(error).__name__}")
+                self.stop()
+
+        return threading.Thread(target=guarded, name=name, daemon=True)
+
+    def _wait(self, idle_exit: float | None, homeless: Callable[[], bool]) -> bool:
+        """Wait until stopped; True if there has been no live run for too long."""
+        used, accepted, mark = time.monotonic(), 0, 0
+        while not self._stopping.wait(min(_CHECK_SECONDS, (idle_exit or _CHECK_SECONDS) / 4)):
+            now = time.monotonic()
+            if homeless():
+                _log.warning("%s is gone, or another's: ending", self._settings.data_dir)
+                return False
+            if idle_exit is None:
+                continue
+            signs = self._receiver.counts["accepted"], embedded.use_mark(self._settings)
+            if self._is_used() or signs != (accepted, mark):
+                used = now
+            elif now - used >= idle_exit and self._is_over(now, idle_exit):
+                return True
+            accepted, mark = signs
+        return False
+
+    def _is_used(self) -> bool:
+        """Whether runs live, or may live, or others use PostgreSQL."""
+        keeping = self._keeping
+        return keeping.live_runs is None or keeping.in_use or waits_for_registration(self._settings)
+
+    def _is_over(self, now: float, idle_exit: float) -> bool:
+        """Whether no run lives, and the last one ended long enough ago."""
+        keeping = self._keeping
+        return keeping.live_runs == 0 and now >= end_of_idleness(
+            keeping.last_end, keeping.learnt_end, idle_exit
+        )
+
+    def _end(self, threads: list[threading.Thread]) -> None:
+        """Take in what has arrived, store it, acknowledge it, and only then let go."""
+        self._delivering.stop()
+        receiver, store, *others = threads
+        self._receiver.stop()
+        receiver.join()
+        self._storing.stop()
+        store.join()
+        self._keeping.stop()
+        if self._reconciling is not None:
+            self._reconciling.stop()
+        for thread in others:
+            thread.join(10.0)
+        self._socket.close()
+        counts = self._storing.counts
+        rows, batches = words.counted(counts["rows"], "row"), counts["batches"]
+        _log.info(
+            "collector %s ends: %s in %d %s", self.id, rows, batches, "batch" if batches == 1 else "batches"
+        )
+
+
+def end_of_idleness(last_end: float, learnt_end: float, idle_exit: float) -> float:
+    """Return when there has been no live run for ``idle_exit``: counted from its end, not from its news.
+
+    Slurm may tell of an end late; what else it tells of it is waited for a moment.
+    """
+    return max(last_end + idle_exit, learnt_end + min(_LATE_SECONDS, idle_exit))
+
+
+def waits_for_registration(settings: Settings) -> bool:
+    """Whether the spool holds submissions that PostgreSQL does not know yet."""
+    try:
+        return any(True for _ in records.unregistered(settings.spool))
+    except OSError:
+        return False
+
+
+def run_foreground(settings: Settings, slurm: FindSlurm | None = None) -> None:
+    """Run until a signal comes. In the personal mode there can be only one.
+
+    Raises `errors.CollectorUnavailable` if there is one already, or nothing to listen on, and
+    `errors.StoreDenied` for a role that is no collector's.
+    """
+    if not settings.personal:
+        _check_role(settings)
+        _run_published(settings, slurm)
+        return
+    with launch.Lock(settings) as lock:
+        if not lock.acquire():
+            raise errors.CollectorUnavailable(f"a collector of yours runs already: {lock.holder()}")
+        lock.sign()
+        _run_published(settings, slurm, homeless=lock.is_lost)
+
+
+def run_detached(settings: Settings, held: int, slurm: FindSlurm | None = None) -> None:
+    """Run as the collector that a command started: until there is nothing to do for it.
+
+    ``held``: descriptor of the lock that the command took for it. Ends the embedded PostgreSQL with itself.
+    """
+    os.chdir("/")  # whatever folder it was started in can be removed
+    os.set_inheritable(held, False)  # PostgreSQL, which may stay, is not to keep it
+    with launch.Lock(settings, held) as lock:
+        while lock.acquire():
+            lock.sign()
+            idle = _run_published(settings, slurm, settings.idle_exit, lock.is_lost)
+            lock.release()
+            # A submission that found the lock taken has left its record before it looked.
+            if not idle:
+                return
+            if not waits_for_registration(settings) and _is_idle(settings):
+                _log.info("nothing runs any more: PostgreSQL ends, too")
+                embedded.stop(settings)
+                return
+
+
+def _check_role(settings: Settings) -> None:
+    """Refuse a role without rights at once; a PostgreSQL in trouble is waited for later."""
+    try:
+        connecting = database.connect(settings, autocommit=True, application=database.COLLECTOR)
+        with contextlib.closing(connecting) as connection:
+            collectors.check_role(connection)
+    except errors.StoreDenied:
+        raise
+    except errors.StoreError as error:
+        _log.warning("%s", error)
+
+
+def _run_published(
+    settings: Settings,
+    slurm: FindSlurm | None,
+    idle_exit: float | None = None,
+    homeless: Callable[[], bool] | None = None,
+) -> bool:
+    """Run until a signal comes, or until idle; relays without a configured address find it in the spool."""
+    collector = Collector(settings, slurm)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: collector.stop())
+    try:
+        if not settings.collector:
+            launch.write_addresses(settings, collector.addresses)
+        return collector.run(idle_exit=idle_exit, homeless=homeless)
+    finally:
+        launch.remove_addresses(settings, collector.addresses)
+
+
+def _is_idle(settings: Settings) -> bool:
+    """Whether no run lives, and nobody but hpctrack itself uses PostgreSQL."""
+    if embedded.running(settings) is None:
+        return True
+    try:
+        connecting = database.connect(settings, autocommit=True, application=database.COLLECTOR)
+        with contextlib.closing(connecting) as connection:
+            if collectors.live_runs(connection):
+                return False
+            return not collectors.other_sessions(connection, registrar.USE_SECONDS)
+    except errors.StoreError as error:
+        _log.warning("%s", error)
+        return True

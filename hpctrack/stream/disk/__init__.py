@@ -1,0 +1,1 @@
+"""Journals on disk: found in their folders, read as they grow, given back, deleted."""

@@ -1,0 +1,63 @@
+"""Adoption: what ended runs have left on this node is brought to the spool, where others can deliver it.
+
+Processes that outlive their command may log when its relay has gone, and a killed relay leaves all it had. On
+a compute node nobody comes by again but relays of later jobs: each does this once beside its own work, piece
+by piece. It needs no answer of anybody, and takes nothing that somebody may still write to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from hpctrack.stream.disk import folders, leftovers, mirror, removal, tail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Folders that one relay looks at, and bytes of journals in one that it takes: more is for ``hpctrack sync``.
+_MOST_FOLDERS = 64
+_MOST_BYTES = 64 << 20
+_PIECE = 1 << 20
+
+
+def pieces(spool: str, run_dir: str) -> Iterator[None]:
+    """Adopt the run folders beside one's own; each step does a little of it."""
+    for path in folders.others(os.path.dirname(run_dir), run_dir)[:_MOST_FOLDERS]:
+        with contextlib.suppress(OSError):  # it stays as it is
+            yield from _adopt(spool, path)
+        yield
+
+
+def _adopt(spool: str, path: str) -> Iterator[None]:
+    """Copy a folder's journals to the spool, and delete it when the spool's disk has them. Raises OSError."""
+    identity = folders.read_identity(path)
+    place = os.path.join(spool, "journals", os.path.basename(path))
+    if identity is None or not folders.is_of(spool, identity) or tail.find(place):
+        return  # not of this spool; or what an earlier relay has copied is not delivered yet
+    leftover = leftovers.Leftover(path, identity, in_spool=False)
+    size = sum(os.lstat(file.path).st_size for file in leftover.files)
+    if size > _MOST_BYTES or not leftover.is_over or not leftover.take():
+        return
+    tails = leftovers.tails_of([leftover])
+    copies = mirror.Mirror(place, leftover.identity)
+    try:
+        for one in tails:
+            while not one.is_blank and copies.end(one) < one.end and copies.copy(one, 0, _PIECE):
+                yield
+        kept = {one.files[0].path: (one, one.end if one.is_blank else copies.synced(one)) for one in tails}
+
+        def prove(file: tail.File) -> removal.Proof | None:
+            if file.path not in kept:
+                return None
+            one, safe = kept[file.path]
+            return removal.Proof(one.descriptor(file), file.base, safe)
+
+        leftover.clear(prove)
+    finally:
+        for one in tails:
+            one.close()
+        with contextlib.suppress(OSError):
+            copies.close(over=False, prove=lambda _: None)  # processes of other nodes may write there
+        leftover.release()

@@ -1,0 +1,117 @@
+"""Folders of journals that their relay has left: run folders of this host, and folders in the spool."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from hpctrack.stream.disk import appending, folders, removal, tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+class Leftover:
+    """One such folder."""
+
+    def __init__(self, path: str, identity: folders.Identity, *, in_spool: bool, ended: bool = False) -> None:
+        """``ended``: somebody who knows of all nodes says that this attempt of the run is over.
+
+        Raises OSError for a folder that can't be looked through.
+        """
+        self.path = path
+        self.identity = identity
+        self.in_spool = in_spool
+        self._ended = ended
+        self._lock = folders.Lock(path)
+        self.files = tail.find(path)
+
+    def take(self) -> bool:
+        """Make it ours; False if somebody works in it. Raises OSError if it can't be written."""
+        if not self._lock.take():
+            return False
+        self.identity = folders.read_identity(self.path) or self.identity
+        if not self.in_spool and not self.identity.withdrawn:
+            with contextlib.suppress(OSError):
+                appending.Name(self.path, self.identity.job_id, self.identity.task).take_in(known=True)
+        self.files = tail.find(self.path)
+        return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the processes that wrote here have ended."""
+        return removal.nobody_writes(self.path, self.identity, in_spool=self.in_spool, ended=self._ended)
+
+    def clear(self, prove: Callable[[tail.File], removal.Proof | None]) -> bool:
+        """Delete what is proven to be delivered; whether the folder is gone. Only after `take`.
+
+        Raises OSError if it can't be looked through.
+        """
+        now, over = self._lock.refresh(), self.is_over
+        if not (over or self.in_spool or self.identity.withdrawn) and self._is_left_to_strangers():
+            removal.withdraw(self.path, in_spool=False)
+        return removal.clear(self.path, removal.Keeping(self.in_spool, over, now), prove)
+
+    def _is_left_to_strangers(self) -> bool:
+        return removal.nobody_writes(
+            self.path, self.identity, in_spool=False, ended=self._ended, but_strangers=True
+        )
+
+    def refresh(self) -> None:
+        """Give a sign of life, to be repeated within a minute, if the folder is ours."""
+        if self._lock.taken:
+            self._lock.refresh()
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._lock.release()
+
+
+def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Leftover]:
+    """Yield the folders beside a run's own that hold journals of earlier attempts, each taken."""
+    parent, own = os.path.split(path)
+    label = own.rpartition(".")[0].rpartition(".")[0]  # without attempt and random digits
+    for other in folders.others(parent, path):
+        if not os.path.basename(other).startswith(label + "."):
+            continue
+        identity = folders.read_identity(other)
+        if identity is None or identity.uuid not in (None, run.uuid) or identity.task != run.task:
+            continue
+        with contextlib.suppress(OSError):
+            # Slurm starts an attempt when the one before is over, on all nodes.
+            ended = identity.attempt < run.attempt
+            leftover = Leftover(other, identity, in_spool=in_spool, ended=ended)
+            if leftover.take():
+                yield leftover
+
+
+def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
+    """Return one tail for each journal, whichever folders hold it."""
+    holders: dict[bytes, list[tuple[Leftover, tail.File]]] = {}
+    cut = set()
+    for leftover in found:
+        for file in leftover.files:
+            name, was_cut = _name(file)
+            holders.setdefault(name, []).append((leftover, file))
+            cut |= {name} if was_cut else set()
+    over = {id(leftover): leftover.is_over for held in holders.values() for leftover, _ in held}
+    tails = []
+    for name, held in holders.items():
+        one = tail.Tail((file for _, file in held), name)
+        one.was_cut = name in cut
+        if one.files[0].base:  # without its first line
+            one.attempt = held[0][0].identity.attempt
+        if all(over[id(leftover)] for leftover, _ in held):
+            one.close_line()
+        tails.append(one)
+    return tails
+
+
+def _name(file: tail.File) -> tuple[bytes, bool]:
+    """Return the name of the journal in a file, and whether it is another one than was read last."""
+    if not file.whole:
+        return file.journal, False
+    one = tail.Tail([file])
+    one.close()
+    return one.name, one.was_cut

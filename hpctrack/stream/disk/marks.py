@@ -1,0 +1,109 @@
+"""Marks: under which name a journal is sent that shells write, and what stood before what was read last.
+
+A shell may write ``>`` in place of ``>>``: what stands in the file then is another journal, of which
+PostgreSQL knows nothing, though the file is the same and may be as long as before. A relay that lives sees
+that (`tail`). For whoever reads the journal after it a mark stands beside it, ``<16 hex>.shell.mark``: the
+name, the offset up to which it was read, and checksums of the first and the last block before that offset. It
+is written before anything that was read is sent, in place and of one size, so that it can be written on a
+full disk, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from binascii import crc32
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack import files
+from hpctrack.script import journal_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    #: Returns up to so many bytes of a journal from an offset on. Raises OSError.
+    Read = Callable[[int, int], bytes]
+
+#: Bytes that are remembered at the begin, and before what is read next. `tail` gives neither back.
+BLOCK = 4096
+_PATTERN = re.compile(rb"([0-9a-f]{16}) (00[0-9]{18}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
+_SIZE = 16 + 1 + 20 + 1 + 8 + 1 + 8 + 1
+
+
+class _Mark(NamedTuple):
+    name: bytes
+    offset: int
+    sums: tuple[int, int]
+
+
+def next_name(name: bytes) -> bytes:
+    """Return the name of what is written in place of a journal that was cut or replaced."""
+    return ((int.from_bytes(name, "big") + 1) % (1 << 64)).to_bytes(8, "big")
+
+
+def begin(path: str) -> None:
+    """Remember that nobody has cut a file of a shell's that is a journal from now on: it has no header."""
+    name = os.path.basename(path).partition(".")[0]
+    if not os.path.lexists(_of(path)):
+        Marks(path, lambda _offset, _size: b"").note(bytes.fromhex(name), 0)
+
+
+def _of(path: str) -> str:
+    return path[: -len("journal")] + "mark"
+
+
+class Marks:
+    """The mark of one journal."""
+
+    def __init__(self, path: str, read: Read) -> None:
+        """``path`` is the journal's."""
+        self._journal = path
+        self._path = _of(path)
+        self._read = read
+        self._noted: tuple[bytes, int] | None = None
+
+    def name(self, journal: bytes) -> tuple[bytes, bool]:
+        """Return the name under which what stands in a journal is sent, and whether it was cut unseen.
+
+        ``journal`` is the name of its file. Raises OSError if it can't be read.
+        """
+        mark = self._load()
+        if mark is not None:
+            same = mark.sums == self._sums(mark.offset)
+            return (mark.name, False) if same else (next_name(mark.name), True)
+        data = self._read(0, journal_lines.HEADER_SIZE)
+        if not data or data.startswith(journal_lines.MAGIC):
+            return journal, False
+        return next_name(journal), True
+
+    def note(self, name: bytes, offset: int) -> None:
+        """Remember that a journal goes by a name, and is read up to an offset. What fails is tried again.
+
+        Where the journal is gone somebody may be removing its folder, who expects nothing new there.
+        """
+        if self._noted == (name, offset) or not os.path.lexists(self._journal):
+            return
+        with contextlib.suppress(OSError):  # nothing is lost by it, unless the relay dies and somebody cuts
+            first, last = self._sums(offset)
+            line = b"%s %020d %08x %08x\n" % (name.hex().encode(), offset, first, last)
+            descriptor = files.open_or_create(self._path, os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, line, 0)
+            finally:
+                os.close(descriptor)
+            self._noted = name, offset
+
+    def _sums(self, offset: int) -> tuple[int, int]:
+        size = min(offset, BLOCK)
+        return crc32(self._read(0, size)), crc32(self._read(offset - size, size))
+
+    def _load(self) -> _Mark | None:
+        try:
+            match = _PATTERN.match(files.read(self._path, _SIZE))
+        except (OSError, ValueError):
+            return None
+        if match is None:
+            return None
+        name, offset, first, last = match.groups()
+        return _Mark(bytes.fromhex(name.decode()), int(offset), (int(first, 16), int(last, 16)))

@@ -1,0 +1,243 @@
+"""The run folder: where a run's journals and its script stand on the node's local disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack import files
+from hpctrack.script import journal_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hpctrack.text.redact import Redactor
+
+#: So much of a script is looked at for secrets.
+_MAX_SCRIPT = 1 << 20
+_SCRIPT = "slurm_script"
+#: How often a home is made anew that others remove.
+_TRIES = 100
+#: The folder of the spool where names stand by which several nodes append; see `hpctrack.stream.disk.appending`.
+LASTING = "appended"
+_MEMORY_BACKED = frozenset(("tmpfs", "ramfs", "devtmpfs"))
+
+
+class RunFolder(NamedTuple):
+    """Paths of one attempt on one node; see docs/architecture.md."""
+
+    path: str
+    name: str
+    spool_path: str
+    shell_journal: str
+
+    @property
+    def script(self) -> str:
+        """The user's script. slurmd names its own copy so, and some scripts look at ``$0``."""
+        return os.path.join(self.path, _SCRIPT)
+
+
+def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
+    """Make the run folder of one attempt.
+
+    ``label`` is ``<cluster>.<job id>`` or a UUID. Raises OSError if no candidate can be used.
+    """
+    name = f"{label}.{attempt}.{os.urandom(4).hex()}"
+    failure: OSError | None = None
+    for parent in parents(node_dir):
+        try:
+            path = _new(parent, name)
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            shell = create_journal(path, "shell", attempt, 0)
+        except OSError as error:
+            failure = error
+            discard(path)
+            continue
+        return RunFolder(path, name, os.path.join(spool, "journals", name), shell)
+    raise failure or FileNotFoundError("no folder for journals")
+
+
+def _new(parent: str, name: str) -> str:
+    """Make a folder in this user's home there. Another run that is discarded may remove that meanwhile."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            path = os.path.join(_home(parent), name)
+            files.new_folder(path)
+            return path
+        if not os.path.isdir(parent):
+            break
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), parent)
+
+
+def public_name(folder: str, job_id: int | None, task: int) -> str:
+    """Return the name by which shells append to the journal in a run folder, or in a run's spool folder.
+
+    It tells whose it is: also base job and index of an array task, which the folder's name does not tell.
+    """
+    home, label = os.path.split(folder)
+    if task >= 0:
+        label = f"{label}.{job_id}_{task}"
+    above, kind = os.path.split(home)
+    if kind == "journals":
+        above = os.path.join(above, LASTING)
+    return os.path.join(above, f"hpctrack-{os.geteuid()}.{label}.journal")
+
+
+def publish(journal: str, job_id: int | None, task: int) -> str:
+    """Give a journal the name by which shells append; return that, or nothing where it can't have one.
+
+    That is where there are no hard links, and where somebody else could put a link to another file there.
+    """
+    name = public_name(os.path.dirname(journal), job_id, task)
+    place = os.path.dirname(name)
+    try:
+        if os.path.basename(place) == LASTING:
+            files.make_folder(place)
+        if not _is_safe(place):
+            return ""
+        os.link(journal, name)
+    except OSError:
+        return ""
+    return name
+
+
+def _is_safe(place: str) -> bool:
+    """Whether no link of others by a name in a folder leads anywhere (proc(5), ``protected_symlinks``)."""
+    mode = os.stat(place).st_mode
+    if not mode & 0o022:
+        return True
+    with open("/proc/sys/fs/protected_symlinks", encoding="ascii") as file:
+        return bool(mode & stat.S_ISVTX) and file.read().strip() == "1"
+
+
+def discard(path: str, spool_path: str = "", name: str = "") -> None:
+    """Remove a run's folders in which nothing has been logged yet, as far as that goes.
+
+    ``name``: by which shells would have appended.
+    """
+    import shutil  # late: hardly ever is there any need
+
+    with contextlib.suppress(OSError):
+        os.unlink(name)
+    for folder in filter(None, (path, spool_path)):
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
+
+
+def create_journal(folder: str, kind: str, attempt: int, rank: int) -> str:
+    """Create a journal that holds its header; return its path."""
+    path = os.path.join(folder, f"{os.urandom(8).hex()}.{kind}.journal")
+    descriptor = files.create(path, append=True)
+    try:
+        os.write(descriptor, journal_lines.format_header(attempt, rank))
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def _home(parent: str) -> str:
+    """Return this user's folder in there, made if need be.
+
+    /tmp is everybody's: where another user has taken its name, it gets one that nobody can guess.
+    Raises OSError if there can't be one.
+    """
+    plain = os.path.join(parent, f"hpctrack-{os.geteuid()}")
+    try:
+        files.new_folder(plain)
+    except FileExistsError:
+        if not os.path.lexists(plain):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), plain) from None
+        if not files.is_private(plain):
+            for other in _homes(parent):
+                return other
+            hidden = f"{plain}.{os.urandom(8).hex()}"
+            files.new_folder(hidden)
+            return hidden
+    return plain
+
+
+def _homes(parent: str) -> Iterator[str]:
+    """Yield the folders in there that `_home` has made for this user."""
+    plain = f"hpctrack-{os.geteuid()}"
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            named = entry.name == plain or entry.name.startswith(plain + ".")
+            if named and files.is_private(entry.path):
+                yield entry.path
+
+
+def importable() -> str:
+    """Return the folder that holds just this package: on PYTHONPATH nothing else of ours shadows modules."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "importable")
+
+
+def redactor(folder: str) -> Redactor:
+    """Return a redactor that knows the secrets of this environment and command, and of the script."""
+    from hpctrack.text import redact  # late: its patterns take longer to compile than all else to load
+
+    texts = []
+    path = os.path.join(folder, _SCRIPT)
+    with (
+        contextlib.suppress(OSError),
+        open(files.open_to_read(path), encoding="utf-8", errors="replace") as file,
+    ):
+        texts.append(file.read(_MAX_SCRIPT))
+    return redact.Redactor.collect(os.environ, sys.argv, texts)
+
+
+def closed_homes(node_dir: str) -> list[str]:
+    """Return folders on this host that have the name of such a home, and are this user's but open to others.
+
+    Nothing in them is believed. Raises OSError for a place that can't be looked through.
+    """
+    plain = f"hpctrack-{os.geteuid()}"
+    found = []
+    for parent in parents(node_dir):
+        with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.name.partition(".")[0] == plain and not files.is_private(entry.path):
+                    status = os.lstat(entry.path)
+                    if status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode):
+                        found.append(entry.path)
+    return found
+
+
+def homes(node_dir: str) -> list[str]:
+    """Return the folders on this host that hold run folders of this user."""
+    return [home for parent in parents(node_dir) for home in _homes(parent)]
+
+
+def parents(node_dir: str) -> list[str]:
+    """Return where to try: what is configured, else disks before memory, which is charged to the job."""
+    if node_dir:
+        return [node_dir]
+    folders = ["/var/tmp", "/tmp"]  # noqa: S108 (private folders inside)
+    kinds = _file_systems()
+    return sorted(folders, key=lambda folder: kinds(folder) in _MEMORY_BACKED)
+
+
+def _file_systems() -> Callable[[str], str]:
+    """Return a function from a folder to its file system type (proc(5), ``/proc/self/mountinfo``)."""
+    mounts: dict[str, str] = {}
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                fields = line.split()
+                mounts[fields[4]] = fields[fields.index("-") + 1]
+    except (OSError, ValueError, IndexError):
+        pass
+
+    def kind(folder: str) -> str:
+        while folder not in mounts and folder != "/":
+            folder = os.path.dirname(folder)
+        return mounts.get(folder, "")
+
+    return kind

@@ -1,0 +1,474 @@
+"""Journals on disk: found in their folders, read as they grow, given back as they are acknowledged.
+
+A journal that can't be opened or read says so (`Tail.trouble`) and is tried again at each look: nothing is
+concluded from what could not be seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpctrack.script import journal_lines
+from hpctrack.stream.disk import holes, marks, opened
+from hpctrack.stream.wire import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hpctrack.stream.wire.doubts import Doubts
+
+_NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,18})(?:\.([0-9]{1,18}))?\.part)\Z")
+_CHUNK = 1 << 16
+#: Acknowledged bytes that are given back at once.
+_PUNCH = 1 << 20
+_PAGE = 4096
+#: Nanoseconds for which a folder's time of change may stay the same although it has changed.
+_SETTLED = 2_000_000_000
+#: Bytes before what is read next that must be what they were: else somebody has written over the journal.
+_SEAM = 64
+#: The kind of journals that shells append to, by their names.
+SHELL = "shell"
+_REPLACED = "another file has its name"
+_IRREGULAR = "This is no regular file: move it away"
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class File(NamedTuple):
+    """A file that holds a journal, or the part of it from offset ``base`` on."""
+
+    path: str
+    journal: bytes  # 8 bytes
+    kind: str
+    base: int
+    whole: bool
+    #: How many lines end at or before ``base``; None where nobody knows.
+    lines: int | None = None
+
+
+def parse_name(path: str) -> File | None:
+    """Return what a path says about a journal; None for other files."""
+    match = _NAME.match(os.path.basename(path))
+    if match is None:
+        return None
+    name, kind, base, lines = match.groups()
+    known = None if lines is None else int(lines)
+    return File(path, bytes.fromhex(name), kind, int(base or 0), base is None, known)
+
+
+def part_name(name: bytes, kind: str, base: int, lines: int | None) -> str:
+    """Return the name of a file that holds a journal from ``base`` on; `parse_name` reads it."""
+    counted = "" if lines is None else f".{lines}"
+    return f"{name.hex()}.{kind}.{base}{counted}.part"
+
+
+def find(folder: str) -> list[File]:
+    """Return the journals in a folder; none where there is no such folder.
+
+    Raises OSError for a folder that can't be looked through to its end.
+    """
+    try:
+        return [file for file, _ in _scan(folder)]
+    except FileNotFoundError:
+        return []
+
+
+def _scan(folder: str) -> list[tuple[File, int]]:
+    with os.scandir(folder) as entries:
+        files = [(parse_name(entry.path), entry.inode()) for entry in entries]
+    return sorted((file, inode) for file, inode in files if file is not None)
+
+
+class Watch:
+    """Notices new journals in a folder, for the price of one stat(2)."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._seen: dict[str, int] = {}  # paths, and the inodes behind them
+        self._changed = -1
+        #: Why the last look failed.
+        self.trouble: OSError | None = None
+
+    def new(self, now_ns: int) -> list[File]:
+        """Return what is there for the first time, also under a name that another file had before.
+
+        ``now_ns``: nanoseconds since the epoch.
+        """
+        self.trouble = None
+        try:
+            changed = os.stat(self._folder).st_mtime_ns
+            if changed == self._changed:
+                return []
+            scanned = _scan(self._folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # what is in there is not known: the next look looks again
+            self._changed, self.trouble = -1, error
+            return []
+        self._changed = changed if changed < now_ns - _SETTLED else -1
+        found = []
+        for file, inode in scanned:
+            if self._seen.get(file.path) != inode:
+                self._seen[file.path] = inode
+                found.append(file)
+        return found
+
+
+class Tail:
+    """Reads the complete lines of one journal, from the files that hold it."""
+
+    def __init__(self, files: Iterable[File], name: bytes | None = None) -> None:
+        """``files`` hold the same journal, wholly or in parts; ``name``: what it goes by, if known."""
+        self.files = sorted(files, key=lambda file: (file.base, not file.whole))
+        self.name = name or self.files[0].journal
+        self.kind = self.files[0].kind
+        #: Everything before it has been read.
+        self.offset = self.files[0].base
+        #: The journal's end, when it was last looked at.
+        self.end = self.offset
+        #: Lines that the writer could not append, and the attempt it belongs to.
+        self.lost = 0
+        self.attempt = 0
+        #: Masks strings and messages; to be set before anything is read.
+        self.redactor: journal.Redactor | None = None
+        #: Takes what looks like a number and is none.
+        self.doubts: Doubts | None = None
+        #: Why something of it could not be seen when it was last tried.
+        self.trouble: OSError | None = None
+        self._opened = {file.path: opened.Opened(file.path) for file in self.files}
+        self._ends: dict[str, int] = {}
+        self._time: float | None = None
+        self._skipping = False
+        self._incomplete = -1
+        #: A last line without an end will get none, and can't be voided where it stands.
+        self._void = False
+        #: What to do about a journal that a newer hpctrack wrote.
+        self._newer: OSError | None = None
+        self._punched = _PAGE
+        #: Where some bytes before the offset stand, and what they are.
+        self._seam = 0, b""
+        self._stamp = 0
+        self._overwritten = self._zeros = False
+        #: Whether somebody has cut it since it was read last, by whomever.
+        self.was_cut = False
+        whole = next((file for file in self.files if file.whole), None)
+        self._marks = None if whole is None or whole.kind != SHELL else self._marks_of(whole)
+        self._counts = holes.Counts(whole.path, functools.partial(self._bytes, whole)) if whole else None
+        self.look()
+        self.read_header()
+        if name is None and len(self.files) == 1:
+            self._find_name(self.files[0])
+        if self._counts is not None:
+            self._counts.load(self.name)
+
+    def _marks_of(self, file: File) -> marks.Marks:
+        return marks.Marks(file.path, lambda offset, size: self._bytes(file, offset, size))
+
+    def _find_name(self, file: File) -> None:
+        """Give a journal the next name if it was cut or replaced: PostgreSQL has what stood there before.
+
+        Shells alone do that by a ``>``, but anybody may remove a file and write another.
+        """
+        if file.whole and parse_name(file.path) == file:
+            with contextlib.suppress(OSError):
+                self.name, self.was_cut = self._marks_of(file).name(file.journal)
+
+    def begin_anew(self) -> None:
+        """Take what stands there for another journal than what was read: somebody has cut it."""
+        self.name = marks.next_name(self.name)
+        self.seek(0)
+        if self._counts is not None:
+            self._counts.load(self.name)
+
+    def note(self, offset: int) -> None:
+        """Remember that it is read up to an offset, before any of that is sent or copied."""
+        if self._marks is not None:
+            self._marks.note(self.name, offset)
+
+    def close(self) -> None:
+        """Close the files."""
+        for one in self._opened.values():
+            one.close()
+
+    def look(self) -> bool:
+        """Look how far the journal has grown; whether there is anything new to read."""
+        self.trouble = None
+        for file in self.files:
+            try:
+                found = self._opened[file.path].status()
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, _IRREGULAR, file.path)
+                self._take(file, found)
+            except OSError as error:
+                self._miss(file, error)
+        self.end = max(self._ends.values(), default=self.offset)
+        if self._newer is not None:
+            self.trouble = self._newer
+            return False
+        return self.end > max(self.offset, self._incomplete)
+
+    def _take(self, file: File, found: os.stat_result) -> None:
+        self._ends[file.path] = file.base + found.st_size
+        self._time = found.st_mtime
+        grown = found.st_size > self.offset and self.kind == SHELL
+        if found.st_mtime_ns != self._stamp and (found.st_size == self.offset or grown):
+            self._check_seam(self._bytes(file, *self._seam_range(0)))
+        self._stamp = found.st_mtime_ns
+
+    def _miss(self, file: File, error: OSError) -> None:
+        """Remember that a file could not be seen; of one that is gone nothing more can be had."""
+        if isinstance(error, FileNotFoundError):
+            self._ends[file.path] = min(self._ends.get(file.path, file.base), max(self.offset, file.base))
+        else:
+            self.trouble = error
+            self._opened[file.path].close()  # the next look opens it again: a server may have come back
+
+    def compare(self, copy: bytes, begin: int) -> bool:
+        """Whether what was copied of it still stands there; else somebody has cut it. Raises OSError."""
+        if self.raw(begin, len(copy)) != copy:
+            self._overwritten = True
+        return not self._overwritten
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether somebody has cut the journal, and may have written on: ``>`` in place of ``>>``."""
+        return self._overwritten or (self.end < self.offset and self.files[-1].whole)
+
+    def _seam_range(self, more: int) -> tuple[int, int]:
+        """Return where to read the seam and some bytes behind the offset, and how many that are."""
+        begin = self._seam[0] if self._seam[1] else self.offset
+        return begin, self.offset - begin + more
+
+    def _check_seam(self, data: bytes) -> bool:
+        found, seam = data[: len(self._seam[1])], self._seam[1]
+        if found != seam and found.strip(b"\0"):  # what was given back reads as zeros
+            self._overwritten = True
+        return not self._overwritten
+
+    def _remember(self, data: bytes, begin: int) -> None:
+        """Keep what stands before the offset, but not the count of lost lines, which changes in place."""
+        if len(self.files) > 1 or not self.files[0].whole:
+            return
+        first, last = max(begin, self.offset - _SEAM, journal_lines.HEADER_SIZE), self.offset
+        if last - first < _SEAM // 2:
+            first, last = begin, min(self.offset, max(begin, journal_lines.LOST_OFFSET))
+        self._seam = first, data[first - begin : last - begin]
+
+    def read_header(self) -> None:
+        """Read the journal's first line again: the count of lost lines is kept up to date there."""
+        first = self.files[0]
+        if first.base == 0:
+            with contextlib.suppress(OSError):
+                data = self._bytes(first, 0, journal_lines.HEADER_SIZE)
+                header = journal.parse_header(data)
+                if header is not None:
+                    self.attempt, _, self.lost = header
+                elif (version := journal.version(data)) > journal.VERSION:
+                    told = (
+                        f"a newer hpctrack wrote it (journal {version}): update hpctrack where this is said"
+                    )
+                    self.trouble = self._newer = OSError(errno.EPROTONOSUPPORT, told, first.path)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing but its header stands in it, and no line was lost: nobody would miss it."""
+        try:
+            data = self._bytes(self.files[0], 0, journal_lines.HEADER_SIZE + 1)
+        except OSError:
+            return False
+        header = journal.parse_header(data)
+        blank = not data or (
+            len(data) == journal_lines.HEADER_SIZE and header is not None and not header.lost
+        )
+        return blank and not self.files[0].base
+
+    def seek(self, offset: int) -> None:
+        """Go on reading from an offset, which is the begin of a line."""
+        self.offset = offset
+        self._skipping = self._overwritten = False
+        self._incomplete = -1
+        self._seam = 0, b""
+        if offset and len(self.files) == 1 and self.files[0].whole:
+            self._seam = offset - 1, b"\n"
+
+    def read(self) -> list[journal.Line]:
+        """Read some more lines; none if there is no complete one left, or if they can't be read now."""
+        if self._newer is not None:
+            return []
+        try:
+            lines = self._read()
+        except OSError as error:
+            self.trouble = error
+            return []
+        if lines:
+            self.note(self.offset)
+        return lines
+
+    def _read(self) -> list[journal.Line]:
+        while self.offset < self.end:
+            left = [file for file in self.files if self._ends.get(file.path, 0) > self.offset]
+            # Parts come first: of a whole file space may have been given back, since they hold the same.
+            for file in sorted(left, key=lambda file: (max(file.base, self.offset), file.whole)):
+                if self.offset < file.base:  # acknowledged once, and not kept: PostgreSQL was set back
+                    self.seek(file.base)
+                    return [self._gap(file.base, file.lines)]
+                lines = self._read_some(file)
+                if lines:
+                    return lines
+                if lines is not None:
+                    break
+            else:
+                break
+        return []
+
+    def _read_some(self, file: File) -> list[journal.Line] | None:
+        """Read a chunk, which may hold nothing of interest; None if no complete line is left in this file."""
+        begin, size = self._seam_range(_CHUNK)
+        read = self._bytes(file, begin, size)
+        if not self._check_seam(read):
+            return None
+        data = read[self.offset - begin :]
+        if (zeros := data.find(holes.ZEROS)) >= 0:
+            if (hole := self._hole()) is None:
+                self._note_zeros()
+            elif (before := data.rfind(b"\n", 0, zeros) + 1) == 0:
+                self.seek(hole.end)
+                return [self._gap(*hole)]
+            else:
+                data = data[:before]
+        newline = data.rfind(b"\n")
+        if newline < 0 and not self._skipping:
+            data = self._bytes(file, self.offset, journal_lines.MAX_LINE + 1)
+            newline = data.rfind(b"\n")
+        if newline < 0:
+            if len(data) <= journal_lines.MAX_LINE and not self._skipping:
+                if data and self._void:
+                    self._note_torn(data + journal_lines.CANCEL)
+                    self.offset += len(data)
+                    return [journal.Torn(self.offset)]
+                self._incomplete = self.end
+                return None
+            # Too long to be read: step over it, without holding it, and count it as torn.
+            if data and not self._skipping:
+                self._note_torn(data)
+            self._skipping = True
+            self._seam = 0, b""
+            self.offset += len(data)
+            return None if not data else []
+        if self._skipping:
+            self._skipping = False
+            self.offset += data.index(b"\n") + 1
+            return [journal.Torn(self.offset)]
+        lines = list(journal.parse(data, self.offset, self.redactor, self.doubts))
+        if len(data) <= _CHUNK:
+            self.offset += newline + 1
+            self._remember(read, begin)
+        else:
+            self.seek(self.offset + newline + 1)
+        for index, line in enumerate(lines):
+            if isinstance(line, journal.Row) and line.time is None:
+                # It was written about when the file last changed.
+                lines[index] = line._replace(time=self._time)
+        return lines
+
+    def _hole(self) -> holes.Counted | None:
+        """Return the end of what was given back, if that is still to be read: PostgreSQL was set back."""
+        hole = self._counts.hole if self._counts is not None else None
+        return hole if hole is not None and self.offset < hole.end <= self.end else None
+
+    def _note_torn(self, line: bytes) -> None:
+        if self.doubts is not None and self.doubts.wants_torn:
+            journal.note_torn(self.doubts, line, self.redactor)
+
+    def _note_zeros(self) -> None:
+        """Tell once that nobody knows how many rows stood where there are zeros."""
+        if self.doubts is not None and not self._zeros:
+            self._zeros = True
+            self.doubts.note_gap()
+
+    def _gap(self, end: int, lines: int | None) -> journal.Line:
+        if lines is not None:
+            return journal.Gap(end, lines)
+        if self.doubts is not None:
+            self.doubts.note_gap()
+        return journal.Torn(end)
+
+    def _bytes(self, file: File, offset: int, size: int) -> bytes:
+        return os.pread(self._opened[file.path].descriptor(), size, offset - file.base)
+
+    def raw(self, offset: int, size: int) -> bytes:
+        """Return bytes as they stand in the journal's first file. Raises OSError."""
+        return self._bytes(self.files[0], offset, size)
+
+    def descriptor(self, file: File) -> int:
+        """Return the descriptor through which a file of the journal is read. Raises OSError."""
+        return self._opened[file.path].descriptor()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all that its files hold at this moment has been read."""
+        ends = []
+        for file in self.files:
+            try:
+                ends.append(file.base + self._opened[file.path].status().st_size)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.trouble = error
+        end = max(ends, default=self.offset)
+        cut = end < self.offset and self.files[-1].whole
+        return self.trouble is None and not (cut or self.shrunk) and end <= self.offset
+
+    def close_line(self) -> None:
+        """Void a last line that has no end: its writer is gone, and nobody may read half of it."""
+        self.look()
+        if self._newer is not None:
+            return
+        last = self.files[-1]
+        try:
+            if last.whole and self.end and self._bytes(last, self.end - 1, 1) not in (b"\n", b""):
+                self._void_line(last)
+        except OSError as error:
+            self.trouble = error
+
+    def _void_line(self, file: File) -> None:
+        try:
+            descriptor = self._opened[file.path].open_to_write()
+            try:
+                os.write(descriptor, journal_lines.CANCEL + b"\n")
+            finally:
+                os.close(descriptor)
+        except OSError:  # a full disk, or one that is only read
+            self._void = True
+
+    def give_back(self, watermark: int) -> None:
+        """Free the disk space of what is acknowledged, where the file system can."""
+        end = max(0, watermark - marks.BLOCK) // _PAGE * _PAGE
+        if end - self._punched < _PUNCH or not self.files[0].whole:
+            return
+        try:
+            descriptor = self._opened[self.files[0].path].open_to_write()
+        except OSError:  # another file has its name, or there is none: nothing is to be given back
+            return
+        self._note_hole(end, watermark)
+        punched = holes.punch(descriptor, self._punched, end - self._punched)
+        os.close(descriptor)
+        self._punched = end if punched else 1 << 62
+
+    def _note_hole(self, end: int, watermark: int) -> None:
+        """Write down how many lines won't be had again: the last of them ends behind what is given back."""
+        if self._counts is not None:
+            with contextlib.suppress(OSError):
+                data = self.raw(end, watermark - end)
+                self._counts.note(self.name, end + data.find(b"\n") + 1)
+
+    def lines_before(self, offset: int) -> int | None:
+        """Return how many rows and torn lines end at or before an offset; None if nobody knows."""
+        with contextlib.suppress(OSError):
+            return None if self._counts is None else self._counts.lines(offset)
+        return None

@@ -1,0 +1,69 @@
+"""An echo from a collector: a PING under a run's own key, and its PONG."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from hpctrack import errors
+from hpctrack.stream.wire import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Seconds between two questions: datagrams get lost, and collectors look up keys.
+_PAUSE = 0.25
+
+
+def ping(address: str, submission: bytes, secret: bytes, seconds: float) -> float | None:
+    """Return how many seconds an echo from ``host:port`` takes; None if none comes in time.
+
+    The run is that of a submission without tasks. Raises `errors.CollectorUnavailable` for a host that has no
+    address, or on which nobody listens.
+    """
+    key = wire.run_key(secret, wire.TASK_NONE)
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+    except (OSError, ValueError, UnicodeError) as error:
+        raise errors.CollectorUnavailable(f"{address} can't be found: {error}") from None
+    family, kind, protocol, _, place = found[0]
+    with socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol) as sock:
+        try:
+            sock.connect(place)
+            return _await(sock, key, submission, time.monotonic() + seconds)
+        except ConnectionRefusedError:
+            raise errors.CollectorUnavailable(f"nobody listens at {address}") from None
+        except OSError as error:
+            raise errors.CollectorUnavailable(f"{address}: {error.strerror}") from None
+
+
+def _await(sock: socket.socket, key: bytes, submission: bytes, deadline: float) -> float | None:
+    sent: dict[int, float] = {}
+    journal = os.urandom(8)
+    while (now := time.monotonic()) < deadline:
+        token = len(sent) + 1
+        sent[token] = now
+        header = wire.Header(wire.PING, submission, wire.TASK_NONE, 0, journal, 0, 0, token)
+        sock.send(wire.seal(key, header))
+        for answer in _answers(sock, min(now + _PAUSE, deadline)):
+            header = wire.peek(answer)
+            if header.kind == wire.PONG and header.echo in sent and wire.verified(key, answer):
+                return time.monotonic() - sent[header.echo]
+    return None
+
+
+def _answers(sock: socket.socket, deadline: float) -> Iterator[bytes]:
+    """Yield what arrives and can be a datagram of ours."""
+    while (rest := deadline - time.monotonic()) > 0:
+        if not select.select([sock], [], [], rest)[0]:
+            return
+        answer = sock.recv(wire.MAX_DATAGRAM + 1)
+        try:
+            wire.peek(answer)
+        except errors.WireError:
+            continue
+        yield answer

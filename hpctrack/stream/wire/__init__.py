@@ -1,0 +1,1 @@
+"""What crosses disk and network: journals, datagrams, submission records."""

@@ -1,0 +1,1 @@
+"""What is done to texts of anybody's: secrets masked, commands made visible, names that were meant. Pure."""
