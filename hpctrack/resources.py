@@ -1,15 +1,22 @@
-"""Where the SQL files and templates are: inside the installed package, or at the top of a checkout."""
+"""Where this package, its SQL files and its templates are: installed, or at the top of a checkout."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: The folder of this package.
-PACKAGE = Path(__file__).absolute().parent
-_INSTALLED = PACKAGE / "_resources"
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+#: The folder that holds just this package: on PYTHONPATH nothing else of ours shadows modules.
+IMPORTABLE = os.path.join(PACKAGE, "importable")
 
 
 def folder(name: str) -> Path:
-    """Return the folder ``sql`` or ``sbatch_templates``."""
-    root = _INSTALLED if _INSTALLED.is_dir() else PACKAGE.parent
-    return root / name
+    """Return the folder ``sql``, ``sbatch_templates`` or ``systemd``."""
+    from pathlib import Path
+
+    installed = Path(PACKAGE, "_resources")
+    return (installed if installed.is_dir() else Path(PACKAGE).parent) / name

@@ -13,6 +13,8 @@ import functools
 import os
 import sys
 
+from hpctrack import resources
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,20 +33,20 @@ LINKER = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")
 NAMES = ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
 #: Under such a name a process that is started without one of these gets to know it.
 GIVEN = "HPCTRACK_GIVEN_"
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_CHILD = os.path.join(resources.PACKAGE, "process", "child.py")
+_NODE = os.path.join(resources.PACKAGE, "stream", "__main__.py")
 
 
 def argv(target: str, *arguments: str) -> list[str]:
     """Return the command that calls ``module:function`` with these in ``sys.argv``."""
-    return [PYTHON, "-I", "-S", os.path.join(_HERE, "child.py"), *folders(), "--", target, *arguments]
+    return [PYTHON, "-I", "-S", _CHILD, *folders(), "--", target, *arguments]
 
 
 def supervisor_argv(*arguments: str) -> list[str]:
     """Return the command that becomes a supervisor, as the wrapper of batch jobs does."""
     from hpctrack.process import inherited
 
-    main = os.path.join(_HERE, "stream", "__main__.py")
-    return [PYTHON, "-I", "-S", *inherited.options(), main, *arguments]
+    return [PYTHON, "-I", "-S", *inherited.options(), _NODE, *arguments]
 
 
 def environ(given: Mapping[str, str]) -> dict[str, str]:
@@ -94,9 +96,7 @@ def _hidden() -> list[str]:
 
 def folders() -> list[str]:
     """Return the folders from which this process has, or would get, the packages of `OURS`."""
-    from hpctrack import resources
-
-    found = [str(resources.PACKAGE.parent)]
+    found = [os.path.dirname(resources.PACKAGE)]
     rest = [entry for entry in _entries() if entry not in found]
     for name in OURS:
         if not any(_holds(folder, name) for folder in found):
@@ -181,7 +181,7 @@ def _keepers() -> tuple[set[int], set[int]]:
     from hpctrack import files
 
     owners, groups = set(), {0}
-    for place in (_HERE, PYTHON):
+    for place in (resources.PACKAGE, PYTHON):
         with contextlib.suppress(OSError):
             accounts, teams = files.changers(place)
             owners |= accounts

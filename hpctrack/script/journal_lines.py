@@ -1,4 +1,4 @@
-"""Lines of journals, as they are written; `hpctrack.stream.wire.journal` says what they mean and reads them. Pure.
+"""Lines of journals, as they are written; `stream.wire.journal` says what they mean and reads them. Pure.
 
 The user's script loads this, in Python 3.8 or newer: it imports next to nothing, since `re`, `json` and
 `typing` would each take longer to load than all of it.

@@ -13,7 +13,6 @@ from types import ModuleType, SimpleNamespace
 _OURS = (
     "hpctrack",
     "hpctrack.script",
-    "hpctrack.stream",
     "hpctrack.script.conversions",
     "hpctrack.script.writer",
     "hpctrack.script.journal_lines",

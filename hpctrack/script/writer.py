@@ -397,7 +397,7 @@ def claim_spool(folder: str, attempt: int) -> None:
 
 
 def _identity(folder: str, attempt: int) -> dict[str, object]:
-    """Return what the environment tells of the run; `hpctrack.stream.disk.folders.Identity` has the fields."""
+    """Return what the environment tells of the run; `stream.disk.folders.Identity` has the fields."""
     environ = os.environ
     uuid, _, task = environ.get("HPCTRACK_RUN", "").rpartition(":")
     job, cluster = environ.get("HPCTRACK_JOB_ID", ""), environ.get("SLURM_CLUSTER_NAME")

@@ -41,8 +41,11 @@ ALLOWED = re.compile(r"\x1b\[[\d;]*m|\x1b\[\d*[AK]|\r")
 #: Runs each command line in a terminal of its own; prints exit codes and what was said.
 IN_TERMINALS = """
 import json, os, pty, sys
-from hpctrack.cli import group, main; from hpctrack.cli.verbs import status, show, metrics, compare, plot, experiment; from hpctrack.cli.terminal import detail, listing
-from hpctrack.store.read import queries, lists; from hpctrack.store.metrics import series
+from hpctrack.cli import group, main
+from hpctrack.cli.terminal import detail, listing
+from hpctrack.cli.verbs import compare, experiment, metrics, plot, show, status
+from hpctrack.store.metrics import series
+from hpctrack.store.read import lists, queries
 told = []
 for arguments in json.load(sys.stdin):
     pid, leader = pty.fork()

@@ -12,7 +12,6 @@ import pytest
 from hpctrack import resources
 from hpctrack.slurm.sbatch import batch_script
 from hpctrack.store import database as store
-from hpctrack.stream.disk import runfolder
 from hpctrack.stream.wire import records
 from tests.integration.site_of_fakes import MAIN
 
@@ -300,7 +299,7 @@ def test_nothing_of_the_job_around_us_reaches_the_job(site):
 
 def test_a_job_is_submitted_through_the_folder_for_scripts(site):
     """Inside a job a script's own Python finds hpctrack there, and nowhere else."""
-    environ = {"PYTHONPATH": f"{runfolder.importable()}:{os.pathsep.join(sys.path)}"}
+    environ = {"PYTHONPATH": f"{resources.IMPORTABLE}:{os.pathsep.join(sys.path)}"}
     assert site.sbatch(site.script(), environ=environ)[0] == 0
     assert f"hpctrack_main={resources.PACKAGE}/stream".encode() in site.submitted
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hpctrack
-from hpctrack.stream.disk import runfolder
+from hpctrack import resources
 from tests.chain import eventually
 
 MAIN = Path(__file__).parents[2] / "hpctrack" / "stream" / "__main__.py"
@@ -117,7 +117,7 @@ def test_every_python_imports_it_and_nothing_else_of_ours(version):
         "import hpctrack, hpctrack.script, sys; hpctrack.log(step=1);"
         "print(hpctrack.__file__, 'numpy' in sys.modules, hpctrack.script.log is hpctrack.log)"
     )
-    environ = {"PYTHONPATH": runfolder.importable(), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {"PYTHONPATH": resources.IMPORTABLE, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([python, "-S", "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [hpctrack.__file__, "False", "True"]
 

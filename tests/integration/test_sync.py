@@ -23,7 +23,7 @@ from hpctrack.stream.wire import records
 
 PROGRAM = "from hpctrack.cli import main; main.main()"
 #: A collector that leaves what waits to `hpctrack sync` and to the tests.
-COLLECTOR = f"from hpctrack.stream.collector import courier; delivering._FIRST = 3600.0; {PROGRAM}"
+COLLECTOR = f"from hpctrack.stream.collector import courier; courier._FIRST = 3600.0; {PROGRAM}"
 PATIENCE = 60.0
 
 

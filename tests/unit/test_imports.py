@@ -19,43 +19,41 @@ OWNERS = {
     "click": ("cli",),
     "rich": ("cli",),
     "plotext": ("cli",),
-    "matplotlib": ("cli.figures",),
-    "plotly": ("cli.figures",),
+    "matplotlib": ("cli.terminal.figures",),
+    "plotly": ("cli.terminal.figures",),
     "psycopg": ("store",),
     "cryptography": ("store.embedded.encryption",),
     "pyslurm": ("slurm",),
-    "psutil": ("stream.usage", "stream.collector"),
+    "psutil": ("stream.node.usage", "stream.collector"),
     "pandas": ("api",),
     "pyarrow": ("api",),
 }
-#: What may import the parts that touch the world; each part may import itself.
-IMPORTERS = {
-    "store": ("store", "cli", "api", "reconcile.passes", "stream.collector"),
-    "slurm": ("slurm", "cli", "reconcile"),
-    "reconcile": ("reconcile", "cli", "stream.collector"),
-    "cli": ("cli", "__main__"),
-}
-#: The pure modules of stream, which every part may use.
-PURE_STREAM = frozenset(
-    "stream stream.ciphers stream.journal stream.journal_lines stream.wire stream.window "
-    "stream.records".split()
-)
-#: At the bottom: these import nothing of hpctrack but errors, files, nearest and secret_commands.
-BOTTOM = frozenset(
-    "inherited process_name errors files flock limits model nearest settings secret_commands "
-    "secret_patterns resources runids".split()
-)
-JOINS_STORE_AND_SLURM = ("reconcile.passes", "cli")
-JOINS_STORE_AND_STREAM = ("stream.collector", "cli")
+#: The floors of the house: a part imports what stands on the lines before its own, and itself.
+ORDER = """
+errors
+account flock limits model resources script text
+files
+settings process git
+run stream.wire
+stream.disk
+slurm store stream.node
+reconcile view
+api stream.collector
+web integrations
+cli
+"""
+#: A part that is pure but for one module, which alone imports what stands for the world outside.
+RIMS = {("reconcile", "store"): "reconcile.passes", ("reconcile", "slurm"): "reconcile.passes"}
+FLOORS = {part: floor for floor, line in enumerate(ORDER.strip().split("\n")) for part in line.split()}
 #: What the wheel of hpctrack-script has: all that a script loads that logs, and no more.
 [_EXCLUDED] = re.findall(
     r"^exclude = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.DOTALL | re.MULTILINE
 )
 SCRIPT_WHEEL = [name for name in re.findall(r'"/hpctrack/(.*?)"', _EXCLUDED) if name.endswith(".py")]
 #: Loaded by the user's Python, which may be old.
-SCRIPT_SIDE = (*SCRIPT_WHEEL, "files.py", "importable/hpctrack/__init__.py")
-#: ``stream.usage`` looks for psutil in the interpreter's environment.
-MAY_NAME_AN_INTERPRETER = ("children", "stream.usage")
+SCRIPT_SIDE = (*SCRIPT_WHEEL, "files.py", "resources.py", "importable/hpctrack/__init__.py")
+#: ``usage`` looks for psutil in the interpreter's environment.
+MAY_NAME_AN_INTERPRETER = ("process.children", "stream.node.usage")
 MAX_LINES = 500
 
 
@@ -128,10 +126,31 @@ def modules(names: set[str], known: frozenset[str]) -> set[str]:
 
 
 KNOWN = frozenset(map(name_of, FILES)) - {""}
+#: What is started or imported from outside stands on no floor.
+ENTRANCES = ("", "__main__", "stream", "stream.__main__", "importable.hpctrack")
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
-NODE_SIDE = frozenset(
-    "errors inherited process_name files flock settings redact secret_commands secret_patterns script".split()
-) | {name for name in KNOWN if is_in(name, ["stream"]) and not is_in(name, ["stream.collector"])}
+NODE_SIDE = (
+    "account",
+    "errors",
+    "flock",
+    "resources",
+    "script",
+    "text",
+    "files",
+    "settings",
+    "process",
+    "stream",
+)
+
+
+def part_of(module: str) -> str:
+    """Return the part of `ORDER` that a module belongs to."""
+    return max((part for part in FLOORS if is_in(module, [part])), key=len, default=module)
+
+
+def is_on_nodes(module: str) -> bool:
+    """Whether compute nodes load it."""
+    return module == "" or (is_in(module, NODE_SIDE) and not is_in(module, ["stream.collector"]))
 
 
 def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[str]:
@@ -144,28 +163,21 @@ def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[
         for library, owners in OWNERS.items()
         if library in foreign and not is_in(module, owners)
     ]
-    broken += [
-        f"{module} may not import {part}"
-        for part, importers in IMPORTERS.items()
-        if any(is_in(one, [part]) for one in ours) and not is_in(module, importers)
-    ]
-    if module in BOTTOM and ours - {"errors", "files", "nearest", "secret_commands"}:
-        broken.append(f"{module} is at the bottom")
-    if module == "" or (module in NODE_SIDE and module not in ("errors", "settings", "redact")):
-        broken += [f"the node side may not import {one}" for one in sorted(ours - NODE_SIDE)]
-    if module == "" or module in NODE_SIDE:
-        broken += [f"the node side may not import {one}" for one in sorted(foreign - {"psutil"})]
-    store = any(is_in(one, ["store"]) for one in ours) or is_in(module, ["store"])
-    slurm = any(is_in(one, ["slurm"]) for one in ours) or is_in(module, ["slurm"])
-    stream = any(is_in(one, ["stream"]) for one in ours - PURE_STREAM) or is_in(module, ["stream"])
-    if store and slurm and not is_in(module, JOINS_STORE_AND_SLURM):
-        broken.append(f"{module} may not join store and slurm")
-    if store and stream and not is_in(module, JOINS_STORE_AND_STREAM):
-        broken.append(f"{module} may not join store and stream")
+    if module not in ENTRANCES:
+        here = part_of(module)
+        assert here in FLOORS, f"{module} has no place in ORDER"
+        broken += [
+            f"{here} stands below {part}, or beside it"
+            for part in sorted(set(map(part_of, ours)) - {here})
+            if FLOORS[part] >= FLOORS[here] or RIMS.get((here, part), module) != module
+        ]
+    if is_on_nodes(module):
+        broken += [f"the node side may not import {name}" for name in sorted(ours) if not is_on_nodes(name)]
+        broken += [f"the node side may not import {name}" for name in sorted(foreign - {"psutil"})]
     if is_in(module, ["slurm"]) and module != "slurm.command" and starts_processes(source):
         broken.append("only slurm.command starts Slurm's commands")
     if module not in MAY_NAME_AN_INTERPRETER and (places := names_an_interpreter(source)):
-        broken.append(f"only children says how Python is started: {', '.join(places)}")
+        broken.append(f"only process.children says how Python is started: {', '.join(places)}")
     return broken
 
 
@@ -190,29 +202,31 @@ def test_newer_syntax_is_noticed():
 
 
 BAD = {
-    "stream.relay": "import psycopg",
+    "stream.node.relay": "import psycopg",
     "api": "import click",
-    "store.queries": "from rich.text import Text",
+    "store.read.queries": "from rich.text import Text",
     "slurm.parse": "import subprocess\nsubprocess.run(['squeue'])",
-    "stream.window": "import numpy",
-    "stream.journal": "def late():\n    from hpctrack.stream.collector import arrays",
+    "stream.node.window": "import numpy",
+    "stream.wire.journal": "def late():\n    from hpctrack.stream.collector import arrays",
+    "stream.wire.records": "from hpctrack.stream.node import outbox",
     "errors": "from hpctrack import settings",
     "model": "from hpctrack.run import runids",
     "": "import click",
-    "store.writes": "from hpctrack.run import states",
+    "store.write.reconciled": "from hpctrack.slurm import parse",
     "slurm.native": "from hpctrack.store.database import connect",
-    "stream.ingest": "from hpctrack.store.ingest import ingestion",
-    "store.ingestion": "from hpctrack.stream.node.relay import Relay",
+    "store.ingest.ingestion": "from hpctrack.stream.node.relay import Relay",
     "reconcile.plan": "from hpctrack.store.read import queries",
     "reconcile.inquiry": "from hpctrack.store.write import reconciled",
     "settings": "from hpctrack.cli.main import main",
-    "stream.supervisor": "if True:\n    import hpctrack.slurm.command",
-    "secret_patterns": "try:\n    import re2\nexcept ImportError:\n    pass",
-    "cli.run": "import sys\nargv = [sys.executable, '-c', 'pass']",
-    "cli.trial": "argv = ['/usr/bin/python3', '-c', 'pass']",
-    "cli.sync": "def argv(python): return [python, '-m', 'hpctrack']",
-    "stream.collector.starting": "from concurrent.futures import ProcessPoolExecutor",
-    "cli.doctor": "import multiprocessing",
+    "stream.node.supervisor": "if True:\n    import hpctrack.slurm.command",
+    "text.secret_patterns": "try:\n    import re2\nexcept ImportError:\n    pass",
+    "run.states": "from hpctrack.store import database",
+    "api.client": "from hpctrack.stream.collector import launch",
+    "cli.verbs.run": "import sys\nargv = [sys.executable, '-c', 'pass']",
+    "cli.doctor.trial": "argv = ['/usr/bin/python3', '-c', 'pass']",
+    "cli.verbs.sync": "def argv(python): return [python, '-m', 'hpctrack']",
+    "stream.collector.launch": "from concurrent.futures import ProcessPoolExecutor",
+    "cli.verbs.doctor": "import multiprocessing",
 }
 
 
@@ -228,7 +242,7 @@ def test_a_violation_is_found(module, source):
         ("reconcile.passes", "from hpctrack.store.read import queries\nfrom hpctrack.run import states"),
         ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream.wire import wire"),
         ("store.ingestion", "import numpy, psycopg\nfrom hpctrack.stream.wire import journal"),
-        ("stream.usage", "def sample():\n    import psutil"),
+        ("stream.node.usage", "def sample():\n    import psutil"),
         ("slurm.submit", "import subprocess\nPIPE = subprocess.PIPE"),
         ("cli.status", "import click, rich\nfrom hpctrack.store.read import queries"),
     ],

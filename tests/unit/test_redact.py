@@ -429,11 +429,11 @@ def test_value() -> None:
 def test_import_is_cheap() -> None:
     """Compute nodes import this without site-packages: no heavy module may come along."""
     code = (
-        "import sys, re, binascii; sys.path.insert(0, sys.argv[1]); import hpctrack; before = set(sys.modules);"
+        "import sys, re, binascii; sys.path.insert(0, sys.argv[1]); import hpctrack.text; before = set(sys.modules);"
         "import hpctrack.text.redact; print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, Path(redact.__file__).parents[1]],
+        [sys.executable, "-I", "-S", "-c", code, Path(redact.__file__).parents[2]],
         check=True,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Journals and their folders are deleted in one place, which asks for proof: `hpctrack.stream.disk.removal`."""
+"""Journals and their folders are deleted in one place, which asks for proof: `stream.disk.removal`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-STREAM = Path(__file__).parents[2] / "hpctrack" / "stream"
+PACKAGE = Path(__file__).parents[2] / "hpctrack"
 #: What makes a file, its name or its bytes go.
 REMOVERS = frozenset(
     "unlink remove rmdir removedirs rename renames replace truncate ftruncate rmtree move fallocate".split()
@@ -55,7 +55,13 @@ def removals(source: str) -> set[tuple[str, str]]:
     return found
 
 
-FILES = [path for path in sorted(STREAM.rglob("*.py")) if "collector" not in path.parts]
+COLLECTOR = sorted((PACKAGE / "stream" / "collector").glob("*.py"))
+FILES = [
+    path
+    for folder in ("stream", "script")
+    for path in sorted((PACKAGE / folder).rglob("*.py"))
+    if path not in COLLECTOR
+]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -67,9 +73,9 @@ def test_nobody_else_removes_journals(path):
 
 
 def test_the_collector_removes_no_journal():
-    for path in sorted((STREAM / "collector").glob("*.py")):
+    for path in COLLECTOR:
         source = path.read_text(encoding="utf-8")
-        assert not removals(source) or ("journals" not in source and path.stem == "starting"), path
+        assert not removals(source) or ("journals" not in source and path.stem == "launch"), path
 
 
 def test_a_removal_is_found():

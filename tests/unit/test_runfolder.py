@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from hpctrack import resources
 from hpctrack.stream.disk import runfolder
 from hpctrack.stream.wire import journal
 
@@ -67,11 +68,12 @@ def test_a_missing_parent_is_an_error_of_the_system(tmp_path):
 
 
 def test_the_folder_for_scripts_holds_this_package_alone():
-    assert [name for name in os.listdir(runfolder.importable()) if name != "__pycache__"] == ["hpctrack"]
+    assert [name for name in os.listdir(resources.IMPORTABLE) if name != "__pycache__"] == ["hpctrack"]
 
 
 COME_AND_GO = """
 import sys
+from hpctrack import resources
 from hpctrack.stream.disk import runfolder
 for _ in range(400):
     runfolder.discard(runfolder.create(sys.argv[1], sys.argv[2], "c.1", 0).path)

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import errors
+from hpctrack import errors, resources
 from hpctrack.git import repository
 from hpctrack.settings import Settings
 from hpctrack.slurm.sbatch import environment, preparation, submission
 from hpctrack.slurm.sbatch.submission import Job, Own, Parent, Source
-from hpctrack.stream.disk import runfolder
 from hpctrack.stream.wire import records
 
 SECRET = "s3cr3t-Value-42"
@@ -279,7 +278,7 @@ def test_the_environment_of_a_job_submitted_from_inside_a_job():
         "HPCTRACK_ATTEMPT": "2",
         "HPCTRACK_SCRIPT": "/home/u/a.sh",
         "HPCTRACK_RANKS": "all",
-        "PYTHONPATH": f"/a:{runfolder.importable()}:/b",
+        "PYTHONPATH": f"/a:{resources.IMPORTABLE}:/b",
         "PATH": "/bin",
     }
     kept = {
@@ -293,7 +292,7 @@ def test_the_environment_of_a_job_submitted_from_inside_a_job():
     assert environment.for_child(environ, array=False) == kept
     array = {"SLURM_ARRAY_JOB_ID": "14", "SLURM_ARRAY_TASK_ID": "3"}
     assert environment.for_child(environ, array=True) == {**kept, **array}
-    alone = environment.for_child({**environ, "PYTHONPATH": runfolder.importable()}, array=False)
+    alone = environment.for_child({**environ, "PYTHONPATH": resources.IMPORTABLE}, array=False)
     assert "PYTHONPATH" not in alone
 
 

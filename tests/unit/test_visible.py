@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpctrack import cli
 from hpctrack.text import visible
 
 #: Letters that do harm, and backslashes, often.
@@ -118,7 +119,7 @@ WRITERS = {"say.py", "main.py", "screen.py", "table.py", "logs.py", "metrics.py"
 
 
 def test_what_verbs_print_goes_through_one_place():
-    folder = Path(visible.__file__).parent / "cli"
+    folder = Path(cli.__file__).parent
     writes = re.compile(r"click\.s?echo\(|(?<![\w.])print\(|sys\.std(?:out|err)\.(?:buffer\.)?write")
-    found = {path.name for path in folder.glob("*.py") if writes.search(path.read_text(encoding="utf-8"))}
+    found = {path.name for path in folder.rglob("*.py") if writes.search(path.read_text(encoding="utf-8"))}
     assert found <= WRITERS

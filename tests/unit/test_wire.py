@@ -279,7 +279,7 @@ def test_what_others_may_not_see_is_encrypted_as_the_document_says(body, is_hidd
 
 
 def test_a_python_without_a_sha_3_of_its_own_takes_openssls():
-    root = str(Path(wire.__file__).parents[2])
+    root = str(Path(wire.__file__).parents[3])
     program = (
         f"import sys; sys.path.insert(0, {root!r}); sys.modules['_sha3'] = None\n"
         "from hpctrack.stream.wire import ciphers, wire\n"

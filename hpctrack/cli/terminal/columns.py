@@ -149,9 +149,8 @@ def _choose(name: str, width: int | None) -> Chosen:
         return Chosen(lowered, COLUMNS[lowered], width)
     scope, dot, _ = lowered.partition(".")
     if not dot or scope not in conditions.SCOPES:
-        raise errors.UsageError(
-            f"{name!r} is no column: {nearest.of_ours(name, conditions.alike(name, COLUMNS), *conditions.SCOPED)}"
-        )
+        hint = nearest.of_ours(name, conditions.alike(name, COLUMNS), *conditions.SCOPED)
+        raise errors.UsageError(f"{name!r} is no column: {hint}")
     key = conditions.field(name).name
     attribute = {"metrics": "last"}.get(scope, scope)
     column = Column(name, lambda run, _: conditions.element(getattr(run, attribute), key), justify="right")

@@ -28,7 +28,7 @@ def for_child(environ: Mapping[str, str], *, array: bool) -> dict[str, str]:
         if name not in _STALE and not (inside and not array and name.startswith("SLURM_ARRAY_"))
     }
     if "HPCTRACK_RUN_DIR" in environ and "PYTHONPATH" in child:
-        added = str(resources.PACKAGE / "importable")  # by the supervisor of the job around us
+        added = resources.IMPORTABLE  # by the supervisor of the job around us
         child["PYTHONPATH"] = ":".join(entry for entry in child["PYTHONPATH"].split(":") if entry != added)
         if not child["PYTHONPATH"]:
             del child["PYTHONPATH"]

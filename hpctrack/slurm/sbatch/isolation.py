@@ -40,6 +40,6 @@ def notes(text: bytes, cache: str) -> Iterator[str]:
             os.close(files.create(os.path.join(cache, "told-" + re.sub(r"\W+", "-", way))))  # noqa: PTH118
             yield (
                 f"this script uses {way}: `import hpctrack` works behind that only where hpctrack-script is "
-                f"installed, or with {resources.PACKAGE / 'importable'} on PYTHONPATH "
+                f"installed, or with {resources.IMPORTABLE} on PYTHONPATH "
                 "(told once; docs/submission.md)"
             )

@@ -235,7 +235,7 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
 def _supervision(settings: Settings, script: Script) -> batch_script.Supervision:
     return batch_script.Supervision(
         python=children.PYTHON,
-        package=str(resources.PACKAGE),
+        package=resources.PACKAGE,
         spool=settings.spool,
         script=script.path,
         node_dir=settings.node_dir,

@@ -18,7 +18,7 @@ from hpctrack.run import conditions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Columns of run_overview, and what is worked out from them, by the names of `where.FIELDS`.
+#: Columns of run_overview, and what is worked out from them, by the names of `conditions.FIELDS`.
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
         "run": "id",
@@ -159,7 +159,7 @@ def order(sort: Sort, *, after: int | None, parameters: Parameters) -> Order:
 def expression(
     tree: conditions.Expression, parameters: Parameters, *, negated: bool = False
 ) -> sql.Composable:
-    """Return a condition that `where.parse` read, or its opposite.
+    """Return a condition that `conditions.parse` read, or its opposite.
 
     The opposite of a comparison is a comparison: a value that is not there matches neither.
     """

@@ -6,7 +6,7 @@ name stands where each node has a folder: directly in ``/var/tmp``, ``/tmp`` or 
 there are no hard links. While the run lives it is a hard link of the shell journal, so that appending and
 reading cost what they cost in the run folder. What a shell puts in its place (``rm``, ``sed -i``, a cleaner
 of /tmp) is linked into the folder as another journal (`Name.take_in`). When the run is over the name is taken
-away (`hpctrack.stream.disk.removal.withdraw`), and who appends later makes a file of its own there, which is never
+away (`stream.disk.removal.withdraw`), and who appends later makes a file of its own there, which is never
 read as the run's (`hpctrack.stream.disk.late`).
 """
 

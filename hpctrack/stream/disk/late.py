@@ -1,6 +1,6 @@
 """What is appended late: files that somebody has made by the name by which the shells of a run append.
 
-They are of a run that is over, or lives on another node (`hpctrack.stream.disk.appending`), and never read as the
+They are of a run that is over, or lives on another node (`stream.disk.appending`), and never read as the
 run's. They stay where they are; their lines are counted, and the run's timeline tells of them, as soon as a
 relay, a collector or ``hpctrack sync`` of the user's comes by. Who comes by later than `KEPT` after the last
 line removes them. What was told stands in a note in the spool.

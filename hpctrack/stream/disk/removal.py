@@ -155,7 +155,7 @@ def remove_part(path: str, proof: Proof) -> bool:
 
 
 def remove_late(path: str, size: int) -> bool:
-    """Delete a file that was set aside (`hpctrack.stream.disk.late`), at its size then; whether it is gone."""
+    """Delete a file that was set aside (`stream.disk.late`), at its size then; whether it is gone."""
     try:
         descriptor = opened.open_own(path)
     except OSError:

@@ -22,7 +22,7 @@ _MAX_SCRIPT = 1 << 20
 _SCRIPT = "slurm_script"
 #: How often a home is made anew that others remove.
 _TRIES = 100
-#: The folder of the spool where names stand by which several nodes append; see `hpctrack.stream.disk.appending`.
+#: The folder of the spool where names stand by which several nodes append; see `stream.disk.appending`.
 LASTING = "appended"
 _MEMORY_BACKED = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 
@@ -172,11 +172,6 @@ def _homes(parent: str) -> Iterator[str]:
             named = entry.name == plain or entry.name.startswith(plain + ".")
             if named and files.is_private(entry.path):
                 yield entry.path
-
-
-def importable() -> str:
-    """Return the folder that holds just this package: on PYTHONPATH nothing else of ours shadows modules."""
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "importable")
 
 
 def redactor(folder: str) -> Redactor:

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpctrack import files
+from hpctrack import files, resources
 from hpctrack.process import inherited, process_name
 from hpctrack.script import journal_lines, ranks
 from hpctrack.stream.disk import runfolder
@@ -140,7 +140,7 @@ def _inherited(options: Options) -> dict[str, str]:
     environ = {name: value for name, value in inherited.environ().items() if name not in _STALE}
     if options.python_path:
         given = environ.get("PYTHONPATH", "").split(os.pathsep)
-        folders = [*(folder for folder in given if folder != runfolder.importable()), runfolder.importable()]
+        folders = [*(folder for folder in given if folder != resources.IMPORTABLE), resources.IMPORTABLE]
         environ["PYTHONPATH"] = os.pathsep.join(folders if given != [""] else folders[1:])
     return environ
 

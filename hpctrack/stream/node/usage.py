@@ -12,6 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hpctrack import resources
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import ModuleType
@@ -117,7 +119,7 @@ def _read(path: str) -> str:
 
 def _load_psutil() -> ModuleType | None:
     """Import psutil; without ``site`` it is found only beside this package, or else in its environment."""
-    beside = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    beside = os.path.dirname(resources.PACKAGE)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     environment = os.path.join(
         os.path.dirname(os.path.dirname(sys.executable)), "lib", version, "site-packages"

@@ -426,7 +426,7 @@ def test_a_folder_on_path_that_one_may_not_look_into_does_not_matter():
         from hpctrack.slurm.sbatch import preparation
         os.setuid(65534)
         search = sys.argv[1]
-        print(git_program.find({"PATH": search}), preparation.find_script("elsewhere.sh", None, search))
+        print(program.find({"PATH": search}), preparation.find_script("elsewhere.sh", None, search))
     """)
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         closed, found = Path(name, "closed"), Path(name, "found")
