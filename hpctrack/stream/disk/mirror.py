@@ -48,23 +48,28 @@ class _Part:
     def open(self, flags: int = os.O_RDONLY) -> int:
         """Open the file that we made. Raises OSError if it is gone, or is no longer what we made of it."""
         self._cut()
+        return self._open(flags)
+
+    def _open(self, flags: int) -> int:
         descriptor = os.open(self.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) == self._identity and self.base + found.st_size == self.end:
+        if self._is_ours(os.fstat(descriptor)):
             return descriptor
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, "another file has its name", self.path)
 
+    def _is_ours(self, found: os.stat_result) -> bool:
+        """Whether a file is the one that we made, and ends where we left it, or behind what is to be cut."""
+        same = (found.st_dev, found.st_ino) == self._identity
+        return same and (self._overhangs or self.base + found.st_size == self.end)
+
     def is_gone(self) -> bool:
         """Whether somebody (``hpctrack sync``) has delivered and deleted it, or changed it."""
         try:
-            found = os.lstat(self.path)
+            return not self._is_ours(os.lstat(self.path))
         except FileNotFoundError:
             return True
         except OSError:  # nobody knows
             return False
-        ours = (found.st_dev, found.st_ino) == self._identity
-        return not ours or (self.base + found.st_size != self.end and not self._overhangs)
 
     def append(self, descriptor: int, data: bytes) -> bool:
         """Append; False if not all of it could be."""
@@ -100,11 +105,8 @@ class _Part:
     def _cut(self) -> None:
         if not self._overhangs:
             return
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = self._open(os.O_WRONLY)
         try:
-            found = os.fstat(descriptor)
-            if (found.st_dev, found.st_ino) != self._identity:
-                raise FileNotFoundError(errno.ENOENT, "another file has its name", self.path)
             os.ftruncate(descriptor, self.end - self.base)
             self._overhangs = False
         finally:

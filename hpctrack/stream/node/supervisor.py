@@ -273,9 +273,8 @@ def _run_untracked(options: Options, why: object) -> NoReturn:
     Of a command nobody is told, for nobody would ever say how it ended.
     """
     _say(f"this job runs untracked: {why}")
-    if (
-        options.record and options.mode == "command"
-    ):  # of a batch script it is slurmd's copy, with the key in it
+    # Of a batch script it may be slurmd's copy, with the key in it.
+    if options.record and options.mode == "command":
         with contextlib.suppress(OSError):
             os.unlink(options.record)
     environ = _inherited(options)
