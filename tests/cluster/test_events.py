@@ -18,16 +18,14 @@ from typing import Any
 
 import pytest
 
-from hpctrack import errors, reconcile, settings
+from hpctrack import errors, reconcile
 from hpctrack.model import JobFacts
 from hpctrack.slurm import units
-from hpctrack.store import database
 from tests.cluster import books
-from tests.cluster.test_states import GRACE, USER, Lab, Listening
+from tests.cluster.test_states import GRACE, USER, Lab, Listening, own_database
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-DATABASE = "cluster_events"
 SEED = int(os.environ.get("EVENTS_SEED") or random.randrange(1 << 16))
 JOBS = int(os.environ.get("EVENTS_JOBS", "60"))
 AGAIN = '[ "${SLURM_RESTART_COUNT:-0}" -ge 1 ] || '
@@ -221,16 +219,13 @@ class Fate(Lab):
 
 @pytest.fixture
 def fate(cluster: Any, wheel_server: Any) -> Iterator[Fate]:
-    wheel_server.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template_hpctrack")
-    where = settings.Settings(dsn={**wheel_server.params, "dbname": DATABASE})
-    with database.connect(where) as connection:
+    with own_database(wheel_server, "cluster_events") as connection:
         fate = Fate(cluster, connection, Uncertain(cluster.layout.name, environ=cluster.env()))
         try:
             yield fate
         finally:
             fate.mend(everything=True)
             fate.slurm("scancel -u " + USER)
-    wheel_server.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
 def compare(fate: Fate) -> tuple[int, list[str]]:

@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 
-from hpctrack import settings
-from hpctrack.store import database
 from tests.cluster.local_conf import configured
-from tests.cluster.test_states import RESTARTED, SAFE, Lab, Listening
+from tests.cluster.test_states import RESTARTED, SAFE, Lab, opened
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
 
-DATABASE = "cluster_newer"
 #: Uses two seconds of processor time and 40 MB, waits for a file, and uses one more second.
 WORK = """\
 cat > {name}.py <<'END'
@@ -62,16 +59,12 @@ def needs(release: tuple[int, int]) -> Callable[[int, int], None]:
 @pytest.fixture(scope="module")
 def lab(cluster: Any, wheel_server: Any) -> Iterator[Lab]:
     """A database and a reconciler; jobs have an external step, and expedited requeues are allowed."""
-    wheel_server.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template_hpctrack")
-    where = settings.Settings(dsn={**wheel_server.params, "dbname": DATABASE})
-    name = cluster.layout.name
-    with database.connect(where) as connection:
-        lab = Lab(cluster, connection, Listening(name, environ=cluster.env()))
-        contain = ["PrologFlags=Contain"] if cluster.layout.cgroup else []
-        with configured(cluster, *contain, "SlurmctldParameters=enable_expedited_requeue"):
-            yield lab
-            lab.root("scancel", *lab.jobs.values())
-    wheel_server.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    contain = ["PrologFlags=Contain"] if cluster.layout.cgroup else []
+    with (
+        configured(cluster, *contain, "SlurmctldParameters=enable_expedited_requeue"),
+        opened(cluster, wheel_server, "cluster_newer") as lab,
+    ):
+        yield lab
 
 
 def ended(lab: Lab, name: str, seconds: float = 60) -> dict[str, Any]:

@@ -6,6 +6,7 @@ own, whose reconciler looks at other times.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from hpctrack import settings
-from hpctrack.store import database
 from tests.cluster import books
 from tests.cluster.local_conf import configured, reconfigure
-from tests.cluster.test_states import RESTARTED, SAFE, Lab, Listening
+from tests.cluster.test_states import RESTARTED, SAFE, Lab, opened
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -40,17 +39,8 @@ def held(cluster: Any) -> Iterator[Path]:
 @pytest.fixture
 def labs(cluster: Any, wheel_server: Any) -> Iterator[dict[str, Lab]]:
     """A database and a reconciler for each job."""
-    labs: dict[str, Lab] = {}
-    for name in NAMES:
-        wheel_server.execute(f"CREATE DATABASE cluster_{name} TEMPLATE template_hpctrack")
-        where = settings.Settings(dsn={**wheel_server.params, "dbname": f"cluster_{name}"})
-        connection = database.connect(where)
-        labs[name] = Lab(cluster, connection, Listening(cluster.layout.name, environ=cluster.env()))
-    yield labs
-    for name, lab in labs.items():
-        lab.root("scancel", *lab.jobs.values())
-        lab.connection.close()
-        wheel_server.execute(f"DROP DATABASE cluster_{name} WITH (FORCE)")
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(opened(cluster, wheel_server, f"cluster_{name}")) for name in NAMES}
 
 
 def said(labs: dict[str, Lab]) -> set[str]:

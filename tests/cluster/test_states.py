@@ -6,6 +6,7 @@ reconciler decides here. All scenarios run side by side, since some take Slurm a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -30,7 +31,6 @@ from tests.cluster import books
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 USER = "hpcalice"
-DATABASE = "cluster_states"
 #: Shorter than in real life, and longer than Slurm takes to list a requeued job again.
 GRACE = timedelta(seconds=20)
 #: The node on which nothing is preempted and nothing fails.
@@ -226,14 +226,32 @@ def _act(lab: Lab) -> None:
     lab.cluster.daemon("start", "n4")
 
 
+@contextlib.contextmanager
+def own_database(server: Any, name: str) -> Iterator[psycopg.Connection[Any]]:
+    """Connect to a database of one's own, which goes when all is well."""
+    server.execute(f"CREATE DATABASE {name} TEMPLATE template_hpctrack")
+    where = settings.Settings(dsn={**server.params, "dbname": name})
+    with database.connect(where) as connection:
+        yield connection
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextlib.contextmanager
+def opened(cluster: Any, server: Any, name: str) -> Iterator[Lab]:
+    """Give a lab with a database of its own; its jobs are cancelled in the end."""
+    with own_database(server, name) as connection:
+        lab = Lab(cluster, connection, Listening(cluster.layout.name, environ=cluster.env()))
+        try:
+            yield lab
+        finally:
+            if lab.jobs:
+                lab.root("scancel", *lab.jobs.values())
+
+
 @pytest.fixture(scope="module")
 def lab(cluster: Any, wheel_server: Any) -> Iterator[Lab]:
     """All scenarios, played to their ends."""
-    wheel_server.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template_hpctrack")
-    where = settings.Settings(dsn={**wheel_server.params, "dbname": DATABASE})
-    name = cluster.layout.name
-    with database.connect(where) as connection:
-        lab = Lab(cluster, connection, Listening(name, environ=cluster.env()))
+    with opened(cluster, wheel_server, "cluster_states") as lab:
         try:
             _submit_all(lab)
             _act(lab)
@@ -246,8 +264,6 @@ def lab(cluster: Any, wheel_server: Any) -> Iterator[Lab]:
             yield lab
         finally:
             cluster.daemon("start", "n4")
-            lab.root("scancel", *lab.jobs.values())
-    wheel_server.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
 ENDS = {

@@ -1,40 +1,40 @@
 """How often Slurm is asked."""
 
-from hpctrack.stream.collector import pace as pacing
+from hpctrack.stream.collector import pace
 
 
 def test_regular_passes_become_rarer_as_slurm_slows():
-    pace = pacing.Pace(30.0)
-    pace.note(0.2, answered=True)
-    assert pace.interval == 30.0
-    pace.note(6.0, answered=True)
-    assert pace.interval == 60.0
-    pace.note(59.0, answered=True)
-    assert pace.interval == pacing.LONGEST
-    pace.note(1.0, answered=True)
-    assert pace.interval == 30.0
+    pacer = pace.Pace(30.0)
+    pacer.note(0.2, answered=True)
+    assert pacer.interval == 30.0
+    pacer.note(6.0, answered=True)
+    assert pacer.interval == 60.0
+    pacer.note(59.0, answered=True)
+    assert pacer.interval == pace.LONGEST
+    pacer.note(1.0, answered=True)
+    assert pacer.interval == 30.0
 
 
 def test_a_silent_slurm_is_asked_ever_more_rarely_and_at_once_normally_when_it_answers():
-    pace = pacing.Pace(30.0)
+    pacer = pace.Pace(30.0)
     waits = []
     for _ in range(4):
-        pace.note(60.0, answered=False)
-        waits.append(pace.interval)
+        pacer.note(60.0, answered=False)
+        waits.append(pacer.interval)
     assert waits == [60.0, 120.0, 180.0, 180.0]
-    assert pace.silent
-    pace.note(0.1, answered=True)
-    assert (pace.interval, pace.silent) == (30.0, False)
+    assert pacer.silent
+    pacer.note(0.1, answered=True)
+    assert (pacer.interval, pacer.silent) == (30.0, False)
 
 
 def test_who_wants_longer_waits_gets_them():
-    pace = pacing.Pace(600.0)
-    pace.note(1.0, answered=False)
-    assert pace.interval == 600.0
+    pacer = pace.Pace(600.0)
+    pacer.note(1.0, answered=False)
+    assert pacer.interval == 600.0
 
 
 def test_the_first_look_is_prompt_and_the_others_are_taken_together():
-    looks = pacing.Looks()
+    looks = pace.Looks()
     looks.add([1], 100.0)
     assert looks.due(100.0) == []
     assert looks.due(102.0) == [1]
@@ -46,7 +46,7 @@ def test_the_first_look_is_prompt_and_the_others_are_taken_together():
 
 
 def test_a_slow_slurm_is_looked_at_more_rarely():
-    looks = pacing.Looks()
+    looks = pace.Looks()
     looks.add([1], 0.0)
     looks.looked([1], [1], 10.0, seconds=5.0)
     assert looks.due(59.0) == []
@@ -54,7 +54,7 @@ def test_a_slow_slurm_is_looked_at_more_rarely():
 
 
 def test_what_is_not_over_is_looked_at_again_and_then_left_to_the_regular_passes():
-    looks, now, seen = pacing.Looks(), 0.0, 0
+    looks, now, seen = pace.Looks(), 0.0, 0
     looks.add([7], now)
     while now < 3600.0:
         now += 1.0
@@ -65,7 +65,7 @@ def test_what_is_not_over_is_looked_at_again_and_then_left_to_the_regular_passes
 
 
 def test_who_does_not_lead_keeps_what_may_still_be_of_use():
-    looks = pacing.Looks()
+    looks = pace.Looks()
     looks.add([1], 0.0)
     looks.add([2], 50.0)
     looks.forget(70.0)
