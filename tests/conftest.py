@@ -28,6 +28,7 @@ from hpctrack import settings as configuration
 from hpctrack.cli import main
 from hpctrack.store import database as store
 from hpctrack.store.schema import migrate
+from tests.support.paths import ROOT
 
 PASSWORD = "a password / with 'odd' characters"
 TEMPLATE = "template_hpctrack"
@@ -258,7 +259,7 @@ def _nobodys_configuration(monkeypatch, tmp_path_factory) -> None:
 def wheels(tmp_path_factory) -> list[Path]:
     """Build both wheels as users get them: hpctrack's, and that of the script's side, which it depends on."""
     folder = tmp_path_factory.mktemp("dist")
-    root = Path(__file__).parents[1]
+    root = ROOT
     environ = {**os.environ, "HPCTRACK_DIVIDE": "1"}
     for source in (root, root / "packages" / "script"):
         command = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, source]

@@ -93,7 +93,7 @@ _STATES = (
     State(_S.OUT_OF_MEMORY, Stage.ENDED, Ends.RUN, squeue=False, sacct=True),
 )
 TABLE: dict[RunStatus, State] = {state.status: state for state in _STATES}
-"""Every status. `tests/unit/test_states.py` holds that none is missing."""
+"""Every status. `tests/unit/run/test_states.py` holds that none is missing."""
 
 _STAGES = {state.status: state.stage for state in _STATES}
 _BY_WORD = {status.value: status for status in RunStatus}

@@ -1,7 +1,7 @@
 """Named SQL statements from ``sql/queries/*.sql``.
 
 A file holds statements that begin with ``-- name: fetch_runs`` and a comment that says what it is for.
-`tests/unit/test_statements.py` rejects unused names; duplicates are refused when the files are read.
+`tests/unit/store/test_statements.py` rejects unused names; duplicates are refused when the files are read.
 """
 
 from __future__ import annotations

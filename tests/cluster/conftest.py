@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 #: What the tests of one account use: everything on loopback, everything a little faster than in real life.
 CONFIGURATION = """\
 collector_bind = 127.0.0.1

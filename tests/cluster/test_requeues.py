@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import books
-from tests.cluster.local_conf import configured, reconfigure
 from tests.cluster.test_states import RESTARTED, SAFE, Lab, opened
+from tests.support import books
+from tests.support.local_conf import configured, reconfigure
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

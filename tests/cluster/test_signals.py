@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.variables import OF_ONE_JOB
+from tests.support.variables import OF_ONE_JOB
 
 pytestmark = pytest.mark.cluster
 

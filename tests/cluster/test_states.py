@@ -26,7 +26,7 @@ from hpctrack.model import JobFacts
 from hpctrack.reconcile.plan import TAKEN_OUT
 from hpctrack.slurm import accounting
 from hpctrack.store import database
-from tests.cluster import books
+from tests.support import books
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

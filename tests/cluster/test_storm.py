@@ -12,7 +12,7 @@ import pytest
 
 from hpctrack.model import RunStatus
 from hpctrack.run import states
-from tests.cluster import books
+from tests.support import books
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cluster.variables import OF_ONE_JOB
+from tests.support.variables import OF_ONE_JOB
 
 pytestmark = pytest.mark.cluster
 

@@ -16,11 +16,11 @@ from psycopg.rows import dict_row
 from hpctrack import reconcile
 from hpctrack.settings import Settings
 from hpctrack.store.ingest import ingestion
-from tests.chain import Collector, Tracked
 from tests.conftest import clone, skip_or_fail
-from tests.integration.roles import Roles
-from tests.integration.site_of_fakes import Site
-from tests.integration.slurm_says import T0, Slurm
+from tests.support.processes import Collector, Tracked
+from tests.support.roles import Roles
+from tests.support.site_of_fakes import Site
+from tests.support.slurm_says import T0, Slurm
 
 
 @pytest.fixture

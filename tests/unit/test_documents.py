@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 import click
 
 from hpctrack import settings
 from hpctrack.cli import group, table_of_verbs
+from tests.support.paths import DOCS, ROOT
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _INLINE_CODE = re.compile(r"`([^`]+)`")
 
 
 def test_the_tests_of_faults_exist():
     text = (DOCS / "faults.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(test_\w+)(?:::(test_\w+))?`", text)
+    named = re.findall(r"`((?:\w+/)*test_\w+)(?:::(test_\w+))?`", text)
     assert len(named) > 40
     for module, function in named:
-        (path,) = (ROOT / "tests" / "integration").rglob(f"{module}.py")
+        (path,) = (ROOT / "tests" / "integration").glob(f"**/{module}.py")
         source = path.read_text(encoding="utf-8")
         assert not function or f"def {function}(" in source, f"{module}::{function}"
     for path in re.findall(r"`(tests/[\w/]+\.py)`", text):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "minicluster.py"
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "minicluster.py"
 
 
 def load():

@@ -1,13 +1,13 @@
 """docs/tour.md: what `make tour` has written shows every verb at work."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from hpctrack.cli import table_of_verbs
+from tests.support.paths import DOCS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "tour.md").read_text()
+PAGE = (DOCS / "tour.md").read_text()
 COMMANDS = re.findall(r"^\$ .*$", PAGE, re.MULTILINE)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import installations
+from tests.support import installations
 
 #: Tells what it was given, and does as sbatch does.
 SBATCH = """\

@@ -13,8 +13,8 @@ from hpctrack.cli.doctor import trial
 from hpctrack.store import database as store
 from hpctrack.store import embedded
 from hpctrack.stream.collector import launch
-from tests.chain import eventually
 from tests.conftest import wheel_binaries
+from tests.support.processes import eventually
 
 #: What is tried here does not depend on the server.
 ONE_SERVER = pytest.mark.parametrize("server", ["wheel"], indirect=True)

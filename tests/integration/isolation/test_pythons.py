@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from tests import installations
 from tests.integration.isolation.conftest import Place
 from tests.integration.isolation.test_environment import GRAVE, TROUBLES, given, variables
+from tests.support import installations
 
 VERSIONS = [f"3.{minor}" for minor in range(10, 15)]
 #: Libraries that are good in any Python.

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.isolation.conftest import Place
+from tests.support.paths import ROOT
 
 SCRIPT = "#!/bin/sh\necho hello\n"
 
@@ -438,6 +439,6 @@ def test_a_folder_on_path_that_one_may_not_look_into_does_not_matter():
             (found / program).chmod(0o755)
         done = subprocess.run(
             [sys.executable, "-c", code, f"{closed}:{found}"], capture_output=True, text=True, check=False,
-            cwd=Path(__file__).parents[3],
+            cwd=ROOT,
         )  # fmt: skip
         assert done.stdout.split() == [str(found / "git"), str(found / "elsewhere.sh")], done.stderr

@@ -1,0 +1,208 @@
+"""hpctrack status --watch: what it draws, and how it gives the terminal back, whatever ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support.terminals import Terminal
+
+
+def test_watching_follows_the_database_until_q(terminal, run, connection):
+    run(status="PENDING")
+    one = terminal("status", "--watch", "--interval", "0.2")
+    one.read_until(lambda text: "PENDING" in text)
+    connection.execute("UPDATE runs SET status = 'RUNNING'")
+    one.read_until(lambda text: "RUNNING" in text)
+    one.type("q")
+    assert one.finish() == 0
+    assert one.text.count("\x1b[?1049h") == one.text.count("\x1b[?1049l") == 1
+    after = one.text.rpartition("\x1b[?1049l")[2]
+    assert "RUNNING" in after
+    assert "Traceback" not in one.text
+
+
+def test_watching_ends_cleanly_on_ctrl_c_and_gives_the_terminal_back(terminal, run):
+    run()
+    one = terminal("status", "--watch", "--interval", "30")
+    one.read_until(lambda text: "RUNNING" in text)
+    one.process.send_signal(signal.SIGINT)
+    assert one.finish() == 0
+    assert "\x1b[?1049l" in one.text
+    assert "Traceback" not in one.text
+
+
+def test_watching_named_runs_ends_with_them(terminal, run, connection):
+    run(slurm_job_id=14)
+    one = terminal("status", "--watch", "--interval", "0.2", "14")
+    one.read_until(lambda text: "RUNNING" in text)
+    connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
+    assert one.finish() == 0
+    assert "COMPLETED" in one.text
+
+
+def test_watching_survives_a_postgresql_that_drops_connections(terminal, run, connection):
+    run(status="PENDING")
+    one = terminal("status", "--watch", "--interval", "0.2")
+    one.read_until(lambda text: "PENDING" in text)
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'hpctrack' AND pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    connection.execute("UPDATE runs SET status = 'RUNNING'")
+    one.read_until(lambda text: "RUNNING" in text)
+    one.type("q")
+    assert one.finish() == 0
+
+
+def test_watching_into_a_pipe_writes_what_changed(database, run, connection):
+    run(slurm_job_id=14, status="PENDING")
+    names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpctrack.cli.main", "status", "14", "--watch", "--interval", "0.2"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env={**os.environ, **names},
+    )  # fmt: skip
+    first = [process.stdout.readline() for _ in range(4)]
+    connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
+    rest = process.stdout.read()
+    assert process.wait(30) == 0
+    assert "PENDING" in first[1]
+    assert "COMPLETED" in rest
+    assert "\x1b" not in rest
+
+
+# --- signals at any moment ----------------------------------------------------------------------------------
+
+#: Runs a verb in a terminal again and again, and sends it signals after so many lines of its code. Prints
+#: what went wrong.
+STRIDE, COUNT = 173, 25
+AT_MANY_INSTANTS = """
+import json, os, pty, signal, sys, termios
+from hpctrack.cli import group, main, watching; from hpctrack.cli.terminal import screen
+numbers, first, stride, count, arguments = json.loads(sys.argv[1])
+
+def interrupt_at(line):
+    left = line
+    def trace(frame, event, _):
+        nonlocal left
+        if event == "line":
+            left -= 1
+            if left == 0 or left == -5 and len(numbers) > 1:
+                os.kill(os.getpid(), numbers[0 if left == 0 else 1])
+        return trace
+    def begin(frame, event, _):
+        if frame.f_code.co_name == "_redraw":
+            return trace(frame, event, _)
+        return trace if left < line else None
+    sys.settrace(begin)
+
+def watch(line):
+    pid, leader = pty.fork()
+    if pid == 0:
+        interrupt_at(line)
+        main.main(arguments)
+    before, said = termios.tcgetattr(leader), b""
+    while True:
+        try:
+            said += os.read(leader, 65536)
+        except OSError:
+            break
+    after = termios.tcgetattr(leader)
+    os.close(leader)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode(), before == after
+
+wrong = []
+for line in range(first, first + stride * count, stride):
+    code, said, same = watch(line)
+    # 130 before the watch has begun, and once it has ended.
+    end = code in ((0, 130, -signal.SIGINT) if signal.SIGINT in numbers else ()) or code == -numbers[0]
+    left = said.count("\\x1b[?1049h") == said.count("\\x1b[?1049l")
+    shown = said.count("\\x1b[?25l") <= said.count("\\x1b[?25h")
+    if not (same and left and shown and end) or "Traceback" in said:
+        wrong.append((line, code, same, left, shown, said[-300:]))
+print(json.dumps(wrong))
+"""
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGINT],
+        [signal.SIGINT] * 2,
+        [signal.SIGTERM],
+        [signal.SIGHUP],
+        [signal.SIGQUIT, signal.SIGINT],
+    ],
+    ids=["Ctrl-C", "Ctrl-C twice", "SIGTERM", "SIGHUP", "SIGQUIT, Ctrl-C"],
+)
+def test_whenever_a_signal_comes_the_terminal_is_given_back(database, run, numbers):
+    run()
+    names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
+    arguments = ["status", "--watch", "--interval", "0.2"]
+    done = subprocess.run(
+        [sys.executable, "-c", AT_MANY_INSTANTS, json.dumps([numbers, 1, STRIDE, COUNT, arguments])],
+        env={**os.environ, **names, "TERM": "xterm-256color"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+def test_ctrl_z_gives_the_terminal_back_until_the_verb_goes_on(database, run):
+    run()
+    one = Terminal(database, [], 100, command=["bash", "--norc", "--noediting", "-i"])
+    try:
+        one.type(f"{sys.executable} -m hpctrack.cli.main status --watch --interval 30\n")
+        one.read_until(lambda text: "RUNNING" in text)
+        one.type("\x1a")
+        one.read_until(lambda text: "Stopped" in text)
+        assert one.text.count("\x1b[?1049h") == one.text.count("\x1b[?1049l") == 1
+        one.type("fg\n")
+        one.read_until(lambda text: text.rpartition("Stopped")[2].count("RUNNING") >= 1)
+        one.type("q")
+        one.read_until(lambda text: text.count("\x1b[?1049l") == 2)
+        one.type("exit\n")
+        assert one.finish() == 0
+        assert one.text.count("\x1b[?1049h") == 2
+    finally:
+        one.close()
+
+
+def test_a_terminal_that_changes_its_size_is_drawn_anew(terminal, run):
+    run()
+    one = terminal("status", "--watch", "--interval", "30")
+    one.read_until(lambda text: "RUNNING" in text)
+    one.process.send_signal(signal.SIGWINCH)
+    one.read_until(lambda text: text.count("every 30 s") == 2)
+    one.type("q")
+    assert one.finish() == 0
+
+
+def test_ctrl_c_while_postgresql_does_not_answer(terminal, run, connection):
+    run()
+    one = terminal("status", "--watch", "--interval", "0.2")
+    one.read_until(lambda text: "RUNNING" in text)
+    with connection.transaction():
+        connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+        while connection.execute(waits, (connection.info.dbname,)).fetchone() == (0,):
+            time.sleep(0.02)
+        one.process.send_signal(signal.SIGINT)
+        assert one.finish() == 0
+    assert one.text.count("\x1b[?1049h") == one.text.count("\x1b[?1049l") == 1
+
+
+def test_a_terminal_without_another_screen_gets_lines(terminal, run, connection):
+    run(slurm_job_id=14)
+    one = terminal("status", "14", "--watch", "--interval", "0.2", TERM="dumb")
+    one.read_until(lambda text: "RUNNING" in text)
+    connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
+    assert one.finish() == 0
+    assert "COMPLETED" in one.text
+    assert "\x1b" not in one.text

@@ -1,0 +1,75 @@
+"""Scripts that clear stray workers away by name hit no process of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import skip_or_fail
+from tests.integration.stream.node.test_supervisor import Job
+from tests.support.processes import eventually
+
+#: A script called train.sh in a folder of that name; the interpreter's own path may hold anything as well.
+WAIT = b"#!/bin/sh\necho $PPID > up\nread line < go; exit 5\n"
+#: All but the shell itself, whose command line holds the words, too, under plain sbatch.
+OTHERS = "for pid in $(pgrep -f {}); do [ $pid = $$ ] || kill -9 $pid; done"
+WAYS = [
+    "pkill -9 python",
+    "pkill -9 -f python",
+    OTHERS.format("train"),
+    OTHERS.format("hpctrack"),
+    "pkill -9 -f spool",
+    "pkill -9 -f supervise[^a-z]",
+    "killall -q -9 python3",
+    "killall -q -9 -r 'python.*'",
+    "kill -9 $(pidof python3)",
+]
+
+
+def tree(pid: int) -> dict[int, tuple[str, str]]:
+    """Return a process and its children: command name and command line."""
+    found = {}
+    children_of = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for one in (pid, *map(int, children_of)):
+        line = Path(f"/proc/{one}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        found[one] = (Path(f"/proc/{one}/comm").read_text().strip(), line)
+    return found
+
+
+def test_our_processes_say_nothing_of_python_or_the_script(tmp_path):
+    os.mkfifo(tmp_path / "go")
+    job = Job(tmp_path, WAIT, "train-argument")
+    supervisor = int(job.await_file("up"))
+    names = eventually(lambda: (found := tree(supervisor)) and len(found) == 5 and found)
+    (tmp_path / "go").write_text("on\n")
+    assert job.end()[0] == 5
+    own = sorted(value for value in names.values() if "slurm_script" not in value[0])
+    assert own == sorted(
+        (name, name) for name in ("hpct-supervisor", "hpct-relay", "hpct-sentinel", "hpct-sentinel")
+    )
+
+
+@pytest.fixture
+def alone():
+    """Return how to start a command in a namespace of process ids, behind a shell that is number one."""
+    argv = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", '"$@"; exit $?', "sh"]
+    if subprocess.run([*argv, "true"], check=False, capture_output=True).returncode:
+        skip_or_fail("there can't be namespaces of process ids here")
+    return argv
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_clears_workers_away_leaves_us_alone(tmp_path, alone, way):
+    if any(not shutil.which(word) for word in ("pkill", "killall", "pidof") if word in way):
+        pytest.skip("the program is not here")
+    folder = tmp_path / "train"
+    folder.mkdir()
+    script = f"#!/bin/sh\n{way} 2>/dev/null\nread children < /proc/$PPID/task/$PPID/children\n"
+    script += "for pid in $children; do cat /proc/$pid/comm; done; exit 5\n"
+    code, output, _ = Job(folder, script.encode(), "train", prefix=tuple(alone)).end()
+    assert code == 5
+    assert [name[:5] for name in sorted(output.split())] == ["hpct-", "hpct-", "hpct-", "slurm"]

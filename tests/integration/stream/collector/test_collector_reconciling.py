@@ -1,0 +1,94 @@
+"""The collector and Slurm: when it asks, and for whom."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+import uuid
+
+import pytest
+
+from hpctrack import model
+from hpctrack.store.write import collectors
+from hpctrack.stream.collector import reconciler
+from tests.support.processes import PATIENCE, eventually
+
+
+@pytest.fixture
+def settings(database):
+    return database._replace(collector_bind="127.0.0.1", auto_columns=True)
+
+
+class Books:
+    """Slurm's books, which learn of the end of job 14 only when they have been looked at twice."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def _fact(self, source, status) -> model.JobFacts:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        ended = now if status is model.RunStatus.FAILED else None
+        submitted = now - datetime.timedelta(minutes=1)
+        return model.JobFacts(
+            source, "c", 14, status.value, status, user_name="u", attempt=0, time_submitted=submitted,
+            time_started=submitted, time_ended=ended, exit_code=3 if ended else None,
+        )  # fmt: skip
+
+    def queue(self, users=None):
+        return [] if self.looks > 2 else [self._fact("squeue", model.RunStatus.COMPLETING)]
+
+    def ended(self, jobs, since):
+        self.looks += 1
+        status = model.RunStatus.FAILED if self.looks > 2 else model.RunStatus.RUNNING
+        return [self._fact("sacct", status)]
+
+
+@pytest.mark.parametrize("away", [0.0, 1.5], ids=["", "after another collector's lease has run out"])
+def test_a_finished_job_shows_its_final_state_within_seconds(settings, connection, insert, away):
+    experiment, name, books = insert("experiments", name="e"), uuid.uuid4(), Books()
+    before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=1)
+    insert("submissions", uuid=name, user_name="u", time=before, cluster="c")
+    run_id = insert(
+        "runs", experiment_id=experiment, status="RUNNING", submission=name, task=-1, user_name="u",
+        cluster="c", slurm_job_id=14, time_created=before,
+    )  # fmt: skip
+    collector = uuid.uuid4()
+    assert collectors.beat(connection, collector, host="h", pid=1, addresses=["h:1"], stats={})
+    rarely = settings._replace(reconcile_interval=3600.0)
+    leads = threading.Event()
+    leads.set()
+    thread = reconciler.Reconciling(
+        rarely, collector, lambda: reconciler.Slurm("c", books, None), leads.is_set, between_looks=0.5
+    )
+    running = threading.Thread(target=thread.run)
+    running.start()
+    try:
+        eventually(lambda: thread.passes)  # the regular pass, for the next hour
+        if away:
+            leads.clear()
+        thread.ended({run_id})
+        time.sleep(away)
+        leads.set()
+        query = "SELECT status::text FROM runs WHERE id = %s"
+        eventually(lambda: connection.execute(query, [run_id]).fetchone() == ("FAILED",))
+        assert books.looks == 4  # the third finds a failure, and asks again once squeue has let the job go
+    finally:
+        thread.stop()
+        running.join(PATIENCE)
+    assert thread.trouble is None
+    assert thread.stats()["slurm_interval_s"] == 3600.0
+
+
+def test_who_does_not_lead_leaves_slurm_alone(settings):
+    def find():
+        raise AssertionError
+
+    thread = reconciler.Reconciling(settings, uuid.uuid4(), find, lambda: False)
+    running = threading.Thread(target=thread.run)
+    running.start()
+    thread.ended({1})
+    time.sleep(1.0)
+    thread.stop()
+    running.join(PATIENCE)
+    assert thread.passes == 0

@@ -1,0 +1,120 @@
+"""The collector's figures for Prometheus: each moves when what it counts happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+import uuid
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hpctrack.stream.wire import wire
+from tests.support.processes import PROGRAM, Collector, environment, eventually
+from tests.support.sender import Sender, message, rows
+
+NAME = b"journal1"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def settings(database):
+    return database._replace(collector_bind="127.0.0.1", auto_columns=True, metrics_port=free_port())
+
+
+@pytest.fixture
+def collector(settings):
+    one = Collector(settings)
+    eventually(lambda: is_open(settings.metrics_port))
+    yield one
+    one.end(signal.SIGKILL)
+
+
+def scrape(settings) -> dict[str, float]:
+    """Return every sample; labels are appended to its name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{settings.metrics_port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        sample.name.removeprefix("hpctrack_")
+        + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_what_happens_is_counted(connection, settings, collector, submit):
+    _, name, secret = submit()
+    sender = Sender(collector.address(), name, secret)
+    sender.ship(NAME, [rows(0), rows(3), message("args", lr=1)])
+    header = sender.header(NAME, 0, 100)
+    good = wire.seal(sender.key, header, rows(0))
+    sender.send(good)  # again
+    sender.send(good[:-1] + bytes([good[-1] ^ 1]), b"x" * 100)
+    sender.send(wire.seal(sender.key, sender.header(NAME, 500, 600), rows(9)))  # beyond a gap
+    connection.execute("ALTER TABLE metrics ADD CONSTRAINT small CHECK (x < 1000)")
+    sender.ship(NAME, [rows(0), rows(3), message("args", lr=1), rows(2000)])
+
+    def counted():
+        found = scrape(settings)
+        arrived = found["refused_datagrams_total wrong magic"] and not found["queued_datagrams"]
+        return found if arrived else None
+
+    found = eventually(counted)
+    assert found["stored_rows_total"] == 6
+    assert found["stored_messages_total"] == 1
+    assert found["stored_rejected_total"] == found["rejected_rows_total 23514"] == 3
+    assert found["refused_datagrams_total wrong MAC"] == 1
+    assert found["refused_datagrams_total wrong magic"] == 1
+    assert found["arrived_datagrams_total committed"] >= 1
+    assert found["arrived_datagrams_total held"] == 1
+    assert found["held_bytes"] > 0
+    assert found["open_streams"] == 1
+    assert found["commit_seconds_count"] == found["stored_batches_total"] >= 1
+    assert found["commit_seconds_sum"] > 0
+    assert found["received_datagrams_total"] >= 7
+    assert found["received_bytes_total"] > 700
+    assert (found["postgresql_up"], found["reconciling"]) == (1, 0)
+    assert "slurm_up" not in found, "who does not ask Slurm says nothing of it"
+    assert collector.end() == 0
+
+
+def test_an_unknown_run_is_counted(settings, collector):
+    sender = Sender(collector.address(), uuid.uuid4(), os.urandom(32))
+    sender.send(wire.seal(sender.key, sender.header(NAME, 0, 100), rows(0)))
+    eventually(lambda: scrape(settings)["refused_datagrams_total unknown run"])
+
+
+def failing(settings, **environ) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "collector", "--no-reconcile"],
+        env={**environment(settings), **environ}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 69
+    assert "Traceback" not in run.stderr
+    return run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+def test_a_port_that_is_taken_is_one_clear_line(settings):
+    with socket.create_server(("127.0.0.1", settings.metrics_port)):
+        assert f"metrics can't be served on 127.0.0.1 port {settings.metrics_port}" in failing(settings)
+
+
+@pytest.mark.parametrize("server", ["wheel"], indirect=True)
+def test_without_the_package_one_line_says_what_to_install(settings, tmp_path):
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    assert "pip install 'hpctrack[prometheus]'" in failing(settings, PYTHONPATH=path)

@@ -1,0 +1,8 @@
+"""Where the repository is, and what tests read from it."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+#: Recordings, lists and small programs in C.
+DATA = ROOT / "tests" / "data"

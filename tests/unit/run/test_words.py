@@ -1,0 +1,52 @@
+"""Numbers of things are written by `common.counted`, which knows that 1 is one."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "hpctrack"
+THINGS = re.compile(
+    r" (?:\w+ )?(runs|rows|folders|journals|submissions|records|lines|jobs|tasks|metrics|files|users|"
+    r"collectors|experiments|attempts|messages|datagrams|processes|nodes|columns)\b"
+)
+#: The same in texts that are formatted later: of the log, and by ``str.format``.
+FORMATTED = re.compile(rf"(%d|\{{\w*(?::,?d?)?\}}){THINGS.pattern}")
+#: Numbers that are never one, and words that are no numbers.
+NEVER_ONE = {
+    ("html.py", "len(rows)", " runs"),
+    ("run.py", "len(ids)", " runs"),
+    ("cancel.py", "job.run_id", " runs"),
+    ("common.py", "len(more) + 1", " runs"),
+    ("figures.py", "path.suffix", " files"),
+    ("listing.py", "page.total", " runs"),
+    ("late.py", "lines", " lines"),
+    ("listing.py", "len(lines)", " lines"),
+    ("metrics.py", "_SHOWN", " rows"),
+    ("misspelt.py", "known_names.NEWEST", " runs"),
+    ("ingestion.py", "refusals.IN_A_ROW", " rows"),
+    ("words.py", "_SEVERAL_AT_ONCE", " runs"),
+}
+
+
+def places():
+    """Yield where a number, or what may be one, stands before the name of a thing."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                for value, text in itertools.pairwise(node.values):
+                    if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
+                        match = THINGS.match(text.value)
+                        what = ast.unparse(value.value)
+                        if match and "counted(" not in what:
+                            yield path.name, what, match[0]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for match in FORMATTED.finditer(node.value):
+                    yield path.name, match[1], match[0][len(match[1]) :]
+
+
+def test_each_plural_has_seen_its_number():
+    assert {place for place in places() if place not in NEVER_ONE} == set()
