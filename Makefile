@@ -47,11 +47,11 @@ cluster-test: $(STAMP)  ## tests on a real Slurm
 test-slow: $(STAMP) test-programs  ## what takes minutes or gigabytes: storms, partitions, millions of rows
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-lint: $(STAMP)  ## ruff, mypy --strict, import rules, whether the documents name what there is
+lint: $(STAMP)  ## ruff, mypy --strict, import rules, complexity, whether the documents name what there is
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/unit/test_imports.py tests/unit/test_documents.py
+	$(BIN)/python -m pytest -q tests/unit/test_imports.py tests/unit/test_complexity.py tests/unit/test_documents.py
 
 format: $(STAMP)  ## put the code in ruff's format
 	$(BIN)/ruff check --fix --select I .

@@ -55,7 +55,6 @@ SCRIPT_WHEEL = [name for name in re.findall(r'"/hpctrack/(.*?)"', _EXCLUDED) if 
 SCRIPT_SIDE = (*SCRIPT_WHEEL, "files.py", "resources.py", "importable/hpctrack/__init__.py")
 #: ``usage`` looks for psutil in the interpreter's environment.
 MAY_NAME_AN_INTERPRETER = ("process.children", "stream.node.usage")
-MAX_LINES = 500
 
 
 def is_in(name: str, parts) -> bool:
@@ -185,11 +184,6 @@ def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_what_it_may(path):
     assert violations(name_of(path), path.read_text(encoding="utf-8")) == []
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_is_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("name", SCRIPT_SIDE)

@@ -1,0 +1,212 @@
+"""How long a file may be, and how many ways there may be through a function.
+
+Counted by radon, which also counts boolean operators and comprehensions; ruff's C901 does not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from radon.visitors import Class, ComplexityVisitor
+
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LINES = 500
+MAX_COMPLEXITY = 12
+#: What nine in ten functions of a folder do not exceed.
+USUAL = {"hpctrack": 8, "tests": 6}
+
+#: Functions that are over `MAX_COMPLEXITY` still.
+TOO_COMPLEX = frozenset(
+    """
+    hpctrack/cli/doctor/checks.py:_reconciler
+
+    hpctrack/cli/group.py:_run
+
+    hpctrack/cli/terminal/chart.py:draw
+    hpctrack/cli/terminal/detail.py:_metrics
+    hpctrack/cli/terminal/listing.py:build
+
+    hpctrack/cli/verbs/cancel.py:command
+    hpctrack/cli/verbs/compare.py:_print
+    hpctrack/cli/verbs/metrics.py:_print_table
+    hpctrack/cli/verbs/plot.py:_split
+    hpctrack/cli/verbs/prune.py:command
+    hpctrack/cli/verbs/rerun.py:_find
+    hpctrack/cli/verbs/setup.py:command
+    hpctrack/cli/verbs/status.py:command
+    hpctrack/cli/verbs/sync.py:_deliver
+
+    hpctrack/reconcile/attempts.py:History._note
+    hpctrack/reconcile/attempts.py:History.take
+    hpctrack/reconcile/attempts.py:_told
+    hpctrack/reconcile/inquiry.py:Inquiry._ask_accounts_since
+    hpctrack/reconcile/matching.py:Index.of
+    hpctrack/reconcile/matching.py:missing_tasks
+    hpctrack/reconcile/passes.py:observe
+    hpctrack/reconcile/passes.py:run_once
+    hpctrack/reconcile/passes.py:settle_lost
+    hpctrack/reconcile/plan.py:_batch
+    hpctrack/reconcile/plan.py:_change
+    hpctrack/reconcile/plan.py:_command
+    hpctrack/reconcile/plan.py:_job_fields
+    hpctrack/reconcile/plan.py:_recheck_after
+    hpctrack/reconcile/plan.py:_says_nothing_new
+    hpctrack/reconcile/running_time.py:_suspended
+    hpctrack/reconcile/running_time.py:_time_stopped
+
+    hpctrack/run/comparison.py:compare
+    hpctrack/run/efficiency.py:hints
+
+    hpctrack/script/__init__.py:_line
+    hpctrack/script/__init__.py:jsonable
+    hpctrack/script/__init__.py:log
+    hpctrack/script/conversions.py:fields
+
+    hpctrack/settings.py:load
+
+    hpctrack/slurm/sbatch/options.py:split
+    hpctrack/slurm/sbatch/submit.py:_run
+
+    hpctrack/store/ingest/batch.py:_Batch.store_rows
+    hpctrack/store/ingest/ingestion.py:Ingestion._add_columns
+    hpctrack/store/ingest/ingestion.py:Ingestion._by_losses
+    hpctrack/store/ingest/messages.py:store
+    hpctrack/store/ingest/rows.py:_merge_extra
+    hpctrack/store/ingest/rows.py:partition
+
+    hpctrack/store/metrics/columnar.py:joined
+    hpctrack/store/metrics/copy_binary.py:encode
+
+    hpctrack/store/read/filters.py:expression
+    hpctrack/store/read/lists.py:_array
+    hpctrack/store/read/lookup.py:_one_job
+    hpctrack/store/read/misspelt.py:lines
+
+    hpctrack/stream/collector/addresses.py:_interfaces
+    hpctrack/stream/collector/arrays.py:_shape
+
+    hpctrack/stream/disk/adoption.py:_adopt
+    hpctrack/stream/disk/removal.py:clear
+    hpctrack/stream/disk/tail.py:Tail._read_some
+
+    hpctrack/stream/node/relay.py:Relay._keep_house
+    hpctrack/stream/node/spool.py:ship
+    hpctrack/stream/node/window.py:Window._take_watermark
+
+    hpctrack/stream/wire/doubts.py:_why_no_row
+    hpctrack/stream/wire/journal.py:_parse_quoted
+    hpctrack/stream/wire/wire.py:Rows.append
+    hpctrack/stream/wire/wire.py:_encode_times
+    hpctrack/stream/wire/wire.py:pack
+
+    hpctrack/text/redact.py:Redactor.collect
+    hpctrack/text/redact.py:Redactor.value
+    hpctrack/text/redact.py:_secret_arguments
+    hpctrack/text/secret_patterns.py:_assigned
+    hpctrack/text/secret_patterns.py:_in_urls
+    hpctrack/text/secret_patterns.py:given
+
+    tests/integration/cli/test_pasting.py:test_every_verb_acts_on_what_is_printed_and_on_nothing_else
+
+    tests/integration/store/ingest/test_ingestion_poison.py:test_what_refuses_everything_sets_little_aside
+
+    tests/integration/store/test_strangers_rows.py:test_no_value_in_any_column_of_ones_own_harms_others
+
+    tests/unit/reconcile/test_plan_histories.py:passes_of
+
+    tests/unit/stream/collector/test_arrays.py:rows_of
+
+    tests/unit/stream/node/test_window_simulation.py:simulate
+
+    tests/unit/test_imports.py:names_an_interpreter
+    tests/unit/test_imports.py:violations
+    """.split()
+)
+#: Files that are over `MAX_LINES` still.
+TOO_LONG = frozenset(
+    """
+    tests/cluster/test_states.py
+    tests/integration/script/test_script.py
+    tests/unit/script/test_script.py
+    tests/unit/slurm/test_parse.py
+    """.split()
+)
+
+FILES = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in USUAL}
+
+
+class Function(NamedTuple):
+    complexity: int
+    name: str
+
+
+def functions(source: str, path: str = "") -> list[Function]:
+    """Return all functions and methods, each without those inside it; an assert counts as nothing."""
+    blocks = ComplexityVisitor.from_code(source, no_assert=True).blocks
+    return [
+        function
+        for block in blocks
+        if not isinstance(block, Class)
+        for function in _with_inner(block, f"{path}:{block.fullname}")
+    ]
+
+
+def _with_inner(block, name: str) -> Iterator[Function]:
+    yield Function(block.complexity, name)
+    for inner in block.closures:
+        yield from _with_inner(inner, f"{name}.{inner.name}")
+
+
+@pytest.fixture(scope="module", params=USUAL)
+def folder(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def counted(folder):
+    """All functions of a folder."""
+    return [
+        function
+        for path in FILES[folder]
+        for function in functions(path.read_text("utf-8"), str(path.relative_to(ROOT)))
+    ]
+
+
+def test_no_function_is_too_complex(folder, counted):
+    complex_ones = {function.name for function in counted if function.complexity > MAX_COMPLEXITY}
+    expected = {name for name in TOO_COMPLEX if name.startswith(f"{folder}/")}
+    assert complex_ones - expected == set(), "take it apart"
+    assert expected - complex_ones == set(), "strike it off the list"
+
+
+def test_nine_in_ten_functions_are_plain(folder, counted):
+    ordered = sorted(function.complexity for function in counted)
+    assert ordered[len(ordered) * 9 // 10] <= USUAL[folder]
+
+
+def test_no_file_is_too_long(folder):
+    lines = {str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n") for path in FILES[folder]}
+    long = {path for path, count in lines.items() if count > MAX_LINES}
+    expected = {path for path in TOO_LONG if path.startswith(f"{folder}/")}
+    assert long - expected == set(), "divide it"
+    assert expected - long == set(), "strike it off the list"
+
+
+@pytest.mark.parametrize(
+    ("source", "complexities"),
+    [
+        ("def f(): pass", [1]),
+        ("def f(a, b):\n    return a and b or 1", [3]),
+        ("def f(a):\n    return [b for b in a if b]", [3]),
+        ("def f(a):\n    def g():\n        if a: pass\n    return g", [1, 2]),
+        ("def f(a):\n    assert a", [1]),
+        ("class A:\n    def f(self, a):\n        if a: pass", [2]),
+    ],
+)
+def test_what_is_counted(source, complexities):
+    assert [function.complexity for function in functions(source)] == complexities
