@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors, files
+from hpctrack.stream.wire.names import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -172,9 +173,7 @@ def _port(text: str) -> int:
 def _addresses(text: str) -> tuple[str, ...]:
     entries = tuple(text.replace(",", " ").split())
     for entry in entries:
-        host, _, port = entry.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"{entry!r} is not host:port")
+        Address.parse(entry)
     return entries
 
 

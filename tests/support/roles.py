@@ -13,7 +13,8 @@ from hpctrack.cli import main
 from hpctrack.store import database as store
 from hpctrack.store.write import registration
 from hpctrack.stream.collector import launch
-from hpctrack.stream.wire import records, wire
+from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import TASK_NONE
 
 PASSWORD = "to each their own"
 
@@ -101,7 +102,7 @@ class Roles:
         """Register a submission as hpctrack sbatch does; return the run's id."""
         record = self.record(name, experiment, **run)
         records.set_registered(records.write(self.of(name).spool, record))
-        return registration.register(self.connect(name), record)[wire.TASK_NONE]
+        return registration.register(self.connect(name), record)[TASK_NONE]
 
     def record(self, name: str, experiment: str = "e", **run) -> records.Record:
         """Return a submission record of a role's."""

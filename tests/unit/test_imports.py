@@ -34,8 +34,9 @@ ORDER = """
 errors
 account flock limits model resources script text
 files
+stream.wire
 settings process git
-run stream.wire
+run
 stream.disk
 slurm store stream.node
 reconcile view

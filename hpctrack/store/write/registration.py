@@ -14,6 +14,7 @@ from hpctrack.run import array_spec
 from hpctrack.store import database, refusals
 from hpctrack.store.statements import statement
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import TASK_NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,9 +36,7 @@ def register(connection: Connection, record: records.Record) -> dict[int, int]:
     (`errors.StoreBusy`). Raises `errors.StoreError`, and ValueError for an array specification that Slurm
     would refuse.
     """
-    from hpctrack.stream.wire import wire  # late: hardly any read finds something to register
-
-    tasks = [wire.TASK_NONE] if record.tasks is None else array_spec.expand(record.tasks)
+    tasks = [TASK_NONE] if record.tasks is None else array_spec.expand(record.tasks)
     return _register(connection, record, tasks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import psutil
 
 from hpctrack import errors
 from hpctrack.stream.collector.mmsg import BatchSocket
+from hpctrack.stream.wire.names import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,14 +28,22 @@ def bind(settings: Settings, before: Sequence[str]) -> BatchSocket:
     Raises `errors.CollectorUnavailable`.
     """
     host, port = _everywhere(settings.collector_bind), settings.collector_port
-    known = {int(address.rpartition(":")[2]) for address in before if address.rpartition(":")[2].isdecimal()}
     failure: OSError | None = None
-    for candidate in (port,) if port else (*sorted(known), 0):
+    for candidate in (port,) if port else (*_ports(before), 0):
         try:
             return BatchSocket(host, candidate)
         except OSError as error:
             failure = error
-    raise errors.CollectorUnavailable(f"can't listen on {_joined(host, port)}: {failure}") from failure
+    raise errors.CollectorUnavailable(f"can't listen on {Address(host, port)}: {failure}") from failure
+
+
+def _ports(addresses: Iterable[str]) -> list[int]:
+    """Return the ports in what a file says; lines that are no addresses say nothing."""
+    ports = set()
+    for text in addresses:
+        with contextlib.suppress(ValueError):
+            ports.add(Address.parse(text).port)
+    return sorted(ports)
 
 
 def _everywhere(host: str) -> str:
@@ -47,13 +57,9 @@ def _everywhere(host: str) -> str:
 def reachable(host: str, port: int) -> list[str]:
     """Return where others reach a socket that is bound to a host, best first: ``host:port``."""
     if not ipaddress.ip_address(host).is_unspecified:
-        return [_joined(host, port)]
+        return [str(Address(host, port))]
     found = [_name(), *_interfaces(with_ipv6=":" in host)]
-    return [_joined(address, port) for address in dict.fromkeys(filter(None, found))][:_MAX_ADDRESSES]
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return [str(Address(address, port)) for address in dict.fromkeys(filter(None, found))][:_MAX_ADDRESSES]
 
 
 def _name() -> str | None:

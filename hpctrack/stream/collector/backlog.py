@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.run import array_spec
 from hpctrack.store.write import collectors, registration
 from hpctrack.stream.disk import folders, tail
 from hpctrack.stream.node import spool
-from hpctrack.stream.wire import records, wire
+from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import TASK_NONE, RunName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
-
-#: Submission and task, as on the wire.
-Name: TypeAlias = tuple[bytes, int]
 
 
 class Ready(NamedTuple):
@@ -66,13 +63,13 @@ def look(settings: Settings, connect: Callable[[], Connection]) -> Backlog:
 
 
 def _sort(found: Backlog, waiting: list[spool.Spooled], settings: Settings, connection: Connection) -> None:
-    named: list[tuple[spool.Spooled, Name, records.Record]] = []
-    keys: dict[Name, bytes] = {}
+    named: list[tuple[spool.Spooled, RunName, records.Record]] = []
+    keys: dict[RunName, bytes] = {}
     for one in waiting:
         try:
             record = folders.find_record(settings.spool, one.identity)
             if record is not None:
-                name = uuid.UUID(record.uuid).bytes, one.identity.task
+                name = RunName.of(record.uuid, one.identity.task)
                 keys[name] = records.fingerprint(record)
                 named.append((one, name, record))
         except (OSError, ValueError) as error:
@@ -119,7 +116,7 @@ def register(found: Backlog, settings: Settings, connection: Connection) -> int:
 
 
 def _has_task(record: records.Record, task: int) -> bool:
-    return task == wire.TASK_NONE if record.tasks is None else task in array_spec.expand(record.tasks)
+    return task == TASK_NONE if record.tasks is None else task in array_spec.expand(record.tasks)
 
 
 def _unacknowledged(one: spool.Spooled, run_id: int, marks: dict[tuple[int, str], int]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hpctrack import errors
 from hpctrack.stream.wire import wire
+from hpctrack.stream.wire.names import TASK_NONE, Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +25,12 @@ def ping(address: str, submission: bytes, secret: bytes, seconds: float) -> floa
     The run is that of a submission without tasks. Raises `errors.CollectorUnavailable` for a host that has no
     address, or on which nobody listens.
     """
-    key = wire.run_key(secret, wire.TASK_NONE)
-    host, _, port = address.rpartition(":")
+    key = wire.run_key(secret, TASK_NONE)
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
-    except (OSError, ValueError, UnicodeError) as error:
+        family, place = Address.parse(address).resolve()[0]
+    except (OSError, ValueError) as error:  # UnicodeError is a ValueError
         raise errors.CollectorUnavailable(f"{address} can't be found: {error}") from None
-    family, kind, protocol, _, place = found[0]
-    with socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol) as sock:
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.connect(place)
             return _await(sock, key, submission, time.monotonic() + seconds)
@@ -47,7 +46,7 @@ def _await(sock: socket.socket, key: bytes, submission: bytes, deadline: float) 
     while (now := time.monotonic()) < deadline:
         token = len(sent) + 1
         sent[token] = now
-        header = wire.Header(wire.PING, submission, wire.TASK_NONE, 0, journal, 0, 0, token)
+        header = wire.Header(wire.PING, submission, TASK_NONE, 0, journal, 0, 0, token)
         sock.send(wire.seal(key, header))
         for answer in _answers(sock, min(now + _PAUSE, deadline)):
             header = wire.peek(answer)

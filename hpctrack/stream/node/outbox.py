@@ -6,6 +6,7 @@ clock of its own: `Link` has the first, callers the second.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -15,6 +16,7 @@ from hpctrack import errors
 from hpctrack.stream.disk.marks import next_name
 from hpctrack.stream.node.window import Window
 from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire.names import Address, RunName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,18 +36,16 @@ BURST = 64
 class Run(NamedTuple):
     """Whose journals these are."""
 
-    submission: bytes  # 16 bytes, a UUID
-    task: int
+    name: RunName
     key: bytes
 
     @classmethod
     def of(cls, record: Record, task: int) -> Run:
         """Return the run of a submission record and one of its tasks."""
-        key = wire.run_key(bytes.fromhex(record.secret), task)
-        return cls(bytes.fromhex(record.uuid.replace("-", "")), task, key)
+        return cls(RunName.of(record.uuid, task), wire.run_key(bytes.fromhex(record.secret), task))
 
     def __repr__(self) -> str:
-        return f"<Run {self.submission.hex()}:{self.task}>"  # the key is for no log
+        return f"<Run {self.name.submission.hex()}:{self.name.task}>"  # the key is for no log
 
 
 class _Shipment:
@@ -170,8 +170,7 @@ class Outbox:
                 self._run.key,
                 wire.Header(
                     wire.DATA,
-                    self._run.submission,
-                    self._run.task,
+                    *self._run.name,
                     self._shipments[flight.stream.journal].tail.attempt,
                     flight.stream.journal,
                     flight.start,
@@ -208,7 +207,7 @@ class Outbox:
             header = wire.peek(datagram)
         except errors.WireError:
             return False
-        if (header.submission, header.task) != (self._run.submission, self._run.task):
+        if (header.submission, header.task) != self._run.name:
             return False
         if header.kind not in (wire.ACK, wire.HELD, wire.PONG) or not wire.verified(self._run.key, datagram):
             return False
@@ -278,14 +277,8 @@ class Link:
         """Try the next address."""
         targets: list[tuple[int, tuple[object, ...]]] = []
         for entry in self._addresses():
-            host, _, port = entry.rpartition(":")
-            try:
-                found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
-            except (OSError, ValueError, UnicodeError):
-                continue
-            targets += [
-                (family, address) for family, _, _, _, address in found if (family, address) not in targets
-            ]
+            with contextlib.suppress(OSError, ValueError):  # UnicodeError is a ValueError
+                targets += [found for found in Address.parse(entry).resolve() if found not in targets]
         self._targets = targets
         if not targets:
             self._target = None

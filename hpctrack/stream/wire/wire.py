@@ -96,9 +96,6 @@ _CLOSE = 4294.0  # seconds: their microseconds fit into 32 bits
 _ANY = 1 << 62
 _INT64 = range(-(1 << 63), 1 << 63)
 
-TASK_NONE = -1
-"""The task of a run that is not an array task."""
-
 
 class Header(NamedTuple):
     """Header of a datagram.

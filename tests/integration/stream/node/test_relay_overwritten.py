@@ -10,6 +10,7 @@ import pytest
 from hpctrack.script import journal_lines
 from hpctrack.stream.disk import folders, tail
 from hpctrack.stream.node import outbox
+from hpctrack.stream.wire.names import RunName
 from tests.support.relayed_job import await_result
 
 
@@ -154,7 +155,7 @@ def test_what_is_appended_while_a_journal_is_read_is_no_cut(tmp_path):
     one = tail.Tail([tail.parse_name(str(path))])
     with path.open("ab") as file:
         file.write(b"a=2\n")
-    box = outbox.Outbox(outbox.Run(bytes(16), -1, bytes(32)))
+    box = outbox.Outbox(outbox.Run(RunName(bytes(16), -1), bytes(32)))
     box.add(one)
     while list(box.datagrams(0.0)):
         pass

@@ -12,9 +12,10 @@ import pytest
 from hpctrack import errors
 from hpctrack.stream.node import echo
 from hpctrack.stream.wire import wire
+from hpctrack.stream.wire.names import TASK_NONE
 
 SUBMISSION, SECRET = uuid.uuid4().bytes, b"s" * 32
-KEY = wire.run_key(SECRET, wire.TASK_NONE)
+KEY = wire.run_key(SECRET, TASK_NONE)
 
 
 @contextlib.contextmanager
