@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.result import ENVIRON, Result
-from hpctrack.slurm.sbatch import batch_script
+from hpctrack import resources
 
 #: What the names of its results begin with.
 RESULTS = ("stream.start",)
@@ -48,7 +48,7 @@ def measure() -> Iterator[Result]:
 
 
 def _wrapped(folder: Path) -> list[str]:
-    main = Path(batch_script.__file__).parents[1] / "stream" / "__main__.py"
+    main = Path(resources.PACKAGE) / "stream" / "__main__.py"
     python = [sys.executable, "-I", "-S", str(main)]
     supervise = [*python, "supervise", "--spool", str(folder / "spool"), "--node-dir", str(folder),
                  "--flush", "0.1", "--script-line", "1", "--", "plain.sh"]  # fmt: skip
