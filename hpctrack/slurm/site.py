@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpctrack import errors, files
 from hpctrack.slurm import command
-from hpctrack.slurm.sbatch import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_SECONDS = 5.0
+#: Seconds that Slurm may take to answer.
+SECONDS = 5.0
 _CLUSTER_NAME = re.compile(r"^ClusterName\s*=\s*(\S+)", re.MULTILINE)
-_DEFAULT_CONF = "/etc/slurm/slurm.conf"
 #: What decides which Slurm commands are found, and which cluster they ask.
 _CLIENT = ("PATH", "LD_LIBRARY_PATH", "SLURM_CONF")
 _CLIENT_FILE = "slurm-client.json"
@@ -54,35 +53,21 @@ def cluster_name(environ: Mapping[str, str], cache: str) -> str:
     """
 
     def ask() -> str:
-        text = command.run(["scontrol", "show", "config"], timeout=_SECONDS, environ=environ).stdout
+        text = command.run(["scontrol", "show", "config"], timeout=SECONDS, environ=environ).stdout
         found = _CLUSTER_NAME.search(text)
         if found is None:
             raise errors.SlurmError("scontrol show config names no cluster")
         return found[1]
 
-    # A home may be shared between clusters: the host tells them apart where no file does.
-    key = [platform.node(), *_stamp(environ.get("SLURM_CONF") or _DEFAULT_CONF)]
-    return _remembered(Path(cache) / "cluster-name.json", key, ask)
+    return remembered("cluster-name.json", cache, stamp(conf(environ)), ask)
 
 
-def sbatch_options(environ: Mapping[str, str], cache: str, *, fresh: bool = False) -> dict[str, int]:
-    """Return the options in ``sbatch --help``, plugins' ones included; see `options.parse_help`.
-
-    Remembered until sbatch or the configuration of plugins changes, or until ``fresh`` asks anew. Raises
-    `errors.SlurmError`.
-    """
-
-    def ask() -> dict[str, int]:
-        text = command.run(["sbatch", "--help"], timeout=_SECONDS, environ=environ).stdout
-        return options.parse_help(text)
-
-    conf = environ.get("SLURM_CONF") or _DEFAULT_CONF
-    plugins = str(Path(conf).parent / "plugstack.conf")
-    key = [platform.node(), *_stamp(command.find("sbatch", environ)), *_stamp(plugins)]
-    return _remembered(Path(cache) / "sbatch-options.json", key, ask, fresh=fresh)
+def conf(environ: Mapping[str, str]) -> str:
+    """Return the path of slurm.conf, where there is one."""
+    return environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf"
 
 
-def _stamp(path: str) -> list[object]:
+def stamp(path: str) -> list[object]:
     """Return what changes whenever a file does."""
     try:
         found = Path(path).stat()
@@ -91,8 +76,14 @@ def _stamp(path: str) -> list[object]:
     return [path, found.st_mtime_ns, found.st_size]
 
 
-def _remembered(path: Path, key: list[object], ask: Callable[[], _T], *, fresh: bool = False) -> _T:
-    """Return what is stored under this key, or ask and store it; where that can't be, ask each time."""
+def remembered(name: str, cache: str, key: list[object], ask: Callable[[], _T], *, fresh: bool = False) -> _T:
+    """Return the answer that the file ``name`` in ``cache`` holds for this host and key, or ask and store it.
+
+    Where it can't be stored, each call asks; with ``fresh``, this one does.
+    """
+    path = Path(cache) / name
+    # A home may be shared between clusters: the host tells them apart where no file does.
+    key = [platform.node(), *key]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored = _read(path)
         if stored["key"] == key and not fresh:

@@ -39,7 +39,7 @@ settings process git
 run
 stream.disk
 slurm store stream.node
-reconcile view
+slurm.sbatch reconcile view
 api stream.collector
 web integrations
 cli
@@ -212,6 +212,7 @@ BAD = {
     "slurm.native": "from hpctrack.store.database import connect",
     "store.ingest.ingestion": "from hpctrack.stream.node.relay import Relay",
     "reconcile.plan": "from hpctrack.store.read import queries",
+    "slurm.site": "from hpctrack.slurm.sbatch import options",
     "reconcile.inquiry": "from hpctrack.store.write import reconciled",
     "settings": "from hpctrack.cli.main import main",
     "stream.node.supervisor": "if True:\n    import hpctrack.slurm.command",

@@ -97,15 +97,14 @@ def command(refs: tuple[runids.RunRef, ...], changes: rerun.Changes) -> int:
     hpctrack rerun 14_[0,3-5]              some of its tasks
     """
     from hpctrack.cli.verbs import sbatch as submitting
-    from hpctrack.slurm import site
     from hpctrack.slurm.sbatch import rerun as planning
-    from hpctrack.slurm.sbatch import submit
+    from hpctrack.slurm.sbatch import site_options, submit
 
     configuration = settings.load()
     original, uuid = _find(configuration, refs)
     environ = inherited.environ()
     try:
-        listed = site.sbatch_options(environ, configuration.cache)
+        listed = site_options.ask(environ, configuration.cache)
     except errors.CommandNotFound:
         raise
     except errors.SlurmError:

@@ -22,6 +22,7 @@ from hpctrack.cli.terminal import say
 from hpctrack.git import repository
 from hpctrack.process import children, inherited
 from hpctrack.slurm.sbatch import submission
+from hpctrack.stream.node import options as node
 from hpctrack.stream.node import untracked
 from hpctrack.stream.wire import records
 
@@ -65,7 +66,7 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
         inherited.restore_signals()
         untracked.execute_as_shells(list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     told = _register_meanwhile(record.uuid)
-    options = _supervisor_options(configuration, path, f"{record.uuid}:-1") + told
+    options = [*node.words(configuration), "--record", path, "--run", f"{record.uuid}:-1", *told]
     supervisor = children.supervisor_argv("command", *options, "--", *argv)
     environ = {**children.environ(os.environ), "HPCTRACK_RUN": f"{record.uuid}:-1"}  # for who looks at /proc
     sys.stdout.flush()
@@ -100,20 +101,6 @@ def name_of(argv: tuple[str, ...]) -> str:
         script = next(scripts, program)
         return Path(script).name if os.path.isfile(script) else program  # noqa: PTH113 (whatever it holds)
     return program
-
-
-def _supervisor_options(configuration: settings.Settings, path: str, run: str) -> list[str]:
-    options = {
-        "--spool": configuration.spool,
-        "--record": path,
-        "--run": run,
-        "--node-dir": configuration.node_dir,
-        "--ranks": configuration.ranks,
-        "--journal-cap": str(configuration.journal_cap),
-        "--flush": str(configuration.flush),
-    }
-    words = [word for pair in options.items() if pair[1] for word in pair]
-    return words if configuration.python_path else [*words, "--no-python-path"]
 
 
 def _register_meanwhile(uuid: str) -> list[str]:

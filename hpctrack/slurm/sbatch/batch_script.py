@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.stream.wire import records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: What slurmctld takes unless the site says otherwise (slurm.conf, SchedulerParameters, max_script_size).
 MAX_SIZE = 4 << 20
@@ -28,14 +31,12 @@ class Supervision(NamedTuple):
     #: The submitter's interpreter and our package, as paths that are good on the nodes too.
     python: str
     package: str
-    spool: str
+    #: Its own options (`hpctrack.stream.node.options.words`).
+    options: Sequence[str]
     #: Original path of the script; empty for one that has none (``--wrap``, standard input).
     script: str = ""
-    node_dir: str = ""
+    #: Whether the script is to find ``import hpctrack`` by PYTHONPATH.
     python_path: bool = True
-    ranks: str = "0"
-    journal_cap: int = 1 << 30
-    flush: float = 5.0
 
 
 def refused(text: bytes) -> bool:
@@ -113,16 +114,12 @@ def _is_same_shell(text: bytes, shell: bytes) -> bool:
 
 def _values(supervision: Supervision, *, record: bool, same_shell: bool) -> dict[bytes, str]:
     """Return what stands for each ``@NAME@`` of the template but the number of its last line."""
-    options = ["--spool", supervision.spool, "--ranks", supervision.ranks]
-    options += ["--journal-cap", str(supervision.journal_cap), "--flush", f"{supervision.flush:g}"]
-    options += ["--node-dir", supervision.node_dir] if supervision.node_dir else []
-    options += [] if supervision.python_path else ["--no-python-path"]
     return {
         b"PYTHON": shlex.quote(supervision.python),
         b"MAIN": shlex.quote(f"{supervision.package}/stream/__main__.py"),
         b"SCRIPT": shlex.quote(supervision.script),
         b"IMPORTABLE": shlex.quote(f"{supervision.package}/importable" if supervision.python_path else ""),
-        b"OPTIONS": shlex.join(options) + (' --record "$0"' if record else ""),
+        b"OPTIONS": shlex.join(supervision.options) + (' --record "$0"' if record else ""),
         b"SAME_SHELL": "yes" if same_shell else "''",
     }
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, files, resources
 from hpctrack.process import children
-from hpctrack.slurm import site
-from hpctrack.slurm.sbatch import batch_script, isolation, options, submission
+from hpctrack.slurm.sbatch import batch_script, isolation, options, site_options, submission
+from hpctrack.stream.node import options as node
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ def read_line(settings: Settings, argv: Sequence[str], environ: Mapping[str, str
     for fresh in (False, True):
         if options.unfamiliar(argv, listed):
             with contextlib.suppress(errors.SlurmError):  # sbatch itself will say what is wrong
-                listed = site.sbatch_options(environ, settings.cache, fresh=fresh)
+                listed = site_options.ask(environ, settings.cache, fresh=fresh)
     return options.parse(argv, listed)
 
 
@@ -207,7 +207,13 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
     own, notes = read_own(block)
     wrapped = batch_script.wrap(
         script.text,
-        _supervision(line.settings, script),
+        batch_script.Supervision(
+            python=children.PYTHON,
+            package=resources.PACKAGE,
+            options=node.words(line.settings),
+            script=script.path,
+            python_path=line.settings.python_path,
+        ),
         (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes(),
         directives=not line.wraps,
         record=record if line.settings.key_in == "script" else b"",
@@ -229,20 +235,6 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
             *(isolation.notes(script.text, line.settings.cache) if line.settings.python_path else ()),
         ),
         waits=waits,
-    )
-
-
-def _supervision(settings: Settings, script: Script) -> batch_script.Supervision:
-    return batch_script.Supervision(
-        python=children.PYTHON,
-        package=resources.PACKAGE,
-        spool=settings.spool,
-        script=script.path,
-        node_dir=settings.node_dir,
-        python_path=settings.python_path,
-        ranks=settings.ranks,
-        journal_cap=settings.journal_cap,
-        flush=settings.flush,
     )
 
 

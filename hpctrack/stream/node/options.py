@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hpctrack.settings import Settings
     from hpctrack.stream.disk.runfolder import RunFolder
 
 
@@ -62,6 +63,14 @@ class Config(NamedTuple):
     several_nodes: bool = False
     #: Whether shells append on the shared home.
     shared: bool = False
+
+
+def words(settings: Settings) -> list[str]:
+    """Return what of the submitter's settings the supervisor is started with, as `parse` reads it."""
+    told = ["--spool", settings.spool, "--ranks", settings.ranks]
+    told += ["--journal-cap", str(settings.journal_cap), "--flush", f"{settings.flush:g}"]
+    told += ["--node-dir", settings.node_dir] if settings.node_dir else []
+    return told if settings.python_path else [*told, "--no-python-path"]
 
 
 def parse(arguments: Sequence[str]) -> Options:

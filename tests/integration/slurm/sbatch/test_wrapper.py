@@ -23,7 +23,7 @@ class Job:
         self.text = text if isinstance(text, bytes) else textwrap.dedent(text).encode()
         self.file = folder / "slurm_script"
         supervision = batch_script.Supervision(
-            str(python), "/nonexistent/hpctrack", "/nonexistent/spool", "/home/a.sh"
+            str(python), "/nonexistent/hpctrack", ["--spool", "/nonexistent/spool"], "/home/a.sh"
         )
         wrapped = batch_script.wrap(self.text, supervision, TEMPLATE)
         if shell:

@@ -21,8 +21,9 @@ def submit(folder: Path, text: str, python: str = sys.executable, package: str =
     """Put a script there, plain and wrapped; return both paths."""
     plain, wrapped = folder / "plain", folder / "slurm_script"
     plain.write_text(text)
+    spool = str(folder / "spool")
     supervision = batch_script.Supervision(
-        python, package, str(folder / "spool"), "/home/a.sh", node_dir=str(folder), flush=0.2
+        python, package, ["--spool", spool, "--node-dir", str(folder), "--flush", "0.2"], "/home/a.sh"
     )
     wrapped.write_bytes(batch_script.wrap(text.encode(), supervision, TEMPLATE))
     for file in (plain, wrapped):
@@ -156,7 +157,10 @@ def test_the_key_in_the_script_and_no_place_for_journals(tmp_path):
     plain, wrapped = submit(tmp_path, "#!/bin/bash\necho ran\nexit 3\n")
     text = plain.read_bytes()
     supervision = batch_script.Supervision(
-        sys.executable, str(resources.PACKAGE), "/nowhere", "/home/a.sh", "/dev/null"
+        sys.executable,
+        str(resources.PACKAGE),
+        ["--spool", "/nowhere", "--node-dir", "/dev/null"],
+        "/home/a.sh",
     )
     wrapped.write_bytes(batch_script.wrap(text, supervision, TEMPLATE, record=b"{}"))
     code, output, errors = run(wrapped)

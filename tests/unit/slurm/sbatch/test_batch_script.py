@@ -9,12 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrack import resources
+from hpctrack.settings import Settings
 from hpctrack.slurm.sbatch import batch_script
 from hpctrack.slurm.sbatch.batch_script import Supervision
+from hpctrack.stream.node import options
 
 TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
 SUPERVISION = Supervision(
-    "/opt/venv/bin/python", "/opt/venv/lib/hpctrack", "/home/u/spool", "/home/u/train.sh"
+    "/opt/venv/bin/python",
+    "/opt/venv/lib/hpctrack",
+    options.words(Settings(data_dir="/home/u")),
+    "/home/u/train.sh",
 )
 MARKER = b"${hpctrack_on-exit 126} # hpctrack: the submitted script follows, byte for byte"
 
@@ -133,8 +138,8 @@ def supervise(wrapped):
 
 
 def test_what_the_supervisor_is_told():
-    options, words = supervise(wrap(b"#!/bin/sh\n"))
-    assert options == {
+    told, words = supervise(wrap(b"#!/bin/sh\n"))
+    assert told == {
         "--spool": "/home/u/spool",
         "--ranks": "0",
         "--journal-cap": str(1 << 30),
@@ -146,20 +151,21 @@ def test_what_the_supervisor_is_told():
 
 
 def test_every_setting_reaches_the_supervisor():
-    changed = SUPERVISION._replace(
-        spool="/home/u/it's a @MAIN@ spool",
-        script="",
+    settings = Settings(
+        data_dir="/home/u/it's a @MAIN@ folder",
         node_dir="/local",
         python_path=False,
         ranks="all",
         journal_cap=5,
         flush=0.5,
     )
+    changed = SUPERVISION._replace(options=options.words(settings), script="")
     wrapped = batch_script.wrap(b"#!/bin/sh\n", changed, TEMPLATE)
     words = supervise(wrapped)[1]
-    assert words[:4] == ["--spool", "/home/u/it's a @MAIN@ spool", "--ranks", "all"]
-    assert words[4:8] == ["--journal-cap", "5", "--flush", "0.5"]
-    assert words[8:] == ["--node-dir", "/local", "--no-python-path", "--script-line", "$hpctrack_line"]
+    assert words[-2:] == ["--script-line", "$hpctrack_line"]
+    read = options.parse(["supervise", *words[:-2]])
+    assert (read.spool, read.node_dir, read.python_path) == (settings.spool, "/local", False)
+    assert (read.ranks, read.journal_cap, read.flush) == ("all", 5, 0.5)
 
 
 def test_a_path_with_a_line_break_does_not_move_the_script():
