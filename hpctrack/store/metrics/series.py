@@ -1,7 +1,7 @@
 """Metrics of a run, made small enough to draw by PostgreSQL itself; peaks survive.
 
 A metric's values live in a column of ``metrics`` or in its ``extra``, and are read as one. The SQL is put
-together from the statements in ``sql/queries/read.sql`` and quoted identifiers.
+together from the statements in ``sql/queries/metrics/series.sql`` and quoted identifiers.
 """
 
 from __future__ import annotations

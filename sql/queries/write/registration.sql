@@ -1,3 +1,5 @@
+-- What a submission hands in.
+
 -- name: wait_briefly
 -- Somebody who holds the experiment in an open transaction keeps nobody from their work for long.
 SET LOCAL lock_timeout = '1s';

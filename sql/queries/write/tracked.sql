@@ -59,23 +59,3 @@ UPDATE runs SET time_updated = clock_timestamp() WHERE id = %(id)s;
 UPDATE runs
 SET args = CASE WHEN %(merge)s AND jsonb_typeof(args) = 'object' THEN args ELSE '{}' END || %(args)s, time_updated = now()
 WHERE id = %(id)s;
-
--- name: set_experiment_comment
--- What people note about an experiment.
-UPDATE experiments SET comment = %(comment)s WHERE id = %(id)s;
-
--- name: tag_experiment
--- Add tags to an experiment.
-UPDATE experiments SET tags = coalesce(tags, '{}') || %(tags)s WHERE id = %(id)s;
-
--- name: untag_experiment
--- Remove tags by name.
-UPDATE experiments SET tags = tags - %(names)s::text[] WHERE id = %(id)s;
-
--- name: link_experiments
--- Link two experiments, once.
-INSERT INTO experiment_relationships (from_id, kind, to_id) VALUES (%(from)s, %(kind)s, %(to)s) ON CONFLICT DO NOTHING;
-
--- name: unlink_experiments
--- Remove a link.
-DELETE FROM experiment_relationships WHERE from_id = %(from)s AND kind = %(kind)s AND to_id = %(to)s;

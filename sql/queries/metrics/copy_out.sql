@@ -1,0 +1,5 @@
+-- Rows on their way out.
+
+-- name: copy_query
+-- Rows of any query, as COPY BINARY.
+COPY ({query}) TO STDOUT (FORMAT BINARY);
