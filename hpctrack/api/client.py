@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpctrack import errors
 from hpctrack import settings as configuration
 from hpctrack.api.experiment import Experiment
 from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
 from hpctrack.run import conditions, runids, words
-from hpctrack.store import database
 from hpctrack.store.metrics import columns
 from hpctrack.store.read import filters, lists, lookup, misspelt, queries
+from hpctrack.store.session import Session
 from hpctrack.store.write import experiments, registration
 
 if TYPE_CHECKING:
@@ -51,10 +47,8 @@ class Client:
         self, config_path: str | None = None, *, settings: Settings | None = None, **options: Any
     ) -> None:
         self.settings = settings or configuration.load(options, config_path=config_path)
-        self._lock = threading.RLock()
-        self._connection: Connection | None = None
-        self._helper: Connection | None = None
-        self._pid = 0
+        self._session = registration.session(self.settings, again=True)
+        self._helper = Session(self.settings)
 
     def experiment(self, name: str) -> Experiment:
         """Return an experiment that exists. Raises `errors.ExperimentNotFound`."""
@@ -114,14 +108,7 @@ class Client:
 
         A connection that turns out to be lost is made anew, once.
         """
-        with self._lock:
-            kept = self._usable()
-            try:
-                return question(kept or self._connect())
-            except errors.StoreUnavailable:
-                if kept is None or not kept.closed:
-                    raise
-            return question(self._connect())
+        return self._session.ask(question)
 
     def change(self, what: Callable[[Connection], _T]) -> _T:
         """Return what a function did through the connection.
@@ -129,10 +116,7 @@ class Client:
         The connection is looked at first, and made anew if it is lost; what fails after that is not tried
         again, since nobody can know whether it was done.
         """
-        with self._lock:
-            self.ask(queries.session)
-            assert self._connection is not None  # noqa: S101 (it has just answered)
-            return what(self._connection)
+        return self._session.change(what)
 
     @functools.cached_property
     def adder(self) -> columns.Adder | None:
@@ -142,17 +126,12 @@ class Client:
 
     def helper(self) -> Connection:
         """Return a second connection, for a question that is large. Only inside of `ask`."""
-        if self._helper is None or self._helper.closed:
-            self._helper = database.connect(self.settings, autocommit=True)
-        return self._helper
+        return self._helper.connection()
 
     def close(self) -> None:
         """Close the connection. The client can be used again."""
-        with self._lock:
-            for connection in (self._connection, self._helper):
-                if connection is not None and self._pid == os.getpid():
-                    connection.close()
-            self._connection = self._helper = None
+        self._session.close()
+        self._helper.close()
 
     def __enter__(self) -> Client:
         return self
@@ -168,22 +147,6 @@ class Client:
         if dsn is not None:
             where = f"{dsn.get('dbname', 'the default database')} on {dsn.get('host', 'this host')}"
         return f"<Client: {where}, schema {self.settings.schema}>"
-
-    def _usable(self) -> Connection | None:
-        """Return the connection; None if there is none, it is closed, or another process's."""
-        if self._pid != os.getpid():
-            # The parent goes on using its connection: closing it here would end it there.
-            self._connection = self._helper = None
-        if self._connection is not None and self._connection.closed:
-            self._connection = None
-        return self._connection
-
-    def _connect(self) -> Connection:
-        self._connection = database.connect(self.settings, autocommit=True)
-        self._pid = os.getpid()
-        with contextlib.suppress(errors.HpctrackError, OSError):
-            registration.register_pending(self.settings, self._connection)
-        return self._connection
 
 
 def _states(given: str | RunStatus | Iterable[str | RunStatus] | None) -> tuple[RunStatus, ...] | None:

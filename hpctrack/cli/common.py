@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,14 +14,14 @@ from hpctrack.run import runids, words
 from hpctrack.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from hpctrack.model import RunStatus
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
+    from hpctrack.store.session import Session
 
-_T = TypeVar("_T")
 counted = words.counted
 #: Characters of a list of runs; what is cut ends so that it means nothing where it is pasted.
 _LONGEST = 1000
@@ -111,39 +111,16 @@ def connected(configuration: Settings) -> Iterator[Connection]:
 
 
 def connect(configuration: Settings) -> Connection:
-    """Connect for reading: each statement its own transaction, so that nothing is held while we draw.
+    """Connect for reading: each statement its own transaction, so that nothing is held while we draw."""
+    return session(configuration).connection()
+
+
+def session(configuration: Settings) -> Session:
+    """Return a session for reading, for verbs that ask again and again.
 
     Submissions of this user that PostgreSQL does not know yet are registered first, so that who asks for a
     job right after sbatch finds it.
     """
-    from hpctrack.store import database
     from hpctrack.store.write import registration
 
-    connection = database.connect(configuration, autocommit=True)
-    with contextlib.suppress(errors.HpctrackError, OSError):
-        registration.register_pending(configuration, connection)
-    return connection
-
-
-class Reconnecting:
-    """A connection for verbs that ask again and again: made anew when it was lost."""
-
-    def __init__(self, configuration: Settings) -> None:
-        self._configuration = configuration
-        self._connection: Connection | None = None
-
-    def ask(self, question: Callable[[Connection], _T]) -> _T:
-        """Ask. Raises `errors.StoreUnavailable`: then the next question connects again."""
-        try:
-            if self._connection is None:
-                self._connection = connect(self._configuration)
-            return question(self._connection)
-        except errors.StoreUnavailable:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+    return registration.session(configuration)

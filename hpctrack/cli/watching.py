@@ -67,12 +67,12 @@ class _Asker:
         self.trouble = ""
         self._question = question
         self._chosen = chosen
-        self._server = common.Reconnecting(settings)
+        self._session = common.session(settings)
 
     def ask(self) -> listing.Answer:
         """Return the newest answer; ``trouble`` says why it is not newer."""
         try:
-            self.answer = self._server.ask(lambda server: ask(server, self._question, self._chosen))
+            self.answer = self._session.ask(lambda server: ask(server, self._question, self._chosen))
             self.trouble = ""
         except errors.StoreUnavailable as error:
             if self.answer is None:
@@ -89,7 +89,7 @@ class _Asker:
 
     def close(self) -> None:
         """Close the connection."""
-        self._server.close()
+        self._session.close()
 
 
 def _write(asker: _Asker, draw: _Draw, interval: float, output: table.Output) -> None:

@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hpctrack.backoff import Backoff
 from hpctrack.store import database
 from hpctrack.store.statements import statement
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 PATIENCE = "1s"
 """``lock_timeout`` of whoever stores what others wait for."""
-#: Seconds for which a run is put off, at first and at most.
-_FIRST_PAUSE, _LAST_PAUSE = 1.0, 30.0
+#: For how long a run is put off.
+_BACKOFF = Backoff(1.0, 30.0)
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 class _Pause(NamedTuple):
     until: float
     seconds: float
+
+
+_NO_PAUSE = _Pause(0.0, 0.0)
 
 
 class Held:
@@ -74,8 +78,7 @@ class Held:
         """Put runs off, longer than before."""
         now = self._clock()
         for run in runs:
-            before = self._pauses.get(run)
-            seconds = _FIRST_PAUSE if before is None else min(2 * before.seconds, _LAST_PAUSE)
+            seconds = _BACKOFF.after(self._pauses.get(run, _NO_PAUSE).seconds)
             self._pauses[run] = _Pause(now + seconds, seconds)
 
 

@@ -32,7 +32,7 @@ OWNERS = {
 #: The floors of the house: a part imports what stands on the lines before its own, and itself.
 ORDER = """
 errors
-account flock limits model resources script text
+account backoff flock limits model resources script text
 files
 stream.wire
 settings process git

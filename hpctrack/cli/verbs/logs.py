@@ -49,14 +49,14 @@ def command(
     The file must be visible from here, and yours to read.
     """
     configuration = settings.load(config_path=config_path)
-    with contextlib.closing(common.Reconnecting(configuration)) as server:
-        run_id = server.ask(lambda connection: lookup.find_one(connection, ref))
+    with contextlib.closing(common.session(configuration)) as session:
+        run_id = session.ask(lambda connection: lookup.find_one(connection, ref))
 
         def ask() -> queries.Run:
-            return server.ask(lambda connection: queries.get_run(connection, run_id))
+            return session.ask(lambda connection: queries.get_run(connection, run_id))
 
         run = ask()
-        own = run.user_name in server.ask(lookup.my_names)
+        own = run.user_name in session.ask(lookup.my_names)
         if follow:
             _Follower(ask, run, err=err, own=own).follow(lines)
         else:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import account, errors, files
+from hpctrack.backoff import Backoff
 from hpctrack.git import repository
 from hpctrack.slurm import command, site
 from hpctrack.slurm.sbatch import environment, preparation, recursion, submission
@@ -35,8 +36,8 @@ _NUMBER = re.compile(rb"(\d+)(?:;(\S+))?\s*\Z")
 _QUERY_SECONDS = 2.0
 #: Seconds after which a failing sbatch may have run into a time limit with its job submitted all the same.
 _SLOW = 5.0
-#: First and longest pause, in seconds, between questions for the job of ``sbatch --quiet --wait``.
-_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
+#: Between questions for the job of ``sbatch --quiet --wait``.
+_BACKOFF = Backoff(2.0, 60.0)
 
 
 class Order(NamedTuple):
@@ -270,14 +271,14 @@ def _named(answer: re.Match[bytes]) -> tuple[int, str | None]:
 
 def _wait(process: subprocess.Popen[Any], job: _Job) -> int:
     """Wait for an sbatch that does not tell; with ``--wait``, the job is to be known while it runs."""
-    pause = _PAUSE
+    pause = _BACKOFF.after()
     while True:
         try:
             return process.wait(pause)
         except subprocess.TimeoutExpired:
             if not job.known and not job.test_only:
                 job.look_up()
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = _BACKOFF.after(pause)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.types.numeric import DecimalBinaryDumper
 
 from hpctrack import errors
+from hpctrack.backoff import Backoff
 from hpctrack.store import database
 from hpctrack.store.metrics import values
 from hpctrack.store.statements import statement
@@ -36,7 +37,7 @@ RESERVED = frozenset("run_id step progress time attempt extra tableoid oid xmin 
 #: Comment by which an automatic column is known.
 _AUTOMATIC = "Added by the collector"
 _LOCK_TIMEOUT = "100ms"
-_FIRST_PAUSE, _LAST_PAUSE = 1.0, 300.0
+_BACKOFF = Backoff(1.0, 300.0)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _DECIMAL = DecimalBinaryDumper(Decimal)
@@ -160,7 +161,7 @@ class Adder:
         try:
             added = _add(connection, candidates)
         except errors.StoreError:
-            self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)
+            self._pause = _BACKOFF.after(self._pause)
             self._not_before = self._clock() + self._pause
             raise
         self._pause = 0.0

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from hpctrack import errors
 from hpctrack.run import array_spec
 from hpctrack.store import database, refusals
+from hpctrack.store.session import Session
 from hpctrack.store.statements import statement
 from hpctrack.stream.wire import records
 from hpctrack.stream.wire.names import TASK_NONE
@@ -86,6 +87,19 @@ def register_pending(
     here = Here(settings, connection)
     here.note()
     return _register_all(connection, (path for path in waiting if everything or here.takes(path)))
+
+
+def session(settings: Settings, *, again: bool = False) -> Session:
+    """Return a session for who reads: each new connection registers what waits, as far as it can.
+
+    So who asks for a job right after sbatch finds it. ``again`` as in `Session`.
+    """
+
+    def register_own(connection: Connection) -> None:
+        with contextlib.suppress(errors.HpctrackError, OSError):
+            register_pending(settings, connection)
+
+    return Session(settings, opened=register_own, again=again)
 
 
 class Here:

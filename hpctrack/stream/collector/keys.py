@@ -10,6 +10,8 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from hpctrack.backoff import Backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 Name: TypeAlias = tuple[bytes, int]
 
 _MAX_KEYS = 100_000
-#: Runs that are asked for at once, and seconds before one that is not there is asked for again: soon, for a
-#: command that has just begun may be about to be registered, then twice as late each time.
+#: Runs that are asked for at once.
 MAX_WANTED = 500
 _MAX_ABSENT = 100_000
-FIRST_ABSENT_SECONDS, ABSENT_SECONDS = 0.1, 1.0
+#: Before a run that is not there is asked for again: soon, for a command that has just begun may be about to
+#: be registered.
+ABSENT = Backoff(0.1, 1.0)
 #: Datagrams that wait for the key of their run, per run and in all.
 _PARKED_PER_RUN = 4
 _MAX_PARKED = 1000
@@ -115,8 +118,7 @@ class Keys:
                 self._parked -= len(parked)
                 key = keys.get(name)
                 if key is None:
-                    pause = self._absent.get(name, (0.0, FIRST_ABSENT_SECONDS / 2))[1] * 2
-                    pause = min(pause, ABSENT_SECONDS)
+                    pause = ABSENT.after(self._absent.get(name, (now, 0.0))[1])
                     self._absent[name] = now + pause, pause
                     self.refused += len(parked)
                     continue

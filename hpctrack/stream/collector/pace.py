@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpctrack.backoff import Backoff
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -19,7 +21,7 @@ _FIRST_LOOK = 1.5
 #: Seconds at least between two looks, which are one sacct each.
 BETWEEN_LOOKS = 10.0
 #: Each look that finds a run unfinished doubles the wait for the next; then the regular passes will do.
-_FIRST_PAUSE = 1.0
+_BACKOFF = Backoff(1.0, LONGEST)
 _LOOKS = 7
 #: How long runs to look at are kept while another collector leads, which may be dead: twice its lease.
 _KEPT = 60.0
@@ -44,8 +46,9 @@ class Pace:
 
 class _Look(NamedTuple):
     due: float
-    pause: float
-    left: int
+    pause: float = 0.0
+    """How long the wait for this look was, after the one before it."""
+    left: int = _LOOKS
 
 
 class Looks:
@@ -58,7 +61,7 @@ class Looks:
 
     def add(self, runs: Collection[int], now: float) -> None:
         """Look at these soon."""
-        self._looks.update(dict.fromkeys(runs, _Look(now + _FIRST_LOOK, _FIRST_PAUSE, _LOOKS)))
+        self._looks.update(dict.fromkeys(runs, _Look(now + _FIRST_LOOK)))
 
     def due(self, now: float) -> list[int]:
         """Return the runs to look at together now; nothing while the last look was a moment ago."""
@@ -77,7 +80,8 @@ class Looks:
         for run_id in runs:
             look = self._looks.pop(run_id)
             if look.left > 1 and run_id in waiting:
-                self._looks[run_id] = _Look(now + look.pause, 2 * look.pause, look.left - 1)
+                pause = _BACKOFF.after(look.pause)
+                self._looks[run_id] = _Look(now + pause, pause, look.left - 1)
 
     def forget(self, now: float) -> None:
         """Let go of the runs that whoever leads has passed over since; the others wait until we lead."""
