@@ -94,7 +94,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/stream/disk/removal.py:clear
     hpctrack/stream/disk/tail.py:Tail._read_some
 
-    hpctrack/stream/node/relay.py:Relay._keep_house
     hpctrack/stream/node/spool.py:ship
     hpctrack/stream/node/window.py:Window._take_watermark
 
