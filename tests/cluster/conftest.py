@@ -5,13 +5,12 @@ Nothing here runs as root but the daemons: root hides permission faults.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.requirements import skip_or_fail
+from tests.support.waiting import eventually
 
 #: What the tests of one account use: everything on loopback, everything a little faster than in real life.
 CONFIGURATION = """\
@@ -57,12 +58,6 @@ def _minicluster() -> Any:
     return module
 
 
-def _refuse(reason: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"in CI nothing is skipped: {reason}")
-    pytest.skip(f"no real Slurm here: {reason}")
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """The running mini cluster; stopped at the end only if it was started here."""
@@ -71,7 +66,7 @@ def cluster() -> Iterator[Any]:
     try:
         already = "already" in cluster.start()
     except minicluster.machine.Unsuitable as error:
-        _refuse(str(error))
+        skip_or_fail(f"no real Slurm here: {error}")
     except minicluster.ClusterError as error:
         pytest.fail(f"the cluster is there and takes no jobs: {error}")
     yield cluster
@@ -80,7 +75,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: Any, wheels: list[Path]) -> Iterator[Path]:
+def installed_bin(cluster: Any, wheels: list[Path]) -> Iterator[Path]:
     """``bin`` of an environment that ordinary accounts can read, with the wheels in it."""
     folder = Path(cluster.directory) / "hpctrack-under-test"
     shutil.rmtree(folder, ignore_errors=True)
@@ -183,16 +178,8 @@ class Account:
         return [dict(zip(fields.split(","), line.split("|"), strict=True)) for line in text.splitlines()]
 
 
-def await_for(condition: Callable[[], Any], seconds: float = 60, what: str = "") -> Any:
-    """Wait until the condition is true and return what it returned."""
-    deadline = time.monotonic() + seconds
-    while True:
-        result = condition()
-        if result:
-            return result
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what or condition}")
-        time.sleep(0.3)
+#: Waits for what only commands tell.
+await_for = functools.partial(eventually, pause=0.3)
 
 
 @pytest.fixture(scope="session")
@@ -201,11 +188,11 @@ def await_until() -> Callable[..., Any]:
     return await_for
 
 
-def _account(cluster: Any, installed: Path, name: str) -> Iterator[Account]:
+def _account(cluster: Any, installed_bin: Path, name: str) -> Iterator[Account]:
     import pwd
 
     home = Path(pwd.getpwnam(name).pw_dir)
-    account = Account(cluster, name, home, installed)
+    account = Account(cluster, name, home, installed_bin)
     _forget(account)
     account.write(".config/hpctrack/hpctrack.conf", CONFIGURATION, 0o600)
     for folder in (home / ".config", home / ".config" / "hpctrack"):
@@ -223,12 +210,12 @@ def _forget(account: Account) -> None:
 
 
 @pytest.fixture(scope="session")
-def alice(cluster: Any, installed: Path) -> Iterator[Account]:
+def alice(cluster: Any, installed_bin: Path) -> Iterator[Account]:
     """The first of two ordinary users, in the personal mode."""
-    yield from _account(cluster, installed, "hpcalice")
+    yield from _account(cluster, installed_bin, "hpcalice")
 
 
 @pytest.fixture(scope="session")
-def bob(cluster: Any, installed: Path) -> Iterator[Account]:
+def bob(cluster: Any, installed_bin: Path) -> Iterator[Account]:
     """The second of two ordinary users, in the personal mode."""
-    yield from _account(cluster, installed, "hpcbob")
+    yield from _account(cluster, installed_bin, "hpcbob")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import skip_or_fail
+from tests.support.requirements import skip_or_fail
 
 pytestmark = pytest.mark.cluster
 

@@ -7,7 +7,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.support.processes import PROGRAM, Collector, environment, eventually
+from tests.support.collectors import Collector
+from tests.support.commands import PROGRAM, environment
+from tests.support.waiting import eventually
 
 
 class Chain:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from tests.conftest import skip_or_fail
+from tests.support.requirements import skip_or_fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,6 +21,7 @@ from hpctrack.stream.disk import folders, tail
 from hpctrack.stream.node import spool
 from hpctrack.stream.wire import records, wire
 from tests.support.paths import ROOT
+from tests.support.waiting import eventually
 
 MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"
 
@@ -194,7 +195,7 @@ class Job:
 
     def relay(self, process: subprocess.Popen) -> int:
         """Return the relay's pid: the process whose journal of its own stands in the run folder."""
-        hello = await_result(lambda: self.journal("relay").read_text().partition("!hello ")[2])
+        hello = eventually(lambda: self.journal("relay").read_text().partition("!hello ")[2])
         return json.loads(hello.partition("\n")[0])["pid"]
 
     def kill(self, process: subprocess.Popen) -> None:
@@ -205,14 +206,14 @@ class Job:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         process.wait(30)
-        await_result(lambda: not any(folders.started_at(one.pid) for one in everybody))
+        eventually(lambda: not any(folders.started_at(one.pid) for one in everybody))
 
     def run_dir(self) -> Path:
-        (path,) = await_result(lambda: list(self.node.glob("hpctrack-*/*")))
+        (path,) = eventually(lambda: list(self.node.glob("hpctrack-*/*")))
         return path
 
     def journal(self, kind: str) -> Path:
-        return await_result(lambda: next(self.run_dir().glob(f"*.{kind}.journal"), None))
+        return eventually(lambda: next(self.run_dir().glob(f"*.{kind}.journal"), None))
 
     def run_folders(self) -> list[Path]:
         return list(self.node.glob("hpctrack-*/*"))
@@ -228,14 +229,6 @@ class Job:
             )
             for waiting in spool.pending(str(self.spool), str(self.node))
         ]
-
-
-def await_result(look, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.02)
-    return found
 
 
 LOG = """#!/bin/sh

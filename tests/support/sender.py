@@ -10,7 +10,7 @@ import time
 import uuid
 
 from hpctrack.stream.wire import journal, wire
-from tests.support.processes import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 def split(key: bytes, header: wire.Header, body: bytes) -> list[bytes]:

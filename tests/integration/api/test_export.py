@@ -102,7 +102,7 @@ def sorted_(rows):
 
 def test_csv(hpctrack, logged, tmp_path):
     path = tmp_path / "runs.csv"
-    assert hpctrack("export", "--experiment", "e", "-o", path)[0] == 0
+    assert hpctrack("export", "--experiment", "digits", "-o", path)[0] == 0
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == COLUMNS
@@ -129,7 +129,7 @@ def test_json_lines_leave_out_what_is_missing(hpctrack, logged, tmp_path):
 
 def test_the_api_exports_too(database, logged, tmp_path):
     with Client(settings=database) as client:
-        assert client.experiment("e").runs().export(tmp_path / "runs.parquet") == 4
+        assert client.experiment("digits").runs().export(tmp_path / "runs.parquet") == 4
     assert pq.read_metadata(tmp_path / "runs.parquet").num_rows == 4
 
 

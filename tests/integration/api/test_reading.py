@@ -264,7 +264,7 @@ def test_metrics_of_an_experiment_name_the_run(client, run, columns, log):
     one, other = run(), run()
     log(one, 1, loss=1.0)
     log(other, 1, loss=2.0, extra={"word": "x"})
-    frame = client.experiment("e").metrics(["loss", "word"])
+    frame = client.experiment("digits").metrics(["loss", "word"])
     assert frame["run"].tolist() == [one, other]
     assert frame["loss"].tolist() == [1.0, 2.0]
     assert frame["word"].tolist()[1] == "x"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import eventually
 from tests.support.terminals import Terminal
+from tests.support.waiting import eventually
 
 #: Commands, quotes, patterns, homes, histories, options, colours of prompts.
 NAMES = [

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 #: Runs a verb in a terminal again and again, and interrupts it after so many lines of its code. Prints what
 #: went wrong.

@@ -7,6 +7,7 @@ import random
 import re
 import shlex
 import uuid
+from datetime import datetime, timezone
 
 import pytest
 
@@ -15,7 +16,8 @@ from hpctrack.model import RunStatus
 from hpctrack.run import words
 from hpctrack.store.read import lists, lookup
 from hpctrack.store.read.filters import RunFilter
-from tests.integration.cli.conftest import NOW
+
+NOW = datetime.now(timezone.utc)
 
 STATES = ("COMPLETED", "FAILED", "TIMEOUT")
 FILTERS = (

@@ -18,10 +18,12 @@ from hpctrack.store import locked
 from hpctrack.store.schema import migrate
 from hpctrack.store.write import registration
 from hpctrack.stream.wire import records, wire
-from tests.support.processes import PROGRAM, Collector, environment, eventually
+from tests.support.collectors import Collector
+from tests.support.commands import PROGRAM, environment
 from tests.support.roles import PASSWORD
 from tests.support.sender import Sender, logged, rows, whole
 from tests.support.site_of_fakes import Site
+from tests.support.waiting import eventually
 
 #: What users have to change by themselves, and so may lock. All else is read, or changed for them.
 LOCKABLE = {

@@ -16,9 +16,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import debian_binaries, wheel_binaries
 from tests.support.paths import DOCS
-from tests.support.processes import eventually
+from tests.support.ports import free_port
+from tests.support.postgres_servers import debian_binaries, wheel_binaries
+from tests.support.waiting import eventually
 
 PAGE = DOCS / "site.md"
 PASSWORD = "of the trial"
@@ -64,7 +65,7 @@ class Trial:
     """A server and a home to try the page on."""
 
     def __init__(self, server, home: Path) -> None:
-        self.home, self.port = home, _free_port()
+        self.home, self.port = home, free_port(socket.SOCK_DGRAM)
         binaries = wheel_binaries() if server.major >= 18 else debian_binaries()
         path = os.pathsep.join((str(home / "bin"), str(binaries), os.environ["PATH"]))
         host, port = server.params["host"], server.params["port"]
@@ -109,12 +110,6 @@ class Trial:
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def installed(wheels, tmp_path_factory):
+def install(wheels, tmp_path_factory):
     """Install in one of the ways, once."""
     made: dict[str, installations.Installation] = {}
 
@@ -104,13 +104,13 @@ def installed(wheels, tmp_path_factory):
 
 
 @pytest.fixture
-def place(installed, tmp_path) -> Place:
-    return Place(installed("venv"), tmp_path)
+def place(install, tmp_path) -> Place:
+    return Place(install("venv"), tmp_path)
 
 
 @pytest.fixture(params=installations.WAYS)
-def every_place(installed, tmp_path, request) -> Place:
-    return Place(installed(request.param), tmp_path)
+def every_place(install, tmp_path, request) -> Place:
+    return Place(install(request.param), tmp_path)
 
 
 @pytest.fixture

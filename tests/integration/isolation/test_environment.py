@@ -77,7 +77,7 @@ SHELLS = {"SHELLOPTS", "SHLVL", "_", "BASHOPTS"}
 
 
 @pytest.fixture(scope="session")
-def troubles(tmp_path_factory, installed):
+def troubles(tmp_path_factory):
     """The values of `TROUBLES`."""
     old = tmp_path_factory.mktemp("old")
     (old / "click.py").write_text("print 'an old click, for Python 2'\n")

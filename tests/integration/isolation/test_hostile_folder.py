@@ -13,8 +13,8 @@ from hpctrack.cli.doctor import trial
 from hpctrack.store import database as store
 from hpctrack.store import embedded
 from hpctrack.stream.collector import launch
-from tests.conftest import wheel_binaries
-from tests.support.processes import eventually
+from tests.support.postgres_servers import wheel_binaries
+from tests.support.waiting import eventually
 
 #: What is tried here does not depend on the server.
 ONE_SERVER = pytest.mark.parametrize("server", ["wheel"], indirect=True)

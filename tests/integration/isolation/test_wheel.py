@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")
-def installed(wheels, tmp_path_factory):
+def fresh_bin(wheels, tmp_path_factory):
     """``bin`` of a fresh environment that holds the wheels and what they depend on."""
     folder = tmp_path_factory.mktemp("fresh")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
@@ -35,9 +35,9 @@ def installed(wheels, tmp_path_factory):
     return folder / "bin"
 
 
-def test_setup_collector_and_a_tracked_command_work_from_the_wheel(installed, empty_database, tmp_path):
+def test_setup_collector_and_a_tracked_command_work_from_the_wheel(fresh_bin, empty_database, tmp_path):
     environ = {
-        "PATH": f"{installed}:{os.environ['PATH']}",
+        "PATH": f"{fresh_bin}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         **launch.environment(empty_database._replace(collector_bind="127.0.0.1")),
     }
@@ -77,9 +77,9 @@ def test_setup_collector_and_a_tracked_command_work_from_the_wheel(installed, em
         assert connection.execute("SELECT step FROM metrics").fetchall() == [(1,)]
 
 
-def test_the_unit_is_where_the_page_for_sites_says(installed):
+def test_the_unit_is_where_the_page_for_sites_says(fresh_bin):
     root = ROOT
     page = (root / "docs" / "site.md").read_text()
     [command] = re.findall(r"^    cp /opt/hpctrack/(\S+) /etc/systemd/system/$", page, re.MULTILINE)
-    [unit] = installed.parent.glob(command)
+    [unit] = fresh_bin.parent.glob(command)
     assert unit.read_text() == (root / "systemd" / unit.name).read_text()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import skip_or_fail
 from tests.integration.stream.node.test_supervisor import Job
-from tests.support.processes import eventually
+from tests.support.requirements import skip_or_fail
+from tests.support.waiting import eventually
 
 #: A script called train.sh in a folder of that name; the interpreter's own path may hold anything as well.
 WAIT = b"#!/bin/sh\necho $PPID > up\nread line < go; exit 5\n"

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import debian_binaries, wheel_binaries
+from tests.support.postgres_servers import debian_binaries, wheel_binaries
 
 
 @pytest.fixture

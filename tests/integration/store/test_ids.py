@@ -16,9 +16,10 @@ from hpctrack import errors
 from hpctrack.store import database as store
 from hpctrack.store.write import registration
 from hpctrack.stream.wire import wire
-from tests.support.processes import Collector, eventually
+from tests.support.collectors import Collector
 from tests.support.roles import PASSWORD
 from tests.support.sender import Sender, message, rows, stats
+from tests.support.waiting import eventually
 
 GIVEN = psycopg.errors.UniqueViolation
 TABLES = ("runs", "experiments")

@@ -11,7 +11,7 @@ import pytest
 from hpctrack.store import database as store
 from hpctrack.stream.disk import folders
 from tests.integration.stream import test_faults
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.parametrize("server", ["wheel"], indirect=True)
 settings = test_faults.settings

@@ -26,8 +26,8 @@ from hpctrack.store.read import completions
 from hpctrack.store.write import reconciled as stored
 from hpctrack.store.write import registration
 from hpctrack.stream.wire import journal
+from tests.support.collectors import Collector
 from tests.support.journals import Journal
-from tests.support.processes import Collector
 from tests.support.sender import Sender, message, rows
 from tests.support.slurm_says import T0, line, row
 

@@ -15,7 +15,10 @@ import pytest
 from hpctrack import settings as configuration
 from hpctrack.store import database as store
 from hpctrack.store import embedded
-from tests.support.processes import PROGRAM, Collector, environment, eventually, fill
+from tests.support.collectors import Collector
+from tests.support.commands import PROGRAM, environment
+from tests.support.disks import fill
+from tests.support.waiting import eventually
 
 ROWS, RATE = 2500, 500
 

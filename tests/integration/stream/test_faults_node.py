@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import skip_or_fail
 from tests.support.chain import Chain
+from tests.support.commands import PROGRAM, environment
+from tests.support.disks import fill
 from tests.support.journals import stored
 from tests.support.paths import DATA
-from tests.support.processes import PROGRAM, bits, environment, eventually, expected_row, fill
+from tests.support.requirements import skip_or_fail
 from tests.support.site_of_fakes import Site
+from tests.support.tracked_scripts import bits, expected_row
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.parametrize("server", ["wheel"], indirect=True)
 ROWS, RATE = 1500, 500

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack.store import database as store
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 _PARTITION = 120.0

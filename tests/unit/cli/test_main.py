@@ -14,17 +14,17 @@ from hpctrack.cli import group, main, table_of_verbs
 
 
 @pytest.mark.parametrize("name", table_of_verbs.VERBS)
-def test_a_verb_is_a_command_that_explains_itself(name, cli):
+def test_a_verb_is_a_command_that_explains_itself(name, command_line):
     module, _, attribute = table_of_verbs.VERBS[name].target.partition(":")
     assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
-    code, out, err = cli(name, "--help")
+    code, out, err = command_line(name, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: hpctrack {name} ")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["-h", "--help"]])
-def test_help_lists_every_verb_with_its_line(cli, arguments):
-    code, out, err = cli(*arguments)
+def test_help_lists_every_verb_with_its_line(command_line, arguments):
+    code, out, err = command_line(*arguments)
     assert (code, err) == (0, "")
     listed = {
         line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line.startswith("  ")
@@ -33,19 +33,19 @@ def test_help_lists_every_verb_with_its_line(cli, arguments):
         assert listed[name] == verb.help
 
 
-def test_help_fits_80_columns(cli):
-    _, out, _ = cli("--help")
+def test_help_fits_80_columns(command_line):
+    _, out, _ = command_line("--help")
     assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
-def test_version(cli, option):
-    assert cli(option) == (0, f"hpctrack {__version__}\n", "")
+def test_version(command_line, option):
+    assert command_line(option) == (0, f"hpctrack {__version__}\n", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_for_our_command(cli, shell):
-    code, out, _ = cli("completion", shell)
+def test_completion_is_for_our_command(command_line, shell):
+    code, out, _ = command_line("completion", shell)
     assert code == 0
     assert "_HPCTRACK_COMPLETE" in out
 

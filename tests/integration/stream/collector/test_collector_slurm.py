@@ -16,9 +16,12 @@ from hpctrack.cli.verbs import collector as verb
 from hpctrack.slurm import site
 from hpctrack.store import embedded
 from hpctrack.stream.collector import launch
-from tests.integration.stream.collector.test_exporting import free_port, scrape
-from tests.support.processes import PATIENCE, PROGRAM, Collector, environment, eventually
+from tests.support.collectors import Collector
+from tests.support.commands import PROGRAM, environment
+from tests.support.ports import free_port
+from tests.support.prometheus import scrape
 from tests.support.slurm_says import line
+from tests.support.waiting import PATIENCE, eventually
 
 SBATCH = "#!/bin/sh\ncat > /dev/null; echo Submitted batch job 10\n"
 SCONTROL = "#!/bin/sh\necho 'ClusterName             = mini'\n"

@@ -7,22 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 import uuid
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from hpctrack.stream.wire import wire
-from tests.support.processes import PROGRAM, Collector, environment, eventually
+from tests.support.collectors import Collector
+from tests.support.commands import PROGRAM, environment
+from tests.support.ports import free_port
+from tests.support.prometheus import scrape
 from tests.support.sender import Sender, message, rows
+from tests.support.waiting import eventually
 
 NAME = b"journal1"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def is_open(port: int) -> bool:
@@ -41,18 +38,6 @@ def collector(settings):
     eventually(lambda: is_open(settings.metrics_port))
     yield one
     one.end(signal.SIGKILL)
-
-
-def scrape(settings) -> dict[str, float]:
-    """Return every sample; labels are appended to its name."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{settings.metrics_port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {
-        sample.name.removeprefix("hpctrack_")
-        + "".join(f" {value}" for value in sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def test_what_happens_is_counted(connection, settings, collector, submit):

@@ -15,8 +15,8 @@ import pytest
 from tests.support.chain import Chain
 from tests.support.journals import stored
 from tests.support.network import Network, network_of_two
-from tests.support.processes import eventually
 from tests.support.site_of_fakes import Site
+from tests.support.waiting import eventually
 
 #: Logs until it is told to end; what it logged last stands in a file.
 SCRIPT = """\

@@ -13,8 +13,10 @@ import pytest
 from hpctrack import errors
 from hpctrack.stream.collector import arrays
 from hpctrack.stream.wire import journal, wire
-from tests.support.processes import PROGRAM, Collector, environment, eventually
+from tests.support.collectors import Collector
+from tests.support.commands import PROGRAM, environment
 from tests.support.sender import Sender, message, rows
+from tests.support.waiting import eventually
 
 MINE, THEIRS = b"journal1", b"journal2"
 _SEED = 20260101

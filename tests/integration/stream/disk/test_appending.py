@@ -13,7 +13,7 @@ import pytest
 from hpctrack.stream.disk import appending, folders, journals, late, runfolder
 from hpctrack.stream.node import options, relay
 from hpctrack.stream.wire import records
-from tests.support.relayed_job import await_result
+from tests.support.waiting import eventually
 
 #: The ways in which people append; no shell option that they may have set makes one fail.
 CHILD = (
@@ -108,11 +108,11 @@ def test_appending_goes_on_when_things_on_the_node_are_removed(job, collector, e
         SCRIPT + 'read line < first\nfor i in 2 3; do echo "step=$i loss=1" >> "$HPCTRACK_JOURNAL"; done\n'
         'read line < second\necho "step=4 loss=1" >> "$HPCTRACK_JOURNAL"\n', **environ
     )  # fmt: skip
-    await_result(lambda: collector.steps() == [1])
+    eventually(lambda: collector.steps() == [1])
     for path in job.node.glob(removed):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (job.folder / "first").write_text("on\n")
-    await_result(lambda: sorted(collector.steps()) == [1, 2, 3])
+    eventually(lambda: sorted(collector.steps()) == [1, 2, 3])
     (job.folder / "second").write_text("on\n")
     assert process.wait(60) == 0
     job.sync(collector, ended=True)
@@ -133,13 +133,13 @@ def test_a_child_on_the_same_node_does_not_write_into_its_parents_run_after_the_
     (job.folder / "go").write_text("on\n")
     place = environment(job)["HPCTRACK_JOURNAL"]
     try:
-        await_result(lambda: os.path.exists(place) and len(Path(place).read_text().splitlines()) == 3)
+        eventually(lambda: os.path.exists(place) and len(Path(place).read_text().splitlines()) == 3)
         assert len(job.run_folders()) == 1
         assert told(job, collector)[0].startswith("3 lines")
         assert collector.steps() == [1]
     finally:
         os.killpg(int((job.folder / "child").read_text()), 9)
-    await_result(lambda: job.sync(collector, ended=True) and not job.run_folders())
+    eventually(lambda: job.sync(collector, ended=True) and not job.run_folders())
     assert collector.steps() == [1]
 
 
@@ -178,7 +178,7 @@ def test_processes_of_the_run_itself_append_after_its_end(job, collector, env):
     starting = f"{env} setsid sh -eu -c 'read line < go; " + CHILD + "' &\n"
     job.run(SCRIPT + starting)
     (job.folder / "go").write_text("on\n")
-    await_result(lambda: job.sync(collector) == [] or not job.run_folders())
+    eventually(lambda: job.sync(collector) == [] or not job.run_folders())
     assert sorted(collector.steps()) == [1, 7, 8, 9]
     assert not os.path.exists(environment(job)["HPCTRACK_JOURNAL"])
 
@@ -194,7 +194,7 @@ def test_where_others_could_lead_it_elsewhere_shells_append_on_the_shared_home(j
         SCRIPT + 'read line < go\nrm "$HPCTRACK_JOURNAL"\necho "step=2 loss=1" >> $HPCTRACK_JOURNAL\n'
         "printf step=3 >> $HPCTRACK_JOURNAL\n"
     )
-    await_result(lambda: collector.steps() == [1])
+    eventually(lambda: collector.steps() == [1])
     assert [path.name for path in job.node.iterdir()] == [f"hpctrack-{os.geteuid()}"]
     (job.folder / "go").write_text("on\n")
     assert process.wait(60) == 0

@@ -18,9 +18,10 @@ from hpctrack.process import children
 from hpctrack.script import journal_lines
 from hpctrack.stream.disk import folders, removal, tail
 from hpctrack.stream.node import spool
-from tests.conftest import skip_or_fail
 from tests.support.paths import DATA
-from tests.support.relayed_job import LOG, Job, await_result
+from tests.support.relayed_job import LOG, Job
+from tests.support.requirements import skip_or_fail
+from tests.support.waiting import eventually
 
 #: As an ordinary user: root passes by all permissions.
 ORDINARY = ("setpriv", "--bounding-set=-all", "--")
@@ -100,7 +101,7 @@ def test_a_fault_that_passes_costs_nothing(job, collector, failing_files, fault)
     control = job.folder / "faults"
     control.write_text(f"{fault} {errno.EIO}\n")
     process = job.start(LOG, REST="3", LD_PRELOAD=failing_files, FAULTS=str(control))
-    await_result(lambda: job.journal("log"))
+    eventually(lambda: job.journal("log"))
     control.write_text("")
     assert process.wait(60) == 0
     assert sorted(collector.steps()) == list(range(100)) and job.run_folders() == []
@@ -113,10 +114,10 @@ def test_a_run_folder_that_is_shut_for_some_seconds(job, collector):
     process = job.start("#!/bin/sh\nread line < go\n" + LOG.partition("\n")[2], prefix=ORDINARY, REST="2")
     os.mkfifo(job.folder / "go")
     run_dir = job.run_dir()
-    await_result(lambda: collector.messages("start"))
+    eventually(lambda: collector.messages("start"))
     run_dir.chmod(0)
     (job.folder / "go").write_text("on\n")
-    await_result(lambda: any(run_dir.parent.parent.parent.glob("spool/journals/*/*.log.journal")))
+    eventually(lambda: any(run_dir.parent.parent.parent.glob("spool/journals/*/*.log.journal")))
     run_dir.chmod(0o700)
     with (run_dir / f"{'ab' * 8}.log.journal").open("wb") as file:
         file.write(journal_lines.format_header(0, 0) + b"step=100 loss=1\n")
@@ -134,16 +135,16 @@ def test_the_folder_of_a_living_script_stays_though_supervisor_and_relay_are_dea
         lines.append(f"read line < go{step}\necho step=$line loss=1 >> $HPCTRACK_JOURNAL\n")
     process = job.start("#!/bin/sh -e\necho $$ > pid\n" + "".join(lines))
     relay = job.relay(process)
-    script = await_result(lambda: (job.folder / "pid").exists() and (job.folder / "pid").read_text().strip())
-    await_result(lambda: collector.messages("start"))
+    script = eventually(lambda: (job.folder / "pid").exists() and (job.folder / "pid").read_text().strip())
+    eventually(lambda: collector.messages("start"))
     os.kill(relay, signal.SIGKILL)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     for step in range(3):
-        await_result(lambda: job.sync(collector) == [False])
+        eventually(lambda: job.sync(collector) == [False])
         assert len(job.run_folders()) == 1
         (job.folder / f"go{step}").write_text(f"{step}\n")
-    await_result(lambda: not folders.started_at(int(script)))
+    eventually(lambda: not folders.started_at(int(script)))
     assert job.sync(collector) == [True]
     assert sorted(collector.steps()) == [0, 1, 2] and job.run_folders() == []
 
@@ -153,10 +154,10 @@ def test_a_relay_that_is_dead_beside_a_living_supervisor_leaves_nothing_behind(j
     job.find_collector_at(collector.address)
     process = job.start(LOG, REST="30")
     relay = job.relay(process)
-    await_result(lambda: b"!args" in job.journal("log").read_bytes())
+    eventually(lambda: b"!args" in job.journal("log").read_bytes())
     assert job.sync(collector) == [], "its relay lives"
     os.kill(relay, signal.SIGKILL)
-    await_result(lambda: job.sync(collector) == [False])
+    eventually(lambda: job.sync(collector) == [False])
     assert sorted(collector.steps()) == list(range(100)) and len(job.run_folders()) == 1
     job.kill(process)
     assert job.sync(collector) == [True]
@@ -185,13 +186,13 @@ def test_rows_that_are_logged_after_the_end_are_delivered(job, collector):
     try:
         for step in range(3):
             go.write(f"{step}\n")
-            await_result(lambda: str(step) in _text(job.folder / "done"))  # noqa: B023
+            eventually(lambda: str(step) in _text(job.folder / "done"))  # noqa: B023
             assert job.sync(collector) == [False], "it may go on"
         assert sorted(collector.steps()) == [0, 1, 2]
     finally:
         go.close()
     pid = int(_text(job.folder / "pid"))
-    await_result(lambda: not folders.started_at(pid))
+    eventually(lambda: not folders.started_at(pid))
     assert job.sync(collector) == [True] and job.run_folders() == []
 
 
@@ -204,18 +205,18 @@ def test_what_ended_runs_have_left_on_a_node_is_adopted_by_a_later_relay(job, co
     left = job.run_dir()
     with (job.folder / "go").open("w", buffering=1) as go:
         later = job.start("#!/bin/sh\nread line < on\n", SLURM_JOB_ID="15")
-        await_result(lambda: len(job.run_folders()) == 2)
+        eventually(lambda: len(job.run_folders()) == 2)
         time.sleep(8)  # somebody may still write there: a relay has looked, and has left it
         go.write("7\n")
-        await_result(lambda: "7" in _text(job.folder / "done"))
+        eventually(lambda: "7" in _text(job.folder / "done"))
     pid = int(_text(job.folder / "pid"))
-    await_result(lambda: not folders.started_at(pid))
+    eventually(lambda: not folders.started_at(pid))
     assert left.exists() and collector.steps() == []
     (job.folder / "on").write_text("on\n")
     assert later.wait(60) == 0 and left.exists()
     with (job.folder / "on").open("r+b", buffering=0):
         later = job.start("#!/bin/sh\nread line < on\n", SLURM_JOB_ID="16")
-        await_result(lambda: not left.exists())
+        eventually(lambda: not left.exists())
         (job.folder / "on").write_text("on\n")
         assert later.wait(60) == 0
     assert collector.steps() == [] and (Path(job.spool) / "journals" / left.name).exists()
@@ -388,7 +389,7 @@ def test_processes_that_may_write_are_found(tmp_path):
     ):
         process = subprocess.Popen(["sleep", "60"], **start)
         try:
-            await_result(lambda: folders.users(str(folder)) == [process.pid])  # noqa: B023
+            eventually(lambda: folders.users(str(folder)) == [process.pid])  # noqa: B023
         finally:
             process.kill()
             process.wait(30)

@@ -9,8 +9,9 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.stream.wire import ciphers, records, wire
-from tests.support import processes as chain
+from tests.support.commands import PROGRAM
 from tests.support.paths import ROOT
+from tests.support.waiting import eventually
 
 #: How a Python refuses: modules that can't be imported, or that complain of each call, as in FIPS mode.
 REFUSALS = {
@@ -81,16 +82,15 @@ def settings(database):
     return database._replace(collector_bind="127.0.0.1", auto_columns=True)
 
 
-def test_a_run_of_the_second_suite_arrives(settings, collect, track, monkeypatch, connection):
+def test_a_run_of_the_second_suite_arrives(settings, collect, track, connection):
     """Who submits has no BLAKE2b; relay and collector learn from the secret which suite it is."""
     collect().address()
-    program = f"import sys\n{REFUSALS['no _blake2']}\n{chain.PROGRAM}"
-    monkeypatch.setattr(chain, "PROGRAM", program)
-    run = track(20, 1000)
+    program = f"import sys\n{REFUSALS['no _blake2']}\n{PROGRAM}"
+    run = track(20, 1000, program=program)
     assert run.wait() == 0
     (record,) = Path(settings.spool).glob("submissions/*.json")
     assert len(bytes.fromhex(records.read(str(record)).secret)) == 33
-    chain.eventually(lambda: run.run_id(connection))
+    eventually(lambda: run.run_id(connection))
     run.check()
 
 

@@ -16,10 +16,11 @@ import pytest
 
 from hpctrack.script import journal_lines
 from hpctrack.stream.wire import wire
-from tests.conftest import skip_or_fail
+from tests.support.collectors import Collector
 from tests.support.journals import stored
 from tests.support.paths import DATA
-from tests.support.processes import Collector, eventually
+from tests.support.requirements import skip_or_fail
+from tests.support.waiting import eventually
 
 SOURCE = DATA / "programs" / "minimal_relay.c"
 RELAY_JOURNAL, JOURNAL = "00000000000000aa", "00000000000000bb"

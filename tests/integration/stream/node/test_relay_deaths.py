@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.support.relayed_job import await_result
+from tests.support.waiting import eventually
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -30,14 +30,14 @@ def test_a_script_that_nobody_reaps_has_ended_all_the_same(job, collector, orpha
     job.find_collector_at(collector.address)
     os.mkfifo(job.folder / "go")
     process = job.start("#!/bin/sh\necho $$ > pid\nread line < go\n")
-    relay, script = job.relay(process), await_result(lambda: _number(job.folder / "pid"))
-    await_result(lambda: collector.messages("start"))
+    relay, script = job.relay(process), eventually(lambda: _number(job.folder / "pid"))
+    eventually(lambda: collector.messages("start"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     orphanage += [relay, script]
-    await_result(lambda: collector.messages("event"))
+    eventually(lambda: collector.messages("event"))
     os.kill(script, signal.SIGKILL)
-    await_result(lambda: job.run_folders() == [])
+    eventually(lambda: job.run_folders() == [])
     assert len(collector.messages("fin")) == 1
 
 
@@ -47,7 +47,7 @@ def test_how_a_script_ended_is_known_though_its_relay_was_killed(job, collector)
     os.mkfifo(job.folder / "go")
     process = job.start('#!/bin/sh\nread line < go\necho "step=1 loss=1" >> $HPCTRACK_JOURNAL\nexit 3\n')
     relay = job.relay(process)
-    await_result(lambda: collector.messages("start"))
+    eventually(lambda: collector.messages("start"))
     os.kill(relay, signal.SIGKILL)
     (job.folder / "go").write_text("on\n")
     assert process.wait(30) == 3
@@ -63,7 +63,7 @@ def test_how_a_script_ended_is_known_though_its_relay_stood_still(job, collector
     os.mkfifo(job.folder / "go")
     process = job.start("#!/bin/sh\nread line < go\nexit 3\n", flush=0.1)
     relay = job.relay(process)
-    await_result(lambda: collector.messages("start"))
+    eventually(lambda: collector.messages("start"))
     os.kill(relay, signal.SIGSTOP)
     (job.folder / "go").write_text("on\n")
     assert process.wait(30) == 3
@@ -84,7 +84,7 @@ def test_standard_streams_that_are_closed_are_nobodys(job, collector, closed, mo
     process = job.start(look, mode=mode, prefix=("/bin/sh", "-c", f'exec "$@" {shut}', "sh"))
     assert process.wait(60) == 4
     assert (job.folder / "closed").read_text() == "".join(map(str, closed))
-    await_result(lambda: job.run_folders() == [])
+    eventually(lambda: job.run_folders() == [])
     assert [fin["exit_code"] for fin in collector.messages("fin")] == [4]
     assert collector.messages("event") == []
 

@@ -8,7 +8,8 @@ import signal
 import time
 
 from hpctrack.stream.wire import wire
-from tests.support.relayed_job import LOG, Collector, Job, await_result
+from tests.support.relayed_job import LOG, Collector, Job
+from tests.support.waiting import eventually
 
 
 def test_thirty_percent_loss_in_both_directions(job):
@@ -28,7 +29,7 @@ def test_a_record_and_a_collector_that_come_late(job):
     time.sleep(1.0)
     collector = Collector(job.key)
     job.find_collector_at(collector.address)
-    await_result(lambda: len(collector.steps()) == 300, 20)
+    eventually(lambda: len(collector.steps()) == 300, 20)
     assert process.poll() is None
     process.wait(60)
     collector.close()
@@ -40,14 +41,14 @@ def test_a_collector_that_moves_is_found_again(job, tmp_path):
     job.submit()
     job.find_collector_at(first.address)
     process = job.start(LOG, LAST="10", REST="8")
-    await_result(lambda: len(first.steps()) == 10)
+    eventually(lambda: len(first.steps()) == 10)
     first.close()
     second = Collector(job.key)
     second.watermarks, second.bodies = dict(first.watermarks), first.bodies
     job.find_collector_at(second.address)
     with job.journal("shell").open("a") as file:
         file.write("step=10 loss=1\n")
-    await_result(lambda: len(second.steps()) == 11, 20)
+    eventually(lambda: len(second.steps()) == 11, 20)
     process.wait(60)
     second.close()
     assert sorted(second.steps()) == list(range(11)) and len(second.messages("fin")) == 1
@@ -67,7 +68,7 @@ def test_a_relay_that_was_killed_is_succeeded_by_the_next_attempt(job, collector
     job.submit()
     job.find_collector_at(collector.address)
     process = job.start(LOG, LAST="100", REST="30")
-    await_result(lambda: len(collector.steps()) == 100)
+    eventually(lambda: len(collector.steps()) == 100)
     os.kill(job.relay(process), signal.SIGKILL)
     with job.journal("shell").open("a") as file:
         file.write("step=100 loss=1\n")
@@ -85,10 +86,10 @@ def test_a_supervisor_that_is_killed_leaves_a_relay_that_finishes(job, collector
         '#!/bin/sh\necho "step=1 loss=1" >> $HPCTRACK_JOURNAL\n'
         'sleep 2\necho "step=2 loss=1" >> $HPCTRACK_JOURNAL\n'
     )
-    await_result(lambda: collector.steps() == [1])
+    eventually(lambda: collector.steps() == [1])
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
-    await_result(lambda: job.run_folders() == [])
+    eventually(lambda: job.run_folders() == [])
     [fin] = collector.messages("fin")
     assert collector.steps() == [1, 2] and (fin["exit_code"], fin["exit_signal"]) == (None, None)
     assert [event["name"] for event in collector.messages("event")] == ["supervisor lost"]

@@ -11,7 +11,7 @@ from hpctrack.script import journal_lines
 from hpctrack.stream.disk import folders, tail
 from hpctrack.stream.node import outbox
 from hpctrack.stream.wire.names import RunName
-from tests.support.relayed_job import await_result
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ done
 """
         )
         for step in (1, *steps):
-            await_result(lambda step=step: step in collector.steps())
+            eventually(lambda step=step: step in collector.steps())
             if redirect == ">" and step == steps[-1]:
-                await_result(lambda: collector.messages("event"))
+                eventually(lambda: collector.messages("event"))
             go.write(b"on\n")
         process.wait(60)
     assert sorted(set(collector.steps())) == [1, *steps]
@@ -71,13 +71,13 @@ def test_what_is_written_in_place_of_a_journal_while_its_relay_is_dead_arrives(j
     # The first line is as long as a journal's header, so that all others are where others were.
     first = f"echo {'#' * (journal_lines.HEADER_SIZE - 1)} >> $HPCTRACK_JOURNAL"
     process = job.start(CUT_LATER.format(then=f"{then}\n{first}", padding=padding))
-    await_result(lambda: 102 in collector.steps())
+    eventually(lambda: 102 in collector.steps())
     for pid in (job.relay(process), process.pid):
         os.kill(pid, signal.SIGKILL)
     process.wait(30)
     script = folders.read_identity(str(job.run_dir())).script
     (job.folder / "go").write_text("on\n")
-    await_result(lambda: not folders.started_at(script))
+    eventually(lambda: not folders.started_at(script))
     assert job.sync(collector) == [True]
     assert sorted(collector.steps()) == [100, 101, 102, *range(200, 221)] and job.run_folders() == []
 
@@ -107,7 +107,7 @@ def test_a_journal_that_is_cut_again_when_its_relay_is_dead_arrives(job, collect
     os.mkfifo(job.folder / "go")
     process = job.start(CUT_TWICE.format(live=live))
     before = [100, 101] if "101" in live else [100]
-    await_result(lambda: set(before) <= set(collector.steps()))
+    eventually(lambda: set(before) <= set(collector.steps()))
     for pid in (job.relay(process), process.pid):
         os.kill(pid, signal.SIGKILL)
     process.wait(30)
@@ -115,7 +115,7 @@ def test_a_journal_that_is_cut_again_when_its_relay_is_dead_arrives(job, collect
         assert job.sync(collector) == [False]
     script = folders.read_identity(str(job.run_dir())).script
     (job.folder / "go").write_text("on\n")
-    await_result(lambda: not folders.started_at(script))
+    eventually(lambda: not folders.started_at(script))
     assert job.sync(collector) == [True]
     assert sorted(collector.steps()) == [*before, *range(200, 204)] and job.run_folders() == []
     assert any("overwritten" in event["name"] for event in collector.messages("event"))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hpctrack.stream.disk import holes
-from tests.support.relayed_job import LOG, Collector, Job, await_result
+from tests.support.relayed_job import LOG, Collector, Job
+from tests.support.waiting import eventually
 
 RELAY_SECONDS = 31
 """After so many seconds without acknowledgement a relay copies to the spool."""
@@ -68,7 +69,7 @@ def test_a_record_that_never_comes_does_not_hold_up_the_job(job):
 def test_sync_delivers_what_a_killed_job_left_on_this_host(job):
     job.submit()
     process = job.start(LOG, LAST="100", REST="30")
-    await_result(lambda: b"!args" in job.journal("log").read_bytes())
+    eventually(lambda: b"!args" in job.journal("log").read_bytes())
     collector = Collector(job.key)
     assert job.sync(collector) == []  # it lives
     job.kill(process)
@@ -83,8 +84,8 @@ def test_transport_spool_sends_nothing(tmp_path):
     job.record = job.record._replace(collector=(collector.address,))
     job.submit()
     process = job.start(LOG, LAST="100", REST="4")
-    await_result(lambda: {file.kind for file in job.spooled()} == {"relay", "log"})
-    await_result(lambda: job.sync(collector) == [False])  # while the relay goes on there: delivered, and left
+    eventually(lambda: {file.kind for file in job.spooled()} == {"relay", "log"})
+    eventually(lambda: job.sync(collector) == [False])  # while the relay goes on there: delivered, and left
     assert sorted(collector.steps()) == list(range(100))
     process.wait(30)
     assert (len(collector.messages("start")), len(collector.messages("fin"))) == (1, 0)
@@ -109,10 +110,10 @@ def test_a_spool_that_can_not_be_written_keeps_the_run_folder(job):
 def test_after_half_a_minute_of_silence_journals_are_in_the_spool_while_the_job_runs(job):
     job.submit()
     process = job.start(LOG, LAST="1000", REST="60")
-    await_result(lambda: {file.kind for file in job.spooled()} == {"relay", "log"}, RELAY_SECONDS + 30)
+    eventually(lambda: {file.kind for file in job.spooled()} == {"relay", "log"}, RELAY_SECONDS + 30)
     with job.journal("shell").open("a") as file:
         file.write("step=1000 loss=1\n")
-    await_result(
+    eventually(
         lambda: any(
             file.kind == "shell" and Path(file.path).read_bytes().endswith(b"step=1000 loss=1\n")
             for file in job.spooled()
@@ -122,8 +123,8 @@ def test_after_half_a_minute_of_silence_journals_are_in_the_spool_while_the_job_
     assert log.read_bytes() == job.journal("log").read_bytes()
     collector = Collector(job.key)
     job.find_collector_at(collector.address)
-    await_result(lambda: len(collector.steps()) == 1001, 40)
-    await_result(lambda: job.spooled() == [], 20)
+    eventually(lambda: len(collector.steps()) == 1001, 40)
+    eventually(lambda: job.spooled() == [], 20)
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(60)
     collector.close()
@@ -137,11 +138,11 @@ def test_acknowledged_space_is_given_back(job, collector, elsewhere):
     job.find_collector_at(collector.address)
     script = LOG.replace("exec", "HPCTRACK_RUN_DIR=/not/on/this/node exec") if elsewhere else LOG
     process = job.start(script, LAST="60000", REST="30")
-    await_result(lambda: len(collector.steps()) == 60_000)
+    eventually(lambda: len(collector.steps()) == 60_000)
     journal = next(job.spool.glob("journals/*/*.log.journal")) if elsewhere else job.journal("log")
     assert journal.stat().st_size > 7 << 20
     try:
-        await_result(lambda: journal.stat().st_blocks * 512 < 3 << 20, 15)
+        eventually(lambda: journal.stat().st_blocks * 512 < 3 << 20, 15)
     except AssertionError:
         if not holes.punch(os.open(journal, os.O_RDWR), 4096, 4096):
             pytest.skip("the file system can't punch holes")
@@ -157,7 +158,7 @@ def test_lines_before_what_the_spool_has_are_counted(job, collector):
     job.submit()
     job.find_collector_at(collector.address)
     process = job.start(LOG, LAST="3000", REST="3")
-    await_result(lambda: len(collector.steps()) == 3000)
+    eventually(lambda: len(collector.steps()) == 3000)
     collector.close()
     with job.journal("log").open("a") as file:
         file.write("step=3000 loss=1\n")

@@ -14,7 +14,7 @@ import pytest
 import hpctrack
 from hpctrack import resources
 from tests.support.paths import ROOT
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"
 

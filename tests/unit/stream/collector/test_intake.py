@@ -12,7 +12,7 @@ import pytest
 from hpctrack.stream.collector import intake, keys, mmsg
 from hpctrack.stream.wire import journal, wire
 from tests.support.datagrams import SUBMISSION, header
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 SECRET = bytes(range(32))
 RUN = keys.RunKey(7, wire.run_key(SECRET, -1))

@@ -1,24 +1,19 @@
-"""The whole chain for tests: scripts that log under ``hpctrack run``, their relays, and collectors."""
+"""Scripts that log under ``hpctrack run``, and what PostgreSQL is to have of them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from hpctrack.script import journal_lines
 from hpctrack.store import database as store
-from hpctrack.stream.collector import launch
 from hpctrack.stream.wire import journal
+from tests.support.commands import PROGRAM, environment
+from tests.support.waiting import PATIENCE, eventually
 
-PROGRAM = "from hpctrack.cli import main; main.main()"
-PATIENCE = 60.0
 #: Logs rows of three values at a rate; what it logs can be worked out from the step alone.
 _SCRIPT = """
 import struct, sys, time
@@ -34,61 +29,12 @@ for step in range(first, first + count):
 """
 
 
-def eventually(check, seconds: float = PATIENCE):
-    """Wait until something is so; returns what the check returned."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-
-
-def fill(folder: Path) -> Path:
-    """Take all the space of a file system; return the file that has it."""
-    filler = folder / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1 << 12))
-    return filler
-
-
-def environment(settings) -> dict[str, str]:
-    """Return the environment of commands with these settings."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPCTRACK_")}
-    return {**inherited, **launch.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-class Collector:
-    """A collector in the foreground."""
-
-    def __init__(self, settings, *options: str) -> None:
-        self.settings = settings
-        command = [sys.executable, "-c", PROGRAM, "collector", "--no-reconcile", *options]
-        os.makedirs(settings.data_dir, exist_ok=True)
-        self.process = subprocess.Popen(command, env=environment(settings), cwd=settings.data_dir)
-
-    def address(self) -> tuple[str, int]:
-        def listening():
-            assert self.process.poll() is None
-            return launch.read_addresses(self.settings)
-
-        host, _, port = eventually(listening)[0].rpartition(":")
-        return host, int(port)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
-
-
 class Tracked:
     """A script that logs ``count`` rows under ``hpctrack run``."""
 
     def __init__(
         self, settings, folder: Path, count: int, rate: float, *,
-        name: str = "faults", node: Path | None = None, **environ: str,
+        name: str = "faults", node: Path | None = None, program: str = PROGRAM, **environ: str,
     ) -> None:  # fmt: skip
         self.settings, self.count, self.name = settings, count, name
         self.node = node or folder / f"node-{name}"
@@ -96,7 +42,7 @@ class Tracked:
         script = [sys.executable, "-c", _SCRIPT, "0", str(count), str(rate)]
         own = settings._replace(node_dir=str(self.node))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "run", "-E", name, "--", *script],
+            [sys.executable, "-c", program, "run", "-E", name, "--", *script],
             env={**environment(own), **environ}, cwd=folder,
         )  # fmt: skip
 
