@@ -1,8 +1,8 @@
 """Run the benchmarks: ``python -m benchmarks [--output FILE] [NAME ...]``.
 
-Each module ``bench_<part>_*.py`` has ``measure()``, which yields `Result`s, and says in ``RESULTS`` what
-their names begin with. A result is judged by its ratio to a floor that was measured in the same run, since
-machines are noisy; where the promise is absolute, by its value.
+Each module in the folders beside this one has ``measure()``, which yields `Result`s, and says in ``RESULTS``
+what their names begin with. A result is judged by its ratio to a floor that was measured in the same run,
+since machines are noisy; where the promise is absolute, by its value.
 """
 
 from __future__ import annotations
@@ -14,19 +14,28 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.result import Result
 
+FOLDER = Path(__file__).parent
+
+
+def modules() -> Iterator[ModuleType]:
+    """Import the modules that measure something, in the order of their names."""
+    for path in sorted(FOLDER.glob("*/*.py")):
+        if path.stem != "__init__":
+            yield importlib.import_module(f"benchmarks.{path.parent.name}.{path.stem}")
+
 
 def discover(names: list[str]) -> Iterator[Result]:
-    """Run the benchmark modules whose results' names begin with one of ``names`` (all, if empty)."""
-    for path in sorted(Path(__file__).parent.glob("bench_*.py")):
-        module = importlib.import_module(f"benchmarks.{path.stem}")
+    """Measure the results whose names begin with one of ``names`` (all, if empty)."""
+    for module in modules():
         if names and not any(_overlap(name, begin) for name in names for begin in module.RESULTS):
             continue
         for result in module.measure():
             if not result.name.startswith(module.RESULTS):
-                raise ValueError(f"{path.name}: {result.name} is not among its RESULTS")
+                raise ValueError(f"{module.__name__}: {result.name} is not among its RESULTS")
             if not names or result.name.startswith(tuple(names)):
                 yield result
 
@@ -47,10 +56,14 @@ def main() -> int:
     for result in discover(arguments.names):
         results.append(result)
         print(result.line(), flush=True)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps([result.record() for result in results], indent=1) + "\n")
+    _write(arguments.output, [result.record() for result in results])
     return 0 if all(result.met in (True, None) for result in results) else 1
+
+
+def _write(output: Path | None, records: list[dict[str, object]]) -> None:
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
 """Benchmarks are found by what their results are called."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 
 import benchmarks.__main__ as program
 
-MODULES = [path.stem for path in Path(program.__file__).parent.glob("bench_*.py")]
+MODULES = list(program.modules())
+PACKAGES = {path.parent.name for path in (program.FOLDER.parent / "hpctrack").glob("*/__init__.py")}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_benchmark_says_what_its_results_are_called(name):
-    module = importlib.import_module(f"benchmarks.{name}")
-    part = name.split("_")[1]
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_a_benchmark_says_what_its_results_are_called(module):
     assert callable(module.measure)
-    assert module.RESULTS and all(begin.startswith(f"{part}.") for begin in module.RESULTS)
+    assert module.RESULTS and all("." in begin for begin in module.RESULTS)
+    assert module.__name__.split(".")[1] in PACKAGES
+
+
+def test_no_two_benchmarks_share_a_name():
+    begins = [begin for module in MODULES for begin in module.RESULTS]
+    assert [(a, b) for a in begins for b in begins if a is not b and a.startswith(b)] == []
 
 
 def test_only_what_is_asked_for_is_measured():

@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from benchmarks.bench_stream_collector import ROUNDS, ROWS, SENDERS, ship
 from benchmarks.result import Result
 from benchmarks.site import Run, personal
+from benchmarks.stream.collector import ROUNDS, ROWS, SENDERS, ship
 from hpctrack.stream.collector import mmsg
 from hpctrack.stream.wire import wire
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.result import ENVIRON, Result
+from hpctrack import resources
 from hpctrack.script import journal_lines
-from hpctrack.slurm.sbatch import batch_script
 from hpctrack.stream.wire import records, wire
 
 #: What the names of its results begin with.
@@ -118,7 +118,7 @@ def _track(folder: Path, script: str) -> Iterator[_Tracked]:
     process = context.Process(target=_receive, args=(receiver, wire.run_key(secret, -1), theirs), daemon=True)
     process.start()
     receiver.close()
-    main = Path(batch_script.__file__).parents[1] / "stream" / "__main__.py"
+    main = Path(resources.PACKAGE) / "stream" / "__main__.py"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     tracked = _Tracked()
     with subprocess.Popen(

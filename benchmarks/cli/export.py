@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bench_read_metrics as metrics
+from benchmarks.api import metrics
 from benchmarks.result import ENVIRON, Result
 from benchmarks.site import Site, personal
 from hpctrack.stream.collector import launch

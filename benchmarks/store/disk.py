@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from benchmarks import bench_stream_collector as load
 from benchmarks.result import Result
 from benchmarks.site import personal
+from benchmarks.stream import collector as load
 from hpctrack.store.database import Connection
 
 #: What the names of its results begin with.
