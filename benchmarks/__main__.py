@@ -1,8 +1,9 @@
-"""Run the benchmarks: ``python -m benchmarks [--output FILE] [NAME ...]``.
+"""Run the benchmarks: ``python -m benchmarks [--output FILE] [--compare REVISION] [NAME ...]``.
 
 Each module in the folders beside this one has ``measure()``, which yields `Result`s, and says in ``RESULTS``
 what their names begin with. A result is judged by its ratio to a floor that was measured in the same run,
-since machines are noisy; where the promise is absolute, by its value.
+since machines are noisy; where the promise is absolute, by its value. With ``--compare`` the results are held
+against those of another revision instead.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from benchmarks import compare
 from benchmarks.result import Result
 
 FOLDER = Path(__file__).parent
@@ -45,12 +47,16 @@ def _overlap(name: str, begin: str) -> bool:
 
 
 def main() -> int:
-    """Print a table as results come, write them as JSON, and fail if a target was missed."""
+    """Measure or compare. The exit code is 1 if a target was missed, or a figure is worse than before."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="only these, or a prefix such as stream.")
     parser.add_argument("--output", type=Path, help="also write the results as JSON")
+    parser.add_argument("--compare", metavar="REVISION", help="measure this tree and a revision in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="with --compare: how often (default: 5)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends, too
+    if arguments.compare:
+        return _compare(arguments)
     print(f"{'benchmark':<44}{'value':>12} {'unit':<8}{'floor':>12}{'ratio':>8}  target")
     results = []
     for result in discover(arguments.names):
@@ -58,6 +64,15 @@ def main() -> int:
         print(result.line(), flush=True)
     _write(arguments.output, [result.record() for result in results])
     return 0 if all(result.met in (True, None) for result in results) else 1
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    comparisons = compare.compare(FOLDER.parent, arguments.compare, arguments.names, arguments.rounds)
+    print(compare.heading(arguments.compare))
+    for comparison in comparisons:
+        print(comparison.line())
+    _write(arguments.output, [comparison.record() for comparison in comparisons])
+    return 1 if any(comparison.verdict is compare.Verdict.WORSE for comparison in comparisons) else 0
 
 
 def _write(output: Path | None, records: list[dict[str, object]]) -> None:
