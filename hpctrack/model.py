@@ -66,11 +66,11 @@ class JobFacts(NamedTuple):
     cluster: str | None
     job_id: int
     """Raw job id: of an array task its own one; of a line that stands for many pending tasks the array's."""
-    raw_state: str
+    raw: str
     """The source's own words, such as ``CANCELLED by 1000``."""
     status: RunStatus | None
     """None for a word that we do not know: never an end."""
-    user_name: str | None = None
+    slurm_user: str | None = None
     array_job_id: int | None = None
     array_task_id: int | None = None
     het_job_id: int | None = None
@@ -81,8 +81,11 @@ class JobFacts(NamedTuple):
     time_started: datetime | None = None
     time_ended: datetime | None = None
     exit_code: int | None = None
-    """From the relay the script's own; from Slurm the job's in Slurm's books."""
+    """The script's own, which only the relay sees."""
     exit_signal: int | None = None
+    slurm_exit_code: int | None = None
+    """The job's in Slurm's books."""
+    slurm_exit_signal: int | None = None
     reason: str | None = None
     node_list: str | None = None
     batch_host: str | None = None

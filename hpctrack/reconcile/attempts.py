@@ -51,7 +51,7 @@ class History:
         self.transitions: list[Transition] = []
         self.heard = False
         """A relay said that the run lives, which was not known."""
-        self.raw: str | None = None
+        self.slurm_state: str | None = None
         """Slurm's latest word about the newest attempt."""
         self.inferred: str | None = None
         """Why the run is taken to have ended, where no source said so."""
@@ -84,13 +84,13 @@ class History:
     def take(self, number: int, fact: JobFacts) -> None:
         """Fold one fact into the attempt it is about."""
         if fact.source != "relay" and number >= self.newest:
-            self.raw = fact.raw_state
+            self.slurm_state = fact.raw
         if fact.source == "sacct" and fact.time_ended:
             self.accounted.add(number)
         status = self._claimed(fact)
         if status is None:
-            if fact.raw_state != self.run.slurm_state:
-                self._add(number, None, fact.time, fact.source, fact.reason, fact.raw_state)
+            if fact.raw != self.run.slurm_state:
+                self._add(number, None, fact.time, fact.source, fact.reason, fact.raw)
             return
         attempt = self.attempts.get(number)
         if attempt and fact.time_submitted and attempt.time_submitted:
@@ -207,7 +207,7 @@ class History:
             when = fact.time_started
         elif after is Stage.ENDED:
             when = fact.time_ended
-        self._add(number, status, when or fact.time, source, fact.reason, fact.raw_state)
+        self._add(number, status, when or fact.time, source, fact.reason, fact.raw)
 
     def _add(
         self, number: int, status: RunStatus | None, when: datetime | None, source: Source, *words: str | None
@@ -284,8 +284,8 @@ def _told(
             yield "reason", fact.reason
     elif status is fact.status:
         yield "time_ended", fact.time_ended
-        yield "slurm_exit_code", fact.exit_code
-        yield "slurm_exit_signal", fact.exit_signal
+        yield "slurm_exit_code", fact.slurm_exit_code
+        yield "slurm_exit_signal", fact.slurm_exit_signal
         # When slurmctld is started anew, accounting forgets who cancelled a job.
         yield "reason", fact.reason or _kept_reason(attempt, status)
         if fact.resources:

@@ -40,10 +40,10 @@ def why_not(claim: Claim, index: matching.Index) -> str | None:
 
 def _difference(claim: Claim, fact: JobFacts) -> str | None:
     run = claim.run
-    if fact.user_name is None:
+    if fact.slurm_user is None:
         return "squeue does not say whose it is"
-    if fact.user_name not in claim.owners:
-        return f"Slurm says that it is {fact.user_name}'s, and the run is {_either(claim.owners)}'s"
+    if fact.slurm_user not in claim.owners:
+        return f"Slurm says that it is {fact.slurm_user}'s, and the run is {_either(claim.owners)}'s"
     if fact.cluster is not None and run.cluster is not None and fact.cluster != run.cluster:
         return f"it is on cluster {fact.cluster}, and the run on {run.cluster}"
     if fact.time_submitted is None or not matching.is_ours(run._replace(slurm_user=None), fact):

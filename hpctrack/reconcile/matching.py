@@ -161,7 +161,7 @@ def _of_one_job(live: JobFacts | None, rows: list[JobFacts]) -> tuple[JobFacts |
 
 def _same_owner(run: StoredRun, fact: JobFacts) -> bool:
     return (fact.cluster is None or run.cluster is None or fact.cluster == run.cluster) and (
-        fact.user_name is None or run.slurm_user is None or fact.user_name == run.slurm_user
+        fact.slurm_user is None or run.slurm_user is None or fact.slurm_user == run.slurm_user
     )
 
 
@@ -203,7 +203,7 @@ def _submitted(fact: JobFacts) -> datetime:
 
 def _freshness(fact: JobFacts) -> tuple[float, int, int, str]:
     stage = states.stage_of(fact.status) if fact.status else 0
-    return fact.time.timestamp() if fact.time else 0.0, fact.attempt or 0, stage, fact.raw_state
+    return fact.time.timestamp() if fact.time else 0.0, fact.attempt or 0, stage, fact.raw
 
 
 def missing_tasks(facts: Iterable[JobFacts], stored: Iterable[StoredRun]) -> list[tuple[int, int]]:

@@ -174,4 +174,4 @@ def order(numbered: tuple[int, JobFacts]) -> tuple[int, float, int, int, float, 
     submitted = fact.time_submitted.timestamp() if fact.time_submitted else 0.0
     said = fact.time.timestamp() if fact.time else 0.0
     stage = states.stage_of(fact.status) if fact.status else 0
-    return at, submitted, stage, TRUST[fact.source], said, fact.raw_state
+    return at, submitted, stage, TRUST[fact.source], said, fact.raw

@@ -115,7 +115,7 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
         return not evidence.rows and not survey.queue
     return (
         live.status is run.status
-        and live.raw_state == run.slurm_state
+        and live.raw == run.slurm_state
         and live.reason == run.reason
         and (live.attempt or 0) == run.attempt
         and live.node_list in (run.node_list, None)
@@ -227,7 +227,7 @@ def _command(
             # A job that ended well before its command did has killed it.
             killed = last.status is RunStatus.COMPLETED
             status = RunStatus.CANCELLED if killed else last.status
-            history.conclude(status, last.time_ended, "sacct", f"its job ended: {last.raw_state}")
+            history.conclude(status, last.time_ended, "sacct", f"its job ended: {last.raw}")
     asked = run.run_id in survey.accounts
     return _change(history, evidence, over=history.ended, missing=missing, long_gone=long_gone, asked=asked)
 
@@ -270,7 +270,7 @@ def _keep_components(history: History, evidence: matching.Evidence) -> None:
     if evidence.components:
         newest = {part.het_offset or 0: part for part in sorted(evidence.components, key=_component_order)}
         told: list[dict[str, object]] = [
-            {"offset": offset, "job_id": part.job_id, "state": part.raw_state, "node_list": part.node_list}
+            {"offset": offset, "job_id": part.job_id, "state": part.raw, "node_list": part.node_list}
             for offset, part in sorted(newest.items())
         ]
         history.set_components(told)
@@ -278,7 +278,7 @@ def _keep_components(history: History, evidence: matching.Evidence) -> None:
 
 def _component_order(part: JobFacts) -> tuple[float, int, str]:
     submitted = part.time_submitted.timestamp() if part.time_submitted else 0.0
-    return submitted, numbering.TRUST[part.source], part.raw_state
+    return submitted, numbering.TRUST[part.source], part.raw
 
 
 def _change(
@@ -342,8 +342,8 @@ def _attempt_fields(
     history: History, evidence: matching.Evidence, *, over: bool
 ) -> Iterator[tuple[str, object]]:
     """What a run shows of its latest attempt that started."""
-    if history.raw is not None:
-        yield "slurm_state", history.raw
+    if history.slurm_state is not None:
+        yield "slurm_state", history.slurm_state
     started = [attempt for attempt in history.attempts.values() if _has_started(attempt)]
     shown = max(started, key=lambda attempt: attempt.attempt, default=None)
     spent = running_time.spent(history, shown, evidence.live)

@@ -38,7 +38,7 @@ def fact_of(message: RelayMessage, now: datetime) -> JobFacts | None:
     if message.kind == "hello":
         return JobFacts(
             **common,
-            raw_state="hello",
+            raw="hello",
             status=RunStatus.RUNNING,
             time_started=when,
             batch_host=_text(body.get("node")),
@@ -46,7 +46,7 @@ def fact_of(message: RelayMessage, now: datetime) -> JobFacts | None:
     if message.kind == "start":
         return JobFacts(
             **common,
-            raw_state="start",
+            raw="start",
             status=RunStatus.RUNNING,
             stdout_path=_text(body.get("stdout")),
             stderr_path=_text(body.get("stderr")),
@@ -70,7 +70,7 @@ def _fin(body: Mapping[str, Any], common: dict[str, Any]) -> JobFacts:
         raw = f"fin: signal {exit_signal}" if exit_signal else f"fin: exit {exit_code}"
     return JobFacts(
         **common,
-        raw_state=raw,
+        raw=raw,
         status=verdict_of(exit_code, exit_signal, out_of_memory=out_of_memory),
         exit_code=exit_code,
         exit_signal=exit_signal,

@@ -65,7 +65,7 @@ class Native:
     def queue(self, users: Sequence[str] | None = None) -> list[JobFacts]:
         """See `accounting.Backend`."""
         facts = self._ask(["queue"])
-        return [fact for fact in facts if _is_listed(fact) and (users is None or fact.user_name in users)]
+        return [fact for fact in facts if _is_listed(fact) and (users is None or fact.slurm_user in users)]
 
     def ended(self, jobs: Sequence[str], since: datetime) -> list[JobFacts]:
         """See `accounting.Backend`: of an array task that is asked for, pyslurm loads the whole array.
@@ -132,8 +132,8 @@ def live_fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
         source="squeue",
         time_started=_time(job, "start_time") if stage >= Stage.RUNNING and nodes else None,
         time_ended=_time(job, "end_time") if ended else None,
-        exit_code=job.get("exit_code") if ended else None,
-        exit_signal=job.get("exit_code_signal") if ended else None,
+        slurm_exit_code=job.get("exit_code") if ended else None,
+        slurm_exit_signal=job.get("exit_code_signal") if ended else None,
         reason=_text(job, "state_reason"),
         node_list=nodes,
         batch_host=_text(job, "batch_host"),
@@ -168,9 +168,9 @@ def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
             source="sacct",
             cluster=_text(job, "cluster"),
             job_id=int(job["id"]),
-            raw_state=str(job["state"]),
+            raw=str(job["state"]),
             status=states.status_of(str(job["state"])),
-            user_name=_text(job, "user_name"),
+            slurm_user=_text(job, "user_name"),
             array_job_id=array,
             array_task_id=task,
             het_job_id=het,
@@ -178,8 +178,8 @@ def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
             attempt=int(job["requeue_count"]),
             time_submitted=_time(job, "submit_time"),
             time_ended=_time(job, "end_time"),
-            exit_code=job.get("exit_code"),
-            exit_signal=job.get("exit_code_signal"),
+            slurm_exit_code=job.get("exit_code"),
+            slurm_exit_signal=job.get("exit_code_signal"),
             partition=_text(job, "partition"),
             account=_text(job, "account"),
             qos=_text(job, "qos"),

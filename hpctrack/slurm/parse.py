@@ -173,9 +173,9 @@ def _queued(
         source="squeue",
         cluster=cluster,
         job_id=int(line.job_id),
-        raw_state=line.state,
+        raw=line.state,
         status=status,
-        user_name=units.text(line.user),
+        slurm_user=units.text(line.user),
         array_job_id=array_job_id,
         array_task_id=array_task_id,
         het_job_id=units.number(line.het_job_id),
@@ -185,8 +185,8 @@ def _queued(
         # An ended job that never got a node has its end for a start.
         time_started=times[line.started] if stage >= states.Stage.RUNNING and node_list else None,
         time_ended=times[line.ended] if ended else None,
-        exit_code=exit_code,
-        exit_signal=exit_signal,
+        slurm_exit_code=exit_code,
+        slurm_exit_signal=exit_signal,
         reason=units.text(line.reason),
         node_list=node_list,
         batch_host=units.text(line.batch_host),
@@ -267,9 +267,9 @@ def _accounted(
         source="sacct",
         cluster=units.text(row.cluster),
         job_id=int(row.raw_id),
-        raw_state=row.state,
+        raw=row.state,
         status=states.status_of(row.state),
-        user_name=units.text(row.user),
+        slurm_user=units.text(row.user),
         array_job_id=array_job_id,
         array_task_id=array_task_id,
         het_job_id=int(het_job_id) if plus else None,
@@ -279,8 +279,8 @@ def _accounted(
         # A job that never got a node may have its end for a start.
         time_started=times[row.started] if node_list else None,
         time_ended=times[row.ended],
-        exit_code=exit_code,
-        exit_signal=exit_signal,
+        slurm_exit_code=exit_code,
+        slurm_exit_signal=exit_signal,
         reason=_cancelled_by(row.state, user_of),
         node_list=node_list,
         partition=units.text(row.partition),
@@ -296,12 +296,12 @@ def _accounted(
     )
 
 
-def _cancelled_by(raw_state: str, user_of: Callable[[int], str | None]) -> str | None:
-    found = _CANCELLED_BY.match(raw_state)
+def _cancelled_by(state: str, user_of: Callable[[int], str | None]) -> str | None:
+    found = _CANCELLED_BY.match(state)
     if found is None:
         return None
     name = user_of(int(found[1]))
-    return f"CANCELLED by {name}" if name else raw_state
+    return f"CANCELLED by {name}" if name else state
 
 
 def _resources(row: _Row) -> dict[str, object]:

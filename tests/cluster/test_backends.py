@@ -107,8 +107,8 @@ def on_record(asked: accounting.Backend, *jobs: object) -> list[JobFacts]:
 
 def test_a_pending_job(asked, jobs, cluster):
     [fact] = queued(asked, jobs["held"])
-    assert (fact.source, fact.status, fact.raw_state) == ("squeue", RunStatus.PENDING, "PENDING")
-    assert (fact.reason, fact.job_name, fact.user_name) == ("JobHeldUser", NAME, USER)
+    assert (fact.source, fact.status, fact.raw) == ("squeue", RunStatus.PENDING, "PENDING")
+    assert (fact.reason, fact.job_name, fact.slurm_user) == ("JobHeldUser", NAME, USER)
     assert (fact.cluster, fact.partition, fact.attempt) == (cluster.layout.name, "main", 0)
     assert (fact.node_list, fact.time_started, fact.time_ended) == (None, None, None)
     assert fact.time_submitted is not None
@@ -125,7 +125,7 @@ def test_a_running_job_of_a_hidden_partition(asked, jobs):
     assert fact.time_submitted <= fact.time_started
     assert fact.time_ended is None, "when it will be killed is a forecast"
     assert fact.time_limit == timedelta(hours=1, minutes=3), "Slurm counts whole minutes"
-    assert (fact.exit_code, fact.exit_signal) == (None, None)
+    assert (fact.slurm_exit_code, fact.slurm_exit_signal) == (None, None)
 
 
 def test_tasks_that_wait_stand_together(asked, jobs):
@@ -140,7 +140,7 @@ def test_only_what_goes_on_is_in_the_queue(asked, jobs):
 
 
 def test_users_are_told_apart(asked, jobs):
-    assert {fact.user_name for fact in asked.queue([USER])} == {USER}
+    assert {fact.slurm_user for fact in asked.queue([USER])} == {USER}
     assert jobs["held"] not in {fact.job_id for fact in asked.queue(["root"])}
 
 
@@ -155,13 +155,13 @@ ENDS = {
 def test_an_end(asked, jobs, name):
     status, code, _, reason = ENDS[name]
     [fact] = on_record(asked, jobs[name])
-    assert (fact.source, fact.status, fact.exit_code, fact.reason) == ("sacct", status, code, reason)
+    assert (fact.source, fact.status, fact.slurm_exit_code, fact.reason) == ("sacct", status, code, reason)
     assert fact.time_submitted is not None
     assert fact.time_started is not None
     assert fact.time_ended is not None
     assert fact.time_submitted <= fact.time_started <= fact.time_ended
     assert str(fact.node_list).startswith("n")
-    assert (fact.user_name, fact.partition, fact.time_limit) == (USER, "main", timedelta(minutes=2))
+    assert (fact.slurm_user, fact.partition, fact.time_limit) == (USER, "main", timedelta(minutes=2))
 
 
 def test_resources_have_units(asked, jobs):
@@ -178,7 +178,7 @@ def test_tasks_are_asked_for_by_their_array(asked, jobs):
     array = jobs["tasks"]
     for wanted in ([array], [f"{array}_{task}" for task in range(3)]):
         facts = on_record(asked, *wanted)
-        assert {fact.array_task_id: (fact.status, fact.exit_code) for fact in facts} == {
+        assert {fact.array_task_id: (fact.status, fact.slurm_exit_code) for fact in facts} == {
             0: (RunStatus.COMPLETED, 0), 1: (RunStatus.FAILED, 1), 2: (RunStatus.FAILED, 2),
         }  # fmt: skip
         assert {fact.array_job_id for fact in facts} == {array}
@@ -194,7 +194,7 @@ def test_components_of_a_het_job(asked, jobs):
 
 def test_each_execution_of_a_requeued_job(asked, jobs):
     first, second = on_record(asked, jobs["requeued"])
-    assert (first.status, second.status, second.exit_code) == (RunStatus.REQUEUED, RunStatus.FAILED, 5)
+    assert (first.status, second.status, second.slurm_exit_code) == (RunStatus.REQUEUED, RunStatus.FAILED, 5)
     assert first.time_ended is not None
     assert second.time_submitted is not None
     assert first.time_ended <= second.time_submitted
@@ -231,11 +231,11 @@ def _comparable(fact: JobFacts) -> JobFacts:
     """A fact without what the two may differ in (docs/states.md)."""
     passing = {"cpu_s"} if fact.time_ended else {"cpu_s", "elapsed_s"}
     resources = {name: value for name, value in fact.resources.items() if name not in passing}
-    raw = fact.raw_state.split()[0]
+    raw = fact.raw.split()[0]
     array = None if fact.array_tasks else fact.array_job_id
     het = fact.het_job_id if fact.het_offset else None
     live = matching.goes_on(fact) and fact.source == "squeue"
     return fact._replace(
-        time=None, time_used=None, sluid=None, raw_state=raw, attempt=fact.attempt if live else None,
+        time=None, time_used=None, sluid=None, raw=raw, attempt=fact.attempt if live else None,
         resources=resources, array_job_id=array, het_job_id=het, het_offset=fact.het_offset or None,
     )  # fmt: skip

@@ -46,7 +46,7 @@ class Listening(accounting.CommandLine):
         facts = super().queue(users)
         for fact in facts:
             job = fact.array_job_id or fact.het_job_id or fact.job_id
-            self.said.setdefault(job, {})[fact.raw_state] = None
+            self.said.setdefault(job, {})[fact.raw] = None
         return facts
 
     @functools.cached_property

@@ -33,8 +33,8 @@ def task(number, **fields):
 
 def fact(source, state, **fields):
     return JobFacts(**{
-        "source": source, "cluster": "mini", "job_id": 10, "raw_state": state,
-        "status": states.status_of(state), "user_name": "alice", "time_submitted": T0, "time": at(1000),
+        "source": source, "cluster": "mini", "job_id": 10, "raw": state,
+        "status": states.status_of(state), "slurm_user": "alice", "time_submitted": T0, "time": at(1000),
         **fields,
     })  # fmt: skip
 
@@ -46,7 +46,7 @@ def squeue(state, attempt=0, start=None, node="n1", **fields):
 
 
 def row(state, start=5, end=50, **fields):
-    ended = {} if end is None else {"time_ended": at(end), "exit_code": 0, "exit_signal": 0}
+    ended = {} if end is None else {"time_ended": at(end), "slurm_exit_code": 0, "slurm_exit_signal": 0}
     started = {} if start is None else {"time_started": at(start), "node_list": "n1"}
     return fact("sacct", state, **{"partition": "main", **started, **ended, **fields})
 

@@ -121,7 +121,7 @@ def test_without_accounting_slurmctld_is_asked_as_ever(pyslurm, slurm):
     slurm.says("sacct", stderr="Slurm accounting storage is disabled\n", exit=1)
     slurm.says("squeue", line(10, "FAILED", exit_code="3:0", EndTime=epoch(9), NodeList="n1"))
     [fact] = asked(environ).ended(["10"], datetime(2026, 11, 21, tzinfo=timezone.utc))
-    assert (fact.source, fact.status, fact.exit_code) == ("squeue", RunStatus.FAILED, 3)
+    assert (fact.source, fact.status, fact.slurm_exit_code) == ("squeue", RunStatus.FAILED, 3)
 
 
 def test_each_array_is_asked_for_once_and_in_chunks(pyslurm, tmp_path):

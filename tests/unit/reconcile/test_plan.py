@@ -28,7 +28,7 @@ def test_a_life():
 
 
 def test_a_job_that_ended_before_the_first_poll():
-    stored, moves = decide(run(), row("FAILED", exit_code=3))
+    stored, moves = decide(run(), row("FAILED", slurm_exit_code=3))
     assert (stored.status, stored.time_started, stored.time_ended) == (S.FAILED, at(5), at(50))
     assert moves == [(0, S.RUNNING, "sacct"), (0, S.FAILED, "sacct")]
     assert stored.exit_code is None, "the script's own exit is not Slurm's to tell"
@@ -36,7 +36,7 @@ def test_a_job_that_ended_before_the_first_poll():
 
 
 def test_transitions_have_the_times_of_the_source():
-    [change] = plan([row("FAILED", raw_state="FAILED")], [run()], at(1000), survey=ALL)
+    [change] = plan([row("FAILED", raw="FAILED")], [run()], at(1000), survey=ALL)
     assert [(t.time, t.raw) for t in change.transitions] == [(at(5), None), (at(50), "FAILED")]
 
 
@@ -162,14 +162,14 @@ def test_revoked_is_no_end():
 
 
 def test_the_exit_code_of_a_job_that_cancels_itself_follows_late():
-    first = row("CANCELLED by 1000", exit_signal=0)
+    first = row("CANCELLED by 1000", slurm_exit_signal=0)
     stored, _ = decide(run(), first)
     assert (stored.status, stored.time_ended) == (S.CANCELLED, at(50))
     assert stored.recheck_after == at(1000) + RECHECK
-    stored, moves = decide(stored, row("CANCELLED by 1000", exit_signal=15), now=1030)
+    stored, moves = decide(stored, row("CANCELLED by 1000", slurm_exit_signal=15), now=1030)
     assert (stored.attempts[0].slurm_exit_signal, stored.time_ended, moves) == (15, at(50), [])
     assert stored.recheck_after == at(1030) + RECHECK, "until it says the same twice"
-    stored, moves = decide(stored, row("CANCELLED by 1000", exit_signal=15), now=1060)
+    stored, moves = decide(stored, row("CANCELLED by 1000", slurm_exit_signal=15), now=1060)
     assert (stored.recheck_after, moves) == (None, [])
 
 
@@ -181,10 +181,10 @@ def test_until_slurmctld_has_forgotten_a_job_its_end_may_be_told_again():
         stored, _ = decide(stored, row("CANCELLED by 1000", reason="CANCELLED by alice"), now=now)
         assert stored.recheck_after == at(later)
     assert at(410) == at(50) + FORGOTTEN
-    stored, moves = decide(stored, row("CANCELLED", exit_signal=15), now=420)
+    stored, moves = decide(stored, row("CANCELLED", slurm_exit_signal=15), now=420)
     assert (stored.status, stored.reason, moves) == (S.CANCELLED, "CANCELLED by alice", [])
     assert (stored.attempts[0].slurm_exit_signal, stored.recheck_after) == (15, at(420) + RECHECK)
-    assert decide(stored, row("CANCELLED", exit_signal=15), now=450)[0].recheck_after is None
+    assert decide(stored, row("CANCELLED", slurm_exit_signal=15), now=450)[0].recheck_after is None
 
 
 def test_a_corrected_end_replaces_the_one_before():
@@ -239,5 +239,5 @@ def test_the_end_of_what_might_have_started_again_is_looked_up_once_more_too(end
     stored, _ = decide(run(), row(end), now=60)
     stored, _ = decide(stored, row(end), now=60 + GRACE.total_seconds())
     assert (stored.time_ended, stored.recheck_after) == (at(50), at(380))
-    told, _ = decide(stored, row(end, exit_signal=15), now=381)
+    told, _ = decide(stored, row(end, slurm_exit_signal=15), now=381)
     assert told.attempts[0].slurm_exit_signal == 15

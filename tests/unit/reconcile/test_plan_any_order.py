@@ -36,7 +36,9 @@ def lives(draw):
             completing = {**begun, "attempt": attempt + (attempt < restarts)}
             lines.append(squeue("COMPLETING", **completing, time=at(ended)))
         end = draw(st.sampled_from(BETWEEN if attempt < restarts else FINAL))
-        rows.append(row(end.value, start=started, end=ended, time_submitted=submitted, exit_code=attempt))
+        rows.append(
+            row(end.value, start=started, end=ended, time_submitted=submitted, slurm_exit_code=attempt)
+        )
         if draw(st.booleans()):
             messages.append(relay("hello", attempt, started + 1, node="n1"))
             messages.append(relay("start", attempt, started + 2, stdout="/o"))
@@ -88,7 +90,7 @@ def test_whenever_messages_arrive_the_end_is_the_same(life, shuffle):
     assert essence(stored) == essence(expected)
     assert (stored.status, stored.time_ended) == (rows[-1].status, rows[-1].time_ended)
     assert [(a.status, a.time_started, a.time_ended, a.slurm_exit_code) for a in stored.attempts] == [
-        (r.status, r.time_started, r.time_ended, r.exit_code) for r in rows
+        (r.status, r.time_started, r.time_ended, r.slurm_exit_code) for r in rows
     ]
 
 
@@ -146,7 +148,7 @@ def test_the_last_word_of_accounting_counts(life, first, seconds):
     _, rows, messages, clock = life
     last = rows[-1]
     early = last.time_ended - timedelta(seconds=seconds)
-    wrong = last._replace(status=first, raw_state=first.value, exit_signal=9, time_ended=early)
+    wrong = last._replace(status=first, raw=first.value, slurm_exit_signal=9, time_ended=early)
     stored, _ = decide(run(), *messages, now=clock, survey=Survey())
     stored, _ = decide(stored, *rows[:-1], wrong, now=clock + 1)
     assert stored.time_ended == early
@@ -154,4 +156,4 @@ def test_the_last_word_of_accounting_counts(life, first, seconds):
         stored, _ = decide(stored, *rows, now=clock + later)
     assert (stored.status, stored.time_ended, stored.recheck_after) == (last.status, last.time_ended, None)
     top = stored.attempts[-1]
-    assert (top.status, top.slurm_exit_code, top.slurm_exit_signal) == (last.status, last.exit_code, 0)
+    assert (top.status, top.slurm_exit_code, top.slurm_exit_signal) == (last.status, last.slurm_exit_code, 0)

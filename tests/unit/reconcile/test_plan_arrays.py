@@ -66,7 +66,7 @@ def test_tasks_that_we_do_not_know():
     stranger = squeue("RUNNING", job_id=31, array_job_id=30, array_task_id=1)
     stored = [task(1), task(2)]
     assert matching.missing_tasks([line, own, stranger], stored) == [(1, 0), (1, 3), (1, 9)]
-    assert matching.missing_tasks([squeue("PENDING", array_job_id=20, user_name="bob")], stored) == []
+    assert matching.missing_tasks([squeue("PENDING", array_job_id=20, slurm_user="bob")], stored) == []
 
 
 # ---- Het jobs --------------------------------------------------------------------------------------------

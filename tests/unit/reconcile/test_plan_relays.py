@@ -30,7 +30,7 @@ def test_fin_is_the_end_of_the_script_only():
     stored, moves = decide(run(), relay("hello"), relay("fin", exit_code=0, when=40), survey=Survey())
     assert (stored.status, stored.time_ended, stored.exit_code) == (S.COMPLETING, None, 0)
     assert moves == [(0, S.RUNNING, "relay"), (0, S.COMPLETING, "relay")]
-    stored, moves = decide(stored, row("OUT_OF_MEMORY", exit_code=0, exit_signal=125))
+    stored, moves = decide(stored, row("OUT_OF_MEMORY", slurm_exit_code=0, slurm_exit_signal=125))
     attempt = stored.attempts[0]
     assert (stored.status, stored.exit_code, attempt.exit_code) == (S.OUT_OF_MEMORY, 0, 0)
     assert (attempt.slurm_exit_code, attempt.slurm_exit_signal, attempt.time_ended) == (0, 125, at(50))
@@ -43,7 +43,7 @@ def test_a_late_hello_changes_nothing():
 
 
 def test_a_late_fin_fills_in_the_exit():
-    stored = after(run(), (row("FAILED", exit_code=3),))
+    stored = after(run(), (row("FAILED", slurm_exit_code=3),))
     late, moves = decide(stored, relay("fin", exit_code=3, stderr_tail="oops"), survey=Survey())
     assert (late.status, late.exit_code, late.time_ended, moves) == (S.FAILED, 3, at(50), [])
     assert late.attempts[0].stderr_tail == "oops"

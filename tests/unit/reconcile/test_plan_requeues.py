@@ -40,7 +40,7 @@ def test_an_end_without_its_time_is_not_told_yet():
     """What slurmdbd knows for a moment after an outage: the start, with the state that the job has by now."""
     stored, moves = decide(run(), row("FAILED", end=None))
     assert (stored.status, stored.time_ended, moves) == (S.PENDING, None, [])
-    stored, _ = decide(stored, row("FAILED", exit_code=2))
+    stored, _ = decide(stored, row("FAILED", slurm_exit_code=2))
     assert (stored.status, stored.time_ended) == (S.FAILED, at(50))
     assert stored.attempts[0].slurm_exit_code == 2
     command = run(kind="command", status=S.RUNNING, missing_since=at(0))
@@ -124,7 +124,7 @@ def test_cancelled_while_it_completed_for_its_requeue(end):
     """Accounting says REQUEUED first, of the one execution there is."""
     stored = after(run(), (squeue("RUNNING"),), (squeue("COMPLETING", 1),), (row("REQUEUED"),))
     assert (stored.status, stored.time_ended) == (S.REQUEUED, None)
-    stored, moves = decide(stored, row(end, exit_code=9))
+    stored, moves = decide(stored, row(end, slurm_exit_code=9))
     assert (stored.status, moves) == (S[end], [(0, S[end], "sacct")])
     assert stored.attempts[0].slurm_exit_code == 9
     assert (stored.time_ended is None) == (end == "PREEMPTED")
@@ -174,8 +174,8 @@ def test_of_two_answers_the_later_counts():
 def counted_twice(end="FAILED"):
     """Rows as 25.11 and 26.05 have them for good if slurmctld was started anew between the two."""
     return (
-        row("REQUEUED", end=50, attempt=1, exit_code=9),
-        row(end, start=60, end=90, attempt=1, time_submitted=at(51), exit_code=3),
+        row("REQUEUED", end=50, attempt=1, slurm_exit_code=9),
+        row(end, start=60, end=90, attempt=1, time_submitted=at(51), slurm_exit_code=3),
     )
 
 
@@ -236,7 +236,7 @@ def test_rows_that_come_alone_though_two_have_one_count():
 def test_an_execution_that_was_stored_under_the_wrong_number_is_moved():
     first, second = counted_twice()
     relayed = decide(run(), relay("hello", 1, 60), relay("fin", 1, 90, exit_code=3), survey=Survey())[0]
-    wrong, _ = decide(relayed, first._replace(status=S.TIMEOUT, raw_state="TIMEOUT"))
+    wrong, _ = decide(relayed, first._replace(status=S.TIMEOUT, raw="TIMEOUT"))
     assert [(attempt.attempt, attempt.status) for attempt in wrong.attempts] == [(1, S.TIMEOUT)]
     stored = after(wrong._replace(recheck_after=at(1)), (first, second))
     assert_executed(stored)
@@ -328,7 +328,7 @@ def test_more_rows_than_the_job_was_executed_are_of_one_that_had_the_id():
 @pytest.mark.parametrize(
     "stranger",
     [
-        {"user_name": "bob"},
+        {"slurm_user": "bob"},
         {"cluster": "other"},
         {"time_submitted": at(-4000)},
         {"time_submitted": at(9000)},

@@ -37,7 +37,7 @@ def comparable(fact):
     array = fact.array_job_id if fact.array_task_id is not None else None
     tasks = tuple(range(task, task + 1) for part in fact.array_tasks for task in part)
     return fact._replace(
-        raw_state=fact.raw_state.split()[0],
+        raw=fact.raw.split()[0],
         array_job_id=array,
         het_offset=None,
         array_tasks=tasks,
@@ -90,4 +90,4 @@ def test_what_cant_be_read_is_refused(broken):
 
 def test_a_word_that_nobody_knows_is_kept():
     fact = native.live_fact(recorded("queue")[0] | {"state": "HIBERNATING"}, NOW)
-    assert (fact.raw_state, fact.status) == ("HIBERNATING", None)
+    assert (fact.raw, fact.status) == ("HIBERNATING", None)

@@ -68,7 +68,7 @@ def test_every_recorded_line_of_squeue_is_read():
     seen = Counter(fact.status for fact in facts)
     words = {status.name for status in seen}
     assert words == {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "SPECIAL_EXIT"}
-    assert {fact.user_name for fact in facts} == {"hpcalice"}
+    assert {fact.slurm_user for fact in facts} == {"hpcalice"}
     assert {fact.cluster for fact in facts} == {"mini"}
     assert max(fact.attempt for fact in facts) == 2
     for fact in facts:
@@ -91,7 +91,7 @@ def test_recorded_ends_in_slurmctlds_memory():
     )
     by_end = {fact.status: fact for fact in facts}
     failed = by_end[RunStatus.OUT_OF_MEMORY]
-    assert (failed.exit_code, failed.exit_signal) == (0, 125)
+    assert (failed.slurm_exit_code, failed.slurm_exit_signal) == (0, 125)
     assert failed.time_ended and failed.time_started
     never = [fact for fact in facts if fact.status is RunStatus.CANCELLED and fact.node_list is None]
     assert never
@@ -109,7 +109,7 @@ def test_recorded_executions():
     for fact in facts:
         by_job.setdefault(fact.job_id, []).append(fact)
     assert [fact.status.name for fact in by_job[600325]] == ["REQUEUED", "REQUEUED", "FAILED"]
-    assert [fact.exit_code for fact in by_job[600325]] == [111, 111, 5]
+    assert [fact.slurm_exit_code for fact in by_job[600325]] == [111, 111, 5]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_line_of_squeue():
     assert (fact.time_submitted, fact.time_started, fact.time) == (at(1795223351), at(1795223352), NOW)
     assert fact.time_limit == timedelta(days=1, hours=2, minutes=3, seconds=4)
     assert (fact.node_list, fact.batch_host, fact.reason) == ("n[1-2]", "n1", None)
-    assert (fact.exit_code, fact.time_ended) == (None, None)
+    assert (fact.slurm_exit_code, fact.time_ended) == (None, None)
 
 
 def test_a_forecast_is_no_start():
@@ -193,7 +193,7 @@ def test_a_forecast_is_no_start():
 @pytest.mark.parametrize("state", ["HIBERNATING", "?", "COMPLETED_LATER"])
 def test_an_unknown_word_is_kept_and_no_end(state):
     [fact] = queued({"State": state})
-    assert (fact.status, fact.raw_state, fact.time_ended) == (None, state, None)
+    assert (fact.status, fact.raw, fact.time_ended) == (None, state, None)
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_who_cancelled():
     by_name, by_id = accounted(
         {"State": "CANCELLED by 1000"}, {"State": "CANCELLED by 77", "Submit": "1795223370"}
     )
-    assert (by_name.reason, by_name.raw_state) == ("CANCELLED by carol", "CANCELLED by 1000")
+    assert (by_name.reason, by_name.raw) == ("CANCELLED by carol", "CANCELLED by 1000")
     assert by_id.reason == "CANCELLED by 77"
 
 
@@ -451,7 +451,7 @@ def test_who_cancelled():
 )
 def test_exits(text, expected):
     [fact] = queued({"State": "FAILED", "exit_code": text})
-    assert (fact.exit_code, fact.exit_signal) == expected
+    assert (fact.slurm_exit_code, fact.slurm_exit_signal) == expected
 
 
 @pytest.mark.parametrize(

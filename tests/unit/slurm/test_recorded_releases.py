@@ -94,7 +94,7 @@ def test_an_expedited_requeue_is_one(rows):
 def test_a_component_without_a_script_is_a_component(rows):
     first, external = named_het(rows)
     assert (first.het_offset, external.het_offset) == (0, 1)
-    assert (first.status, first.exit_code) == (S.FAILED, 3)
+    assert (first.status, first.slurm_exit_code) == (S.FAILED, 3)
 
 
 def named_het(rows):
