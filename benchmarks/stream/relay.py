@@ -105,7 +105,7 @@ def _track(folder: Path, script: str) -> Iterator[_Tracked]:
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     receiver.bind(("127.0.0.1", 0))
     record = records.Record(
-        uuid=str(number), secret=secret.hex(), time=time.time(), cluster=None, job_id=None, tasks=None,
+        uuid=str(number), secret=secret.hex(), time=time.time(), cluster=None, base_job_id=None, tasks=None,
         submission={"uuid": str(number)}, run={}, collector=(f"127.0.0.1:{receiver.getsockname()[1]}",),
         flush=120.0,
     )  # fmt: skip

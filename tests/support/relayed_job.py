@@ -150,8 +150,9 @@ class Job:
         secret = os.urandom(32)
         self.key = wire.run_key(secret, -1)
         self.record = records.Record(
-            uuid=str(uuid.uuid4()), secret=secret.hex(), time=time.time(), cluster="c", job_id=14, tasks=None,
-            submission={"env": {"SAME": "value", "LANG": "C"}}, run={}, usage_interval=0.5, **settings,
+            uuid=str(uuid.uuid4()), secret=secret.hex(), time=time.time(), cluster="c", base_job_id=14,
+            tasks=None, submission={"env": {"SAME": "value", "LANG": "C"}}, run={}, usage_interval=0.5,
+            **settings,
         )  # fmt: skip
         self.started: list[subprocess.Popen] = []
 

@@ -25,6 +25,7 @@ from hpctrack.slurm.sbatch import submission
 from hpctrack.stream.node import options as node
 from hpctrack.stream.node import untracked
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import TASK_NONE
 
 #: Programs that are less of a name than the script they run.
 _INTERPRETERS = ("python", "bash", "sh", "zsh", "Rscript", "julia", "perl", "ruby", "node")
@@ -66,9 +67,10 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
         inherited.restore_signals()
         untracked.execute_as_shells(list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     told = _register_meanwhile(record.uuid)
-    options = [*node.words(configuration), "--record", path, "--run", f"{record.uuid}:-1", *told]
+    run = f"{record.uuid}:{TASK_NONE}"
+    options = [*node.words(configuration), "--record", path, "--run", run, *told]
     supervisor = children.supervisor_argv("command", *options, "--", *argv)
-    environ = {**children.environ(os.environ), "HPCTRACK_RUN": f"{record.uuid}:-1"}  # for who looks at /proc
+    environ = {**children.environ(os.environ), "HPCTRACK_RUN": run}  # for who looks at /proc
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(children.PYTHON, supervisor, environ)  # noqa: S606 (that is the verb)

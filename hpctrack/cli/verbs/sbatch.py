@@ -105,7 +105,7 @@ def _make_known(configuration: Settings, delivery: submit.Delivery) -> None:
         problems.append(f"PostgreSQL did not answer within {DEADLINE:g} s")
     if problems:
         later = "" if registered.is_set() or delivery.path is None else "; it will be registered later"
-        _say(f"job {delivery.record.job_id} is submitted{later}: {'; '.join(problems)}")
+        _say(f"job {delivery.record.base_job_id} is submitted{later}: {'; '.join(problems)}")
 
 
 def _register(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hpctrack import account, errors, limits
 from hpctrack.run.arguments import parse_arguments
 from hpctrack.stream.wire import ciphers, records
+from hpctrack.stream.wire.names import TASK_NONE
 from hpctrack.text import redact
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Job(NamedTuple):
     """What is known of a job when it is submitted."""
 
     cluster: str | None = None
-    job_id: int | None = None
+    #: Of an array the array's.
+    base_job_id: int | None = None
     #: Array specification.
     tasks: str | None = None
     het: bool = False
@@ -171,7 +173,7 @@ def find_parent(environ: Mapping[str, str], spool: str) -> Parent | None:
     cluster = environ.get("SLURM_CLUSTER_NAME")
     record = _record(spool, cluster, job)
     if record is not None and record.tasks is None:
-        return Parent(record.uuid, -1)
+        return Parent(record.uuid, TASK_NONE)
     record = _record(spool, cluster, environ.get("SLURM_ARRAY_JOB_ID", ""))
     task = environ.get("SLURM_ARRAY_TASK_ID", "")
     if record is not None and record.tasks is not None and task.isdecimal():
@@ -179,11 +181,11 @@ def find_parent(environ: Mapping[str, str], spool: str) -> Parent | None:
     return None
 
 
-def _record(spool: str, cluster: str | None, job_id: str) -> records.Record | None:
-    if not job_id.isdecimal():
+def _record(spool: str, cluster: str | None, base_job_id: str) -> records.Record | None:
+    if not base_job_id.isdecimal():
         return None
     try:
-        return records.find(spool, cluster, int(job_id))
+        return records.find(spool, cluster, int(base_job_id))
     except (OSError, ValueError):
         return None
 
@@ -200,7 +202,7 @@ def mint(settings: Settings, time: float) -> records.Record:
         secret=ciphers.mint().hex(),
         time=time,
         cluster=None,
-        job_id=None,
+        base_job_id=None,
         tasks=None,
         submission={},
         run={},
@@ -221,7 +223,7 @@ def complete(
     redactor = redact.Redactor.collect(source.environ, source.argv, texts)
     return minted._replace(
         cluster=job.cluster,
-        job_id=job.job_id,
+        base_job_id=job.base_job_id,
         tasks=job.tasks,
         submission=bounded(storable(_masked(_submission(minted, source, job, redactor), redactor))),
         run=bounded(storable(_masked(_run(source, own, job, parent, redactor), redactor))),
@@ -265,8 +267,8 @@ def _run(
         "comment": own.note,
         "tags": tags(own.tags),
         "args": parse_arguments(redactor.argv(source.arguments)),
-        "job_id": job.job_id,
-        "het_job_id": job.job_id if job.het else None,
+        "job_id": job.base_job_id,
+        "het_job_id": job.base_job_id if job.het else None,
         "job_name": job.name,
         "partition": job.partition,
         "account": job.account,

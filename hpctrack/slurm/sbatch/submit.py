@@ -168,17 +168,18 @@ class _Job:
         with contextlib.suppress(Exception):  # nothing of ours may keep a job from being submitted
             self._git = repository.Inquiry(str(Path(wrapped.script.path).parent), environ)
 
-    def learn(self, job_id: int, cluster: str | None) -> None:
+    def learn(self, base_job_id: int, cluster: str | None) -> None:
         """Write the job's record and deliver it; what fails is told in one line."""
         if self.known:
             return
         self.known = True
         try:
             cluster = cluster or site.cluster_name(self._order.environ, self._order.settings.cache)
-            record = self._record(job_id, cluster)
+            record = self._record(base_job_id, cluster)
             self._listener.deliver(self._write(record))
         except Exception as error:  # noqa: BLE001 (the job is submitted: this must not look as if it were not)
-            self._listener.say(f"job {job_id} is submitted, but not tracked: {error or type(error).__name__}")
+            why = error or type(error).__name__
+            self._listener.say(f"job {base_job_id} is submitted, but not tracked: {why}")
 
     def look_up(self) -> None:
         """Ask Slurm for the job where sbatch has not named it: nobody else's script has this path."""
@@ -196,7 +197,7 @@ class _Job:
         """Nothing is going to be submitted."""
         return self._wrapped.request.test_only
 
-    def _record(self, job_id: int, cluster: str) -> records.Record:
+    def _record(self, base_job_id: int, cluster: str) -> records.Record:
         request, script = self._wrapped.request, self._wrapped.script
         source = submission.Source(
             argv=self._order.line,
@@ -211,7 +212,7 @@ class _Job:
         )
         job = submission.Job(
             cluster=cluster,
-            job_id=job_id,
+            base_job_id=base_job_id,
             tasks=request.array,
             het=request.components > 1,
             name=request.job_name or script.name,

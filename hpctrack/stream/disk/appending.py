@@ -21,10 +21,10 @@ from hpctrack.stream.disk import marks, runfolder, tail
 class Name:
     """Such a name, as a relay looks after it."""
 
-    def __init__(self, folder: str, job_id: int | None, task: int) -> None:
+    def __init__(self, folder: str, base_job_id: int | None, task: int) -> None:
         """``folder`` holds the journal."""
         self.folder = folder
-        self.path = runfolder.public_name(folder, job_id, task)
+        self.path = runfolder.public_name(folder, base_job_id, task)
         #: By device and inode of what stood there: its other name, in the folder.
         self._journals: dict[tuple[int, int], str] = {}
 

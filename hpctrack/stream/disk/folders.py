@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import files, flock
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import TASK_NONE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -36,8 +37,8 @@ class Identity(NamedTuple):
     uuid: str | None
     task: int
     cluster: str | None = None
-    #: Base job id, by which the record is found.
-    job_id: int | None = None
+    #: By which the record is found.
+    base_job_id: int | None = None
     #: Path of the submission record.
     record: str | None = None
     attempt: int = 0
@@ -64,7 +65,7 @@ def identity(config: Config, supervisor: int) -> Identity:
         uuid=None,
         task=config.task,
         cluster=config.cluster,
-        job_id=config.job_id,
+        base_job_id=config.base_job_id,
         record=config.record or None,
         attempt=config.attempt,
         host=host(),
@@ -77,14 +78,15 @@ def identity(config: Config, supervisor: int) -> Identity:
 
 def write_identity(folder: str, identity: Identity) -> None:
     """Write or replace a folder's ``identity.json``."""
-    files.replace(os.path.join(folder, "identity.json"), json.dumps(identity._asdict()).encode("ascii"))
+    text = json.dumps(records.to_object(identity))
+    files.replace(os.path.join(folder, "identity.json"), text.encode("ascii"))
 
 
 def read_identity(folder: str) -> Identity | None:
     """Read a folder's ``identity.json``; None where there is none that this user wrote."""
     try:
         values = json.loads(files.read(os.path.join(folder, "identity.json"), _MAX_IDENTITY))
-        return Identity(**{name: values[name] for name in Identity._fields if name in values})
+        return Identity(**records.fields_of(Identity, values))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -106,9 +108,9 @@ def guess_identity(spool: str, folder: str) -> Identity | None:
     cluster, _, job = label.rpartition(".")
     if not attempt.isdecimal() or not label:
         return None
-    known = Identity(None, -1, attempt=int(attempt), host=host())
+    known = Identity(None, TASK_NONE, attempt=int(attempt), host=host())
     if cluster and job.isdecimal():
-        known = known._replace(cluster=cluster, job_id=int(job))
+        known = known._replace(cluster=cluster, base_job_id=int(job))
     else:
         known = known._replace(uuid=label, record=records.path_of(spool, label))
     with contextlib.suppress(OSError, ValueError):
@@ -127,8 +129,8 @@ def find_record(spool: str, identity: Identity) -> records.Record | None:
             record = records.read(identity.record)
         except FileNotFoundError:
             return None
-    elif identity.job_id is not None:
-        found = records.find(spool, identity.cluster, identity.job_id)
+    elif identity.base_job_id is not None:
+        found = records.find(spool, identity.cluster, identity.base_job_id)
         if found is None:
             return None
         record = found

@@ -32,7 +32,7 @@ class Journals:
         self._watermark = watermark
         self._watches = [tail.Watch(config.run_dir), tail.Watch(config.spool_dir)]
         place = config.spool_dir if config.shared else config.run_dir
-        self._name = appending.Name(place, config.job_id, config.task)
+        self._name = appending.Name(place, config.base_job_id, config.task)
         self._tails: dict[bytes, tail.Tail] = {}
         self._leftovers: list[leftovers.Leftover] = []
         self._mirror = mirror.Mirror(config.spool_dir, identity)

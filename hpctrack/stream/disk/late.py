@@ -105,7 +105,7 @@ def _identity(spool: str, match: re.Match[str]) -> Identity | None:
     else:
         cluster = match[2].rsplit(".", 3)[0]
         job, task = int(match[4]), int(match[5])
-        identity = folders.Identity(None, task, cluster=cluster, job_id=job, attempt=int(match[3]))
+        identity = folders.Identity(None, task, cluster=cluster, base_job_id=job, attempt=int(match[3]))
     record = None if identity is None else folders.find_record(spool, identity)
     if identity is None or record is None:
         return None

@@ -34,7 +34,7 @@ class Leftover:
         self.identity = folders.read_identity(self.path) or self.identity
         if not self.in_spool and not self.identity.withdrawn:
             with contextlib.suppress(OSError):
-                appending.Name(self.path, self.identity.job_id, self.identity.task).take_in(known=True)
+                appending.Name(self.path, self.identity.base_job_id, self.identity.task).take_in(known=True)
         self.files = tail.find(self.path)
         return True
 

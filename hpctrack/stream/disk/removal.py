@@ -136,7 +136,7 @@ def withdraw(folder: str, *, in_spool: bool) -> None:
     identity = folders.read_identity(folder)
     if identity is None:
         return
-    name = runfolder.public_name(folder, identity.job_id, identity.task)
+    name = runfolder.public_name(folder, identity.base_job_id, identity.task)
     aside = f"{name}.{os.urandom(4).hex()}"
     with contextlib.suppress(OSError):
         if not in_spool and not identity.withdrawn:

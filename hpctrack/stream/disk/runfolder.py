@@ -76,26 +76,26 @@ def _new(parent: str, name: str) -> str:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), parent)
 
 
-def public_name(folder: str, job_id: int | None, task: int) -> str:
+def public_name(folder: str, base_job_id: int | None, task: int) -> str:
     """Return the name by which shells append to the journal in a run folder, or in a run's spool folder.
 
     It tells whose it is: also base job and index of an array task, which the folder's name does not tell.
     """
     home, label = os.path.split(folder)
     if task >= 0:
-        label = f"{label}.{job_id}_{task}"
+        label = f"{label}.{base_job_id}_{task}"
     above, kind = os.path.split(home)
     if kind == "journals":
         above = os.path.join(above, LASTING)
     return os.path.join(above, f"hpctrack-{os.geteuid()}.{label}.journal")
 
 
-def publish(journal: str, job_id: int | None, task: int) -> str:
+def publish(journal: str, base_job_id: int | None, task: int) -> str:
     """Give a journal the name by which shells append; return that, or nothing where it can't have one.
 
     That is where there are no hard links, and where somebody else could put a link to another file there.
     """
-    name = public_name(os.path.dirname(journal), job_id, task)
+    name = public_name(os.path.dirname(journal), base_job_id, task)
     place = os.path.dirname(name)
     try:
         if os.path.basename(place) == LASTING:

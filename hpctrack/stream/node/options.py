@@ -8,6 +8,8 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpctrack.stream.wire.names import TASK_NONE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -46,12 +48,12 @@ class Config(NamedTuple):
     #: Path of the submission record where it is known (``hpctrack run``); else it is found by job id.
     record: str
     cluster: str | None
-    #: Base job id: of an array task the array's.
-    job_id: int | None
-    #: Array task id, or -1.
+    #: Of an array task the array's job id, else the job's own.
+    base_job_id: int | None
+    #: Array task id, or `TASK_NONE`.
     task: int
-    #: Raw job id (SLURM_JOB_ID).
-    raw_job_id: int | None
+    #: The job's own id (SLURM_JOB_ID).
+    job_id: int | None
     attempt: int
     flush: float
     #: Files behind the script's standard output and error; empty where they are no files.
@@ -101,7 +103,7 @@ def config(options: Options, folder: RunFolder) -> Config:
     """Say to the relay what the supervisor knows: from its environment, and its open files."""
     task = _integer("SLURM_ARRAY_TASK_ID") if options.mode == "supervise" else None
     base = _integer("SLURM_ARRAY_JOB_ID") if task is not None else None
-    raw = _integer("SLURM_JOB_ID")
+    own = _integer("SLURM_JOB_ID")
     return Config(
         time=time.time(),
         run_dir=folder.path,
@@ -109,9 +111,9 @@ def config(options: Options, folder: RunFolder) -> Config:
         spool_dir=folder.spool_path,
         record=options.record,
         cluster=os.environ.get("SLURM_CLUSTER_NAME"),
-        job_id=base if base is not None else raw,
-        task=-1 if task is None else task,
-        raw_job_id=raw,
+        base_job_id=own if base is None else base,
+        task=TASK_NONE if task is None else task,
+        job_id=own,
         attempt=attempt(),
         flush=options.flush,
         stdout=_file_behind(1),

@@ -410,7 +410,7 @@ class Relay:
         if self._sampler is None:
             environ = os.environ
             # In a plain job that holds several tracked commands, the job's cgroup is not ours alone.
-            job_id = None if self._config.record else self._config.raw_job_id
+            job_id = None if self._config.record else self._config.job_id
             mark = ("HPCTRACK_RUN_DIR", self._config.run_dir)
             sluid = environ.get("SLURM_JOB_SLUID", "")
             self._sampler = usage.Sampler(report.node(environ), job_id, mark, sluid)

@@ -19,6 +19,7 @@ from hpctrack.script import journal_lines
 from hpctrack.stream.disk import folders, leftovers, removal, runfolder, tail
 from hpctrack.stream.node.outbox import Link, Outbox, Run
 from hpctrack.stream.wire import doubts, records
+from hpctrack.stream.wire.names import TASK_NONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -275,7 +276,7 @@ def _journal_of(leftover: leftovers.Leftover, events: list[str]) -> list[tail.Ta
 
 def without_key(stuck: Stuck) -> Spooled:
     """Return a folder whose submission record is gone as one that may be discarded."""
-    identity = folders.read_identity(stuck.path) or folders.Identity(None, -1)
+    identity = folders.read_identity(stuck.path) or folders.Identity(None, TASK_NONE)
     return Spooled(stuck.path, identity, stuck.in_spool, stuck.size, stuck.since)
 
 

@@ -113,11 +113,11 @@ def _shell_journal(options: Options, folder: runfolder.RunFolder) -> str:
     """Return the path by which shells append: on the node, or where that can't be, on the shared home."""
     known = config(options, folder)
     if not known.several_nodes:
-        name = runfolder.publish(folder.shell_journal, known.job_id, known.task)
+        name = runfolder.publish(folder.shell_journal, known.base_job_id, known.task)
         if name:
             return name
     shared = _shared_journal(options, folder)
-    name = runfolder.publish(shared, known.job_id, known.task) if shared else ""
+    name = runfolder.publish(shared, known.base_job_id, known.task) if shared else ""
     return name or shared or folder.shell_journal
 
 

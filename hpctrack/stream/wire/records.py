@@ -24,6 +24,8 @@ _PLACES = "databases"
 _MAX_PLACES = 1 << 20
 #: Bytes of the file in which a user's own collector says where it is.
 MAX_ADDRESSES = 1 << 14
+#: Fields that files call otherwise, as they did from the beginning.
+_KEYS = {"base_job_id": "job_id"}
 #: Bytes of a record, or of a batch script that holds one.
 _MAX_SIZE = 64 << 20
 
@@ -36,10 +38,10 @@ class Record(NamedTuple):
     secret: str
     #: When it was submitted, in seconds since the epoch.
     time: float
-    #: ClusterName and base job id; None outside Slurm.
+    #: ClusterName and job id (of an array the array's); None outside Slurm.
     cluster: str | None
-    job_id: int | None
-    #: Array specification; None for the one task -1.
+    base_job_id: int | None
+    #: Array specification; None for the one task `names.TASK_NONE`.
     tasks: str | None
     #: The JSON arguments of ``register_submission()``; secrets are masked.
     submission: dict[str, Any]
@@ -54,14 +56,14 @@ class Record(NamedTuple):
     place: str = ""
 
     def __repr__(self) -> str:
-        return f"<Record {self.uuid} of job {self.cluster}.{self.job_id}>"  # the secret is for no log
+        return f"<Record {self.uuid} of job {self.cluster}.{self.base_job_id}>"  # the secret is for no log
 
 
 def path(spool: str, record: Record) -> str:
     """Return where a record stands."""
-    if record.job_id is None:
+    if record.base_job_id is None:
         return _path(spool, record.uuid)
-    return _path(spool, _job(record.cluster, record.job_id))
+    return _path(spool, _job(record.cluster, record.base_job_id))
 
 
 def path_of(spool: str, uuid: str) -> str:
@@ -86,7 +88,18 @@ def write(spool: str, record: Record) -> str:
 
 def dumps(record: Record) -> bytes:
     """Return a record as one line of JSON."""
-    return json.dumps(record._asdict()).encode("ascii")
+    return json.dumps(to_object(record)).encode("ascii")
+
+
+def to_object(record: Any) -> dict[str, Any]:
+    """Return what a record's file says of it, by its keys."""
+    return {_KEYS.get(name, name): value for name, value in record._asdict().items()}
+
+
+def fields_of(kind: Any, value: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a kind of record that a file has a key for."""
+    keys = {name: _KEYS.get(name, name) for name in kind._fields}
+    return {name: value[key] for name, key in keys.items() if key in value}
 
 
 def read(target: str) -> Record:
@@ -98,16 +111,16 @@ def read(target: str) -> Record:
     data = files.read(target, _MAX_SIZE)
     try:
         value = json.loads(_line(data) if data.startswith(b"#!") else data)
-        fields = {name: value[name] for name in Record._fields if name in value}
+        fields = fields_of(Record, value)
         return Record(**{**fields, "collector": tuple(value.get("collector", ()))})
     except (TypeError, AttributeError, ValueError, RecursionError):
         raise ValueError(f"{target} is not a submission record") from None
 
 
-def find(spool: str, cluster: str | None, job_id: int) -> Record | None:
-    """Return the record of a base job id; None while there is none: the job may start before it is written.
+def find(spool: str, cluster: str | None, base_job_id: int) -> Record | None:
+    """Return the record of a job; None while there is none: the job may start before it is written.
 
-    ``cluster`` None finds the job id of any cluster, if only one has it. Raises as `read` does.
+    ``cluster`` None finds the job of any cluster, if only one has it. Raises as `read` does.
     """
     folder = os.path.join(spool, "submissions")
     try:
@@ -115,9 +128,9 @@ def find(spool: str, cluster: str | None, job_id: int) -> Record | None:
         names = os.listdir(folder)
     except FileNotFoundError:
         return None
-    wanted = [_job(cluster, job_id) + ".json"]
+    wanted = [_job(cluster, base_job_id) + ".json"]
     if cluster is None:
-        wanted = [name for name in names if name.endswith(f".{job_id}.json")]
+        wanted = [name for name in names if name.endswith(f".{base_job_id}.json")]
     if len(wanted) != 1:
         return None
     try:
@@ -251,8 +264,8 @@ def _line(script: bytes) -> bytes:
     return script[start + len(PREFIX) :].split(b"\n", 1)[0] if start else b""
 
 
-def _job(cluster: str | None, job_id: int) -> str:
-    return f"{cluster or ''}.{job_id}".replace("/", "_")
+def _job(cluster: str | None, base_job_id: int) -> str:
+    return f"{cluster or ''}.{base_job_id}".replace("/", "_")
 
 
 def _path(spool: str, name: str) -> str:

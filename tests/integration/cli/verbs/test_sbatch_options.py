@@ -69,7 +69,7 @@ def test_quiet_is_asked_for_by_the_path_that_nobody_else_has(site):
     environ = {"FAKE_STDOUT": "", "FAKE_SQUEUE": "21 %s a b\n22 %s a b\n"}
     code, stdout, _ = site.sbatch("-Q", "--parsable", site.script(), environ=environ)
     assert (code, stdout) == (0, "")
-    assert site.record(21).job_id == 21
+    assert site.record(21).base_job_id == 21
     assert "-Q" in site.argv
     assert len(site.calls("squeues")) == 1
 
@@ -104,7 +104,7 @@ def test_an_sbatch_that_timed_out_may_have_submitted(site):
     environ["FAKE_STDERR"] = "sbatch: error: Batch job submission failed: Socket timed out"
     code, _, stderr = site.sbatch(site.script(), environ=environ)
     assert code == 1
-    assert site.record(21).job_id == 21
+    assert site.record(21).base_job_id == 21
     assert "job 21 is submitted" in stderr
 
 
@@ -258,7 +258,7 @@ def test_a_plugin_that_came_later_is_learnt(site):
     with (site.fake / "help").open("a") as file:
         file.write(PLUGIN)
     site.sbatch("--image", "ubuntu", site.script(), environ={"FAKE_STDOUT": "15\n"})
-    assert site.record(15).job_id == 15
+    assert site.record(15).base_job_id == 15
 
 
 def test_where_the_script_is_in_doubt_sbatch_gets_what_was_typed(site):

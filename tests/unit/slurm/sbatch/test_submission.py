@@ -82,7 +82,7 @@ def spool(tmp_path):
 
 def put(spool, job_id, uuid, tasks=None):
     minted = submission.mint(Settings(), 1.0)
-    records.write(spool, minted._replace(uuid=uuid, cluster="hpc", job_id=job_id, tasks=tasks))
+    records.write(spool, minted._replace(uuid=uuid, cluster="hpc", base_job_id=job_id, tasks=tasks))
 
 
 INSIDE = {"SLURM_JOB_ID": "17", "HPCTRACK_JOB_ID": "17", "SLURM_CLUSTER_NAME": "hpc"}
@@ -144,7 +144,7 @@ def make(**changes):
 
 def test_what_is_recorded():
     record = make()
-    assert (record.cluster, record.job_id, record.tasks, record.time) == ("hpc", 14, "0-3", 1700000000.5)
+    assert (record.cluster, record.base_job_id, record.tasks, record.time) == ("hpc", 14, "0-3", 1700000000.5)
     assert (record.collector, record.transport) == (("h:1",), "spool")
     assert (record.flush, record.usage_interval, record.journal_cap) == (1.0, 2.0, 9)
     assert len(bytes.fromhex(record.secret)) == 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -14,6 +15,20 @@ def test_identity_of_folders(tmp_path):
     assert folders.read_identity(str(tmp_path)) == identity
     (tmp_path / "identity.json").write_text("{")
     assert folders.read_identity(str(tmp_path)) is None
+
+
+def test_identity_is_written_and_read_as_ever(tmp_path):
+    """Installations of several versions stand side by side, and take up each other's folders."""
+    identity = folders.Identity("u", 3, "c", 14, "r", 1, "h", "b", 7, "9", True, "n", 8, "10", True)
+    written = {
+        "uuid": "u", "task": 3, "cluster": "c", "job_id": 14, "record": "r", "attempt": 1, "host": "h",
+        "boot": "b", "pid": 7, "pid_start": "9", "closed": True, "namespace": "n", "script": 8,
+        "script_start": "10", "withdrawn": True,
+    }  # fmt: skip
+    folders.write_identity(str(tmp_path), identity)
+    assert json.loads((tmp_path / "identity.json").read_text()) == written
+    (tmp_path / "identity.json").write_text(json.dumps({**written, "of a later version": 1}))
+    assert folders.read_identity(str(tmp_path)) == identity
 
 
 def test_a_lock_is_for_one_at_a_time(tmp_path):

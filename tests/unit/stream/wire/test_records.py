@@ -15,7 +15,7 @@ def make(**changes):
         secret="ab" * 32,
         time=1700000000.25,
         cluster="hpc",
-        job_id=14,
+        base_job_id=14,
         tasks=None,
         submission={"script": "#!/bin/sh\necho 'café' \udcff\n"},
         run={"experiment": "default", "args": {"lr": 0.1}},
@@ -33,6 +33,22 @@ def spool(tmp_path):
     return str(tmp_path / "data" / "spool")
 
 
+#: As records were always written: jobs that an older version submitted may start any time.
+WRITTEN = """{"uuid": "2f1c7f34-8a4e-4a5e-9d43-0c2c6d6a2f10", "secret": "SECRET", "time": 1700000000.25,
+ "cluster": "hpc", "job_id": 14, "tasks": null,
+ "submission": {"script": "#!/bin/sh\\necho 'caf\\u00e9' \\udcff\\n"},
+ "run": {"experiment": "default", "args": {"lr": 0.1}}, "collector": ["10.0.0.1:7000"], "transport": "spool",
+ "flush": 2.5, "usage_interval": 1.0, "journal_cap": 1048576, "place": ""}""".replace("SECRET", "ab" * 32)
+
+
+def test_a_record_is_written_and_read_as_ever(spool):
+    assert records.dumps(make()).decode() == WRITTEN.replace("\n", "")
+    path = records.write(spool, make())
+    with open(path, "w") as file:
+        file.write(WRITTEN)
+    assert records.find(spool, "hpc", 14) == make()
+
+
 def test_a_record_comes_back_as_it_was(spool):
     record = make()
     assert records.read(records.write(spool, record)) == record
@@ -40,7 +56,7 @@ def test_a_record_comes_back_as_it_was(spool):
 
 
 def test_a_run_outside_slurm_is_found_by_its_uuid(spool):
-    record = make(cluster=None, job_id=None)
+    record = make(cluster=None, base_job_id=None)
     path = records.write(spool, record)
     assert os.path.basename(path) == record.uuid + ".json"
     assert records.read(path) == record
@@ -61,7 +77,7 @@ def test_nothing_of_it_is_open_to_others(spool):
 
 def test_no_record_yet(spool):
     assert records.find(spool, "hpc", 14) is None
-    records.write(spool, make(job_id=15))
+    records.write(spool, make(base_job_id=15))
     assert records.find(spool, "hpc", 14) is None
     assert records.find(spool, "other", 15) is None
 
@@ -82,7 +98,7 @@ def test_a_job_id_that_comes_again_replaces_the_record(spool):
 
 def test_marked_until_postgresql_knows_it(spool):
     assert list(records.unregistered(spool)) == []
-    first, second = records.write(spool, make()), records.write(spool, make(job_id=9))
+    first, second = records.write(spool, make()), records.write(spool, make(base_job_id=9))
     assert set(records.unregistered(spool)) == {first, second}
     records.set_registered(first)
     records.set_registered(first)
