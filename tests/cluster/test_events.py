@@ -21,8 +21,8 @@ import pytest
 from hpctrack import errors, reconcile
 from hpctrack.model import JobFacts
 from hpctrack.slurm import units
-from tests.cluster.test_states import GRACE, USER, Lab, Listening, own_database
 from tests.support import books
+from tests.support.lab import GRACE, USER, Lab, Listening, own_database
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 

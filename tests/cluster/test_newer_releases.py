@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_states import RESTARTED, SAFE, Lab, opened
+from tests.support.lab import RESTARTED, SAFE, Lab, opened
 from tests.support.local_conf import configured
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]

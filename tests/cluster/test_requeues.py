@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_states import RESTARTED, SAFE, Lab, opened
 from tests.support import books
+from tests.support.lab import RESTARTED, SAFE, Lab, opened
 from tests.support.local_conf import configured, reconfigure
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +23,25 @@ BASE = Path(getattr(sys, "_base_executable", sys.executable))
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 #: What hpctrack imports, without itself and pyslurm.
 LIBRARIES = [name for name in children.OURS if name not in ("hpctrack", "pyslurm")]
+_WHICH = "import venv, sys; print(sys.executable, *sys.version_info[:2], sep='\\n')"
 WAYS = ("venv", "editable", "user", "python_path")
+
+
+def interpreter(version: str) -> str | None:
+    """Return a Python of this version: this one, one on PATH, or one that pyenv keeps."""
+    if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
+        return str(BASE)
+    kept = glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python"))
+    candidates = [shutil.which(f"python{version}"), *kept]
+    for candidate in filter(None, candidates):
+        told = subprocess.run(
+            [candidate, "-I", "-c", _WHICH],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        path, *found = told.stdout.split("\n")
+        if told.returncode == 0 and ".".join(found).strip(".") == version:
+            return path
+    return None
 
 
 class Installation(NamedTuple):

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.paths import DATA, DOCS
+from tests.support.paths import DOCS, SAMPLE
 
 PAGE = DOCS / "sql.md"
-SAMPLE = DATA / "sample.sql"
 
 
 class Question(NamedTuple):

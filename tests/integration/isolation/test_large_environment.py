@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.integration.isolation.conftest import Place
+from tests.support.places import Place
 
 #: What starts no further program: it, too, might not fit.
 SBATCH = """\

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import shutil
 import subprocess
-import sys
 
 import pytest
 
-from tests.integration.isolation.conftest import Place
-from tests.integration.isolation.test_environment import GRAVE, TROUBLES, given, variables
 from tests.support import installations
+from tests.support.environments import GRAVE, TROUBLES, given, variables
+from tests.support.places import Place
 
 VERSIONS = [f"3.{minor}" for minor in range(10, 15)]
 #: Libraries that are good in any Python.
 PURE = ("click", "tenacity", "typing_extensions", "psycopg", "rich", "pygments", "markdown_it", "mdurl")
-_WHICH = "import venv, sys; print(sys.executable, *sys.version_info[:2], sep='\\n')"
 SCRIPT = "#!/bin/sh\ntrue\n"
-
-
-def interpreter(version: str) -> str | None:
-    """Return a Python of this version: this one, one on PATH, or one that pyenv keeps."""
-    if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
-        return str(installations.BASE)
-    kept = glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python"))
-    candidates = [shutil.which(f"python{version}"), *kept]
-    for candidate in filter(None, candidates):
-        told = subprocess.run(
-            [candidate, "-I", "-c", _WHICH],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        path, *found = told.stdout.split("\n")
-        if told.returncode == 0 and ".".join(found).strip(".") == version:
-            return path
-    return None
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def installation(request, wheels, tmp_path_factory) -> installations.Installation:
-    python = interpreter(request.param)
+    python = installations.interpreter(request.param)
     if python is None:
         pytest.skip(f"there is no Python {request.param} here")
     environment = tmp_path_factory.mktemp(f"python{request.param}") / "environment"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.isolation.conftest import Place
 from tests.support.paths import ROOT
+from tests.support.places import Place
 
 SCRIPT = "#!/bin/sh\necho hello\n"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stream.node.test_supervisor import Job
 from tests.support.requirements import skip_or_fail
+from tests.support.supervised import SupervisedScript
 from tests.support.waiting import eventually
 
 #: A script called train.sh in a folder of that name; the interpreter's own path may hold anything as well.
@@ -42,7 +42,7 @@ def tree(pid: int) -> dict[int, tuple[str, str]]:
 
 def test_our_processes_say_nothing_of_python_or_the_script(tmp_path):
     os.mkfifo(tmp_path / "go")
-    job = Job(tmp_path, WAIT, "train-argument")
+    job = SupervisedScript(tmp_path, WAIT, "train-argument")
     supervisor = int(job.await_file("up"))
     names = eventually(lambda: (found := tree(supervisor)) and len(found) == 5 and found)
     (tmp_path / "go").write_text("on\n")
@@ -70,6 +70,6 @@ def test_what_clears_workers_away_leaves_us_alone(tmp_path, alone, way):
     folder.mkdir()
     script = f"#!/bin/sh\n{way} 2>/dev/null\nread children < /proc/$PPID/task/$PPID/children\n"
     script += "for pid in $children; do cat /proc/$pid/comm; done; exit 5\n"
-    code, output, _ = Job(folder, script.encode(), "train", prefix=tuple(alone)).end()
+    code, output, _ = SupervisedScript(folder, script.encode(), "train", prefix=tuple(alone)).end()
     assert code == 5
     assert [name[:5] for name in sorted(output.split())] == ["hpct-", "hpct-", "hpct-", "slurm"]

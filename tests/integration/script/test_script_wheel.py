@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import hpctrack
-from tests.integration.isolation.test_pythons import interpreter
 from tests.support import installations
 from tests.support.chain import Chain
 from tests.support.journals import stored
@@ -53,7 +52,7 @@ def pip(python: Path, *arguments: object) -> None:
 @pytest.fixture(scope="module", params=VERSIONS)
 def alone(request, wheels, tmp_path_factory) -> Path:
     """The interpreter of an environment in which the small wheel is, and nothing else."""
-    python = interpreter(request.param)
+    python = installations.interpreter(request.param)
     if python is None:
         pytest.skip(f"there is no Python {request.param} here")
     made = environment(python, tmp_path_factory.mktemp("container") / request.param)

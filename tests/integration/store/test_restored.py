@@ -10,15 +10,19 @@ import pytest
 
 from hpctrack.store import database as store
 from hpctrack.stream.disk import folders
-from tests.integration.stream import test_faults
+from tests.support.commands import hpctrack
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.parametrize("server", ["wheel"], indirect=True)
-settings = test_faults.settings
 TABLES = ("metrics", "streams", "run_latest")
 COUNT, RATE = 120_000, 10_000
 MOST = 3 << 20
 """Bytes that a journal takes at most once acknowledged space was given back."""
+
+
+@pytest.fixture
+def settings(settings):
+    return settings._replace(flush=30.0)
 
 
 def dump(settings) -> None:
@@ -68,7 +72,8 @@ def test_rows_whose_space_was_given_back_are_all_counted(collect, track, setting
     collect().address()
     assert script.wait() == 0
     if by == "sync":
-        test_faults.sync(settings._replace(node_dir=str(script.node)))
+        done = hpctrack(settings._replace(node_dir=str(script.node)), "sync")
+        assert done.returncode == 0, done.stderr
     eventually(lambda: sum(losses(settings)) == COUNT)
     rows, lost = losses(settings)
     assert rows == script.rows() and lost > COUNT // 10

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from hpctrack import settings as configuration
 from hpctrack.store import database as store
 from hpctrack.store import embedded
 from tests.support.collectors import Collector
-from tests.support.commands import PROGRAM, environment
+from tests.support.commands import hpctrack
 from tests.support.disks import fill
 from tests.support.waiting import eventually
 
@@ -24,26 +21,12 @@ ROWS, RATE = 2500, 500
 
 
 @pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True, flush=30.0)
-
-
-@pytest.fixture
-def personal(tmp_path):
-    """A user's own PostgreSQL, which commands and collectors start again when it has ended."""
-    settings = configuration.Settings(
-        data_dir=str(tmp_path / "data"), embedded_listen="127.0.0.1", collector_bind="127.0.0.1",
-        auto_columns=True, flush=30.0,
-    )  # fmt: skip
-    yield settings
-    embedded.stop(settings)
+def settings(settings):
+    return settings._replace(flush=30.0)
 
 
 def sync(settings) -> str:
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "sync"],
-        env=environment(settings), cwd=settings.data_dir, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    run = hpctrack(settings, "sync")
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -83,6 +66,7 @@ def test_sessions_of_postgresql_terminated_again_and_again(collect, track, conne
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGKILL], ids=["immediate shutdown", "SIGKILL"])
 def test_postmaster_ended_in_mid_run(personal, track, number):
+    personal = personal._replace(flush=30.0)
     collector = Collector(personal)
     try:
         collector.address()

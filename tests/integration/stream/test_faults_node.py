@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.chain import Chain
-from tests.support.commands import PROGRAM, environment
+from tests.support.commands import hpctrack
 from tests.support.disks import fill
 from tests.support.journals import stored
 from tests.support.paths import DATA
@@ -26,15 +26,14 @@ ROWS, RATE = 1500, 500
 
 
 @pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True, flush=30.0)
+def settings(settings):
+    return settings._replace(flush=30.0)
 
 
 def show(settings, run_id: int, *options: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, "show", f"r{run_id}", *options],
-        env=environment(settings), cwd=settings.data_dir, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    done = hpctrack(settings, "show", f"r{run_id}", *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_full_disk_loses_lines_and_the_run_says_how_many(collect, track, settings, connection, small_disk):

@@ -26,8 +26,8 @@ def server(wheel_server):
 
 
 @pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True, flush=120.0, journal_cap=_CAP)
+def settings(settings):
+    return settings._replace(flush=120.0, journal_cap=_CAP)
 
 
 @pytest.fixture

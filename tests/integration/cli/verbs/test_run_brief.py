@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 
 from hpctrack.store import database as store
 from hpctrack.store import embedded
-from tests.integration.cli.verbs import test_sync
-from tests.integration.stream.collector import test_collector_personal
-from tests.support.commands import PROGRAM, environment
-
-settings, collector, personal = test_sync.settings, test_sync.collector, test_collector_personal.personal
+from tests.support.commands import hpctrack
 
 _LOG = 'echo "step=1 loss=0.5" >> "$HPCTRACK_JOURNAL"; '
 BRIEF = {"nothing": "", "a moment": "sleep 0.4", "about a second": "sleep 0.9", "failed": "exit 3"}
@@ -22,11 +17,7 @@ BRIEF = {"nothing": "", "a moment": "sleep 0.4", "about a second": "sleep 0.9", 
 
 def run(settings, script: str) -> subprocess.CompletedProcess[str]:
     """Run a command; this returns when it and everybody who may still say something about it have ended."""
-    words = [sys.executable, "-c", PROGRAM, "run", "--", "sh", "-c", _LOG + script]
-    return subprocess.run(
-        words, env=environment(settings), cwd=settings.data_dir, capture_output=True, text=True,
-        check=False, timeout=120,
-    )  # fmt: skip
+    return hpctrack(settings, "run", "--", "sh", "-c", _LOG + script)
 
 
 def found(settings):
@@ -39,7 +30,7 @@ def found(settings):
 
 
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
-def test_a_brief_command_is_complete_when_it_has_ended(settings, collector):
+def test_a_brief_command_is_complete_when_it_has_ended(settings, quiet_collector):
     """The collector is warm: the relay itself delivers, or who registered the command does."""
     os.mkdir(settings.node_dir)
     done = [run(settings, script) for script in BRIEF.values()]
@@ -65,7 +56,7 @@ def test_a_command_that_runs_untracked_is_not_registered(settings, tmp_path):
     done = run(untracked, "exit 3")
     assert done.returncode == 3 and "untracked" in done.stderr, done.stderr
     assert found(settings) == []
-    assert test_sync.hpctrack(settings, "sync").returncode == 0 and found(settings) == []
+    assert hpctrack(settings, "sync").returncode == 0 and found(settings) == []
     tracked = settings._replace(node_dir=str(tmp_path))
     run(tracked, "exit 4")
     assert len(found(settings)) == 1

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import uuid
 
 import pytest
 
@@ -20,95 +18,13 @@ from hpctrack.stream.collector import courier, launch
 from hpctrack.stream.disk import folders
 from hpctrack.stream.node import spool
 from hpctrack.stream.wire import records
-
-PROGRAM = "from hpctrack.cli import main; main.main()"
-#: A collector that leaves what waits to `hpctrack sync` and to the tests.
-COLLECTOR = f"from hpctrack.stream.collector import courier; courier._FIRST = 3600.0; {PROGRAM}"
-PATIENCE = 60.0
-
-
-def eventually(check):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := check()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-    return found
+from tests.support.commands import PROGRAM, environment, hpctrack
+from tests.support.sender import whole
+from tests.support.spooled import Left, lines, logged
+from tests.support.waiting import PATIENCE, eventually
 
 
-def environment(settings) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPCTRACK_")}
-    return {**inherited, **launch.environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-def hpctrack(settings, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *words],
-        env=environment(settings), cwd=settings.data_dir, capture_output=True, text=True, check=False,
-        timeout=120,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def settings(database, tmp_path):
-    """A site: a server, and a spool of one's own; nothing of this host's other runs is looked at."""
-    settings = database._replace(
-        collector_bind="127.0.0.1", auto_columns=True, node_dir=str(tmp_path / "node")
-    )
-    os.makedirs(settings.data_dir)
-    return settings
-
-
-@pytest.fixture
-def collector(settings):
-    """A collector of the site that listens."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", COLLECTOR, "collector", "--no-reconcile"], env=environment(settings)
-    )
-    eventually(lambda: launch.read_addresses(settings))
-    yield process
-    process.kill()
-    process.wait(PATIENCE)
-
-
-class Left:
-    """A submission, and a folder in the spool with the journals of its run."""
-
-    def __init__(self, settings, place: str = "", tasks: str | None = None) -> None:
-        name = str(uuid.uuid4())
-        self.record = records.Record(
-            name, os.urandom(32).hex(), time.time(), None, None, tasks,
-            {"uuid": name, "user_name": "u", "time": "2026-01-01T00:00:00Z"},
-            {"experiment": "e", "kind": "command"}, place=place,
-        )  # fmt: skip
-        path = records.write(settings.spool, self.record)
-        self.folder = os.path.join(settings.spool, "journals", f"{name}.0.{os.urandom(4).hex()}")
-        folders.make(self.folder)
-        folders.write_identity(self.folder, folders.Identity(name, -1, record=path, closed=True))
-
-    def journal(self, lines: list[bytes], *, name: str | None = None, kind: str = "log") -> str:
-        path = os.path.join(self.folder, f"{name or os.urandom(8).hex()}.{kind}.journal")
-        with open(path, "wb") as file:
-            file.write(journal_lines.format_header(0, 0) + b"".join(lines))
-        return path
-
-
-def lines(first: int, count: int) -> list[bytes]:
-    return [journal_lines.format_row({"x": step + 0.5}, step=step) for step in range(first, first + count)]
-
-
-def logged(settings) -> dict[int, float]:
-    with store.connect(settings, autocommit=True) as connection:
-        try:
-            return dict(connection.execute("SELECT step, x FROM metrics").fetchall())
-        except store.psycopg.errors.UndefinedColumn:
-            return {}
-
-
-def whole(count: int) -> dict[int, float]:
-    return {step: step + 0.5 for step in range(count)}
-
-
-def test_what_waits_is_registered_and_delivered_and_once_more_adds_nothing(settings, collector):
+def test_what_waits_is_registered_and_delivered_and_once_more_adds_nothing(settings, quiet_collector):
     left = Left(settings)
     left.journal([*lines(0, 3000), b"step=3, loss=1\n"])
     left.journal([journal_lines.format_message("args", {"lr": 0.1})], kind="relay")
@@ -127,10 +43,10 @@ def test_what_waits_is_registered_and_delivered_and_once_more_adds_nothing(setti
         told = connection.execute("SELECT raw FROM transitions WHERE raw LIKE '%comma%'").fetchone()
         assert told == ("a line can't be read, a comma follows step: step=3, loss=1",)
         assert connection.execute("SELECT count(*) FROM runs WHERE args = '{\"lr\": 0.1}'").fetchone() == (1,)
-    assert collector.poll() is None
+    assert quiet_collector.process.poll() is None
 
 
-def test_a_copy_that_is_delivered_again_changes_nothing(settings, collector):
+def test_a_copy_that_is_delivered_again_changes_nothing(settings, quiet_collector):
     left = Left(settings)
     path = left.journal(lines(0, 500))
     with open(path, "rb") as file:
@@ -149,10 +65,10 @@ def test_a_copy_that_is_delivered_again_changes_nothing(settings, collector):
         assert connection.execute("SELECT rows, watermark FROM streams").fetchall() == [
             (600, len(content) + sum(map(len, lines(500, 100))))
         ]
-    assert collector.poll() is None
+    assert quiet_collector.process.poll() is None
 
 
-def test_a_journal_of_a_newer_version_stays_and_keeps_no_other_from_delivery(settings, collector):
+def test_a_journal_of_a_newer_version_stays_and_keeps_no_other_from_delivery(settings, quiet_collector):
     left, other = Left(settings), Left(settings)
     newer = left.journal(lines(500, 3))
     with open(newer, "r+b") as file:
@@ -178,7 +94,9 @@ def test_a_journal_of_a_newer_version_stays_and_keeps_no_other_from_delivery(set
     ],
     ids=["a folder", "a FIFO", "a link", "a part of what is too long for any disk"],
 )
-def test_what_is_no_journal_keeps_none_from_delivery_and_is_named(settings, collector, name, make, code):
+def test_what_is_no_journal_keeps_none_from_delivery_and_is_named(
+    settings, quiet_collector, name, make, code
+):
     left = Left(settings)
     left.journal(lines(0, 10))
     strange = os.path.join(left.folder, f"{'0' * 16}.{name}")
@@ -201,7 +119,7 @@ def test_without_a_collector_everything_stays_and_one_line_says_so(settings):
     assert os.path.exists(path)
 
 
-def test_an_interrupted_sync_goes_on_where_it_was(settings, collector):
+def test_an_interrupted_sync_goes_on_where_it_was(settings, quiet_collector):
     left = Left(settings)
     left.journal(lines(0, 60_000))
     process = subprocess.Popen(
@@ -215,10 +133,10 @@ def test_an_interrupted_sync_goes_on_where_it_was(settings, collector):
     assert second.returncode == 0
     assert logged(settings) == whole(60_000)
     eventually(lambda: not os.path.exists(left.folder))  # the collector may have begun with it, too
-    assert collector.poll() is None
+    assert quiet_collector.process.poll() is None
 
 
-def test_the_collector_delivers_what_it_can_read(settings, collector):
+def test_the_collector_delivers_what_it_can_read(settings, quiet_collector):
     left = Left(settings)
     left.journal(lines(0, 200))
     registration.register_pending(settings)
@@ -226,7 +144,7 @@ def test_the_collector_delivers_what_it_can_read(settings, collector):
     own.deliver_all()
     assert logged(settings) == whole(200)
     assert not os.path.exists(left.folder)
-    assert collector.poll() is None
+    assert quiet_collector.process.poll() is None
 
 
 def test_what_waits_is_noted_until_it_is_delivered(connection, insert):
@@ -266,11 +184,11 @@ def test_a_deleted_run_is_not_waited_for(settings, request):
         delete = "DELETE FROM runs WHERE submission = %s"
         assert connection.execute(delete, [gone.record.uuid]).rowcount == 1
     # Only now: a collector that had read the record by then would register it once more.
-    collector = request.getfixturevalue("collector")
+    quiet_collector = request.getfixturevalue("quiet_collector")
     courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
     assert logged(settings) == whole(10)
     assert os.path.exists(gone.folder)
-    assert collector.poll() is None
+    assert quiet_collector.process.poll() is None
 
 
 def test_in_the_personal_mode_it_starts_what_it_needs(tmp_path, wheel_server):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpctrack import Client
-from tests.integration.documents.test_sql import SAMPLE
+from tests.support.paths import SAMPLE
 
 #: Run 2 is of alice's array 1200, run 8 is bob's job 1301.
 _COMMANDS = (

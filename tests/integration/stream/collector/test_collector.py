@@ -24,11 +24,6 @@ from tests.support.sender import Sender, logged, message, rows, stats, whole
 from tests.support.waiting import PATIENCE, eventually
 
 
-@pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True)
-
-
 def test_rows_are_acknowledged_once_they_are_committed(connection, collect, submit):
     run_id, *identity = submit()
     sender = Sender(collect().address(), *identity)

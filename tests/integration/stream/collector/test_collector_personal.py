@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
 import uuid
 
-import psutil
 import pytest
 
 from hpctrack import errors
@@ -18,39 +16,10 @@ from hpctrack.store import database as store
 from hpctrack.store import embedded
 from hpctrack.stream.collector import launch
 from hpctrack.stream.wire import records
+from tests.support.collectors import detached
 from tests.support.commands import PROGRAM, environment
 from tests.support.sender import Sender, logged, rows, whole
 from tests.support.waiting import PATIENCE, eventually
-
-
-@pytest.fixture
-def personal(tmp_path, wheel_server):
-    """Settings of the personal mode, with an embedded PostgreSQL that ends with the test."""
-    assert wheel_server
-    settings = configuration.Settings(
-        data_dir=str(tmp_path / "data"),
-        embedded_listen="127.0.0.1",
-        collector_bind="127.0.0.1",
-        idle_exit=600.0,
-    )
-    yield settings
-    for process in detached(settings):
-        process.terminate()
-        process.wait(PATIENCE)
-    embedded.stop(settings)
-
-
-def detached(settings) -> list[psutil.Process]:
-    """Return the detached collectors of these settings."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if (
-                process.name() == "hpct-collector"
-                and process.environ().get("HPCTRACK_DATA_DIR") == settings.data_dir
-            ):
-                found.append(process)
-    return found
 
 
 def record(settings) -> records.Record:

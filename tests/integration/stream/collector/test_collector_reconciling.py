@@ -15,11 +15,6 @@ from hpctrack.stream.collector import reconciler
 from tests.support.waiting import PATIENCE, eventually
 
 
-@pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True)
-
-
 class Books:
     """Slurm's books, which learn of the end of job 14 only when they have been looked at twice."""
 

@@ -28,8 +28,8 @@ def is_open(port: int) -> bool:
 
 
 @pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True, metrics_port=free_port())
+def settings(settings):
+    return settings._replace(metrics_port=free_port())
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ _SEED = 20260101
 
 
 @pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True)
-
-
-@pytest.fixture
 def collector(settings):
     one = Collector(settings)
     yield one

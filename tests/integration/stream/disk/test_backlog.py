@@ -14,10 +14,11 @@ from hpctrack.store.write import registration
 from hpctrack.stream.collector import courier, launch
 from hpctrack.stream.disk import folders
 from hpctrack.stream.wire import records
-from tests.integration.cli.verbs import test_sync
-from tests.integration.cli.verbs.test_sync import Left, hpctrack, lines, logged, whole
+from tests.support.commands import PROGRAM, environment, hpctrack
+from tests.support.sender import whole
+from tests.support.spooled import Left, lines, logged
+from tests.support.waiting import eventually
 
-collector, settings = test_sync.collector, test_sync.settings
 pytestmark = pytest.mark.parametrize("server", ["wheel"], indirect=True)
 
 
@@ -35,9 +36,7 @@ def known(settings) -> set[str]:
 def delivered(settings, left: Left) -> bool:
     """Sync until the folder is gone: the collector may be at it at the same time."""
     return bool(
-        test_sync.eventually(
-            lambda: hpctrack(settings, "sync").returncode == 0 and not os.path.exists(left.folder)
-        )
+        eventually(lambda: hpctrack(settings, "sync").returncode == 0 and not os.path.exists(left.folder))
     )
 
 
@@ -56,7 +55,7 @@ def test_folders_of_deleted_runs_keep_no_other_from_being_delivered(settings, re
         delete(settings, one)
     left = Left(settings)
     left.journal(lines(0, 10))
-    request.getfixturevalue("collector")
+    request.getfixturevalue("quiet_collector")
     run = hpctrack(settings, "sync")
     assert run.returncode == 0, run.stderr
     assert delivered(settings, left) and logged(settings) == whole(10)
@@ -95,7 +94,7 @@ def test_what_a_restored_database_does_not_know_is_not_deleted(settings, verb, r
     else:
         hpctrack(settings, "delete", "latest", "--yes", "--force")
     assert os.path.exists(left.folder) and os.path.exists(records.path(settings.spool, left.record))
-    request.getfixturevalue("collector")
+    request.getfixturevalue("quiet_collector")
     assert delivered(settings, left) and logged(settings) == whole(10)
 
 
@@ -117,16 +116,16 @@ def test_what_a_stranger_deleted_by_its_uuid_is_kept(settings, again, request):
     age(left, 400 * 86400.0)
     pruned = hpctrack(settings, "prune", "--older-than", "1s", "--yes")
     assert pruned.stdout.endswith("deleted 0 runs and 0 submission records in the spool\n"), pruned.stderr
-    request.getfixturevalue("collector")
+    request.getfixturevalue("quiet_collector")
     assert delivered(settings, left) and logged(settings) == whole(10)
 
 
-def test_a_collector_registers_again_what_a_restored_database_does_not_know(settings, collector):
+def test_a_collector_registers_again_what_a_restored_database_does_not_know(settings, quiet_collector):
     left = Left(settings)
     left.journal(lines(0, 10))
     registration.register_pending(settings)
     set_back(settings)
-    test_sync.eventually(
+    eventually(
         lambda: (
             courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
             or not os.path.exists(left.folder)
@@ -177,7 +176,7 @@ def test_what_a_living_process_may_write_to_is_not_pruned(settings):
         process.wait(30)
 
 
-def test_a_run_that_is_hidden_from_us_is_not_deleted(settings, collector):
+def test_a_run_that_is_hidden_from_us_is_not_deleted(settings, quiet_collector):
     """Row-level security may hide a run from a role that is another today."""
     left = Left(settings)
     left.journal(lines(0, 10))
@@ -230,7 +229,7 @@ def away(settings):
     return settings._replace(dsn={"host": "db.cluster.example", "port": "5499", "dbname": "site"})
 
 
-def test_a_submission_waits_for_the_database_that_it_is_for(settings, away, collector):
+def test_a_submission_waits_for_the_database_that_it_is_for(settings, away, quiet_collector):
     left = Left(settings, place=away.place)
     left.journal(lines(0, 10))
     own = Left(settings, place=settings.place)
@@ -289,14 +288,14 @@ def test_what_tells_databases_apart(settings, one, other, same):
 # --- deliveries side by side, and troubles of one ---
 
 
-def test_two_syncs_at_once_do_not_trip_over_each_other(settings, collector):
+def test_two_syncs_at_once_do_not_trip_over_each_other(settings, quiet_collector):
     left = [Left(settings) for _ in range(12)]
     for index, one in enumerate(left):
         one.journal(lines(100 * index, 100))
-    environ = test_sync.environment(settings)
+    environ = environment(settings)
     syncs = [
         subprocess.Popen(
-            [sys.executable, "-c", test_sync.PROGRAM, "sync"], env=environ, cwd=settings.data_dir,
+            [sys.executable, "-c", PROGRAM, "sync"], env=environ, cwd=settings.data_dir,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for _ in range(3)
@@ -304,10 +303,10 @@ def test_two_syncs_at_once_do_not_trip_over_each_other(settings, collector):
     told = [sync.communicate(timeout=120) for sync in syncs]
     assert [sync.returncode for sync in syncs] == [0, 0, 0], told
     assert logged(settings) == whole(1200)
-    test_sync.eventually(lambda: not any(os.path.exists(one.folder) for one in left))
+    eventually(lambda: not any(os.path.exists(one.folder) for one in left))
 
 
-def test_a_folder_that_can_not_be_judged_is_told_and_stops_nobody(settings, collector):
+def test_a_folder_that_can_not_be_judged_is_told_and_stops_nobody(settings, quiet_collector):
     left, torn = Left(settings), Left(settings)
     left.journal(lines(0, 10))
     torn.journal(lines(500, 10))
@@ -315,7 +314,7 @@ def test_a_folder_that_can_not_be_judged_is_told_and_stops_nobody(settings, coll
     run = hpctrack(settings, "sync")
     assert run.returncode == 65 and "Traceback" not in run.stderr
     assert torn.folder in run.stderr and "submission record" in run.stderr
-    test_sync.eventually(lambda: logged(settings) == whole(10))
+    eventually(lambda: logged(settings) == whole(10))
     assert os.path.exists(torn.folder)
     told = hpctrack(settings, "doctor").stdout
     assert torn.folder in told and "submission record" in told
@@ -333,12 +332,12 @@ def test_status_and_show_say_what_has_waited_for_long(settings):
         assert "1 folder of journals" in told and left.folder in told and "hpctrack sync" in told
 
 
-def test_what_is_delivered_and_stays_in_place_waits_no_more(settings, collector):
+def test_what_is_delivered_and_stays_in_place_waits_no_more(settings, quiet_collector):
     left = Left(settings)
     left.journal(lines(0, 10))
     process = subprocess.Popen(["sleep", "60"], env={**os.environ, "HPCTRACK_SPOOL_DIR": left.folder})
     try:
-        test_sync.eventually(lambda: "1 delivered that stay" in hpctrack(settings, "sync").stdout)
+        eventually(lambda: "1 delivered that stay" in hpctrack(settings, "sync").stdout)
         age(left)
         assert hpctrack(settings, "status").stderr == ""
     finally:
@@ -347,12 +346,12 @@ def test_what_is_delivered_and_stays_in_place_waits_no_more(settings, collector)
     assert delivered(settings, left)
 
 
-def test_a_journal_of_another_host_stays_until_its_run_is_over(settings, collector):
+def test_a_journal_of_another_host_stays_until_its_run_is_over(settings, quiet_collector):
     left = Left(settings)
     left.journal(lines(0, 10), kind="shell")
     identity = folders.read_identity(left.folder)
     folders.write_identity(left.folder, identity._replace(closed=False, host="elsewhere", boot="b", pid=1))
-    test_sync.eventually(lambda: "1 delivered that stay" in hpctrack(settings, "sync").stdout)
+    eventually(lambda: "1 delivered that stay" in hpctrack(settings, "sync").stdout)
     with store.connect(settings, autocommit=True) as connection:
         connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now() - interval '1 hour'")
     assert delivered(settings, left)

@@ -77,11 +77,6 @@ def test_both_suites_use_different_keys_for_each_purpose():
         assert ciphers.keystream(key, b"m" * 16, 64) != ciphers.keystream(key, b"n" * 16, 64)
 
 
-@pytest.fixture
-def settings(database):
-    return database._replace(collector_bind="127.0.0.1", auto_columns=True)
-
-
 def test_a_run_of_the_second_suite_arrives(settings, collect, track, connection):
     """Who submits has no BLAKE2b; relay and collector learn from the secret which suite it is."""
     collect().address()

@@ -13,55 +13,12 @@ import pytest
 
 import hpctrack
 from hpctrack import resources
-from tests.support.paths import ROOT
+from tests.support.supervised import SupervisedScript
 from tests.support.waiting import eventually
-
-MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"
-
-
-class Job:
-    """A batch script under the supervisor, as the wrapper starts it."""
-
-    def __init__(
-        self,
-        folder: Path,
-        script: bytes,
-        *arguments: str,
-        prefix: tuple[str, ...] = (),
-        node: str = "node",
-        **environ: str,
-    ):
-        self.folder = folder
-        batch = folder / "batch"
-        batch.write_bytes(b"#!/bin/sh\n# the wrapper\n" + script)
-        self.node = folder / node
-        if not self.node.exists():
-            self.node.mkdir()
-        variables = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "14", "SLURM_CLUSTER_NAME": "c",
-                     "HPCTRACK_SCRIPT": "/home/a/train.sh", **environ}  # fmt: skip
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-I", "-S", MAIN, "supervise", "--spool", folder / "spool",
-             "--script-line", "3", "--node-dir", self.node, "--flush", "0.5",
-             "--", batch, *arguments],
-            env=variables, cwd=folder, start_new_session=True, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def end(self) -> tuple[int, str, str]:
-        output, errors = self.process.communicate(timeout=60)
-        return self.process.returncode, output, errors
-
-    def await_file(self, name: str) -> str:
-        path = self.folder / name
-        for _ in range(600):
-            if path.exists() and path.read_text().endswith("\n"):
-                return path.read_text()
-            time.sleep(0.05)
-        raise AssertionError(f"{name} did not appear: {self.process.poll()}")
 
 
 def test_arguments_exit_code_and_environment(tmp_path):
-    job = Job(
+    job = SupervisedScript(
         tmp_path,
         b'#!/bin/sh\nprintf "%s\\n" "$#" "$@" "$HPCTRACK_JOB_ID" "$HPCTRACK_SCRIPT"\nexit 3\n',
         "a b",
@@ -75,7 +32,9 @@ def test_ranks_that_stood_in_the_environment_before_are_nobodys(tmp_path):
 "$PYTHON" -S -c 'import hpctrack; hpctrack.log(step=1, loss=1.0)'
 RANK=1 WORLD_SIZE=3 "$PYTHON" -S -c 'import hpctrack; hpctrack.log(step=2, loss=1.0)'
 """
-    job = Job(tmp_path, script, PYTHON=sys.executable, RANK="1", WORLD_SIZE="2", SLURM_PROCID="1")
+    job = SupervisedScript(
+        tmp_path, script, PYTHON=sys.executable, RANK="1", WORLD_SIZE="2", SLURM_PROCID="1"
+    )
     assert job.end() == (0, "", "")
     found = [path.read_text() for path in tmp_path.glob("spool/journals/*/*.log.*")]
     assert sum("loss d" in text for text in found) == 1
@@ -89,7 +48,7 @@ rm -r "$HPCTRACK_RUN_DIR"
 exec "$PYTHON" -S -c 'import hpctrack; hpctrack.log(step=1, loss=1.0)'
 """
     (tmp_path / "spool").mkdir(mode=0o700)  # as submitting has made it
-    job = Job(tmp_path, script, PYTHON=sys.executable, **several)
+    job = SupervisedScript(tmp_path, script, PYTHON=sys.executable, **several)
     assert job.end() == (0, "", "")
 
 
@@ -102,7 +61,7 @@ echo "$HPCTRACK_JOURNAL ${PYTHONPATH%:*}" | grep -v importable
 exec "$PYTHON" -S -c 'from hpctrack import *; set_args(a=1); log(step=1, loss=1.0); print(__version__)'
 """
     environ = {} if before is None else {"PYTHONPATH": before}
-    job = Job(tmp_path, script, PYTHON=sys.executable, node="node", **environ)
+    job = SupervisedScript(tmp_path, script, PYTHON=sys.executable, node="node", **environ)
     code, output, errors = job.end()
     assert (code, output.splitlines()[-1]) == (0, hpctrack.__version__)
     assert "untracked" in errors and "Traceback" not in errors
@@ -125,25 +84,25 @@ def test_every_python_imports_it_and_nothing_else_of_ours(version):
 
 def test_nothing_is_added_to_the_locale(tmp_path):
     """In the C locale Python sets LC_CTYPE in its own environment (PEP 538)."""
-    job = Job(tmp_path, b"#!/bin/sh\nenv | grep LC_ || echo none\n", LANG="C")
+    job = SupervisedScript(tmp_path, b"#!/bin/sh\nenv | grep LC_ || echo none\n", LANG="C")
     assert job.end() == (0, "none\n", "")
 
 
 def test_script_text_arrives_byte_for_byte(tmp_path):
     script = b'#!/bin/sh\ncat "$0" > copy\n' + bytes(range(1, 256)) * 40 + b"no newline at the end"
-    Job(tmp_path, b'#!/bin/sh\ncat "$0" > copy\nexit 0\n' + script).end()
+    SupervisedScript(tmp_path, b'#!/bin/sh\ncat "$0" > copy\nexit 0\n' + script).end()
     assert (tmp_path / "copy").read_bytes().endswith(script)
 
 
 def test_death_by_a_signal_is_passed_up(tmp_path):
-    assert Job(tmp_path, b"#!/bin/sh\nkill -SEGV $$\n").end()[0] == -signal.SIGSEGV
+    assert SupervisedScript(tmp_path, b"#!/bin/sh\nkill -SEGV $$\n").end()[0] == -signal.SIGSEGV
 
 
 def test_parents_that_ignore_their_children(tmp_path):
     """Some start-up scripts, Perl programs and containers do, and programs inherit it."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        job = Job(
+        job = SupervisedScript(
             tmp_path,
             b"#!/usr/bin/env python3\nfrom signal import *; raise SystemExit(3 + getsignal(SIGCHLD))\n",
         )
@@ -162,7 +121,7 @@ while found := signal.sigtimedwait(signal.valid_signals(), 1):
     seen.append(found.si_signo)
 raise SystemExit(0 if set(seen) == {signal.SIGUSR1} else seen[-1])
 """
-    job = Job(tmp_path, script)
+    job = SupervisedScript(tmp_path, script)
     supervisor = int(job.await_file("up"))
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     inside, *others = map(int, children)  # in the order in which they were started
@@ -173,14 +132,14 @@ raise SystemExit(0 if set(seen) == {signal.SIGUSR1} else seen[-1])
 
 
 def test_interpreter_that_is_missing(tmp_path):
-    code, _, errors = Job(tmp_path, b"#!/no/such/interpreter\n").end()
+    code, _, errors = SupervisedScript(tmp_path, b"#!/no/such/interpreter\n").end()
     assert code == 2  # what plain sbatch gives: the number of the error
     assert errors.startswith("hpctrack: can't start") and errors.count("\n") == 1
 
 
 def test_relay_that_is_killed_does_not_touch_the_script(tmp_path):
     os.mkfifo(tmp_path / "go")
-    job = Job(tmp_path, b"#!/bin/sh\necho $PPID > up\nread line < go; exit 5\n")
+    job = SupervisedScript(tmp_path, b"#!/bin/sh\necho $PPID > up\nread line < go; exit 5\n")
     supervisor = int(job.await_file("up"))
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     script = [pid for pid in children if b"slurm_script" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -192,7 +151,9 @@ def test_relay_that_is_killed_does_not_touch_the_script(tmp_path):
 
 def test_full_or_forbidden_disk_runs_the_script_untracked(tmp_path):
     (tmp_path / "node").symlink_to("/proc")  # nobody can make a folder in there
-    code, output, errors = Job(tmp_path, b"#!/bin/sh\necho $HPCTRACK_JOURNAL $1\nexit 4\n", "x").end()
+    code, output, errors = SupervisedScript(
+        tmp_path, b"#!/bin/sh\necho $HPCTRACK_JOURNAL $1\nexit 4\n", "x"
+    ).end()
     assert (code, output) == (4, "/dev/null x\n")
     assert errors.count("\n") == 1 and "runs untracked" in errors
 
@@ -215,7 +176,7 @@ while signal.sigwait({signal.SIGUSR1, signal.SIGUSR2}) == signal.SIGUSR1:
     with open("seen", "a") as file:
         file.write(who + "\\n")
 """
-    job = Job(tmp_path, script)
+    job = SupervisedScript(tmp_path, script)
     while not (tmp_path / "script.ready").exists() or not (tmp_path / "child.ready").exists():
         time.sleep(0.05)
     send(job)
@@ -236,7 +197,7 @@ while signal.sigtimedwait({signal.SIGUSR1}, 5 if count == 0 else 1):
     count += 1
 raise SystemExit(count)
 """
-    job = Job(tmp_path, script)
+    job = SupervisedScript(tmp_path, script)
     supervisor = int(job.await_file("up"))
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     for pid in [str(supervisor), *children]:
@@ -247,7 +208,7 @@ raise SystemExit(count)
 def test_readers_of_a_pipe_see_its_end_when_the_script_ends(tmp_path):
     """Not only when the relay has flushed: nothing of ours keeps standard output open."""
     os.mkfifo(tmp_path / "go")
-    job = Job(tmp_path, b"#!/bin/sh\necho out; exec 1>&- 2>&-; read line < go\n")
+    job = SupervisedScript(tmp_path, b"#!/bin/sh\necho out; exec 1>&- 2>&-; read line < go\n")
     assert job.process.stdout is not None and job.process.stdout.read() == "out\n"
     (tmp_path / "go").write_text("on\n")
     assert job.process.wait(30) == 0
@@ -260,7 +221,7 @@ def state(pid: int) -> str:
 @pytest.mark.parametrize("group", [False, True], ids=["the batch process", "its group"])
 def test_what_stops_the_batch_process_stops_the_script(tmp_path, group):
     """SIGSTOP can't be caught, nor passed on; `scancel -b -s STOP` and `scancel -f -s STOP` send it."""
-    job = Job(tmp_path, b"#!/bin/sh\nsleep 600 &\necho $PPID $$ $! > up\nwait\n")
+    job = SupervisedScript(tmp_path, b"#!/bin/sh\nsleep 600 &\necho $PPID $$ $! > up\nwait\n")
     supervisor, script, child = map(int, job.await_file("up").split())
     send = os.killpg if group else os.kill
     send(supervisor, signal.SIGSTOP)
