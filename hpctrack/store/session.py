@@ -89,8 +89,7 @@ class Session:
             if connection is None:
                 connection = self._connection = database.connect(self._settings, **self._how)
                 self._pid = os.getpid()
-                if self._opened is not None:
-                    self._opened(connection)
+                self._begin(connection)
             return connection
 
     def close(self) -> None:
@@ -99,6 +98,15 @@ class Session:
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
             self._connection = None
+
+    def _begin(self, connection: Connection) -> None:
+        if self._opened is None:
+            return
+        try:
+            self._opened(connection)
+        except BaseException:
+            self.close()
+            raise
 
     def _kept(self) -> Connection | None:
         """Return the connection of before; None if there is none, it is closed, or another process's."""

@@ -389,6 +389,7 @@ def _reconciler(connection: Connection, name: str) -> Check:
     """Tell when the reconciler last got answers from this cluster."""
     from hpctrack.store.read import queries
     from hpctrack.store.write import collectors
+    from hpctrack.stream.collector.figures import Figures
 
     now = queries.session(connection).now
     found = {cluster.name: cluster for cluster in queries.clusters(connection)}.get(name)
@@ -398,7 +399,8 @@ def _reconciler(connection: Connection, name: str) -> Check:
     checked = found.time_checked if found else None
     if checked is None or now - checked > _LONG_UNASKED:
         live = [row for row in collectors.fetch(connection) if row.live]
-        if live and all(row.stats.get("reconciling") is False and not row.reconciles for row in live):
+        others = [Figures.from_json(row.stats).reconciling is False and not row.reconciles for row in live]
+        if others and all(others):
             return Check(
                 "reconciler", "broken", "nobody asks Slurm: every collector leaves that to another",
                 "start one without --no-reconcile, or call hpctrack reconcile every minute",

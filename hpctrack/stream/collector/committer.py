@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import time
 import uuid
 from collections import Counter
@@ -15,14 +14,20 @@ import tenacity
 from hpctrack import errors, model, reconcile
 from hpctrack.store import database, locked
 from hpctrack.store.ingest import ingestion, memory
+from hpctrack.store.session import Session
 from hpctrack.stream.collector import arrays, reassembly
-from hpctrack.stream.collector.reassembly import Key, Range, Reassembly, Verdict
+from hpctrack.stream.collector.figures import Stored, of
+from hpctrack.stream.collector.reassembly import Range, Reassembly, Verdict
+from hpctrack.stream.collector.worker import Worker
 from hpctrack.stream.wire import wire
+from hpctrack.stream.wire.names import JournalKey
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Mapping, Sequence
 
     from hpctrack.settings import Settings
+    from hpctrack.store.ingest.batch import Outcome
     from hpctrack.stream.collector.intake import Datagram, Intake
     from hpctrack.stream.collector.keys import Keys
     from hpctrack.stream.collector.mmsg import Addressed, BatchSocket
@@ -46,15 +51,26 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-class _Waiting(NamedTuple):
-    """A complete range that joins a batch."""
+class _Arrived(NamedTuple):
+    """What a batch of datagrams comes to."""
 
-    key: Key
-    whole: Range
+    batch: list[tuple[JournalKey, Range]]
+    """What joins the next transaction."""
+    newest: dict[JournalKey, Datagram]
+    """Of each journal in it the datagram that came last: it is acknowledged."""
+    answers: list[Addressed]
+    """What is answered at once."""
 
 
-class Storing:
-    """Stores in a thread of its own, until nothing more comes."""
+class Committer(Worker):
+    """Stores until the queue is closed and empty."""
+
+    NAME = "store"
+    TROUBLES = ()  # `_persistently` is what tries again
+    REMARK = "; what arrives is kept, and not acknowledged"
+    _session: Session
+    #: What stores through the session's connection: it is made anew with it.
+    _ingestion: ingestion.Ingestion
 
     def __init__(
         self,
@@ -65,33 +81,32 @@ class Storing:
         ended: Callable[[set[int]], None],
     ) -> None:
         """``ended`` hears of runs whose script has ended."""
+        super().__init__(
+            Session(
+                settings,
+                opened=self._begin,
+                idle=_STANDSTILL,
+                patience=locked.PATIENCE,
+                application=database.COLLECTOR,
+            )
+        )
         self._settings = settings
         self._socket = sock
         self._intake = intake
         self._keys = keys
         self._ended = ended
         self._reassembly = Reassembly()
-        self._connection: database.Connection | None = None
-        self._ingestion: ingestion.Ingestion | None = None
-        self._stopping = threading.Event()
         self._next_expiry = 0.0
+        self._given_up = False
+        #: By the names of `figures.Stored`.
         self.counts: Counter[str] = Counter()
         #: Rows that were set aside, by SQLSTATE.
         self.rejected: Counter[str] = Counter()
         #: Seconds that the last batch took, and all of them.
         self.commit_s = self.commit_total_s = 0.0
         self._memory = memory.Memory()
-        self._trouble: str | None = None
-        self._refusing: str | None = None
-
-    @property
-    def trouble(self) -> str | None:
-        """What is wrong with PostgreSQL; None while nothing is."""
-        return self._trouble or self._refusing
-
-    def stop(self) -> None:
-        """Say that the collector ends: PostgreSQL is not waited for any longer."""
-        self._stopping.set()
+        #: What PostgreSQL refuses whatever comes for; None while it does not.
+        self.refusing: str | None = None
 
     @property
     def held(self) -> int:
@@ -103,103 +118,124 @@ class Storing:
         """Journals that are remembered."""
         return len(self._reassembly)
 
-    def watermark(self, run_id: int, journal: str) -> int:
-        """Return how far a journal is known to be committed. For any thread."""
-        return self._reassembly.watermark((run_id, journal))
+    def figures(self) -> Stored:
+        """Return what this thread has counted."""
+        return of(Stored, self.counts)
 
-    def run(self) -> None:
-        """Store until the queue is closed and empty."""
+    def watermark(self, key: JournalKey) -> int:
+        """Return how far a journal is known to be committed. For any thread."""
+        return self._reassembly.watermark(key)
+
+    def step(self) -> float:
+        """Store what has arrived, and acknowledge it."""
         try:
-            while not self._intake.finished:
-                datagrams = self._intake.take(BATCH, _IDLE_SECONDS)
-                if datagrams:
-                    self._take(datagrams)
-                if time.monotonic() >= self._next_expiry:
-                    self._reassembly.expire(time.monotonic())
-                    self._next_expiry = time.monotonic() + _EXPIRE_SECONDS
+            datagrams = self._intake.take(BATCH, _IDLE_SECONDS)
+            if datagrams:
+                self._take(datagrams)
         except errors.StoreError as error:
             _log.error("ending while PostgreSQL is in trouble; relays keep what is not stored: %s", error)
-        finally:
-            self._disconnect()
+            self._given_up = True
+        if time.monotonic() >= self._next_expiry:
+            self._reassembly.expire(time.monotonic())
+            self._next_expiry = time.monotonic() + _EXPIRE_SECONDS
+        return 0.0
+
+    def is_done(self) -> bool:
+        """Whether all is stored and nothing more will come, or PostgreSQL is not waited for any longer."""
+        return self._given_up or self._intake.finished
 
     def _take(self, datagrams: Sequence[Datagram]) -> None:
-        keys = [(datagram.run.run_id, datagram.header.journal.hex()) for datagram in datagrams]
+        arrived = self._arrive(datagrams)
+        self._socket.send(arrived.answers)
+        batch = arrived.batch
+        while batch:
+            self._store(batch)
+            self._socket.send([self._acknowledge(*newest) for newest in arrived.newest.items()])
+            batch = self._reassembly.ready(arrived.newest)  # another collector may have closed a gap
+
+    def _arrive(self, datagrams: Sequence[Datagram]) -> _Arrived:
+        """Put datagrams in order."""
+        keys = [JournalKey(datagram.run.run_id, datagram.header.journal.hex()) for datagram in datagrams]
         self._learn_watermarks(dict(zip(keys, (datagram.run.user for datagram in datagrams), strict=True)))
-        newest: dict[Key, Datagram] = {}
-        answers: list[Addressed] = []
-        batch: list[_Waiting] = []
+        arrived = _Arrived([], {}, [])
         now = time.monotonic()
         for key, datagram in zip(keys, datagrams, strict=True):
             verdict, joined = self._reassembly.arrive(
                 key, datagram.header, datagram.body, now, datagram.contents
             )
             self.counts[verdict.name.lower()] += 1
-            batch += [_Waiting(key, whole) for whole in joined]
+            arrived.batch.extend([(key, whole) for whole in joined])
             if verdict is Verdict.JOINED:
-                newest[key] = datagram
+                arrived.newest[key] = datagram
             elif verdict is not Verdict.IGNORED:
-                answers.append(self._answer(key, datagram, verdict))
-        self._socket.send(answers)
-        while batch:
-            self._store(batch)
-            self._socket.send([self._acknowledge(key, datagram) for key, datagram in newest.items()])
-            # Another collector may have closed a gap.
-            batch = [_Waiting(*entry) for entry in self._reassembly.ready(newest)]
+                arrived.answers.append(self._answer(key, datagram, verdict))
+        return arrived
 
-    def _learn_watermarks(self, users: Mapping[Key, str]) -> None:
+    def _learn_watermarks(self, users: Mapping[JournalKey, str]) -> None:
         unknown = self._reassembly.unknown(users)
         if unknown:
             known = self._persistently(lambda store: store.watermarks(unknown))
-            for key, watermark in known.items():
+            for name, watermark in known.items():
+                key = JournalKey(*name)
                 self._reassembly.learn(key, watermark, time.monotonic(), users[key])
 
-    def _store(self, batch: Sequence[_Waiting]) -> None:
+    def _store(self, batch: Sequence[tuple[JournalKey, Range]]) -> None:
+        """Store a batch in PostgreSQL, and take in what became of it."""
         started = time.monotonic()
         pieces = [_piece(key, whole, self._owner(key)) for key, whole in batch]
         outcome = self._persistently(lambda store: store.store(pieces))
         self.commit_s = time.monotonic() - started
         self.commit_total_s += self.commit_s
-        self.counts["batches"] += 1
-        self.counts.update(outcome.counts)
-        self.rejected.update(outcome.rejected)
-        if outcome.refusing or outcome.counts["rows"]:
-            self._refusing = outcome.refusing
-        ranges = {(key, whole.header.start): whole for key, whole in batch}
-        for key, _ in ranges:
+        self._count(outcome)
+        for key in {key: None for key, _ in batch}:
             # What was not looked at is not waited for any longer, either.
             watermark = outcome.watermarks.get(key, self._reassembly.watermark(key))
             self._reassembly.learn(key, watermark, started)
-        for piece in outcome.ahead:
-            key = (piece.run_id, piece.journal)
-            self._reassembly.hold(key, ranges[key, piece.start])
+        self._hold(outcome.ahead, batch)
         if outcome.gone:
             self._keys.forget(outcome.gone)
         if outcome.ended:
             self._ended(outcome.ended)
 
-    def _owner(self, key: Key) -> str:
+    def _count(self, outcome: Outcome) -> None:
+        self.counts["batches"] += 1
+        self.counts.update(outcome.counts)
+        self.rejected.update(outcome.rejected)
+        if outcome.refusing or outcome.counts["rows"]:
+            self.refusing = outcome.refusing
+
+    def _hold(self, ahead: Sequence[model.Piece], batch: Sequence[tuple[JournalKey, Range]]) -> None:
+        """Hold what turned out to begin beyond the watermark."""
+        if not ahead:
+            return
+        ranges = {(key, whole.header.start): whole for key, whole in batch}
+        for piece in ahead:
+            key = JournalKey(piece.run_id, piece.journal)
+            self._reassembly.hold(key, ranges[key, piece.start])
+
+    def _owner(self, key: JournalKey) -> str:
         """Return whose a journal is; empty in the personal mode, where all are one user's."""
         return "" if self._settings.personal else self._reassembly.user(key)
 
-    def _answer(self, key: Key, datagram: Datagram, verdict: Verdict) -> Addressed:
+    def _answer(self, key: JournalKey, datagram: Datagram, verdict: Verdict) -> Addressed:
         """Return what is answered at once."""
-        header, secret = datagram.header, datagram.run.key
+        header, run_key = datagram.header, datagram.run.key
         credit = self._credit(key)
         if verdict is Verdict.HELD:
-            return wire.held(header, secret, self._reassembly.tail(key), credit), datagram.address
+            return wire.held(header, run_key, self._reassembly.tail(key), credit), datagram.address
         if verdict is Verdict.DROPPED:
-            header = header._replace(echo=0)
-        return wire.answer(header, secret, self._reassembly.watermark(key), credit), datagram.address
+            header = _without_echo(header)
+        return wire.answer(header, run_key, self._reassembly.watermark(key), credit), datagram.address
 
-    def _acknowledge(self, key: Key, datagram: Datagram) -> Addressed:
+    def _acknowledge(self, key: JournalKey, datagram: Datagram) -> Addressed:
         """Return the answer to the datagram of a journal that arrived last, after the commit."""
         header = datagram.header
         watermark = self._reassembly.watermark(key)
         if header.end > watermark:  # it was not stored after all
-            header = header._replace(echo=0)
+            header = _without_echo(header)
         return wire.answer(header, datagram.run.key, watermark, self._credit(key)), datagram.address
 
-    def _credit(self, key: Key) -> int:
+    def _credit(self, key: JournalKey) -> int:
         fill = max(self._intake.fill, self._reassembly.size / reassembly.IN_ALL)
         return self._reassembly.watermark(key) + int(CREDIT * max(0.0, 1 - fill / _FULL))
 
@@ -219,45 +255,34 @@ class Storing:
             reraise=True,
         ):
             with attempt:
-                result = act(self._connected())
-        if self._trouble is not None:
-            _log.info("PostgreSQL is back")
-            self._trouble = None
+                self._session.connection()
+                result = act(self._ingestion)
+        self.note(None)
         return result
+
+    def _begin(self, connection: database.Connection) -> None:
+        """Make what stores through a new connection."""
+        wanted = self._settings.auto_columns
+        self._ingestion = ingestion.Ingestion(
+            connection,
+            reconcile.observe,
+            auto_columns=self._settings.personal if wanted is None else wanted,
+            memory=self._memory,
+        )
+
+    def _note_trouble(self, state: tenacity.RetryCallState) -> None:
+        self.note(str(state.outcome.exception() if state.outcome else ""))
+        self.drop()
+
+    def note(self, trouble: str | None) -> None:
+        """Take in what is wrong with PostgreSQL, or that it works (again)."""
+        if self.trouble is not None and trouble is None:
+            _log.info("PostgreSQL is back")
+        super().note(trouble)
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):
             time.sleep(min(seconds, 0.5))
-
-    def _note_trouble(self, state: tenacity.RetryCallState) -> None:
-        error = str(state.outcome.exception() if state.outcome else "")
-        if self._trouble != error:
-            _log.warning("%s; what arrives is kept, and not acknowledged", error)
-        self._trouble = error
-        self._disconnect()
-
-    def _connected(self) -> ingestion.Ingestion:
-        if self._ingestion is None:
-            self._connection = database.connect(
-                self._settings,
-                autocommit=True,
-                idle=_STANDSTILL,
-                patience=locked.PATIENCE,
-                application=database.COLLECTOR,
-            )
-            wanted = self._settings.auto_columns
-            self._ingestion = ingestion.Ingestion(
-                self._connection,
-                reconcile.observe,
-                auto_columns=self._settings.personal if wanted is None else wanted,
-                memory=self._memory,
-            )
-        return self._ingestion
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._ingestion = None
 
 
 class _Deadline:
@@ -275,7 +300,12 @@ class _Deadline:
         return time.monotonic() >= self._until
 
 
-def _piece(key: Key, whole: Range, owner: str) -> model.Piece:
+def _without_echo(header: wire.Header) -> wire.Header:
+    """Return the header of a datagram that is not kept: its echo would say that it is."""
+    return header._replace(echo=0)
+
+
+def _piece(key: JournalKey, whole: Range, owner: str) -> model.Piece:
     """Decode a range, if need be. What can't be decoded is set aside: sent again, it would be no better."""
     header, body, contents = whole
     fault = None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from hpctrack import errors
+from hpctrack.backoff import Backoff
 from hpctrack.store import database, locked
+from hpctrack.store.session import Session
 from hpctrack.store.write import collectors
 from hpctrack.stream.collector import backlog
+from hpctrack.stream.collector.worker import Worker
 from hpctrack.stream.disk import late
 from hpctrack.stream.node import spool
 
@@ -31,35 +34,31 @@ class _Stopped(Exception):
     """The collector ends."""
 
 
-class Delivering:
-    """Delivers in a thread of its own, until it is stopped."""
+class Courier(Worker):
+    """Delivers once in a while, until it is stopped."""
+
+    NAME = "deliver"
+    TROUBLES = (errors.StoreError, OSError)
+    BACKOFF = Backoff(_INTERVAL, _INTERVAL)
+    LEVEL = logging.DEBUG  # the others tell of PostgreSQL
+    DELAY = _FIRST
+    _session: Session
 
     def __init__(self, settings: Settings, addresses: Sequence[str]) -> None:
         """``addresses``: where this collector is."""
+        super().__init__(Session(settings, patience=locked.PATIENCE, application=database.COLLECTOR))
         self._settings = settings
         self._own = addresses
-        self._stopping = threading.Event()
-        self._connection: database.Connection | None = None
         #: Whether PostgreSQL has been told that something waits; so it may after a restart.
         self._noted = True
         self._said: set[str] = set()
 
-    def stop(self) -> None:
-        """Have it end."""
-        self._stopping.set()
-
-    def run(self) -> None:
-        """Deliver, once in a while, until stopped."""
+    def step(self) -> float:
+        """Deliver what waits."""
         with contextlib.suppress(_Stopped):
-            pause = _FIRST
-            while not self._stopping.wait(pause):
-                pause = _INTERVAL
-                try:
-                    self.deliver_all()
-                except (errors.StoreError, OSError) as error:
-                    _log.debug("%s", error)
-                    self._disconnect()
-        self._disconnect()
+            self.deliver_all()
+            self.note(None)
+        return _INTERVAL
 
     def deliver_all(self) -> None:
         """Deliver what waits of the runs that PostgreSQL knows, and say what could not be delivered.
@@ -67,25 +66,30 @@ class Delivering:
         Raises `errors.StoreError`, OSError.
         """
         late.tell(self._settings.spool, self._settings.node_dir)
-        found = backlog.look(self._settings, self._connected)
-        if found.unregistered and backlog.register(found, self._settings, self._connected()):
-            found = backlog.look(self._settings, self._connected)
-        self._say(found)
-        if not found.ready and not self._noted:
+        waiting = self._look()
+        self._say(waiting)
+        if not waiting.ready and not self._noted:
             return
-        left: dict[int, int] = {}
-        for one in found.ready:
-            if not self._deliver(one):
-                left[one.run_id] = left.get(one.run_id, 0) + spool.count_rows(one.spooled)
+        left: Counter[int] = Counter()
+        for folder in waiting.ready:
+            if not self._deliver(folder):
+                left[folder.run_id] += spool.count_rows(folder.spooled)
         if self._settings.personal:  # where this spool is the only one
-            collectors.note_waiting(self._connected(), left)
+            collectors.note_waiting(self._session.connection(), left)
         self._noted = bool(left)
 
-    def _say(self, found: backlog.Backlog) -> None:
+    def _look(self) -> backlog.Backlog:
+        """Find what waits; submissions that PostgreSQL does not know are registered first."""
+        waiting = backlog.look(self._settings, self._session.connection)
+        if waiting.unregistered and backlog.register(waiting, self._settings, self._session.connection()):
+            waiting = backlog.look(self._settings, self._session.connection)
+        return waiting
+
+    def _say(self, waiting: backlog.Backlog) -> None:
         """Say once of each folder that it can't be delivered."""
-        for one in found.stuck:
-            self._say_once(one.path, f"{one.reason}: {one.remedy}")
-        for deleted in found.deleted:
+        for stuck in waiting.stuck:
+            self._say_once(stuck.path, f"{stuck.reason}: {stuck.remedy}")
+        for deleted in waiting.deleted:
             self._say_once(deleted.path, "its run is deleted: hpctrack prune clears it away")
 
     def _say_once(self, path: str, reason: str) -> None:
@@ -93,12 +97,12 @@ class Delivering:
             self._said.add(path)
             _log.warning("%s stays: %s", path, reason)
 
-    def _deliver(self, one: backlog.Ready) -> bool:
-        """Deliver one folder; whether all of it is."""
-        path = one.spooled.path
+    def _deliver(self, folder: backlog.Ready) -> bool:
+        """Deliver a folder; whether all of it is."""
+        path = folder.spooled.path
         try:
             outcome = spool.ship(
-                one.spooled, self._settings.spool, self._addresses, lambda _count: None, ended=one.ended
+                folder.spooled, self._settings.spool, self._addresses, lambda _count: None, ended=folder.ended
             )
         except (errors.HpctrackError, OSError, ValueError) as error:
             self._say_once(path, str(error))
@@ -112,15 +116,3 @@ class Delivering:
         if self._stopping.is_set():
             raise _Stopped
         return self._own
-
-    def _connected(self) -> database.Connection:
-        if self._connection is None:
-            self._connection = database.connect(
-                self._settings, autocommit=True, patience=locked.PATIENCE, application=database.COLLECTOR
-            )
-        return self._connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-_Name = TypeVar("_Name", str, int, "tuple[int, str]")
+if TYPE_CHECKING:
+    from hpctrack.stream.wire.names import JournalKey
+
+_Name = TypeVar("_Name", str, int, "JournalKey")
 
 
 class Greatest(Generic[_Name]):

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
 from hpctrack.stream.collector import arrays
+from hpctrack.stream.collector.figures import UNKNOWN_RUN, Received
+from hpctrack.stream.collector.worker import Worker
 from hpctrack.stream.wire import wire
+from hpctrack.stream.wire.names import JournalKey, RunName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,15 +131,21 @@ class Intake:
                 self._changed.wait(seconds)
             if not self._queue:
                 return []
-            rest = self._oldest + LINGER - time.monotonic()
-            while rest > 0 and len(self._queue) < limit and not self._closed:
-                self._changed.wait(rest)
-                rest = self._oldest + LINGER - time.monotonic()
-            taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-            for datagram, size in taken:
+            self._linger(limit)
+            taken = []
+            for _ in range(min(limit, len(self._queue))):
+                datagram, size = self._queue.popleft()
                 self._charge(datagram.run, -size)
+                taken.append(datagram)
             self._oldest = time.monotonic()
-            return [datagram for datagram, _ in taken]
+            return taken
+
+    def _linger(self, limit: int) -> None:
+        """Wait until the oldest datagram has waited long enough for company, or there is enough of that."""
+        rest = self._oldest + LINGER - time.monotonic()
+        while rest > 0 and len(self._queue) < limit and not self._closed:
+            self._changed.wait(rest)
+            rest = self._oldest + LINGER - time.monotonic()
 
     def close(self) -> None:
         """Say that nothing more will come."""
@@ -150,75 +159,95 @@ class Intake:
         return self._closed and not self._queue
 
 
-class Receiver:
-    """Receives in a thread of its own, until it is stopped and the socket is empty."""
+class Receiver(Worker):
+    """Receives until it is stopped and the socket is empty; then closes the queue."""
+
+    NAME = "receive"
+    TROUBLES = ()
 
     def __init__(
-        self, sock: BatchSocket, keys: Keys, intake: Intake, watermark: Callable[[int, str], int]
+        self, sock: BatchSocket, keys: Keys, intake: Intake, watermark: Callable[[JournalKey], int]
     ) -> None:
         """``watermark`` says of a run's journal how far it is committed, 0 if that is not known."""
+        super().__init__()
         self._socket = sock
         self._keys = keys
         self._intake = intake
         self._watermark = watermark
-        self._stopping = threading.Event()
-        #: Datagrams by what became of them; written by this thread alone.
-        self.counts: Counter[str] = Counter()
+        self._drained = False
+        #: Datagrams, written by this thread alone: those of `figures.Received`, and the others by reason.
+        self.datagrams = self.bytes = self.accepted = self.pings = self.overflow = 0
+        self.refused: Counter[str] = Counter()
         #: How many datagrams of an address were refused in this period, since the last that was not.
-        self._refused: dict[bytes, int] = {}
+        self._floods: dict[bytes, int] = {}
         self._period = 0.0
 
+    def figures(self) -> Received:
+        """Return what this thread has counted."""
+        return Received(
+            self.datagrams, self.bytes, self.accepted, self.pings, self.overflow, dict(self.refused)
+        )
+
     def stop(self) -> None:
-        """Have it take what has arrived, and end."""
-        self._stopping.set()
+        """Stop the thread, once it has taken in what has arrived."""
+        super().stop()
         self._socket.wake()
 
-    def run(self) -> None:
-        """Receive until stopped; then close the queue."""
-        try:
-            while True:
-                stopping = self._stopping.is_set()
-                if not self._receive() and stopping:
-                    return
-        finally:
-            self._intake.close()
+    def step(self) -> float:
+        """Take in a batch."""
+        was_stopped = self._stopping.is_set()
+        self._drained = not self._receive() and was_stopped
+        return 0.0
+
+    def is_done(self) -> bool:
+        """Whether the thread was stopped, and all that had arrived is taken in."""
+        return self._drained
+
+    def finish(self) -> None:
+        """Close the queue."""
+        self._intake.close()
 
     def _receive(self) -> bool:
         """Take in a batch; returns whether there was anything."""
-        arrived = self._keys.found()
-        received = self._socket.receive()
-        if not received and not arrived:
-            if not self._stopping.is_set():
-                self._socket.wait(_POLL_SECONDS)
-            received = self._socket.receive()
-        self.counts["datagrams"] += len(received)
-        self.counts["bytes"] += sum(len(data) for data, _ in received)
-        if self._refused:
-            self._begin_anew(time.monotonic())
-        datagrams = [d for one in arrived + received if (d := self._judge(one)) is not None]
+        awaited = self._keys.found()
+        received = self._next(wait=not awaited)
+        self.datagrams += len(received)
+        self.bytes += sum(len(data) for data, _ in received)
+        if self._floods:
+            self._begin_period(time.monotonic())
+        datagrams = list(filter(None, map(self._judge, awaited + received)))
         if datagrams:
             left_out = self._intake.put(datagrams)
-            self.counts["overflow"] += left_out
-            self.counts["accepted"] += len(datagrams) - left_out
-        return bool(received or arrived)
+            self.overflow += left_out
+            self.accepted += len(datagrams) - left_out
+        return bool(received or awaited)
 
-    def _begin_anew(self, now: float) -> None:
-        """Let bygones be bygones: whoever floods on is found out again."""
-        if now >= self._period or len(self._refused) > _MAX_ADDRESSES:
-            self._refused.clear()
+    def _next(self, *, wait: bool) -> list[Addressed]:
+        """Return what has arrived; with ``wait``, unless the collector ends, wait for something."""
+        received = self._socket.receive()
+        if received or not wait:
+            return received
+        if not self._stopping.is_set():
+            self._socket.wait(_POLL_SECONDS)
+        return self._socket.receive()
+
+    def _begin_period(self, now: float) -> None:
+        """Forget the refused addresses once per period; one that keeps flooding is detected again."""
+        if now >= self._period or len(self._floods) > _MAX_ADDRESSES:
+            self._floods.clear()
             self._period = now + _PERIOD
 
     def _judge(self, arrived: Addressed) -> Datagram | None:
         """Verify a datagram, unless its address has flooded us a moment ago."""
         address = arrived[1]
-        refused = self._refused.get(address, 0)
+        refused = self._floods.get(address, 0)
         if refused >= _REFUSED and refused % _SAMPLE:
-            self._refused[address] = refused + 1
-            self.counts["flood"] += 1
+            self._floods[address] = refused + 1
+            self.refused["flood"] += 1
             return None
         datagram = self._verify(arrived)
         if datagram is None:
-            self._refused[address] = self._refused.get(address, 0) + 1
+            self._floods[address] = self._floods.get(address, 0) + 1
         return datagram
 
     def _verify(self, arrived: Addressed) -> Datagram | None:
@@ -227,28 +256,37 @@ class Receiver:
         try:
             header = wire.peek(data)
         except errors.WireError as error:
-            self.counts[str(error)] += 1
+            self.refused[str(error)] += 1
             return None
         if header.kind not in (wire.DATA, wire.PING):
-            self.counts["wrong kind"] += 1
+            self.refused["wrong kind"] += 1
             return None
-        name = (header.submission, header.task)
+        name = RunName(header.submission, header.task)
         run = self._keys.find(name)
         if run is None:
             if not self._keys.want(name, arrived):
-                self.counts["unknown run"] += 1
+                self.refused[UNKNOWN_RUN] += 1
             return None
         if not wire.verified(run.key, data):
-            self.counts["wrong MAC"] += 1
+            self.refused["wrong MAC"] += 1
             return None
-        self._refused.pop(address, None)
+        self._floods.pop(address, None)
         if header.kind == wire.PING:
-            self.counts["pings"] += 1
-            watermark = self._watermark(run.run_id, header.journal.hex())
-            self._socket.send([(wire.answer(header, run.key, watermark, watermark), address)])
+            self._answer(header, run, address)
             return None
+        return self._open(header, run, arrived)
+
+    def _answer(self, header: wire.Header, run: RunKey, address: bytes) -> None:
+        """Answer a PING."""
+        self.pings += 1
+        watermark = self._watermark(JournalKey(run.run_id, header.journal.hex()))
+        self._socket.send([(wire.answer(header, run.key, watermark, watermark), address)])
+
+    def _open(self, header: wire.Header, run: RunKey, arrived: Addressed) -> Datagram | None:
+        """Return a verified DATA datagram, opened; a submission without a run has no data."""
+        data, address = arrived
         if not run.run_id:
-            self.counts["unknown run"] += 1
+            self.refused[UNKNOWN_RUN] += 1
             return None
         body = wire.body(run.key, data)
         return Datagram(header, body, run, address, _decoded(header, body))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.backoff import Backoff
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hpctrack.stream.collector.mmsg import Addressed
-
-#: Submission and task, as in the header.
-Name: TypeAlias = tuple[bytes, int]
+    from hpctrack.stream.wire.names import RunName
 
 _MAX_KEYS = 100_000
 #: Runs that are asked for at once.
@@ -54,9 +52,9 @@ class Keys:
         self._wake = wake
         self._lock = threading.Lock()
         self._asked = threading.Event()
-        self._keys: OrderedDict[Name, RunKey] = OrderedDict()
-        self._absent: dict[Name, tuple[float, float]] = {}  # until when, and for how long
-        self._wanted: dict[Name, list[Addressed]] = {}
+        self._keys: OrderedDict[RunName, RunKey] = OrderedDict()
+        self._absent: dict[RunName, tuple[float, float]] = {}  # until when, and for how long
+        self._wanted: dict[RunName, list[Addressed]] = {}
         self._parked = 0
         self._found: list[Addressed] = []
         #: Datagrams that waited for runs that turned out not to exist.
@@ -64,11 +62,11 @@ class Keys:
 
     # --- the receiving thread ---
 
-    def find(self, name: Name) -> RunKey | None:
+    def find(self, name: RunName) -> RunKey | None:
         """Return a run's key if it is in memory."""
         return self._keys.get(name)
 
-    def want(self, name: Name, datagram: Addressed) -> bool:
+    def want(self, name: RunName, datagram: Addressed) -> bool:
         """Have a run asked for; whether its datagram is kept until the answer."""
         now = self._clock()
         with self._lock:
@@ -96,7 +94,7 @@ class Keys:
 
     # --- the thread that asks ---
 
-    def wait(self, seconds: float) -> list[Name]:
+    def wait(self, seconds: float) -> list[RunName]:
         """Wait until runs are wanted, or for so long; returns them."""
         self._asked.wait(seconds)
         with self._lock:
@@ -107,7 +105,7 @@ class Keys:
         """End a `wait`, this one or the next."""
         self._asked.set()
 
-    def learn(self, asked: list[Name], keys: Mapping[Name, RunKey]) -> None:
+    def learn(self, asked: list[RunName], keys: Mapping[RunName, RunKey]) -> None:
         """Take in the answer for runs that were asked for; the others do not exist."""
         now = self._clock()
         with self._lock:

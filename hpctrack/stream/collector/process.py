@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpctrack import errors
 from hpctrack.run import words
@@ -26,12 +26,14 @@ from hpctrack.stream.collector import (
     reconciler,
     registrar,
 )
+from hpctrack.stream.collector.figures import Figures
 from hpctrack.stream.wire import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from hpctrack.settings import Settings
+    from hpctrack.stream.collector.worker import Worker
 
     FindSlurm = Callable[[], reconciler.Slurm]
 
@@ -56,21 +58,24 @@ class Collector:
         self._started = time.monotonic()
         self._stopping = threading.Event()
         self._failed: list[str] = []
+        #: When something was last done here or in PostgreSQL, and by which signs that is seen.
+        self._used = self._started
+        self._signs = (0, 0)
         self._keys = keys.Keys(time.monotonic, self._socket.wake)
         self._intake = intake.Intake()
-        self._reconciling = (
-            None if slurm is None else reconciler.Reconciling(settings, self.id, slurm, self._leads)
+        self._reconciler = (
+            None if slurm is None else reconciler.Reconciler(settings, self.id, slurm, self._leads)
         )
-        self._storing = committer.Storing(settings, self._socket, self._intake, self._keys, self._ended)
-        self._receiver = intake.Receiver(self._socket, self._keys, self._intake, self._storing.watermark)
+        self._committer = committer.Committer(settings, self._socket, self._intake, self._keys, self._ended)
+        self._receiver = intake.Receiver(self._socket, self._keys, self._intake, self._committer.watermark)
         identity = {"host": socket.gethostname(), "pid": os.getpid(), "addresses": self.addresses}
-        self._keeping = registrar.Keeping(
-            settings, self._keys, self.id, identity, self.stats, reconciles=slurm is not None
+        self._registrar = registrar.Registrar(
+            settings, self._keys, self.id, identity, self.figures, reconciles=slurm is not None
         )
-        self._delivering = courier.Delivering(settings, self.addresses)
+        self._courier = courier.Courier(settings, self.addresses)
 
     def stop(self) -> None:
-        """Have `run` end. For any thread, and for signal handlers."""
+        """Make `run` return. For any thread, and for signal handlers."""
         self._stopping.set()
 
     def run(self, *, idle_exit: float | None = None, homeless: Callable[[], bool] | None = None) -> bool:
@@ -80,120 +85,110 @@ class Collector:
         ended for want of runs. Raises `errors.HpctrackError` if a part of it failed.
         """
         _log.info("collector %s listens on %s", self.id, " ".join(self.addresses))
-        threads = [
-            self._thread("receive", self._receiver.run),
-            self._thread("store", self._storing.run),
-            self._thread("keep", self._keeping.run),
-            self._thread("deliver", self._delivering.run),
-        ]
-        if self._reconciling is not None:
-            threads.append(self._thread("reconcile", self._reconciling.run))
         with self._exported():
-            for thread in threads:
-                thread.start()
+            for worker in (self._receiver, self._committer, *self._others()):
+                worker.start(self._fail)
             idle = self._wait(idle_exit, homeless or (lambda: False))
-            self._end(threads)
+            self._end()
         if self._failed:
             raise errors.HpctrackError("the collector failed: " + "; ".join(self._failed))
         return idle
 
-    def stats(self) -> dict[str, Any]:
-        """Return what the collector did since it started, for its row in ``collectors``."""
-        received, stored = dict(self._receiver.counts), dict(self._storing.counts)
-        return {
-            "uptime_s": round(time.monotonic() - self._started, 1),
-            "received": received,
-            "stored": stored,
-            "unknown_runs": self._keys.refused,
-            "kernel_drops": self._socket.dropped,
-            "rejected": dict(self._storing.rejected),
-            "waiting": len(self._intake),
-            "lag_s": round(self._intake.lag, 3),
-            "streams": self._storing.streams,
-            "held_bytes": self._storing.held,
-            "commit_s": round(self._storing.commit_s, 4),
-            "commit_total_s": round(self._storing.commit_total_s, 4),
-            "trouble": self._storing.trouble,
-            **(reconciler.NO_STATS if self._reconciling is None else self._reconciling.stats()),
-        }
+    def figures(self) -> Figures:
+        """Return what the collector did since it started, and how it is."""
+        storing = self._committer
+        figures = Figures(
+            uptime_s=round(time.monotonic() - self._started, 1),
+            received=self._receiver.figures(),
+            stored=storing.figures(),
+            unknown_runs=self._keys.refused,
+            kernel_drops=self._socket.dropped,
+            rejected=dict(storing.rejected),
+            waiting=len(self._intake),
+            lag_s=round(self._intake.lag, 3),
+            streams=storing.streams,
+            held_bytes=storing.held,
+            commit_s=round(storing.commit_s, 4),
+            commit_total_s=round(storing.commit_total_s, 4),
+            trouble=storing.trouble or storing.refusing,
+            reconciling=False,
+        )
+        return figures if self._reconciler is None else self._reconciler.add_to(figures)
 
     @contextlib.contextmanager
     def _exported(self) -> Iterator[None]:
-        """Serve the stats to Prometheus meanwhile, if that is wanted."""
-        if not self._settings.metrics_port:
-            yield
-            return
-        from hpctrack.stream.collector import exporter  # late: an extra
-
-        end = exporter.serve(self._settings, self.stats)
+        """Serve the figures to Prometheus meanwhile, if that is wanted."""
+        end = self._export() if self._settings.metrics_port else lambda: None
         try:
             yield
         finally:
             end()
 
+    def _export(self) -> Callable[[], None]:
+        from hpctrack.stream.collector import exporter  # late: an extra
+
+        return exporter.serve(self._settings, self.figures)
+
     def _leads(self) -> bool:
-        return self._keeping.leads
+        return self._registrar.leads
 
     def _ended(self, run_ids: Iterable[int]) -> None:
-        if self._reconciling is not None:
-            self._reconciling.ended(set(run_ids))
+        if self._reconciler is not None:
+            self._reconciler.ended(set(run_ids))
 
-    def _thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
-        def guarded() -> None:
-            try:
-                run()
-            except Exception as error:  # noqa: BLE001 (said, and the whole collector ends)
-                _log.exception("thread %s failed", name)
-                self._failed.append(f"{name}: {error or type(error).__name__}")
-                self.stop()
+    def _others(self) -> list[Worker]:
+        """Return the threads beside those that receive and store."""
+        others: list[Worker] = [self._registrar, self._courier]
+        return others if self._reconciler is None else [*others, self._reconciler]
 
-        return threading.Thread(target=guarded, name=name, daemon=True)
+    def _fail(self, why: str) -> None:
+        self._failed.append(why)
+        self.stop()
 
     def _wait(self, idle_exit: float | None, homeless: Callable[[], bool]) -> bool:
         """Wait until stopped; True if there has been no live run for too long."""
-        used, accepted, mark = time.monotonic(), 0, 0
+        self._used = time.monotonic()
         while not self._stopping.wait(min(_CHECK_SECONDS, (idle_exit or _CHECK_SECONDS) / 4)):
-            now = time.monotonic()
             if homeless():
                 _log.warning("%s is gone, or another's: ending", self._settings.data_dir)
                 return False
-            if idle_exit is None:
-                continue
-            signs = self._receiver.counts["accepted"], embedded.use_mark(self._settings)
-            if self._is_used() or signs != (accepted, mark):
-                used = now
-            elif now - used >= idle_exit and self._is_over(now, idle_exit):
+            if idle_exit is not None and self._is_over(time.monotonic(), idle_exit):
                 return True
-            accepted, mark = signs
         return False
 
-    def _is_used(self) -> bool:
-        """Whether runs live, or may live, or others use PostgreSQL."""
-        keeping = self._keeping
-        return keeping.live_runs is None or keeping.in_use or waits_for_registration(self._settings)
-
     def _is_over(self, now: float, idle_exit: float) -> bool:
-        """Whether no run lives, and the last one ended long enough ago."""
-        keeping = self._keeping
-        return keeping.live_runs == 0 and now >= end_of_idleness(
-            keeping.last_end, keeping.learnt_end, idle_exit
+        """Whether it was not used for so long, no run lives, and the last one ended long enough ago."""
+        if self._is_used():
+            self._used = now
+            return False
+        registrar = self._registrar
+        return (
+            now - self._used >= idle_exit
+            and registrar.live_runs == 0
+            and now >= end_of_idleness(registrar.last_end, registrar.learnt_end, idle_exit)
         )
 
-    def _end(self, threads: list[threading.Thread]) -> None:
+    def _is_used(self) -> bool:
+        """Whether something came since the last look, or others use PostgreSQL, or runs may live."""
+        before, self._signs = self._signs, (self._receiver.accepted, embedded.use_mark(self._settings))
+        registrar = self._registrar
+        if registrar.live_runs is None or registrar.in_use or waits_for_registration(self._settings):
+            return True
+        return self._signs != before
+
+    def _end(self) -> None:
         """Take in what has arrived, store it, acknowledge it, and only then let go."""
-        self._delivering.stop()
-        receiver, store, *others = threads
+        self._courier.stop()
         self._receiver.stop()
-        receiver.join()
-        self._storing.stop()
-        store.join()
-        self._keeping.stop()
-        if self._reconciling is not None:
-            self._reconciling.stop()
-        for thread in others:
-            thread.join(10.0)
+        self._receiver.join()
+        self._committer.stop()
+        self._committer.join()
+        for worker in self._others():
+            worker.stop()
+        for worker in self._others():
+            worker.join(10.0)
         self._socket.close()
-        counts = self._storing.counts
+        counts = self._committer.counts
         rows, batches = words.counted(counts["rows"], "row"), counts["batches"]
         _log.info(
             "collector %s ends: %s in %d %s", self.id, rows, batches, "batch" if batches == 1 else "batches"

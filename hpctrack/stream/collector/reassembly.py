@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.stream.collector.greatest import Greatest
 
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
     from hpctrack import model
     from hpctrack.stream.wire import wire
-
-#: Run and journal (16 hex digits).
-Key: TypeAlias = tuple[int, str]
+    from hpctrack.stream.wire.names import JournalKey
 
 #: Bytes that may be held of one journal, of a run, of a user's runs, and in all.
 PER_JOURNAL = 8 << 20
@@ -95,15 +93,15 @@ class Reassembly:
         self._most = journals
         self._per_journal, self._per_run, self._per_user = per_journal, per_run, per_user
         self._in_all = in_all
-        self._journals: dict[Key, _Journal] = {}
+        self._journals: dict[JournalKey, _Journal] = {}
         #: The journals of each user, the one that was heard of longest ago first.
-        self._of_user: dict[str, OrderedDict[Key, None]] = {}
+        self._of_user: dict[str, OrderedDict[JournalKey, None]] = {}
         #: How many those are.
         self._counts: Greatest[str] = Greatest()
         #: Bytes held by user, by user and run, and there by journal.
         self._users: Greatest[str] = Greatest()
         self._runs: dict[str, Greatest[int]] = {}
-        self._held: dict[int, Greatest[Key]] = {}
+        self._held: dict[int, Greatest[JournalKey]] = {}
         #: Bytes held in all.
         self.size = 0
 
@@ -111,7 +109,7 @@ class Reassembly:
         """Return the number of journals that are remembered."""
         return len(self._journals)
 
-    def unknown(self, keys: Iterable[Key]) -> list[Key]:
+    def unknown(self, keys: Iterable[JournalKey]) -> list[JournalKey]:
         """Return those of the journals whose watermark is not known, and keep the others in mind.
 
         Before that, journals that are too many are forgotten: none of those that are learnt next.
@@ -124,7 +122,7 @@ class Reassembly:
                 self._touch(key)
         return [key for key in asked if key not in self._journals]
 
-    def learn(self, key: Key, watermark: int, now: float, user: str = "") -> None:
+    def learn(self, key: JournalKey, watermark: int, now: float, user: str = "") -> None:
         """Take in how far a journal of this user's is in PostgreSQL; nothing of it waits for a commit."""
         journal = self._journals.get(key)
         if journal is None:
@@ -137,22 +135,22 @@ class Reassembly:
         for name in [name for name in journal.parts if name[0] < watermark]:
             self._drop_parts(key, name)
 
-    def watermark(self, key: Key) -> int:
+    def watermark(self, key: JournalKey) -> int:
         """Return how far a journal is committed; 0 if that is not known."""
         journal = self._journals.get(key)
         return 0 if journal is None else journal.watermark
 
-    def user(self, key: Key) -> str:
+    def user(self, key: JournalKey) -> str:
         """Return whose a journal is."""
         return self._journals[key].user
 
-    def tail(self, key: Key) -> int:
+    def tail(self, key: JournalKey) -> int:
         """Return up to where a journal has arrived without a gap."""
         return self._journals[key].tail
 
     def arrive(
         self,
-        key: Key,
+        key: JournalKey,
         header: wire.Header,
         body: bytes,
         now: float,
@@ -179,13 +177,13 @@ class Reassembly:
             return Verdict.JOINED, list(self._advance(key, whole))
         return (Verdict.HELD if self._hold(key, whole) else Verdict.DROPPED), []
 
-    def hold(self, key: Key, whole: Range) -> bool:
+    def hold(self, key: JournalKey, whole: Range) -> bool:
         """Hold a range that turned out to begin beyond the watermark; whether there is room for it."""
         return key in self._journals and self._hold(key, whole)
 
-    def ready(self, keys: Iterable[Key]) -> list[tuple[Key, Range]]:
+    def ready(self, keys: Iterable[JournalKey]) -> list[tuple[JournalKey, Range]]:
         """Return what was held of these journals and now continues them."""
-        found: list[tuple[Key, Range]] = []
+        found: list[tuple[JournalKey, Range]] = []
         for key in keys:
             journal = self._journals.get(key)
             if journal is not None and journal.tail in journal.held:
@@ -200,10 +198,10 @@ class Reassembly:
             if self._journals[key].seen < now - _IDLE:
                 self._forget(key)
 
-    def _touch(self, key: Key) -> None:
+    def _touch(self, key: JournalKey) -> None:
         self._of_user[self._journals[key].user].move_to_end(key)
 
-    def _advance(self, key: Key, whole: Range) -> Iterator[Range]:
+    def _advance(self, key: JournalKey, whole: Range) -> Iterator[Range]:
         """Move the tail over a range, and over what was held behind it."""
         journal = self._journals[key]
         found: Range | None = whole
@@ -214,7 +212,7 @@ class Reassembly:
             if found is not None:
                 self._release(key, found)
 
-    def _hold(self, key: Key, whole: Range) -> bool:
+    def _hold(self, key: JournalKey, whole: Range) -> bool:
         journal = self._journals[key]
         if whole.header.start in journal.held:
             return True
@@ -224,7 +222,7 @@ class Reassembly:
         self._charge(key, len(whole.body) + _OVERHEAD)
         return True
 
-    def _keep_part(self, key: Key, header: wire.Header, body: bytes) -> bool:
+    def _keep_part(self, key: JournalKey, header: wire.Header, body: bytes) -> bool:
         journal = self._journals[key]
         name = (header.start, header.end, header.parts)
         if header.part in journal.parts.get(name, ()):
@@ -235,7 +233,7 @@ class Reassembly:
         self._charge(key, len(body) + _OVERHEAD)
         return True
 
-    def _complete(self, key: Key, header: wire.Header) -> Range | None:
+    def _complete(self, key: JournalKey, header: wire.Header) -> Range | None:
         """Return a range whose parts have all arrived."""
         name = (header.start, header.end, header.parts)
         bodies = self._journals[key].parts[name]
@@ -244,16 +242,16 @@ class Reassembly:
         self._drop_parts(key, name)
         return Range(header, b"".join(bodies[part] for part in range(header.parts)))
 
-    def _drop_parts(self, key: Key, name: tuple[int, int, int]) -> None:
+    def _drop_parts(self, key: JournalKey, name: tuple[int, int, int]) -> None:
         self._release_parts(key, self._journals[key].parts.pop(name))
 
-    def _release_parts(self, key: Key, bodies: Mapping[int, bytes]) -> None:
+    def _release_parts(self, key: JournalKey, bodies: Mapping[int, bytes]) -> None:
         for body in bodies.values():
             self._charge(key, -len(body) - _OVERHEAD)
 
     # --- who may hold how much ---
 
-    def _make_room(self, key: Key, size: int) -> bool:
+    def _make_room(self, key: JournalKey, size: int) -> bool:
         """Whether so many bytes more of a journal may be held; others who hold more give way to them."""
         user, run = self._journals[key].user, key[0]
         runs = self._runs.get(user) or Greatest()
@@ -290,10 +288,10 @@ class Reassembly:
         if last is not None:
             self._release(key, last[1])
 
-    def _release(self, key: Key, whole: Range) -> None:
+    def _release(self, key: JournalKey, whole: Range) -> None:
         self._charge(key, -len(whole.body) - _OVERHEAD)
 
-    def _charge(self, key: Key, size: int) -> None:
+    def _charge(self, key: JournalKey, size: int) -> None:
         journal, run = self._journals[key], key[0]
         journal.size += size
         self.size += size
@@ -305,7 +303,7 @@ class Reassembly:
         if not self._held[run]:
             del self._held[run]
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: JournalKey) -> None:
         self._charge(key, -self._journals[key].size)
         user = self._journals.pop(key).user
         self._counts.add(user, -1)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
 from hpctrack.run import words
 from hpctrack.store import database, locked
+from hpctrack.store.session import Session
 from hpctrack.store.write import collectors, registration
 from hpctrack.stream.collector.keys import RunKey
+from hpctrack.stream.collector.worker import Worker
 from hpctrack.stream.wire import wire
+from hpctrack.stream.wire.names import RunName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
     from hpctrack.settings import Settings
+    from hpctrack.stream.collector.figures import Figures
     from hpctrack.stream.collector.keys import Keys
 
 #: Seconds for which a session that did something counts as use: longer than between two heartbeats.
@@ -29,15 +33,17 @@ _BEAT_SECONDS, _IDLE_BEAT_SECONDS = 2.0, 10.0
 _REGISTER_SECONDS, _REGISTER_PAUSE = 30.0, 0.1
 #: Seconds at least between two queries for keys, so that floods of invented runs cost little.
 _QUERY_SECONDS = 0.02
-_FIRST_PAUSE, _LAST_PAUSE = 1.0, 15.0
 #: Seconds after which a collector that PostgreSQL waits for is taken to stand still.
 _STANDSTILL = 15.0
 
 _log = logging.getLogger(__name__)
 
 
-class Keeping:
-    """Runs errands in a thread of its own, over a connection of its own, until it is stopped."""
+class Registrar(Worker):
+    """Runs errands until it is stopped; then says that the collector ends."""
+
+    NAME = "keep"
+    _session: Session
 
     def __init__(
         self,
@@ -45,22 +51,21 @@ class Keeping:
         keys: Keys,
         collector: UUID,
         identity: Mapping[str, Any],
-        stats: Callable[[], Mapping[str, Any]],
+        figures: Callable[[], Figures],
         *,
         reconciles: bool,
     ) -> None:
         """``identity``: host, pid and addresses of the row in ``collectors``; ``reconciles``: it may lead."""
+        super().__init__(Session(settings, patience=locked.PATIENCE, application=database.COLLECTOR))
         self._settings = settings
         self._keys = keys
         self._collector = collector
         self._identity = identity
-        self._stats = stats
+        self._figures = figures
         self._reconciles = reconciles
-        self._stopping = threading.Event()
-        self._connection: database.Connection | None = None
         self._last_registration = -_REGISTER_SECONDS
         self._last_beat = -_IDLE_BEAT_SECONDS
-        self._signs: dict[str, Any] = {}
+        self._signs: Figures | None = None
         #: Whether this is the collector that reconciles.
         self.leads = False
         #: Runs that may still have something to say; None if that is not known.
@@ -71,41 +76,46 @@ class Keeping:
         self.in_use = False
 
     def stop(self) -> None:
-        """Have it end."""
-        self._stopping.set()
+        """Stop the thread, whatever it waits for."""
+        super().stop()
         self._keys.wake()
 
-    def run(self) -> None:
-        """Run errands until stopped; then say that the collector ends."""
-        pause = _FIRST_PAUSE
-        while not self._stopping.is_set():
-            try:
-                self._run_errands(self._connected())
-                pause = _FIRST_PAUSE
-            except errors.StoreError as error:
-                if pause == _FIRST_PAUSE:
-                    _log.warning("%s", error)
-                self._disconnect()
-                self._stopping.wait(pause)
-                pause = min(2 * pause, _LAST_PAUSE)
+    def step(self) -> float:
+        """Run the errands that are due; waits for runs to be asked for."""
+        self._run_errands(self._session.connection())
+        self.note(None)
+        return 0.0
+
+    def finish(self) -> None:
+        """Say that the collector ends."""
         try:
-            collectors.leave(self._connected(), self._collector)
+            collectors.leave(self._session.connection(), self._collector)
         except errors.StoreError as error:
             _log.debug("%s", error)
-        self._disconnect()
+
+    def drop(self) -> None:
+        """Close the connection, and lead no longer: nobody knows whether the lease is still ours."""
+        self.leads = False
+        super().drop()
 
     def _run_errands(self, connection: database.Connection) -> None:
         self._register(connection, _REGISTER_SECONDS)
         self._beat(connection)
         wanted = self._keys.wait(_BEAT_SECONDS)
         if wanted:
-            found = collectors.run_keys(connection, wanted)
-            # A command that has just begun may be known to the spool alone.
-            if len(found) < len(wanted) and self._register(connection, _REGISTER_PAUSE):
-                found = collectors.run_keys(connection, wanted)
-            keys = {name: _key(name[1], *one) for name, one in found.items()}
-            self._keys.learn(wanted, {name: key for name, key in keys.items() if key is not None})
+            self._keys.learn(wanted, self._fetch_keys(connection, wanted))
             time.sleep(_QUERY_SECONDS)
+
+    def _fetch_keys(
+        self, connection: database.Connection, wanted: Sequence[RunName]
+    ) -> dict[RunName, RunKey]:
+        """Return the keys of those of the runs that exist. Raises `errors.StoreError`."""
+        rows = collectors.run_keys(connection, wanted)
+        # A command that has just begun may be known to the spool alone.
+        if len(rows) < len(wanted) and self._register(connection, _REGISTER_PAUSE):
+            rows = collectors.run_keys(connection, wanted)
+        keys = {RunName(*name): _key(name[1], *row) for name, row in rows.items()}
+        return {name: key for name, key in keys.items() if key is not None}
 
     def _register(self, connection: database.Connection, pause: float) -> int:
         """Register what waits in the spool, if that was last done so many seconds ago; return how many."""
@@ -119,12 +129,17 @@ class Keeping:
         return count
 
     def _beat(self, connection: database.Connection) -> None:
-        now, stats = time.monotonic(), dict(self._stats())
-        signs = {name: value for name, value in stats.items() if name != "uptime_s"}
+        """Say that the collector lives: often while something happens, rarely while nothing does."""
+        now, figures = time.monotonic(), self._figures()
+        signs = dataclasses.replace(figures, uptime_s=None)
         if now < self._last_beat + (_IDLE_BEAT_SECONDS if signs == self._signs else _BEAT_SECONDS):
             return
         self.leads = collectors.beat(
-            connection, self._collector, **self._identity, stats=stats, reconciles=self._reconciles
+            connection,
+            self._collector,
+            **self._identity,
+            stats=figures.to_json(),
+            reconciles=self._reconciles,
         )
         self._look_for_life(connection)
         if collectors.end_standstill(connection, _STANDSTILL):
@@ -139,19 +154,6 @@ class Keeping:
         if self._settings.personal:
             self.in_use = collectors.other_sessions(connection, USE_SECONDS) > 0
         self.live_runs = live
-
-    def _connected(self) -> database.Connection:
-        if self._connection is None:
-            self._connection = database.connect(
-                self._settings, autocommit=True, patience=locked.PATIENCE, application=database.COLLECTOR
-            )
-        return self._connection
-
-    def _disconnect(self) -> None:
-        self.leads = False
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
 
 
 def _key(task: int, run_id: int, secret: bytes, user: str) -> RunKey | None:

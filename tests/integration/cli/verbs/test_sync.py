@@ -140,7 +140,7 @@ def test_the_collector_delivers_what_it_can_read(settings, quiet_collector):
     left = Left(settings)
     left.journal(lines(0, 200))
     registration.register_pending(settings)
-    own = courier.Delivering(settings, launch.read_addresses(settings))
+    own = courier.Courier(settings, launch.read_addresses(settings))
     own.deliver_all()
     assert logged(settings) == whole(200)
     assert not os.path.exists(left.folder)
@@ -185,7 +185,7 @@ def test_a_deleted_run_is_not_waited_for(settings, request):
         assert connection.execute(delete, [gone.record.uuid]).rowcount == 1
     # Only now: a collector that had read the record by then would register it once more.
     quiet_collector = request.getfixturevalue("quiet_collector")
-    courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
+    courier.Courier(settings, launch.read_addresses(settings)).deliver_all()
     assert logged(settings) == whole(10)
     assert os.path.exists(gone.folder)
     assert quiet_collector.process.poll() is None

@@ -11,7 +11,7 @@ import pytest
 
 from hpctrack import model
 from hpctrack.store.write import collectors
-from hpctrack.stream.collector import reconciler
+from hpctrack.stream.collector import figures, reconciler
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -53,11 +53,11 @@ def test_a_finished_job_shows_its_final_state_within_seconds(settings, connectio
     rarely = settings._replace(reconcile_interval=3600.0)
     leads = threading.Event()
     leads.set()
-    thread = reconciler.Reconciling(
+    failures: list[str] = []
+    thread = reconciler.Reconciler(
         rarely, collector, lambda: reconciler.Slurm("c", books, None), leads.is_set, between_looks=0.5
     )
-    running = threading.Thread(target=thread.run)
-    running.start()
+    thread.start(failures.append)
     try:
         eventually(lambda: thread.passes)  # the regular pass, for the next hour
         if away:
@@ -70,20 +70,22 @@ def test_a_finished_job_shows_its_final_state_within_seconds(settings, connectio
         assert books.looks == 4  # the third finds a failure, and asks again once squeue has let the job go
     finally:
         thread.stop()
-        running.join(PATIENCE)
+        thread.join(PATIENCE)
+    assert failures == []
     assert thread.trouble is None
-    assert thread.stats()["slurm_interval_s"] == 3600.0
+    assert thread.add_to(figures.Figures()).slurm_interval_s == 3600.0
 
 
 def test_who_does_not_lead_leaves_slurm_alone(settings):
     def find():
         raise AssertionError
 
-    thread = reconciler.Reconciling(settings, uuid.uuid4(), find, lambda: False)
-    running = threading.Thread(target=thread.run)
-    running.start()
+    failures: list[str] = []
+    thread = reconciler.Reconciler(settings, uuid.uuid4(), find, lambda: False)
+    thread.start(failures.append)
     thread.ended({1})
     time.sleep(1.0)
     thread.stop()
-    running.join(PATIENCE)
+    thread.join(PATIENCE)
+    assert failures == []
     assert thread.passes == 0

@@ -127,7 +127,7 @@ def test_a_collector_registers_again_what_a_restored_database_does_not_know(sett
     set_back(settings)
     eventually(
         lambda: (
-            courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
+            courier.Courier(settings, launch.read_addresses(settings)).deliver_all()
             or not os.path.exists(left.folder)
         )
     )
@@ -238,7 +238,7 @@ def test_a_submission_waits_for_the_database_that_it_is_for(settings, away, quie
     assert known(settings) == {own.record.uuid} and os.path.exists(left.folder)
     assert "1 submission and 1 folder of journals" in run.stderr
     assert "db.cluster.example:5499/site" in run.stderr and "--here" in run.stderr
-    courier.Delivering(settings, launch.read_addresses(settings)).deliver_all()
+    courier.Courier(settings, launch.read_addresses(settings)).deliver_all()
     for verb in (["status"], ["doctor"], ["prune", "--older-than", "90d", "--yes"]):
         hpctrack(settings, *verb)
         assert known(settings) == {own.record.uuid} and os.path.exists(left.folder)

@@ -144,7 +144,7 @@ class Running:
         self.socket = mmsg.BatchSocket("127.0.0.1", 0)
         self.keys = keys.Keys(time.monotonic)
         self.intake = intake.Intake()
-        self.receiver = intake.Receiver(self.socket, self.keys, self.intake, lambda _run, _journal: 42)
+        self.receiver = intake.Receiver(self.socket, self.keys, self.intake, lambda _journal: 42)
         self.thread = threading.Thread(target=self.receiver.run)
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.settimeout(10)
@@ -192,8 +192,8 @@ def test_verified_datagrams_are_queued_with_their_run(running):
     assert [one.header.echo for one in found] == list(range(1, 301))
     assert found[0].body == b"1"
     assert found[0].run == RUN
-    assert running.receiver.counts["accepted"] == 300
-    assert running.receiver.counts["datagrams"] == 300
+    assert running.receiver.accepted == 300
+    assert running.receiver.datagrams == 300
 
 
 def test_datagrams_are_decoded_as_they_arrive_and_count_for_what_they_take(running):
@@ -244,29 +244,26 @@ def test_what_is_wrong_changes_only_a_counter_and_is_not_answered(running, forge
     assert running.unanswered()
     waited = len(running.keys.wait(0))
     assert running.finish() == []
-    counts = running.receiver.counts
-    wrong = sum(
-        counts[name] for name in counts if name.startswith("wrong") or name in ("unknown run", "overflow")
-    )
-    assert wrong + waited == 1
+    receiver = running.receiver
+    assert receiver.refused.total() + receiver.overflow + waited == 1
 
 
 def test_a_flood_is_looked_at_in_samples_and_who_knows_the_key_gets_through(running):
-    counts, sent = running.receiver.counts, 0
-    while not counts["flood"]:
+    receiver, sent = running.receiver, 0
+    while not receiver.refused["flood"]:
         assert sent < 30_000
         for _ in range(300):
             running.client.send(FORGED["wrong MAC"])
         sent += 300
-        eventually(lambda sent=sent: counts["datagrams"] == sent)
-    assert counts["flood"] + counts["wrong MAC"] == sent
+        eventually(lambda sent=sent: receiver.datagrams == sent)
+    assert receiver.refused["flood"] + receiver.refused["wrong MAC"] == sent
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as neighbour:
         neighbour.sendto(sealed(b"neighbour"), running.socket.address)
-        eventually(lambda: counts["accepted"] == 1)
+        eventually(lambda: receiver.accepted == 1)
     for _ in range(40):  # from the address that floods: one of sixteen, then all
         running.client.send(sealed(b"same address"))
-    eventually(lambda: counts["datagrams"] == sent + 41)
-    assert counts["accepted"] >= 1 + 40 - 16
+    eventually(lambda: receiver.datagrams == sent + 41)
+    assert receiver.accepted >= 1 + 40 - 16
 
 
 def test_a_new_runs_first_datagram_is_not_lost(running):
