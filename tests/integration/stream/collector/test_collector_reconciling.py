@@ -26,8 +26,8 @@ class Books:
         ended = now if status is model.RunStatus.FAILED else None
         submitted = now - datetime.timedelta(minutes=1)
         return model.JobFacts(
-            source, "c", 14, status.value, status, user_name="u", attempt=0, time_submitted=submitted,
-            time_started=submitted, time_ended=ended, exit_code=3 if ended else None,
+            source, "c", 14, status.value, status, slurm_user="u", attempt=0, time_submitted=submitted,
+            time_started=submitted, time_ended=ended, slurm_exit_code=3 if ended else None,
         )  # fmt: skip
 
     def queue(self, users=None):
