@@ -10,7 +10,7 @@ from hpctrack import settings as configuration
 from hpctrack.api.experiment import Experiment
 from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
-from hpctrack.run import conditions, runids, words
+from hpctrack.run import conditions, runids, states, words
 from hpctrack.store.metrics import columns
 from hpctrack.store.read import filters, lists, lookup, misspelt, queries
 from hpctrack.store.session import Session
@@ -152,7 +152,7 @@ class Client:
 def _states(given: str | RunStatus | Iterable[str | RunStatus] | None) -> tuple[RunStatus, ...] | None:
     if given is None:
         return None
-    return tuple(one if isinstance(one, RunStatus) else words.state(one) for one in _several(given))
+    return tuple(one if isinstance(one, RunStatus) else states.parse(one) for one in _several(given))
 
 
 def _names(which: filters.RunFilter) -> misspelt.Names:

@@ -9,7 +9,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from hpctrack.model import RunStatus
-from hpctrack.run import looks
+from hpctrack.run import states
 from hpctrack.text import visible
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def records(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def status(state: RunStatus) -> str:
     """Return a state in its colour."""
-    look = looks.of(state)
+    look = states.look_of(state)
     weight = ";font-weight:bold" if look.bold else ""
     return f'<span style="color:{look.colour}{weight}">{look.glyph}&nbsp;{state.value}</span>'
 
@@ -106,7 +106,7 @@ def sparkline(series: Series) -> str:
         for bucket in series.buckets
         for value in dict.fromkeys((bucket.minimum, bucket.maximum))
     )
-    stroke = f'stroke="{looks.of(RunStatus.RUNNING).colour}" stroke-width="1.5"'
+    stroke = f'stroke="{states.ACTIVE.colour}" stroke-width="1.5"'
     return (
         f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="-2 -2 {_WIDTH + 4} {_HEIGHT + 4}" role="img">'
         f'<polyline points="{points}" fill="none" {stroke}/></svg>'

@@ -11,6 +11,7 @@ import click
 from hpctrack import errors
 from hpctrack.cli import completers
 from hpctrack.run import runids, words
+from hpctrack.run import states as states_
 from hpctrack.text import visible
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> dat
 
 def states(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> tuple[RunStatus, ...]:
     """Read job states as Slurm writes them, several joined by commas, any case: ``running``, ``PD,R``."""
-    return words.states(texts)
+    return states_.parse_lists(texts)
 
 
 def _run_refs(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 from hpctrack import errors
 from hpctrack.model import RunStatus
-from hpctrack.run import words
+from hpctrack.run import states, words
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ def _read_value(what: Field, operator: Operator, token: _Token) -> Value:
     if kind == "state":
         if operator not in ("=", "!="):
             raise ValueError("states have no order: write = or !=, or in (...)")
-        return words.state(text)
+        return states.parse(text)
     if kind == "time":
         return words.time(text)
     if kind == "length":

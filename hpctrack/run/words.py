@@ -1,4 +1,4 @@
-"""The words that people write for several runs, job states, tags, times and lengths of time. Pure."""
+"""The words that people write for several runs, tags, times and lengths of time. Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
 from hpctrack.run import array_spec, runids
-from hpctrack.text import nearest
-
-#: ``runs.reason`` where neither squeue nor accounting knows the job.
-UNKNOWN_TO_SLURM = "unknown to Slurm"
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+#: ``runs.reason`` where neither squeue nor accounting knows the job.
+UNKNOWN_TO_SLURM = "unknown to Slurm"
 #: Some tasks of an array, as squeue and our lists write them.
 _TASKS = re.compile(r"([0-9]{1,18})_\[([0-9]{1,9}[0-9,:%-]*)\]")
 #: Neighbouring runs.
@@ -24,38 +21,6 @@ _SPAN = re.compile(r"r([0-9]{1,18})-r?([0-9]{1,18})")
 _NUMBERS = re.compile(r"[0-9]{1,18}(?:-[0-9]{1,18})?")
 _COMMA = re.compile(r",(?![^\[]*\])")
 _SEVERAL_AT_ONCE = 100_000
-
-#: Slurm's compact forms (squeue's manual, "JOB STATE CODES"); EX, PU and RC, where it has none, are ours.
-STATE_CODES = {
-    "BF": RunStatus.BOOT_FAIL,
-    "CA": RunStatus.CANCELLED,
-    "CD": RunStatus.COMPLETED,
-    "CF": RunStatus.CONFIGURING,
-    "CG": RunStatus.COMPLETING,
-    "DL": RunStatus.DEADLINE,
-    "EX": RunStatus.EXPEDITING,
-    "F": RunStatus.FAILED,
-    "LF": RunStatus.LAUNCH_FAILED,
-    "NF": RunStatus.NODE_FAIL,
-    "OOM": RunStatus.OUT_OF_MEMORY,
-    "PD": RunStatus.PENDING,
-    "PR": RunStatus.PREEMPTED,
-    "PU": RunStatus.POWER_UP_NODE,
-    "R": RunStatus.RUNNING,
-    "RC": RunStatus.RECONFIG_FAIL,
-    "RD": RunStatus.RESV_DEL_HOLD,
-    "RF": RunStatus.REQUEUE_FED,
-    "RH": RunStatus.REQUEUE_HOLD,
-    "RQ": RunStatus.REQUEUED,
-    "RS": RunStatus.RESIZING,
-    "RV": RunStatus.REVOKED,
-    "S": RunStatus.SUSPENDED,
-    "SE": RunStatus.SPECIAL_EXIT,
-    "SI": RunStatus.SIGNALING,
-    "SO": RunStatus.STAGE_OUT,
-    "ST": RunStatus.STOPPED,
-    "TO": RunStatus.TIMEOUT,
-}
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?) *(s|min|h|d|w)", re.IGNORECASE)
 _UNITS = {
@@ -95,22 +60,6 @@ def time(text: str) -> datetime:
         raise errors.UsageError(
             f"{text!r} is no time: write 2d, 3h or 30min, or 2026-01-31 or 2026-01-31T12:00"
         ) from None
-
-
-def state(word: str) -> RunStatus:
-    """Read a job state in any case, also Slurm's compact form. Raises `errors.UsageError`."""
-    upper = word.strip().upper()
-    if upper in STATE_CODES:
-        return STATE_CODES[upper]
-    if upper not in RunStatus.__members__:
-        known = nearest.of_ours(upper, RunStatus.__members__, "or compact: PD, R, CD ...")
-        raise errors.UsageError(f"{upper!r} is no job state of Slurm's: {known}")
-    return RunStatus[upper]
-
-
-def states(texts: tuple[str, ...]) -> tuple[RunStatus, ...]:
-    """Read job states, several joined by commas: ``running``, ``PD,R``. Raises `errors.UsageError`."""
-    return tuple(state(word) for text in texts for word in text.split(",") if word.strip())
 
 
 def tag(text: str) -> tuple[str, str | None]:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from hpctrack.cli import common
 from hpctrack.model import RunStatus
-from hpctrack.run import looks
+from hpctrack.run import states
 from hpctrack.run import words as words_
 from hpctrack.text import visible
 
@@ -52,7 +52,7 @@ def state(status: RunStatus | None, raw: str | None = None, *, plain: bool = Fal
     word = clean(raw or UNKNOWN) if status is None else status.value
     if plain or status is None:
         return Text(word)
-    look = looks.of(status)
+    look = states.look_of(status)
     return Text(f"{look.glyph} {word}", style=f"bold {look.colour}" if look.bold else look.colour)
 
 

@@ -23,14 +23,14 @@ def test_postgresql_knows_the_same_words():
 
 
 def test_compact_codes_are_different():
-    codes = [state.compact for state in states.TABLE.values()]
+    codes = [state.code for state in states.TABLE.values()]
     assert len(set(codes)) == len(codes)
 
 
 @pytest.mark.parametrize("status", RunStatus)
 def test_words_and_codes_are_read_back(status):
     state = states.TABLE[status]
-    for text in (status.value, status.value.lower(), state.compact, f"{status.value} by 1000"):
+    for text in (status.value, status.value.lower(), state.code, f"{status.value} by 1000"):
         assert states.status_of(text) is status
 
 
@@ -61,7 +61,7 @@ def test_no_other_text_is_an_end(text):
     status = states.status_of(text)
     if status is not None and states.ends(status) is not Ends.NOTHING:
         word = text.split()[0].upper().rstrip("+")
-        assert status.value.startswith(word) or states.TABLE[status].compact == word
+        assert status.value.startswith(word) or states.TABLE[status].code == word
 
 
 def test_only_what_ended_ends_anything():
@@ -91,4 +91,4 @@ def test_the_table_agrees_with_what_was_recorded():
 def test_the_documentation_has_the_same_table():
     rows = [line.split(" | ") for line in (DOCS / "states.md").read_text().splitlines()]
     told = {row[0].removeprefix("| "): row[1] for row in rows if len(row) == 6}
-    assert told.items() >= {state.status.value: state.compact for state in states.TABLE.values()}.items()
+    assert told.items() >= {state.status.value: state.code for state in states.TABLE.values()}.items()

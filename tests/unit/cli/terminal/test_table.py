@@ -13,7 +13,7 @@ from hpctrack import errors
 from hpctrack.cli import common
 from hpctrack.cli.terminal import chart, columns, render, table
 from hpctrack.model import RunStatus
-from hpctrack.run import words
+from hpctrack.run import states
 from hpctrack.store.metrics.series import Bucket, Series
 
 
@@ -188,7 +188,7 @@ def test_an_unknown_state_is_told_with_the_known_ones():
 
 
 def test_compact_forms_mean_different_states():
-    assert len(set(words.STATE_CODES.values())) == len(words.STATE_CODES)
+    assert len(states.BY_CODE) == len(RunStatus)
 
 
 def line(*values: float) -> Series:
