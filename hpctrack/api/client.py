@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from hpctrack import settings as configuration
 from hpctrack.api.experiment import Experiment
@@ -12,12 +12,14 @@ from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
 from hpctrack.run import conditions, runids, states, words
 from hpctrack.store.metrics import columns
-from hpctrack.store.read import filters, lists, lookup, misspelt, queries
+from hpctrack.store.read import filters, lookup, misspelt, queries
 from hpctrack.store.session import Session
 from hpctrack.store.write import experiments, registration
+from hpctrack.view.question import Question, list_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
     from types import TracebackType
 
     from hpctrack.settings import Settings
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _One = TypeVar("_One", str, "str | RunStatus")
+_Several: TypeAlias = "_One | Iterable[_One]"
 
 
 class Client:
@@ -75,33 +78,59 @@ class Client:
 
     def runs(
         self,
-        *,
-        state: str | RunStatus | Iterable[str | RunStatus] | None = None,
+        *refs: int | str,
+        state: _Several[str | RunStatus] = (),
+        not_state: _Several[str | RunStatus] = (),
         experiment: str | None = None,
-        user: str | None = None,
-        tag: str | Iterable[str] = (),
+        user: _Several[str] = (),
+        mine: bool = False,
+        tag: _Several[str] = (),
+        name: str | None = None,
+        partition: _Several[str] = (),
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
         where: str | None = None,
+        sort: str | None = None,
+        after: int | str | None = None,
         limit: int | None = None,
     ) -> Runs:
         """Return the runs that match everything given, the newest last; of more than ``limit`` the newest.
 
-        ``state``: one of Slurm's job states, or several: ``"FAILED"``, ``["PENDING", "RUNNING"]``.
-        ``tag``: a tag, with a value or with any (``"set=cifar"``, ``"baseline"``), or several: all of them.
-        ``where``: a condition as for ``hpctrack status``: ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
-        Raises `errors.FilterError` for one that can't be understood. Of names that no run has there is a
-        warning, with the nearest one.
+        The filters are those of ``hpctrack status``:
+
+        * ``refs``: these runs, as `run` takes them, also several in one text: ``"14_[0-3]"``, ``"r7-9"``.
+        * ``state``, ``not_state``: one of Slurm's job states, or several: ``["PENDING", "RUNNING"]``.
+        * ``user``: one or several; ``mine``: those of whoever is logged in.
+        * ``tag``: with a value or with any (``"set=cifar"``, ``"baseline"``); of several all of them.
+        * ``name``: a pattern of the job's name, ``"train*"``; ``partition``: one or several.
+        * ``since``, ``until``: submitted then or later, and before: a time, or a text (``"2d"``).
+        * ``where``: a condition such as ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
+        * ``sort``: the field to order by, ``"metrics.val_loss"``; ``"-elapsed"`` turns the order round.
+        * ``after``: the run with which the page before this one ended: its first, or last if it is sorted.
+
+        Raises `errors.FilterError` and `errors.UsageError` for what can't be understood, `errors.RunNotFound`
+        for refs that name no run. Of names that no run has there is a warning, with the nearest one.
         """
-        which = filters.RunFilter(
+        question = Question(
+            refs=tuple(ref for given in refs for ref in _refs(given)),
             statuses=_states(state),
-            users=None if user is None else (user,),
+            not_statuses=_states(not_state),
+            users=_several(user),
+            mine=mine,
             experiment=experiment,
             tags=tuple(map(words.tag, _several(tag))),
-            where=None if where is None else conditions.parse(where),
+            name=name,
+            partitions=_several(partition),
+            since=_time(since),
+            until=_time(until),
+            where=_read(conditions.parse, where),
+            sort=_read(filters.Sort.parse, sort),
+            after=None if after is None else _ref(after),
         )
-        found = self.ask(lambda connection: lists.list_runs(connection, which, limit))
-        for line in self.ask(lambda connection: list(misspelt.lines(connection, _names(which), found))):
+        rows = self.ask(lambda connection: list_runs(connection, question, limit))
+        for line in self.ask(lambda connection: list(misspelt.lines(connection, question.names(), rows))):
             warnings.warn(line, UserWarning, stacklevel=2)
-        return Runs(Run(self, row) for row in reversed(found))
+        return Runs(Run(self, row) for row in (rows if sort else reversed(rows)))
 
     def ask(self, question: Callable[[Connection], _T]) -> _T:
         """Return what a function reads through the connection.
@@ -149,17 +178,29 @@ class Client:
         return f"<Client: {where}, schema {self.settings.schema}>"
 
 
-def _states(given: str | RunStatus | Iterable[str | RunStatus] | None) -> tuple[RunStatus, ...] | None:
+def _read(read: Callable[[str], _T], given: str | None) -> _T | None:
+    return None if given is None else read(given)
+
+
+def _refs(given: int | str) -> tuple[runids.RunRef, ...]:
+    return words.runs(f"r{given}" if isinstance(given, int) else given)
+
+
+def _ref(given: int | str) -> runids.RunRef:
+    return runids.parse(f"r{given}" if isinstance(given, int) else given)
+
+
+def _time(given: str | datetime | None) -> datetime | None:
     if given is None:
         return None
+    return words.time(given) if isinstance(given, str) else given.astimezone()
+
+
+def _states(given: _Several[str | RunStatus] | None) -> tuple[RunStatus, ...]:
     return tuple(one if isinstance(one, RunStatus) else states.parse(one) for one in _several(given))
 
 
-def _names(which: filters.RunFilter) -> misspelt.Names:
-    fields = [] if which.where is None else list(conditions.fields(which.where))
-    fields += [conditions.Field("tags", name) for name, _ in which.tags]
-    return misspelt.Names(which.experiment, fields, which.users or ())
-
-
-def _several(given: _One | Iterable[_One]) -> list[_One]:
-    return [given] if isinstance(given, str | RunStatus) else list(given)
+def _several(given: _One | Iterable[_One] | None) -> tuple[_One, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str | RunStatus) else tuple(given)

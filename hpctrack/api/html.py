@@ -11,43 +11,37 @@ from typing import TYPE_CHECKING, Any
 from hpctrack.model import RunStatus
 from hpctrack.run import states
 from hpctrack.text import visible
+from hpctrack.view import columns, notation, remarks, story
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from hpctrack.store.metrics.series import Series
     from hpctrack.store.read.queries import RunRow
     from hpctrack.store.write.experiments import Experiment
+    from hpctrack.view.columns import Column
 
 #: Runs that a list shows, and metrics and arguments that a line of it shows.
 _SHOWN = 50
 _PAIRS = 6
 _WIDTH, _HEIGHT = 160, 22
+_COLUMNS = columns.parse("run,state,job,name,experiment,elapsed,step,args,latest")
 _CELL = "text-align:left;padding:2px 10px 2px 0"
 
 
 def run(row: RunRow, series: Sequence[Series], now: datetime) -> str:
-    """Return one run: what it is, and the course of each metric."""
-    facts = {
-        "experiment": row.experiment,
-        "job": row.job,
-        "name": row.job_name,
-        "user": row.user_name,
-        "submitted": f"{row.time_created.astimezone():%Y-%m-%d %H:%M:%S}",
-        "elapsed": _length(row.elapsed(now)),
-        "nodes": row.node_list,
-        "exit": row.exit_code,
-        "reason": row.reason,
-        "args": _pairs(row.args),
-        "tags": _pairs(row.tags),
-    }
-    listed = [(name, value) for name, value in facts.items() if value not in (None, "")]
-    lines = [f"<div><b>r{row.id}</b> {status(row.status)}</div>", _table((), listed)]
+    """Return one run: its facts, and the course of each metric."""
+    head = " ".join(map(_escape, story.title(row)))
+    said = _escape(", ".join(remarks.of_run(row)))
+    lines = [f"<div><b>{head}</b> {status(row.status)} {said}</div>"]
+    lines.append(
+        _table((), [(fact.name, _pairs(fact.told)) for fact in story.facts(story.Subject(row, now))])
+    )
     if series:
         drawn = [
-            (one.name, Markup(sparkline(one)), _number(one.last), _number(one.minimum), _number(one.maximum))
-            for one in series
+            (metric.name, Markup(sparkline(metric)), metric.last, metric.minimum, metric.maximum)
+            for metric in series
         ]
         lines.append(_table(("metric", "course", "last", "min", "max"), drawn))
     return "".join(lines)
@@ -56,23 +50,18 @@ def run(row: RunRow, series: Sequence[Series], now: datetime) -> str:
 def runs(rows: Sequence[RunRow], now: datetime) -> str:
     """Return a table of runs, of many the newest."""
     shown = rows[-_SHOWN:]
-    cells = [
-        (
-            f"r{row.id}",
-            Markup(status(row.status)),
-            row.job,
-            row.job_name,
-            row.experiment,
-            _length(row.elapsed(now)),
-            row.last_step,
-            _pairs(row.args),
-            _pairs(row.last),
-        )
-        for row in shown
-    ]
-    header = ("run", "status", "job", "name", "experiment", "elapsed", "step", "args", "latest")
+    cells = [[_value(column, row, now) for column in _COLUMNS] for row in shown]
     more = f"<div>the newest {len(shown)} of {len(rows)} runs</div>" if len(shown) < len(rows) else ""
-    return _table(header, cells) + more
+    return _table([column.header for column in _COLUMNS], cells) + more
+
+
+def _value(column: Column, row: RunRow, now: datetime) -> object:
+    if column.kind == "state":
+        return Markup(status(row.status))
+    value = column.value(row, now)
+    if value is None or column.kind == "text":
+        return value
+    return _pairs(value) if column.kind == "object" else notation.text(column.kind, value)
 
 
 def experiment(info: Experiment) -> str:
@@ -85,7 +74,7 @@ def experiment(info: Experiment) -> str:
 def records(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of records, their fields the columns; those that none has a value of are left out."""
     names = [name for name in (rows[0] if rows else ()) if any(row[name] not in (None, {}) for row in rows)]
-    return _table(names, [tuple(row[name] for name in names) for row in rows])
+    return _table(names, [[row[name] for name in names] for row in rows])
 
 
 def status(state: RunStatus) -> str:
@@ -142,22 +131,19 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, Markup):
         return value
-    return "" if value is None else _escape(_number(value))
+    return "" if value is None else _escape(_plain(value))
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+def _plain(value: Any) -> str:
+    return notation.number(value) if isinstance(value, float) else str(value)
 
 
 def _pairs(values: Any) -> str:
+    """Return the first names of an object with their values; what is none as it is."""
     if not isinstance(values, dict):
         return "" if values is None else str(values)
-    listed = [f"{name} {_number(value)}" for name, value in list(values.items())[:_PAIRS]]
+    listed = [f"{name} {_plain(value)}" for name, value in list(values.items())[:_PAIRS]]
     return ", ".join(listed) + (" ..." if len(values) > _PAIRS else "")
-
-
-def _length(length: timedelta | None) -> str:
-    return "" if length is None else str(length).partition(".")[0]
 
 
 def _by_state(counts: Mapping[str, int]) -> list[tuple[RunStatus, int]]:

@@ -315,7 +315,7 @@ class Runs(list[Run]):
             if self and extremes
             else {}
         )
-        return summary.frame([run._row for run in self], found)
+        return summary.frame([run._row for run in self], found, _now())
 
     @overload
     def metrics(

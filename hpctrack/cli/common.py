@@ -15,7 +15,7 @@ from hpctrack.run import states as states_
 from hpctrack.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from datetime import datetime
 
     from hpctrack.model import RunStatus
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
     from hpctrack.store.session import Session
 
-counted = words.counted
-#: Characters of a list of runs; what is cut ends so that it means nothing where it is pasted.
-_LONGEST = 1000
+counted, named = words.counted, words.named
 
 config_option = click.option(
     "-c",
@@ -92,16 +90,6 @@ def confirm(question: str, *, yes: bool) -> None:
         raise errors.UsageError("nobody to ask: say --yes")
     sys.stdout.flush()
     click.confirm(visible.shown(question), abort=True, err=True)
-
-
-def named(ids: Sequence[int]) -> str:
-    """Return runs as one word that can be pasted; how many they are beside, where it is several."""
-    if len(ids) == 1:
-        return f"r{ids[0]}"
-    text = runids.runs_text(ids)
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST].rpartition(',')[0]},..."
-    return f"{counted(len(ids), 'run')} ({text})"
 
 
 @contextlib.contextmanager

@@ -14,17 +14,17 @@ from rich.text import Text
 
 from hpctrack import errors
 from hpctrack.cli import common
-from hpctrack.cli.question import ask
 from hpctrack.cli.terminal import listing, render, screen, table
+from hpctrack.view import columns
+from hpctrack.view.question import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hpctrack.cli.question import Question
-    from hpctrack.cli.terminal import columns
     from hpctrack.settings import Settings
+    from hpctrack.view.question import Answer, Question
 
-_Draw: TypeAlias = "Callable[[listing.Answer], list[Text]]"
+_Draw: TypeAlias = "Callable[[Answer], list[Text]]"
 #: Lines that our own line, the table's head, the summary and a warning take.
 _FRAME = 5
 
@@ -33,7 +33,7 @@ def watch(
     settings: Settings,
     question: Question,
     interval: float,
-    chosen: Sequence[columns.Chosen] | None = None,
+    chosen: Sequence[columns.Column] | None = None,
 ) -> None:
     """Draw until q or Ctrl-C, or until all runs that were asked for by id have ended.
 
@@ -43,7 +43,7 @@ def watch(
     output = table.Output()
     asker = _Asker(settings, question, chosen)
 
-    def draw(answer: listing.Answer) -> list[Text]:
+    def draw(answer: Answer) -> list[Text]:
         return listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
 
     with contextlib.closing(asker):
@@ -61,18 +61,20 @@ class _Asker:
     """Asks the question again and again; while PostgreSQL is away, the last answer stands."""
 
     def __init__(
-        self, settings: Settings, question: Question, chosen: Sequence[columns.Chosen] | None
+        self, settings: Settings, question: Question, chosen: Sequence[columns.Column] | None
     ) -> None:
-        self.answer: listing.Answer | None = None
+        self.answer: Answer | None = None
         self.trouble = ""
         self._question = question
-        self._chosen = chosen
+        self._resources = columns.need_resources(chosen)
         self._session = common.session(settings)
 
-    def ask(self) -> listing.Answer:
+    def ask(self) -> Answer:
         """Return the newest answer; ``trouble`` says why it is not newer."""
         try:
-            self.answer = self._session.ask(lambda server: ask(server, self._question, self._chosen))
+            self.answer = self._session.ask(
+                lambda server: ask(server, self._question, resources=self._resources)
+            )
             self.trouble = ""
         except errors.StoreUnavailable as error:
             if self.answer is None:
@@ -118,11 +120,11 @@ def _redraw(asker: _Asker, draw: _Draw, interval: float, output: table.Output) -
             over = asker.over or terminal.wait(interval)
 
 
-def _page(line: Text, draw: _Draw, answer: listing.Answer, terminal: screen.Screen) -> Group:
+def _page(line: Text, draw: _Draw, answer: Answer, terminal: screen.Screen) -> Group:
     return Group(line, *draw(_screenful(answer, terminal.height)))
 
 
-def _screenful(answer: listing.Answer, height: int) -> listing.Answer:
+def _screenful(answer: Answer, height: int) -> Answer:
     """Return the lines that fit: of the newest runs, or of the first where they are sorted."""
     room = max(height - _FRAME, 1)
     page = answer.page

@@ -15,54 +15,20 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeAlias
 
 from hpctrack import errors
 from hpctrack.model import RunStatus
-from hpctrack.run import states, words
-from hpctrack.text import nearest
+from hpctrack.run import fields, states, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-Kind = Literal["text", "number", "time", "length", "state", "json"]
+    from hpctrack.run.fields import FieldRef, Kind
+
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "like"]
 Value: TypeAlias = "str | float | int | bool | datetime | timedelta | RunStatus"
 
-#: What a run's own fields are.
-FIELDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "run": "number",
-        "job": "number",
-        "array": "number",
-        "task": "number",
-        "name": "text",
-        "experiment": "text",
-        "user": "text",
-        "cluster": "text",
-        "partition": "text",
-        "account": "text",
-        "qos": "text",
-        "nodes": "text",
-        "state": "state",
-        "reason": "text",
-        "note": "text",
-        "restarts": "number",
-        "exit_code": "number",
-        "exit_signal": "number",
-        "submitted": "time",
-        "started": "time",
-        "ended": "time",
-        "elapsed": "length",
-        "limit": "length",
-        "step": "number",
-        "rows": "number",
-        "lost": "number",
-    }
-)
-SCOPES = ("args", "tags", "metrics")
-#: How what stands in them is written.
-SCOPED = tuple(f"{scope}.NAME" for scope in SCOPES)
 _SPECIAL = MappingProxyType({"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")})
 _OPERATORS: Mapping[str, Operator] = MappingProxyType(
     {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "like"}
@@ -82,22 +48,10 @@ _BLANK = re.compile(r"\s")
 _DEEPEST = 50
 
 
-class Field(NamedTuple):
-    """What a condition looks at: ``scope`` is ``run``, or one of `SCOPES` with a name in it."""
-
-    scope: str
-    name: str
-
-    @property
-    def kind(self) -> Kind:
-        """What its values are."""
-        return FIELDS[self.name] if self.scope == "run" else "json"
-
-
 class Compare(NamedTuple):
     """A field beside a value."""
 
-    field: Field
+    field: FieldRef
     operator: Operator
     value: Value
 
@@ -105,20 +59,20 @@ class Compare(NamedTuple):
 class In(NamedTuple):
     """A field that has one of several values."""
 
-    field: Field
+    field: FieldRef
     values: tuple[Value, ...]
 
 
 class IsNull(NamedTuple):
     """A field that has no value."""
 
-    field: Field
+    field: FieldRef
 
 
 class Has(NamedTuple):
     """A name that is there, and not false."""
 
-    field: Field
+    field: FieldRef
 
 
 class Not(NamedTuple):
@@ -150,13 +104,13 @@ class _Token(NamedTuple):
     begin: int
 
 
-def fields(tree: Expression) -> Iterator[Field]:
+def fields_of(tree: Expression) -> Iterator[FieldRef]:
     """Yield the fields that a condition looks at."""
     if isinstance(tree, And | Or):
         for item in tree.items:
-            yield from fields(item)
+            yield from fields_of(item)
     elif isinstance(tree, Not):
-        yield from fields(tree.item)
+        yield from fields_of(tree.item)
     else:
         yield tree.field
 
@@ -164,35 +118,6 @@ def fields(tree: Expression) -> Iterator[Field]:
 def parse(text: str) -> Expression:
     """Read a condition. Raises `errors.FilterError`, which shows where it stops making sense."""
     return _Parser(_BLANK.sub(" ", text)).parse()
-
-
-def field(text: str) -> Field:
-    """Read one field: ``elapsed``, ``metrics.val_loss``. Raises `errors.UsageError`."""
-    scope, dot, name = text.partition(".")
-    if dot and scope.lower() in SCOPES and name:
-        return Field(scope.lower(), name[1:-1] if len(name) > 2 and name[0] == name[-1] in "\"'" else name)
-    if text.lower() in FIELDS:
-        return Field("run", text.lower())
-    raise errors.UsageError(
-        f"{text!r} is no field of a run: {nearest.of_ours(text, alike(text, FIELDS), *SCOPED)}"
-    )
-
-
-def alike(text: str, names: Iterable[str]) -> Iterator[str]:
-    """Yield what a field that there is not may have meant: one of these, or one in a scope."""
-    scope, dot, name = text.partition(".")
-    scoped = dot and name and scope.lower() not in SCOPES
-    return (f"{one}.{name}" for one in SCOPES) if scoped else iter(names)
-
-
-def element(value: Any, name: str) -> Any:
-    """Return an element of an object by its name, or by its path: ``model.depth``; None where it is not."""
-    if not isinstance(value, dict):
-        return None
-    if name in value:
-        return value[name]
-    first, dot, rest = name.partition(".")
-    return element(value.get(first), rest) if dot else None
 
 
 class _Parser:
@@ -252,7 +177,7 @@ class _Parser:
             self._fail(f"expected a comparison of {what.name}, such as = or <")
         return _negated(Compare(what, operator, self._value(what, operator)), negated)
 
-    def _in(self, what: Field) -> In:
+    def _in(self, what: FieldRef) -> In:
         self._expect("(")
         values = [self._value(what, "=")]
         while self._accept(","):
@@ -260,16 +185,16 @@ class _Parser:
         self._expect(")")
         return In(what, tuple(values))
 
-    def _field(self) -> Field:
+    def _field(self) -> FieldRef:
         token = self._token
         if token.kind != "word":
             self._fail("expected a field")
         try:
-            found = field(token.text)
+            ref = fields.parse(token.text)
         except errors.UsageError as error:
             self._fail(str(error))
         self._token = self._read()
-        return found
+        return ref
 
     def _operator(self, *, negated: bool) -> Operator | None:
         token = self._token
@@ -281,7 +206,7 @@ class _Parser:
             self._fail("expected 'in' or 'like' after 'not'")
         return None
 
-    def _value(self, what: Field, operator: Operator) -> Value:
+    def _value(self, what: FieldRef, operator: Operator) -> Value:
         token = self._token
         if token.kind not in ("word", "quoted"):
             self._fail("expected a value")
@@ -331,28 +256,24 @@ def _negated(found: Expression, negated: bool) -> Expression:
     return Not(found) if negated else found
 
 
-def _read_value(what: Field, operator: Operator, token: _Token) -> Value:
+def _read_value(what: FieldRef, operator: Operator, token: _Token) -> Value:
     """Return a value as its field wants it. Raises ValueError or `errors.UsageError`."""
-    text, kind = token.text, what.kind
+    kind = what.kind
     if operator == "like":
-        if kind not in ("text", "json"):
-            raise ValueError(f"{what.name} is no text: like does not go with it")
-        if (len(text) - len(text.rstrip("\\"))) % 2:
-            raise ValueError("a pattern can't end with a backslash: write \\\\ for one")
-        return text
-    if kind == "text":
-        return text
-    if kind == "state":
-        if operator not in ("=", "!="):
-            raise ValueError("states have no order: write = or !=, or in (...)")
-        return states.parse(text)
-    if kind == "time":
-        return words.time(text)
-    if kind == "length":
-        return _length(text)
-    if kind == "number":
-        return _number(text)
-    return text if token.kind == "quoted" else _json_value(text)
+        return _pattern(what, token.text)
+    if kind == "state" and operator not in ("=", "!="):
+        raise ValueError("states have no order: write = or !=, or in (...)")
+    if kind == "json" and token.kind == "quoted":
+        return token.text
+    return _READERS[kind](token.text)
+
+
+def _pattern(what: FieldRef, text: str) -> str:
+    if what.kind not in ("text", "json"):
+        raise ValueError(f"{what.name} is no text: like does not go with it")
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        raise ValueError("a pattern can't end with a backslash: write \\\\ for one")
+    return text
 
 
 def _length(text: str) -> timedelta:
@@ -378,3 +299,19 @@ def _json_value(text: str) -> Value:
     if lowered in _SPECIAL:
         return _SPECIAL[lowered]
     return _number(text) if _NUMBER.fullmatch(text) else text
+
+
+_READERS: Mapping[Kind, Callable[[str], Value]] = MappingProxyType(
+    {
+        "text": str,
+        "state": states.parse,
+        "id": _number,
+        "number": _number,
+        "count": _number,
+        "time": words.time,
+        "length": _length,
+        "size": _number,
+        "share": _number,
+        "json": _json_value,
+    }
+)

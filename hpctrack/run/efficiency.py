@@ -6,6 +6,7 @@ Ratios: 1 is all of it; more than 1 is possible (hyperthreads, memory beyond wha
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import NamedTuple
 
 #: A job that used this share or less of something is told so.
@@ -37,6 +38,11 @@ class Resources(NamedTuple):
     memory_requested_bytes: int | None
     memory_used_bytes: int | None
     """The most that it was seen to use."""
+
+    @property
+    def cpu_time(self) -> timedelta | None:
+        """Processor time that it used, over all nodes."""
+        return None if self.cpu_s is None else timedelta(seconds=self.cpu_s)
 
     @property
     def cpu(self) -> float | None:

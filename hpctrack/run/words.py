@@ -1,8 +1,9 @@
-"""The words that people write for several runs, tags, times and lengths of time. Pure."""
+"""The words that people write and read for several runs, tags, times, lengths of time and exits. Pure."""
 
 from __future__ import annotations
 
 import re
+import signal
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ _SPAN = re.compile(r"r([0-9]{1,18})-r?([0-9]{1,18})")
 _NUMBERS = re.compile(r"[0-9]{1,18}(?:-[0-9]{1,18})?")
 _COMMA = re.compile(r",(?![^\[]*\])")
 _SEVERAL_AT_ONCE = 100_000
+#: Characters of a list of runs; what is cut ends so that it means nothing where it is pasted.
+_LONGEST = 1000
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?) *(s|min|h|d|w)", re.IGNORECASE)
 _UNITS = {
@@ -44,6 +47,26 @@ def length(text: str) -> timedelta | None:
 def counted(number: int, what: str) -> str:
     """Return a number of things: ``1 run``, ``2,000 runs``."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def named(ids: Sequence[int]) -> str:
+    """Return runs as one word that can be pasted; how many they are beside, where it is several."""
+    if len(ids) == 1:
+        return f"r{ids[0]}"
+    text = runids.runs_text(ids)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST].rpartition(',')[0]},..."
+    return f"{counted(len(ids), 'run')} ({text})"
+
+
+def exit_text(code: int | None, signal_number: int | None) -> str | None:
+    """Return how a process ended: ``0``, ``3``, ``SIGSEGV``; None for what is not known."""
+    if not signal_number:
+        return None if code is None else str(code)
+    try:
+        return signal.Signals(signal_number).name
+    except ValueError:
+        return f"signal {signal_number}"
 
 
 def time(text: str) -> datetime:

@@ -9,6 +9,7 @@ import click
 
 from hpctrack import settings
 from hpctrack.cli import group, table_of_verbs
+from hpctrack.run import fields
 from tests.support.paths import DOCS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,6 +76,17 @@ def test_the_defaults_in_the_configuration_page_are_the_defaults():
     environ = {f"HPCTRACK_{name.upper()}": default for name, default in told}
     read, defaults = (settings.load(environ=given, config_path=os.devnull) for given in (environ, {}))
     assert read == defaults
+
+
+def test_the_page_about_json_names_every_field_of_a_run():
+    text = (DOCS / "json.md").read_text(encoding="utf-8")
+    lists = text.partition("Each run:")[2].partition("\n## ")[0]
+    whole = text.partition("## `hpctrack show RUN --json`")[2].partition("\n## ")[0]
+    for part, is_whole in ((lists, False), (whole, True)):
+        rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+        named = {name for row in rows for name in _INLINE_CODE.findall(row)}
+        keys = {field.json for field in fields.FIELDS if field.json and field.whole is is_whole}
+        assert named >= keys if is_whole else named == keys
 
 
 def _commands(name: str) -> dict[str, click.Command]:

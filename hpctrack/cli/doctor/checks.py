@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hpctrack import account, errors, files, settings
 from hpctrack.cli import common
-from hpctrack.cli.terminal import render, waiting
+from hpctrack.cli.terminal import waiting
+from hpctrack.view import notation, remarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -393,7 +394,7 @@ def _reconciler(connection: Connection, name: str) -> Check:
 
     now = queries.session(connection).now
     found = {cluster.name: cluster for cluster in queries.clusters(connection)}.get(name)
-    warning = render.cluster_warning(found, now) if found else None
+    warning = remarks.on_cluster(found, now) if found else None
     if warning is not None:
         return Check("reconciler", "broken", warning, "hpctrack reconcile tries it from here")
     checked = found.time_checked if found else None
@@ -407,7 +408,7 @@ def _reconciler(connection: Connection, name: str) -> Check:
             )  # fmt: skip
     if checked is None:
         return Check("reconciler", "ok", f"has had nothing to ask of {name} yet")
-    return Check("reconciler", "ok", f"last asked {name} {render.duration(now - checked)} ago")
+    return Check("reconciler", "ok", f"last asked {name} {notation.duration(now - checked)} ago")
 
 
 def _spool(configuration: Settings, connection: Connection | None) -> Iterator[Check]:

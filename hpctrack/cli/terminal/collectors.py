@@ -11,6 +11,7 @@ from rich.text import Text
 from hpctrack.cli.terminal import render, table
 from hpctrack.run.words import counted
 from hpctrack.stream.collector.figures import Figures
+from hpctrack.view import notation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ def _rows(row: CollectorRow) -> Iterator[tuple[str, Text | str | None]]:
     figures = Figures.from_json(row.stats)
     lines = _lines(figures)
     up = row.heartbeat - row.started + timedelta(seconds=row.silent)
-    yield "since", f"{render.moment(row.started)}, for {render.duration(up)}"
+    yield "since", f"{notation.moment(row.started)}, for {notation.duration(up)}"
     yield "listens on", " ".join(row.addresses)
     yield "trouble", _warning(figures.trouble)
     yield "received", ", ".join([*_received(figures), *lines.pop("received", ())])
@@ -76,12 +77,12 @@ def _span(seconds: float) -> str:
     """Return a wait: milliseconds, seconds, or as squeue writes it."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 60 else render.duration(timedelta(seconds=seconds))
+    return f"{seconds:.1f} s" if seconds < 60 else notation.duration(timedelta(seconds=seconds))
 
 
 def _received(figures: Figures) -> list[str]:
     received = figures.received
-    return [counted(received.datagrams or 0, "datagram"), render.size(received.bytes or 0)]
+    return [counted(received.datagrams or 0, "datagram"), notation.size(received.bytes or 0)]
 
 
 def _stored(figures: Figures) -> str:
@@ -105,7 +106,7 @@ def _waiting(figures: Figures) -> str:
     if figures.waiting:
         said.append(f"{counted(figures.waiting, 'datagram')} for PostgreSQL, {_span(figures.lag_s or 0.0)}")
     if figures.held_bytes:
-        said.append(f"{render.size(figures.held_bytes)} for what is missing before them")
+        said.append(f"{notation.size(figures.held_bytes)} for what is missing before them")
     return "; ".join(said)
 
 

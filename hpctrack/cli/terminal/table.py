@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hpctrack.cli.terminal import render
 from hpctrack.text import visible
+from hpctrack.view import notation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,14 +44,24 @@ class Column:
         """Width that it needs to show everything."""
         return max([len(self.header), *(cell.cell_len for cell in self.cells)])
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it shows nothing but that nothing is known."""
+        return all(cell.plain == notation.UNKNOWN for cell in self.cells)
+
 
 def column(header: str, cells: Iterable[object], **how: Any) -> Column:
     """Make a column of text that may come from anywhere: it can't control the terminal, and is never blank.
 
+    Of a cell that is None or empty nothing is known.
     ``how`` are the further fields of `Column`.
     """
-    texts = [cell if isinstance(cell, Text) else Text(render.clean(cell)) for cell in cells]
-    return Column(header, [text or Text(render.UNKNOWN, "dim") for text in texts], **how)
+    return Column(header, [_shown(cell) for cell in cells], **how)
+
+
+def _shown(cell: object) -> Text:
+    text = cell if isinstance(cell, Text) else Text("" if cell is None else render.clean(cell))
+    return text or Text(notation.UNKNOWN, "dim")
 
 
 def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.cli import common
-from hpctrack.cli.terminal import render
 from hpctrack.cli.terminal import say as tell
+from hpctrack.run import words
+from hpctrack.view import notation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +53,7 @@ def lines(found: Backlog, submissions: dict[str, int], *, grace: float = 0.0) ->
         says = f"{_told(found.deleted)} are of deleted runs: nobody can ever deliver them"
         yield Line(says, "hpctrack prune clears them away")
     for place in sorted({*submissions, *found.elsewhere}):
-        waiting = [common.counted(submissions[place], "submission")] if place in submissions else []
+        waiting = [words.counted(submissions[place], "submission")] if place in submissions else []
         if folders := found.elsewhere.get(place):
             waiting.append(_told(folders))
         yield Line(
@@ -74,11 +74,11 @@ def stuck(found: Iterable[Stuck]) -> Iterator[Line]:
     """Yield a line for each of the first folders that can't be judged, and one for the others."""
     troubles = list(found)
     for one in troubles[:_NAMED]:
-        held = f" ({render.size(one.size)}{_ago(one.since)})" if one.size else ""
+        held = f" ({notation.size(one.size)}{_ago(one.since)})" if one.size else ""
         yield Line(f"{one.path}{held} stays: {one.reason}", one.remedy)
     if len(troubles) > _NAMED:
         yield Line(
-            f"{common.counted(len(troubles) - _NAMED, 'more folder')} like these stay", "hpctrack doctor"
+            f"{words.counted(len(troubles) - _NAMED, 'more folder')} like these stay", "hpctrack doctor"
         )
 
 
@@ -90,10 +90,10 @@ def _ago(since: float) -> str:
 
 def _told(found: list[Spooled], size: int | None = None) -> str:
     """Return how many folders these are, how much is in them, since when, and where."""
-    held = render.size(sum(one.size for one in found) if size is None else size)
+    held = notation.size(sum(one.size for one in found) if size is None else size)
     since = min((one.since for one in found if one.since), default=0.0)
     where = (found[0].path) + (" ..." if len(found) > 1 else "")
-    return f"{common.counted(len(found), 'folder')} of journals ({held}{_ago(since)}; {where})"
+    return f"{words.counted(len(found), 'folder')} of journals ({held}{_ago(since)}; {where})"
 
 
 def say(configuration: Settings, connection: Connection, run_id: int | None = None) -> None:

@@ -10,11 +10,12 @@ from rich.text import Text
 
 from hpctrack import errors, settings
 from hpctrack.cli import common
-from hpctrack.cli.terminal import detail, render, say, table
-from hpctrack.run import comparison, runids
+from hpctrack.cli.terminal import render, say, table
+from hpctrack.run import comparison, fields, runids
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.read import attempt_resources, lookup, queries
 from hpctrack.text import visible
+from hpctrack.view import jsonable, notation, story
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 #: Values longer than this stand below one another rather than side by side.
 _SIDE_BY_SIDE = 36
 _DIFF_STYLES = {"+": "#009e73", "-": "#e04030", "@": "dim"}
-_FIGURES = ("last", "minimum", "maximum")
+#: Figures of a metric that a run does not have as numbers.
+_NOTHING = (None, None, None)
 
 
 class _Measured(NamedTuple):
@@ -36,6 +38,11 @@ class _Measured(NamedTuple):
     last: tuple[float | None, ...]
     minimum: tuple[float | None, ...]
     maximum: tuple[float | None, ...]
+
+    @property
+    def figures(self) -> tuple[tuple[float | None, ...], ...]:
+        """All three."""
+        return self.last, self.minimum, self.maximum
 
 
 @click.command()
@@ -56,56 +63,47 @@ def command(
         ids = lookup.find_each(connection, refs)
         if len(ids) < 2:
             raise errors.UsageError("name at least two runs")
-        runs = [queries.get_run(connection, one) for one in ids]
+        runs = [queries.get_run(connection, run_id) for run_id in ids]
         now = queries.session(connection).now
         sides = [_side(connection, run, now, everything=everything) for run in runs]
         measured = list(_measure(connection, ids))
     sections = comparison.compare(sides)
     if as_json:
-        say.raw(render.to_json(_to_object(sides, sections, measured)) + "\n")
+        say.raw(jsonable.to_json(_to_object(sides, sections, measured)) + "\n")
         return
     _print(table.Output(), runs, sides, sections, measured)
 
 
 def _side(connection: Connection, run: queries.Run, now: datetime, *, everything: bool) -> comparison.Side:
     submission = queries.submission(connection, run.submission)
-    env = detail.environment(run, submission) if submission else comparison.flat(run.env)
     facts = {
         "run": _run_facts(run, now),
         "resources": _resource_facts(attempt_resources.of_run(connection, run.id)),
         "tags": comparison.flat(run.tags),
         "args": comparison.flat(run.args),
-        "git": comparison.flat(submission.git if submission else None),
-        "submission": {}
-        if submission is None
-        else {"command": submission.submit_line, "work dir": submission.work_dir},
-        "env": {
-            name: value for name, value in env.items() if everything or not comparison.is_of_the_job(name)
-        },
+        **_submission_facts(submission),
+        "env": _environment(run, submission, everything=everything),
     }
-    return comparison.Side(f"r{run.id}", facts, submission.script if submission else None)
+    return comparison.Side(run.ref, facts, submission.script if submission else None)
 
 
 def _run_facts(run: queries.Run, now: datetime) -> dict[str, Any]:
-    return {
-        "name": run.job_name,
-        "experiment": run.experiment,
-        "user": run.user_name,
-        "cluster": run.cluster,
-        "partition": run.partition,
-        "account": run.account,
-        "qos": run.qos,
-        "state": run.status.value,
-        "reason": run.reason,
-        "exit code": run.exit_code,
-        "exit signal": run.exit_signal,
-        "restarts": run.attempt,
-        "nodes": run.node_list,
-        "elapsed": run.elapsed(now),
-        "limit": run.time_limit,
-        "note": run.comment,
-        "last step": run.last_step,
-    }
+    values = {field.compare: field.read(run, now) for field in fields.FIELDS if field.compare is not None}
+    return {**values, "state": run.status.value}
+
+
+def _submission_facts(submission: queries.Submission | None) -> dict[str, dict[str, Any]]:
+    if submission is None:
+        return {"git": {}, "submission": {}}
+    told = {"command": submission.submit_line, "work dir": submission.work_dir}
+    return {"git": comparison.flat(submission.git), "submission": told}
+
+
+def _environment(
+    run: queries.Run, submission: queries.Submission | None, *, everything: bool
+) -> dict[str, Any]:
+    env = story.environment(run, submission) if submission else comparison.flat(run.env)
+    return {name: value for name, value in env.items() if everything or not comparison.is_of_the_job(name)}
 
 
 def _resource_facts(resources: Sequence[Resources]) -> dict[str, Any]:
@@ -123,16 +121,19 @@ def _resource_facts(resources: Sequence[Resources]) -> dict[str, Any]:
 
 def _measure(connection: Connection, ids: Sequence[int]) -> Iterator[_Measured]:
     """Yield the metrics that any of the runs has as numbers."""
-    found: list[dict[str, series.Series]] = []
-    for one in ids:
-        reduced = series.fetch(connection, one, metric_names.fetch(connection, [one]), buckets=1)
-        found.append({metric.name: metric for metric in reduced})
-    for name in sorted({name for metrics in found for name in metrics}):
-        of_runs = [metrics.get(name) for metrics in found]
-        figures = (
-            tuple(None if one is None else getattr(one, figure) for one in of_runs) for figure in _FIGURES
-        )
-        yield _Measured(name, *figures)
+    of_runs = [_figures(connection, run_id) for run_id in ids]
+    for name in sorted(set().union(*of_runs)):
+        last, minimum, maximum = zip(*(metrics.get(name, _NOTHING) for metrics in of_runs), strict=True)
+        yield _Measured(name, last, minimum, maximum)
+
+
+def _figures(connection: Connection, run_id: int) -> dict[str, tuple[float | None, ...]]:
+    """Return the last, least and greatest value of each metric of a run."""
+    names = metric_names.fetch(connection, [run_id])
+    return {
+        metric.name: (metric.last, metric.minimum, metric.maximum)
+        for metric in series.fetch(connection, run_id, names, buckets=1)
+    }
 
 
 def _print(
@@ -144,65 +145,81 @@ def _print(
 ) -> None:
     labels = [side.label for side in sides]
     for run in runs:
-        line = Text().append(f"r{run.id}", "bold")
-        for word in (run.job and f"job {run.job}", run.job_name):
-            line.append("  ").append(render.clean(word)) if word else None
-        output.print(line.append("  ").append_text(render.state(run.status, plain=output.bare)))
-        if run.submission is not None and run.args is None and run.env is None and len(runs) > 1:
-            output.print(Text(f"  its details are for {render.clean(run.user_name)} alone", "dim"))
+        _print_run(output, run)
     for section in sections:
         if section.differences:
             alike = f"  ({section.alike} alike)" if section.alike else ""
             output.print(Text(), Text(section.name, "bold").append(alike, "dim"))
             _print_section(output, labels, section)
-    for lines in comparison.script_changes(sides):
-        output.print(Text(), Text("script", "bold"))
-        for text in lines:
-            output.print(Text("  " + visible.shown(text), _DIFF_STYLES.get(text[:1], "")))
+    for changes in comparison.script_changes(sides):
+        output.print(Text(), Text("script", "bold"), *map(_diff_line, changes))
     if measured:
         output.print(Text(), Text("metrics", "bold"))
         output.print(_indented(table.build(_metric_columns(labels, measured), output.width - 2)))
 
 
+def _print_run(output: table.Output, run: queries.Run) -> None:
+    ref, *others = map(render.clean, story.title(run))
+    line = Text("  ").join([Text(ref, "bold"), *map(Text, others)])
+    output.print(line.append("  ").append_text(render.state(run.status, plain=output.bare)))
+    if run.submission is not None and run.args is None and run.env is None:
+        output.print(Text(f"  its details are for {render.clean(run.user_name)} alone", "dim"))
+
+
+def _diff_line(text: str) -> Text:
+    return Text("  " + visible.shown(text), _DIFF_STYLES.get(text[:1], ""))
+
+
+class _Row(NamedTuple):
+    """A name and its values as texts."""
+
+    name: str
+    values: list[str]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its values stand below one another."""
+        return max(map(len, self.values)) > _SIDE_BY_SIDE
+
+
 def _print_section(output: table.Output, labels: Sequence[str], section: comparison.Section) -> None:
-    cells = [
-        (render.clean(row.name), [_text(section.name, row.name, value) for value in row.values])
-        for row in section.differences
-    ]
-    short = [(name, values) for name, values in cells if max(map(len, values)) <= _SIDE_BY_SIDE]
+    rows = [_row(section.name, difference) for difference in section.differences]
+    short = [row for row in rows if not row.is_long]
     if short:
-        columns = [table.Column("", [Text(name) for name, _ in short], least=8)]
-        columns += [
-            table.Column(label, [Text(values[index]) for _, values in short], least=8)
-            for index, label in enumerate(labels)
-        ]
+        columns = [table.Column("", [Text(row.name) for row in short], least=8)]
+        for label, *values in zip(labels, *(row.values for row in short), strict=True):
+            columns.append(table.Column(label, list(map(Text, values)), least=8))
         output.print(_indented(table.build(columns, output.width - 2)))
     width = max(map(len, labels))
-    for name, values in cells:
-        if max(map(len, values)) > _SIDE_BY_SIDE:
-            output.print(Text(f"  {name}"))
-            for label, value in zip(labels, values, strict=True):
-                output.print(Text(f"    {label:<{width}}  ", "dim").append(value, "default not dim"))
+    for row in filter(lambda row: row.is_long, rows):
+        output.print(Text(f"  {row.name}"))
+        for label, value in zip(labels, row.values, strict=True):
+            output.print(Text(f"    {label:<{width}}  ", "dim").append(value, "default not dim"))
+
+
+def _row(section: str, difference: comparison.Difference) -> _Row:
+    name = difference.name
+    return _Row(render.clean(name), [_text(section, name, value) for value in difference.values])
 
 
 def _text(section: str, name: str, value: Any) -> str:
     if isinstance(value, timedelta):
-        return render.duration(value)
+        return notation.duration(value)
     if section == "resources" and name.startswith("memory"):
-        return render.size(value)
-    return render.number(value)
+        return notation.size(value)
+    return notation.number(value)
 
 
 def _metric_columns(labels: Sequence[str], measured: Sequence[_Measured]) -> list[table.Column]:
     names: list[Text] = []
     figures: list[Text] = []
     values: list[list[Text]] = [[] for _ in labels]
-    for one in measured:
-        for figure, word in zip(_FIGURES, ("last", "min", "max"), strict=True):
-            names.append(Text(render.clean(one.name) if figure == "last" else ""))
+    for metric in measured:
+        for word, figure in zip(("last", "min", "max"), metric.figures, strict=True):
+            names.append(Text(render.clean(metric.name) if word == "last" else ""))
             figures.append(Text(word, "dim"))
-            for column, value in zip(values, getattr(one, figure), strict=True):
-                column.append(Text(render.number(value)))
+            for column, value in zip(values, figure, strict=True):
+                column.append(Text(notation.number(value)))
     return [
         table.Column("", names, least=12),
         table.Column("", figures),
@@ -228,5 +245,5 @@ def _to_object(
             if section.differences
         },
         "scripts": ["\n".join(lines) for lines in comparison.script_changes(sides)],
-        "metrics": {one.name: {figure: getattr(one, figure) for figure in _FIGURES} for one in measured},
+        "metrics": {metric.name: jsonable.of_record(metric, leave_out=("name",)) for metric in measured},
     }

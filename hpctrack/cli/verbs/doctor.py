@@ -10,8 +10,9 @@ from rich.text import Text
 from hpctrack import errors
 from hpctrack.cli import common
 from hpctrack.cli.doctor import checks
-from hpctrack.cli.terminal import render, say, table
+from hpctrack.cli.terminal import say, table
 from hpctrack.text import visible
+from hpctrack.view import jsonable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +50,7 @@ def command(
     told = list(found) if as_json else _tell(found)
     broken = sum(check.state == "broken" for check in told)
     if as_json:
-        say.raw(render.to_json({"checks": [check._asdict() for check in told], "broken": broken}) + "\n")
+        say.raw(jsonable.to_json({"checks": [check._asdict() for check in told], "broken": broken}) + "\n")
     return 1 if broken else 0
 
 

@@ -12,6 +12,7 @@ from hpctrack import errors, settings
 from hpctrack.cli import common, completers
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.cli.verbs import delete
+from hpctrack.view import jsonable, notation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ def list_(*, as_json: bool, config_path: str | None) -> None:
     with common.connected(settings.load(config_path=config_path)) as connection:
         found = experiments.list_all(connection)
     if as_json:
-        say.raw(render.to_json({"experiments": [_to_object(one) for one in found]}) + "\n")
+        say.raw(jsonable.to_json({"experiments": [_to_object(one) for one in found]}) + "\n")
     elif found:
         output = table.Output()
         output.print(table.build(_columns(found), output.width))
@@ -69,14 +70,14 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
         runs = lists.list_runs(connection, filters.RunFilter(experiment=name), _SHOWN)[::-1]
         now = queries.session(connection).now
     if as_json:
-        newest = [render.run_json(run, now) for run in runs]
+        newest = [jsonable.of_run(run, now) for run in runs]
         more = {"rows": rows, "links": [_link(link) for link in links], "newest_runs": newest}
-        say.raw(render.to_json({**_to_object(found), **more}) + "\n")
+        say.raw(jsonable.to_json({**_to_object(found), **more}) + "\n")
         return
     output = table.Output()
     output.print(table.facts(_facts(found, links, rows)))
     if runs:
-        output.print(Text(), table.build(listing.build(runs, now, plain=output.bare), output.width))
+        output.print(Text(), table.build(listing.usual(runs, now, plain=output.bare), output.width))
     if len(runs) < found.runs:
         rest = f"the newest {len(runs)} of {found.runs}: hpctrack status -E {render.clean(shlex.quote(name))}"
         output.print(Text(rest, "dim"))
@@ -127,20 +128,20 @@ def _columns(found: list[Experiment]) -> list[table.Column]:
         table.column("experiment", [one.name for one in found], least=12),
         table.column("runs", [str(one.runs) for one in found], justify="right"),
         table.column("states", [_states(one) for one in found], least=20),
-        table.column("newest", [render.moment(one.newest) for one in found], drop=2),
+        table.column("newest", [notation.moment(one.newest) for one in found], drop=2),
         table.column("user", [one.user_name for one in found], least=6, drop=1),
-        table.column("tags", [render.words(one.tags) for one in found], least=6, drop=3),
+        table.column("tags", [notation.tags(one.tags) for one in found], least=6, drop=3),
     ]
 
 
 def _facts(one: Experiment, links: list[Link], rows: int) -> Iterator[tuple[str, Text | str | None]]:
     yield "experiment", Text(render.clean(one.name), "bold")
-    yield "tags", render.words(one.tags)
+    yield "tags", notation.tags(one.tags)
     yield "note", one.comment
     yield "user", one.user_name
-    yield "created", render.moment(one.time_created)
+    yield "created", notation.moment(one.time_created)
     if one.newest:
-        yield "submitted", f"{render.moment(one.first)} to {render.moment(one.newest)}"
+        yield "submitted", f"{notation.moment(one.first)} to {notation.moment(one.newest)}"
     yield "runs", f"{one.runs}: {_states(one)}" if one.runs else "none"
     yield "metrics", common.counted(rows, "row") if rows else None
     yield "links", ", ".join(map(_link, links))
@@ -156,4 +157,4 @@ def _link(link: Link) -> str:
 
 
 def _to_object(one: Experiment) -> dict[str, Any]:
-    return {**render.record_json(one), "runs": one.runs}
+    return {**jsonable.of_record(one), "runs": one.runs}

@@ -19,6 +19,7 @@ from hpctrack.cli import common
 from hpctrack.cli.terminal import render, say
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import visible
+from hpctrack.view import notation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -262,7 +263,7 @@ class _Follower:
         with contextlib.suppress(errors.StoreUnavailable):  # what was known last stands
             self._run = self._ask()
         if self._run.attempt != before.attempt:
-            _say(f"r{self._run.id}: {render.attempt(self._run.attempt)}")
+            _say(f"r{self._run.id}: {notation.attempt(self._run.attempt)}")
 
     def _copy(self) -> bool:
         """Write out what has come; False if nothing has."""

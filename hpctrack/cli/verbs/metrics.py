@@ -6,7 +6,8 @@ import csv
 import fnmatch
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.text import Text
@@ -18,9 +19,10 @@ from hpctrack.run import runids
 from hpctrack.store.metrics import metric_names, metric_rows, series
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest, visible
+from hpctrack.view import jsonable, notation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from hpctrack.store.database import Connection
@@ -37,12 +39,20 @@ def steps(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tup
         return None, None
     first, colon, last = text.partition(":")
     try:
-        bounds = [int(part) if part.strip() else None for part in (first, last if colon else first)]
+        bounds = _step(first), _step(last if colon else first)
     except ValueError:
-        raise errors.UsageError(f"{text!r} is no range of steps: write 100:200, 100: or :200") from None
-    if all(bound is None for bound in bounds) or any(bound and abs(bound) >= 1 << 63 for bound in bounds):
+        bounds = None, None
+    if bounds == (None, None):
         raise errors.UsageError(f"{text!r} is no range of steps: write 100:200, 100: or :200")
-    return bounds[0], bounds[1]
+    return bounds
+
+
+def _step(text: str) -> int | None:
+    """Return an end of a range; None where it is left open. Raises ValueError for what no step can be."""
+    step = int(text) if text.strip() else None
+    if step is not None and abs(step) >= 1 << 63:
+        raise ValueError(text)
+    return step
 
 
 steps_option = click.option(
@@ -83,26 +93,21 @@ def command(
     """
     if as_csv and as_json:
         raise errors.UsageError("--csv and --json do not go together")
+    form: _Form = "csv" if as_csv else "json" if as_json else "table"
     window = series.Window(*steps, since, until)
     with common.connected(settings.load(config_path=config_path)) as connection:
         run_id = lookup.find_one(connection, ref)
         chosen = choose(connection, run_id, names)
         if last:
-            _print_last(
-                metric_rows.last_values(connection, run_id, chosen, window),
-                run_id,
-                as_csv=as_csv,
-                as_json=as_json,
-            )
-            return
-        shown = limit if limit is not None or as_csv or as_json else _SHOWN
-        rows = metric_rows.iterate(connection, run_id, chosen, window, shown)
-        if as_csv:
-            _print_csv(rows, chosen)
-        elif as_json:
-            _print_json(rows, chosen, run_id)
+            values = metric_rows.last_values(connection, run_id, chosen, window)
+            _LAST_WRITERS[form](values, run_id)
+        elif form == "table":
+            rows = list(metric_rows.iterate(connection, run_id, chosen, window, limit or _SHOWN))
+            run = queries.get_run(connection, run_id)
+            _print_table(rows, chosen, run, is_cut=limit is None and len(rows) == _SHOWN)
         else:
-            _print_table(list(rows), chosen, queries.get_run(connection, run_id), limit)
+            write = _print_csv if form == "csv" else _print_json
+            write(metric_rows.iterate(connection, run_id, chosen, window, limit), chosen, run_id)
 
 
 def choose(connection: Connection, run_id: int, names: Sequence[str]) -> list[str]:
@@ -113,30 +118,34 @@ def choose(connection: Connection, run_id: int, names: Sequence[str]) -> list[st
     known = metric_names.fetch(connection, [run_id])
     chosen: list[str] = []
     for name in names:
-        found = matching(name, known)
-        if not found:
+        meant = matching(name, known)
+        if not meant:
             raise errors.UsageError(f"r{run_id} has no metric {name!r}: {nearest.hint(name, known)}")
-        chosen += found
+        chosen += meant
     return list(dict.fromkeys(chosen)) if names else known
 
 
 def matching(name: str, known: Sequence[str]) -> list[str]:
     """Return the metrics that a name or a pattern means."""
-    return [name] if name in known else [one for one in known if fnmatch.fnmatchcase(one, name)]
+    return [name] if name in known else [metric for metric in known if fnmatch.fnmatchcase(metric, name)]
 
 
-def _print_csv(rows: Iterable[metric_rows.MetricRow], names: Sequence[str]) -> None:
+def _print_csv(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], _run_id: int) -> None:
     writer = csv.writer(table.ForPrograms(), lineterminator="\n")
     writer.writerow(map(visible.cell, [*_AXES, *names]))
     for row in rows:
-        writer.writerow(map(_cell, (row.step, row.progress, row.time, row.attempt, *row.values)))
+        writer.writerow(map(_cell, (*_axes(row), *row.values)))
 
 
 def _cell(value: Any) -> Any:
-    found = render.jsonable(value)
-    if isinstance(found, bool | dict | list):
-        return json.dumps(found, ensure_ascii=False)
-    return visible.cell(found)
+    plain = jsonable.plain(value)
+    if isinstance(plain, bool | dict | list):
+        return json.dumps(plain, ensure_ascii=False)
+    return visible.cell(plain)
+
+
+def _axes(row: metric_rows.MetricRow) -> tuple[Any, ...]:
+    return row.step, row.progress, row.time, row.attempt
 
 
 def _print_json(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], run_id: int) -> None:
@@ -145,44 +154,57 @@ def _print_json(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], run
     separator = "\n"
     for row in rows:
         metrics = {name: value for name, value in zip(names, row.values, strict=True) if value is not None}
-        told = {
-            "step": row.step,
-            "progress": row.progress,
-            "time": row.time,
-            "restarts": row.attempt,
-            "values": metrics,
-        }
-        sys.stdout.write(separator + render.harmless(json.dumps(render.jsonable(told), ensure_ascii=False)))
+        told = {**dict(zip(_AXES, _axes(row), strict=True)), "values": metrics}
+        sys.stdout.write(separator + visible.in_json(json.dumps(jsonable.plain(told), ensure_ascii=False)))
         separator = ",\n"
     sys.stdout.write("\n]}\n")
 
 
 def _print_table(
-    rows: list[metric_rows.MetricRow], names: Sequence[str], run: queries.Run, limit: int | None
+    rows: Sequence[metric_rows.MetricRow], names: Sequence[str], run: queries.Run, *, is_cut: bool
 ) -> None:
     if not rows:
-        say.out(f"r{run.id} has no such rows." if run.rows else f"r{run.id} has logged no metrics.")
+        say.out(f"{run.ref} has no such rows." if run.rows else f"{run.ref} has logged no metrics.")
         return
     output = table.Output()
-    columns = [table.Column("step", [Text(str(row.step)) for row in rows], "right")]
-    if any(row.progress for row in rows):
-        columns.append(table.Column("progress", [Text(render.number(row.progress)) for row in rows], "right"))
-    if any(row.attempt for row in rows):
-        attempts = [Text(render.UNKNOWN if row.attempt is None else str(row.attempt + 1)) for row in rows]
-        columns.append(table.Column("attempt", attempts, "right"))
-    columns.append(table.Column("time", [Text(render.moment(row.time)) for row in rows], drop=1))
-    for index, name in enumerate(names):
-        cells = [Text(render.number(row.values[index])) for row in rows]
-        # The first one stays, and is cut where the terminal ends.
-        turn = len(names) - index + 1 if index else None
-        columns.append(table.Column(render.clean(name), cells, "right", drop=turn))
+    columns = [*_axis_columns(rows), *_metric_columns(rows, names)]
     parts = [table.build(columns, output.width)]
-    shown = [column for column, _ in table.fit(columns, output.width)]
-    if hidden := [column.header for column in columns if column not in shown]:
+    if hidden := _hidden(columns, output.width):
         parts.append(Text(f"no room for {_listed(hidden)}: name what to show, or --csv", "dim"))
-    if limit is None and len(rows) == _SHOWN:
+    if is_cut:
         parts.append(Text(f"the last {_SHOWN} rows; --limit, --csv and --json print more", "dim"))
     output.print(*parts)
+
+
+def _axis_columns(rows: Sequence[metric_rows.MetricRow]) -> Iterator[table.Column]:
+    yield _numbers("step", map(attrgetter("step"), rows))
+    if any(map(attrgetter("progress"), rows)):
+        yield _numbers("progress", map(attrgetter("progress"), rows))
+    if any(map(attrgetter("attempt"), rows)):
+        yield _numbers("attempt", map(_attempt, rows))
+    yield table.Column("time", [Text(notation.moment(row.time)) for row in rows], drop=1)
+
+
+def _attempt(row: metric_rows.MetricRow) -> int | None:
+    return None if row.attempt is None else row.attempt + 1
+
+
+def _metric_columns(rows: Sequence[metric_rows.MetricRow], names: Sequence[str]) -> Iterator[table.Column]:
+    """Yield the metrics' columns, of which the last one goes first where there is no room."""
+    for index, name in enumerate(names):
+        # The first one stays, and is cut where the terminal ends.
+        turn = len(names) - index + 1 if index else None
+        yield _numbers(render.clean(name), (row.values[index] for row in rows), drop=turn)
+
+
+def _numbers(header: str, values: Iterable[object], *, drop: int | None = None) -> table.Column:
+    return table.Column(header, [Text(notation.number(value)) for value in values], "right", drop=drop)
+
+
+def _hidden(columns: Sequence[table.Column], width: int) -> list[str]:
+    """Return the headers of the columns that a line has no room for."""
+    shown = [column for column, _ in table.fit(columns, width)]
+    return [column.header for column in columns if column not in shown]
 
 
 def _listed(names: list[str]) -> str:
@@ -190,24 +212,27 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _print_last(found: list[metric_rows.LastValue], run_id: int, *, as_csv: bool, as_json: bool) -> None:
-    if as_json:
-        told = {
-            one.name: {"value": one.value, "step": one.step, "progress": one.progress, "time": one.time}
-            for one in found
-        }
-        say.raw(render.to_json({"run": f"r{run_id}", "last": told}) + "\n")
-        return
-    if as_csv:
-        writer = csv.writer(table.ForPrograms(), lineterminator="\n")
-        writer.writerow(("metric", "value", "step", "progress", "time"))
-        writer.writerows(map(_cell, one) for one in found)
-        return
+def _last_as_json(values: list[metric_rows.LastValue], run_id: int) -> None:
+    told = {value.name: jsonable.of_record(value, leave_out=("name",)) for value in values}
+    say.raw(jsonable.to_json({"run": f"r{run_id}", "last": told}) + "\n")
+
+
+def _last_as_csv(values: list[metric_rows.LastValue], _run_id: int) -> None:
+    writer = csv.writer(table.ForPrograms(), lineterminator="\n")
+    writer.writerow(("metric", "value", "step", "progress", "time"))
+    writer.writerows(map(_cell, value) for value in values)
+
+
+def _last_as_table(values: list[metric_rows.LastValue], _run_id: int) -> None:
     output = table.Output()
     columns = [
-        table.Column("metric", [Text(render.clean(one.name)) for one in found], least=12),
-        table.Column("value", [Text(render.number(one.value)) for one in found], "right", least=10),
-        table.Column("step", [Text(str(one.step)) for one in found], "right"),
-        table.Column("time", [Text(render.moment(one.time)) for one in found], drop=1),
+        table.Column("metric", [Text(render.clean(value.name)) for value in values], least=12),
+        table.Column("value", [Text(notation.number(value.value)) for value in values], "right", least=10),
+        _numbers("step", map(attrgetter("step"), values)),
+        table.Column("time", [Text(notation.moment(value.time)) for value in values], drop=1),
     ]
     output.print(table.build(columns, output.width))
+
+
+_Form = Literal["csv", "json", "table"]
+_LAST_WRITERS = {"csv": _last_as_csv, "json": _last_as_json, "table": _last_as_table}

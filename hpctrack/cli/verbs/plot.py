@@ -9,13 +9,14 @@ import click
 
 from hpctrack import errors, settings
 from hpctrack.cli import common, completers
-from hpctrack.cli.terminal import chart, render, say, table
+from hpctrack.cli.terminal import chart, figures, render, say, table
 from hpctrack.cli.verbs import metrics
 from hpctrack.run import runids
 from hpctrack.run import words as reading
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest
+from hpctrack.view import story
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -53,8 +54,6 @@ def command(
     NAME is a metric or a pattern such as 'train/*'. However long a series is, its peaks are drawn.
     """
     if path is not None:
-        from hpctrack.cli.terminal import figures
-
         figures.check(path)
     window = series.Window(*steps, since, until)
     output = table.Output()
@@ -65,58 +64,59 @@ def command(
     if path is not None:
         figures.write(path, charts)
         return
-    for one in charts:
-        say.coloured(*chart.draw(one, width, colour=output.coloured))
+    for metric in charts:
+        say.coloured(*chart.draw(metric, width, colour=output.coloured))
 
 
 def _split(connection: Connection, words: tuple[str, ...]) -> tuple[list[queries.Run], list[str]]:
-    """Tell runs from metrics: what is no id is a metric of the runs before it, or else the name of a run.
+    """Split the words into runs and metrics.
 
-    Raises `errors.RunNotFound` and `errors.UsageError`.
+    A word that names a metric of the runs before it is a metric; so is, behind the first one, every word that
+    is no id. Any other word is looked up as a run. Raises `errors.RunNotFound` and `errors.UsageError`.
     """
     ids: list[int] = []
     known: set[str] = set()
     names: list[str] = []
     for word in words:
-        refs = reading.runs(word)
-        named = refs[0].named
-        if ids and (word in known or (named and (names or _is_pattern(word)))):
+        if ids and _is_metric(word, known, behind_another=bool(names)):
             names.append(word)
             continue
-        try:
-            found = [lookup.find_one(connection, ref) for ref in refs]
-        except errors.RunNotFound as error:
-            if ids and named:
-                raise errors.UsageError(
-                    f"{word!r} is neither a metric of {_listed(ids)} nor a run: {nearest.hint(word, known)}"
-                ) from None
-            raise error from None
-        ids += found
-        known.update(metric_names.fetch(connection, found))
+        new = _find(connection, word, ids, known)
+        ids += new
+        known.update(metric_names.fetch(connection, new))
     if not names:
-        raise errors.UsageError(f"name a metric of {_listed(ids)}: {_have(known)}")
-    runs = [queries.get_run(connection, one) for one in dict.fromkeys(ids)]
+        raise errors.UsageError(f"name a metric of {runids.runs_text(ids)}: {_have(known)}")
+    runs = [queries.get_run(connection, run_id) for run_id in dict.fromkeys(ids)]
     return runs, _chosen(names, known, ids)
 
 
-def _is_pattern(word: str) -> bool:
-    return any(char in word for char in "*?[")
+def _is_metric(word: str, known: set[str], *, behind_another: bool) -> bool:
+    if word in known:
+        return True
+    return reading.runs(word)[0].named and (behind_another or any(char in word for char in "*?["))
+
+
+def _find(connection: Connection, word: str, ids: list[int], known: set[str]) -> list[int]:
+    """Return the runs that a word means; ``ids`` are those before it, which have the metrics ``known``."""
+    refs = reading.runs(word)
+    try:
+        return [lookup.find_one(connection, ref) for ref in refs]
+    except errors.RunNotFound:
+        if not ids or not refs[0].named:
+            raise
+    hint = nearest.hint(word, known)
+    raise errors.UsageError(f"{word!r} is neither a metric of {runids.runs_text(ids)} nor a run: {hint}")
 
 
 def _chosen(names: list[str], known: set[str], ids: list[int]) -> list[str]:
     chosen: list[str] = []
     for name in names:
-        found = metrics.matching(name, sorted(known))
-        if not found:
-            raise errors.UsageError(
-                f"no metric {name!r} in {_listed(ids)}: {nearest.hint(name, sorted(known))}"
-            )
-        chosen += found
+        matching = metrics.matching(name, sorted(known))
+        if not matching:
+            hint = nearest.hint(name, sorted(known))
+            raise errors.UsageError(f"no metric {name!r} in {runids.runs_text(ids)}: {hint}")
+        chosen += matching
     return list(dict.fromkeys(chosen))
-
-
-def _listed(ids: list[int]) -> str:
-    return runids.runs_text(ids)
 
 
 def _have(known: set[str]) -> str:
@@ -127,23 +127,14 @@ def _fetch(
     connection: Connection, runs: list[queries.Run], names: list[str], window: series.Window, buckets: int
 ) -> list[chart.Chart]:
     """Return a chart for each metric that has numbers. Raises `errors.UsageError` if none has."""
-    found = {run.id: series.fetch(connection, run.id, names, buckets, window) for run in runs}
-    charts = []
-    for name in names:
-        lines = [
-            chart.Line(_label(run), one)
-            for run in runs
-            for one in found[run.id]
-            if one.name == name and one.buckets
-        ]
-        if lines:
-            charts.append(chart.Chart(render.clean(name), tuple(lines)))
+    lines: dict[str, list[chart.Line]] = {name: [] for name in names}
+    for run in runs:
+        label = render.clean(story.label(run))
+        for metric in series.fetch(connection, run.id, names, buckets, window):
+            if metric.buckets:
+                lines[metric.name].append(chart.Line(label, metric))
+    charts = [chart.Chart(render.clean(name), tuple(drawn)) for name, drawn in lines.items() if drawn]
     if not charts:
-        raise errors.UsageError(
-            f"nothing to draw: no numbers of {', '.join(names)} in {_listed(list(found))}"
-        )
+        whose = runids.runs_text(run.id for run in runs)
+        raise errors.UsageError(f"nothing to draw: no numbers of {', '.join(names)} in {whose}")
     return charts
-
-
-def _label(run: queries.Run) -> str:
-    return " ".join(render.clean(word) for word in (f"r{run.id}", run.job, run.job_name) if word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,8 +11,10 @@ from hpctrack import errors, settings
 from hpctrack.cli import common
 from hpctrack.cli.terminal import detail, render, say, table, waiting
 from hpctrack.store.metrics import metric_names, series
-from hpctrack.store.read import attempt_resources, lookup, queries
+from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest
+from hpctrack.view import jsonable
+from hpctrack.view import story as telling
 
 if TYPE_CHECKING:
     from hpctrack.run import runids
@@ -54,28 +56,13 @@ def command(
         elif env:
             _print_env(connection, run)
         elif as_json:
-            story = _story(connection, run, table.Output())
-            say.raw(render.to_json({**detail.to_object(story), "env": story.environment()}) + "\n")
+            story = telling.gather(connection, run, buckets=1)
+            say.raw(jsonable.to_json(jsonable.of_story(story)) + "\n")
         else:
             output = table.Output()
-            output.print(*detail.draw(_story(connection, run, output), output))
+            story = telling.gather(connection, run, buckets=detail.sparkline_width(output))
+            output.print(*detail.draw(story, output))
             waiting.say(configuration, connection, run.id)
-
-
-def _story(connection: Connection, run: queries.Run, output: table.Output) -> detail.Story:
-    names = metric_names.fetch(connection, [run.id])
-    return detail.Story(
-        now=queries.session(connection).now,
-        run=run,
-        submission=queries.submission(connection, run.submission),
-        transitions=queries.transitions(connection, run.id),
-        attempts=queries.attempts(connection, run.id),
-        usage=queries.usage(connection, run.id),
-        resources=attempt_resources.of_run(connection, run.id),
-        losses=queries.losses(connection, run.id),
-        relatives=queries.relatives(connection, run.id),
-        series=series.fetch(connection, run.id, names, buckets=detail.sparkline_width(output)),
-    )
 
 
 def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> None:
@@ -83,15 +70,14 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
 
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
-    found = {one.name: one for one in series.fetch(connection, run.id, names, buckets=chart.DOTS * width)}
+    measured = series.fetch(connection, run.id, names, buckets=chart.DOTS * width)
+    drawable = {one.name: one for one in measured if one.buckets}
     for name in names:
-        if name not in found or not found[name].buckets:
+        if name not in drawable:
             hint = nearest.hint(name, metric_names.fetch(connection, [run.id]))
             raise errors.UsageError(f"r{run.id} has no numbers of metric {name!r}: {hint}")
-        words = (f"r{run.id}", run.job, run.job_name)
-        label = " ".join(render.clean(word) for word in words if word)
-        one = chart.Chart(render.clean(name), (chart.Line(label, found[name]),))
-        say.out(*chart.draw(one, width))
+        line = chart.Line(render.clean(telling.label(run)), drawable[name])
+        say.out(*chart.draw(chart.Chart(render.clean(name), (line,)), width))
 
 
 def _submission(connection: Connection, run: queries.Run) -> queries.Submission:
@@ -111,7 +97,7 @@ def _print_script(connection: Connection, run: queries.Run) -> None:
 
 
 def _print_env(connection: Connection, run: queries.Run) -> None:
-    merged: dict[str, Any] = detail.environment(run, _submission(connection, run))
+    merged = telling.environment(run, _submission(connection, run))
     lines = [f"{name}={value}" for name, value in merged.items()]
     if sys.stdout.isatty():
         say.out(*lines)

@@ -9,13 +9,14 @@ from rich.text import Text
 
 from hpctrack import errors, settings
 from hpctrack.cli import common, completers, misspelt
-from hpctrack.cli.question import Question, ask
-from hpctrack.cli.terminal import columns, listing, render, say, table, waiting
+from hpctrack.cli.terminal import listing, render, say, table, waiting
 from hpctrack.run import conditions, runids, words
 from hpctrack.store.read import attempt_resources, filters, lists, queries
+from hpctrack.view import columns, jsonable
+from hpctrack.view.question import Question, ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from hpctrack.store.database import Connection
 
@@ -27,7 +28,7 @@ def _where(_ctx: click.Context, _param: click.Parameter, text: str | None) -> co
 def _sort(_ctx: click.Context, _param: click.Parameter, text: str | None) -> filters.Sort | None:
     if text is None:
         return None
-    return filters.Sort(conditions.field(text.strip().lstrip("+-")), descending=text.strip().startswith("-"))
+    return filters.Sort.parse(text)
 
 
 def _tags(
@@ -46,7 +47,7 @@ def _after(_ctx: click.Context, _param: click.Parameter, text: str | None) -> ru
 
 def _format(
     ctx: click.Context, _param: click.Parameter, text: str | None
-) -> tuple[columns.Chosen, ...] | None:
+) -> tuple[columns.Column, ...] | None:
     if text is not None and text.strip().lower() == "help":
         say.out(*columns.explain().split("\n"))
         ctx.exit()
@@ -110,13 +111,14 @@ def _format(
 @common.config_option
 def command(
     *,
-    chosen: tuple[columns.Chosen, ...] | None,
+    chosen: tuple[columns.Column, ...] | None,
     as_json: bool,
     form: str | None,
     count: bool,
     everything: bool,
     watch: bool,
     interval: float,
+    unfold: bool,
     config_path: str | None,
     **asked: Any,
 ) -> None:
@@ -125,20 +127,13 @@ def command(
     RUN is a Slurm job id (14, an array with all its tasks; 14_3, one task), a run's own id (r7), or the
     beginning of its job's name. What is shown comes from PostgreSQL; Slurm is not asked.
     """
-    ways = {"--json": as_json, f"--{form}": bool(form), "--count": count, "--watch": watch}
-    given = [name for name, used in ways.items() if used]
-    if len(given) > 1:
-        raise errors.UsageError(f"{' and '.join(given)} do not go together")
+    _check_ways({"--json": as_json, f"--{form}": bool(form), "--count": count, "--watch": watch})
     if everything and form is None:
         raise errors.UsageError("--all is for --csv and --parsable: otherwise raise --limit")
-    question = Question(**asked)
-    if as_json or form or chosen:
-        question = Question(**{**asked, "unfold": True})
+    question = Question(**asked, unfold=unfold or as_json or bool(form or chosen))
     configuration = settings.load(config_path=config_path)
     if watch:
-        from hpctrack.cli import watching
-
-        watching.watch(configuration, question, interval, chosen)
+        _watch(configuration, question, interval, chosen)
         return
     with common.connected(configuration) as connection:
         if count:
@@ -146,17 +141,44 @@ def command(
         elif form:
             _print_rows(connection, question, form, chosen, everything=everything)
         elif as_json:
-            answer = ask(connection, question)
-            say.raw(render.to_json(to_object(answer)) + "\n")
-            misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
+            _print_json(connection, question, chosen)
         else:
-            output = table.Output()
-            answer = ask(connection, question, chosen)
-            output.print(
-                *listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen)
-            )
-            misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
+            _print_table(connection, question, chosen)
             waiting.say(configuration, connection)
+
+
+def _check_ways(ways: dict[str, bool]) -> None:
+    given = [name for name, used in ways.items() if used]
+    if len(given) > 1:
+        raise errors.UsageError(f"{' and '.join(given)} do not go together")
+
+
+def _watch(
+    configuration: settings.Settings,
+    question: Question,
+    interval: float,
+    chosen: tuple[columns.Column, ...] | None,
+) -> None:
+    from hpctrack.cli import watching
+
+    watching.watch(configuration, question, interval, chosen)
+
+
+def _print_json(
+    connection: Connection, question: Question, chosen: tuple[columns.Column, ...] | None
+) -> None:
+    answer = ask(connection, question)
+    say.raw(jsonable.to_json(jsonable.of_answer(answer)) + "\n")
+    misspelt.note(connection, question, answer.heads, chosen)
+
+
+def _print_table(
+    connection: Connection, question: Question, chosen: tuple[columns.Column, ...] | None
+) -> None:
+    output = table.Output()
+    answer = ask(connection, question, resources=columns.need_resources(chosen))
+    output.print(*listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen))
+    misspelt.note(connection, question, answer.heads, chosen)
 
 
 def _print_counts(connection: Connection, question: Question) -> None:
@@ -173,35 +195,28 @@ def _print_rows(
     connection: Connection,
     question: Question,
     form: str,
-    chosen: tuple[columns.Chosen, ...] | None,
+    chosen: tuple[columns.Column, ...] | None,
     *,
     everything: bool,
 ) -> None:
     """Print runs for programs; a list that is cut says so on stderr."""
-    write = columns.csv_lines if form == "csv" else columns.parsable_lines
-    further = None
+    write = columns.csv_lines if form == "csv" else listing.parsable_lines
+    shown = chosen or columns.parse(columns.DEFAULT)
+    resources = columns.need_resources(shown)
     if everything:
-        now, which = queries.session(connection).now, question.filter(connection)
-        sort = question.sort or filters.Sort(descending=False)
-        runs: Iterable[queries.RunRow] = lists.iterate_runs(connection, which, sort)
-        if columns.need_resources(chosen):
-            runs = attempt_resources.add(connection, runs)
-    else:
-        answer = ask(connection, question, chosen)
-        misspelt.note(connection, question, listing.heads_of(answer.lines), chosen)
-        now, runs, further = answer.now, listing.runs(answer.lines), answer.next_page
-    table.ForPrograms().writelines(write(chosen or columns.parse(columns.DEFAULT), runs, now))
-    if further:
-        say.note(f"more runs match: --after {further} goes on, --all prints all")
+        now = queries.session(connection).now
+        runs = _all_runs(connection, question, resources=resources)
+        table.ForPrograms().writelines(write(shown, runs, now))
+        return
+    answer = ask(connection, question, resources=resources)
+    misspelt.note(connection, question, answer.heads, chosen)
+    table.ForPrograms().writelines(write(shown, answer.runs, answer.now))
+    if answer.next_page:
+        say.note(f"more runs match: --after {answer.next_page} goes on, --all prints all")
 
 
-def to_object(answer: listing.Answer) -> dict[str, Any]:
-    """Return an answer as the object that ``--json`` prints."""
-    return {
-        "time": answer.now,
-        "runs": [render.run_json(run, answer.now) for run in listing.runs(answer.lines)],
-        "next": answer.next_page,
-        "counts": {status.value: count for status, count in answer.page.counts.items()},
-        "counted": answer.page.counted,
-        "clusters": [render.record_json(cluster) for cluster in answer.clusters],
-    }
+def _all_runs(connection: Connection, question: Question, *, resources: bool) -> Iterator[queries.RunRow]:
+    """Return all runs that match, the oldest first where nothing else is asked for."""
+    sort = question.sort or filters.Sort(descending=False)
+    runs = lists.iterate_runs(connection, question.filter(connection), sort)
+    return attempt_resources.add(connection, runs) if resources else runs

@@ -9,7 +9,8 @@ import click
 
 from hpctrack import errors, settings
 from hpctrack.cli import common
-from hpctrack.cli.terminal import bar, render, say, waiting
+from hpctrack.cli.terminal import bar, say, waiting
+from hpctrack.view import notation
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -131,7 +132,7 @@ def _summary(registered: int, done: _Done, ready: int) -> str:
     parts = [f"{common.counted(registered, 'submission')} registered"] if registered else []
     if done.delivered:
         parts.append(
-            f"{common.counted(done.delivered, 'folder')} of journals delivered ({render.size(done.size)})"
+            f"{common.counted(done.delivered, 'folder')} of journals delivered ({notation.size(done.size)})"
         )
     if done.in_use:
         parts.append(f"{done.in_use} delivered that stay while their processes may write")

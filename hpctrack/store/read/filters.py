@@ -1,4 +1,7 @@
-"""Which runs to list, and in which order, as SQL: fixed expressions; whatever a user wrote is a parameter."""
+"""Which runs to list, and in which order, as SQL.
+
+The expressions are ours, and columns are those of `fields.FIELDS`; whatever a user wrote is a parameter.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +16,16 @@ from psycopg import sql
 
 from hpctrack import errors
 from hpctrack.model import RunStatus
-from hpctrack.run import conditions
+from hpctrack.run import conditions, fields
+from hpctrack.run.fields import FieldRef
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Columns of run_overview, and what is worked out from them, by the names of `conditions.FIELDS`.
-COLUMNS: Mapping[str, str] = MappingProxyType(
-    {
-        "run": "id",
-        "job": "slurm_job_id",
-        "array": "array_job_id",
-        "task": "array_task_id",
-        "name": "job_name",
-        "experiment": "experiment",
-        "user": "user_name",
-        "cluster": "cluster",
-        "partition": "partition",
-        "account": "account",
-        "qos": "qos",
-        "nodes": "node_list",
-        "state": "status",
-        "reason": "reason",
-        "note": "comment",
-        "restarts": "attempt",
-        "exit_code": "exit_code",
-        "exit_signal": "exit_signal",
-        "submitted": "time_created",
-        "started": "time_started",
-        "ended": "time_ended",
-        "elapsed": "(coalesce(time_ended, time_stopped, now()) - time_started - suspended)",
-        "limit": "time_limit",
-        "step": "last_step",
-        "rows": "rows",
-        "lost": "lost",
-    }
+#: Fields that are no column of run_overview, but worked out from some.
+_WORKED_OUT: Mapping[str, str] = MappingProxyType(
+    {"elapsed()": "(coalesce(time_ended, time_stopped, now()) - time_started - suspended)"}
 )
-_SCOPES = MappingProxyType({"args": sql.SQL("args"), "tags": sql.SQL("tags"), "metrics": sql.SQL("last")})
 #: Tags are texts on the command line: those that look like numbers are compared as such.
 _NUMERIC = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?$"
 _RANGE = re.compile(r"\[(!?)(\]?[^\]]*)\]")
@@ -79,13 +55,18 @@ class RunFilter:
 class Sort(NamedTuple):
     """By what to order; runs without a value come last."""
 
-    field: conditions.Field = conditions.Field("run", "run")
+    field: FieldRef = FieldRef("run", "run")
     descending: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> Sort:
+        """Read a field to sort by; ``-`` before it turns the order round. Raises `errors.UsageError`."""
+        return cls(fields.parse(text.strip().lstrip("+-")), descending=text.strip().startswith("-"))
 
     @property
     def by_id(self) -> bool:
         """Whether it is the runs' own order."""
-        return self.field == conditions.Field("run", "run")
+        return self.field == FieldRef("run", "run")
 
 
 class Parameters:
@@ -166,12 +147,10 @@ def expression(
     if isinstance(tree, conditions.Not):
         return expression(tree.item, parameters, negated=not negated)
     if isinstance(tree, conditions.And | conditions.Or):
-        word = " AND " if isinstance(tree, conditions.And) is not negated else " OR "
-        return _joined(word, [expression(item, parameters, negated=negated) for item in tree.items])
+        parts = [expression(item, parameters, negated=negated) for item in tree.items]
+        return _joined(" AND " if isinstance(tree, conditions.And) is not negated else " OR ", parts)
     if isinstance(tree, conditions.In):
-        operator: conditions.Operator = "!=" if negated else "="
-        items = [conditions.Compare(tree.field, operator, value) for value in tree.values]
-        return _joined(" AND " if negated else " OR ", [_compare(item, parameters) for item in items])
+        return _one_of(tree, parameters, negated=negated)
     if isinstance(tree, conditions.Compare):
         return _compare(tree, parameters, negated=negated)
     value = _value(tree.field, parameters)
@@ -179,6 +158,12 @@ def expression(
         return sql.SQL("{} IS NOT NULL" if negated else "{} IS NULL").format(value)
     there = "coalesce({} <> 'false', false)"
     return sql.SQL(f"NOT {there}" if negated else there).format(value)
+
+
+def _one_of(tree: conditions.In, parameters: Parameters, *, negated: bool) -> sql.Composable:
+    operator: conditions.Operator = "!=" if negated else "="
+    items = (conditions.Compare(tree.field, operator, value) for value in tree.values)
+    return _joined(" AND " if negated else " OR ", [_compare(item, parameters) for item in items])
 
 
 def glob(pattern: str) -> str:
@@ -209,23 +194,28 @@ def _compare(tree: conditions.Compare, parameters: Parameters, *, negated: bool 
     value = _element(tree.field, parameters)
     operator = sql.SQL(_OPPOSITES[tree.operator] if negated else tree.operator.upper())
     if tree.field.kind != "json":
-        form = _INTEGER if isinstance(tree.value, int) else _FORMS[tree.field.kind]
-        return form.format(value, operator, parameters.add(_plain(tree.value)))
-    wanted = tree.value
-    found: sql.Composable
-    if isinstance(wanted, bool):
-        found = sql.SQL("{0} {1} {2}::jsonb AND {0} <> 'null'").format(
-            value, operator, parameters.add(str(wanted).lower())
-        )
-    elif isinstance(wanted, str):
-        found = sql.SQL("({} #>> '{{}}') {} {}::text").format(value, operator, parameters.add(wanted))
-    else:
-        found = _compare_number(tree.field, operator, value, wanted, parameters)  # type: ignore[arg-type]
+        type_ = "bigint" if isinstance(tree.value, int) else _TYPES[tree.field.kind]
+        return sql.SQL(f"{{}} {{}} {{}}::{type_}").format(value, operator, parameters.add(_plain(tree.value)))
+    comparison = _compare_element(tree, operator, value, parameters)
     # PostgreSQL has no statistics of what is inside JSON, and takes every comparison for one that hardly any
     # run meets; of a CASE it thinks that half of them do, and reads each table once. Where there must be
     # latest values, it need not join runs without any before it looks at them.
     there = "last IS NOT NULL AND " if tree.field.scope == "metrics" else ""
-    return sql.SQL(f"({there}CASE WHEN {{}} THEN true ELSE false END)").format(found)
+    return sql.SQL(f"({there}CASE WHEN {{}} THEN true ELSE false END)").format(comparison)
+
+
+def _compare_element(
+    tree: conditions.Compare, operator: sql.SQL, value: sql.Composable, parameters: Parameters
+) -> sql.Composable:
+    """Return the comparison of an element of an object, by the type of what it is compared with."""
+    wanted = tree.value
+    if isinstance(wanted, bool):
+        return sql.SQL("{0} {1} {2}::jsonb AND {0} <> 'null'").format(
+            value, operator, parameters.add(str(wanted).lower())
+        )
+    if isinstance(wanted, str):
+        return sql.SQL("({} #>> '{{}}') {} {}::text").format(value, operator, parameters.add(wanted))
+    return _compare_number(tree.field, operator, value, wanted, parameters)  # type: ignore[arg-type]
 
 
 _OPPOSITES: Mapping[conditions.Operator, str] = MappingProxyType(
@@ -234,7 +224,7 @@ _OPPOSITES: Mapping[conditions.Operator, str] = MappingProxyType(
 
 
 def _compare_number(
-    field: conditions.Field, operator: sql.SQL, value: sql.Composable, wanted: float, parameters: Parameters
+    field: FieldRef, operator: sql.SQL, value: sql.Composable, wanted: float, parameters: Parameters
 ) -> sql.Composable:
     """Return the comparison of an element with a number; nan is neither greater nor less than any.
 
@@ -263,28 +253,31 @@ def _compare_number(
     )
 
 
-_INTEGER = sql.SQL("{} {} {}::bigint")
-_FORMS = MappingProxyType(
+_TYPES: Mapping[fields.Kind, str] = MappingProxyType(
     {
-        "text": sql.SQL("{} {} {}::text"),
-        "number": sql.SQL("{} {} {}::double precision"),
-        "time": sql.SQL("{} {} {}::timestamptz"),
-        "length": sql.SQL("{} {} {}::interval"),
-        "state": sql.SQL("{} {} {}::runstatus"),
+        "text": "text",
+        "state": "runstatus",
+        "id": "double precision",
+        "number": "double precision",
+        "count": "double precision",
+        "time": "timestamptz",
+        "length": "interval",
+        "size": "double precision",
+        "share": "double precision",
     }
 )
 
 
-def _value(field: conditions.Field, parameters: Parameters) -> sql.Composable:
+def _value(field: FieldRef, parameters: Parameters) -> sql.Composable:
     """Return a field: a column, or an element of an object; null in JSON is no value."""
     element = _element(field, parameters)
     return element if field.scope == "run" else sql.SQL("nullif({}, 'null')").format(element)
 
 
-def _element(field: conditions.Field, parameters: Parameters) -> sql.Composable:
+def _element(field: FieldRef, parameters: Parameters) -> sql.Composable:
     if field.scope == "run":
-        return sql.SQL(COLUMNS[field.name])
-    whole = _SCOPES[field.scope]
+        return _column(fields.BY_NAME[field.name])
+    whole = sql.SQL(fields.SCOPES[field.scope])
     name = parameters.add(field.name)
     if field.scope == "args" and "." in field.name:
         # Hydra's model.depth=3 is one name; what set_args() said may be nested.
@@ -293,7 +286,12 @@ def _element(field: conditions.Field, parameters: Parameters) -> sql.Composable:
     return sql.SQL("({} -> {}::text)").format(whole, name)
 
 
-def _number(field: conditions.Field, value: sql.Composable) -> sql.Composable:
+def _column(field: fields.Field) -> sql.Composable:
+    column = str(field.column)
+    return sql.SQL(_WORKED_OUT.get(column, column))
+
+
+def _number(field: FieldRef, value: sql.Composable) -> sql.Composable:
     if field.scope != "tags":
         return sql.SQL("metric_number({})").format(value)
     text = sql.SQL("({} #>> '{{}}')").format(value)
@@ -301,7 +299,7 @@ def _number(field: conditions.Field, value: sql.Composable) -> sql.Composable:
     return sql.SQL(number).format(text, sql.Literal(_NUMERIC))
 
 
-def _sort_key(field: conditions.Field, parameters: Parameters) -> sql.Composable:
+def _sort_key(field: FieldRef, parameters: Parameters) -> sql.Composable:
     if field.scope == "metrics":
         return sql.SQL("nullif(metric_number({}), 'NaN')").format(_element(field, parameters))
     return _value(field, parameters)
@@ -310,7 +308,7 @@ def _sort_key(field: conditions.Field, parameters: Parameters) -> sql.Composable
 def _tag(name: str, value: str | None, parameters: Parameters) -> sql.Composable:
     if value is None:
         return sql.SQL("tags ? {}::text").format(parameters.add(name))
-    field = conditions.Field("tags", name)
+    field = FieldRef("tags", name)
     return _compare(conditions.Compare(field, "=", value), parameters)
 
 

@@ -54,6 +54,11 @@ class ArrayRow:
         return self.latest.id
 
     @property
+    def ref(self) -> str:
+        """How people write the ids of its runs: ``r3-5,9``."""
+        return runids.runs_text(self.ids)
+
+    @property
     def job(self) -> str:
         """Slurm's id of the tasks together, as squeue writes it: ``14_[0-9,12]``."""
         return f"{self.latest.array_job_id}_[{runids.ranges(self.tasks)}]"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.run import conditions
+from hpctrack.run import fields
 from hpctrack.store.read import known_names
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from hpctrack.run.fields import FieldRef
     from hpctrack.store.database import Connection
     from hpctrack.store.read.queries import RunRow
 
@@ -21,14 +22,13 @@ _WORDS = {
     "user": "is of user",
     "partition": "is in partition",
 }
-_ATTRIBUTES = {"metrics": "last"}
 
 
 class Names(NamedTuple):
     """What was asked for by name."""
 
     experiment: str | None = None
-    fields: Sequence[conditions.Field] = ()
+    fields: Sequence[FieldRef] = ()
     users: Sequence[str] = ()
     partitions: Sequence[str] = ()
 
@@ -40,11 +40,11 @@ def lines(connection: Connection, names: Names, runs: Sequence[RunRow]) -> Itera
     """
     if not runs:
         yield from of_experiment(connection, names.experiment)
-    wanted = [field for field in dict.fromkeys(names.fields) if field.scope in conditions.SCOPES]
-    asked = [field for field in wanted if not _is_there(field, runs)]
+    wanted = [ref for ref in dict.fromkeys(names.fields) if ref.scope in fields.SCOPES]
+    asked: list[tuple[str, str]] = [ref for ref in wanted if not _is_there(ref, runs)]
     users, partitions = ({getattr(run, name) for run in runs} for name in ("user_name", "partition"))
-    asked += [conditions.Field("user", name) for name in names.users if name not in users]
-    asked += [conditions.Field("partition", name) for name in names.partitions if name not in partitions]
+    asked += [("user", name) for name in names.users if name not in users]
+    asked += [("partition", name) for name in names.partitions if name not in partitions]
     known = known_names.of_runs(connection) if asked else {}
     for scope, name in asked:
         found = known.get(scope, [])
@@ -60,9 +60,9 @@ def of_experiment(connection: Connection, name: str | None) -> Iterator[str]:
         yield f"no experiment {name!r}: {nearest.hint(name, known)}"
 
 
-def _is_there(field: conditions.Field, runs: Iterable[RunRow]) -> bool:
-    attribute = _ATTRIBUTES.get(field.scope, field.scope)
-    return any(conditions.element(getattr(run, attribute), field.name) is not None for run in runs)
+def _is_there(ref: FieldRef, runs: Iterable[RunRow]) -> bool:
+    objects = (getattr(run, fields.SCOPES[ref.scope]) for run in runs)
+    return any(fields.element(value, ref.name) is not None for value in objects)
 
 
 def _is_known(name: str, known: Collection[str], *, is_nested: bool) -> bool:

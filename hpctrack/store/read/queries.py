@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from hpctrack import errors
 from hpctrack.model import Attempt, RunStatus, Transition
-from hpctrack.run import runids, timeline
+from hpctrack.run import runids, timeline, words
 from hpctrack.store import database
 from hpctrack.store.statements import statement
 
@@ -86,9 +86,19 @@ class RunRow:
     """Those of the latest attempt, where they were asked for (`hpctrack.store.read.attempt_resources`)."""
 
     @property
+    def ref(self) -> str:
+        """How people write the run's own id: ``r7``."""
+        return f"r{self.id}"
+
+    @property
     def job(self) -> str | None:
         """Slurm's id of the job (``14``, ``14_3``); None outside Slurm."""
         return runids.job_text(self.slurm_job_id, self.array_job_id, self.array_task_id)
+
+    @property
+    def exit(self) -> str | None:
+        """How the script itself ended: ``3``, ``SIGSEGV``; None while it has not, or nobody saw it."""
+        return words.exit_text(self.exit_code, self.exit_signal)
 
     def elapsed(self, now: datetime) -> timedelta | None:
         """Return how long its latest attempt has run, or ran, without suspensions; None before it started."""

@@ -9,13 +9,13 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from hpctrack import errors, reconcile
-from hpctrack.cli.terminal import render
 from hpctrack.reconcile.attempts import UNKNOWN
 from hpctrack.run import conditions
 from hpctrack.slurm import accounting, command
 from hpctrack.store import database as store
 from hpctrack.store import statements
 from hpctrack.store.read import filters, lists, queries
+from hpctrack.view import remarks
 from tests.support.relay_says import say
 from tests.support.slurm_says import T0, epoch, line, row
 
@@ -344,7 +344,7 @@ def test_what_slurm_did_not_answer_is_no_news_when_nobody_waits_for_it(slurm, re
     connection.execute("UPDATE runs SET status = 'CANCELLED', time_ended = now() WHERE id = %s", (run_id,))
     [cluster] = queries.clusters(connection)
     assert not cluster.awaited
-    assert render.cluster_warning(cluster, datetime.now(timezone.utc)) is None
+    assert remarks.on_cluster(cluster, datetime.now(timezone.utc)) is None
 
 
 # ---- Who may write -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Numbers of things are written by `common.counted`, which knows that 1 is one."""
+"""Numbers of things are written by `words.counted`, which knows that 1 is one; how processes ended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import ast
 import itertools
 import re
 
+import pytest
+
+from hpctrack.run import words
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "hpctrack"
@@ -22,9 +25,9 @@ NEVER_ONE = {
     ("cancel.py", "job.run_id", " runs"),
     ("common.py", "len(more) + 1", " runs"),
     ("figures.py", "path.suffix", " files"),
-    ("listing.py", "page.total", " runs"),
+    ("question.py", "page.total", " runs"),
     ("late.py", "lines", " lines"),
-    ("listing.py", "len(lines)", " lines"),
+    ("question.py", "count", " lines"),
     ("metrics.py", "_SHOWN", " rows"),
     ("misspelt.py", "known_names.NEWEST", " runs"),
     ("ingestion.py", "refusals.IN_A_ROW", " rows"),
@@ -50,3 +53,18 @@ def places():
 
 def test_each_plural_has_seen_its_number():
     assert {place for place in places() if place not in NEVER_ONE} == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "signal", "expected"),
+    [
+        (None, None, None),
+        (0, None, "0"),
+        (3, 0, "3"),
+        (None, 11, "SIGSEGV"),
+        (1, 9, "SIGKILL"),
+        (None, 250, "signal 250"),
+    ],
+)
+def test_exits(code, signal, expected):
+    assert words.exit_text(code, signal) == expected

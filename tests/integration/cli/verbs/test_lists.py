@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from hpctrack.model import RunStatus
-from hpctrack.run import conditions
+from hpctrack.run import conditions, fields
 from hpctrack.store.read import lists, queries
 from hpctrack.store.read.filters import RunFilter, Sort
 
@@ -167,7 +167,7 @@ def test_pages_in_any_order_join_up(connection, run):
         True: [made[6], made[5], made[0], made[4], made[2], made[3], made[1]],
     }
     for descending, wanted in expected.items():
-        sort = Sort(conditions.field("metrics.loss"), descending=descending)
+        sort = Sort(fields.parse("metrics.loss"), descending=descending)
         found, after = [], None
         while True:
             page = lists.fetch_page(connection, RunFilter(), 2, after, sort)
@@ -180,10 +180,10 @@ def test_pages_in_any_order_join_up(connection, run):
         assert sorted(found) == made
 
 
-@pytest.mark.parametrize("name", [*conditions.FIELDS, "args.lr", "tags.a", "metrics.loss"])
+@pytest.mark.parametrize("name", [*fields.ASKED, "args.lr", "tags.a", "metrics.loss"])
 def test_every_field_can_be_sorted_and_paged_by(connection, run, name):
     made = {run(args={"lr": index}, tags={"a": str(index)}) for index in range(3)}
-    sort = Sort(conditions.field(name), descending=False)
+    sort = Sort(fields.parse(name), descending=False)
     first = lists.fetch_page(connection, RunFilter(), 2, None, sort)
     last = lists.fetch_page(connection, RunFilter(), 2, first.lines[-1].id, sort)
     assert {line.id for line in (*first.lines, *last.lines)} == made

@@ -8,6 +8,7 @@ import pytest
 from hpctrack.cli.terminal import detail
 from hpctrack.model import RunStatus
 from hpctrack.store.metrics.series import Bucket, Series
+from hpctrack.view import story
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_what_has_not_ended_runs_only_if_it_does(status, told):
     run = SimpleNamespace(
         status=RunStatus[status], time_ended=None, time_limit=None, elapsed=lambda now: timedelta(seconds=50)
     )
-    said = detail._ended(SimpleNamespace(run=run, now=None))
+    said = story._ended(story.Subject(run, None))
     assert said.replace("0:", "").replace("00", "").startswith(told)
     assert ("again" in said) == (status in ("PENDING", "REQUEUE_HOLD", "PREEMPTED"))
 
@@ -33,8 +34,8 @@ def test_what_has_not_ended_runs_only_if_it_does(status, told):
 def drawn(width):
     buckets = tuple(Bucket(step, 1, value, value) for step, value in enumerate((0.128, 0.9034, 0.25)))
     series = Series("a/rather/long/name/of/a/metric", "step", 3, 0, 0.128, 0.25, 0.128, 0.9034, buckets)
-    story = SimpleNamespace(run=SimpleNamespace(last={}), series=[series], losses=(0, 0, 0, 0))
-    text = detail._metrics(story, SimpleNamespace(width=width, unicode=True), width)
+    measured = SimpleNamespace(run=SimpleNamespace(last={}), series=[series], losses=(0, 0, 0, 0))
+    text = detail._metrics(measured, SimpleNamespace(width=width, unicode=True), width)
     return [line.rstrip() for line in text.plain.split("\n")]
 
 

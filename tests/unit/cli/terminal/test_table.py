@@ -11,10 +11,11 @@ from rich.text import Text
 
 from hpctrack import errors
 from hpctrack.cli import common
-from hpctrack.cli.terminal import chart, columns, render, table
+from hpctrack.cli.terminal import chart, listing, table
 from hpctrack.model import RunStatus
 from hpctrack.run import states
 from hpctrack.store.metrics.series import Bucket, Series
+from hpctrack.view import columns, notation
 
 
 def column(width: int, **how) -> table.Column:
@@ -85,7 +86,7 @@ def test_fitting_ends_and_only_narrows(columns, width):
     assert [one for one in columns if one.drop is None] == [one for one, _ in fitted if one.drop is None]
 
 
-NUMBERS = st.one_of(st.integers(-(10**20), 10**20), st.floats(allow_nan=False)).map(render.number)
+NUMBERS = st.one_of(st.integers(-(10**20), 10**20), st.floats(allow_nan=False)).map(notation.number)
 
 
 @given(
@@ -129,7 +130,7 @@ def test_a_width_that_is_asked_for_cuts_with_a_sign():
     run = SimpleNamespace(last={"loss": 0.06561})
     for width in range(1, 9):
         for plain, sign in ((True, "+"), (False, "…")):
-            (cell,) = columns.build(columns.parse(f"metrics.loss%{width}"), [run], None, plain=plain)[0].cells
+            (cell,) = listing.build(columns.parse(f"metrics.loss%{width}"), [run], None, plain=plain)[0].cells
             assert cell.plain == ("0.06561" if width > 6 else f"{'0.06561'[: width - 1]}{sign}")
 
 

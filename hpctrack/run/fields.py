@@ -1,0 +1,257 @@
+"""The fields of a run, one row each. Pure.
+
+Conditions, sorting, columns of lists, ``--json``, ``hpctrack show``, comparisons, DataFrames and notebooks
+ask these rows. A new field is a row here, and an attribute of the record (`hpctrack.store.read.queries`);
+where conditions and sorting take it, it is a column of the view ``run_overview``, too.
+
+Beside them each run has names of its own, in one of the `SCOPES`: ``args.NAME``, ``tags.NAME`` and
+``metrics.NAME``, its latest value. `FieldRef` means either.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from hpctrack import errors
+from hpctrack.text import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from datetime import datetime
+
+    Reader: TypeAlias = "Callable[[Any, datetime], Any]"
+
+#: What values are: how they compare, and how people read them.
+#: ``id``: compares as a number, and is written as a text. ``count``: a number that is never unknown.
+#: ``size``: bytes. ``share``: 1 is all of it. ``object``: a whole JSON object; ``json``: an element of one.
+Kind = Literal["text", "state", "id", "number", "count", "time", "length", "size", "share", "object", "json"]
+_SAME = ""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field, and what each way to look at a run calls it.
+
+    Each of these is the field's name unless the row says otherwise, and None where the field does not appear.
+    """
+
+    name: str
+    """In conditions, in ``--sort`` and in ``--format``."""
+    help: str
+    kind: Kind
+    attribute: str = _SAME
+    """Of the run's record. ``resources.cpu``: of what it refers to; ``elapsed()``: a method of the time."""
+    column: str | None = _SAME
+    """Of run_overview, for conditions and sorting; else the attribute."""
+    listed: bool = True
+    """Whether it is a column of ``--format``."""
+    json: str | None = _SAME
+    """The key in ``--json``."""
+    frame: str | None = _SAME
+    """The column in a DataFrame of runs."""
+    fact: str | None = _SAME
+    """The line in which ``hpctrack show`` and notebooks tell it, perhaps together with others."""
+    compare: str | None = _SAME
+    """What ``hpctrack compare`` calls it."""
+    array: Literal["own", "common"] | None = None
+    """What the line of a job array says: a value of its own, or the one that all its tasks have."""
+    whole: bool = False
+    """Whether lists leave it out: it is in the record of one run alone."""
+    read: Reader = field(init=False, repr=False, compare=False)
+    """Returns its value in a run's record, at some time."""
+
+    def __post_init__(self) -> None:
+        attribute = self.attribute or self.name
+        same = {"attribute": attribute, "column": attribute}
+        for way in ("attribute", "column", "json", "frame", "fact", "compare"):
+            if getattr(self, way) == _SAME:
+                object.__setattr__(self, way, same.get(way, self.name))
+        object.__setattr__(self, "read", _reader(attribute))
+
+    @property
+    def of_resources(self) -> bool:
+        """Whether it needs the run's resources, which lists have only where they were asked for."""
+        return self.attribute.startswith("resources.")
+
+
+def _reader(attribute: str) -> Reader:
+    first, _, rest = attribute.partition(".")
+    get = operator.attrgetter(first.removesuffix("()"))
+    if first.endswith("()"):
+        return lambda run, now: get(run)(now)
+    if rest:
+        return lambda run, _: None if (part := get(run)) is None else getattr(part, rest)
+    return lambda run, _: get(run)
+
+
+def _aside(
+    name: str,
+    help_text: str,
+    kind: Kind,
+    attribute: str,
+    *,
+    listed: bool = False,
+    json: str | None = None,
+    frame: str | None = None,
+    fact: str | None = None,
+    array: Literal["own", "common"] | None = None,
+    whole: bool = False,
+) -> Field:
+    """Make a field that appears only where it says so, and never in conditions."""
+    return Field(
+        name, help_text, kind, attribute, None, listed, json, frame, fact, None, array=array, whole=whole
+    )
+
+
+def _used(name: str, help_text: str, kind: Kind, attribute: str) -> Field:
+    return _aside(name, help_text, kind, f"resources.{attribute}", listed=True)
+
+
+#: In the order in which they are listed, printed and told.
+FIELDS = (
+    Field("run", "the run's own id, r7", "id", "ref", "id", frame=None, fact=None, compare=None, array="own"),
+    _aside("id", "the same as a number", "count", "id", json="id", frame="run"),
+    Field("state", "Slurm's job state", "state", "status", frame="status", fact=None, array="own"),
+    Field(
+        "job", "Slurm's job id: 14, 14_3", "id", "job", "slurm_job_id", json="job_id", fact=None,
+        compare=None, array="own",
+    ),
+    _aside("jobid", "raw job id", "number", "slurm_job_id", listed=True, json="slurm_job_id"),
+    Field(
+        "array", "id of the job array", "number", "array_job_id", json="array_job_id", frame=None, fact=None,
+        compare=None, array="common",
+    ),
+    Field(
+        "task", "task of the job array", "number", "array_task_id", json="array_task_id", frame=None,
+        fact=None, compare=None,
+    ),
+    _aside("het", "id of the heterogeneous job", "number", "het_job_id", json="het_job_id"),
+    Field("name", "the job's name", "text", "job_name", fact=None, array="common"),
+    Field("experiment", "the experiment's name", "text", array="common"),
+    _aside("tags", "all tags", "object", "tags", listed=True, json="tags", fact="tags"),
+    Field("note", "what somebody noted about it", "text", "comment"),
+    Field("user", "whose run it is", "text", "user_name", array="common"),
+    Field("cluster", "Slurm's ClusterName", "text", fact="user", array="common"),
+    Field("partition", "Slurm's partition", "text", fact="queue", array="common"),
+    Field("account", "Slurm's account", "text", fact="queue", array="common"),
+    Field("qos", "Slurm's quality of service", "text", fact="queue", array="common"),
+    Field(
+        "submitted", "when it was submitted", "time", "time_created", json="time_created",
+        frame="time_created", compare=None, array="common",
+    ),
+    Field(
+        "started", "when the latest attempt started", "time", "time_started", json="time_started",
+        frame="time_started", compare=None, array="own",
+    ),
+    Field(
+        "ended", "when it was over", "time", "time_ended", json="time_ended", frame="time_ended",
+        compare=None, array="own",
+    ),
+    _aside("waited", "how long it waited for its start", "length", "waited()", listed=True, fact="started"),
+    Field(
+        "elapsed", "how long it has run, or ran", "length", "elapsed()", json="elapsed_s", frame=None,
+        fact="ended", array="own",
+    ),
+    Field(
+        "limit", "time limit", "length", "time_limit", json="time_limit_s", fact="ended", array="common"
+    ),
+    Field("nodes", "node list: n[1-4]", "text", "node_list"),
+    _aside("exit", "how the script itself ended: 3, SIGSEGV", "text", "exit", listed=True, fact="exit"),
+    Field("exit_code", "exit code of the script itself", "number", fact="exit", compare="exit code"),
+    Field("exit_signal", "signal that ended the script", "number", fact="exit", compare="exit signal"),
+    _aside("slurm_state", "Slurm's latest word", "text", "slurm_state", json="slurm_state", fact="exit"),
+    Field("reason", "Slurm's reason", "text", fact=None),
+    Field("restarts", "0 for the first attempt", "count", "attempt", fact=None),
+    _aside("missing", "since when Slurm knows no such job", "time", "missing_since", json="missing_since"),
+    _aside("silent", "since when nothing was heard of it", "time", "silent_since", json="silent_since"),
+    _aside("args", "all arguments", "object", "args", listed=True, json="args", fact="args"),
+    Field(
+        "step", "step of the latest row of metrics", "number", "last_step", json="last_step", fact=None,
+        compare="last step",
+    ),
+    Field("rows", "rows of metrics that arrived", "count", fact=None, compare=None, array="own"),
+    _aside("latest", "latest value of each metric", "object", "last", listed=True, json="last"),
+    Field("lost", "lines lost, torn or rejected", "count", fact=None, compare=None, array="own"),
+    _aside("waiting", "rows that wait in the spool", "count", "waiting", json="waiting_rows"),
+    _used("cpus", "processors that it was given", "number", "cpus"),
+    _used("cputime", "processor time that it used", "length", "cpu_time"),
+    _used("cpueff", "share of its processors' time that it used", "share", "cpu"),
+    _used("reqmem", "memory that it asked for", "size", "memory_requested_bytes"),
+    _used("maxmem", "most memory that it used", "size", "memory_used_bytes"),
+    _used("memeff", "share of its memory that it used", "share", "memory"),
+    _used("timeeff", "share of its time limit that it used", "share", "time"),
+    _aside("kind", "batch, or command for hpctrack run", "text", "kind", json="kind", whole=True),
+    _aside("stdout", "file of its output", "text", "stdout_path", json="stdout", fact="stdout", whole=True),
+    _aside("stderr", "file of its errors", "text", "stderr_path", json="stderr", fact="stderr", whole=True),
+    _aside("seen", "when it was last vouched for", "time", "time_seen", json="time_seen", whole=True),
+)  # fmt: skip
+BY_NAME: Mapping[str, Field] = MappingProxyType({one.name: one for one in FIELDS})
+#: What conditions and sorting take.
+ASKED: Mapping[str, Field] = MappingProxyType({one.name: one for one in FIELDS if one.column is not None})
+#: What ``--format`` takes.
+LISTED: Mapping[str, Field] = MappingProxyType({one.name: one for one in FIELDS if one.listed})
+#: Where a run has names of its own, by the attribute that holds them.
+SCOPES: Mapping[str, str] = MappingProxyType({"args": "args", "tags": "tags", "metrics": "last"})
+#: How what stands in them is written.
+SCOPED = tuple(f"{scope}.NAME" for scope in SCOPES)
+
+
+class FieldRef(NamedTuple):
+    """What a user wrote: ``scope`` is ``run`` for a field, or one of `SCOPES` with a name in it."""
+
+    scope: str
+    name: str
+
+    @property
+    def kind(self) -> Kind:
+        """What its values are."""
+        return BY_NAME[self.name].kind if self.scope == "run" else "json"
+
+    def read(self, run: Any, now: datetime) -> Any:
+        """Return its value in a run's record."""
+        if self.scope == "run":
+            return BY_NAME[self.name].read(run, now)
+        return element(getattr(run, SCOPES[self.scope]), self.name)
+
+
+def parse(text: str) -> FieldRef:
+    """Read a field that conditions take: ``elapsed``, ``metrics.val_loss``. Raises `errors.UsageError`."""
+    ref = scoped(text)
+    if ref is not None:
+        return ref
+    if text.lower() in ASKED:
+        return FieldRef("run", text.lower())
+    raise errors.UsageError(f"{text!r} is no field of a run: {hint(text, ASKED)}")
+
+
+def scoped(text: str) -> FieldRef | None:
+    """Read a name in one of the `SCOPES`, in quotes or without; None for what is none."""
+    scope, _, name = text.partition(".")
+    if scope.lower() not in SCOPES or not name:
+        return None
+    quoted = len(name) > 2 and name[0] == name[-1] and name[0] in "\"'"
+    return FieldRef(scope.lower(), name[1:-1] if quoted else name)
+
+
+def hint(text: str, names: Iterable[str]) -> str:
+    """Return which field was meant by one that there is not: one of these names, or one in a scope."""
+    return nearest.of_ours(text, _alike(text, names), *SCOPED)
+
+
+def _alike(text: str, names: Iterable[str]) -> Iterator[str]:
+    scope, dot, name = text.partition(".")
+    in_scope = dot and name and scope.lower() not in SCOPES
+    return (f"{one}.{name}" for one in SCOPES) if in_scope else iter(names)
+
+
+def element(value: Any, name: str) -> Any:
+    """Return an element of an object by its name, or by its path: ``model.depth``; None where it is not."""
+    if not isinstance(value, dict):
+        return None
+    if name in value:
+        return value[name]
+    first, dot, rest = name.partition(".")
+    return element(value.get(first), rest) if dot else None

@@ -1,0 +1,33 @@
+"""The objects of ``--json``."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from hpctrack.view import jsonable
+from tests.unit.view.runs import NOW, RUN
+
+
+def test_elapsed_stands_still_when_the_run_has_ended():
+    assert RUN.elapsed(NOW) == timedelta(minutes=9)
+    assert replace(RUN, time_ended=NOW - timedelta(minutes=4)).elapsed(NOW) == timedelta(minutes=5)
+    assert replace(RUN, time_started=None).elapsed(NOW) is None
+
+
+def test_json_is_json_whatever_the_values_are():
+    run = replace(
+        RUN,
+        last={"a": float("nan"), "b": float("-inf"), "c": 2**70, "d": "x\x1b", "e": None},
+        tags={"t": None},
+    )
+    found = json.loads(jsonable.to_json(jsonable.of_run(run, NOW)), parse_constant=pytest.fail)
+    assert found["last"] == {"a": "nan", "b": "-inf", "c": 2**70, "d": "x\x1b", "e": None}
+    assert found["run"] == "r7"
+    assert found["job_id"] == "14_3"
+    assert found["state"] == "RUNNING"
+    assert found["elapsed_s"] == 540
+    assert found["time_limit_s"] == 3600
+    assert found["time_created"] == "2026-01-31T11:50:00+00:00"
+    assert found["time_ended"] is None
