@@ -17,17 +17,20 @@ def expand(spec: str) -> list[int]:
     Raises ValueError for what Slurm refuses.
     """
     tasks: set[int] = set()
-    parts = [part for part in spec.split(",") if part]
-    for part in parts:
-        match = _PART.match(part.strip())
-        if match is None:
+    for part in filter(None, spec.split(",")):
+        span = _span(part.strip())
+        if not span:
             raise ValueError(f"not an array specification: {spec!r}")
-        first = int(match[1])
-        last = int(match[2] or first)
-        step = int(match[3] or 1)
-        if not first <= last < MAX_SIZE or step < 1:
-            raise ValueError(f"not an array specification: {spec!r}")
-        tasks.update(range(first, last + 1, step))
+        tasks.update(span)
     if not tasks:
         raise ValueError(f"not an array specification: {spec!r}")
     return sorted(tasks)
+
+
+def _span(part: str) -> range:
+    """Return the tasks of a part between commas; an empty range for what Slurm refuses."""
+    match = _PART.match(part)
+    if match is None:
+        return range(0)
+    first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+    return range(first, last + 1, step) if last < MAX_SIZE and step > 0 else range(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -43,15 +44,16 @@ class Section(NamedTuple):
 
 def compare(sides: Sequence[Side]) -> list[Section]:
     """Return every section of these runs, in order, with what differs in it."""
-    sections = []
-    for title in dict.fromkeys(title for side in sides for title in side.facts):
-        groups = [side.facts.get(title, {}) for side in sides]
-        names = dict.fromkeys(name for group in groups for name in group)
-        rows = [Difference(name, tuple(group.get(name) for group in groups)) for name in names]
-        rows = [row for row in rows if any(value is not None for value in row.values)]
-        differing = tuple(row for row in rows if not _equal(row.values))
-        sections.append(Section(title, differing, len(rows) - len(differing)))
-    return sections
+    titles = dict.fromkeys(title for side in sides for title in side.facts)
+    return [_section(title, [side.facts.get(title, {}) for side in sides]) for title in titles]
+
+
+def _section(title: str, groups: Sequence[Mapping[str, Any]]) -> Section:
+    names = dict.fromkeys(itertools.chain(*groups))
+    rows = [Difference(name, tuple(group.get(name) for group in groups)) for name in names]
+    known = [row for row in rows if any(value is not None for value in row.values)]
+    differing = tuple(row for row in known if not _equal(row.values))
+    return Section(title, differing, len(known) - len(differing))
 
 
 def _equal(values: Sequence[Any]) -> bool:
@@ -63,10 +65,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return the elements of nested objects by their paths: ``model.depth``."""
     if not isinstance(value, dict):
         return {} if value is None and not prefix else {prefix: value}
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for name, item in value.items():
-        found.update(flat(item, f"{prefix}.{name}" if prefix else str(name)))
-    return found
+        leaves.update(flat(item, f"{prefix}.{name}" if prefix else str(name)))
+    return leaves
 
 
 def is_of_the_job(variable: str) -> bool:

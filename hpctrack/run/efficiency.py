@@ -72,24 +72,32 @@ def hints(used: Resources, *, completed: bool) -> list[str]:
     """
     if not used.over or used.elapsed_s is None or used.elapsed_s < _SHORT:
         return []
-    found = []
-    if used.cpu is not None and used.cpu <= LITTLE and used.cpus is not None and used.cpus > 1:
-        busy = used.cpu * used.cpus
-        found.append(f"kept {busy:.1f} of {used.cpus} processors busy: fewer would have done (-c, -n)")
-    if used.memory is not None and used.memory <= LITTLE:
-        asked, peak = used.memory_requested_bytes or 0, used.memory_used_bytes or 0
-        if asked >= _MEMORY_WORTH:
-            found.append(
-                f"used {100 * used.memory:.0f} % of its memory: --mem={enough(peak)} would have done"
-            )
-    if (
-        completed
-        and used.time is not None
-        and used.time <= LITTLE
-        and (used.time_limit_s or 0) >= _TIME_WORTH
-    ):
-        found.append(f"took {100 * used.time:.0f} % of its time limit: a shorter --time starts sooner")
-    return found
+    said = (_idle_processors(used), _idle_memory(used), _time_to_spare(used) if completed else None)
+    return [hint for hint in said if hint is not None]
+
+
+def _idle_processors(used: Resources) -> str | None:
+    if used.cpus is None or used.cpus <= 1 or not _is_little(used.cpu):
+        return None
+    busy = (used.cpu or 0) * used.cpus
+    return f"kept {busy:.1f} of {used.cpus} processors busy: fewer would have done (-c, -n)"
+
+
+def _idle_memory(used: Resources) -> str | None:
+    if not _is_little(used.memory) or (used.memory_requested_bytes or 0) < _MEMORY_WORTH:
+        return None
+    would_do = enough(used.memory_used_bytes or 0)
+    return f"used {100 * (used.memory or 0):.0f} % of its memory: --mem={would_do} would have done"
+
+
+def _time_to_spare(used: Resources) -> str | None:
+    if not _is_little(used.time) or (used.time_limit_s or 0) < _TIME_WORTH:
+        return None
+    return f"took {100 * (used.time or 0):.0f} % of its time limit: a shorter --time starts sooner"
+
+
+def _is_little(ratio: float | None) -> bool:
+    return ratio is not None and ratio <= LITTLE
 
 
 def enough(peak: int) -> str:

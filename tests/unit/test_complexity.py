@@ -27,18 +27,10 @@ TOO_COMPLEX = frozenset(
 
     hpctrack/cli/group.py:_run
 
-    hpctrack/cli/terminal/chart.py:draw
-    hpctrack/cli/terminal/detail.py:_metrics
-    hpctrack/cli/terminal/listing.py:build
-
     hpctrack/cli/verbs/cancel.py:command
-    hpctrack/cli/verbs/compare.py:_print
-    hpctrack/cli/verbs/metrics.py:_print_table
-    hpctrack/cli/verbs/plot.py:_split
     hpctrack/cli/verbs/prune.py:command
     hpctrack/cli/verbs/rerun.py:_find
     hpctrack/cli/verbs/setup.py:command
-    hpctrack/cli/verbs/status.py:command
     hpctrack/cli/verbs/sync.py:_deliver
 
     hpctrack/reconcile/attempts.py:History._note
@@ -58,9 +50,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/reconcile/plan.py:_says_nothing_new
     hpctrack/reconcile/running_time.py:_suspended
     hpctrack/reconcile/running_time.py:_time_stopped
-
-    hpctrack/run/comparison.py:compare
-    hpctrack/run/efficiency.py:hints
 
     hpctrack/script/__init__.py:_line
     hpctrack/script/__init__.py:jsonable
@@ -82,7 +71,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/store/metrics/columnar.py:joined
     hpctrack/store/metrics/copy_binary.py:encode
 
-    hpctrack/store/read/filters.py:expression
     hpctrack/store/read/lists.py:_array
     hpctrack/store/read/lookup.py:_one_job
     hpctrack/store/read/misspelt.py:lines

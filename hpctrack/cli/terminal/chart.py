@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import contextlib
 import io
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,42 +66,42 @@ def draw(chart: Chart, width: int, *, colour: bool = False) -> list[str]:
 
     Raises ``ValueError`` for a metric without finite values.
     """
-    drawn = [(line, list(points(line.series))) for line in chart.lines]
-    if not all(line for _, line in drawn):
-        raise ValueError(f"{chart.name} has no finite value")
     import plotext
 
+    courses = [list(points(line.series)) for line in chart.lines]
+    if not all(courses):
+        raise ValueError(f"{chart.name} has no finite value")
+    several = len(courses) > 1
     figure = plotext.figure
     figure.clear()
     figure.plot_size(width, _HEIGHT)
     figure.theme("colorless")
     figure.title(chart.title)
     figure.label(chart.axis)
-    colour = colour and len(drawn) > 1
-    for number, (_, found) in enumerate(drawn):
-        xs, ys = zip(*found, strict=True)
-        signal = figure.signal(list(xs), list(ys), marker=_marker(plotext, number, len(xs), colour=colour))
-        figure.draw(signal.lines() if len(xs) > 1 else signal)
-    everything = [point for _, found in drawn for point in found]
-    for axis, values in zip(("x", "y"), zip(*everything, strict=True), strict=True):
+    for number, course in enumerate(courses):
+        marker = _marker(plotext, number, len(course), colour=colour and several)
+        signal = figure.signal(*map(list, zip(*course, strict=True)), marker=marker)
+        figure.draw(signal.lines() if len(course) > 1 else signal)
+    for axis, values in zip(("x", "y"), zip(*itertools.chain(*courses), strict=True), strict=True):
         ticks = _ticks(min(values), max(values))
         figure.ruler(axis).ticks(ticks, [f"{tick:g}" for tick in ticks])
     with contextlib.redirect_stderr(io.StringIO()):  # plotext says where it has little room
-        lines = figure.build().string(colorless=not colour).splitlines()
-    return [line.rstrip() for line in lines] + (_legend(chart, colour=colour) if len(drawn) > 1 else [])
+        lines = figure.build().string(colorless=not (colour and several)).splitlines()
+    return [line.rstrip() for line in lines] + (_legend(chart, colour=colour) if several else [])
 
 
 def _legend(chart: Chart, *, colour: bool) -> list[str]:
     """Return a line for each run; below the chart, where it hides nothing."""
-    marks = ["━" if colour else "⠤" if mark == "braille" else mark for mark in _MARKS]
-    found = []
+    lines = []
     for number, line in enumerate(chart.lines):
-        mark = marks[number % len(_MARKS)] * 2
+        mark = _MARKS[number % len(_MARKS)]
         if colour:
             red, green, blue = colour_of(number)
-            mark = f"\x1b[38;2;{red};{green};{blue}m{mark}\x1b[0m"
-        found.append(f"  {mark} {line.label}")
-    return found
+            mark = f"\x1b[38;2;{red};{green};{blue}m━━\x1b[0m"
+        else:
+            mark = 2 * ("⠤" if mark == "braille" else mark)
+        lines.append(f"  {mark} {line.label}")
+    return lines
 
 
 def _marker(plotext: Any, number: int, count: int, *, colour: bool) -> Any:

@@ -42,25 +42,35 @@ def lines(found: Backlog, submissions: dict[str, int], *, grace: float = 0.0) ->
     ``submissions``: how many belong to other databases, by name; ``grace``: seconds for which something may
     wait without a word.
     """
-    before = time.time() - grace
-    ready = [one for one in found.ready if one.waiting and one.spooled.since < before]
-    if ready:
-        size = sum(one.waiting for one in ready)
-        yield Line(f"{_told([one.spooled for one in ready], size)} wait to be delivered", "hpctrack sync")
+    yield from _ready(found, time.time() - grace)
     if found.unregistered:
         yield Line(f"{_told(found.unregistered)} wait for their submission to be registered", "hpctrack sync")
     if found.deleted:
         says = f"{_told(found.deleted)} are of deleted runs: nobody can ever deliver them"
         yield Line(says, "hpctrack prune clears them away")
     for place in sorted({*submissions, *found.elsewhere}):
-        waiting = [words.counted(submissions[place], "submission")] if place in submissions else []
-        if folders := found.elsewhere.get(place):
-            waiting.append(_told(folders))
-        yield Line(
-            f"{' and '.join(waiting)} wait for another database, {place}",
-            "hpctrack sync while that one is configured, or hpctrack sync --here for this one",
-        )
+        yield _elsewhere(place, submissions.get(place, 0), found.elsewhere.get(place, []))
     yield from stuck(found.stuck)
+
+
+def _ready(found: Backlog, before: float) -> Iterator[Line]:
+    """Yield the line about what could be delivered, and has been since before some time."""
+    ready = [folder for folder in found.ready if folder.waiting and folder.spooled.since < before]
+    if ready:
+        size = sum(folder.waiting for folder in ready)
+        yield Line(
+            f"{_told([folder.spooled for folder in ready], size)} wait to be delivered", "hpctrack sync"
+        )
+
+
+def _elsewhere(place: str, submissions: int, folders: list[Spooled]) -> Line:
+    """Return the line about what waits for another database."""
+    waiting = [words.counted(submissions, "submission")] if submissions else []
+    waiting += [_told(folders)] if folders else []
+    return Line(
+        f"{' and '.join(waiting)} wait for another database, {place}",
+        "hpctrack sync while that one is configured, or hpctrack sync --here for this one",
+    )
 
 
 def once(found: Backlog) -> Backlog:
@@ -73,9 +83,9 @@ def once(found: Backlog) -> Backlog:
 def stuck(found: Iterable[Stuck]) -> Iterator[Line]:
     """Yield a line for each of the first folders that can't be judged, and one for the others."""
     troubles = list(found)
-    for one in troubles[:_NAMED]:
-        held = f" ({notation.size(one.size)}{_ago(one.since)})" if one.size else ""
-        yield Line(f"{one.path}{held} stays: {one.reason}", one.remedy)
+    for folder in troubles[:_NAMED]:
+        size = f" ({notation.size(folder.size)}{_ago(folder.since)})" if folder.size else ""
+        yield Line(f"{folder.path}{size} stays: {folder.reason}", folder.remedy)
     if len(troubles) > _NAMED:
         yield Line(
             f"{words.counted(len(troubles) - _NAMED, 'more folder')} like these stay", "hpctrack doctor"
@@ -88,12 +98,12 @@ def _ago(since: float) -> str:
     return f", since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M}"
 
 
-def _told(found: list[Spooled], size: int | None = None) -> str:
+def _told(folders: list[Spooled], size: int | None = None) -> str:
     """Return how many folders these are, how much is in them, since when, and where."""
-    held = notation.size(sum(one.size for one in found) if size is None else size)
-    since = min((one.since for one in found if one.since), default=0.0)
-    where = (found[0].path) + (" ..." if len(found) > 1 else "")
-    return f"{words.counted(len(found), 'folder')} of journals ({held}{_ago(since)}; {where})"
+    amount = notation.size(sum(folder.size for folder in folders) if size is None else size)
+    since = min((folder.since for folder in folders if folder.since), default=0.0)
+    where = folders[0].path + (" ..." if len(folders) > 1 else "")
+    return f"{words.counted(len(folders), 'folder')} of journals ({amount}{_ago(since)}; {where})"
 
 
 def say(configuration: Settings, connection: Connection, run_id: int | None = None) -> None:
