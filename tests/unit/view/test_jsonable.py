@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from hpctrack.view import jsonable
-from tests.unit.view.runs import NOW, RUN
+from tests.support.a_run import NOW, RUN
 
 
 def test_elapsed_stands_still_when_the_run_has_ended():

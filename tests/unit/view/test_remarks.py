@@ -8,7 +8,7 @@ import pytest
 from hpctrack.run.words import UNKNOWN_TO_SLURM
 from hpctrack.store.read.queries import Cluster
 from hpctrack.view import remarks
-from tests.unit.view.runs import NOW, RUN
+from tests.support.a_run import NOW, RUN
 
 
 @pytest.mark.parametrize(
