@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,55 +9,11 @@ import sys
 
 import pytest
 
+from tests.support import interrupts
 from tests.support.waiting import eventually
 
-#: Runs a verb in a terminal again and again, and interrupts it after so many lines of its code. Prints what
-#: went wrong.
-FIRST, STRIDE, COUNT = 40, 239, 16
-AT_MANY_INSTANTS = """
-import glob, json, os, pty, signal, sys, termios
-from hpctrack.cli import main
-first, stride, count, arguments = json.loads(sys.argv[1])
-
-def interrupt_at(line):
-    left = line
-    def trace(frame, event, _):
-        nonlocal left
-        if event == "line":
-            left -= 1
-            if left == 0 or (left == -3 and line % 2):  # once and twice
-                os.kill(os.getpid(), signal.SIGINT)
-        return trace
-    sys.settrace(trace)
-
-def run(line):
-    for path in glob.glob("x.*"):
-        os.unlink(path)
-    pid, leader = pty.fork()
-    if pid == 0:
-        interrupt_at(line)
-        main.main(arguments)
-    before, said = termios.tcgetattr(leader), b""
-    os.write(leader, b"n\\n")
-    while True:
-        try:
-            said += os.read(leader, 65536)
-        except OSError:
-            break
-    after = termios.tcgetattr(leader)
-    os.close(leader)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode(), before == after
-
-usual, wrong = run(10**9)[0], []
-for line in range(first, first + stride * count, stride):
-    code, said, same = run(line)
-    shown = said.count("\\x1b[?25l") <= said.count("\\x1b[?25h")
-    # What is over before, or on its way out, ends as ever.
-    ended = code in (130, -signal.SIGINT, usual)
-    if not (same and shown and ended) or "Traceback" in said or "xception" in said:
-        wrong.append((line, code, same, shown, said[-900:]))
-print(json.dumps(wrong))
-"""
+#: After how many lines of a verb's code Ctrl-C comes.
+LINES = range(40, 40 + 16 * 239, 239)
 VERBS = [
     ["export", "r1", "--to", "x.csv"], ["export", "r1", "--to", "x.parquet"], ["plot", "r1", "loss"],
     ["plot", "r1", "loss", "-o", "x.svg"], ["compare", "r1", "r2"], ["show", "r1", "--plot", "loss"],
@@ -81,16 +36,20 @@ def logged(connection, run):
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_whenever_ctrl_c_comes(database, logged, tmp_path, verb):
-    names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
-    more = {"HPCTRACK_DATA_DIR": str(tmp_path / "data"), "HOME": str(tmp_path), "TERM": "xterm-256color"}
-    done = subprocess.run(
-        [sys.executable, "-c", AT_MANY_INSTANTS, json.dumps([FIRST, STRIDE, COUNT, verb])],
-        env={**os.environ, **names, **more}, capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    wrong = json.loads(done.stdout)
-    assert not wrong, "\n".join(map(str, wrong))[:6000]
-    assert set(os.listdir(tmp_path)) <= {"x.csv", "x.parquet", "x.svg", "data", ".config", ".cache"}
+    """Once, and again three lines later."""
+    again = [[(line, signal.SIGINT), (line + 3, signal.SIGINT)][: 1 + line % 2] for line in LINES]
+    usual, *interrupted = interrupts.run(database, tmp_path, verb, [[], *again], typed="n\n")
+    # What is over before, or on its way out, ends as ever.
+    codes = (130, -signal.SIGINT, usual.code)
+    wrong = [
+        ended
+        for ended in interrupted
+        if not ended.is_clean or ended.code not in codes or "xception" in ended.said
+    ]
+    assert not wrong, "\n".join(f"{ended.plan}: {ended.code}: {ended.said[-900:]}" for ended in wrong)[:6000]
+    written = {path.name for folder in tmp_path.glob("[0-9]*") for path in folder.iterdir()}
+    assert written <= {"x.csv", "x.parquet", "x.svg"}
+    assert {name for name in os.listdir(tmp_path) if not name.isdigit()} <= {"data", ".config", ".cache"}
 
 
 def test_where_ctrl_c_falls_into_a_callback_it_comes_again(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 
 import pytest
 
+from tests.support import interrupts
 from tests.support.terminals import Terminal
 
 
@@ -77,57 +77,8 @@ def test_watching_into_a_pipe_writes_what_changed(database, run, connection):
     assert "\x1b" not in rest
 
 
-# --- signals at any moment ----------------------------------------------------------------------------------
-
-#: Runs a verb in a terminal again and again, and sends it signals after so many lines of its code. Prints
-#: what went wrong.
-STRIDE, COUNT = 173, 25
-AT_MANY_INSTANTS = """
-import json, os, pty, signal, sys, termios
-from hpctrack.cli import group, main, watching; from hpctrack.cli.terminal import screen
-numbers, first, stride, count, arguments = json.loads(sys.argv[1])
-
-def interrupt_at(line):
-    left = line
-    def trace(frame, event, _):
-        nonlocal left
-        if event == "line":
-            left -= 1
-            if left == 0 or left == -5 and len(numbers) > 1:
-                os.kill(os.getpid(), numbers[0 if left == 0 else 1])
-        return trace
-    def begin(frame, event, _):
-        if frame.f_code.co_name == "_redraw":
-            return trace(frame, event, _)
-        return trace if left < line else None
-    sys.settrace(begin)
-
-def watch(line):
-    pid, leader = pty.fork()
-    if pid == 0:
-        interrupt_at(line)
-        main.main(arguments)
-    before, said = termios.tcgetattr(leader), b""
-    while True:
-        try:
-            said += os.read(leader, 65536)
-        except OSError:
-            break
-    after = termios.tcgetattr(leader)
-    os.close(leader)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode(), before == after
-
-wrong = []
-for line in range(first, first + stride * count, stride):
-    code, said, same = watch(line)
-    # 130 before the watch has begun, and once it has ended.
-    end = code in ((0, 130, -signal.SIGINT) if signal.SIGINT in numbers else ()) or code == -numbers[0]
-    left = said.count("\\x1b[?1049h") == said.count("\\x1b[?1049l")
-    shown = said.count("\\x1b[?25l") <= said.count("\\x1b[?25h")
-    if not (same and left and shown and end) or "Traceback" in said:
-        wrong.append((line, code, same, left, shown, said[-300:]))
-print(json.dumps(wrong))
-"""
+#: After how many lines of its code a watch gets a signal.
+LINES = range(1, 1 + 25 * 173, 173)
 
 
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
@@ -142,16 +93,17 @@ print(json.dumps(wrong))
     ],
     ids=["Ctrl-C", "Ctrl-C twice", "SIGTERM", "SIGHUP", "SIGQUIT, Ctrl-C"],
 )
-def test_whenever_a_signal_comes_the_terminal_is_given_back(database, run, numbers):
+def test_whenever_a_signal_comes_the_terminal_is_given_back(database, run, tmp_path, numbers):
     run()
-    names = {f"HPCTRACK_DSN_{name.upper()}": value for name, value in database.dsn.items()}
-    arguments = ["status", "--watch", "--interval", "0.2"]
-    done = subprocess.run(
-        [sys.executable, "-c", AT_MANY_INSTANTS, json.dumps([numbers, 1, STRIDE, COUNT, arguments])],
-        env={**os.environ, **names, "TERM": "xterm-256color"}, capture_output=True, text=True, check=False,
+    plans = [[(line + 5 * later, number) for later, number in enumerate(numbers)] for line in LINES]
+    watches = interrupts.run(
+        database, tmp_path, ["status", "--watch", "--interval", "0.2"], plans, begin="_redraw",
+        loaded=["hpctrack.cli.group", "hpctrack.cli.watching", "hpctrack.cli.terminal.screen"],
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == []
+    # 130 before the watch has begun, and once it has ended.
+    codes = (-numbers[0], *((0, 130, -signal.SIGINT) if signal.SIGINT in numbers else ()))
+    wrong = [watch for watch in watches if not watch.is_clean or watch.code not in codes]
+    assert not wrong, "\n".join(f"{watch.plan}: {watch.code}: {watch.said[-300:]}" for watch in wrong)
 
 
 def test_ctrl_z_gives_the_terminal_back_until_the_verb_goes_on(database, run):
