@@ -7,6 +7,9 @@ from typing import NoReturn
 
 import pytest
 
+#: For tests that give files away, or become somebody else.
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
 
 def skip_or_fail(reason: str) -> NoReturn:
     """Skip a test whose means are missing; in CI nothing may be missing."""

@@ -13,10 +13,10 @@ import struct
 import pytest
 
 from hpctrack import errors, files
+from tests.support.requirements import root_only
 
 UMASKS = (0o000, 0o002, 0o022, 0o077, 0o477, 0o777)
 STRANGER = 65534
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
 @pytest.fixture(params=UMASKS, ids=lambda mask: f"umask {mask:03o}")

@@ -5,20 +5,13 @@ import html.parser
 import re
 
 import pyarrow.parquet as pq
-import pytest
 
-from hpctrack import Client, Experiment, errors
+from hpctrack import Experiment, errors
 from hpctrack.model import RunStatus
 from tests.support.paths import DOCS
 
 PAGE = DOCS / "python.md"
 T0 = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
-
-
-@pytest.fixture
-def client(database):
-    with Client(settings=database) as client:
-        yield client
 
 
 class Page(html.parser.HTMLParser):

@@ -12,19 +12,13 @@ import pyarrow as pa
 import pytest
 from psycopg import sql
 
-from hpctrack import Client, errors
+from hpctrack import errors
 from hpctrack.model import RunStatus
 from hpctrack.store import database as store
 from hpctrack.store.metrics import copy_out, metric_tables, packed_columns
 from tests.support.journals import Journal
 
 T0 = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
-
-
-@pytest.fixture
-def client(database):
-    with Client(settings=database) as client:
-        yield client
 
 
 @pytest.fixture

@@ -21,12 +21,6 @@ PASSWORD = "a user's own"
 
 
 @pytest.fixture
-def client(database):
-    with Client(settings=database) as client:
-        yield client
-
-
-@pytest.fixture
 def tracked(client):
     return Experiment(client, name="digits").get_run()
 

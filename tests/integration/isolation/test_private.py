@@ -15,9 +15,9 @@ from hpctrack.slurm import site as slurm_site
 from hpctrack.stream.collector import launch
 from hpctrack.stream.disk import folders
 from hpctrack.stream.wire import records
+from tests.support.requirements import root_only
 
 STRANGER = 65534
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 #: What we make open to others: nothing. (The user's script in the run folder is executable: 0700.)
 EXECUTABLE = "slurm_script"
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.places import Place
+from tests.support.requirements import root_only
 
 SCRIPT = "#!/bin/sh\necho hello\n"
 
@@ -418,7 +419,7 @@ def test_the_process_that_was_started_is_the_one_that_runs(place: Place):
         assert process.wait(60) == -signal.SIGTERM
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@root_only
 def test_a_folder_on_path_that_one_may_not_look_into_does_not_matter():
     """As root's own is for a user to whom its PATH was handed on."""
     code = textwrap.dedent("""

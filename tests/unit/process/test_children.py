@@ -14,8 +14,7 @@ import pytest
 
 from hpctrack.process import children
 from tests.support.paths import ROOT
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+from tests.support.requirements import root_only
 
 
 def child(target: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -122,7 +121,7 @@ def test_a_link_is_judged_by_where_it_leads(folder, tmp_path, capsys):
     assert children.believed(str(tmp_path / "link")) == []
 
 
-@as_root
+@root_only
 def test_another_users_link_is_passed_over_wherever_it_leads_now(folder, tmp_path, capsys):
     (tmp_path / "shared").mkdir(mode=0o777)
     (tmp_path / "shared").chmod(0o1777)
@@ -132,7 +131,7 @@ def test_another_users_link_is_passed_over_wherever_it_leads_now(folder, tmp_pat
     assert f"{tmp_path}/shared/link belongs to another user" in capsys.readouterr().err
 
 
-@as_root
+@root_only
 @pytest.mark.parametrize("mode", [0o2775, 0o2777])
 def test_who_keeps_a_sites_software_may_keep_what_it_imports(tmp_path, mode):
     """Who could put another hpctrack in the place of this one needs no other way to run code as us."""
@@ -153,7 +152,7 @@ def test_who_keeps_a_sites_software_may_keep_what_it_imports(tmp_path, mode):
     assert said == ([""] if mode == 0o2775 else [f"{apps} may be changed by others (mode 2777)"])
 
 
-@as_root
+@root_only
 @pytest.mark.parametrize("which", ["folder", "above"])
 def test_another_users_folder_is_passed_over(folder, capsys, which):
     path = folder if which == "folder" else folder.parent
@@ -162,7 +161,7 @@ def test_another_users_folder_is_passed_over(folder, capsys, which):
     assert f"{path} belongs to another user" in capsys.readouterr().err
 
 
-@as_root
+@root_only
 def test_a_folder_that_a_shared_group_may_write_is_passed_over(folder):
     os.chown(folder, 0, 12345)
     folder.chmod(0o775)

@@ -11,6 +11,7 @@ import pytest
 
 from hpctrack import resources
 from hpctrack.slurm.sbatch import batch_script
+from tests.support.requirements import root_only
 
 TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
 BASH, DASH = "#!/bin/bash -p", "#!/bin/dash"
@@ -243,7 +244,7 @@ def test_lines_that_a_site_puts_on_top_are_no_part_of_the_script(job):
     assert made.file.read_bytes() == made.text
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody who may not write")
+@root_only
 def test_where_the_batch_script_cannot_be_written_a_copy_runs(job, tmp_path):
     made = job('#!/bin/sh\necho "$1" from "$0"\nexit 8\n')
     made.file.chmod(0o755)

@@ -12,6 +12,7 @@ import pytest
 
 from hpctrack import resources
 from hpctrack.slurm.sbatch import batch_script
+from tests.support.requirements import root_only
 
 TEMPLATE = (resources.folder("sbatch_templates") / "wrapper.sh").read_bytes()
 NOWHERE = ("/nonexistent/python", "/nonexistent/hpctrack")
@@ -105,7 +106,7 @@ def everybodys():
         yield Path(folder)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a user without processes: only root makes one")
+@root_only
 @pytest.mark.parametrize("shell", ["bash", "dash"])
 @pytest.mark.parametrize("processes", [0, 2, 8, 60])
 def test_a_user_who_may_have_few_processes(everybodys, processes, shell):

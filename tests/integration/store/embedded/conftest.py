@@ -11,11 +11,15 @@ import pytest
 
 from hpctrack.store import embedded
 from hpctrack.store.embedded.cluster_folder import Place
-from tests.support.embedded_servers import (
-    SOURCES,
-    configure,
-    end,
-)
+from tests.support.embedded_servers import SOURCES, configure, end
+from tests.support.postgres_servers import wheel_binaries
+from tests.support.requirements import skip_or_fail
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _wheel():
+    if wheel_binaries() is None:
+        skip_or_fail("no embedded PostgreSQL: pip install 'hpctrack[embedded]'")
 
 
 @pytest.fixture

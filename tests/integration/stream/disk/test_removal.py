@@ -20,7 +20,7 @@ from hpctrack.stream.disk import folders, removal, tail
 from hpctrack.stream.node import spool
 from tests.support.paths import DATA
 from tests.support.relayed_job import LOG, Job
-from tests.support.requirements import skip_or_fail
+from tests.support.requirements import root_only, skip_or_fail
 from tests.support.waiting import eventually
 
 #: As an ordinary user: root passes by all permissions.
@@ -414,7 +414,7 @@ def test_a_home_of_run_folders_that_is_open_to_others_is_told(job, collector):
     assert "open to others" in stuck.reason and stuck.remedy.startswith("chmod 700")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@root_only
 def test_root_logs_to_the_run_of_a_user_and_a_stranger_says_that_he_can_not(job, collector):
     """As under sudo in a script, and under su to a third account."""
     folder = job.folder / "c.14.0.12ab34cd"

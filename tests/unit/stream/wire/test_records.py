@@ -7,6 +7,7 @@ import stat
 import pytest
 
 from hpctrack.stream.wire import records
+from tests.support.requirements import root_only
 
 
 def make(**changes):
@@ -131,7 +132,7 @@ def test_links_and_writable_files_are_not_believed(spool, tmp_path):
         records.find(spool, "hpc", 14)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@root_only
 def test_another_users_file_is_not_believed(spool):
     path = records.write(spool, make())
     os.chown(path, 65534, 65534)
