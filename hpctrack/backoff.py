@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Backoff(NamedTuple):
     """The first pause in seconds, the longest, and how many times longer each is than the one before.
 
-    Whoever waits keeps the pause of the moment, and 0 while nothing fails::
+    The caller keeps the pause of the moment, and 0 while nothing fails::
 
         pause = BACKOFF.after(pause)
     """

@@ -60,7 +60,7 @@ class Client:
 
     def experiments(self) -> list[Experiment]:
         """Return all experiments, the one with the newest run last."""
-        return [Experiment(self, one.name, info=one) for one in self.ask(experiments.list_all)]
+        return [Experiment(self, info.name, info=info) for info in self.ask(experiments.list_all)]
 
     def run(self, ref: int | str) -> Run:
         """Return one run.

@@ -1,9 +1,9 @@
 """A connection that is made on first use, and made anew after it was lost.
 
-Who asks again and again has a `Session`: a thread of the collector, ``hpctrack watch``, the Python interface.
-`ask` connects if need be and hands the connection to a function. A connection that is found closed, or over
-which PostgreSQL could not be reached, is dropped: the next `ask` connects again. The owner decides what else
-is a reason to start afresh, and says so with `close`; the session can be used again after that.
+Threads of the collector, ``hpctrack status --watch`` and the Python interface ask PostgreSQL again and again:
+each has a `Session`. `ask` connects if need be and hands the connection to a function. When the connection
+was closed, or PostgreSQL could not be reached, it is dropped: the next `ask` connects again. The owner may
+have other reasons to start afresh, and calls `close`; the session can be used again after that.
 
 Several threads may share a session: they wait for one another. Behind a fork the child connects by itself,
 and leaves the connection to its parent, which goes on using it.

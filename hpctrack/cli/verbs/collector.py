@@ -16,7 +16,7 @@ from hpctrack.cli import common
 from hpctrack.cli.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hpctrack.settings import Settings
@@ -67,9 +67,12 @@ def command(
     if stop:
         _stop(configuration)
         return
+    _run(configuration, (lambda: _find_slurm(configuration)) if reconcile else None, detached)
+
+
+def _run(configuration: Settings, find_slurm: Callable[[], Slurm] | None, detached: int | None) -> None:
     from hpctrack.stream.collector import process
 
-    find_slurm = (lambda: _find_slurm(configuration)) if reconcile else None
     with _logging(configuration, bounded=detached is not None):
         if detached is None:
             process.run_foreground(configuration, find_slurm)
@@ -103,14 +106,16 @@ def _find_slurm(configuration: Settings) -> Slurm:
 
 def _logging(configuration: Settings, *, bounded: bool) -> AbstractContextManager[None]:
     """Log one line per event to stderr; a collector that nobody watches into a file that does not grow."""
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if bounded:
-        from hpctrack.stream.collector import launch
-
-        handler = logging.handlers.RotatingFileHandler(
-            launch.log_path(configuration), maxBytes=launch.LOG_BYTES, backupCount=1
-        )
+    handler = _bounded_file(configuration) if bounded else logging.StreamHandler(sys.stderr)
     return say.logging_to(handler, _LOG_FORMAT, logging.DEBUG if settings.debugging() else logging.INFO)
+
+
+def _bounded_file(configuration: Settings) -> logging.Handler:
+    from hpctrack.stream.collector import launch
+
+    return logging.handlers.RotatingFileHandler(
+        launch.log_path(configuration), maxBytes=launch.LOG_BYTES, backupCount=1
+    )
 
 
 def _show_status(configuration: Settings, *, as_json: bool) -> None:
@@ -124,12 +129,15 @@ def _show_status(configuration: Settings, *, as_json: bool) -> None:
     elif not rows:
         say.out("no collector is known")
     else:
-        from hpctrack.cli.terminal import collectors as page
-        from hpctrack.cli.terminal import table
+        _print(rows)
 
-        output = table.Output()
-        for row in rows:
-            output.print(*page.draw(row))
+
+def _print(rows: Sequence[CollectorRow]) -> None:
+    from hpctrack.cli.terminal import collectors, table
+
+    output = table.Output()
+    for row in rows:
+        output.print(*collectors.draw(row))
 
 
 def _keys(row: CollectorRow) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import psutil
 
@@ -14,9 +14,11 @@ from hpctrack.stream.collector.mmsg import BatchSocket
 from hpctrack.stream.wire.names import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from hpctrack.settings import Settings
+
+    _IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: As many addresses as relays are told, at most.
 _MAX_ADDRESSES = 8
@@ -58,30 +60,31 @@ def reachable(host: str, port: int) -> list[str]:
     """Return where others reach a socket that is bound to a host, best first: ``host:port``."""
     if not ipaddress.ip_address(host).is_unspecified:
         return [str(Address(host, port))]
-    found = [_name(), *_interfaces(with_ipv6=":" in host)]
-    return [str(Address(address, port)) for address in dict.fromkeys(filter(None, found))][:_MAX_ADDRESSES]
+    hosts = filter(None, [_name(), *_interfaces(with_ipv6=":" in host)])
+    return [str(Address(host, port)) for host in dict.fromkeys(hosts)][:_MAX_ADDRESSES]
 
 
 def _name() -> str | None:
-    """Return this host's name, if others may know it: what means loopback is known to itself alone."""
+    """Return this host's name; None if it means loopback here, and so says nothing to others."""
     name = socket.getfqdn()
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+        places = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
     except OSError:
         return None
-    return None if any(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found) else name
+    return None if any(ipaddress.ip_address(place[4][0]).is_loopback for place in places) else name
 
 
-def _interfaces(*, with_ipv6: bool) -> Iterable[str]:
+def _interfaces(*, with_ipv6: bool) -> list[str]:
     """Return the addresses of this host; loopback only where there is nothing else."""
-    every = [
-        entry.address for entries in psutil.net_if_addrs().values() for entry in entries if _is_ip(entry)
-    ]
-    parsed = [ipaddress.ip_address(address) for address in every if "%" not in address]
-    usable = [one for one in parsed if not one.is_link_local and (with_ipv6 or one.version == 4)]
-    outside = [str(one) for one in usable if not one.is_loopback]
-    return outside or [str(one) for one in usable]
+    families = (socket.AF_INET, socket.AF_INET6) if with_ipv6 else (socket.AF_INET,)
+    usable = [address for address in _addresses(families) if not address.is_link_local]
+    outside = [address for address in usable if not address.is_loopback]
+    return [str(address) for address in outside or usable]
 
 
-def _is_ip(entry: object) -> bool:
-    return getattr(entry, "family", None) in (socket.AF_INET, socket.AF_INET6)
+def _addresses(families: Sequence[socket.AddressFamily]) -> Iterator[_IP]:
+    """Yield what the interfaces of this host have; what is known by its interface alone is left out."""
+    for entries in psutil.net_if_addrs().values():
+        for entry in entries:
+            if entry.family in families and "%" not in entry.address:
+                yield ipaddress.ip_address(entry.address)

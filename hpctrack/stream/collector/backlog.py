@@ -18,7 +18,7 @@ from hpctrack.stream.wire import records
 from hpctrack.stream.wire.names import TASK_NONE, RunName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
@@ -43,7 +43,7 @@ class Backlog(NamedTuple):
     deleted: list[spool.Spooled]
     #: Of submissions that this database does not know yet, or any more: it may have been restored.
     unregistered: list[spool.Spooled]
-    #: Of runs of other databases, by what those are called.
+    #: Of runs of other databases, by the names of these.
     elsewhere: dict[str, list[spool.Spooled]]
     stuck: list[spool.Stuck]
 
@@ -53,77 +53,94 @@ class Backlog(NamedTuple):
         return not any(self)
 
 
+class _Claimed(NamedTuple):
+    """A folder whose run has a submission record."""
+
+    spooled: spool.Spooled
+    name: RunName
+    record: records.Record
+    key: bytes
+    """What the database would know it by, were its run deleted (`records.fingerprint`)."""
+
+
 def look(settings: Settings, connect: Callable[[], Connection]) -> Backlog:
     """Find what waits; PostgreSQL is asked if there is something. Raises `errors.StoreError`."""
     survey = spool.survey(settings.spool, settings.node_dir)
-    found = Backlog([], [], [], {}, survey.stuck)
+    backlog = Backlog([], [], [], {}, survey.stuck)
     if survey.waiting:
-        _sort(found, survey.waiting, settings, connect())
-    return found
+        _sort(backlog, _claimed(backlog, survey.waiting, settings), settings, connect())
+    return backlog
 
 
-def _sort(found: Backlog, waiting: list[spool.Spooled], settings: Settings, connection: Connection) -> None:
-    named: list[tuple[spool.Spooled, RunName, records.Record]] = []
-    keys: dict[RunName, bytes] = {}
-    for one in waiting:
+def _claimed(backlog: Backlog, waiting: Iterable[spool.Spooled], settings: Settings) -> list[_Claimed]:
+    """Return the folders whose run has a record; a record that can't be read is stuck with its folder."""
+    claimed = []
+    for spooled in waiting:
         try:
-            record = folders.find_record(settings.spool, one.identity)
+            record = folders.find_record(settings.spool, spooled.identity)
             if record is not None:
-                name = RunName.of(record.uuid, one.identity.task)
-                keys[name] = records.fingerprint(record)
-                named.append((one, name, record))
+                name = RunName.of(record.uuid, spooled.identity.task)
+                claimed.append(_Claimed(spooled, name, record, records.fingerprint(record)))
         except (OSError, ValueError) as error:
-            found.stuck.append(spool.unreadable(one, error))
+            backlog.stuck.append(spool.unreadable(spooled, error))
+    return claimed
+
+
+def _sort(backlog: Backlog, claimed: Iterable[_Claimed], settings: Settings, connection: Connection) -> None:
+    """Sort folders by what PostgreSQL knows of their runs."""
+    keys = {folder.name: folder.key for folder in claimed}
     runs = collectors.known_runs(connection, keys)
     gone = collectors.deleted_runs(connection, {name: key for name, key in keys.items() if name not in runs})
     here = registration.Here(settings, connection)
     marks = collectors.watermarks(connection, {run.id for run in runs.values()})
-    for one, name, record in named:
+    for spooled, name, record, _ in claimed:
         run = runs.get(name)
         if run is not None:
-            ended = run.over or one.identity.attempt < run.attempt
-            found.ready.append(Ready(one, run.id, ended, _unacknowledged(one, run.id, marks)))
+            ended = run.over or spooled.identity.attempt < run.attempt
+            backlog.ready.append(Ready(spooled, run.id, ended, _unacknowledged(spooled, run.id, marks)))
         elif not here.is_place(record.place):
-            found.elsewhere.setdefault(record.place, []).append(one)
+            backlog.elsewhere.setdefault(record.place, []).append(spooled)
         else:
-            _sort_unknown(found, one, record, is_deleted=name in gone)
+            _sort_unknown(backlog, spooled, record, is_deleted=name in gone)
 
 
-def _sort_unknown(found: Backlog, one: spool.Spooled, record: records.Record, *, is_deleted: bool) -> None:
-    """Sort in what this database has no run of."""
+def _sort_unknown(
+    backlog: Backlog, spooled: spool.Spooled, record: records.Record, *, is_deleted: bool
+) -> None:
+    """Sort in a folder whose run this database does not have."""
     try:
-        if not _has_task(record, one.identity.task):
-            found.stuck.append(spool.unclaimed(one))
+        if not _has_task(record, spooled.identity.task):
+            backlog.stuck.append(spool.unclaimed(spooled))
         elif is_deleted:
-            found.deleted.append(one)
+            backlog.deleted.append(spooled)
         else:
-            found.unregistered.append(one)
+            backlog.unregistered.append(spooled)
     except ValueError as error:
-        found.stuck.append(spool.unreadable(one, error))
+        backlog.stuck.append(spool.unreadable(spooled, error))
 
 
-def register(found: Backlog, settings: Settings, connection: Connection) -> int:
-    """Register the submissions of what waits for that; return how many there were.
+def register(backlog: Backlog, settings: Settings, connection: Connection) -> int:
+    """Register the submissions that this database does not know; return how many there were.
 
-    Those that PostgreSQL knew before it was restored are registered again. Raises `errors.StoreError`.
+    Also registers again what PostgreSQL knew before it was restored. Raises `errors.StoreError`.
     """
-    for one in found.unregistered:
+    for spooled in backlog.unregistered:
         with contextlib.suppress(OSError, ValueError):  # it waits on, and is told
-            record = folders.find_record(settings.spool, one.identity)
+            record = folders.find_record(settings.spool, spooled.identity)
             if record is not None:
                 records.set_unregistered(records.path(settings.spool, record))
-    return registration.register_pending(settings, connection) if found.unregistered else 0
+    return registration.register_pending(settings, connection) if backlog.unregistered else 0
 
 
 def _has_task(record: records.Record, task: int) -> bool:
     return task == TASK_NONE if record.tasks is None else task in array_spec.expand(record.tasks)
 
 
-def _unacknowledged(one: spool.Spooled, run_id: int, marks: dict[tuple[int, str], int]) -> int:
+def _unacknowledged(spooled: spool.Spooled, run_id: int, marks: dict[tuple[int, str], int]) -> int:
     """Return how many bytes of a folder's journals PostgreSQL does not have; headers count for nothing."""
     missing: dict[bytes, int] = {}
     try:
-        for file in tail.find(one.path):
+        for file in tail.find(spooled.path):
             end = file.base + os.lstat(file.path).st_size
             mark = max(marks.get((run_id, file.journal.hex()), 0), file.base)
             if end > mark:
@@ -134,5 +151,5 @@ def _unacknowledged(one: spool.Spooled, run_id: int, marks: dict[tuple[int, str]
             if end > mark and not blank:
                 missing[file.journal] = max(missing.get(file.journal, 0), end - mark)
     except OSError:
-        return one.size
+        return spooled.size
     return sum(missing.values())

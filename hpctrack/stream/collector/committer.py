@@ -1,4 +1,10 @@
-"""The storing side of the collector: batches of datagrams into PostgreSQL, and only then acknowledgements."""
+"""The storing side of the collector: batches of datagrams into PostgreSQL, and only then acknowledgements.
+
+For each batch from the queue the thread learns how far its journals are in, puts the datagrams in order
+(`reassembly`), stores what continues the journals in one transaction (`ingestion`), and acknowledges it.
+While PostgreSQL is in trouble it tries the same batch again; meanwhile the queue fills, and relays keep what
+is not acknowledged.
+"""
 
 from __future__ import annotations
 

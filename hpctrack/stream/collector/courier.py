@@ -1,4 +1,4 @@
-"""What waits in the spool, delivered by the collector itself: where it can read it, nobody need run sync."""
+"""Delivers journals that wait in the spool: where the collector can read them, nobody has to run sync."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers by name, and whose is the greatest, without a look at all of them. Pure."""
+"""Numbers by name, and the name with the greatest, found without looking at all of them. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _Name = TypeVar("_Name", str, int, "JournalKey")
 
 
 class Greatest(Generic[_Name]):
-    """Positive numbers by name; names without one are left out."""
+    """Positive numbers by name; a name whose number is 0 takes no memory."""
 
     def __init__(self) -> None:
         self._numbers: dict[_Name, int] = {}
-        #: Numbers, negative, with their names; some are not true any more.
+        #: Negative numbers with their names; outdated entries are skipped by `name`.
         self._heap: list[tuple[int, _Name]] = []
 
     def __bool__(self) -> bool:
-        """Whether anybody has a number."""
+        """Whether any name has a number."""
         return bool(self._numbers)
 
     def __getitem__(self, name: _Name) -> int:
@@ -41,7 +41,7 @@ class Greatest(Generic[_Name]):
             heapq.heappush(self._heap, (-total, name))
 
     def name(self) -> _Name:
-        """Return who has the greatest number; there must be one."""
+        """Return the name with the greatest number; there must be some number."""
         while self[self._heap[0][1]] != -self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][1]

@@ -1,6 +1,6 @@
 """The receiving side of the collector: sockets to verified, decoded datagrams, in a queue of bounded memory.
 
-Nothing is answered here but a PING under the right key: acknowledgements come from who commits.
+Nothing is answered here but a PING under the right key: acknowledgements come from the committer.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 #: Bytes of datagrams that wait to be stored.
 INTAKE = 64 << 20
 #: While several runs send, a run may take so many times the room that is left, and a user twice that: there
-#: is always room for others. Several do for so many seconds after one that was not alone.
+#: is always room for others. Several do for so many seconds after a datagram of another run than the last.
 _SHARE = 4
 _CONTENDED_SECONDS = 1.0
-#: What one costs beside its bytes.
+#: Bytes of memory that a datagram takes beside its own.
 _OVERHEAD = 600
 #: Seconds that the first datagram of a batch waits for company.
 LINGER = 0.01
 _POLL_SECONDS = 1.0
-#: Of an address that has sent so many datagrams within a second that were refused, and no other since,
-#: only one in so many is looked at until the second is over: floods then cost little more than their copying.
+#: After so many datagrams in a row of one address that were refused within a second, only one in so many is
+#: looked at until the second is over: a flood then costs little more than its copying.
 _REFUSED, _SAMPLE = 256, 16
 _PERIOD = 1.0
 _MAX_ADDRESSES = 10_000
@@ -178,7 +178,7 @@ class Receiver(Worker):
         #: Datagrams, written by this thread alone: those of `figures.Received`, and the others by reason.
         self.datagrams = self.bytes = self.accepted = self.pings = self.overflow = 0
         self.refused: Counter[str] = Counter()
-        #: How many datagrams of an address were refused in this period, since the last that was not.
+        #: How many datagrams of an address were refused in this period, since the last good one.
         self._floods: dict[bytes, int] = {}
         self._period = 0.0
 
@@ -209,18 +209,18 @@ class Receiver(Worker):
 
     def _receive(self) -> bool:
         """Take in a batch; returns whether there was anything."""
-        awaited = self._keys.found()
-        received = self._next(wait=not awaited)
+        parked = self._keys.unparked()
+        received = self._next(wait=not parked)
         self.datagrams += len(received)
         self.bytes += sum(len(data) for data, _ in received)
         if self._floods:
             self._begin_period(time.monotonic())
-        datagrams = list(filter(None, map(self._judge, awaited + received)))
+        datagrams = list(filter(None, map(self._judge, parked + received)))
         if datagrams:
             left_out = self._intake.put(datagrams)
             self.overflow += left_out
             self.accepted += len(datagrams) - left_out
-        return bool(received or awaited)
+        return bool(received or parked)
 
     def _next(self, *, wait: bool) -> list[Addressed]:
         """Return what has arrived; with ``wait``, unless the collector ends, wait for something."""
@@ -298,4 +298,4 @@ def _decoded(header: wire.Header, body: bytes) -> model.Contents | None:
     try:
         return arrays.decode(body)
     except errors.WireError:
-        return None  # who stores it will find out, and set it aside
+        return None  # the committer finds out, and sets it aside

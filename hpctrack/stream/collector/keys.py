@@ -1,7 +1,9 @@
-"""Keys of runs, as the receiving thread needs them: in memory, or soon.
+"""Keys of runs, for the thread that receives; another thread fetches them from PostgreSQL.
 
-A datagram of an unknown run costs a dictionary look-up and, at most once in a second, its place in one query
-for all of them. Everything is bounded, so that floods of invented runs reach neither PostgreSQL nor memory.
+The receiver calls `find`, and `want` for a run that is not in memory: some of its datagrams are parked. The
+registrar `wait`s for wanted runs, asks PostgreSQL for all of them in one query, and calls `learn`; then the
+receiver gets the parked datagrams from `unparked`. Everything is bounded: floods of invented runs reach
+neither PostgreSQL nor memory, for a run that does not exist is asked for once in a second at most.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class Keys:
         self._absent: dict[RunName, tuple[float, float]] = {}  # until when, and for how long
         self._wanted: dict[RunName, list[Addressed]] = {}
         self._parked = 0
-        self._found: list[Addressed] = []
+        self._unparked: list[Addressed] = []
         #: Datagrams that waited for runs that turned out not to exist.
         self.refused = 0
 
@@ -84,25 +86,25 @@ class Keys:
             self._parked += 1
             return True
 
-    def found(self) -> list[Addressed]:
-        """Return datagrams whose runs have been found meanwhile."""
-        if not self._found:
+    def unparked(self) -> list[Addressed]:
+        """Return parked datagrams whose keys have been learnt meanwhile."""
+        if not self._unparked:
             return []
         with self._lock:
-            found, self._found = self._found, []
-        return found
+            datagrams, self._unparked = self._unparked, []
+        return datagrams
 
     # --- the thread that asks ---
 
     def wait(self, seconds: float) -> list[RunName]:
-        """Wait until runs are wanted, or for so long; returns them."""
+        """Wait until runs are wanted, for so long at most; return them."""
         self._asked.wait(seconds)
         with self._lock:
             self._asked.clear()
             return list(self._wanted)
 
     def wake(self) -> None:
-        """End a `wait`, this one or the next."""
+        """End the `wait` that goes on, or else the next."""
         self._asked.set()
 
     def learn(self, asked: list[RunName], keys: Mapping[RunName, RunKey]) -> None:
@@ -122,10 +124,10 @@ class Keys:
                     continue
                 self._absent.pop(name, None)
                 self._keys[name] = key
-                self._found += parked
+                self._unparked += parked
             while len(self._keys) > _MAX_KEYS:
                 self._keys.popitem(last=False)
-        if self._found:
+        if self._unparked:
             self._wake()
 
     def forget(self, run_ids: set[int]) -> None:

@@ -64,7 +64,7 @@ def ensure_running(settings: Settings) -> bool:
 class Lock:
     """The lock that the user's one collector holds while it lives; the file says who that is.
 
-    Whoever starts a collector hands it on to that, so that of several who try at once only one does.
+    A command that starts a collector hands the lock on to it: of several commands at once only one starts it.
     """
 
     def __init__(self, settings: Settings, held: int | None = None) -> None:
@@ -135,7 +135,7 @@ class Lock:
         return host, pid
 
     def release(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
@@ -167,8 +167,11 @@ def stop(settings: Settings, seconds: float = 30.0) -> bool:
 def lives_elsewhere(settings: Settings) -> bool:
     """Whether a collector on another host is known to live, where locks do not reach from host to host."""
     host = Lock(settings).host()
-    if not host or host == socket.gethostname():
-        return False
+    return bool(host) and host != socket.gethostname() and _lives_on(host, settings)
+
+
+def _lives_on(host: str, settings: Settings) -> bool:
+    """Whether PostgreSQL has lately heard of a collector on this host."""
     from hpctrack.store import database, embedded
     from hpctrack.store.write import collectors
 
@@ -206,12 +209,12 @@ def _start(settings: Settings, lock: Lock) -> None:
 def environment(settings: Settings) -> dict[str, str]:
     """Return the variables that make another process see the same settings (`hpctrack.settings.load`)."""
     values: Mapping[str, Any] = settings._asdict()
-    found = {
+    variables = {
         f"HPCTRACK_{name.upper()}": _text(value)
         for name, value in values.items()
         if name != "dsn" and value is not None
     }
-    return found | {f"HPCTRACK_DSN_{name.upper()}": value for name, value in (settings.dsn or {}).items()}
+    return variables | {f"HPCTRACK_DSN_{name.upper()}": value for name, value in (settings.dsn or {}).items()}
 
 
 def _text(value: Any) -> str:
@@ -237,9 +240,9 @@ def read_addresses(settings: Settings) -> list[str]:
 def wait_for_addresses(settings: Settings, seconds: float = 10.0) -> list[str]:
     """Wait until a collector that is being started says where it is, at most so long."""
     deadline = time.monotonic() + seconds
-    while not (found := read_addresses(settings)) and time.monotonic() < deadline:
+    while not (addresses := read_addresses(settings)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return found
+    return addresses
 
 
 def remove_addresses(settings: Settings, addresses: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Many datagrams in one system call: recvmmsg(2) and sendmmsg(2), which Python's socket module lacks.
 
-The calls never wait, and are made without releasing the interpreter's lock: a thread that gave it up for each
-datagram would wait for its turn, milliseconds each time, behind one that computes.
+The calls never wait, and keep the interpreter's lock: a thread that released it for each datagram would get
+it back only after a thread that computes, milliseconds later each time.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class BatchSocket:
         return self._socket.fileno() in ready
 
     def wake(self) -> None:
-        """End a `wait`, this one or the next. For any thread."""
+        """End the `wait` that goes on, or else the next. For any thread."""
         os.eventfd_write(self._wakeups, 1)
 
     def receive(self) -> list[Addressed]:
@@ -150,17 +150,17 @@ class BatchSocket:
             raise OSError(code, os.strerror(code))
         if count:
             self._note_drops(count - 1)
-        data, names, found = memoryview(slots.data), memoryview(slots.names), []
+        data, names, received = memoryview(slots.data), memoryview(slots.names), []
         for i in range(count):
             message = slots.headers[i]
             start = i * _NAME
-            found.append(
+            received.append(
                 (
                     bytes(data[i * _SLOT : i * _SLOT + message.size]),
                     bytes(names[start : start + message.header.name_size]),
                 )
             )
-        return found
+        return received
 
     def _note_drops(self, index: int) -> None:
         """Read the kernel's count of drops, which comes with a datagram once there are any."""

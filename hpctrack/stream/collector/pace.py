@@ -1,6 +1,7 @@
-"""How often the reconciler asks Slurm: ever more rarely as Slurm slows, and early only now and then. Pure.
+"""When the reconciler asks Slurm. Pure; times are seconds on the caller's clock.
 
-Times are seconds on whatever clock the caller has.
+Regular passes (`Pace`) become rarer while Slurm is slow or silent. Runs whose script has ended are looked up
+earlier (`Looks`), together and now and then.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from hpctrack.backoff import Backoff
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-#: However slow Slurm is, or however long it has been silent, it is asked so often.
+#: However slow or silent Slurm is, it is asked again after so long.
 LONGEST = 180.0
 #: Slurm may spend at most one part in so many of its time on us.
 _SHARE = 10.0
@@ -20,7 +21,8 @@ _SHARE = 10.0
 _FIRST_LOOK = 1.5
 #: Seconds at least between two looks, which are one sacct each.
 BETWEEN_LOOKS = 10.0
-#: Each look that finds a run unfinished doubles the wait for the next; then the regular passes will do.
+#: Each look that finds a run unfinished doubles the wait for the next, so many times; then it is left to the
+#: regular passes.
 _BACKOFF = Backoff(1.0, LONGEST)
 _LOOKS = 7
 #: How long runs to look at are kept while another collector leads, which may be dead: twice its lease.
@@ -72,7 +74,7 @@ class Looks:
     def looked(
         self, runs: Collection[int], waiting: Collection[int], now: float, seconds: float = 0.0
     ) -> None:
-        """Put off those of the runs that Slurm has not finished with; let go of the others.
+        """Put off the runs that Slurm has not finished with (``waiting``), and forget the others.
 
         ``seconds`` is how long Slurm took to answer.
         """
@@ -84,5 +86,5 @@ class Looks:
                 self._looks[run_id] = _Look(now + pause, pause, look.left - 1)
 
     def forget(self, now: float) -> None:
-        """Let go of the runs that whoever leads has passed over since; the others wait until we lead."""
+        """Forget runs that are long due: the collector that leads has asked about them meanwhile."""
         self._looks = {run_id: look for run_id, look in self._looks.items() if look.due > now - _KEPT}

@@ -177,7 +177,7 @@ class Collector:
         return self._signs != before
 
     def _end(self) -> None:
-        """Take in what has arrived, store it, acknowledge it, and only then let go."""
+        """Take in what has arrived, store it, acknowledge it, and only then close the socket."""
         self._courier.stop()
         self._receiver.stop()
         self._receiver.join()
@@ -196,9 +196,9 @@ class Collector:
 
 
 def end_of_idleness(last_end: float, learnt_end: float, idle_exit: float) -> float:
-    """Return when there has been no live run for ``idle_exit``: counted from its end, not from its news.
+    """Return when no run has lived for ``idle_exit``, counted from the last run's end.
 
-    Slurm may tell of an end late; what else it tells of it is waited for a moment.
+    Slurm may tell of an end late: a moment is left for what else it tells.
     """
     return max(last_end + idle_exit, learnt_end + min(_LATE_SECONDS, idle_exit))
 

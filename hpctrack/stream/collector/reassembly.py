@@ -1,14 +1,16 @@
 """What has arrived of each journal, put in order: pure, in bounded memory. See docs/wire.md, "What the
 collector answers".
 
-Datagrams come in any order, twice, or in parts. A range that continues its journal joins the next batch; one
-beyond a gap is held until the gap closes; parts are held until they are complete. Everything here may be
-forgotten at any time: the relay keeps what is not committed.
+The committer calls `unknown` and `learn` with the journals of a batch, `arrive` with each datagram, `learn`
+again after the commit, and `ready` for what was held and now continues its journal.
 
-Nobody keeps others from being held or remembered. What is held is bounded by journal, by run, by user and in
-all; where it is full, whoever holds most gives way to those who hold less than half of it: of users the one,
-of their runs the one, of its journals the one, and there what came last. What that costs does not grow with
-the number of users, runs, journals or ranges.
+Datagrams come in any order, twice, or in parts. A range that continues its journal joins the next batch; a
+range beyond a gap is held until the gap closes; parts are held until they are complete. Everything here may
+be forgotten at any time: the relay keeps what is not committed.
+
+What is held is bounded by journal, by run, by user and in all. When there is no room, the user who holds most
+gives way to a user who holds less than half of that; of the former's runs the one that holds most gives way,
+of its journals likewise, and there what came last. This takes no longer with more users, runs or journals.
 """
 
 from __future__ import annotations
@@ -94,9 +96,9 @@ class Reassembly:
         self._per_journal, self._per_run, self._per_user = per_journal, per_run, per_user
         self._in_all = in_all
         self._journals: dict[JournalKey, _Journal] = {}
-        #: The journals of each user, the one that was heard of longest ago first.
+        #: The journals of each user, in the order of their last datagrams.
         self._of_user: dict[str, OrderedDict[JournalKey, None]] = {}
-        #: How many those are.
+        #: How many journals each user has.
         self._counts: Greatest[str] = Greatest()
         #: Bytes held by user, by user and run, and there by journal.
         self._users: Greatest[str] = Greatest()
@@ -110,9 +112,9 @@ class Reassembly:
         return len(self._journals)
 
     def unknown(self, keys: Iterable[JournalKey]) -> list[JournalKey]:
-        """Return those of the journals whose watermark is not known, and keep the others in mind.
+        """Return the journals whose watermark is not known, and keep the others from being forgotten.
 
-        Before that, journals that are too many are forgotten: none of those that are learnt next.
+        First, journals beyond `_MAX_JOURNALS` are forgotten: hence none that is learnt next.
         """
         while len(self._journals) > self._most:
             self._forget(next(iter(self._of_user[self._counts.name()])))
@@ -183,14 +185,14 @@ class Reassembly:
 
     def ready(self, keys: Iterable[JournalKey]) -> list[tuple[JournalKey, Range]]:
         """Return what was held of these journals and now continues them."""
-        found: list[tuple[JournalKey, Range]] = []
+        ready: list[tuple[JournalKey, Range]] = []
         for key in keys:
             journal = self._journals.get(key)
             if journal is not None and journal.tail in journal.held:
                 first = journal.held.pop(journal.tail)
                 self._release(key, first)
-                found += [(key, whole) for whole in self._advance(key, first)]
-        return found
+                ready += [(key, whole) for whole in self._advance(key, first)]
+        return ready
 
     def expire(self, now: float) -> None:
         """Forget what is held of journals of which nothing has come for a while."""
@@ -204,13 +206,13 @@ class Reassembly:
     def _advance(self, key: JournalKey, whole: Range) -> Iterator[Range]:
         """Move the tail over a range, and over what was held behind it."""
         journal = self._journals[key]
-        found: Range | None = whole
-        while found is not None:
-            journal.tail = found.header.end
-            yield found
-            found = journal.held.pop(journal.tail, None)
-            if found is not None:
-                self._release(key, found)
+        following: Range | None = whole
+        while following is not None:
+            journal.tail = following.header.end
+            yield following
+            following = journal.held.pop(journal.tail, None)
+            if following is not None:
+                self._release(key, following)
 
     def _hold(self, key: JournalKey, whole: Range) -> bool:
         journal = self._journals[key]
@@ -271,9 +273,9 @@ class Reassembly:
         return True
 
     def _evict(self, run: int) -> None:
-        """Forget what came last in that journal of a run of which most is held: a range, or parts of one.
+        """Forget something of the journal of which this run holds most.
 
-        Of the two, what lies farther behind the gap.
+        That is the range that came last, or the parts of a range that did: whichever lies farther on.
         """
         key = self._held[run].name()
         held, parts = self._journals[key].held, self._journals[key].parts

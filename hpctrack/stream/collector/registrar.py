@@ -109,7 +109,7 @@ class Registrar(Worker):
     def _fetch_keys(
         self, connection: database.Connection, wanted: Sequence[RunName]
     ) -> dict[RunName, RunKey]:
-        """Return the keys of those of the runs that exist. Raises `errors.StoreError`."""
+        """Return the keys of the runs that exist. Raises `errors.StoreError`."""
         rows = collectors.run_keys(connection, wanted)
         # A command that has just begun may be known to the spool alone.
         if len(rows) < len(wanted) and self._register(connection, _REGISTER_PAUSE):
@@ -157,7 +157,7 @@ class Registrar(Worker):
 
 
 def _key(task: int, run_id: int, secret: bytes, user: str) -> RunKey | None:
-    """Return a run's key; None where nobody can make one, which is said, and that run's trouble alone."""
+    """Return a run's key; None, and a line in the log, for a run of which nobody can make one."""
     try:
         return RunKey(run_id, wire.run_key(secret, task), user)
     except errors.WireError as error:

@@ -41,8 +41,8 @@ def test_datagrams_wait_for_the_key_of_their_run():
     assert cache.wait(0) == [name]
     cache.learn([name], {name: RUN})
     assert cache.find(name) == RUN
-    assert cache.found() == [(b"datagram", b"from")]
-    assert cache.found() == []
+    assert cache.unparked() == [(b"datagram", b"from")]
+    assert cache.unparked() == []
 
 
 def test_a_run_that_does_not_exist_is_asked_for_once_in_a_while():
