@@ -75,7 +75,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/store/read/lookup.py:_one_job
     hpctrack/store/read/misspelt.py:lines
 
-    hpctrack/stream/collector/addresses.py:_interfaces
     hpctrack/stream/collector/arrays.py:_shape
 
     hpctrack/stream/disk/adoption.py:_adopt
