@@ -87,8 +87,8 @@ class Settings(NamedTuple):
     #: personal mode.
     auto_columns: bool | None = None
     slurm_backend: str = "auto"
-    #: Seconds between two passes of the reconciler.
-    reconcile_interval: float = 30.0
+    #: Seconds between two passes of the reconciler; None: 30, and 60 in the personal mode.
+    reconcile_interval: float | None = None
     #: Seconds after the last live run, command or session at which a collector and an embedded PostgreSQL end
     #: that a command started.
     idle_exit: float = 600.0
@@ -97,6 +97,18 @@ class Settings(NamedTuple):
     def personal(self) -> bool:
         """No server is configured: the embedded PostgreSQL serves this user alone."""
         return self.dsn is None
+
+    @property
+    def adds_columns(self) -> bool:
+        """Whether new metrics get columns of their own."""
+        return self.personal if self.auto_columns is None else self.auto_columns
+
+    @property
+    def reconciles_every(self) -> float:
+        """Seconds between two passes of the reconciler."""
+        if self.reconcile_interval is None:
+            return 60.0 if self.personal else 30.0
+        return self.reconcile_interval
 
     @property
     def place(self) -> str:

@@ -150,8 +150,7 @@ class Client:
     @functools.cached_property
     def adder(self) -> columns.Adder | None:
         """What makes columns for new metrics, where it is configured, as in the personal mode."""
-        wanted = self.settings.auto_columns
-        return columns.Adder() if (self.settings.personal if wanted is None else wanted) else None
+        return columns.Adder() if self.settings.adds_columns else None
 
     def helper(self) -> Connection:
         """Return a second connection, for a question that is large. Only inside of `ask`."""

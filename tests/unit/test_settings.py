@@ -114,6 +114,14 @@ def test_an_unknown_dsn_parameter_is_refused(home):
         load(home, HPCTRACK_DSN_HOTS="db")
 
 
+def test_what_is_left_open_depends_on_the_mode_and_what_is_said_counts(home):
+    server = {"HPCTRACK_DSN_HOST": "db"}
+    said = {"HPCTRACK_RECONCILE_INTERVAL": "30", "HPCTRACK_AUTO_COLUMNS": "no"}
+    for environ, expected in (({}, (60.0, True)), (server, (30.0, False)), (said, (30.0, False))):
+        loaded = load(home, **environ)
+        assert (loaded.reconciles_every, loaded.adds_columns) == expected
+
+
 def test_variables_that_are_no_settings_are_left_alone(home):
     assert load(home, HPCTRACK_JOURNAL="/dev/null", HPCTRACK_RUN_DIR="/x", HPCTRACK_DEBUG="1") == load(home)
 

@@ -268,11 +268,10 @@ class Committer(Worker):
 
     def _begin(self, connection: database.Connection) -> None:
         """Make what stores through a new connection."""
-        wanted = self._settings.auto_columns
         self._ingestion = ingestion.Ingestion(
             connection,
             reconcile.observe,
-            auto_columns=self._settings.personal if wanted is None else wanted,
+            auto_columns=self._settings.adds_columns,
             memory=self._memory,
         )
 

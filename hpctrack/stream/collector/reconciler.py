@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, reconcile
-from hpctrack import settings as settings_
 from hpctrack.backoff import Backoff
 from hpctrack.store import database, locked
 from hpctrack.store.session import Session
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from hpctrack.slurm.accounting import Backend
     from hpctrack.stream.collector.figures import Figures
 
-#: In the personal mode Slurm is asked once a minute, unless the configuration says otherwise.
-_PERSONAL_INTERVAL = 60.0
-_DEFAULT_INTERVAL = settings_.Settings().reconcile_interval
 _RETRY_SECONDS = 60.0
 _TICK = 0.5
 #: If this process stands still while it holds runs, PostgreSQL lets go of them after so long.
@@ -77,7 +73,7 @@ class Reconciler(Worker):
         self._slurm: Slurm | None = None
         self._lock = threading.Lock()
         self._looks = pace.Looks(between_looks)
-        self._pace = pace.Pace(_interval(settings))
+        self._pace = pace.Pace(settings.reconciles_every)
         self._next_pass = 0.0
         self.passes = 0
 
@@ -152,8 +148,3 @@ class Reconciler(Worker):
             if run.status is not change.before.status:
                 _log.info("run %d: %s -> %s", run.run_id, change.before.status.value, run.status.value)
         return report
-
-
-def _interval(settings: Settings) -> float:
-    interval = settings.reconcile_interval
-    return _PERSONAL_INTERVAL if settings.personal and interval == _DEFAULT_INTERVAL else interval
