@@ -1,4 +1,4 @@
-"""Pauses that grow from one failure to the next. Standard library only: nodes have no tenacity."""
+"""Pauses that grow from one failure to the next, for loops of our own. Standard library only."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ _BUSY, _QUIET, _ENDING = 0.1, 0.5, 0.02
 #: The pause between two looks grows by this share of the time since something happened.
 _PATIENCE = 1 / 8
 #: Seconds between two looks for the submission record: the first, by how much each is longer, the longest.
+#: No `backoff.Backoff`, which would be one more file for each node to load.
 _SEARCH, _SEARCH_GROWTH, _SEARCH_MOST = 0.05, 1.5, 5.0
 #: Seconds without an acknowledgement after which journals are copied to the spool, and bytes in one go.
 _STUCK_AFTER = 30.0
