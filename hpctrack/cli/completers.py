@@ -73,19 +73,28 @@ def _ask(
     ctx: click.Context, question: Callable[[completions.Source], list[completions.Word]]
 ) -> list[CompletionItem]:
     try:
-        from hpctrack import settings
-        from hpctrack.store.read import completions
-
-        with completions.source(settings.load(config_path=ctx.params.get("config_path"))) as source:
-            words = question(source)
+        words = _answer(ctx.params.get("config_path"), question)
     except Exception:  # noqa: BLE001 (a press of the tab key has no place for a message)
         return []
     shell = os.environ.get("_HPCTRACK_COMPLETE", "").partition("_")[0]
     spoilt = _SPOILT.get(shell, _SPOILT["bash"])
     return [
-        CompletionItem(
-            _SPECIAL.sub(r"\\\\\1", text) if shell == "bash" else text, help=visible.shown(meaning)
-        )
-        for text, meaning in words
-        if visible.shown(text) == text and not spoilt.search(text)
+        CompletionItem(_inserted(word.text, shell), help=visible.shown(word.help))
+        for word in words
+        if visible.shown(word.text) == word.text and not spoilt.search(word.text)
     ]
+
+
+def _answer(
+    config_path: str | None, question: Callable[[completions.Source], list[completions.Word]]
+) -> list[completions.Word]:
+    from hpctrack import settings
+    from hpctrack.store.read import completions
+
+    with completions.source(settings.load(config_path=config_path)) as source:
+        return question(source)
+
+
+def _inserted(text: str, shell: str) -> str:
+    """Return what a shell is to insert, so that it stands for this text."""
+    return _SPECIAL.sub(r"\\\\\1", text) if shell == "bash" else text

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import CompletionItem
 
 from hpctrack import __version__, errors, settings
 from hpctrack.cli import table_of_verbs
@@ -43,12 +43,10 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a verb's module and return its command."""
-        verb = table_of_verbs.VERBS.get(cmd_name)
-        if verb is None:
+        if cmd_name not in table_of_verbs.VERBS:
             return None
-        module, _, name = verb.target.partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)  # noqa: S101 (a slip in the table above)
+        command = importlib.import_module(f"hpctrack.cli.verbs.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101 (a slip in a verb's module)
         return command
 
     def resolve_command(
@@ -66,12 +64,12 @@ class Verbs(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a verb's name from the table: one press of the tab key loads no verb."""
-        found = [
+        verbs = [
             CompletionItem(name, help=verb.help)
             for name, verb in table_of_verbs.VERBS.items()
             if name.startswith(incomplete)
         ]
-        return found + click.Command.shell_complete(self, ctx, incomplete)
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help from the table: the verbs' modules stay unloaded."""
@@ -87,23 +85,6 @@ def cli(ctx: click.Context) -> None:
         say.raw(ctx.get_help() + "\n")
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print a shell's completion script.
-
-    It completes verbs, options, runs, experiments and states.
-
-    \b
-    bash, in ~/.bashrc:    eval "$(hpctrack completion bash)"
-    zsh, in ~/.zshrc:      eval "$(hpctrack completion zsh)"
-    fish, in config.fish:  hpctrack completion fish | source
-    """
-    found = get_completion_class(shell)
-    assert found is not None  # noqa: S101 (click knows the three)
-    say.raw(found(cli, {}, "hpctrack", "_HPCTRACK_COMPLETE").source() + "\n")
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. A verb returns None, or its own exit code."""
     with _logging():
@@ -111,10 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    # A name that the terminal's encoding lacks must not end the command.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=charset.register())
+    _let_names_be_written()
     _check_time_zone()
     for name, near in settings.misspelt(os.environ):
         say.note(f"{name} is no variable of hpctrack's: did you mean {near}?")
@@ -122,25 +100,41 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = cli.main(arguments, prog_name="hpctrack", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except errors.HpctrackError as error:
-        return _report(describe(error), error.exit_code, error.excerpt)
-    except click.UsageError as error:
-        verb = error.ctx.command_path if error.ctx else "hpctrack"
-        return _report(f"{error.format_message().rstrip('.')} (see {verb} --help)", error.exit_code)
-    except click.ClickException as error:
-        return _report(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _end_colours()
         return INTERRUPTED
     except BrokenPipeError:
         raise
-    except UnicodeEncodeError as error:
-        return _report(f"{error.object!a} is no text in UTF-8", click.UsageError.exit_code)
-    except OSError as error:
-        lost = error.filename is None and error.errno in _NOT_WRITTEN
-        return report_unwritable(error) if lost else _report_bug(error)
     except Exception as error:  # noqa: BLE001 (the last line of defence: no traceback reaches a user)
-        return _report_bug(error)
+        return _fail(error)
+
+
+def _fail(error: Exception) -> int:
+    """Say in one line why a verb failed; return the exit code."""
+    if isinstance(error, errors.HpctrackError):
+        return _report(describe(error), error.exit_code, error.excerpt)
+    if isinstance(error, click.ClickException):
+        return _report(_describe_click(error), error.exit_code)
+    if isinstance(error, UnicodeEncodeError):
+        return _report(f"{error.object!a} is no text in UTF-8", click.UsageError.exit_code)
+    if isinstance(error, OSError) and error.filename is None and error.errno in _NOT_WRITTEN:
+        return report_unwritable(error)
+    return _report_bug(error)
+
+
+def _describe_click(error: click.ClickException) -> str:
+    """Return what click says; of a mistake in the words also which help explains them."""
+    if not isinstance(error, click.UsageError):
+        return error.format_message()
+    verb = error.ctx.command_path if error.ctx else "hpctrack"
+    return f"{error.format_message().rstrip('.')} (see {verb} --help)"
+
+
+def _let_names_be_written() -> None:
+    """Keep a name that the terminal's encoding lacks from ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=charset.register())
 
 
 def _check_time_zone() -> None:
@@ -192,9 +186,7 @@ def _report_bug(error: Exception) -> int:
 
 def _report(message: str, exit_code: int, excerpt: str = "") -> int:
     if settings.debugging():
-        import logging
-
-        logging.getLogger("hpctrack").debug("exit %d", exit_code, exc_info=True)
+        _log_traceback(exit_code)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     say.note(message)
@@ -202,9 +194,17 @@ def _report(message: str, exit_code: int, excerpt: str = "") -> int:
     return exit_code
 
 
+def _log_traceback(exit_code: int) -> None:
+    import logging
+
+    logging.getLogger("hpctrack").debug("exit %d", exit_code, exc_info=True)
+
+
 def _logging() -> AbstractContextManager[object]:
-    if not settings.debugging():
-        return contextlib.nullcontext()
+    return _logging_to_stderr() if settings.debugging() else contextlib.nullcontext()
+
+
+def _logging_to_stderr() -> AbstractContextManager[object]:
     import logging
 
     form = "%(asctime)s %(name)s %(levelname)s %(message)s"

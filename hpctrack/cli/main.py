@@ -63,15 +63,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     _let_errors_be_lost()
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
-    except BrokenPipeError:
-        from hpctrack.cli import group
+    except OSError as error:
+        return _give_up(error)
 
+
+def _give_up(error: OSError) -> int:
+    """End where standard output can't be written; a reader that has gone is told nothing."""
+    from hpctrack.cli import group
+
+    if isinstance(error, BrokenPipeError):
         group.leave_stdout()
         return 1
-    except OSError as error:
-        from hpctrack.cli import group
-
-        return group.report_unwritable(error)
+    return group.report_unwritable(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -79,6 +82,10 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.write(help_text())
         sys.stdout.flush()
         return 0
+    return _run_verb(arguments)
+
+
+def _run_verb(arguments: list[str]) -> int:
     from hpctrack.cli import group
 
     return group.run(arguments)

@@ -25,14 +25,6 @@ TOO_COMPLEX = frozenset(
     """
     hpctrack/cli/doctor/checks.py:_reconciler
 
-    hpctrack/cli/group.py:_run
-
-    hpctrack/cli/verbs/cancel.py:command
-    hpctrack/cli/verbs/prune.py:command
-    hpctrack/cli/verbs/rerun.py:_find
-    hpctrack/cli/verbs/setup.py:command
-    hpctrack/cli/verbs/sync.py:_deliver
-
     hpctrack/reconcile/attempts.py:History._note
     hpctrack/reconcile/attempts.py:History.take
     hpctrack/reconcile/attempts.py:_told

@@ -10,7 +10,8 @@ import click
 import pytest
 
 from hpctrack import errors
-from hpctrack.cli import group, main, table_of_verbs
+from hpctrack.cli import group, main
+from hpctrack.cli.verbs import status
 
 CLASSES = [
     one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.HpctrackError)
@@ -46,10 +47,7 @@ def verb(monkeypatch):
     """Replace what a verb does; the command line around it stays what it is."""
 
     def replace(behaviour):
-        monkeypatch.setitem(
-            table_of_verbs.VERBS, "status", table_of_verbs.Verb("Look", "hpctrack.cli.main:_under_test", "-")
-        )
-        monkeypatch.setattr(main, "_under_test", click.Command("status", callback=behaviour), raising=False)
+        monkeypatch.setattr(status, "command", click.Command("status", callback=behaviour))
 
     return replace
 

@@ -243,14 +243,14 @@ def _heartbeats(configuration: Settings, live: list[CollectorRow]) -> Check:
 
 def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
     """Ask each address for an echo under a key that is there for as long as that takes."""
+    from hpctrack.stream.wire import ciphers
+
     if not addresses:
         yield Check(
             "echo", "broken", "no address of a collector is known",
             "start one (hpctrack collector), or set collector = host:port",
         )  # fmt: skip
         return
-    from hpctrack.stream.wire import ciphers
-
     name, secret = uuid.uuid4(), ciphers.mint()
     with contextlib.ExitStack() as stack:
         try:

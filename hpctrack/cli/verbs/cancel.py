@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, options
 from hpctrack.cli.terminal import render, say
 from hpctrack.run import runids
 
@@ -27,8 +27,8 @@ _CLUSTER = re.compile(r"(?!all\Z)\w[\w.-]*", re.ASCII | re.IGNORECASE)
 
 
 @click.command()
-@common.runs_argument
-@common.config_option
+@options.runs
+@options.config_path
 def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None:
     """End the jobs of runs with scancel.
 
@@ -41,60 +41,86 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
 
     configuration = settings.load(config_path=config_path)
     with common.connected(configuration) as connection:
-        found = jobs.fetch(connection, lookup.find_each(connection, refs))
-        for job in found:
-            if job.over:
-                say.out(f"r{job.run_id} is over: {job.status}")
-        live = [job for job in found if not job.over]
-        proven, refused, partial = _prove([job for job in live if job.kind == "batch"], configuration)
-        whole = jobs.whole_arrays(connection, [job for jobs_ in proven.values() for job in jobs_]) - partial
-    refused += _cancel(proven, whole)
-    if hints := [_hint(job) for job in live if job.kind != "batch"]:
-        refused.append(errors.UsageError("; ".join(hints)))
-    for error in refused[:-1]:
+        meant = jobs.fetch(connection, lookup.find_each(connection, refs))
+        live = [job for job in meant if not _is_told_over(job)]
+        proof = _prove([job for job in live if job.kind == "batch"], configuration)
+        whole = jobs.whole_arrays(connection, proof.all_proven()) - proof.partial
+    failures = [*proof.refused, *_cancel(proof.proven, whole), *_hints(live)]
+    for error in failures[:-1]:
         say.note(str(error))
-    if refused:
-        raise refused[-1]
+    if failures:
+        raise failures[-1]
 
 
-def _prove(
-    found: Sequence[Job], configuration: Settings
-) -> tuple[dict[str | None, list[Job]], list[errors.HpctrackError], set[int]]:
-    """Ask Slurm whose these jobs are. Returns those that are their runs', by cluster, and why others are not.
+def _is_told_over(job: Job) -> bool:
+    """Whether a job is over; if it is, say so."""
+    if job.over:
+        say.out(f"r{job.run_id} is over: {job.status}")
+    return job.over
 
-    The cluster None is the one of this host. Also returns the arrays of which squeue lists tasks beside
-    these: they have no run, or one that was over.
-    """
-    from hpctrack.reconcile import claims, matching
+
+class _Proof(NamedTuple):
+    """What Slurm says of jobs: which are their runs', and why the others are left alone."""
+
+    proven: dict[str | None, list[Job]]
+    """By cluster; None is the one of this host."""
+    refused: list[errors.HpctrackError]
+    partial: set[int]
+    """Arrays of which squeue lists tasks beside these: they have no run, or one that was over."""
+
+    def all_proven(self) -> list[Job]:
+        """Return the jobs of all clusters that are their runs'."""
+        return [job for members in self.proven.values() for job in members]
+
+
+def _prove(batch: Sequence[Job], configuration: Settings) -> _Proof:
+    """Ask Slurm, cluster by cluster, whose these jobs are."""
+    proof = _Proof({}, [], set())
+    for (remote, cluster), members in _by_cluster(batch, configuration):
+        if remote and not _CLUSTER.fullmatch(cluster):
+            proof.refused.extend(_refusal(job, f"{cluster!r} names no cluster") for job in members)
+            continue
+        try:
+            index = _queue(cluster, remote=remote)
+        except errors.SlurmError as error:
+            proof.refused.append(error)
+            continue
+        proven = _sort(members, cluster, index, proof.refused)
+        if proven:
+            proof.proven[cluster if remote else None] = proven
+            proof.partial.update(_partial(proven, index))
+    return proof
+
+
+def _queue(cluster: str, *, remote: bool) -> matching.Index:
+    """Return the jobs that squeue lists of a cluster. Raises `errors.SlurmError`."""
+    from hpctrack.reconcile import matching
     from hpctrack.slurm import accounting
 
-    proven: dict[str | None, list[Job]] = {}
-    refused: list[errors.HpctrackError] = []
-    partial: set[int] = set()
-    for (remote, cluster), members in _by_cluster(found, configuration):
-        if remote and not _CLUSTER.fullmatch(cluster):
-            refused += [_refusal(job, f"{cluster!r} names no cluster") for job in members]
-            continue
-        backend = accounting.CommandLine(cluster, os.environ, remote=remote, timeout=_SECONDS)
-        try:
-            index = matching.Index(backend.queue())
-        except errors.SlurmError as error:
-            refused.append(error)
-            continue
-        for job in members:
-            why = claims.why_not(_claim(job, cluster), index)
-            if why is None:
-                proven.setdefault(cluster if remote else None, []).append(job)
-            else:
-                refused.append(_refusal(job, why))
-        partial |= _partial(proven.get(cluster if remote else None, ()), index)
-    return proven, refused, partial
+    slurm = accounting.CommandLine(cluster, os.environ, remote=remote, timeout=_SECONDS)
+    return matching.Index(slurm.queue())
 
 
-def _partial(found: Iterable[Job], index: matching.Index) -> set[int]:
+def _sort(
+    members: Iterable[Job], cluster: str, index: matching.Index, refused: list[errors.HpctrackError]
+) -> list[Job]:
+    """Return the jobs that are proven to be their runs'; add to ``refused`` why others are not."""
+    from hpctrack.reconcile import claims
+
+    proven = []
+    for job in members:
+        why_not = claims.why_not(_claim(job, cluster), index)
+        if why_not is None:
+            proven.append(job)
+        else:
+            refused.append(_refusal(job, why_not))
+    return proven
+
+
+def _partial(proven: Iterable[Job], index: matching.Index) -> set[int]:
     """Return the arrays of which Slurm has other tasks than these: their bare ids would end those, too."""
     arrays: dict[int, set[int]] = {}
-    for job in found:
+    for job in proven:
         if job.array_job_id is not None and job.array_task_id is not None:
             arrays.setdefault(job.array_job_id, set()).add(job.array_task_id)
     return {array for array, tasks in arrays.items() if not index.tasks(array) <= tasks}
@@ -132,27 +158,33 @@ def _cancel(proven: Mapping[str | None, list[Job]], whole: set[int]) -> list[err
         jobs = [cancel.Job(job.job_id, job.array_job_id, job.array_task_id) for job in members]
         if len(members) > 1:
             say.out(f"ends {common.named([job.run_id for job in members])}")
-        named = cancel.words(jobs, whole)
+        words = cancel.words(jobs, whole)
         try:
-            cancel.cancel(named, cluster, os.environ)
+            cancel.cancel(words, cluster, os.environ)
         except errors.SlurmError as error:
             failed.append(error)
         else:
-            say.out(f"scancel: {' '.join(named)}" + (f" on {render.clean(cluster)}" if cluster else ""))
+            say.out(f"scancel: {' '.join(words)}" + (f" on {render.clean(cluster)}" if cluster else ""))
     return failed
 
 
 def _by_cluster(
-    found: Sequence[Job], configuration: Settings
+    batch: Sequence[Job], configuration: Settings
 ) -> Iterator[tuple[tuple[bool, str], list[Job]]]:
     """Group jobs by cluster: whether it is another one than this host's, and its name."""
-    if not found:
-        return
     from hpctrack.slurm import site
 
+    if not batch:
+        return
     here = site.cluster_name(os.environ, configuration.cache)
-    for cluster in dict.fromkeys(job.cluster or here for job in found):
-        yield (cluster != here, cluster), [job for job in found if (job.cluster or here) == cluster]
+    for cluster in dict.fromkeys(job.cluster or here for job in batch):
+        yield (cluster != here, cluster), [job for job in batch if (job.cluster or here) == cluster]
+
+
+def _hints(live: Iterable[Job]) -> list[errors.HpctrackError]:
+    """Return in one error how the commands among these are ended."""
+    hints = [_hint(job) for job in live if job.kind != "batch"]
+    return [errors.UsageError("; ".join(hints))] if hints else []
 
 
 def _hint(job: Job) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import options
 from hpctrack.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 @click.option("--reconcile/--no-reconcile", default=True, help="Compare with Slurm, too (default: yes).")
 @click.option("--stop", is_flag=True, help="End your own collector and its embedded PostgreSQL, and end.")
 @click.option("--status", is_flag=True, help="Show the collectors that PostgreSQL knows of, and end.")
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def command(
     *,
     bind: str | None,

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, options
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.run import comparison, fields, runids
 from hpctrack.store.metrics import metric_names, series
@@ -46,12 +46,12 @@ class _Measured(NamedTuple):
 
 
 @click.command()
-@common.runs_argument
+@options.runs
 @click.option(
     "--all", "everything", is_flag=True, help="Also what differs from job to job: SLURM_... and the like."
 )
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def command(
     *, refs: tuple[runids.RunRef, ...], everything: bool, as_json: bool, config_path: str | None
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, options
 from hpctrack.cli.terminal import render, say
 from hpctrack.run import runids
 
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@common.runs_argument
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "-f", "--force", is_flag=True, help="Also runs that are not over; tasks of an array that lives come back."
-)
-@common.json_option
-@common.config_option
+@options.runs
+@options.yes
+@options.force
+@options.as_json
+@options.config_path
 def command(
     *, refs: tuple[runids.RunRef, ...], yes: bool, force: bool, as_json: bool, config_path: str | None
 ) -> None:
@@ -57,11 +55,13 @@ def clearing(configuration: Settings, connection: Connection) -> Iterator[None]:
     from hpctrack.stream.collector import backlog
     from hpctrack.stream.node import spool
 
-    before = {one.spooled.path for one in backlog.look(configuration, lambda: connection).ready}
+    before = {folder.spooled.path for folder in backlog.look(configuration, lambda: connection).ready}
     yield
-    for one in backlog.look(configuration, lambda: connection).deleted if before else ():
-        if one.path in before and not spool.discard(one):
-            say.note(f"{one.path} stays, since somebody may write there: later, hpctrack prune")
+    if not before:
+        return
+    for spooled in backlog.look(configuration, lambda: connection).deleted:
+        if spooled.path in before and not spool.discard(spooled):
+            say.note(f"{spooled.path} stays, since somebody may write there: later, hpctrack prune")
 
 
 def delete_runs(
@@ -74,12 +74,8 @@ def delete_runs(
     from hpctrack.store.write import changes
 
     doomed = changes.count(connection, ids)
-    live = [run for one in doomed for run in one.live]
-    if live and not force:
-        raise errors.UsageError(
-            f"not over yet: {common.named(sorted(live))}; hpctrack cancel ends jobs, --force "
-            "deletes what is known of them"
-        )
+    if not force:
+        _check_over(doomed)
     if not quiet:
         say.out(*map(_describe, doomed) if doomed else ["no runs"])
     if doomed:
@@ -87,6 +83,17 @@ def delete_runs(
     return changes.delete(connection, ids)
 
 
-def _describe(one: Doomed) -> str:
-    what = f"{common.named(one.ids)} with {common.counted(one.rows, 'row')} of metrics"
-    return f"{render.clean(one.experiment)}: {what}" + (f", {len(one.live)} not over" if one.live else "")
+def _check_over(doomed: Sequence[Doomed]) -> None:
+    """Raise `errors.UsageError` if any of the runs goes on."""
+    live = [run for group in doomed for run in group.live]
+    if live:
+        raise errors.UsageError(
+            f"not over yet: {common.named(sorted(live))}; hpctrack cancel ends jobs, --force "
+            "deletes what is known of them"
+        )
+
+
+def _describe(group: Doomed) -> str:
+    what = f"{common.named(group.ids)} with {common.counted(group.rows, 'row')} of metrics"
+    not_over = f", {len(group.live)} not over" if group.live else ""
+    return f"{render.clean(group.experiment)}: {what}{not_over}"

@@ -8,14 +8,14 @@ import click
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import common
+from hpctrack.cli import options
 from hpctrack.cli.doctor import checks
 from hpctrack.cli.terminal import say, table
 from hpctrack.text import visible
 from hpctrack.view import jsonable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _GLYPHS = {"ok": ("✓", "#009e73"), "note": ("○", "#e69f00"), "broken": ("✗", "bold #e04030")}
 _NAME, _STATE = 15, 8
@@ -26,11 +26,11 @@ _NAME, _STATE = 15, 8
 @click.option(
     "--wait", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds to wait for that job."
 )
-@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[SBATCH OPTIONS]")
-@common.json_option
-@common.config_option
+@click.argument("sbatch_options", nargs=-1, type=click.UNPROCESSED, metavar="[SBATCH OPTIONS]")
+@options.as_json
+@options.config_path
 def command(
-    *, job: bool, wait: float, options: tuple[str, ...], as_json: bool, config_path: str | None
+    *, job: bool, wait: float, sbatch_options: tuple[str, ...], as_json: bool, config_path: str | None
 ) -> int:
     """Check that everything works; each line that is not ok says what to do.
 
@@ -40,25 +40,32 @@ def command(
     \b
     hpctrack doctor --job -- -A myaccount -p debug
     """
-    if options and not job:
-        raise errors.UsageError(f"{options[0]} is for sbatch: write --job -- {' '.join(options)}")
-    found = checks.examine(config_path)
+    if sbatch_options and not job:
+        words = " ".join(sbatch_options)
+        raise errors.UsageError(f"{sbatch_options[0]} is for sbatch: write --job -- {words}")
+    examined = checks.examine(config_path)
     if job:
-        from hpctrack.cli.doctor import trial
-
-        found = trial.follow(found, options, wait, config_path)
-    told = list(found) if as_json else _tell(found)
+        examined = _try(examined, sbatch_options, wait, config_path)
+    told = list(examined) if as_json else _tell(examined)
     broken = sum(check.state == "broken" for check in told)
     if as_json:
         say.raw(jsonable.to_json({"checks": [check._asdict() for check in told], "broken": broken}) + "\n")
     return 1 if broken else 0
 
 
-def _tell(found: Iterable[checks.Check]) -> list[checks.Check]:
+def _try(
+    examined: Iterator[checks.Check], sbatch_options: tuple[str, ...], wait: float, config_path: str | None
+) -> Iterator[checks.Check]:
+    from hpctrack.cli.doctor import trial
+
+    return trial.follow(examined, sbatch_options, wait, config_path)
+
+
+def _tell(examined: Iterable[checks.Check]) -> list[checks.Check]:
     """Print each check as soon as it is done; return them all."""
     output = table.Output()
     told = []
-    for check in found:
+    for check in examined:
         glyph, style = _GLYPHS[check.state]
         word = check.state if output.plain else f"{glyph} {check.state}"
         line = Text(word.ljust(_STATE) + "  ", style).append(check.name.ljust(_NAME), "default not bold")

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers
+from hpctrack.cli import common, completers, options
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.cli.verbs import delete
 from hpctrack.view import jsonable, notation
@@ -36,8 +36,8 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("list")
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def list_(*, as_json: bool, config_path: str | None) -> None:
     """List experiments, the one with the newest run last."""
     from hpctrack.store.write import experiments
@@ -55,8 +55,8 @@ def list_(*, as_json: bool, config_path: str | None) -> None:
 
 @command.command()
 @_name_argument
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     """Tell about one experiment: its runs by state, its links, its newest runs."""
     from hpctrack.cli.terminal import listing
@@ -86,7 +86,7 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
 @command.command()
 @_name_argument
 @click.argument("new")
-@common.config_option
+@options.config_path
 def rename(*, name: str, new: str, config_path: str | None) -> None:
     """Give an experiment another name; scripts that still say the old one begin a new experiment."""
     from hpctrack.store.write import experiments
@@ -100,11 +100,9 @@ def rename(*, name: str, new: str, config_path: str | None) -> None:
 
 @command.command("delete")
 @_name_argument
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "-f", "--force", is_flag=True, help="Also runs that are not over; tasks of an array that lives come back."
-)
-@common.config_option
+@options.yes
+@options.force
+@options.config_path
 def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> None:
     """Delete an experiment with all its runs.
 

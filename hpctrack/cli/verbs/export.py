@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers
+from hpctrack.cli import common, options
 from hpctrack.cli.terminal import bar, render, say
 from hpctrack.run import runids
 
@@ -24,17 +24,15 @@ _TERMINATED = 128 + signal.SIGTERM
 
 
 @click.command()
-@common.optional_runs_argument
-@click.option(
-    "-E", "--experiment", shell_complete=completers.experiments, help="All runs of this experiment."
-)
+@options.optional_runs
+@options.experiment("All runs of this experiment.")
 @click.option(
     "-o", "--output", "--to", "path", required=True,
     type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="A file that ends with .parquet, .csv or .jsonl; an existing one is replaced.",
 )  # fmt: skip
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def command(
     *,
     refs: tuple[runids.RunRef, ...],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, options
 from hpctrack.cli.terminal import render, say
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import visible
@@ -35,11 +35,11 @@ _BEGUN = re.compile(r"\x1b(?:\[[\d;:]{0,40})?$")
 
 
 @click.command()
-@common.run_argument
+@options.run
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run is over, also when it is requeued.")
 @click.option("--err", is_flag=True, help="Standard error, where it is a file of its own.")
 @click.option("-n", "--lines", type=click.IntRange(0), help="Begin with the last so many lines.")
-@common.config_option
+@options.config_path
 def command(
     *, ref: runids.RunRef, follow: bool, err: bool, lines: int | None, config_path: str | None
 ) -> None:

@@ -13,7 +13,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers
+from hpctrack.cli import common, completers, options
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.run import runids
 from hpctrack.store.metrics import metric_names, metric_rows, series
@@ -33,47 +33,16 @@ _LISTED = 10
 _AXES = ("step", "progress", "time", "restarts")
 
 
-def steps(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int | None, int | None]:
-    """Read a range of steps: ``100:200``, ``100:``, ``:200``, or one step."""
-    if text is None:
-        return None, None
-    first, colon, last = text.partition(":")
-    try:
-        bounds = _step(first), _step(last if colon else first)
-    except ValueError:
-        bounds = None, None
-    if bounds == (None, None):
-        raise errors.UsageError(f"{text!r} is no range of steps: write 100:200, 100: or :200")
-    return bounds
-
-
-def _step(text: str) -> int | None:
-    """Return an end of a range; None where it is left open. Raises ValueError for what no step can be."""
-    step = int(text) if text.strip() else None
-    if step is not None and abs(step) >= 1 << 63:
-        raise ValueError(text)
-    return step
-
-
-steps_option = click.option(
-    "--steps", callback=steps, metavar="FROM:TO", help="Only these steps: 100:200, 100:, :200."
-)
-
-
 @click.command()
-@common.run_argument
+@options.run
 @click.argument("names", nargs=-1, metavar="[NAME ...]", shell_complete=completers.metrics)
 @click.option("--last", is_flag=True, help="Just the latest value of each metric.")
-@steps_option
-@click.option("--since", callback=common.since, metavar="TIME", help="Logged since: 2h, 2026-01-31T12:00.")
-@click.option("--until", callback=common.since, metavar="TIME", help="Logged before.")
-@click.option(
-    "-l", "--limit", type=click.IntRange(1),
-    help=f"So many rows at most, the last ones.  [default: {_SHOWN} in a table, otherwise all]",
-)  # fmt: skip
+@options.steps
+@options.logged
+@options.limit(f"So many rows at most, the last ones.  [default: {_SHOWN} in a table, otherwise all]")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def command(
     *,
     ref: runids.RunRef,

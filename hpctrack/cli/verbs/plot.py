@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers
+from hpctrack.cli import common, completers, options
 from hpctrack.cli.terminal import chart, figures, render, say, table
 from hpctrack.cli.verbs import metrics
 from hpctrack.run import runids
@@ -36,10 +36,9 @@ _FINE = 2000
     "-o", "--output", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Write a file: .png, .svg or .pdf (matplotlib), .html (plotly, to look around in).",
 )  # fmt: skip
-@metrics.steps_option
-@click.option("--since", callback=common.since, metavar="TIME", help="Logged since: 2h, 2026-01-31T12:00.")
-@click.option("--until", callback=common.since, metavar="TIME", help="Logged before.")
-@common.config_option
+@options.steps
+@options.logged
+@options.config_path
 def command(
     *,
     words: tuple[str, ...],

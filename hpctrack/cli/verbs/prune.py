@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hpctrack import settings
-from hpctrack.cli import common, completers, misspelt
+from hpctrack.cli import common, misspelt, options
 from hpctrack.cli.terminal import render, say
 
 if TYPE_CHECKING:
@@ -30,16 +30,14 @@ _YOUNG = timedelta(days=7)
     "before",
     required=True,
     metavar="TIME",
-    callback=common.since,
+    callback=options.read_time,
     help="Runs that ended before: 90d, 52w ago, or a date.",
 )
-@click.option(
-    "-E", "--experiment", shell_complete=completers.experiments, help="Only runs of this experiment."
-)
+@options.experiment("Only runs of this experiment.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@common.json_option
-@common.config_option
+@options.yes
+@options.as_json
+@options.config_path
 def command(
     *,
     before: datetime,
@@ -55,59 +53,69 @@ def command(
     that are not over and experiments stay. Submission records in your spool whose runs were deleted go, too.
     There is no way back but a back-up of PostgreSQL.
     """
-    configuration = settings.load(config_path=config_path)
     from hpctrack.store import database
     from hpctrack.store.write import pruning
 
+    configuration = settings.load(config_path=config_path)
     connecting = database.connect(configuration, autocommit=True)
     with contextlib.closing(connecting) as connection:
-        found = pruning.count(connection, before, experiment)
-        if not found:
+        prunable = pruning.count(connection, before, experiment)
+        if not prunable:
             misspelt.note_experiment(connection, experiment)
         if not as_json:
-            say.out(*_summary(found, before).split("\n"))
-        doomed = [run for one in found for run in one.ids] if dry_run else []
+            say.out(*_summary(prunable, before).split("\n"))
+        doomed = [run for group in prunable for run in group.ids] if dry_run else []
         deleted = len(doomed)
-        if found and not dry_run:
-            common.confirm("Delete them for good?", yes=yes)
-            deleted = pruning.prune(connection, before, experiment)
+        if prunable and not dry_run:
+            deleted = _delete(connection, before, experiment, yes=yes)
         useless = _useless(configuration, connection, before, doomed)
-    left = [] if dry_run else _remove(useless)
-    for path in left:
-        say.note(f"{path} stays: somebody works or may write there")
-    folders, records = len(useless.folders) - len(left), len(useless.records)
+    removed = useless.counted() if dry_run else _remove(useless)
     if as_json:
-        told = {"dry_run": dry_run, "deleted": deleted, "records": records, "folders": folders}
-        say.json({"experiments": [_keys(one) for one in found], **told})
+        told = {"dry_run": dry_run, "deleted": deleted, **removed._asdict()}
+        say.json({"experiments": [_keys(group) for group in prunable], **told})
     else:
-        say.out(_told("would delete" if dry_run else "deleted", deleted, records, folders))
+        say.out(_told("would delete" if dry_run else "deleted", deleted, removed))
 
 
-def _told(what: str, runs: int, records: int, folders: int) -> str:
-    journals = f", and {common.counted(folders, 'folder')} of their journals" if folders else ""
-    recorded = f"{common.counted(records, 'submission record')} in the spool"
-    return f"{what} {common.counted(runs, 'run')} and {recorded}{journals}"
+def _delete(connection: Connection, before: datetime, experiment: str | None, *, yes: bool) -> int:
+    from hpctrack.store.write import pruning
+
+    common.confirm("Delete them for good?", yes=yes)
+    return pruning.prune(connection, before, experiment)
 
 
-def _summary(found: list[Prunable], before: datetime) -> str:
-    if not found:
+def _summary(prunable: list[Prunable], before: datetime) -> str:
+    if not prunable:
         return f"no run ended before {before:%Y-%m-%d %H:%M}"
     lines = [
-        f"{render.clean(one.experiment)}: {common.named(one.ids)} with "
-        f"{common.counted(one.rows, 'row')} of metrics, {_ends(one)}"
-        for one in found
+        f"{render.clean(group.experiment)}: {common.named(group.ids)} with "
+        f"{common.counted(group.rows, 'row')} of metrics, {_ends(group)}"
+        for group in prunable
     ]
     return "\n".join(lines)
 
 
-def _ends(one: Prunable) -> str:
-    days = dict.fromkeys(f"{time.astimezone():%Y-%m-%d}" for time in (one.oldest, one.newest))
+def _ends(group: Prunable) -> str:
+    days = dict.fromkeys(f"{time.astimezone():%Y-%m-%d}" for time in (group.oldest, group.newest))
     return f"ended {' to '.join(days)}"
 
 
-def _keys(one: Prunable) -> dict[str, object]:
-    told = {"runs": len(one.ids), "oldest": one.oldest.isoformat(), "newest": one.newest.isoformat()}
-    return {**one._asdict(), **told}
+def _told(what: str, runs: int, removed: _Removed) -> str:
+    folders = f", and {common.counted(removed.folders, 'folder')} of their journals"
+    recorded = f"{common.counted(removed.records, 'submission record')} in the spool"
+    return f"{what} {common.counted(runs, 'run')} and {recorded}{folders if removed.folders else ''}"
+
+
+def _keys(group: Prunable) -> dict[str, object]:
+    told = {"runs": len(group.ids), "oldest": group.oldest.isoformat(), "newest": group.newest.isoformat()}
+    return {**group._asdict(), **told}
+
+
+class _Removed(NamedTuple):
+    """How many records and folders of journals went from the spool and this host, or would go."""
+
+    records: int
+    folders: int
 
 
 class _Useless(NamedTuple):
@@ -117,6 +125,10 @@ class _Useless(NamedTuple):
     """Of journals that nobody can ever deliver."""
     records: list[str]
     """Of submissions: their paths."""
+
+    def counted(self) -> _Removed:
+        """Return how many there are."""
+        return _Removed(len(self.records), len(self.folders))
 
 
 def _useless(
@@ -138,10 +150,10 @@ def _find_folders(
     from hpctrack.stream.collector import backlog
     from hpctrack.stream.node import spool
 
-    found = backlog.look(configuration, lambda: connection)
-    lost = [one for one in found.stuck if one.is_keyless and 0 < one.since < oldest]
-    ending = [one.spooled for one in found.ready if one.run_id in doomed]
-    return [*found.deleted, *ending, *map(spool.without_key, lost)]
+    waits = backlog.look(configuration, lambda: connection)
+    lost = [folder for folder in waits.stuck if folder.is_keyless and 0 < folder.since < oldest]
+    ending = [folder.spooled for folder in waits.ready if folder.run_id in doomed]
+    return [*waits.deleted, *ending, *map(spool.without_key, lost)]
 
 
 def _find_records(
@@ -161,12 +173,14 @@ def _find_records(
     return [path for path, (uuid, _) in old.items() if uuid in gone]
 
 
-def _remove(useless: _Useless) -> list[str]:
-    """Delete it; return the folders that stay, since somebody works or may write there."""
+def _remove(useless: _Useless) -> _Removed:
+    """Delete it. A folder where somebody works or may write stays, and is told."""
     from hpctrack.stream.node import spool
     from hpctrack.stream.wire import records
 
-    left = [one.path for one in useless.folders if not spool.discard(one)]
+    left = [folder.path for folder in useless.folders if not spool.discard(folder)]
     for path in useless.records:
         records.remove(path)
-    return left
+    for path in left:
+        say.note(f"{path} stays: somebody works or may write there")
+    return _Removed(len(useless.records), len(useless.folders) - len(left))

@@ -7,13 +7,12 @@ import os
 import click
 
 from hpctrack import settings
+from hpctrack.cli import options
 from hpctrack.process import inherited
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option(
-    "--config-path", type=click.Path(dir_okay=False), help="Configuration file, instead of the usual ones."
-)
+@options.long_config_path
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PSQL OPTIONS]")
 def command(*, config_path: str | None, arguments: tuple[str, ...]) -> None:
     """Open psql, connected as hpctrack is, with its tables on the search path.
@@ -21,9 +20,9 @@ def command(*, config_path: str | None, arguments: tuple[str, ...]) -> None:
     Options are psql's own: -c 'SELECT * FROM jobs', -f FILE, --csv. Questions and queries to start from:
     docs/sql.md. Here, too, you change only your own runs.
     """
-    configuration = settings.load(config_path=config_path)
     from hpctrack.store import psql
 
+    configuration = settings.load(config_path=config_path)
     environ = psql.environment(configuration, os.environ)
     program = psql.program(environ)
     inherited.restore_signals()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import options
 from hpctrack.cli.terminal import render, say
 from hpctrack.run import runids
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
     from hpctrack.model import Change
     from hpctrack.reconcile import Report
+    from hpctrack.store.database import Connection
 
 
 @click.command()
 @click.option("--cluster", help="Cluster to ask about (default: this host's).")
 @click.option("--user", help="Only this user's runs (default: your own; with a configured server, all).")
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def command(*, cluster: str | None, user: str | None, as_json: bool, config_path: str | None) -> None:
     """Compare PostgreSQL with Slurm once, and correct PostgreSQL.
 
@@ -53,7 +54,6 @@ def command(*, cluster: str | None, user: str | None, as_json: bool, config_path
 
 def _pass(configuration: settings.Settings, cluster: str | None, user: str | None) -> Report:
     from hpctrack import reconcile
-    from hpctrack.slurm import backend, site
     from hpctrack.store import database, locked
     from hpctrack.store.write import collectors
 
@@ -65,15 +65,25 @@ def _pass(configuration: settings.Settings, cluster: str | None, user: str | Non
             if lost or shutil.which("scontrol") is None:
                 return reconcile.Report(lost)
             raise
-        try:
-            here = cluster or site.cluster_name(os.environ, configuration.cache)
-        except errors.CommandNotFound:
-            return reconcile.Report(lost)  # a machine without Slurm
-        asked = backend.choose(configuration.slurm_backend, here, os.environ, remote=cluster is not None)
-        if user is None and configuration.personal:
-            user = account.user_name()
-        report = reconcile.run_once(connection, asked, here, user)
+        report = _ask_slurm(configuration, connection, cluster, user)
     return report._replace(changes=lost + report.changes)
+
+
+def _ask_slurm(
+    configuration: settings.Settings, connection: Connection, cluster: str | None, user: str | None
+) -> Report:
+    """Make the pass; a machine without Slurm has nothing to ask."""
+    from hpctrack import reconcile
+    from hpctrack.slurm import backend, site
+
+    try:
+        name = cluster or site.cluster_name(os.environ, configuration.cache)
+    except errors.CommandNotFound:
+        return reconcile.Report()
+    slurm = backend.choose(configuration.slurm_backend, name, os.environ, remote=cluster is not None)
+    if user is None and configuration.personal:
+        user = account.user_name()
+    return reconcile.run_once(connection, slurm, name, user)
 
 
 def _booted() -> datetime:
@@ -85,13 +95,13 @@ def _booted() -> datetime:
 
 def _living(names: Collection[str]) -> set[str]:
     """Return which runs have processes on this host, by ``HPCTRACK_RUN`` in their environment."""
-    found: set[str] = set()
+    living: set[str] = set()
     for process in Path("/proc").glob("[0-9]*") if names else ():
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
             words = (process / "environ").read_bytes().split(b"\0")
             told = {os.fsdecode(word[13:]) for word in words if word.startswith(b"HPCTRACK_RUN=")}
-            found |= told.intersection(names)
-    return found
+            living |= told.intersection(names)
+    return living
 
 
 def _is_news(change: Change) -> bool:

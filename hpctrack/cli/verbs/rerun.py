@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common, completers
+from hpctrack.cli import common, completers, options
 from hpctrack.cli.terminal import say
 from hpctrack.process import inherited
 from hpctrack.run import runids
 from hpctrack.run import words as reading
-from hpctrack.slurm.sbatch import submission
+from hpctrack.slurm.sbatch import rerun, submission
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from hpctrack.settings import Settings
-    from hpctrack.slurm.sbatch import rerun
     from hpctrack.store.read import lookup, queries
 
 #: Bytes of a script that are read: Slurm takes 4 MB unless it is told otherwise (max_script_size).
@@ -44,8 +45,6 @@ def read(words: list[str]) -> tuple[tuple[runids.RunRef, ...], rerun.Changes]:
 
     Raises `errors.UsageError`.
     """
-    from hpctrack.slurm.sbatch.rerun import Changes
-
     own = submission.Own()
     refs: tuple[runids.RunRef, ...] = ()
     assignments: list[tuple[str, str]] = []
@@ -58,8 +57,7 @@ def read(words: list[str]) -> tuple[tuple[runids.RunRef, ...], rerun.Changes]:
             break
         word = rest.pop(0)
         if word == "--set" or word.startswith("--set="):
-            text = word[len("--set=") :] if "=" in word else rest.pop(0) if rest else ""
-            assignments.append(_assignment(text))
+            assignments.append(_assignment(word, rest))
         elif refs:
             options.append(word)
         elif word.startswith("-"):
@@ -68,10 +66,12 @@ def read(words: list[str]) -> tuple[tuple[runids.RunRef, ...], rerun.Changes]:
             refs = reading.runs(word)
     if not refs:
         raise errors.UsageError("Missing argument 'RUN'")
-    return refs, Changes(own, assignments, options)
+    return refs, rerun.Changes(own, assignments, options)
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def _assignment(word: str, rest: list[str]) -> tuple[str, str]:
+    """Read ``--set=NAME=VALUE``, or NAME=VALUE as the next word, which is taken off the rest."""
+    text = word.removeprefix("--set=") if "=" in word else rest.pop(0) if rest else ""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise errors.UsageError("--set takes NAME=VALUE, such as --set lr=0.1")
@@ -79,9 +79,9 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 @click.command(cls=_Words, options_metavar="[HPCTRACK OPTIONS]")
-@click.option("-E", "--experiment", metavar="NAME", shell_complete=completers.experiments, help="Experiment.")
-@click.option("-T", "--tag", metavar="NAME[=VALUE]", help="One more tag (several: repeat).")
-@click.option("--note", metavar="TEXT", help="A remark.")
+@options.experiment("Experiment.")
+@options.tags("One more tag (several: repeat).")
+@options.note
 @click.option("--set", metavar="NAME=VALUE", help="Another value for an argument of the script.")
 @click.argument("refs", metavar="RUN [SBATCH OPTIONS]", shell_complete=completers.runs)
 def command(refs: tuple[runids.RunRef, ...], changes: rerun.Changes) -> int:
@@ -96,20 +96,13 @@ def command(refs: tuple[runids.RunRef, ...], changes: rerun.Changes) -> int:
     hpctrack rerun 14_3 --time=2:00:00     one task of a job array
     hpctrack rerun 14_[0,3-5]              some of its tasks
     """
-    from hpctrack.cli.verbs import sbatch as submitting
-    from hpctrack.slurm.sbatch import rerun as planning
-    from hpctrack.slurm.sbatch import site_options, submit
+    from hpctrack.cli.verbs import sbatch
+    from hpctrack.slurm.sbatch import submit
 
     configuration = settings.load()
     original, uuid = _find(configuration, refs)
     environ = inherited.environ()
-    try:
-        listed = site_options.ask(environ, configuration.cache)
-    except errors.CommandNotFound:
-        raise
-    except errors.SlurmError:
-        listed = {}
-    again = planning.plan(original, changes, listed)
+    again = rerun.plan(original, changes, _listed(configuration, environ))
     try:
         os.chdir(original.work_dir)
     except OSError as error:
@@ -118,56 +111,81 @@ def command(refs: tuple[runids.RunRef, ...], changes: rerun.Changes) -> int:
         ) from None
     environ["PWD"] = original.work_dir
     order = submit.Order(configuration, again.argv, again.own, again.line, environ, again.script, uuid)
-    return submitting.submit_order(order)
+    return sbatch.submit_order(order)
+
+
+def _listed(configuration: Settings, environ: dict[str, str]) -> Mapping[str, int]:
+    """Return the options that sbatch lists; none where it lists none. Raises `errors.CommandNotFound`."""
+    from hpctrack.slurm.sbatch import site_options
+
+    try:
+        return site_options.ask(environ, configuration.cache)
+    except errors.CommandNotFound:
+        raise
+    except errors.SlurmError:
+        return {}
 
 
 def _find(configuration: Settings, refs: tuple[runids.RunRef, ...]) -> tuple[rerun.Original, str]:
     """Return what was submitted, and its UUID; say which runs it is, where they are several."""
-    from hpctrack.slurm.sbatch import rerun
     from hpctrack.store.read import lookup, queries
 
     with common.connected(configuration) as connection:
         members = lookup.find_runs(connection, refs)
-        ids = sorted({one.id for one in members})
-        if len({one.submission or one.id for one in members}) > 1:
+        ids = sorted({member.id for member in members})
+        if not _is_one_submission(members):
             raise errors.AmbiguousRun(
                 f"{common.named(ids)} were not submitted together: rerun them one by one"
             )
         run = queries.get_run(connection, members[0].id)
-        found = queries.submission(connection, run.submission)
+        submitted = queries.submission(connection, run.submission)
         mine = lookup.my_names(connection)
     name = refs[0].text if len(refs) == 1 and refs[0].job_id is not None else f"r{run.id}"
-    if found is None and run.submission is not None:
+    _check_owner(name, run, mine, shown=submitted is not None)
+    if submitted is None or submitted.submit_line is None:
+        raise errors.BadInput(f"{name} was not submitted by hpctrack")
+    if submitted.script is None:
+        again = f"cd {shlex.quote(submitted.work_dir or '.')} && {submitted.submit_line}"
+        raise errors.UsageError(f"{name} is no job but a command; run it again: {again}")
+    if len(ids) > 1:
+        say.note(f"submits {common.named(ids)} again")
+    original = rerun.Original(
+        name=name,
+        line=_words(name, submitted.submit_line),
+        script=_script(name, submitted),
+        path=submitted.script_path or "",
+        work_dir=submitted.work_dir or ".",
+        experiment=run.experiment,
+        tasks=_tasks(refs, members),
+    )
+    return original, str(submitted.uuid)
+
+
+def _is_one_submission(members: list[lookup.Candidate]) -> bool:
+    return len({member.submission or member.id for member in members}) == 1
+
+
+def _check_owner(name: str, run: queries.Run, mine: Collection[str], *, shown: bool) -> None:
+    """Raise `errors.StoreDenied` for somebody else's run; ``shown``: whether we see what was submitted."""
+    if not shown and run.submission is not None:
         raise errors.StoreDenied(f"what {name} was submitted as is for {run.user_name} alone")
     if run.user_name not in mine:
         raise errors.StoreDenied(
             f"{name} is {run.user_name}'s, and what it was would run as {account.user_name()}: "
             f"read its script (hpctrack show {name} --script), and submit what you trust with hpctrack sbatch"
         )
-    if found is None or found.submit_line is None:
-        raise errors.BadInput(f"{name} was not submitted by hpctrack")
-    if found.script is None:
-        again = f"cd {shlex.quote(found.work_dir or '.')} && {found.submit_line}"
-        raise errors.UsageError(f"{name} is no job but a command; run it again: {again}")
-    if len(ids) > 1:
-        say.note(f"submits {common.named(ids)} again")
-    original = rerun.Original(
-        name=name,
-        line=_words(name, found.submit_line),
-        script=_script(name, found),
-        path=found.script_path or "",
-        work_dir=found.work_dir or ".",
-        experiment=run.experiment,
-        tasks=_tasks(refs, members),
-    )
-    return original, str(found.uuid)
 
 
 def _tasks(refs: tuple[runids.RunRef, ...], members: list[lookup.Candidate]) -> str | None:
     """Return the tasks of an array that are meant; None for a whole array, or where there is none."""
-    tasks = {one.array_task_id for one in members if one.array_task_id is not None}
-    whole = len(tasks) > 1 and all(ref.named or (ref.job_id is not None and ref.task is None) for ref in refs)
+    tasks = {member.array_task_id for member in members if member.array_task_id is not None}
+    whole = len(tasks) > 1 and all(map(_means_all, refs))
     return runids.ranges(sorted(tasks)) if tasks and not whole else None
+
+
+def _means_all(ref: runids.RunRef) -> bool:
+    """Whether a reference to an array means all of its tasks: by a name, or by its bare job id."""
+    return ref.named or (ref.job_id is not None and ref.task is None)
 
 
 def _words(name: str, line: str) -> list[str]:
@@ -187,25 +205,25 @@ def _read(path: str) -> bytes:
         return file.read(_LONGEST)
 
 
-def _script(name: str, found: queries.Submission) -> bytes:
+def _script(name: str, submitted: queries.Submission) -> bytes:
     """Return the script as it was submitted: as stored, or, where secrets were masked, from its file."""
-    stored = found.script or ""
-    if submission.fingerprint(stored) == found.script_sha256:
+    stored = submitted.script or ""
+    if submission.fingerprint(stored) == submitted.script_sha256:
         return stored.encode()
-    if found.script_path is None:
+    if submitted.script_path is None:
         raise errors.BadInput(
             f"the script of {name} held secrets, which were not stored, and it came from no file: "
             "submit it with hpctrack sbatch"
         )
     try:
-        text = _read(found.script_path)
+        text = _read(submitted.script_path)
     except OSError as error:
         why = f"can't be read: {error.strerror}"
     else:
-        if submission.fingerprint(text.decode("utf-8", "surrogateescape")) == found.script_sha256:
+        if submission.fingerprint(text.decode("utf-8", "surrogateescape")) == submitted.script_sha256:
             return text
         why = "has changed since"
     raise errors.BadInput(
-        f"the script of {name} held secrets, which were not stored, and {found.script_path} {why}: "
+        f"the script of {name} held secrets, which were not stored, and {submitted.script_path} {why}: "
         "submit it with hpctrack sbatch"
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import completers
+from hpctrack.cli import completers, options
 from hpctrack.cli.terminal import say
 from hpctrack.git import repository
 from hpctrack.process import children, inherited
@@ -34,9 +34,9 @@ _BRIEF, _PAUSE = 3.0, 0.05
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("-E", "--experiment", shell_complete=completers.experiments, help="Experiment of the run.")
-@click.option("-T", "--tag", "tags", multiple=True, metavar="NAME[=VALUE]", help="Tag (several: repeat).")
-@click.option("--note", help="A remark.")
+@options.experiment("Experiment of the run.")
+@options.tags("A tag (several: repeat).")
+@options.note
 @click.argument(
     "argv",
     nargs=-1,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import settings
-from hpctrack.cli import completers
+from hpctrack.cli import completers, options
 from hpctrack.cli.terminal import say
 from hpctrack.process import inherited
-from hpctrack.slurm.sbatch import options, submission, submit
+from hpctrack.slurm.sbatch import options as sbatch_options
+from hpctrack.slurm.sbatch import submission, submit
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -39,15 +40,9 @@ class Verbatim(click.Command):
 
 
 @click.command(cls=Verbatim, options_metavar="[HPCTRACK OPTIONS]", add_help_option=False)
-@click.option(
-    "-E",
-    "--experiment",
-    metavar="NAME",
-    shell_complete=completers.experiments,
-    help="Experiment of the runs.",
-)
-@click.option("-T", "--tag", metavar="NAME[=VALUE]", help="A tag (several: repeat).")
-@click.option("--note", metavar="TEXT", help="A remark.")
+@options.experiment("Experiment of the runs.")
+@options.tags("A tag (several: repeat).")
+@options.note
 @click.argument(
     "arguments", metavar="[SBATCH OPTIONS] SCRIPT [ARGUMENTS]", nargs=-1, shell_complete=completers.files
 )
@@ -67,7 +62,7 @@ def command(own: submission.Own, arguments: list[str], line: list[str]) -> int:
             _say(f"submitted untracked: {error or type(error).__name__}")
         return _end_as(returncode)
     returncode = submit_order(submit.Order(configuration, arguments, own, line, environ))
-    misplaced = options.parse(arguments, {}).unknown
+    misplaced = sbatch_options.parse(arguments, {}).unknown
     if returncode and misplaced in submission.OWN:
         _say(f"{misplaced} is an option of hpctrack's: those come first, then sbatch's")
     return returncode
@@ -114,35 +109,44 @@ def _register(
     try:
         if configuration.personal and not _see_to_collector(configuration, problems):
             return
-        from hpctrack.store import database
-        from hpctrack.store.write import registration
-        from hpctrack.stream.wire import records
-
-        if configuration.dsn is not None:
-            dsn = {**configuration.dsn, "connect_timeout": f"{DEADLINE:.0f}"}
-            configuration = configuration._replace(dsn=dsn)
-        with database.connect(configuration, autocommit=True) as connection:
-            registration.register(connection, delivery.record)
-            registered.set()
-            if delivery.path is not None:
-                records.set_registered(delivery.path)
-            registration.register_pending(configuration, connection)
+        _tell_postgresql(configuration, delivery, registered)
     except Exception as error:  # noqa: BLE001 (the job is submitted: nothing here is a failure of that)
         if not registered.is_set():
             problems.append(str(error) or type(error).__name__)
 
 
+def _tell_postgresql(configuration: Settings, delivery: submit.Delivery, registered: threading.Event) -> None:
+    """Register a submission, and then those that could not be registered before."""
+    from hpctrack.store import database
+    from hpctrack.store.write import registration
+    from hpctrack.stream.wire import records
+
+    if configuration.dsn is not None:
+        dsn = {**configuration.dsn, "connect_timeout": f"{DEADLINE:.0f}"}
+        configuration = configuration._replace(dsn=dsn)
+    with database.connect(configuration, autocommit=True) as connection:
+        registration.register(connection, delivery.record)
+        registered.set()
+        if delivery.path is not None:
+            records.set_registered(delivery.path)
+        registration.register_pending(configuration, connection)
+
+
 def _see_to_collector(configuration: Settings, problems: list[str]) -> bool:
     """Start a collector if none runs; return whether PostgreSQL runs: else the collector registers."""
-    from hpctrack.slurm import site
     from hpctrack.store import embedded
 
     try:
-        from hpctrack.stream import collector
-
-        with contextlib.suppress(OSError):
-            site.note_client(os.environ, configuration.cache)
-        collector.ensure_running(configuration)
+        _start_collector(configuration)
     except Exception as error:  # noqa: BLE001 (tracking goes on without: the journals wait)
         problems.append(str(error) or type(error).__name__)
     return embedded.running(configuration) is not None
+
+
+def _start_collector(configuration: Settings) -> None:
+    from hpctrack.slurm import site
+    from hpctrack.stream import collector
+
+    with contextlib.suppress(OSError):
+        site.note_client(os.environ, configuration.cache)
+    collector.ensure_running(configuration)

@@ -1,20 +1,46 @@
-"""``hpctrack setup``: the schema, and the user's SQL files."""
+"""``hpctrack setup``: the schema, the user's SQL files, and what roles may do."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import options
 from hpctrack.cli.terminal import say
+
+if TYPE_CHECKING:
+    from hpctrack.settings import Settings
+    from hpctrack.store.schema import roles
+
+
+class _Rights(NamedTuple):
+    """What roles are to be given."""
+
+    readers: tuple[str, ...]
+    users: tuple[str, ...]
+    collectors: tuple[str, ...]
+    show_details: bool | None
+    """Whether everybody is to see details of others' runs; None leaves it as it is."""
+
+    def wanted(self) -> list[tuple[roles.Kind, str]]:
+        """Return each role with what it is for."""
+        from hpctrack.store.schema.roles import Kind
+
+        kinds = {Kind.READER: self.readers, Kind.USER: self.users, Kind.COLLECTOR: self.collectors}
+        return [(kind, role) for kind, names in kinds.items() for role in names]
+
+
+_NO_RIGHTS = _Rights((), (), (), None)
 
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE.sql ...]", type=click.Path())
-@click.option("-u", "--user", help="PostgreSQL user.")
-@click.option("-a", "--host", help="Host of the PostgreSQL server, or folder of its socket.")
-@click.option("-p", "--port", help="Port of the PostgreSQL server.")
-@click.option("-d", "--database", help="Database.")
+@click.option("-u", "--user", "dsn_user", help="PostgreSQL user.")
+@click.option("-a", "--host", "dsn_host", help="Host of the PostgreSQL server, or folder of its socket.")
+@click.option("-p", "--port", "dsn_port", help="Port of the PostgreSQL server.")
+@click.option("-d", "--database", "dsn_dbname", help="Database.")
 @click.option("-s", "--schema", help="Schema (default: hpctrack).")
 @click.option(
     "--grant-read", "readers", multiple=True, metavar="ROLE", help="Let a role look at everybody's runs."
@@ -34,24 +60,20 @@ from hpctrack.cli.terminal import say
     default=None,
     help="Whether everybody sees environment, arguments and script of others' runs (at first: hidden).",
 )
-@common.config_option
+@options.config_path
 @click.option(
     "--take-over", is_flag=True, help="Take the embedded PostgreSQL over from a host that is gone for good."
 )
 def command(
     *,
     files: tuple[str, ...],
-    user: str | None,
-    host: str | None,
-    port: str | None,
-    database: str | None,
-    schema: str | None,
     readers: tuple[str, ...],
     users: tuple[str, ...],
     collectors: tuple[str, ...],
     show_details: bool | None,
     config_path: str | None,
     take_over: bool,
+    **server: str | None,
 ) -> None:
     """Create or migrate the schema, apply your own SQL files, and give rights.
 
@@ -67,38 +89,42 @@ def command(
     On a server, --grant-read, --grant-user and --grant-collector say what other roles may do; each can be
     given several times. Roles must exist. Rights given once extend to tables that files add later.
     """
-    configuration = settings.load(
-        {"dsn_user": user, "dsn_host": host, "dsn_port": port, "dsn_dbname": database, "schema": schema},
-        config_path=config_path,
-    )
+    configuration = settings.load(server, config_path=config_path)
+    rights = _Rights(readers, users, collectors, show_details)
     if take_over:
         _take_over(configuration)
-    from hpctrack.store.schema import migrate, roles
-
-    wanted = [
-        *((roles.Kind.READER, role) for role in readers),
-        *((roles.Kind.USER, role) for role in users),
-        *((roles.Kind.COLLECTOR, role) for role in collectors),
-    ]
-    if configuration.personal and (wanted or show_details is not None):
+    if configuration.personal and rights != _NO_RIGHTS:
         raise errors.UsageError("rights are for a server that others use, but none is configured")
+    _migrate(configuration, files)
+    if not configuration.personal:
+        _grant(configuration, rights)
+
+
+def _migrate(configuration: Settings, files: tuple[str, ...]) -> None:
+    """Bring the schema up to date and apply the user's files; say what was done."""
+    from hpctrack.store.schema import migrate
+
     report = migrate.setup(configuration, files)
     say.out(f"{report.where}:")
     for step in report.steps:
         what = "migration" if step.built_in else "file"
         say.out(f"  {what} {step.name}: {'applied' if step.applied else 'applied before'}")
-    if configuration.personal:
-        return
-    for grant in roles.apply(configuration, wanted, show_details=show_details):
+
+
+def _grant(configuration: Settings, rights: _Rights) -> None:
+    """Give roles their rights; say which have which."""
+    from hpctrack.store.schema import roles
+
+    for grant in roles.apply(configuration, rights.wanted(), show_details=rights.show_details):
         say.out(f"  {grant.kind.value} {grant.role}: {'granted before' if grant.known else 'granted'}")
         for note in grant.notes:
             say.note(f"{grant.role} {note}")
 
 
-def _take_over(configuration: settings.Settings) -> None:
-    if not configuration.personal:
-        raise errors.UsageError("--take-over is for the embedded PostgreSQL, but a server is configured")
+def _take_over(configuration: Settings) -> None:
     from hpctrack.store import embedded
 
+    if not configuration.personal:
+        raise errors.UsageError("--take-over is for the embedded PostgreSQL, but a server is configured")
     say.err("Taking over: where another host owned it, this waits two minutes for its server to end.")
     say.err(embedded.take_over(configuration))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, options
 from hpctrack.cli.terminal import detail, render, say, table, waiting
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.read import lookup, queries
@@ -24,12 +24,12 @@ _CHART_WIDTH, _PLAIN_WIDTH = 100, 80
 
 
 @click.command()
-@common.run_argument
+@options.run
 @click.option("--plot", "plots", multiple=True, metavar="METRIC", help="Draw this metric (several: repeat).")
 @click.option("--script", is_flag=True, help="Print the script as it was submitted, secrets masked.")
 @click.option("--env", is_flag=True, help="Print the environment that the run began with, secrets masked.")
-@common.json_option
-@common.config_option
+@options.as_json
+@options.config_path
 def command(
     *,
     ref: runids.RunRef,

@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers, misspelt
+from hpctrack.cli import common, misspelt, options
 from hpctrack.cli.terminal import listing, render, say, table, waiting
 from hpctrack.run import conditions, runids, words
 from hpctrack.store.read import attempt_resources, filters, lists, queries
@@ -42,7 +42,7 @@ def _words(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...])
 
 
 def _after(_ctx: click.Context, _param: click.Parameter, text: str | None) -> runids.RunRef | None:
-    return None if text is None else common.one_run(text)
+    return None if text is None else options.one_run(text)
 
 
 def _format(
@@ -55,31 +55,19 @@ def _format(
 
 
 @click.command()
-@common.optional_runs_argument
+@options.optional_runs
 @click.option("--me", "mine", is_flag=True, help="My runs only.")
 @click.option("--user", "users", multiple=True, callback=_words, metavar="USERS", help="Runs of these users.")
-@click.option(
-    "-t", "--state", "statuses", multiple=True, callback=common.states, metavar="STATES",
-    shell_complete=completers.states, help="Slurm's states, any case, also compact: --state PD,R.",
-)  # fmt: skip
-@click.option(
-    "--not-state", "not_statuses", multiple=True, callback=common.states, metavar="STATES",
-    shell_complete=completers.states, help="Leave these states out.",
-)  # fmt: skip
-@click.option("-E", "--experiment", shell_complete=completers.experiments, help="Runs of this experiment.")
-@click.option(
-    "-T", "--tag", "tags", multiple=True, callback=_tags, metavar="NAME[=VALUE]",
-    help="Runs with this tag (several: all of them).",
-)  # fmt: skip
+@options.job_states("statuses", "-t", "--state", help="Slurm's states, any case, also compact: --state PD,R.")
+@options.job_states("not_statuses", "--not-state", help="Leave these states out.")
+@options.experiment("Runs of this experiment.")
+@options.tags("Runs with this tag (several: all of them).", callback=_tags)
 @click.option("--name", metavar="GLOB", help="Jobs of this name: 'train*'.")
 @click.option(
     "-p", "--partition", "partitions", multiple=True, callback=_words, metavar="NAMES",
     help="Runs in these partitions.",
 )  # fmt: skip
-@click.option(
-    "--since", callback=common.since, metavar="TIME", help="Submitted since: 2d, 3h, 30min, 2026-01-31."
-)
-@click.option("--until", callback=common.since, metavar="TIME", help="Submitted before.")
+@options.period("Submitted", "2d, 3h, 30min, 2026-01-31")
 @click.option(
     "--where", callback=_where, metavar="CONDITION",
     help="Such as 'args.lr < 0.01 and metrics.val_loss < 0.3'; fields as in --sort.",
@@ -88,7 +76,7 @@ def _format(
     "--sort", callback=_sort, metavar="FIELD",
     help="Order by submitted, elapsed, metrics.val_loss, args.lr ...; -FIELD turns it round.",
 )  # fmt: skip
-@click.option("-l", "--limit", type=click.IntRange(1), default=50, show_default=True, help="So many lines.")
+@options.limit("So many lines.", default=50, show_default=True)
 @click.option("--after", callback=_after, metavar="RUN", help="The next page, behind the run that ended one.")
 @click.option("--all", "everything", is_flag=True, help="No limit; for --csv and --parsable.")
 @click.option("-r", "--array", "unfold", is_flag=True, help="A line for each task of a job array.")
@@ -96,7 +84,7 @@ def _format(
     "-o", "--format", "chosen", callback=_format, metavar="COLUMNS",
     help="These columns: run,job,name%20,metrics.val_loss; help lists them.",
 )  # fmt: skip
-@common.json_option
+@options.as_json
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each run.")
 @click.option(
     "-P", "--parsable", "form", flag_value="parsable", help="Print cells parted by |, as sacct -P does."
@@ -108,7 +96,7 @@ def _format(
 @click.option(
     "--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds between redraws."
 )
-@common.config_option
+@options.config_path
 def command(
     *,
     chosen: tuple[columns.Column, ...] | None,

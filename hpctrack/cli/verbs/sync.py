@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import common, options
 from hpctrack.cli.terminal import bar, say, waiting
 from hpctrack.view import notation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hpctrack.settings import Settings
-    from hpctrack.stream.collector.backlog import Ready
-    from hpctrack.stream.node.spool import Spooled
+    from hpctrack.stream.collector.backlog import Backlog, Ready
+    from hpctrack.stream.node.spool import Outcome
 
 #: So many folders without an answer, none with one, and no collector that tells PostgreSQL that it lives:
 #: nobody is there.
@@ -24,7 +26,7 @@ _SILENCE_ENOUGH = 3
 
 @click.command()
 @click.option("--here", is_flag=True, help="Also register what was submitted for another database.")
-@common.config_option
+@options.config_path
 def command(*, here: bool, config_path: str | None) -> None:
     """Deliver what waits in your spool and on this host: submissions, then journals.
 
@@ -33,39 +35,64 @@ def command(*, here: bool, config_path: str | None) -> None:
     and is needed. What can't be delivered stays, and is told: a submission that belongs to another database
     waits for that one.
     """
+    configuration = settings.load(config_path=config_path)
+    found = _register(configuration, everything=here)
+    ready, stuck = found.backlog.ready, found.backlog.stuck
+    if configuration.personal and (ready or found.live):
+        _start_collector(configuration)
+    done = _deliver(configuration, ready, answering=found.answering)
+    say.out(_summary(found.registered, done, len(ready)))
+    left = waiting.lines(waiting.once(found.backlog)._replace(ready=[]), found.elsewhere)
+    for line in [*left, *done.problems[1:]]:
+        say.note(str(line))
+    if done.problems:
+        raise done.problems[0]
+    if stuck:
+        raise errors.BadInput(f"{common.counted(len(stuck), 'folder')} can't be judged, and stay")
+
+
+class _Found(NamedTuple):
+    """What waits once all submissions are registered that can be."""
+
+    backlog: Backlog
+    registered: int
+    """Submissions that PostgreSQL has learnt of just now."""
+    elsewhere: dict[str, int]
+    """Submissions that wait for other databases, by what those are called."""
+    live: bool
+    """Whether any run goes on, so that a collector is needed."""
+    answering: bool
+    """Whether a collector has told PostgreSQL lately that it lives."""
+
+
+def _register(configuration: Settings, *, everything: bool) -> _Found:
+    """Register submissions, those of waiting journals, too; return what waits then."""
     from hpctrack.store import database
     from hpctrack.store.write import collectors, registration
     from hpctrack.stream.collector import backlog
     from hpctrack.stream.disk import late
     from hpctrack.stream.wire import records
 
-    configuration = settings.load(config_path=config_path)
     with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
         with contextlib.suppress(OSError):
             records.try_refused_again(configuration.spool)
-        registered = registration.register_pending(configuration, connection, everything=here)
-        live = collectors.live_runs(connection)
+        registered = registration.register_pending(configuration, connection, everything=everything)
+        live = bool(collectors.live_runs(connection))
         late.tell(configuration.spool, configuration.node_dir)
-        found = backlog.look(configuration, lambda: connection)
-        if again := backlog.register(found, configuration, connection):
+        waits = backlog.look(configuration, lambda: connection)
+        if again := backlog.register(waits, configuration, connection):
             registered += again
-            found = backlog.look(configuration, lambda: connection)
-        submissions = registration.elsewhere(configuration, connection)
+            waits = backlog.look(configuration, lambda: connection)
+        elsewhere = registration.elsewhere(configuration, connection)
         answering = any(row.live for row in collectors.fetch(connection))
-    if configuration.personal and (found.ready or live):
-        from hpctrack.stream.collector import launch
+    return _Found(waits, registered, elsewhere, live, answering)
 
-        if launch.ensure_running(configuration):
-            launch.wait_for_addresses(configuration)
-    done = _deliver(configuration, found.ready, answering=answering)
-    say.out(_summary(registered, done, len(found.ready)))
-    told = waiting.lines(waiting.once(found)._replace(ready=[]), submissions)
-    for line in [*told, *map(str, done.problems[1:])]:
-        say.note(str(line))
-    if done.problems:
-        raise done.problems[0]
-    if found.stuck:
-        raise errors.BadInput(f"{common.counted(len(found.stuck), 'folder')} can't be judged, and stay")
+
+def _start_collector(configuration: Settings) -> None:
+    from hpctrack.stream.collector import launch
+
+    if launch.ensure_running(configuration):
+        launch.wait_for_addresses(configuration)
 
 
 class _Done(NamedTuple):
@@ -84,60 +111,68 @@ def _deliver(configuration: Settings, ready: list[Ready], *, answering: bool) ->
     """Deliver one folder after the other: the trouble of one is its own."""
     from rich.progress import DownloadColumn
 
+    from hpctrack.stream.node.spool import Outcome
+
+    outcomes: list[tuple[Ready, Outcome]] = []
+    problems: list[errors.HpctrackError] = []
+    total = sum(folder.spooled.size for folder in ready)
+    with bar.shown("delivering", total, DownloadColumn) as advance:
+        for folder in ready:
+            try:
+                outcomes.append((folder, _ship(configuration, folder, advance)))
+            except errors.HpctrackError as error:
+                problems.append(error)
+                if not outcomes and not answering and _is_nobody_there(problems):
+                    break
+    removed = [folder for folder, outcome in outcomes if outcome is Outcome.REMOVED]
+    others = [outcome for _, outcome in outcomes]
+    return _Done(
+        delivered=len(removed),
+        in_use=others.count(Outcome.IN_USE),
+        elsewhere=others.count(Outcome.ELSEWHERE),
+        size=sum(folder.spooled.size for folder in removed),
+        problems=problems,
+    )
+
+
+def _ship(configuration: Settings, folder: Ready, advance: Callable[[int], None]) -> Outcome:
+    """Ship one folder. Raises `errors.HpctrackError` that names the folder."""
     from hpctrack.stream.collector import launch
     from hpctrack.stream.node import spool
 
     def addresses() -> list[str]:
         return list(configuration.collector) or launch.read_addresses(configuration)
 
-    outcomes: list[tuple[Ready, spool.Outcome]] = []
-    problems: list[errors.HpctrackError] = []
-    total = sum(one.spooled.size for one in ready)
-    with bar.shown("delivering", total, DownloadColumn) as advance:
-        for one in ready:
-            try:
-                outcome = spool.ship(one.spooled, configuration.spool, addresses, advance, ended=one.ended)
-                outcomes.append((one, outcome))
-            except errors.CollectorUnavailable:
-                problems.append(_unanswered(one.spooled, addresses()))
-                if not outcomes and not answering and len(problems) == _SILENCE_ENOUGH:
-                    break
-            except errors.HpctrackError as error:
-                problems.append(error)
-            except (OSError, ValueError) as error:
-                problems.append(errors.BadInput(f"{one.spooled.path}: {error}"))
-    removed = [one for one, outcome in outcomes if outcome is spool.Outcome.REMOVED]
-    others = [outcome for _, outcome in outcomes]
-    return _Done(
-        delivered=len(removed),
-        in_use=others.count(spool.Outcome.IN_USE),
-        elsewhere=others.count(spool.Outcome.ELSEWHERE),
-        size=sum(one.spooled.size for one in removed),
-        problems=problems,
-    )
+    try:
+        return spool.ship(folder.spooled, configuration.spool, addresses, advance, ended=folder.ended)
+    except errors.CollectorUnavailable:
+        # Nobody answers what nobody can verify, either: the collector is away, or the run was deleted.
+        places = ", ".join(addresses()) or "no address is known"
+        raise errors.CollectorUnavailable(
+            f"no collector answers for {folder.spooled.path} ({places}): see hpctrack collector --status"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise errors.BadInput(f"{folder.spooled.path}: {error}") from None
 
 
-def _unanswered(spooled: Spooled, addresses: list[str]) -> errors.CollectorUnavailable:
-    """Nobody answers what nobody can verify: the collector is away, or the run was deleted."""
-    places = ", ".join(addresses) or "no address is known"
-    return errors.CollectorUnavailable(
-        f"no collector answers for {spooled.path} ({places}): see hpctrack collector --status"
-    )
+def _is_nobody_there(problems: list[errors.HpctrackError]) -> bool:
+    """Whether enough folders were left without an answer, the last one among them."""
+    return isinstance(problems[-1], errors.CollectorUnavailable) and len(problems) == _SILENCE_ENOUGH
 
 
 def _summary(registered: int, done: _Done, ready: int) -> str:
     """Return the one line that says what was done."""
     if not registered and not ready:
         return "nothing waits"
-    parts = [f"{common.counted(registered, 'submission')} registered"] if registered else []
-    if done.delivered:
-        parts.append(
-            f"{common.counted(done.delivered, 'folder')} of journals delivered ({notation.size(done.size)})"
-        )
-    if done.in_use:
-        parts.append(f"{done.in_use} delivered that stay while their processes may write")
-    if done.elsewhere:
-        parts.append(f"{done.elsewhere} with another delivery")
-    if left := ready - done.delivered - done.in_use - done.elsewhere:
-        parts.append(f"{left} left for later")
-    return ", ".join(parts)
+    left = ready - done.delivered - done.in_use - done.elsewhere
+    journals = (
+        f"{common.counted(done.delivered, 'folder')} of journals delivered ({notation.size(done.size)})"
+    )
+    parts = {
+        f"{common.counted(registered, 'submission')} registered": registered,
+        journals: done.delivered,
+        f"{done.in_use} delivered that stay while their processes may write": done.in_use,
+        f"{done.elsewhere} with another delivery": done.elsewhere,
+        f"{left} left for later": left,
+    }
+    return ", ".join(part for part, count in parts.items() if count)

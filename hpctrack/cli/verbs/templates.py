@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 
 from hpctrack import errors, resources
-from hpctrack.cli import common
+from hpctrack.cli import options
 from hpctrack.cli.terminal import say
 from hpctrack.text import nearest
 
@@ -24,18 +24,18 @@ class Template(NamedTuple):
 
 def gallery() -> list[Template]:
     """Return the job scripts that come with hpctrack, by name."""
-    found = []
+    templates = []
     for path in sorted((resources.folder("sbatch_templates") / "gallery").glob("*.sh")):
         text = path.read_text(encoding="utf-8")
         about = text.splitlines()[1].removeprefix("# ")
-        found.append(Template(path.stem, about, text))
-    return found
+        templates.append(Template(path.stem, about, text))
+    return templates
 
 
 @click.command()
 @click.argument("name", required=False)
 @click.option("-o", "--output", type=click.Path(), help="Copy it to this new file, or into this folder.")
-@common.json_option
+@options.as_json
 def command(*, name: str | None, output: str | None, as_json: bool) -> None:
     """List the job scripts that come with hpctrack; with a NAME print that one, or copy it.
 
@@ -49,25 +49,31 @@ def command(*, name: str | None, output: str | None, as_json: bool) -> None:
             raise errors.UsageError("which one? hpctrack templates NAME -o FILE")
         _list(templates, as_json=as_json)
         return
-    chosen = next((one for one in templates if one.name == name.removesuffix(".sh")), None)
-    if chosen is None:
-        known = nearest.of_ours(name, (one.name for one in templates))
-        raise errors.UsageError(f"no template {name!r}: {known}")
+    template = _find(templates, name)
     if output is not None:
-        say.out(_copy(chosen, Path(output)))
+        say.out(_copy(template, Path(output)))
     elif as_json:
-        say.json(chosen._asdict())
+        say.json(template._asdict())
     else:
-        say.raw(chosen.text)
+        say.raw(template.text)
+
+
+def _find(templates: list[Template], name: str) -> Template:
+    """Return the template of a name. Raises `errors.UsageError`, which names one that was probably meant."""
+    by_name = {template.name: template for template in templates}
+    template = by_name.get(name.removesuffix(".sh"))
+    if template is None:
+        raise errors.UsageError(f"no template {name!r}: {nearest.of_ours(name, by_name)}")
+    return template
 
 
 def _list(templates: list[Template], *, as_json: bool) -> None:
     if as_json:
-        say.json({"templates": [one._asdict() for one in templates]})
+        say.json({"templates": [template._asdict() for template in templates]})
         return
-    width = max(len(one.name) for one in templates)
-    for one in templates:
-        say.out(f"{one.name:<{width}}  {one.about}")
+    width = max(len(template.name) for template in templates)
+    for template in templates:
+        say.out(f"{template.name:<{width}}  {template.about}")
 
 
 def _copy(template: Template, target: Path) -> str:

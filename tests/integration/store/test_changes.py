@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.cli.verbs import annotate
+from hpctrack.cli import annotation
 from hpctrack.store import database as store
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
@@ -63,7 +63,7 @@ def column(connection, name, ids):
     ],
 )
 def test_runs_are_told_from_tags(words, tags, runs, expected):
-    refs, found = annotate.split(tuple(words), tuple(tags))
+    refs, found = annotation.split(tuple(words), tuple(tags))
     assert ([ref.text for ref in refs], found) == (runs, expected)
 
 

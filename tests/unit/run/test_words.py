@@ -23,7 +23,7 @@ NEVER_ONE = {
     ("html.py", "len(rows)", " runs"),
     ("run.py", "len(ids)", " runs"),
     ("cancel.py", "job.run_id", " runs"),
-    ("common.py", "len(more) + 1", " runs"),
+    ("options.py", "len(more) + 1", " runs"),
     ("figures.py", "path.suffix", " files"),
     ("question.py", "page.total", " runs"),
     ("late.py", "lines", " lines"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import common
+from hpctrack.cli import options
 from hpctrack.cli.terminal import chart, listing, table
 from hpctrack.model import RunStatus
 from hpctrack.run import states
@@ -135,7 +135,7 @@ def test_a_width_that_is_asked_for_cuts_with_a_sign():
 
 
 def parse_since(text):
-    return common.since(click.Context(click.Command("x")), click.Argument(["x"]), text)
+    return options.read_time(click.Context(click.Command("x")), click.Argument(["x"]), text)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_what_is_no_time_is_refused_with_what_to_write(text):
 
 
 def parse_states(*texts):
-    return common.states(click.Context(click.Command("x")), click.Argument(["x"]), texts)
+    return options.read_states(click.Context(click.Command("x")), click.Argument(["x"]), texts)
 
 
 def test_states_in_any_form():
