@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors
-from hpctrack.run import runids, words
+from hpctrack.run import words
 from hpctrack.text import visible
 
 if TYPE_CHECKING:

@@ -14,6 +14,11 @@ def main() -> None:
     folders, (target, *arguments) = sys.argv[1:end], sys.argv[end + 1 :]
     sys.path += [folder for folder in folders if folder not in sys.path]
     sys.argv[:] = [target, *arguments]
+    _call(target, arguments)
+
+
+def _call(target: str, arguments: list[str]) -> None:
+    """Call ``MODULE:FUNCTION`` in the parent's environment, under a name that says what runs."""
     from hpctrack.process import children, process_name
 
     children.restore(os.environ)

@@ -479,6 +479,10 @@ def _at_exit() -> None:
     writer = _state.get("writer")
     if writer is not None:
         writer.settle()
+    _outlast()
+
+
+def _outlast() -> None:
     from hpctrack.script import outlast  # late: it is for the end alone
 
     outlast.outlast()

@@ -23,6 +23,7 @@ _DESCRIPTORS = (1000, 200, 20)
 #: Nanoseconds between two looks at the journal: is it still there, how much is not acknowledged.
 _LOOK_INTERVAL = 1_000_000_000
 _VOID = journal_lines.CANCEL + b"\n"
+_IDENTITY = "identity.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: What keeps a journal from being created now, and may pass.
 _PASSING = (*_FULL, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS)
@@ -379,21 +380,24 @@ def claim_spool(folder: str, attempt: int) -> None:
     """
     os.stat(os.path.dirname(os.path.dirname(folder)))
     make_private(folder)
-    path = os.path.join(folder, "identity.json")
-    if os.path.exists(path):
+    if os.path.exists(os.path.join(folder, _IDENTITY)):
         return
-    import json  # late: few processes find no run folder
-
     try:
-        inside, owner = _open_folder(folder)
-        try:
-            descriptor = _open_new("identity.json", inside, owner)
-        finally:
-            os.close(inside)
-        with open(descriptor, "w", encoding="ascii") as file:
-            json.dump(_identity(folder, attempt), file)
+        _write_identity(folder, attempt)
     except FileExistsError:  # somebody was faster
         pass
+
+
+def _write_identity(folder: str, attempt: int) -> None:
+    import json  # late: few processes find no run folder
+
+    inside, owner = _open_folder(folder)
+    try:
+        descriptor = _open_new(_IDENTITY, inside, owner)
+    finally:
+        os.close(inside)
+    with open(descriptor, "w", encoding="ascii") as file:
+        json.dump(_identity(folder, attempt), file)
 
 
 def _identity(folder: str, attempt: int) -> dict[str, object]:

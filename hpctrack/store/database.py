@@ -93,11 +93,14 @@ CONNECT_TIMEOUT = "5"
 
 def conninfo(settings: Settings) -> dict[str, str]:
     """Return libpq parameters of the configured server, or of the embedded one, started if need be."""
-    if settings.dsn is not None:
-        return {"connect_timeout": CONNECT_TIMEOUT, **settings.dsn}
+    dsn = _embedded(settings) if settings.dsn is None else settings.dsn
+    return {"connect_timeout": CONNECT_TIMEOUT, **dsn}
+
+
+def _embedded(settings: Settings) -> dict[str, str]:
     from hpctrack.store import embedded
 
-    return {"connect_timeout": CONNECT_TIMEOUT, **embedded.ensure(settings)}
+    return embedded.ensure(settings)
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -168,14 +171,18 @@ def connect(
                 connection.execute(_IDLE, (idle,))
             connection.execute(_PATIENCE, (patience,))
             if check:
-                from hpctrack.store.schema import migrate
-
-                migrate.check(connection, settings)
+                _check_schema(connection, settings)
         connection.autocommit = autocommit
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_schema(connection: Connection, settings: Settings) -> None:
+    from hpctrack.store.schema import migrate
+
+    migrate.check(connection, settings)
 
 
 def is_alive(connection: Connection) -> bool:

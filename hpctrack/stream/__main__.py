@@ -24,14 +24,25 @@ def main(arguments: "list[str]") -> int:
     for name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__"):
         if "HPCTRACK_GIVEN_" + name in os.environ:
             os.environ[name] = os.environ.pop("HPCTRACK_GIVEN_" + name)
-    if arguments == ["--probe"]:
-        from hpctrack.stream.node import untracked
+    return _probe() if arguments == ["--probe"] else _supervise(arguments)
 
-        if untracked.stack_is_short():
-            return 3
-        from hpctrack.stream.node import relay, supervisor  # noqa: F401 (what a start needs must be there)
 
-        return 0
+def _probe() -> int:
+    """Return 0 if a supervisor would start: the stack suffices, and what a start needs is there."""
+    from hpctrack.stream.node import untracked
+
+    if untracked.stack_is_short():
+        return 3
+    _load()
+    return 0
+
+
+def _load() -> None:
+    from hpctrack.stream.node import relay, supervisor  # noqa: F401
+
+
+def _supervise(arguments: "list[str]") -> int:
+    """Become the supervisor; what can't be loaded gives the job back."""
     try:
         from hpctrack.process import process_name
         from hpctrack.stream.node import supervisor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -118,6 +119,24 @@ def names_an_interpreter(source: str) -> list[str]:
     return [*map(str, found), *(name for name in imports(source) if is_in(name, starters))]
 
 
+def scattered_imports(source: str) -> list[int]:
+    """Return the lines of imports that stand in a function, but not before its other statements.
+
+    An import in a ``try`` that begins the function, for what may be missing, stands before them, too.
+    """
+    inside, first = set(), set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            inside |= {node.lineno for node in ast.walk(function) if isinstance(node, _IMPORTS)}
+            body = function.body[ast.get_docstring(function) is not None :]
+            if body and isinstance(body[0], ast.Try):
+                body = body[0].body
+            first |= {
+                node.lineno for node in itertools.takewhile(lambda node: isinstance(node, _IMPORTS), body)
+            }
+    return sorted(inside - first)
+
+
 def modules(names: set[str], known: frozenset[str]) -> set[str]:
     """Return which modules of hpctrack are meant: ``hpctrack.errors.UsageError`` means ``errors``."""
     inside = (name.removeprefix("hpctrack").lstrip(".") for name in names if is_in(name, ["hpctrack"]))
@@ -128,6 +147,7 @@ def modules(names: set[str], known: frozenset[str]) -> set[str]:
 
 
 KNOWN = frozenset(map(name_of, FILES)) - {""}
+_IMPORTS = (ast.Import, ast.ImportFrom)
 #: What is started or imported from outside stands on no floor.
 ENTRANCES = ("", "__main__", "stream", "stream.__main__", "importable.hpctrack")
 #: Started by thousands of nodes at once, from a network file system: standard library, and one another.
@@ -186,6 +206,38 @@ def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_what_it_may(path):
     assert violations(name_of(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_late_import_stands_first_in_the_function_that_needs_it(path):
+    assert scattered_imports(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x = 1\n    import json",
+        "if x:\n        import json",
+        "import re\n    x = 1\n    import json",
+        "try:\n        x = 1\n        import json\n    finally:\n        pass",
+        "with x:\n        import json",
+        "def inside():\n        x = 1\n        import json",
+    ],
+)
+def test_a_scattered_import_is_noticed(body):
+    assert len(scattered_imports(f"def function(x):\n    'About it.'\n    {body}\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import json, re\n    x = 1",
+        "try:\n        import json\n    except ImportError:\n        x = 1",
+        "return x",
+    ],
+)
+def test_a_late_import_that_stands_first_is_not_complained_about(body):
+    assert scattered_imports(f"import os\n\ndef function(x):\n    'About it.'\n    {body}\n") == []
 
 
 @pytest.mark.parametrize("name", SCRIPT_SIDE)

@@ -36,9 +36,7 @@ class Identity(NamedTuple):
     def make(cls) -> Identity:
         """Make a key and its certificate. Raises `errors.MissingExtra` where that can't be done."""
         try:
-            from cryptography.hazmat.primitives.asymmetric import ec
-
-            key = ec.generate_private_key(ec.SECP256R1())
+            key = _generate()
             certificate = _sign(key)
             return cls(certificate, _context(_pem(key) + certificate))
         except (ImportError, OSError) as error:
@@ -46,6 +44,12 @@ class Identity(NamedTuple):
             raise errors.MissingExtra(
                 f"nothing can be encrypted there ({reason}): pip install 'hpctrack[embedded]'"
             ) from error
+
+
+def _generate() -> EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _sign(key: EllipticCurvePrivateKey) -> bytes:

@@ -36,17 +36,20 @@ class Word(NamedTuple):
 @contextlib.contextmanager
 def source(settings: Settings) -> Iterator[Source]:
     """Connect to a PostgreSQL that runs already. Raises what `database.connect` raises."""
-    dsn = settings.dsn
-    if dsn is None:
-        from hpctrack.store import embedded
-
-        dsn = embedded.running(settings)
-        if dsn is None:
-            raise errors.StoreUnavailable
+    dsn = settings.dsn if settings.dsn is not None else _embedded(settings)
     settings = settings._replace(dsn={**dsn, "connect_timeout": _CONNECT_TIMEOUT})
     with contextlib.closing(database.connect(settings, autocommit=True, check=False)) as connection:
         connection.execute(statement("limit_statements"))
         yield Source(connection)
+
+
+def _embedded(settings: Settings) -> dict[str, str]:
+    from hpctrack.store import embedded
+
+    dsn = embedded.running(settings)
+    if dsn is None:
+        raise errors.StoreUnavailable
+    return dsn
 
 
 class Source:

@@ -309,8 +309,10 @@ def _python(row: dict[str, Any]) -> dict[str, Any]:
 
 def decode(value: Any) -> Any:
     """Return the value that an element of ``extra`` or ``last`` stands for."""
-    if not isinstance(value, dict):
-        return value
+    return _decode(value) if isinstance(value, dict) else value
+
+
+def _decode(value: dict[str, Any]) -> Any:
     from hpctrack.store.metrics import values  # late: it loads numpy
 
     return values.decode(value)

@@ -352,20 +352,23 @@ class Relay:
 
     def _adopt(self) -> None:
         """Bring a piece of what ended runs have left on this node to the spool."""
-        if self._adoption is None:
-            from hpctrack.stream.disk import late  # (late: many a job has ended by now)
+        from hpctrack.stream.disk import late  # (late: many a job has ended by now)
 
+        if self._adoption is None:
             run_dir = self._config.run_dir
             self._adoption = iter(())
             late.tell(self._config.spool, os.path.dirname(os.path.dirname(run_dir)))
             if folders.others(os.path.dirname(run_dir), run_dir):
-                from hpctrack.stream.disk import adoption  # late: hardly ever is there anything
-
-                self._adoption = adoption.pieces(self._config.spool, run_dir)
+                self._adoption = self._pieces()
         next(self._adoption, None)
 
     def _has_answer(self) -> bool:
         return self._voyage is not None and self._voyage.answered
+
+    def _pieces(self) -> Iterator[None]:
+        from hpctrack.stream.disk import adoption  # late: hardly ever is there anything
+
+        return adoption.pieces(self._config.spool, self._config.run_dir)
 
     def _is_stuck(self, now: float) -> bool:
         """Whether something has waited for its acknowledgement for long."""

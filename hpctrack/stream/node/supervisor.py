@@ -28,6 +28,8 @@ from hpctrack.stream.node.options import Config, Options, attempt, config, parse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from hpctrack.stream.node.report import Stderr
+
 _STALE = frozenset(
     "HPCTRACK_RUN_DIR HPCTRACK_SPOOL_DIR HPCTRACK_JOB_ID HPCTRACK_ATTEMPT HPCTRACK_RUN "
     "HPCTRACK_SCRIPT".split()
@@ -225,16 +227,24 @@ def _fork_relay(config: Config) -> tuple[int, socket.socket]:
         for signum in signals.CATCHABLE - {signal.SIGCHLD}:
             with contextlib.suppress(OSError):
                 signal.signal(signum, signal.SIG_IGN)
-        from hpctrack.stream.node import report
-
         # The script's standard error is not ours to fill, and a reader of a pipe waits for its end.
-        stderr = report.Stderr(config.stderr_begin)
+        stderr = _stderr(config)
         signals.silence()
-        from hpctrack.stream.node import relay
-
-        relay.main(config, theirs, stderr)
+        _run_relay(config, theirs, stderr)
     finally:
         os._exit(0)
+
+
+def _stderr(config: Config) -> Stderr:
+    from hpctrack.stream.node import report
+
+    return report.Stderr(config.stderr_begin)
+
+
+def _run_relay(config: Config, channel: socket.socket, stderr: Stderr) -> None:
+    from hpctrack.stream.node import relay
+
+    relay.main(config, channel, stderr)
 
 
 def _lift_limits() -> None:

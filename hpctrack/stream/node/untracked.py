@@ -90,10 +90,13 @@ def execute_as_shells(argv: list[str], environ: dict[str, str]) -> NoReturn:
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        import shutil  # late: hardly ever is there any need
+        os.execve("/bin/sh", ["sh", _find(argv[0]), *argv[1:]], environ)  # noqa: S606
 
-        program = shutil.which(argv[0]) or argv[0]
-        os.execve("/bin/sh", ["sh", program, *argv[1:]], environ)  # noqa: S606
+
+def _find(program: str) -> str:
+    import shutil  # late: hardly ever is there any need
+
+    return shutil.which(program) or program
 
 
 def _interpreter(text: bytes) -> list[str]:

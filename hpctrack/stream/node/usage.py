@@ -126,6 +126,10 @@ def _load_psutil() -> ModuleType | None:
     )
     if environment != beside and environment not in sys.path:
         sys.path.append(environment)
+    return _psutil()
+
+
+def _psutil() -> ModuleType | None:
     try:
         import psutil
     except ImportError:
