@@ -86,11 +86,8 @@ _CLASSES = re.compile(r"[a-z]+|[A-Z]+|[0-9]+|[^a-zA-Z0-9]+")
 
 def _is_random(value: str) -> bool:
     """Whether letters and digits follow one another as nobody would name a thing: `q4Zt9...`, not `v2-b`."""
-    return (
-        len(value) >= _RANDOM_LENGTH
-        and bool(_ONE_WORD.match(value))
-        and 7 * len(_SWITCH.findall(value)) >= len(value)
-    )
+    may_be = len(value) >= _RANDOM_LENGTH and bool(_ONE_WORD.match(value))
+    return may_be and 7 * len(_SWITCH.findall(value)) >= len(value)
 
 
 def is_word(value: str) -> bool:
@@ -98,9 +95,7 @@ def is_word(value: str) -> bool:
     if len(value) >= _RANDOM_LENGTH:
         return False
     runs = _CLASSES.findall(value)
-    kinds = {
-        ("a" if run.islower() else "A" if run.isupper() else "0" if run.isdigit() else "") for run in runs
-    }
+    kinds = {(run.islower(), run.isupper(), run.isdigit()) for run in runs}
     return len(value) < 8 or (len(runs) < 4 and len(kinds) < 3)
 
 
@@ -274,9 +269,12 @@ _PRIVATE_KEY = re.compile(r"""(?xs)-----BEGIN[ ][A-Z ]{0,30}PRIVATE[ ]KEY(?:[ ]B
 KEY_LINE = re.compile(r"[A-Za-z0-9+/=]{16,}")
 _KEY_END = re.compile(r"(?m)^-----END [A-Z ]{0,30}PRIVATE KEY")
 
-
 #: How a shell's text in single quotes goes on behind one: it'\''s and it'"'"'s are it's.
 _QUOTE_IN_QUOTES = re.compile(r"""(?:'(?:\\'|"'")'[^'\n]*)+""")
+#: What may stand before a name in a shell: what is assigned in quotes may have several lines.
+_DECLARATION = re.compile(
+    r"(?:[ \t]|(?:export|declare|typeset|local|readonly|env)\b|-\w+\b|\w+=[^\s\"']*[ \t])*\Z"
+)
 
 
 def _behind_quotes(text: str, end: int) -> int:
@@ -284,85 +282,136 @@ def _behind_quotes(text: str, end: int) -> int:
     return more.end() if more else end
 
 
-#: What may stand before a name in a shell: what is assigned in quotes may have several lines.
-_DECLARATION = re.compile(
-    r"(?:[ \t]|(?:export|declare|typeset|local|readonly|env)\b|-\w+\b|\w+=[^\s\"']*[ \t])*\Z"
-)
-
-
 def _assigned(text: str) -> Iterator[tuple[int, int, bool]]:
     """Values under a secret name."""
     position = 0
     while found := _ASSIGNMENT.search(text, position):
         position = found.end()
-        group = found.lastindex or 1
-        name = found[group]
-        how = strength(name)
-        end = position + _MOST_RANDOM if how == _MAYBE else len(text)
-        value = (_SAID.match(text, position) or _VALUE.match(text, position, end)) if how else None
-        if value is None or (group == _OPTION_NAME and FLAG.match(name)):
+        how = _strength_of(found)
+        value = _value(text, found, how) if how else None
+        if value is None:
             continue
-        kind = value.lastgroup or "bare"
-        start, content = value.start(kind), value[kind]
-        if kind == "quoted" and value["quote"] == "'":
-            content = text[start : _behind_quotes(text, start + len(content))]
-        literal = kind == "quoted" and value["quote"] == "'" and not content.startswith(("${", "$(", "{{"))
-        if (_REFERENCE.match(content) and not literal) or not _ANYTHING.search(content):
-            continue  # the default in `${NAME:-default}` is found by its own name
-        if kind == "bare":
-            content = content.rstrip(":;,)}]>|")
-        before = text[text.rfind("\n", 0, found.start(group)) + 1 : found.start(group)]
-        if (
-            group == _PLAIN_NAME
-            and "\n" in text[found.end(group) : found.end()].replace("\\\n", "")
-            and before.strip("- \t\"'")
-        ):
-            continue  # `if token:`, and a line of code
-        if "\n" in content and not (found[0].endswith("=") and _DECLARATION.match(before)):
-            content = content[: content.index("\n")]
-        if how == _MAYBE and not is_secret(name, content):
-            continue  # what stands there may itself be an assignment
-        position = max(position, start + len(content))
-        if is_secret(name, content):
-            # An argument passed on (`token=args.token`) or a word after a colon is masked, not spread.
-            word = kind == "bare" and _IDENTIFIER.match(content)
-            prose = ":" in text[found.end(group) : found.end()]
-            passed_on = is_secret_name(content) and not name.isupper()
-            yield start, start + len(content), not (word and (prose or passed_on))
+        kind, start, content = value
+        is_its_secret = is_secret(found[found.lastindex or 1], content)
+        if is_its_secret or how > _MAYBE:  # else what stands there may itself be an assignment
+            position = max(position, start + len(content))
+        if is_its_secret:
+            is_word = kind == "bare" and bool(_IDENTIFIER.match(content))
+            yield start, start + len(content), not (is_word and _is_passed_on(text, found, content))
+
+
+def _strength_of(found: re.Match[str]) -> int:
+    """What the name of an assignment tells of its value: nothing, if it is an option that takes none."""
+    group = found.lastindex or 1
+    is_switch = group == _OPTION_NAME and FLAG.match(found[group])
+    return _NONE if is_switch else strength(found[group])
+
+
+def _value(text: str, found: re.Match[str], how: int) -> tuple[str, int, str] | None:
+    """What is assigned: its kind, where it starts, and its text; None where it is no value."""
+    position = found.end()
+    end = position + _MOST_RANDOM if how == _MAYBE else len(text)
+    value = _SAID.match(text, position) or _VALUE.match(text, position, end)
+    if value is None:
+        return None
+    kind = value.lastgroup or "bare"
+    start, content = value.start(kind), value[kind]
+    if kind == "quoted" and value["quote"] == "'":
+        content = text[start : _behind_quotes(text, start + len(content))]
+        kind = "single"
+    if _says_nothing(kind, content) or _is_line_of_code(text, found):
+        return None
+    if kind == "bare":
+        content = content.rstrip(":;,)}]>|")
+    if "\n" in content and not _may_have_lines(text, found):
+        content = content[: content.index("\n")]
+    return kind, start, content
+
+
+def _says_nothing(kind: str, content: str) -> bool:
+    """Whether what is assigned stands for another value, or has no letter and no digit.
+
+    The default in `${NAME:-default}` is found by its own name. In single quotes a shell replaces nothing.
+    """
+    may_refer = kind != "single" or content.startswith(("${", "$(", "{{"))
+    return bool(may_refer and _REFERENCE.match(content)) or not _ANYTHING.search(content)
+
+
+def _around(text: str, found: re.Match[str]) -> tuple[str, str]:
+    """What stands before an assignment's name in its line, and what between the name and the value."""
+    begin, end = found.span(found.lastindex or 1)
+    return text[text.rfind("\n", 0, begin) + 1 : begin], text[end : found.end()]
+
+
+def _is_line_of_code(text: str, found: re.Match[str]) -> bool:
+    """Whether what looks like a name and its value in the next line is `if token:`, and a line of code."""
+    if found.lastindex != _PLAIN_NAME or "\n" not in found[0]:
+        return False
+    before, between = _around(text, found)
+    return "\n" in between.replace("\\\n", "") and bool(before.strip("- \t\"'"))
+
+
+def _may_have_lines(text: str, found: re.Match[str]) -> bool:
+    """Whether what is assigned is a shell's, whose quotes may hold several lines."""
+    return found[0].endswith("=") and bool(_DECLARATION.match(_around(text, found)[0]))
+
+
+def _is_passed_on(text: str, found: re.Match[str], word: str) -> bool:
+    """Whether a word is an argument passed on (`token=args.token`), or stands behind a colon, as in prose.
+
+    It is masked there, and not looked for elsewhere.
+    """
+    name = found[found.lastindex or 1]
+    return ":" in _around(text, found)[1] or (is_secret_name(word) and not name.isupper())
 
 
 def given(text: str) -> Iterator[tuple[int, int]]:
     """Passwords and keys that commands take without a name: `mysql -pX`, `wandb login X`, `echo X|kinit`."""
+    yield from _behind_options(text)
+    literals = (secret_commands.LITERAL, secret_commands.LITERALS)
+    for found in itertools.chain(secret_commands.PIPED.finditer(text), _inside(text, *literals)):
+        if not _REFERENCE.match(found["secret"]):
+            yield found.span("secret")
+    yield from _in_sentences(text)
+    yield from _set(text)
+    logins = _inside(text, _ONE_RANDOM, secret_commands.LOGIN)
+    for found in itertools.chain(secret_commands.SHORT_OPTION.finditer(text), logins):
+        if _is_random(found["secret"]) and not is_plain(found["secret"]):
+            yield found.span("secret")
+
+
+def _inside(text: str, pattern: re.Pattern[str], where: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    for line in where.finditer(text):
+        yield from pattern.finditer(text, *line.span())
+
+
+def _behind_options(text: str) -> Iterator[tuple[int, int]]:
+    """What stands behind a command's option for a password: `mysql -pX`, `curl -u "user:X"`."""
     for found in secret_commands.COMMANDS.finditer(text):
         start, quote = found.end(), found["user"] or found["quote"]
         end = text.find(quote, start) if quote else -1
         if end < 0:
             value = _VALUE.match(text, start)
-            end = (
-                start if value is None or value["bare"] is None else start + len(value["bare"].rstrip(";)|"))
-            )
+            bare = value["bare"] if value else None
+            end = start + len((bare or "").rstrip(";)|"))
         if not is_harmless(text[start:end]) or text[start:end].isdecimal():
             yield start, end
-    for found in secret_commands.PIPED.finditer(text):
-        if not _REFERENCE.match(found["secret"]):
-            yield found.span("secret")
-    for line in secret_commands.LITERALS.finditer(text):
-        for found in secret_commands.LITERAL.finditer(text, *line.span()):
-            if not _REFERENCE.match(found["secret"]):
-                yield found.span("secret")
+
+
+def _in_sentences(text: str) -> Iterator[tuple[int, int]]:
+    """What somebody tells somebody: `the password is X`."""
     for found in _SENTENCE.finditer(text):
         told = found["secret"].rstrip(".,;:")
         if _is_told(told, random=not (found["password"] or found["key"])):
             yield found.start("secret"), found.start("secret") + len(told)
+
+
+def _set(text: str) -> Iterator[tuple[int, int]]:
+    """What commands set under a secret name that is a word of its own: `aws configure set ... X`."""
     for line in secret_commands.SETTING.finditer(text):
-        words = list(_WORDS.finditer(text, *line.span("words")))
-        for name, value in itertools.pairwise(words):
+        for name, value in itertools.pairwise(_WORDS.finditer(text, *line.span("words"))):
             if is_secret_name(name[0]) and "=" not in name[0] and not is_harmless(value[0]):
                 yield value.span()
-    in_logins = (_ONE_RANDOM.finditer(text, *line.span()) for line in secret_commands.LOGIN.finditer(text))
-    for found in itertools.chain(secret_commands.SHORT_OPTION.finditer(text), *in_logins):
-        if _is_random(found["secret"]) and not is_plain(found["secret"]):
-            yield found.span("secret")
 
 
 def _is_told(value: str, *, random: bool) -> bool:
@@ -382,23 +431,26 @@ def _in_urls(text: str) -> Iterator[tuple[int, int, bool]]:
     while start >= 0:
         following = text.find("://", start + 3)
         found = _USERINFO.match(text, start + 3, following if following >= 0 else len(text))
+        if found:
+            yield from _in_userinfo(found)
         start = following
-        if not found:
-            continue
-        user, secret = found["user"], found["secret"] or found["slashed"] or found["digits"] or ""
-        is_password = secret not in ("", "x-oauth-basic")  # the places where the token is the user
-        if is_password and not _REFERENCE.match(secret):
-            yield found.end() - 1 - len(secret), found.end() - 1, True
-        bare = not is_password and ":" in found[0]
-        if (bare or _TOKEN_AS_USER.match(user)) and not _REFERENCE.match(user):
-            yield *found.span("user"), True
+
+
+def _in_userinfo(found: re.Match[str]) -> Iterator[tuple[int, int, bool]]:
+    user, secret = found["user"], found["secret"] or found["slashed"] or found["digits"] or ""
+    is_password = secret not in ("", "x-oauth-basic")  # the places where the token is the user
+    if is_password and not _REFERENCE.match(secret):
+        yield found.end() - 1 - len(secret), found.end() - 1, True
+    bare = not is_password and ":" in found[0]
+    if (bare or _TOKEN_AS_USER.match(user)) and not _REFERENCE.match(user):
+        yield *found.span("user"), True
 
 
 def patterns(text: str) -> Iterator[tuple[int, int, bool]]:
     """Spans of `text` that are secret by themselves, and whether to look for their values elsewhere."""
     yield from _assigned(text)
     yield from _in_urls(text)
-    for start, end in (*given(text), *_tokens(text), *_key_tails(text)):
+    for start, end in (*given(text), *_tokens(text), *_marked(text), *_key_tails(text)):
         yield start, end, True
     for found in _PRIVATE_KEY.finditer(text):  # where the end was cut off, only what looks like a key
         for line in (LINE if found["end"] else KEY_LINE).finditer(text, *found.span("body")):
@@ -411,7 +463,7 @@ def patterns(text: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def _tokens(text: str) -> Iterator[tuple[int, int]]:
-    """What begins as a provider's tokens do, or stands behind what only stands before secrets."""
+    """What begins as a provider's tokens do."""
     found = _PREFIX.search(text)
     while found:
         characters, least = _RESTS[found[0]]
@@ -421,6 +473,10 @@ def _tokens(text: str) -> Iterator[tuple[int, int]]:
             end = rest.end()
             yield found.start(), end
         found = _PREFIX.search(text, end)
+
+
+def _marked(text: str) -> Iterator[tuple[int, int]]:
+    """What stands behind a mark that only stands before secrets."""
     for mark, pattern in _MARKED.items():
         start = text.find(mark)
         while start >= 0:

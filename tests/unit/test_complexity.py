@@ -85,9 +85,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/text/redact.py:Redactor.collect
     hpctrack/text/redact.py:Redactor.value
     hpctrack/text/redact.py:_secret_arguments
-    hpctrack/text/secret_patterns.py:_assigned
-    hpctrack/text/secret_patterns.py:_in_urls
-    hpctrack/text/secret_patterns.py:given
 
     tests/integration/cli/test_pasting.py:test_every_verb_acts_on_what_is_printed_and_on_nothing_else
 
