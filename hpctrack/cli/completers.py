@@ -15,7 +15,7 @@ from hpctrack.model import RunStatus
 from hpctrack.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import click
 
@@ -57,11 +57,31 @@ def _typed(ctx: click.Context) -> tuple[str, ...]:
     return ctx.params.get("words") or ()  # None before the first
 
 
+def fields(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a field to sort by, behind a minus, too."""
+    from hpctrack.run import fields as of_runs
+
+    sign = "-" if incomplete.startswith("-") else ""
+    return _of(of_runs.ASKED, sign, incomplete.removeprefix("-"))
+
+
+def columns(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the last of the columns that are joined by commas."""
+    from hpctrack.view import columns as of_lists
+
+    done, comma, word = incomplete.rpartition(",")
+    return _of(of_lists.names(), done + comma, word)
+
+
+def _of(names: Iterable[str], before: str, word: str) -> list[CompletionItem]:
+    """Return the names that continue a word, each with what stands before it."""
+    return [CompletionItem(before + name) for name in names if name.startswith(word)]
+
+
 def states(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the last of the states that are joined by commas."""
     done, comma, word = incomplete.rpartition(",")
-    names = (status.value for status in RunStatus)
-    return [CompletionItem(done + comma + name) for name in names if name.startswith(word.upper())]
+    return _of((status.value for status in RunStatus), done + comma, word.upper())
 
 
 def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -73,7 +73,7 @@ def _format(
     help="Such as 'args.lr < 0.01 and metrics.val_loss < 0.3'; fields as in --sort.",
 )  # fmt: skip
 @click.option(
-    "--sort", callback=_sort, metavar="FIELD",
+    "--sort", callback=_sort, metavar="FIELD", shell_complete=completers.fields,
     help="Order by submitted, elapsed, metrics.val_loss, args.lr ...; -FIELD turns it round.",
 )  # fmt: skip
 @options.limit("So many lines.", default=50, show_default=True)
@@ -81,7 +81,7 @@ def _format(
 @click.option("--all", "everything", is_flag=True, help="No limit; for --csv and --parsable.")
 @click.option("-r", "--array", "unfold", is_flag=True, help="A line for each task of a job array.")
 @click.option(
-    "-o", "--format", "chosen", callback=_format, metavar="COLUMNS",
+    "-o", "--format", "chosen", callback=_format, metavar="COLUMNS", shell_complete=completers.columns,
     help="These columns: run,job,name%20,metrics.val_loss; help lists them.",
 )  # fmt: skip
 @options.as_json

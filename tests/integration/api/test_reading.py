@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import getpass
 import math
 import os
 import threading
@@ -345,6 +346,42 @@ def test_runs_are_filtered_and_come_newest_last(client, insert):
     assert client.runs(tag=["baseline", "set=b"]) == []
     with pytest.raises(errors.UsageError, match="no job state"):
         client.runs(state="fine")
+
+
+def test_runs_are_asked_for_as_on_the_command_line(client, insert):
+    experiment = insert("experiments", name="e")
+    hours = [datetime.timedelta(hours=hour) for hour in range(5)]
+    users = ["alice", "bob", "carol", getpass.getuser(), getpass.getuser()]
+    made = [
+        insert(
+            "runs", experiment_id=experiment, status="COMPLETED" if number % 2 else "FAILED",
+            exit_code=number, job_name=f"train{number}", user_name=user,
+            partition="gpu" if number < 3 else "cpu", time_created=T0 + later,
+            array_job_id=14 if number > 2 else None, array_task_id=number if number > 2 else None,
+        )
+        for number, (later, user) in enumerate(zip(hours, users, strict=True))
+    ]  # fmt: skip
+
+    def numbers(*refs, **asked):
+        return [run.info.exit_code for run in client.runs(*refs, **asked)]
+
+    assert numbers(made[0], f"r{made[2]}", "14_3") == [0, 2, 3]
+    assert numbers("14_[3-4]") == [3, 4]
+    assert numbers(not_state="FAILED") == [1, 3]
+    assert numbers(user=["alice", "carol"]) == [0, 2]
+    assert numbers(mine=True) == [3, 4]
+    assert numbers(name="train[0-2]", partition=["gpu", "cpu"]) == [0, 1, 2]
+    assert numbers(partition="cpu") == [3, 4]
+    assert numbers(since=T0 + hours[1], until=T0 + hours[3]) == [1, 2]
+    assert numbers(until=str(T0 + hours[1])) == [0]
+    assert numbers(sort="exit_code", limit=2) == [0, 1]
+    assert numbers(sort="-exit_code", limit=2, after=made[3]) == [2, 1]
+    assert numbers(after=f"r{made[3]}", limit=2) == [1, 2]
+    assert len(client.runs(state=None, tag=(), where=None)) == 5
+    with pytest.raises(errors.UsageError, match="'size' is no field"):
+        client.runs(sort="size")
+    with pytest.raises(errors.RunNotFound):
+        client.runs(made[-1] + 1)
 
 
 def test_a_run_is_found_by_number_job_and_name(client, insert):
