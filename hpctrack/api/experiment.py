@@ -67,12 +67,12 @@ class Experiment:
             run = self.client.change(
                 lambda connection: tracked.create(connection, self.id, tracking.origin())
             )
-        found = self.client.run(run)
-        if found.experiment != self.name:
+        chosen = self.client.run(run)
+        if chosen.experiment != self.name:
             raise errors.RunNotFound(
-                f"r{found.id} is in experiment {found.experiment!r}, not in {self.name!r}"
+                f"r{chosen.id} is in experiment {chosen.experiment!r}, not in {self.name!r}"
             )
-        return found
+        return chosen
 
     def set_comment(self, text: str | None) -> None:
         """Set what people note about it; None removes that. Raises `errors.StoreDenied`."""
@@ -99,17 +99,17 @@ class Experiment:
         self.client.change(what)
         self.info = self.client.ask(lambda connection: experiments.get(connection, self.name))
 
-    def runs(self, **filters: Any) -> Runs:
-        """Return its runs, the newest last; filters as in `Client.runs`."""
-        return self.client.runs(experiment=self.name, **filters)
+    def runs(self, *refs: int | str, **filters: Any) -> Runs:
+        """Return its runs, the newest last; refs and filters as in `Client.runs`."""
+        return self.client.runs(*refs, experiment=self.name, **filters)
 
     def frame(self, *, extremes: bool = True) -> pd.DataFrame:
         """Return a row per run, the newest last.
 
-        Columns: ``run`` (the id), ``status``, ``job``, ``name`` and other facts; ``args.NAME``, nested ones
+        Columns: ``run`` (the id), ``status``, ``job``, ``name`` and other fields; ``args.NAME``, nested ones
         as ``args.model.layers``; ``tags.NAME``; ``last.NAME``, the latest value of each metric; and, unless
         ``extremes`` is false, ``min.NAME`` and ``max.NAME`` over its finite values: which of them is the best
-        one only the metric knows.
+        depends on the metric.
         """
         return self.runs().frame(extremes=extremes)
 

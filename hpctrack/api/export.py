@@ -87,7 +87,7 @@ def write(
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the other's place when all went well, and else is removed."""
+    """Open a file beside a path; it replaces the path if all goes well, and is removed otherwise."""
     hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
@@ -120,25 +120,29 @@ def _columns(connection: Connection, runs: Sequence[int]) -> list[_Column]:
 
 
 def _typed(part: Part, columns: Sequence[_Column]) -> dict[str, Cells]:
-    found = {}
+    typed = {}
     for column in columns:
         if column.metric is None:
-            found[column.name] = part.axes[column.name]
+            typed[column.name] = part.axes[column.name]
         else:
             cells, extra = part.metrics.get(column.metric), part.extra.get(column.metric, {})
-            found[column.name] = columnar.as_kind(part.rows, cells, extra, column.kind)
-    return found
+            typed[column.name] = columnar.as_kind(part.rows, cells, extra, column.kind)
+    return typed
 
 
 class _Parquet:
     def __init__(self, file: IO[bytes], columns: Sequence[_Column]) -> None:
         self._arrow = frames.require("pyarrow", "Parquet files")
         parquet = frames.require("pyarrow.parquet", "Parquet files")
-        self._schema = self._arrow.schema([(one.name, frames.arrow_type(one.kind)) for one in columns])
+        self._schema = self._arrow.schema(
+            [(column.name, frames.arrow_type(column.kind)) for column in columns]
+        )
         self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")
 
     def write(self, cells: dict[str, Cells]) -> None:
-        arrays = [frames.arrow_array(one).cast(self._schema.field(name).type) for name, one in cells.items()]
+        arrays = [
+            frames.arrow_array(values).cast(self._schema.field(name).type) for name, values in cells.items()
+        ]
         self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
 
     def close(self) -> None:
@@ -165,12 +169,12 @@ class _Csv(_Lines):
         self._writer.writerow(map(visible.cell, names))
 
     def write(self, cells: dict[str, Cells]) -> None:
-        self._writer.writerows(zip(*(map(_cell, _listed(one)) for one in cells.values()), strict=True))
+        self._writer.writerows(zip(*(map(_cell, _listed(values)) for values in cells.values()), strict=True))
 
 
 class _JsonLines(_Lines):
     def write(self, cells: dict[str, Cells]) -> None:
-        rows = zip(*(map(_jsonable, _listed(one)) for one in cells.values()), strict=True)
+        rows = zip(*(map(_jsonable, _listed(values)) for values in cells.values()), strict=True)
         for row in rows:
             there = {name: value for name, value in zip(cells, row, strict=True) if value is not None}
             self._file.write(json.dumps(there, ensure_ascii=False, default=str) + "\n")
@@ -188,10 +192,10 @@ def _listed(cells: Cells) -> list[Any]:
     values = cells.values
     if values.dtype.kind == "M":
         values = np.char.add(np.datetime_as_string(values, "us"), "+00:00")
-    found: list[Any] = values.tolist()
+    listed: list[Any] = values.tolist()
     if cells.present is None:
-        return found
-    return [value if there else None for value, there in zip(found, cells.present.tolist(), strict=True)]
+        return listed
+    return [value if there else None for value, there in zip(listed, cells.present.tolist(), strict=True)]
 
 
 def _cell(value: Any) -> Any:

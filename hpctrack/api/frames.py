@@ -37,12 +37,12 @@ def build(parts: Iterable[Part], axes: Iterable[str], names: Iterable[str], how:
     if how not in ("pandas", "arrow"):
         raise errors.UsageError(f"{how!r} is no format of tables: 'pandas' or 'arrow'")
     require("pandas" if how == "pandas" else "pyarrow", "tables")
-    found = list(parts)
+    known = list(parts)
     cells: dict[str, Cells] = {}
     for axis in axes:
-        cells[axis] = columnar.joined([(part.rows, part.axes[axis], {}) for part in found])
+        cells[axis] = columnar.joined([(part.rows, part.axes[axis], {}) for part in known])
     for name in names:
-        metric = [(part.rows, part.metrics.get(name), part.extra.get(name, {})) for part in found]
+        metric = [(part.rows, part.metrics.get(name), part.extra.get(name, {})) for part in known]
         cells[free_name(name, cells)] = columnar.joined(metric)
     return to_pandas(cells) if how == "pandas" else to_arrow(cells)
 
@@ -57,7 +57,7 @@ def free_name(name: str, taken: Iterable[str]) -> str:
 def to_pandas(cells: Mapping[str, Cells]) -> pd.DataFrame:
     """Return a DataFrame. Missing numbers are nan; integers with gaps are ``Int64``, booleans ``boolean``."""
     pandas = require("pandas", "DataFrames")
-    series = {name: _series(pandas, one) for name, one in cells.items()}
+    series = {name: _series(pandas, values) for name, values in cells.items()}
     frame: pd.DataFrame = pandas.DataFrame(series, copy=False)
     return frame
 
@@ -76,7 +76,7 @@ def _series(pandas: ModuleType, cells: Cells) -> Any:
 def to_arrow(cells: Mapping[str, Cells]) -> pa.Table:
     """Return a table of Arrow. What is missing is null; values of several kinds are text."""
     pyarrow = require("pyarrow", "tables of Arrow")
-    table: pa.Table = pyarrow.table({name: arrow_array(one) for name, one in cells.items()})
+    table: pa.Table = pyarrow.table({name: arrow_array(values) for name, values in cells.items()})
     return table
 
 

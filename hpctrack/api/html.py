@@ -139,7 +139,7 @@ def _plain(value: Any) -> str:
 
 
 def _pairs(values: Any) -> str:
-    """Return the first names of an object with their values; what is none as it is."""
+    """Return the first names of an object with their values; any other value as text."""
     if not isinstance(values, dict):
         return "" if values is None else str(values)
     listed = [f"{name} {_plain(value)}" for name, value in list(values.items())[:_PAIRS]]

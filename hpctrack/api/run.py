@@ -152,8 +152,8 @@ class Run:
         the same step and progress is added to. It is committed when this returns. In a job of ``hpctrack
         sbatch`` use `hpctrack.log`, which never waits.
 
-        Raises `errors.UsageError` for a step or a progress that is none, `errors.StoreDenied` for somebody
-        else's run.
+        Raises `errors.UsageError` for a step that is no integer or a progress that is no number,
+        `errors.StoreDenied` for somebody else's run.
         """
         measured = script.flat_values(script.joined(values or {}, metrics))
         if step is not None and (not isinstance(step, SupportsIndex) or abs(operator.index(step)) >= 1 << 63):
@@ -274,10 +274,10 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows; without the courses of metrics where PostgreSQL is away."""
         try:
-            found = self.client.ask(self._courses)
+            courses = self.client.ask(self._courses)
         except errors.HpctrackError:
-            found = []
-        return html.run(self._row, found, _now())
+            courses = []
+        return html.run(self._row, courses, _now())
 
     def _courses(self, connection: Connection) -> list[series.Series]:
         names = metric_names.fetch(connection, [self.id])
@@ -310,12 +310,12 @@ class Runs(list[Run]):
     def frame(self, *, extremes: bool = True) -> pd.DataFrame:
         """Return a row per run, as `Experiment.frame` does."""
         ids = [run.id for run in self]
-        found = (
+        by_run = (
             self[0].client.ask(lambda connection: extreme_values.fetch(connection, ids))
             if self and extremes
             else {}
         )
-        return summary.frame([run._row for run in self], found, _now())
+        return summary.frame([run._row for run in self], by_run, _now())
 
     @overload
     def metrics(

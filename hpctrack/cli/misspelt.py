@@ -1,4 +1,4 @@
-"""Names in questions that nothing has: said beside an answer that is empty for them, with the nearest one."""
+"""Says which names in a question no run has, with the nearest name that there is."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run is: its states, its names, conditions on it, what is reckoned from it. Pure."""
+"""What a run is: its states, its names, conditions on it, what is computed from it. Pure."""

@@ -28,19 +28,19 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
 
     ``-x 5`` takes a value only if it is a number: ``-v data.csv`` is more often a flag and a file.
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     positional: list[Any] = []
     for place in _places(argv):
         word = argv[place.start]
         if place.name is None:
             positional.append(typed(word))
         elif place.taken == 2:
-            _put(found, place.name, typed(argv[place.start + 1]))
+            _put(arguments, place.name, typed(argv[place.start + 1]))
         else:
-            _put(found, place.name, typed(word[place.equals :]) if place.equals else True)
+            _put(arguments, place.name, typed(word[place.equals :]) if place.equals else True)
     if positional:
-        found[POSITIONAL] = positional
-    return found
+        arguments[POSITIONAL] = positional
+    return arguments
 
 
 class _Place(NamedTuple):
@@ -78,17 +78,17 @@ def _places(argv: Sequence[str]) -> Iterator[_Place]:
 
 
 def replace(argv: Sequence[str], name: str, value: str) -> list[str] | None:
-    """Return the arguments with another value for a name, in the way in which it is given; None if it is not.
+    """Return the arguments with another value for a name, written as before; None if it is not among them.
 
-    A flag stays for ``true`` and goes for ``false``. Of a name given twice the first goes and the last has
-    the value.
+    A flag stays for ``true`` and is removed for ``false``. Of a name given twice only the last one
+    stays, with the new value.
     """
-    found = [place for place in _places(argv) if place.name == name]
-    if not found:
+    places = [place for place in _places(argv) if place.name == name]
+    if not places:
         return None
     words = list(argv)
-    for place in reversed(found):
-        last = place is found[-1]
+    for place in reversed(places):
+        last = place is places[-1]
         head = words[place.start]
         if place.taken == 2:
             new = [head, value]
@@ -126,10 +126,10 @@ def _is_value(name: str, following: str) -> bool:
     return long and not following.startswith("-") and not _OVERRIDE.match(following)
 
 
-def _put(found: dict[str, Any], name: str, value: Any) -> None:
-    if name not in found:
-        found[name] = value
-    elif isinstance(found[name], list):
-        found[name].append(value)
+def _put(arguments: dict[str, Any], name: str, value: Any) -> None:
+    if name not in arguments:
+        arguments[name] = value
+    elif isinstance(arguments[name], list):
+        arguments[name].append(value)
     else:
-        found[name] = [found[name], value]
+        arguments[name] = [arguments[name], value]

@@ -72,7 +72,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def is_of_the_job(variable: str) -> bool:
-    """Whether a variable of the environment tells of the job or process rather than of what was set up."""
+    """Whether an environment variable describes the job or process rather than what a user set up."""
     return variable.startswith(_OF_THE_JOB) or variable in _OF_THE_PROCESS
 
 

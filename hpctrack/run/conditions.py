@@ -130,10 +130,10 @@ class _Parser:
         self._token = self._read()
 
     def parse(self) -> Expression:
-        found = self._any()
+        tree = self._any()
         if self._token.kind != "end":
             self._fail("expected 'and', 'or' or the end")
-        return found
+        return tree
 
     def _any(self) -> Expression:
         items = [self._all()]
@@ -152,14 +152,14 @@ class _Parser:
         if self._depth > _DEEPEST:
             self._fail(f"more than {_DEEPEST} deep")
         if self._accept("not"):
-            found: Expression = Not(self._one())
+            tree: Expression = Not(self._one())
         elif self._accept("("):
-            found = self._any()
+            tree = self._any()
             self._expect(")")
         else:
-            found = self._condition()
+            tree = self._condition()
         self._depth -= 1
-        return found
+        return tree
 
     def _condition(self) -> Expression:
         what = self._field()
@@ -252,8 +252,8 @@ class _Parser:
         raise errors.FilterError(f"{what} (at character {at + 1})", excerpt=f"{self._text}\n{' ' * at}^")
 
 
-def _negated(found: Expression, negated: bool) -> Expression:
-    return Not(found) if negated else found
+def _negated(tree: Expression, negated: bool) -> Expression:
+    return Not(tree) if negated else tree
 
 
 def _read_value(what: FieldRef, operator: Operator, token: _Token) -> Value:
@@ -277,9 +277,9 @@ def _pattern(what: FieldRef, text: str) -> str:
 
 
 def _length(text: str) -> timedelta:
-    found = words.length(text)
+    length = words.length(text)
     try:
-        return timedelta(seconds=float(text)) if found is None else found
+        return timedelta(seconds=float(text)) if length is None else length
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no length of time: write 90s, 30min, 2h or 1.5d") from None
 

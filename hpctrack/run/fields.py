@@ -188,11 +188,11 @@ FIELDS = (
     _aside("stderr", "file of its errors", "text", "stderr_path", json="stderr", fact="stderr", whole=True),
     _aside("seen", "when it was last vouched for", "time", "time_seen", json="time_seen", whole=True),
 )  # fmt: skip
-BY_NAME: Mapping[str, Field] = MappingProxyType({one.name: one for one in FIELDS})
+BY_NAME: Mapping[str, Field] = MappingProxyType({row.name: row for row in FIELDS})
 #: What conditions and sorting take.
-ASKED: Mapping[str, Field] = MappingProxyType({one.name: one for one in FIELDS if one.column is not None})
+ASKED: Mapping[str, Field] = MappingProxyType({row.name: row for row in FIELDS if row.column is not None})
 #: What ``--format`` takes.
-LISTED: Mapping[str, Field] = MappingProxyType({one.name: one for one in FIELDS if one.listed})
+LISTED: Mapping[str, Field] = MappingProxyType({row.name: row for row in FIELDS if row.listed})
 #: Where a run has names of its own, by the attribute that holds them.
 SCOPES: Mapping[str, str] = MappingProxyType({"args": "args", "tags": "tags", "metrics": "last"})
 #: How what stands in them is written.
@@ -244,7 +244,7 @@ def hint(text: str, names: Iterable[str]) -> str:
 def _alike(text: str, names: Iterable[str]) -> Iterator[str]:
     scope, dot, name = text.partition(".")
     in_scope = dot and name and scope.lower() not in SCOPES
-    return (f"{one}.{name}" for one in SCOPES) if in_scope else iter(names)
+    return (f"{known}.{name}" for known in SCOPES) if in_scope else iter(names)
 
 
 def element(value: Any, name: str) -> Any:

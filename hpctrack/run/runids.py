@@ -28,8 +28,8 @@ _NO_SLUID = "s" + 13 * "0"
 def sluid(text: str) -> str | None:
     """Return a SLUID as Slurm writes it; None for what can be none."""
     match = _SLUID.fullmatch(text)
-    found = "s" + match[1].upper().translate(_MISREAD) if match else _NO_SLUID
-    return None if found == _NO_SLUID else found
+    name = "s" + match[1].upper().translate(_MISREAD) if match else _NO_SLUID
+    return None if name == _NO_SLUID else name
 
 
 class RunRef(NamedTuple):

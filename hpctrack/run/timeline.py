@@ -14,16 +14,16 @@ _LAST = datetime.max.replace(tzinfo=timezone.utc)
 
 
 def arranged(rows: Iterable[Transition]) -> list[Transition]:
-    """Return states in the order given, in which they were learnt, and each event where it happened.
+    """Return the states in the order given, in which they were learnt, with each event where it happened.
 
-    Clocks differ from host to host: an event keeps to the states that its own source told of its attempt.
-    From the last of those before it, it moves on only past what others say was no later.
+    Clocks differ from host to host. So an event is placed behind the last earlier state that its own source
+    told of the same attempt; from there it moves on past rows of other sources that are not later.
     """
     rows = list(rows)
-    found = [row for row in rows if row.status is not None]
+    told = [row for row in rows if row.status is not None]
     for event in sorted((row for row in rows if row.status is None), key=_when):
-        found.insert(_place(event, found), event)
-    return found
+        told.insert(_place(event, told), event)
+    return told
 
 
 def _place(event: Transition, rows: Sequence[Transition]) -> int:

@@ -98,14 +98,14 @@ def runs(text: str) -> tuple[runids.RunRef, ...]:
     """
     words = _several(text.strip())
     try:
-        found = [ref for word in words for ref in _refs(word)]
-        if len(found) > _SEVERAL_AT_ONCE:
+        refs = [ref for word in words for ref in _refs(word)]
+        if len(refs) > _SEVERAL_AT_ONCE:
             raise ValueError(text)
     except ValueError:
         match = _TASKS.fullmatch(text.strip())
         whole = f"; all tasks of an array: {match[1]}" if match else ""
         raise errors.UsageError(f"{text.strip()!r} is not 1 to {_SEVERAL_AT_ONCE:,} runs{whole}") from None
-    return tuple(found)
+    return tuple(refs)
 
 
 def _several(text: str) -> list[str]:

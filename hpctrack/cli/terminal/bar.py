@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def shown(what: str, total: int | None, count: type[ProgressColumn]) -> Iterator[Callable[[int], None]]:
     """Show a bar while the caller works, and yield a function that is told of progress.
 
-    The cursor stays: whatever ends us, there is nothing to give back.
+    The cursor is not hidden, so that nothing has to be restored if we are killed.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,6 +1,6 @@
 """What stands for signs of ours where the terminal's encoding lacks them (Latin-1, EUC-JP, ASCII).
 
-Names of others keep their width: a question mark a cell.
+Text of others keeps its width: a question mark stands for each cell.
 """
 
 from __future__ import annotations

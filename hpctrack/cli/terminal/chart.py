@@ -52,12 +52,12 @@ class Chart(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What stands above it; labels of several lines are in a legend."""
+        """Title above the chart; the labels of several lines are in the legend instead."""
         return f"{self.lines[0].label}: {self.name}" if len(self.lines) == 1 else self.name
 
     @property
     def axis(self) -> str:
-        """What it is drawn along."""
+        """Name of the horizontal axis."""
         return " / ".join(dict.fromkeys(line.series.axis for line in self.lines))
 
 
@@ -91,7 +91,7 @@ def draw(chart: Chart, width: int, *, colour: bool = False) -> list[str]:
 
 
 def _legend(chart: Chart, *, colour: bool) -> list[str]:
-    """Return a line for each run; below the chart, where it hides nothing."""
+    """Return the legend, a line for each run. It stands below the chart, so that it hides nothing."""
     lines = []
     for number, line in enumerate(chart.lines):
         mark = _MARKS[number % len(_MARKS)]
@@ -111,7 +111,7 @@ def _marker(plotext: Any, number: int, count: int, *, colour: bool) -> Any:
 
 
 def points(series: Series) -> Iterator[tuple[float, float]]:
-    """Join the buckets: each enters at the end that is nearer to where the line is."""
+    """Yield the points of the line through the buckets; the nearer end of a bucket comes first."""
     before = series.buckets[0].minimum if series.buckets else 0.0
     for bucket in series.buckets:
         ends = (bucket.minimum, bucket.maximum)

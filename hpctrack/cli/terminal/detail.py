@@ -37,7 +37,7 @@ def sparkline_width(output: table.Output) -> int:
 
 
 def draw(story: Story, output: table.Output) -> list[RenderableType]:
-    """Return what to print."""
+    """Return the page about a run, part by part."""
     width = output.width - _INDENT
     parts: list[RenderableType] = [
         _headline(story, output),
@@ -77,7 +77,9 @@ def _fact(fact: Fact) -> tuple[str, Text]:
 
 def _table(columns: Sequence[table.Column], width: int, empty: Sequence[str] = ()) -> Text:
     """Return a table without those columns of ``empty`` that hold nothing."""
-    return table.build([one for one in columns if one.header not in empty or not one.is_blank], width)
+    return table.build(
+        [column for column in columns if column.header not in empty or not column.is_blank], width
+    )
 
 
 def _hints(story: Story) -> Text | None:
@@ -105,7 +107,7 @@ def _number(row: Transition | Attempt) -> str:
 
 
 def _word(row: Transition, *, plain: bool) -> Text:
-    """Return a state, one that is not in our list, or a signal; what the node tells in a sentence is none."""
+    """Return the state, or else the source's word: an unknown state, a signal. A sentence is no such word."""
     raw = None if _is_sentence(row) else row.raw
     return render.state(row.status, raw, plain=plain)
 

@@ -1,6 +1,6 @@
 """Charts in files: images by matplotlib, pages to look around in by plotly.
 
-Names are anybody's: they are drawn as they are, and are neither formulas, nor TeX, nor links.
+Names may come from anybody. They are drawn as they are, and never read as formulas, TeX or links.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONGEST = 60
 
 
 def check(path: Path) -> None:
-    """Raise what stands in the way of such a file: `errors.UsageError`, `errors.MissingExtra`."""
+    """Raise `errors.UsageError` for another format, `errors.MissingExtra` where its library is missing."""
     library = _LIBRARIES.get(path.suffix.lower())
     if library is None:
         raise errors.UsageError(f"{path}: charts are written as {', '.join(_LIBRARIES)}")
@@ -48,7 +48,7 @@ def check(path: Path) -> None:
 
 @contextlib.contextmanager
 def _standing_elsewhere() -> Iterator[None]:
-    """Leave the current folder for a while: its matplotlibrc would be believed before all others."""
+    """Leave the current folder for a while, since matplotlib would read a matplotlibrc there first."""
     here = os.open(".", os.O_PATH)
     os.chdir("/")
     try:
@@ -60,7 +60,7 @@ def _standing_elsewhere() -> Iterator[None]:
 
 def write(path: Path, charts: Sequence[chart.Chart]) -> None:
     """Write charts into a file, one below the other. Raises `errors.BadInput` where it can't be written."""
-    charts = [_shortened(one) for one in charts]
+    charts = [_shortened(panel) for panel in charts]
     try:
         if _LIBRARIES[path.suffix.lower()] == "plotly":
             _write_page(path, charts)
@@ -83,20 +83,20 @@ def _draw(charts: Sequence[chart.Chart]) -> Figure:
     from matplotlib import figure as drawing
 
     # Legends stand below their charts, where they hide nothing.
-    heights = [height for one in charts for height in (_HEIGHT, _LABEL * len(one.lines))]
+    heights = [height for panel in charts for height in (_HEIGHT, _LABEL * len(panel.lines))]
     figure = drawing.Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(2 * len(charts), 1, height_ratios=heights)
-    for number, one in enumerate(charts):
+    for number, panel in enumerate(charts):
         axes, below = figure.add_subplot(grid[2 * number]), figure.add_subplot(grid[2 * number + 1])
         below.axis("off")
-        for place, (line, colour) in enumerate(_coloured(one)):
+        for place, (line, colour) in enumerate(_coloured(panel)):
             xs, ys = zip(*chart.points(line.series), strict=True)
             style = _DASHES[place // len(chart.COLOURS) % len(_DASHES)] if len(xs) > 1 else "o"
             axes.plot(xs, ys, style, color=colour, label=line.label, linewidth=1)
-        axes.set_title(one.title)
-        axes.set_xlabel(one.axis)
+        axes.set_title(panel.title)
+        axes.set_xlabel(panel.axis)
         axes.grid(alpha=0.3)
-        if len(one.lines) > 1:
+        if len(panel.lines) > 1:
             below.legend(handles=axes.lines, loc="upper left", borderaxespad=0, fontsize="small")
     return figure
 
@@ -105,32 +105,32 @@ def _write_page(path: Path, charts: Sequence[chart.Chart]) -> None:
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    titles = [_unmarked(one.title) for one in charts]
+    titles = [_unmarked(panel.title) for panel in charts]
     figure = make_subplots(rows=len(charts), cols=1, subplot_titles=titles)
-    for row, one in enumerate(charts, 1):
-        for line, colour in _coloured(one):
+    for row, panel in enumerate(charts, 1):
+        for line, colour in _coloured(panel):
             xs, ys = zip(*chart.points(line.series), strict=True)
             mode = "lines" if len(xs) > 1 else "markers"
-            name = _unmarked(f"{line.label}: {one.name}")
+            name = _unmarked(f"{line.label}: {panel.name}")
             figure.add_trace(
                 Scatter(x=xs, y=ys, mode=mode, name=name, line={"color": colour}), row=row, col=1
             )
-        figure.update_xaxes(title_text=one.axis, row=row, col=1)
+        figure.update_xaxes(title_text=panel.axis, row=row, col=1)
     figure.update_layout(height=420 * len(charts))
     # With plotly inside: compute clusters seldom reach the Internet.
     path.write_text(figure.to_html(include_plotlyjs=True), encoding="utf-8")
 
 
-def _coloured(one: chart.Chart) -> list[tuple[chart.Line, str]]:
+def _coloured(panel: chart.Chart) -> list[tuple[chart.Line, str]]:
     return [
         (line, "#{:02x}{:02x}{:02x}".format(*chart.colour_of(number)))
-        for number, line in enumerate(one.lines)
+        for number, line in enumerate(panel.lines)
     ]
 
 
-def _shortened(one: chart.Chart) -> chart.Chart:
-    lines = tuple(line._replace(label=_short(line.label)) for line in one.lines)
-    return chart.Chart(_short(one.name), lines)
+def _shortened(panel: chart.Chart) -> chart.Chart:
+    lines = tuple(line._replace(label=_short(line.label)) for line in panel.lines)
+    return chart.Chart(_short(panel.name), lines)
 
 
 def _short(text: str) -> str:

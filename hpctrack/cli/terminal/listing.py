@@ -76,8 +76,8 @@ def build(
 def usual(lines: Sequence[Line], now: datetime, *, plain: bool) -> list[table.Column]:
     """Return the columns of a list without ``--format``.
 
-    In a pipe these are always the same ones, so that they keep their places; on a terminal not that of users
-    where all runs are one user's, nor that of remarks where there are none.
+    In a pipe all columns are there, so that they keep their places. On a terminal the column of users is left
+    out where all runs are one user's, and that of remarks where there are none.
     """
     folded = any(isinstance(line, lists.ArrayRow) for line in lines)
     built = {column.header: _usual(column, lines, now, folded=folded, plain=plain) for column in _COLUMNS}

@@ -30,7 +30,7 @@ clean = visible.line
 
 
 def clean_lines(text: str) -> list[str]:
-    """Return the lines of a program's output, without colours, and with what progress bars drew last."""
+    """Return the lines of a program's output without colours; of a progress bar its last state."""
     lines = _ESCAPE.sub("", text).replace("\r\n", "\n").rstrip("\n").split("\n")
     return [visible.shown(line.rstrip("\r").rpartition("\r")[2].expandtabs()) for line in lines]
 
@@ -57,7 +57,7 @@ def pairs(values: Mapping[str, object], separator: str = "  ") -> Text:
 def sparkline(series: Series, width: int) -> str:
     """Return a metric's course in blocks, at most ``width`` of them.
 
-    A block stands for the middle of its values, but where the least or greatest value of all lies, for that.
+    A block shows the middle of its values; the block with the least or greatest value of all shows that one.
     """
     low, high = series.minimum, series.maximum
     if low is None or high is None:

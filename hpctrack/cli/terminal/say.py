@@ -1,7 +1,8 @@
-"""What verbs write: what they print goes through here or through `table.Output`, each line of it.
+"""Standard output and standard error of the verbs.
 
-Whatever a line holds, it can't command the terminal. Bytes of files that are passed on as they are, and what
-programs read, are written by `logs`, `table.ForPrograms` and `raw`.
+Each line that a verb prints goes through here or through `table.Output`: no text in it commands the terminal.
+Bytes of files that are passed on as they are, and what programs read, are written by `logs`,
+`table.ForPrograms` and `raw`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def coloured(*lines: str) -> None:
 
 
 def raw(text: str) -> None:
-    """Write text of ours, and JSON of `render.to_json`, which escapes what it holds."""
+    """Write text of ours, and JSON of `jsonable.to_json`, which escapes what it holds."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -55,7 +56,7 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def logging_to(handler: logging.Handler, form: str, level: int) -> Iterator[None]:
-    """Log to a handler and nowhere else, until this ends: one line a message, whoever's names are in it."""
+    """Log to this handler alone until the block ends; each message is one line, whatever names it holds."""
     import logging
 
     class Formatter(logging.Formatter):

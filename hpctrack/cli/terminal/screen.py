@@ -1,9 +1,9 @@
 """The terminal's other screen, for a verb that draws again and again, and the signals that interrupt it.
 
 Open a `Screen`, then in turn `ask` what is to be shown, `draw` it and `wait`. While it is open, signals raise
-nothing but in the midst of `ask`: handlers take note, and `wait` sees to it. So no drawing is ever cut short,
-and the terminal is given back in one place, whatever ends the verb: q, Ctrl-C, a failure, SIGTERM, SIGHUP.
-Ctrl-Z gives it back until the verb goes on.
+only inside `ask`; elsewhere their handlers take a note, on which `wait` acts. So no drawing is cut short, and
+the terminal is restored in one place, whatever ends the verb: q, Ctrl-C, a failure, SIGTERM, SIGHUP. Ctrl-Z
+restores it until the verb goes on.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Screen:
                 raise Interrupted
 
     def _catch_up(self) -> None:
-        """Do what signals have asked for: stand still, draw again."""
+        """Act on the signals that were noted: pause, or draw again."""
         if self._pausing:
             self._pause()
         if self._stale and self._drawing is not None:
@@ -146,7 +146,7 @@ class Screen:
             self.draw(self._drawing)
 
     def _pause(self) -> None:
-        """Give the terminal back and stand still until somebody lets us go on."""
+        """Restore the terminal and stop this process until SIGCONT."""
         self._close()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
@@ -163,7 +163,7 @@ class Screen:
         _write(_ENTER + _HIDE_CURSOR)
 
     def _close(self) -> None:
-        """Leave the terminal as it was. One that is gone needs nothing."""
+        """Restore the terminal, unless it is gone."""
         with contextlib.suppress(OSError):
             _write(_SHOW_CURSOR + _LEAVE)
         if self._keyboard is not None:
@@ -171,7 +171,7 @@ class Screen:
                 termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._modes)
 
     def _give_back(self) -> None:
-        """Give terminal and signals back, Ctrl-C last: until then it raises nothing."""
+        """Restore the terminal, then the handlers of signals, Ctrl-C last: until then it raises nothing."""
         self._close()
         signal.set_wakeup_fd(-1)
         os.close(self._woken)

@@ -1,4 +1,4 @@
-"""Tables that fit: on a narrow terminal columns shrink or go; into a pipe everything is written out."""
+"""Tables that fit the terminal: columns shrink or are left out. Into a pipe all are written in full."""
 
 from __future__ import annotations
 
@@ -51,10 +51,9 @@ class Column:
 
 
 def column(header: str, cells: Iterable[object], **how: Any) -> Column:
-    """Make a column of text that may come from anywhere: it can't control the terminal, and is never blank.
+    """Make a column. Text of anybody's in it can't command the terminal.
 
-    Of a cell that is None or empty nothing is known.
-    ``how`` are the further fields of `Column`.
+    A cell that is None or empty says that nothing is known. ``how`` are the further fields of `Column`.
     """
     return Column(header, [_shown(cell) for cell in cells], **how)
 
@@ -67,8 +66,8 @@ def _shown(cell: object) -> Text:
 def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
     """Choose columns and their widths for a line of ``width`` cells.
 
-    The widest of those that may shrink gives first, cell by cell; if that is not enough, a column goes.
-    What can neither shrink nor go is kept, and lines are cut where the terminal ends, with a sign.
+    The widest column that may shrink becomes narrower cell by cell; if that is not enough, columns are left
+    out. Columns that allow neither stay, and lines are cut where the terminal ends, with a sign.
     """
     wanted = [column.width for column in columns]
     least = [
@@ -82,7 +81,7 @@ def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
 
 
 def _kept(columns: Sequence[Column], least: Sequence[int], width: int) -> list[int]:
-    """Return the places of the columns that stay: of thousands nearly all may have to go."""
+    """Return the places of the columns that stay. There may be thousands, of which nearly all go."""
     needed = sum(least) + _GAP * (len(columns) - 1)
     gone = set()
     turns = sorted((column.drop, place) for place, column in enumerate(columns) if column.drop is not None)
@@ -132,7 +131,7 @@ def _line(row: Sequence[Text], chosen: Sequence[tuple[Column, int]], width: int)
 
 
 def _cut(line: Text, width: int) -> Text:
-    """Cut a line with one sign, also where a cell ends there that is cut itself."""
+    """Cut a line and end it with one sign, even if its last cell was cut with a sign."""
     if line.cell_len > width:
         line.truncate(width - 1)
         signs = len(line.plain) - len(line.plain.rstrip("…"))
@@ -143,7 +142,7 @@ def _cut(line: Text, width: int) -> Text:
 
 
 class ForPrograms:
-    """Standard output for what programs read, unchanged; on a terminal without commands to it."""
+    """Standard output for programs: unchanged in a pipe or file, without commands on a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stdout.isatty()
@@ -159,7 +158,7 @@ class ForPrograms:
 
 
 class _Visible(RenderHook):
-    """Cleans all that is printed: only styles command the terminal."""
+    """Makes all printed text visible, so that only our styles command the terminal."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Wrap what is to be printed."""
@@ -176,7 +175,7 @@ class _Cleaned:
 
 
 def _size() -> tuple[int | None, int | None]:
-    """Return cells and lines of a terminal without commands, for which rich does not ask; None for others."""
+    """Return width and height of a dumb terminal, which rich does not ask for; None for others."""
     is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     return shutil.get_terminal_size() if is_dumb else (None, None)
 
@@ -194,7 +193,7 @@ class Output:
 
     @property
     def bare(self) -> bool:
-        """Whether states are words alone: in a pipe, and where their glyphs would become question marks."""
+        """Whether states are shown as words alone: in a pipe, or where glyphs would become question marks."""
         return self.plain or not self.unicode
 
     @property
@@ -228,7 +227,7 @@ def _rendered(part: RenderableType) -> str:
 
 
 def facts(rows: Iterable[tuple[str, Text | str | None]]) -> Table:
-    """Return names, dim, beside their values; what is empty is left out."""
+    """Return a table of dim names beside their values, without empty values."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, _GAP, 0, 0))

@@ -36,26 +36,28 @@ class Line(NamedTuple):
         return f"{self.says}: {self.do}"
 
 
-def lines(found: Backlog, submissions: dict[str, int], *, grace: float = 0.0) -> Iterator[Line]:
+def lines(backlog: Backlog, submissions: dict[str, int], *, grace: float = 0.0) -> Iterator[Line]:
     """Yield a line for each kind of thing that waits.
 
     ``submissions``: how many belong to other databases, by name; ``grace``: seconds for which something may
     wait without a word.
     """
-    yield from _ready(found, time.time() - grace)
-    if found.unregistered:
-        yield Line(f"{_told(found.unregistered)} wait for their submission to be registered", "hpctrack sync")
-    if found.deleted:
-        says = f"{_told(found.deleted)} are of deleted runs: nobody can ever deliver them"
+    yield from _ready(backlog, time.time() - grace)
+    if backlog.unregistered:
+        yield Line(
+            f"{_told(backlog.unregistered)} wait for their submission to be registered", "hpctrack sync"
+        )
+    if backlog.deleted:
+        says = f"{_told(backlog.deleted)} are of deleted runs: nobody can ever deliver them"
         yield Line(says, "hpctrack prune clears them away")
-    for place in sorted({*submissions, *found.elsewhere}):
-        yield _elsewhere(place, submissions.get(place, 0), found.elsewhere.get(place, []))
-    yield from stuck(found.stuck)
+    for place in sorted({*submissions, *backlog.elsewhere}):
+        yield _elsewhere(place, submissions.get(place, 0), backlog.elsewhere.get(place, []))
+    yield from stuck(backlog.stuck)
 
 
-def _ready(found: Backlog, before: float) -> Iterator[Line]:
-    """Yield the line about what could be delivered, and has been since before some time."""
-    ready = [folder for folder in found.ready if folder.waiting and folder.spooled.since < before]
+def _ready(backlog: Backlog, before: float) -> Iterator[Line]:
+    """Yield the line about what could be delivered, and has waited since before some time."""
+    ready = [folder for folder in backlog.ready if folder.waiting and folder.spooled.since < before]
     if ready:
         size = sum(folder.waiting for folder in ready)
         yield Line(
@@ -73,16 +75,16 @@ def _elsewhere(place: str, submissions: int, folders: list[Spooled]) -> Line:
     )
 
 
-def once(found: Backlog) -> Backlog:
-    """Leave out folders of deleted runs that were told of before: now all of them have been."""
+def once(backlog: Backlog) -> Backlog:
+    """Leave out folders of deleted runs that were told of before, and mark the others as told."""
     from hpctrack.stream.disk import folders
 
-    return found._replace(deleted=[one for one in found.deleted if folders.tell(one.path)])
+    return backlog._replace(deleted=[folder for folder in backlog.deleted if folders.tell(folder.path)])
 
 
-def stuck(found: Iterable[Stuck]) -> Iterator[Line]:
+def stuck(folders: Iterable[Stuck]) -> Iterator[Line]:
     """Yield a line for each of the first folders that can't be judged, and one for the others."""
-    troubles = list(found)
+    troubles = list(folders)
     for folder in troubles[:_NAMED]:
         size = f" ({notation.size(folder.size)}{_ago(folder.since)})" if folder.size else ""
         yield Line(f"{folder.path}{size} stays: {folder.reason}", folder.remedy)
@@ -107,15 +109,15 @@ def _told(folders: list[Spooled], size: int | None = None) -> str:
 
 
 def say(configuration: Settings, connection: Connection, run_id: int | None = None) -> None:
-    """Say on standard error what has waited for some minutes; with ``run_id``, what does so of one run."""
+    """Say on standard error what has waited for some minutes; with ``run_id``, only what is of that run."""
     from hpctrack.store.write import registration
     from hpctrack.stream.collector import backlog
 
     with contextlib.suppress(errors.HpctrackError, OSError):  # it is not what was asked for
-        found = backlog.look(configuration, lambda: connection)
+        waiting = backlog.look(configuration, lambda: connection)
         submissions = registration.elsewhere(configuration, connection)
         if run_id is not None:
-            mine = [one for one in found.ready if one.run_id == run_id]
-            found, submissions = backlog.Backlog(mine, [], [], {}, []), {}
-        for line in lines(once(found), submissions, grace=_GRACE):
+            mine = [folder for folder in waiting.ready if folder.run_id == run_id]
+            waiting, submissions = backlog.Backlog(mine, [], [], {}, []), {}
+        for line in lines(once(waiting), submissions, grace=_GRACE):
             tell.note(str(line))

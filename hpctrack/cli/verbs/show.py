@@ -71,7 +71,7 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
     measured = series.fetch(connection, run.id, names, buckets=chart.DOTS * width)
-    drawable = {one.name: one for one in measured if one.buckets}
+    drawable = {metric.name: metric for metric in measured if metric.buckets}
     for name in names:
         if name not in drawable:
             hint = nearest.hint(name, metric_names.fetch(connection, [run.id]))
@@ -81,12 +81,12 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
 
 
 def _submission(connection: Connection, run: queries.Run) -> queries.Submission:
-    found = queries.submission(connection, run.submission)
-    if found is None and run.submission is not None:
+    submission = queries.submission(connection, run.submission)
+    if submission is None and run.submission is not None:
         raise errors.StoreDenied(f"script and environment of r{run.id} are for {run.user_name} alone")
-    if found is None:
+    if submission is None:
         raise errors.RunNotFound(f"r{run.id} was not submitted by hpctrack: neither script nor environment")
-    return found
+    return submission
 
 
 def _print_script(connection: Connection, run: queries.Run) -> None:

@@ -53,7 +53,7 @@ class RunFilter:
 
 
 class Sort(NamedTuple):
-    """By what to order; runs without a value come last."""
+    """The order of a list; runs without a value come last."""
 
     field: FieldRef = FieldRef("run", "run")
     descending: bool = True
@@ -70,7 +70,7 @@ class Sort(NamedTuple):
 
 
 class Parameters:
-    """Collects values, and stands for each by a placeholder."""
+    """Collects the parameters of a statement; each has a placeholder."""
 
     def __init__(self, **values: Any) -> None:
         self.values = values
