@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"
 
 
-class Collector:
+class MemoryCollector:
     """Keeps in memory what a collector would commit, journal by journal; answers as docs/wire.md says."""
 
     def __init__(self, key: bytes, *, loss: float = 0.0, port: int = 0):
@@ -222,7 +222,7 @@ class Job:
     def spooled(self) -> list[tail.File]:
         return [file for folder in self.spool.glob("journals/*") for file in tail.find(str(folder))]
 
-    def sync(self, collector: Collector, *, ended: bool = False) -> list[bool]:
+    def sync(self, collector: MemoryCollector, *, ended: bool = False) -> list[bool]:
         """Deliver what waits, as ``hpctrack sync`` does; ``ended``: the run is over on all nodes."""
         return [
             spool.deliver(

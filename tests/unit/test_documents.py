@@ -64,6 +64,17 @@ def test_the_module_map_names_every_module_once():
     assert sorted(named) == sorted(modules | {"cli/"})
 
 
+def test_the_page_of_tests_names_every_module_that_they_share():
+    page = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    support = page.partition("## Support")[2].partition("\n## ")[0]
+    named = {
+        "fixtures": re.findall(r"^\| `fixtures/(\w+)` \|", page, re.MULTILINE),
+        "support": _INLINE_CODE.findall(support),
+    }
+    for folder, names in named.items():
+        assert sorted(names) == sorted(path.stem for path in (ROOT / "tests" / folder).glob("*.py"))
+
+
 def test_every_setting_stands_in_the_configuration_page():
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)

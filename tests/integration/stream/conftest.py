@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.relayed_job import Collector, Job
+from tests.support.relayed_job import Job, MemoryCollector
 
 
 @pytest.fixture
@@ -18,6 +18,6 @@ def job(tmp_path):
 
 @pytest.fixture
 def collector(job):
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     yield collector
     collector.close()

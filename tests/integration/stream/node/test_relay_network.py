@@ -8,12 +8,12 @@ import signal
 import time
 
 from hpctrack.stream.wire import wire
-from tests.support.relayed_job import LOG, Collector, Job
+from tests.support.relayed_job import LOG, Job, MemoryCollector
 from tests.support.waiting import eventually
 
 
 def test_thirty_percent_loss_in_both_directions(job):
-    collector = Collector(job.key, loss=0.3)
+    collector = MemoryCollector(job.key, loss=0.3)
     job.submit()
     job.find_collector_at(collector.address)
     job.run(LOG, LAST="3000", REST="2", flush=600)
@@ -27,7 +27,7 @@ def test_a_record_and_a_collector_that_come_late(job):
     time.sleep(1.0)
     job.submit()
     time.sleep(1.0)
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     job.find_collector_at(collector.address)
     eventually(lambda: len(collector.steps()) == 300, 20)
     assert process.poll() is None
@@ -37,13 +37,13 @@ def test_a_record_and_a_collector_that_come_late(job):
 
 
 def test_a_collector_that_moves_is_found_again(job, tmp_path):
-    first = Collector(job.key)
+    first = MemoryCollector(job.key)
     job.submit()
     job.find_collector_at(first.address)
     process = job.start(LOG, LAST="10", REST="8")
     eventually(lambda: len(first.steps()) == 10)
     first.close()
-    second = Collector(job.key)
+    second = MemoryCollector(job.key)
     second.watermarks, second.bodies = dict(first.watermarks), first.bodies
     job.find_collector_at(second.address)
     with job.journal("shell").open("a") as file:
@@ -56,7 +56,7 @@ def test_a_collector_that_moves_is_found_again(job, tmp_path):
 
 def test_several_addresses_are_tried_in_turn(tmp_path):
     job = Job(tmp_path)
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     job.record = job.record._replace(collector=("127.0.0.1:9", "nowhere.invalid:5", collector.address))
     job.submit()
     job.run(LOG, LAST="10", REST="8")
@@ -98,7 +98,7 @@ def test_a_supervisor_that_is_killed_leaves_a_relay_that_finishes(job, collector
 def test_answers_that_are_not_the_collectors_change_nothing(job, collector):
     """Everything is acknowledged under another key, with the MAC of what was sent, or by what was sent."""
     job.submit()
-    forger = Collector(bytes(32))
+    forger = MemoryCollector(bytes(32))
 
     def forged(datagram: bytes) -> bytes:
         return wire.answer(wire.peek(datagram), forger.key, 1 << 40, 1 << 41)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack.stream.disk import holes
-from tests.support.relayed_job import LOG, Collector, Job
+from tests.support.relayed_job import LOG, Job, MemoryCollector
 from tests.support.waiting import eventually
 
 RELAY_SECONDS = 31
@@ -23,7 +23,7 @@ def test_no_collector_the_job_ends_at_once_and_sync_delivers(job):
     assert job.run_folders() == []
     assert {file.kind for file in job.spooled()} == {"relay", "log"}, "the shell has said nothing"
     assert not any(file.whole for file in job.spooled())
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     assert job.sync(collector) == [True]
     collector.close()
     assert sorted(collector.steps()) == list(range(5000)) and len(collector.messages("fin")) == 1
@@ -37,7 +37,7 @@ def test_a_brief_job_that_nobody_answered_makes_no_fuss(job):
     """Its collector may only just have been started: what it said is delivered a moment later."""
     job.submit()
     job.run("#!/bin/sh\necho 'step=1 loss=1' >> $HPCTRACK_JOURNAL\n")
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     job.sync(collector)
     collector.close()
     assert collector.steps() == [1] and collector.messages("event") == []
@@ -49,7 +49,7 @@ def test_syncing_twice_adds_nothing(job, tmp_path):
     (folder,) = job.spool.glob("journals/*")
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-a", folder, copy], check=True)
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     job.sync(collector)
     subprocess.run(["cp", "-a", copy, folder], check=True)
     assert job.sync(collector) == [True]
@@ -59,7 +59,7 @@ def test_syncing_twice_adds_nothing(job, tmp_path):
 
 def test_a_record_that_never_comes_does_not_hold_up_the_job(job):
     job.run("#!/bin/sh\necho 'step=1 loss=1' >> $HPCTRACK_JOURNAL\n", flush=600)
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     job.submit()
     assert job.sync(collector) == [True]
     collector.close()
@@ -70,7 +70,7 @@ def test_sync_delivers_what_a_killed_job_left_on_this_host(job):
     job.submit()
     process = job.start(LOG, LAST="100", REST="30")
     eventually(lambda: b"!args" in job.journal("log").read_bytes())
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     assert job.sync(collector) == []  # it lives
     job.kill(process)
     assert job.sync(collector) == [True]
@@ -80,7 +80,7 @@ def test_sync_delivers_what_a_killed_job_left_on_this_host(job):
 
 def test_transport_spool_sends_nothing(tmp_path):
     job = Job(tmp_path, transport="spool")
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     job.record = job.record._replace(collector=(collector.address,))
     job.submit()
     process = job.start(LOG, LAST="100", REST="4")
@@ -101,7 +101,7 @@ def test_a_spool_that_can_not_be_written_keeps_the_run_folder(job):
     job.run(LOG, LAST="100", flush=600)
     assert len(job.run_folders()) == 1
     (job.spool / "journals").unlink()
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     assert job.sync(collector) == [True]
     collector.close()
     assert sorted(collector.steps()) == list(range(100)) and job.run_folders() == []
@@ -121,7 +121,7 @@ def test_after_half_a_minute_of_silence_journals_are_in_the_spool_while_the_job_
     )
     log = next(Path(file.path) for file in job.spooled() if file.kind == "log")
     assert log.read_bytes() == job.journal("log").read_bytes()
-    collector = Collector(job.key)
+    collector = MemoryCollector(job.key)
     job.find_collector_at(collector.address)
     eventually(lambda: len(collector.steps()) == 1001, 40)
     eventually(lambda: job.spooled() == [], 20)
@@ -164,7 +164,7 @@ def test_lines_before_what_the_spool_has_are_counted(job, collector):
         file.write("step=3000 loss=1\n")
     process.wait(60)
     assert [file.lines for file in job.spooled() if file.kind == "log"] == [3000]
-    other = Collector(job.key)
+    other = MemoryCollector(job.key)
     job.sync(other)
     other.close()
     assert other.steps() == [3000] and max(other.gaps()) == 3000 and other.torn() == 0
