@@ -7,6 +7,7 @@ import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,23 +101,19 @@ def starts_processes(source: str) -> bool:
 
 
 def names_an_interpreter(source: str) -> list[str]:
-    """Return in which lines a module says how Python is to be started, or starts it."""
-    tree = ast.parse(source)
+    """Return in which lines a module says how Python is to be started, or by what it starts it."""
     told = {"sys.executable", "sys._base_executable", "sys.prefix", "sys.base_prefix", "sys.exec_prefix"}
-    found = [
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in told
-    ]
-    for node in ast.walk(tree):
-        words = node.elts if isinstance(node, ast.List) else ()
-        texts = [
-            word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)
-        ]
-        if any(re.fullmatch(r"(.*/)?python[\d.]*", text) for text in texts[:1]) or "-m" in texts:
-            found.append(node.lineno)
+    nodes = list(ast.walk(ast.parse(source)))
+    lines = [node.lineno for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node) in told]
+    lines += [node.lineno for node in nodes if isinstance(node, ast.List) and _starts_python(node)]
     starters = ("runpy", "multiprocessing", "concurrent.futures.ProcessPoolExecutor", "venv", "ensurepip")
-    return [*map(str, found), *(name for name in imports(source) if is_in(name, starters))]
+    return [*map(str, lines), *(name for name in imports(source) if is_in(name, starters))]
+
+
+def _starts_python(words: ast.List) -> bool:
+    texts = [word.value for word in words.elts if isinstance(word, ast.Constant)]
+    texts = [text for text in texts if isinstance(text, str)]
+    return "-m" in texts or bool(texts and re.fullmatch(r"(.*/)?python[\d.]*", texts[0]))
 
 
 def scattered_imports(source: str) -> list[int]:
@@ -180,27 +177,41 @@ def violations(module: str, source: str, known: frozenset[str] = KNOWN) -> list[
     names = imports(source)
     ours = modules(names, known) - {"", module}
     foreign = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"hpctrack"}
-    broken = [
-        f"only {', '.join(owners)} may import {library}"
-        for library, owners in OWNERS.items()
-        if library in foreign and not is_in(module, owners)
+    return [
+        *_of_libraries(module, foreign),
+        *_of_floors(module, ours),
+        *_of_nodes(module, ours, foreign),
+        *_of_processes(module, source),
     ]
-    if module not in ENTRANCES:
-        here = part_of(module)
-        assert here in FLOORS, f"{module} has no place in ORDER"
-        broken += [
-            f"{here} stands below {part}, or beside it"
-            for part in sorted(set(map(part_of, ours)) - {here})
-            if FLOORS[part] >= FLOORS[here] or RIMS.get((here, part), module) != module
-        ]
+
+
+def _of_libraries(module: str, foreign: set[str]) -> Iterator[str]:
+    for library, owners in OWNERS.items():
+        if library in foreign and not is_in(module, owners):
+            yield f"only {', '.join(owners)} may import {library}"
+
+
+def _of_floors(module: str, ours: set[str]) -> Iterator[str]:
+    if module in ENTRANCES:
+        return
+    here = part_of(module)
+    assert here in FLOORS, f"{module} has no place in ORDER"
+    for part in sorted(set(map(part_of, ours)) - {here}):
+        if FLOORS[part] >= FLOORS[here] or RIMS.get((here, part), module) != module:
+            yield f"{here} stands below {part}, or beside it"
+
+
+def _of_nodes(module: str, ours: set[str], foreign: set[str]) -> Iterator[str]:
     if is_on_nodes(module):
-        broken += [f"the node side may not import {name}" for name in sorted(ours) if not is_on_nodes(name)]
-        broken += [f"the node side may not import {name}" for name in sorted(foreign - {"psutil"})]
+        elsewhere = {name for name in ours if not is_on_nodes(name)} | (foreign - {"psutil"})
+        yield from (f"the node side may not import {name}" for name in sorted(elsewhere))
+
+
+def _of_processes(module: str, source: str) -> Iterator[str]:
     if is_in(module, ["slurm"]) and module != "slurm.command" and starts_processes(source):
-        broken.append("only slurm.command starts Slurm's commands")
+        yield "only slurm.command starts Slurm's commands"
     if module not in MAY_NAME_AN_INTERPRETER and (places := names_an_interpreter(source)):
-        broken.append(f"only process.children says how Python is started: {', '.join(places)}")
-    return broken
+        yield f"only process.children says how Python is started: {', '.join(places)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -84,6 +84,28 @@ def test_a_filtered_list_means_what_matches(printed, connection, crowd, seed, as
         assert all(runs <= matching for runs, _ in both)
 
 
+def ids(connection, condition: str) -> set[int]:
+    return {run for (run,) in connection.execute(f"SELECT id FROM runs WHERE {condition}")}
+
+
+def exported(folder) -> set[int]:
+    rows = (folder / "rows.csv").read_text().splitlines()[1:]
+    return {int(row.partition(",")[0].strip("r")) for row in rows}
+
+
+#: By verb: which runs it acted on, as the tables, its output or its files tell.
+ACTED_ON = {
+    "tag": lambda connection, out, folder: ids(connection, "tags ? 'chosen'"),
+    "untag": lambda connection, out, folder: ids(connection, "tags = '{}'"),
+    "note": lambda connection, out, folder: ids(connection, "comment = 'seen'"),
+    "status": lambda connection, out, folder: {run["id"] for run in json.loads(out)["runs"]},
+    "compare": lambda connection, out, folder: {
+        int(run.split()[0].strip("r")) for run in json.loads(out)["runs"]
+    },
+    "plot": lambda connection, out, folder: set(map(int, re.findall(r"\br(\d+)\b", out))),
+    "delete": lambda connection, out, folder: set(range(1, 11)) - ids(connection, "true"),
+    "export": lambda connection, out, folder: exported(folder),
+}
 ACTS = (
     ("tag", "{}", "chosen"),
     ("untag", "{}", "good"),
@@ -118,23 +140,7 @@ def test_every_verb_acts_on_what_is_printed_and_on_nothing_else(
     chosen = (text, job)[place]
     assert "-" not in text
     out = printed(*(word.replace("{}", chosen).replace("{folder}", str(tmp_path)) for word in act))
-    rows = connection.execute("SELECT id, tags, comment FROM runs").fetchall()
-    every = range(1, 11)
-    changed = {
-        "tag": {one for one, tags, _ in rows if tags and "chosen" in tags},
-        "untag": {one for one, tags, _ in rows if tags == {}},
-        "note": {one for one, _, note in rows if note == "seen"},
-        "status": {one["id"] for one in json.loads(out)["runs"]} if act[0] == "status" else None,
-        "compare": {int(run.split()[0].strip("r")) for run in json.loads(out)["runs"]}
-        if act[0] == "compare"
-        else None,
-        "plot": {int(one) for one in re.findall(r"\br(\d+)\b", out)},
-        "delete": set(every) - {one for one, _, _ in rows},
-    }
-    if act[0] == "export":
-        text = (tmp_path / "rows.csv").read_text().splitlines()
-        changed["export"] = {int(line.partition(",")[0].strip("r")) for line in text[1:]}
-    assert changed[act[0]] == wanted
+    assert ACTED_ON[act[0]](connection, out, tmp_path) == wanted
 
 
 def test_verbs_about_one_run_refuse_several(cli, run):

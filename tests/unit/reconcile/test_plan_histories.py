@@ -119,6 +119,14 @@ def draw_lines(draw, one, number, *, again):
         one.lines.append(squeue("COMPLETING", **completing, time=at(one.ended)))
 
 
+def _asked_about(draw, lines, seen, *, counted):
+    """Yield a pass for some of the lines of squeue, with or without what sacct has by then."""
+    for line in lines:
+        if draw(st.booleans()):
+            rows = read(seen, counted=counted) if draw(st.booleans()) else []
+            yield [line, *rows], ALL if rows else QUEUE
+
+
 def passes_of(draw, history, *, counted):
     """Divide what is said into passes: pairs of facts and what was asked."""
     passes = []
@@ -126,10 +134,8 @@ def passes_of(draw, history, *, counted):
     for number, one in enumerate(history):
         kept = [earlier for earlier in history[:number] if draw(st.integers(0, 3))]
         seen = [row for earlier in kept for row in earlier.rows]
-        for line in one.lines:
-            if not blind and draw(st.booleans()):
-                rows = read(seen, counted=counted) if draw(st.booleans()) else []
-                passes.append(([line, *rows], ALL if rows else QUEUE))
+        if not blind:
+            passes += _asked_about(draw, one.lines, seen, counted=counted)
         for message in one.messages:
             passes.insert(draw(st.integers(0, len(passes))), ([message], Survey()))
         if blind and draw(st.booleans()):  # its row comes alone, or with some of those before

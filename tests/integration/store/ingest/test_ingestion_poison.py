@@ -190,9 +190,14 @@ def test_what_refuses_everything_sets_little_aside(connection, ingest, run):
     connection.execute("ALTER TABLE metrics ADD CONSTRAINT no CHECK (step = 0) NOT VALID")
     pieces = [log.rows({"step": i, "x": 1.0}) for i in range(1, 41) for log in logs]
     marks = {}
-    for _ in range(40):
-        outcome = ingest.store([p for p in pieces if p.start >= marks.get((p.run_id, A), 0)])
+
+    def store_the_rest():
+        outcome = ingest.store([piece for piece in pieces if piece.start >= marks.get((piece.run_id, A), 0)])
         marks.update(outcome.watermarks)
+        return outcome
+
+    for _ in range(40):
+        outcome = store_the_rest()
     assert outcome.refusing is None or "until it takes something" in outcome.refusing
     (aside,) = one(connection, "SELECT count(*) FROM rejected")
     assert 0 < aside < 250
@@ -202,7 +207,7 @@ def test_what_refuses_everything_sets_little_aside(connection, ingest, run):
     assert len(stored(connection, late.run_id)) == 1
     ingest._held._pauses = dict.fromkeys(ingest._held._pauses, locked._Pause(0.0, 1.0))
     while any(marks.get((log.run_id, A), 0) < log.end for log in logs):
-        marks.update(ingest.store([p for p in pieces if p.start >= marks.get((p.run_id, A), 0)]).watermarks)
+        store_the_rest()
     total = sum(len(stored(connection, log.run_id)) for log in logs)
     assert total + aside == 30 * 41
 

@@ -35,22 +35,33 @@ def bits(value):
 
 def rows_of(block: model.MetricBlock) -> list[tuple]:
     """Return step, progress, time and values of each row, as logged."""
-    found = []
-    for row in range(block.rows):
-        step = None
-        if block.steps is not None and (block.stepped is None or block.stepped[row]):
-            step = int(block.steps[row])
-        time = None
-        if block.times is not None and (block.timed is None or block.timed[row]):
-            time = int(block.times[row])
-        values = {name: float(block.matrix[index, row]) for index, name in enumerate(block.names)}
-        for column in block.columns:
-            if column.present is None or column.present[row]:
-                index = row if column.present is None else int(np.count_nonzero(column.present[:row]))
-                value = column.values[index]
-                values[column.name] = value if isinstance(value, (str, int)) else value.item()
-        found.append((step, 0.0 if block.progress is None else float(block.progress[row]), time, values))
-    return found
+    return [
+        (
+            integer(block.steps, block.stepped, row),
+            0.0 if block.progress is None else float(block.progress[row]),
+            integer(block.times, block.timed, row),
+            values_of(block, row),
+        )
+        for row in range(block.rows)
+    ]
+
+
+def integer(cells, present, row: int) -> int | None:
+    """Return a row's cell, if there is one."""
+    if cells is None or (present is not None and not present[row]):
+        return None
+    return int(cells[row])
+
+
+def values_of(block: model.MetricBlock, row: int) -> dict:
+    """Return a row's values by name; columns with gaps have cells for the rows that have one."""
+    values = {name: float(block.matrix[index, row]) for index, name in enumerate(block.names)}
+    for column in block.columns:
+        if column.present is None or column.present[row]:
+            index = row if column.present is None else int(np.count_nonzero(column.present[:row]))
+            value = column.values[index]
+            values[column.name] = value if isinstance(value, (str, int)) else value.item()
+    return values
 
 
 def expected(row: journal.Row) -> tuple:

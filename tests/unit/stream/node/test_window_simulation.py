@@ -9,7 +9,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -192,68 +194,98 @@ class Outcome:
     database: Database
 
 
-def simulate(seed: int, weather: Weather, lengths: dict[bytes, int], relay_restarts: tuple[float, ...] = ()):
-    """Run until everything is committed and known to be."""
-    rng = random.Random(seed)
-    database = Database()
-    collectors = [Collector(weather, database) for _ in range(2)]
-    relay, target = Relay(rng, lengths), 0
-    order = itertools.count()
-    events: list[tuple[float, int, str, object]] = []
-    sent_before = 0
+class Simulation:
+    """Relay, collectors and the network between them, on a virtual clock."""
 
-    def at(time: float, kind: str, value: object = None) -> None:
-        heapq.heappush(events, (time, next(order), kind, value))
+    def __init__(self, seed: int, weather: Weather, lengths: dict[bytes, int]) -> None:
+        self.rng = random.Random(seed)
+        self.weather, self.lengths = weather, lengths
+        self.database = Database()
+        self.collectors = [Collector(weather, self.database) for _ in range(2)]
+        self.relay, self.target = Relay(self.rng, lengths), 0
+        self.sent_before = 0
+        self.now = 0.0
+        self._order = itertools.count()
+        self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
 
-    def travel(now: float, kind: str, value: object) -> None:
-        stormy = now < weather.clear
-        if stormy and (rng.random() < weather.loss or weather.absent[0] <= now < weather.absent[1]):
+    def at(self, time: float, act: Callable[[Any], None], value: object = None) -> None:
+        heapq.heappush(self._events, (time, next(self._order), act, value))
+
+    def travel(self, act: Callable[[Any], None], value: object) -> None:
+        """Have something arrive: late, twice or not at all, as the weather is."""
+        weather, rng = self.weather, self.rng
+        stormy = self.now < weather.clear
+        if stormy and (rng.random() < weather.loss or weather.absent[0] <= self.now < weather.absent[1]):
             return
         for _ in range(2 if stormy and rng.random() < weather.duplication else 1):
             late = rng.random() * 0.5 if stormy and rng.random() < weather.reordering else 0
-            at(now + weather.delay * (0.5 + rng.random()) + late, kind, value)
+            self.at(self.now + weather.delay * (0.5 + rng.random()) + late, act, value)
 
-    at(0.0, "tick")
-    for one in collectors:
-        at(weather.commit * (0.5 + rng.random()), "commit", one)
-    for kind, times in (
-        ("restart", weather.restarts), ("move", weather.moves), ("relay restart", relay_restarts),
-        ("rollback", () if weather.rollback is None else (weather.rollback,)),
+    def to_collector(self, sent: tuple[Collector, wire.Header]) -> None:
+        collector, header = sent
+        answer = collector.receive(header)
+        if answer is not None:
+            self.travel(self.to_relay, answer)
+
+    def to_relay(self, answer: wire.Header) -> None:
+        self.relay.receive(answer, self.now)
+
+    def commit(self, collector: Collector) -> None:
+        for answer in collector.commit():
+            self.travel(self.to_relay, answer)
+        self.commit_later(collector)
+
+    def commit_later(self, collector: Collector) -> None:
+        self.at(self.now + self.weather.commit * (0.5 + self.rng.random()), self.commit, collector)
+
+    def restart(self, _: None) -> None:
+        self.rng.choice(self.collectors).restart()
+
+    def move(self, _: None) -> None:
+        self.target = 1 - self.target
+
+    def roll_back(self, _: None) -> None:
+        self.database.roll_back(self.lengths)
+        for collector in self.collectors:
+            collector.restart()
+
+    def restart_relay(self, _: None) -> None:
+        self.sent_before += self.relay.sent
+        self.relay.start_window()
+
+    def tick(self, _: None) -> None:
+        self.at(self.now + 0.02, self.tick)
+
+    def step(self) -> None:
+        """Let the next thing happen, and the relay send what it may."""
+        self.now, _, act, value = heapq.heappop(self._events)
+        act(value)
+        for header in self.relay.send(self.now):
+            self.travel(self.to_collector, (self.collectors[self.target], header))
+
+    def is_over(self) -> bool:
+        """Whether everything is committed and known to be."""
+        return all(stream.watermark == self.lengths[name] for name, stream in self.relay.streams.items())
+
+
+def simulate(seed: int, weather: Weather, lengths: dict[bytes, int], relay_restarts: tuple[float, ...] = ()):
+    """Run until everything is committed and known to be."""
+    world = Simulation(seed, weather, lengths)
+    world.at(0.0, world.tick)
+    for collector in world.collectors:
+        world.commit_later(collector)
+    for act, times in (
+        (world.restart, weather.restarts), (world.move, weather.moves), (world.restart_relay, relay_restarts),
+        (world.roll_back, () if weather.rollback is None else (weather.rollback,)),
     ):  # fmt: skip
         for time in times:
-            at(time, kind)
-    while True:
-        now, _, kind, value = heapq.heappop(events)
-        assert now < weather.clear + 240, "it does not end"
-        match kind:
-            case "to collector":
-                one, header = value
-                answer = one.receive(header)
-                if answer is not None:
-                    travel(now, "to relay", answer)
-            case "to relay":
-                relay.receive(value, now)
-            case "commit":
-                for answer in value.commit():
-                    travel(now, "to relay", answer)
-                at(now + weather.commit * (0.5 + rng.random()), "commit", value)
-            case "restart":
-                rng.choice(collectors).restart()
-            case "move":
-                target = 1 - target
-            case "rollback":
-                database.roll_back(lengths)
-                for one in collectors:
-                    one.restart()
-            case "relay restart":
-                sent_before += relay.sent
-                relay.start_window()
-            case "tick":
-                at(now + 0.02, "tick")
-        for header in relay.send(now):
-            travel(now, "to collector", (collectors[target], header))
-        if all(stream.watermark == lengths[name] for name, stream in relay.streams.items()):
-            return Outcome(now, sent_before + relay.sent, relay, collectors, database)
+            world.at(time, act)
+    while not world.is_over():
+        assert world.now < weather.clear + 240, "it does not end"
+        world.step()
+    return Outcome(
+        world.now, world.sent_before + world.relay.sent, world.relay, world.collectors, world.database
+    )
 
 
 def journals(rng: random.Random, count: int, size: int) -> dict[bytes, int]:
