@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, misspelt, options
+from hpctrack.cli import common, completers, misspelt, options
 from hpctrack.cli.terminal import listing, render, say, table, waiting
 from hpctrack.run import conditions, runids, words
 from hpctrack.store.read import attempt_resources, filters, lists, queries
