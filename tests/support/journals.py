@@ -8,7 +8,7 @@ import struct
 from psycopg import sql
 
 from hpctrack import model
-from hpctrack.store.metrics import values
+from hpctrack.store import values
 from hpctrack.stream.collector import arrays
 from hpctrack.stream.wire import journal, wire
 

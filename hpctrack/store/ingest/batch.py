@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hpctrack import errors, model
-from hpctrack.store import refusals
+from hpctrack.store import refusals, values
 from hpctrack.store.ingest import gather, messages, pieces, rows
 from hpctrack.store.ingest.progress import COUNTED, Journal, decide
-from hpctrack.store.metrics import values
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:

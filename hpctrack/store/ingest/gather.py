@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from hpctrack.store import values
 from hpctrack.store.ingest import rows
-from hpctrack.store.metrics import columns, values
+from hpctrack.store.metrics import columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ class Latest(NamedTuple):
     time: int | None
     """Microseconds since the epoch, of the latest row that has a time."""
     values: dict[str, str]
-    """JSON text (see `hpctrack.store.metrics.values`) by metric."""
+    """JSON text (see `hpctrack.store.values`) by metric."""
 
 
 def gather(

@@ -8,7 +8,7 @@ import re
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpctrack.store.metrics import values
+from hpctrack.store import values
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:

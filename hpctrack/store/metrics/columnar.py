@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpctrack.store.metrics import values
+from hpctrack.store import values
 from hpctrack.store.metrics.copy_decode import Cells
 
 if TYPE_CHECKING:

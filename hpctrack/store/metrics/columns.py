@@ -18,8 +18,7 @@ from psycopg.types.numeric import DecimalBinaryDumper
 
 from hpctrack import errors
 from hpctrack.backoff import Backoff
-from hpctrack.store import database
-from hpctrack.store.metrics import values
+from hpctrack.store import database, values
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hpctrack.store.metrics import columns, values
+from hpctrack.store import values
+from hpctrack.store.metrics import columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

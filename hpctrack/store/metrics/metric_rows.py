@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
 
-from hpctrack.store import database
+from hpctrack.store import database, values
 from hpctrack.store.metrics import metric_names, series
-from hpctrack.store.read import queries
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def last_values(
             row = connection.execute(query).fetchone()
         if row is not None:
             value, extra, *axes = row
-            found.append(LastValue(name, queries.decode(extra) if value is None else value, *axes))  # type: ignore[arg-type]
+            found.append(LastValue(name, values.decode(extra) if value is None else value, *axes))  # type: ignore[arg-type]
     return found
 
 
@@ -98,5 +97,5 @@ def _row_values(row: Sequence[Any], names: Sequence[str], places: dict[str, int]
     found = []
     for name in names:
         value = row[places[name]] if name in places else None
-        found.append(queries.decode(extra.get(name)) if value is None else value)
+        found.append(values.decode(extra.get(name)) if value is None else value)
     return tuple(found)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from psycopg import sql
 
-from hpctrack.store import database
-from hpctrack.store.metrics import columnar, columns, copy_decode, copy_out, metric_names, values
+from hpctrack.store import database, values
+from hpctrack.store.metrics import columnar, columns, copy_decode, copy_out, metric_names
 from hpctrack.store.metrics.copy_decode import TEXT, Cells
 from hpctrack.store.statements import composable, statement
 

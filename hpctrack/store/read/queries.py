@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from hpctrack import errors
 from hpctrack.model import Attempt, RunStatus, Transition
 from hpctrack.run import runids, timeline, words
-from hpctrack.store import database
+from hpctrack.store import database, values
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
@@ -303,16 +303,5 @@ def _python(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("status") is not None:
         row["status"] = RunStatus(row["status"])
     if "last" in row:
-        row["last"] = {key: decode(value) for key, value in (row["last"] or {}).items()}
+        row["last"] = {key: values.decode(value) for key, value in (row["last"] or {}).items()}
     return row
-
-
-def decode(value: Any) -> Any:
-    """Return the value that an element of ``extra`` or ``last`` stands for."""
-    return _decode(value) if isinstance(value, dict) else value
-
-
-def _decode(value: dict[str, Any]) -> Any:
-    from hpctrack.store.metrics import values  # late: it loads numpy
-
-    return values.decode(value)

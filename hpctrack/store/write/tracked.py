@@ -13,9 +13,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from hpctrack import errors, limits
-from hpctrack.store import database
+from hpctrack.store import database, values
 from hpctrack.store.ingest import metrics
-from hpctrack.store.metrics import columns, values
+from hpctrack.store.metrics import columns
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ SELECT ARRAY (SELECT DISTINCT jsonb_object_keys(last) FROM run_latest WHERE run_
 SELECT {used} FROM metrics m WHERE m.run_id = ANY ({runs}::bigint[]);
 
 -- name: fetch_extra_kinds
--- Of each metric that runs have values of outside the columns: what kind of values (see store/metrics/values.py).
+-- Of each metric that runs have values of outside the columns: what kind of values (see store/values.py).
 SELECT DISTINCT e.key,
        CASE jsonb_typeof(e.value)
            WHEN 'number' THEN CASE WHEN e.value::text ~ '[.eE]' THEN 'float'

@@ -12,8 +12,9 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import database as store
+from hpctrack.store import values
 from hpctrack.store.ingest import ingestion
-from hpctrack.store.metrics import columns, values
+from hpctrack.store.metrics import columns
 from tests.support.journals import A, B, Journal, bits, metric_columns, one, stored
 
 

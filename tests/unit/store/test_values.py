@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrack.store.metrics import values
+from hpctrack.store import values
 
 EDGES = [
     0.0, -0.0, 1.0, 1e22, 1e16, 1e15, 123456789012345.6, 0.1, 1e-5, 1e-20, 1e-21, 5e-324, 3.0, 2.0**53,

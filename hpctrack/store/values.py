@@ -14,8 +14,6 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -80,6 +78,8 @@ def decode(value: Any) -> Any:
 
 def encode_array(values: model.Array) -> list[str]:
     """Return the JSON text of each element of an array of float64, int64 or bool."""
+    import numpy as np  # late: lists of runs decode values, and need no arrays
+
     if values.dtype.kind == "f":
         magnitude = np.abs(values)
         plain = (magnitude >= _PLAIN_FROM) & (magnitude < _PLAIN_BELOW)
