@@ -71,7 +71,7 @@ def _integer(digits: str) -> int | str:
         return digits
 
 
-Connection = psycopg.Connection[tuple[object, ...]]
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 #: What is read is not to depend on how a database, a role or PGOPTIONS have numbers and times written.
 #: Compiling takes longer than any of our statements (manual, "When to JIT?").

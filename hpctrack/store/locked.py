@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.backoff import Backoff
-from hpctrack.store import database
+from hpctrack.store import database, rows
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Held:
         due = sorted({run for run in runs if run in self._pauses and self._pauses[run].until <= now})
         if not due:
             return []
-        with database.translated(), connection.transaction():
+        with rows.transaction(connection):
             held = find(connection, due)
         self.extend(held)
         return [run for run in due if run not in held]
@@ -87,8 +87,7 @@ def find(connection: Connection, runs: Collection[int]) -> set[int]:
 
     The others stay locked until the caller's transaction ends.
     """
-    rows = connection.execute(statement("find_held_runs"), {"runs": list(runs)}).fetchall()
-    return {int(str(run)) for (run,) in rows}
+    return set(rows.column(connection, "find_held_runs", runs=list(runs)))
 
 
 def describe(connection: Connection) -> str:
@@ -106,11 +105,11 @@ def holders(connection: Connection) -> str:
 
     Lets psycopg's errors through.
     """
-    rows: list[tuple[Any, ...]] = connection.execute(statement("list_holders")).fetchall()
-    if not rows:
+    sessions = connection.execute(statement("list_holders")).fetchall()
+    if not sessions:
         return ""
-    named = "; ".join(_session(*row) for row in rows)
-    return f"{named} (SELECT pg_terminate_backend({rows[0][0]}) ends the first)"
+    named = "; ".join(_session(*session) for session in sessions)
+    return f"{named} (SELECT pg_terminate_backend({sessions[0][0]}) ends the first)"
 
 
 def _session(pid: int, user: str, seconds: float | None, application: str | None) -> str:

@@ -55,7 +55,7 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
 def _is_told_over(job: Job) -> bool:
     """Whether a job is over; if it is, say so."""
     if job.over:
-        say.out(f"r{job.run_id} is over: {job.status}")
+        say.out(f"r{job.run_id} is over: {job.status.value}")
     return job.over
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg import sql
 
-from hpctrack.store import database
+from hpctrack.store import rows
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.statements import composable
 
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 
 
 class Extremes(NamedTuple):
-    """Of the finite values of a metric in one run."""
+    """Minimum and maximum of a metric's finite values in one run."""
 
     minimum: float
     maximum: float
 
 
 def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Extremes]]:
-    """Return them by run and metric; metrics without finite numbers are left out. Booleans are 0 and 1."""
+    """Return the extremes by run and metric; metrics without finite numbers are left out.
+
+    Booleans are 0 and 1.
+    """
     names = metric_names.fetch(connection, runs)
     types = series.numeric_columns(connection)
-    found: dict[int, dict[str, Extremes]] = {}
+    extremes: dict[int, dict[str, Extremes]] = {}
     for chunk in series.chunks(names):
         aggregates = itertools.chain.from_iterable(
             (composable("least_value").format(value=value), composable("greatest_value").format(value=value))
@@ -37,11 +40,9 @@ def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Ex
         query = composable("fetch_extremes").format(
             aggregates=sql.SQL(", ").join(aggregates), runs=list(runs)
         )
-        with database.translated():
-            rows = connection.execute(query).fetchall()
-        for run_id, *cells in rows:
-            of_run = found.setdefault(int(str(run_id)), {})
-            for name, least, greatest in zip(chunk, cells[::2], cells[1::2], strict=True):
-                if isinstance(least, float) and isinstance(greatest, float):
-                    of_run[name] = Extremes(least, greatest)
-    return found
+        for run_id, *cells in rows.tuples(connection, query):
+            pairs = zip(chunk, map(Extremes, cells[::2], cells[1::2]), strict=True)
+            extremes.setdefault(run_id, {}).update(
+                (name, pair) for name, pair in pairs if pair.minimum is not None
+            )
+    return extremes

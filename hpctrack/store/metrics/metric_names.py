@@ -5,12 +5,12 @@ A metric's values live in a column of ``metrics`` or in its ``extra``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg import sql
 
-from hpctrack.store import database
-from hpctrack.store.statements import composable, statement
+from hpctrack.store import rows
+from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 
+class _Names(NamedTuple):
+    noted: list[str]
+    unnoted: bool
+    """Whether any of the runs has rows that another client wrote."""
+
+
 def fetch(connection: Connection, runs: Sequence[int]) -> list[str]:
     """Return the names of the metrics of runs, in alphabetical order.
 
     The collector notes them; those of runs whose rows another client wrote are looked for.
     """
-    with database.translated():
-        row = connection.execute(statement("fetch_names_of_runs"), {"ids": list(runs)}).fetchone()
-    noted, foreign = row or ([], False)
-    names = set(map(str, noted))  # type: ignore[call-overload]
-    if foreign:
-        names.update(_columns_in_use(connection, runs), extra_kinds(connection, runs))
-    return sorted(names)
+    (names,) = rows.records(connection, "fetch_names_of_runs", _Names, ids=list(runs))
+    if not names.unnoted:
+        return sorted(names.noted)
+    return sorted({*names.noted, *_columns_in_use(connection, runs), *extra_kinds(connection, runs)})
 
 
 def column_types(connection: Connection) -> dict[str, str]:
     """Return the columns that hold metrics, with PostgreSQL's names of their types."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_metric_types")).fetchall()
-    return {str(name): str(type_) for name, type_ in rows}
+    return dict(rows.tuples(connection, "fetch_metric_types"))
 
 
 def _columns_in_use(connection: Connection, runs: Sequence[int]) -> list[str]:
@@ -46,19 +47,16 @@ def _columns_in_use(connection: Connection, runs: Sequence[int]) -> list[str]:
     if not used:
         return []
     query = composable("fetch_columns_in_use").format(used=sql.SQL(", ").join(used), runs=list(runs))
-    with database.translated():
-        row = connection.execute(query).fetchone() or ()
-    return [name for name, is_used in zip(names, row, strict=False) if is_used]
+    (cells,) = rows.tuples(connection, query)
+    return [name for name, is_used in zip(names, cells, strict=True) if is_used]
 
 
 def extra_kinds(connection: Connection, runs: Sequence[int]) -> dict[str, set[str]]:
     """Return of each metric with values outside the columns of what kinds they are (see `columnar.kind`)."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_extra_kinds"), {"ids": list(runs)}).fetchall()
-    found: dict[str, set[str]] = {}
-    for name, kind in rows:
-        found.setdefault(str(name), set()).add(str(kind))
-    return found
+    kinds: dict[str, set[str]] = {}
+    for name, kind in rows.tuples(connection, "fetch_extra_kinds", ids=list(runs)):
+        kinds.setdefault(name, set()).add(kind)
+    return kinds
 
 
 def has_extra(names: Sequence[str]) -> sql.Composed:

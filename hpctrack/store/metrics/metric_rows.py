@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
 
-from hpctrack.store import database, values
+from hpctrack.store import rows, values
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.statements import composable
 
@@ -63,10 +63,10 @@ def iterate(
         limit=sql.Literal(last),
     )
     places = {name: _AXES + 1 + number for number, name in enumerate(placed)}
-    with database.translated(), connection.transaction(), connection.cursor("metric_rows") as cursor:
+    with rows.transaction(connection), connection.cursor("metric_rows") as cursor:
         cursor.itersize = _AT_ONCE
         for row in cursor.execute(query):
-            yield MetricRow(*row[:_AXES], _row_values(row, names, places))  # type: ignore[call-arg, arg-type]
+            yield MetricRow._make((*row[:_AXES], _row_values(row, names, places)))
 
 
 def last_values(
@@ -74,7 +74,7 @@ def last_values(
 ) -> list[LastValue]:
     """Return the latest value of each metric that has one."""
     types = series.numeric_columns(connection)
-    found = []
+    latest = []
     for name in names:
         placed = [name] if name in types else []
         query = composable("fetch_last_value").format(
@@ -84,18 +84,17 @@ def last_values(
             window=window.condition(),
             present=metric_names.has_any([name], placed),
         )
-        with database.translated():
-            row = connection.execute(query).fetchone()
+        row = rows.first(connection, query)
         if row is not None:
             value, extra, *axes = row
-            found.append(LastValue(name, values.decode(extra) if value is None else value, *axes))  # type: ignore[arg-type]
-    return found
+            latest.append(LastValue(name, values.decode(extra) if value is None else value, *axes))
+    return latest
 
 
 def _row_values(row: Sequence[Any], names: Sequence[str], places: dict[str, int]) -> tuple[Any, ...]:
     extra = row[_AXES] or {}
-    found = []
-    for name in names:
-        value = row[places[name]] if name in places else None
-        found.append(values.decode(extra.get(name)) if value is None else value)
-    return tuple(found)
+    cells = [row[places[name]] if name in places else None for name in names]
+    return tuple(
+        values.decode(extra.get(name)) if cell is None else cell
+        for name, cell in zip(names, cells, strict=True)
+    )

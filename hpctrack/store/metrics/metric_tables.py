@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from psycopg import sql
 
-from hpctrack.store import database, values
+from hpctrack.store import database, rows, values
 from hpctrack.store.metrics import columnar, columns, copy_decode, copy_out, metric_names
 from hpctrack.store.metrics.copy_decode import TEXT, Cells
-from hpctrack.store.statements import composable, statement
+from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -62,9 +62,7 @@ class _Field(NamedTuple):
 
 def count(connection: Connection, runs: Sequence[int]) -> int:
     """Return how many rows came in for runs; there may be fewer, where some came twice."""
-    with database.translated():
-        row = connection.execute(statement("count_rows"), {"ids": list(runs)}).fetchone()
-    return int(str(row[0])) if row else 0
+    return int(rows.scalar(connection, "count_rows", ids=list(runs)))
 
 
 def read(
@@ -92,9 +90,9 @@ def read(
         runs=list(runs),
         condition=sql.SQL("true") if every_row else metric_names.has_any(names, placed),
     )
-    for rows, cells in _copied(connection, query, fields):
+    for size, cells in _copied(connection, query, fields):
         yield Part(
-            rows,
+            size,
             dict(zip(axes, cells, strict=False)),
             dict(zip(placed, cells[len(axes) :], strict=False)),
             _by_metric(cells[-1], frozenset(names)),
@@ -108,8 +106,8 @@ def read_usage(connection: Connection, run_id: int) -> Iterator[Part]:
         for name, type_ in USAGE.items()
     ]
     query = composable("select_usage").format(fields=_listed(fields), run=run_id)
-    for rows, cells in _copied(connection, query, fields):
-        yield Part(rows, dict(zip(USAGE, cells, strict=True)), {}, {})
+    for size, cells in _copied(connection, query, fields):
+        yield Part(size, dict(zip(USAGE, cells, strict=True)), {}, {})
 
 
 def kind_of_type(type_: str) -> str:
@@ -145,12 +143,9 @@ def _copied(
 
 def _by_metric(cells: Cells, names: frozenset[str]) -> dict[str, dict[int, Any]]:
     """Return the values in ``extra`` that are asked for."""
-    if cells.present is not None and not cells.present.any():
-        return {}
-    found: dict[str, dict[int, Any]] = {}
-    rows = range(len(cells.values)) if cells.present is None else cells.present.nonzero()[0].tolist()
-    for row in rows:
+    of_metric: dict[str, dict[int, Any]] = {}
+    for row in columnar.mask(cells).nonzero()[0].tolist():
         for name, value in database.loads(cells.values[row]).items():
             if name in names and value is not None:
-                found.setdefault(name, {})[row] = values.decode(value)
-    return found
+                of_metric.setdefault(name, {})[row] = values.decode(value)
+    return of_metric

@@ -15,11 +15,11 @@ import numpy as np
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.store import database
+from hpctrack.store import rows
 from hpctrack.store.metrics import columns, copy_decode, metric_names
 from hpctrack.store.metrics.copy_decode import Cells
 from hpctrack.store.metrics.metric_tables import Part
-from hpctrack.store.statements import composable, statement
+from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +70,8 @@ def read(
         # A server that has no connection left for it is read through one.
         with contextlib.suppress(errors.StoreError):
             other = helper()
-    with database.translated(), connection.transaction():
-        connection.execute(statement("take_snapshot"))
+    with rows.transaction(connection):
+        rows.execute(connection, "take_snapshot")
         middle = _middle(connection, run_id)
         if other is None or middle is None:
             return _rows(connection, request, sql.SQL("true"))
@@ -80,19 +80,19 @@ def read(
 
 def _middle(connection: Connection, run_id: int) -> int | None:
     """Return the step in the middle between the first and the last."""
-    (middle,) = connection.execute(statement("fetch_middle"), {"id": run_id}).fetchone() or (None,)
-    return None if middle is None else int(str(middle))
+    middle: int | None = rows.scalar(connection, "fetch_middle", id=run_id)
+    return middle
 
 
 def _in_halves(
     connection: Connection, other: Connection, request: _Request, middle: int
 ) -> list[Part] | None:
-    (snapshot,) = connection.execute(statement("export_snapshot")).fetchone() or ("",)
+    snapshot = rows.scalar(connection, "export_snapshot")
 
     def second_half() -> list[Part] | None:
-        with database.translated(), other.transaction():
-            other.execute(statement("take_snapshot"))
-            other.execute(composable("join_snapshot").format(snapshot=str(snapshot)))
+        with rows.transaction(other):
+            rows.execute(other, "take_snapshot")
+            rows.execute(other, composable("join_snapshot").format(snapshot=snapshot))
             return _rows(other, request, composable("from_step").format(step=middle))
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -124,13 +124,13 @@ def _rows(connection: Connection, request: _Request, which: sql.Composable) -> l
             condition=sql.SQL("true") if request.every_row else metric_names.has_any(names, names),
             limit=limit,
         )
-        rows, extra, *packed = connection.execute(query, binary=True).fetchone() or (0, 0)
+        [(count, extra, *packed)] = connection.execute(query, binary=True).fetchall()
         if extra:
             return None
-        if rows:
+        if count:
             parts.append(_unpacked(packed, groups))
             behind = _behind(parts[-1])
-        if rows != limit:
+        if count != limit:
             return parts
     return None
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from psycopg import sql
 
-from hpctrack.store import database
-from hpctrack.store.statements import composable, statement
+from hpctrack.store import rows
+from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
+
+    from hpctrack.store.database import Connection
 
 #: So many metrics are read by one statement: PostgreSQL returns at most 1,664 columns.
 _AT_ONCE = 200
@@ -90,7 +92,7 @@ EVERYTHING = Window()
 
 
 def fetch(
-    connection: database.Connection,
+    connection: Connection,
     run_id: int,
     names: Iterable[str],
     buckets: int = 40,
@@ -114,11 +116,9 @@ def fetch(
     ]
 
 
-def numeric_columns(connection: database.Connection) -> dict[str, str]:
+def numeric_columns(connection: Connection) -> dict[str, str]:
     """Return the columns that hold metrics, with the category of their type."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_metric_columns")).fetchall()
-    return {str(name): str(category) for name, category in rows}
+    return dict(rows.tuples(connection, "fetch_metric_columns"))
 
 
 def number_of(name: str, category: str | None) -> sql.Composable:
@@ -130,19 +130,15 @@ def number_of(name: str, category: str | None) -> sql.Composable:
     return sql.SQL("coalesce(" + cast + ", {})").format(sql.Identifier("m", name), extra)
 
 
-def _axis(connection: database.Connection, run_id: int, window: Window) -> _Axis | None:
+def _axis(connection: Connection, run_id: int, window: Window) -> _Axis | None:
     """Return along what to draw: steps, or progress where all rows have the same step."""
-    with database.translated():
-        query = composable("fetch_axis").format(id=run_id, window=window.condition())
-        row = connection.execute(query).fetchone()
-    if row is None or row[0] is None:
+    query = composable("fetch_axis").format(id=run_id, window=window.condition())
+    ((first_step, last_step, first_progress, last_progress),) = rows.tuples(connection, query)
+    if first_step is None:
         return None
-    steps, progress = _Axis("step", *_floats(row[:2])), _Axis("progress", *_floats(row[2:]))
-    return progress if steps.low == steps.high and progress.low < progress.high else steps
-
-
-def _floats(values: Sequence[object]) -> Iterator[float]:
-    return (float(value) for value in values)  # type: ignore[arg-type]
+    if first_step == last_step and first_progress < last_progress:
+        return _Axis("progress", first_progress, last_progress)
+    return _Axis("step", float(first_step), float(last_step))
 
 
 class _Rows(NamedTuple):
@@ -154,9 +150,7 @@ class _Rows(NamedTuple):
     buckets: int
 
 
-def _fetch_chunk(
-    connection: database.Connection, which: _Rows, values: dict[str, sql.Composable]
-) -> Iterator[Series]:
+def _fetch_chunk(connection: Connection, which: _Rows, values: dict[str, sql.Composable]) -> Iterator[Series]:
     labels = [sql.Identifier(f"v{number}") for number in range(len(values))]
     query = composable("fetch_buckets").format(
         axis=sql.Identifier("m", which.axis.name),
@@ -168,13 +162,12 @@ def _fetch_chunk(
         high=which.axis.high,
         buckets=which.buckets,
     )
-    with database.translated():
-        rows = connection.execute(query).fetchall()
-        ends = connection.execute(_ends(which, values.values())).fetchone() or ()
-    middles = [sum(_floats(row[1:3])) / 2 for row in rows]
+    buckets = rows.tuples(connection, query)
+    (ends,) = rows.tuples(connection, _ends(which, values.values()))
+    middles = [(low + high) / 2 for _, low, high, *_ in buckets]
     for number, name in enumerate(values):
         begin = 3 + number * len(_AGGREGATES)
-        cells = [row[begin : begin + len(_AGGREGATES)] for row in rows]
+        cells = [bucket[begin : begin + len(_AGGREGATES)] for bucket in buckets]
         series = _series(name, which.axis.name, middles, cells, ends[2 * number : 2 * number + 2])
         if series.count:
             yield series

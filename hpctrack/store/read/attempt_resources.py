@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from hpctrack.run.efficiency import Resources
-from hpctrack.store.read import queries
+from hpctrack.store import rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -18,8 +18,8 @@ _AT_ONCE = 1000
 
 
 def of_run(connection: Connection, run_id: int) -> list[Resources]:
-    """Return those of each attempt of a run, the first one first."""
-    return queries.fetch(connection, "fetch_resources", {"ids": [run_id], "latest": False}, Resources)
+    """Return the resources of a run's attempts, oldest first."""
+    return rows.records(connection, "fetch_resources", Resources, ids=[run_id], latest=False)
 
 
 def add(connection: Connection, runs: Iterable[RunRow]) -> Iterator[RunRow]:
@@ -36,7 +36,8 @@ def add(connection: Connection, runs: Iterable[RunRow]) -> Iterator[RunRow]:
 def _added(connection: Connection, runs: Collection[RunRow]) -> Iterator[RunRow]:
     if not runs:
         return
-    parameters = {"ids": [run.id for run in runs], "latest": True}
-    found = {one.run_id: one for one in queries.fetch(connection, "fetch_resources", parameters, Resources)}
+    ids = [run.id for run in runs]
+    latest = rows.records(connection, "fetch_resources", Resources, ids=ids, latest=True)
+    of_run = {resources.run_id: resources for resources in latest}
     for run in runs:
-        yield dataclasses.replace(run, resources=found.get(run.id))
+        yield dataclasses.replace(run, resources=of_run.get(run.id))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpctrack import errors
 from hpctrack.run import runids
 from hpctrack.run import words as reading
-from hpctrack.store import database
+from hpctrack.store import database, rows
 from hpctrack.store.metrics import metric_names
 from hpctrack.store.read import lookup
-from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from hpctrack.model import RunStatus
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
 
@@ -33,23 +33,43 @@ class Word(NamedTuple):
     help: str
 
 
+class _Run(NamedTuple):
+    id: int
+    slurm_job_id: int | None
+    array_job_id: int | None
+    array_task_id: int | None
+    job_name: str | None
+    status: RunStatus
+
+    def names(self, beginning: str) -> Iterator[str]:
+        """Yield what a word with this beginning may continue as."""
+        yield f"r{self.id}"
+        if not beginning:
+            return
+        if self.array_task_id is not None and "_" not in beginning:
+            yield str(self.array_job_id)
+        else:
+            yield runids.job_text(self.slurm_job_id, self.array_job_id, self.array_task_id) or ""
+        yield self.job_name or ""
+
+
 @contextlib.contextmanager
 def source(settings: Settings) -> Iterator[Source]:
     """Connect to a PostgreSQL that runs already. Raises what `database.connect` raises."""
     dsn = settings.dsn if settings.dsn is not None else _embedded(settings)
     settings = settings._replace(dsn={**dsn, "connect_timeout": _CONNECT_TIMEOUT})
     with contextlib.closing(database.connect(settings, autocommit=True, check=False)) as connection:
-        connection.execute(statement("limit_statements"))
+        rows.execute(connection, "limit_statements")
         yield Source(connection)
 
 
 def _embedded(settings: Settings) -> dict[str, str]:
-    from hpctrack.store import embedded
+    from hpctrack.store import embedded  # late: sites have none
 
-    dsn = embedded.running(settings)
-    if dsn is None:
+    parameters = embedded.running(settings)
+    if parameters is None:
         raise errors.StoreUnavailable
-    return dsn
+    return parameters
 
 
 class Source:
@@ -64,26 +84,18 @@ class Source:
         Numbers continue as job ids (``14``, behind an underscore tasks of arrays), words as runs' own ids and
         jobs' names; nothing continues as runs' own ids.
         """
-        parameters = {"users": lookup.my_names(self._connection), "limit": _NEWEST}
-        rows = self._connection.execute(statement("complete_runs"), parameters).fetchall()
+        users = lookup.my_names(self._connection)
         words: dict[str, str] = {}
-        for run, job_id, array, task, name, status in rows:
-            label = name or "run"
-            job = runids.job_text(job_id, array, task)  # type: ignore[arg-type]
-            if task is not None and "_" not in beginning:
-                job = str(array)
-            choices = (f"r{run}", job, name) if beginning else (f"r{run}",)
-            for text in choices:
-                if text and str(text).startswith(beginning):
-                    words.setdefault(str(text), f"{label} {status}")
+        for run in rows.records(self._connection, "complete_runs", _Run, users=users, limit=_NEWEST):
+            for text in run.names(beginning):
+                if text.startswith(beginning):
+                    words.setdefault(text, f"{run.job_name or 'run'} {run.status.value}")
         return [Word(*pair) for pair in words.items()][:_OFFERED]
 
     def experiments(self, beginning: str) -> list[Word]:
         """Return the names of experiments, the newest first."""
-        rows = self._connection.execute(
-            statement("complete_experiments"), {"beginning": beginning, "limit": _OFFERED}
-        ).fetchall()
-        return [Word(str(name), f"by {user}") for name, user in rows]
+        pairs = rows.tuples(self._connection, "complete_experiments", beginning=beginning, limit=_OFFERED)
+        return [Word(name, f"by {user}") for name, user in pairs]
 
     def metrics(self, texts: Iterable[str], beginning: str) -> list[Word]:
         """Return the metrics of the runs that stand among some words."""
@@ -92,13 +104,14 @@ class Source:
 
     def tags(self, texts: Iterable[str], beginning: str) -> list[Word]:
         """Return the names of the tags of the runs that stand among some words."""
-        parameters = {"ids": self._named(texts), "beginning": beginning, "limit": _OFFERED}
-        rows = self._connection.execute(statement("complete_tags"), parameters).fetchall()
-        return [Word(str(name), "tag") for (name,) in rows]
+        names = rows.column(
+            self._connection, "complete_tags", ids=self._named(texts), beginning=beginning, limit=_OFFERED
+        )
+        return [Word(name, "tag") for name in names]
 
     def _named(self, texts: Iterable[str]) -> list[int]:
-        found: dict[int, None] = {}
+        ids: dict[int, None] = {}
         for text in texts:
             with contextlib.suppress(errors.HpctrackError):  # no run, or none that is known
-                found.update(dict.fromkeys(lookup.find_each(self._connection, reading.runs(text))))
-        return list(found)
+                ids.update(dict.fromkeys(lookup.find_each(self._connection, reading.runs(text))))
+        return list(ids)

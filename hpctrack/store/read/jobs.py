@@ -1,20 +1,18 @@
-"""What is to be known of runs before their jobs are ended."""
+"""The jobs of runs, as they are looked at before they are ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg.rows import class_row
-
-from hpctrack.store import database
-from hpctrack.store.statements import statement
+from hpctrack.store import rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime
     from uuid import UUID
 
+    from hpctrack.model import RunStatus
     from hpctrack.store.database import Connection
 
 
@@ -24,7 +22,7 @@ class Job:
 
     run_id: int
     kind: str
-    status: str
+    status: RunStatus
     over: bool
     submission: UUID | None
     cluster: str | None
@@ -45,8 +43,7 @@ class Job:
 
 def fetch(connection: Connection, ids: Collection[int]) -> list[Job]:
     """Return the jobs of these runs."""
-    with database.translated(), connection.cursor(row_factory=class_row(Job)) as cursor:
-        return cursor.execute(statement("fetch_jobs"), {"ids": list(ids)}).fetchall()
+    return rows.records(connection, "fetch_jobs", Job, ids=list(ids))
 
 
 def whole_arrays(connection: Connection, jobs: Collection[Job]) -> set[int]:
@@ -56,7 +53,7 @@ def whole_arrays(connection: Connection, jobs: Collection[Job]) -> set[int]:
         for job in jobs
         if job.array_job_id is not None and job.submission is not None
     }
-    parameters = {"ids": [job.run_id for job in jobs], "submissions": list(arrays.values())}
-    with database.translated():
-        rows = connection.execute(statement("find_other_tasks"), parameters).fetchall()
-    return set(arrays) - {row[0] for row in rows}
+    ids = [job.run_id for job in jobs]
+    return set(arrays).difference(
+        rows.column(connection, "find_other_tasks", ids=ids, submissions=list(arrays.values()))
+    )

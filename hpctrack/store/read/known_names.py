@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpctrack.store import database
-from hpctrack.store.statements import statement
+from hpctrack.store import rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,20 +17,14 @@ NEWEST = 1000
 
 def of_runs(connection: Connection) -> dict[str, list[str]]:
     """Return the names that the newest runs have: of metrics, args, tags, users, partitions, jobs."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_known_names"), {"newest": NEWEST}).fetchall()
-    return {str(scope): list(map(str, names)) for scope, names in rows}  # type: ignore[call-overload]
+    return dict(rows.tuples(connection, "fetch_known_names", newest=NEWEST))
 
 
 def experiments(connection: Connection) -> list[str]:
     """Return the names of all experiments, the newest first."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_experiment_names")).fetchall()
-    return [str(name) for (name,) in rows]
+    return rows.column(connection, "fetch_experiment_names")
 
 
 def tags(connection: Connection, ids: Collection[int]) -> list[str]:
     """Return the names of the tags that any of these runs has."""
-    with database.translated():
-        rows = connection.execute(statement("fetch_tags_of_runs"), {"ids": list(ids)}).fetchall()
-    return [str(name) for (name,) in rows]
+    return rows.column(connection, "fetch_tags_of_runs", ids=list(ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -10,7 +11,8 @@ from psycopg import sql
 
 from hpctrack.model import RunStatus
 from hpctrack.run import runids
-from hpctrack.store.read import filters, queries
+from hpctrack.store import rows
+from hpctrack.store.read import filters
 from hpctrack.store.read.filters import RunFilter, Sort
 from hpctrack.store.read.queries import RunRow
 from hpctrack.store.statements import composable
@@ -97,13 +99,13 @@ def list_runs(
     Without a limit all of them.
     """
     query, parameters = _query(which, sort, limit, after)
-    return queries.fetch(connection, query, parameters, RunRow)
+    return rows.records(connection, query, RunRow, **parameters)
 
 
 def iterate_runs(connection: Connection, which: RunFilter, sort: Sort = NEWEST_FIRST) -> Iterator[RunRow]:
     """Yield all runs that match, in order, without ever holding all of them."""
     query, parameters = _query(which, sort, limit=None, after=None)
-    return queries.iterate(connection, query, parameters, RunRow)
+    return rows.iterate(connection, query, RunRow, **parameters)
 
 
 def _query(
@@ -125,8 +127,8 @@ def count_runs(connection: Connection, which: RunFilter) -> dict[RunStatus, int]
     """Return how many runs match, by status, the most frequent first."""
     parameters = filters.Parameters()
     query = composable("count_runs").format(condition=filters.condition(which, parameters))
-    rows = queries.fetch(connection, query, parameters.values, lambda status, count: (status, count))
-    return dict(rows)
+    counts = rows.tuples(connection, query, **parameters.values)
+    return {RunStatus(name): count for name, count in counts}
 
 
 def fetch_page(
@@ -198,12 +200,32 @@ def _look_through(connection: Connection, look: Look) -> _Seen:
 
 
 def _look(connection: Connection, look: Look, *, newest: bool) -> _Seen:
-    (seen,) = queries.fetch(connection, *page_query(look, newest=newest), _Seen)
+    query, parameters = page_query(look, newest=newest)
+    (seen,) = rows.records(connection, query, _Seen, **parameters)
     return seen
 
 
 def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any]]:
-    """Return the statement that looks for a page, among the newest runs or among all, and its parameters."""
+    """Return the statement that looks for a page, among the newest runs or among all, and its parameters.
+
+    Put together, the folded list of one user's newest runs (``hpctrack status``) is (shortened)::
+
+        WITH found AS MATERIALIZED (
+            SELECT id, status, CASE WHEN array_task_id IS NOT NULL THEN submission END AS array_of, id AS key
+            FROM (SELECT * FROM run_overview WHERE true ORDER BY id DESC LIMIT 20000) run_overview
+            WHERE user_name = ANY ('{alice}') AND true
+            ORDER BY id DESC LIMIT 10000
+        ), lines AS (
+            SELECT max(id) AS id, array_of, count(*) AS runs FROM found
+            GROUP BY array_of, CASE WHEN array_of IS NULL THEN id END ORDER BY max(id) DESC LIMIT 51)
+        SELECT ARRAY (SELECT id FROM lines) AS ids, ARRAY (SELECT array_of ...) AS arrays,
+               (... GROUP BY status) AS counts, (SELECT min(id) FROM found) AS oldest,
+               (SELECT count(*) FROM found) = 10000 AS filled,
+               (SELECT count(*) FROM found) < 10000
+                   AND NOT EXISTS (SELECT FROM run_overview WHERE true ... OFFSET 20000 LIMIT 1) AS complete;
+
+    Values go as parameters. ``true`` stands where the page has no page before it (``behind``).
+    """
     parameters = filters.Parameters()
     order = filters.order(look.sort, after=look.after, parameters=parameters)
     behind = order.behind
@@ -241,34 +263,34 @@ def _arrays_at(connection: Connection, which: RunFilter, after: int) -> list[UUI
     query = composable("fetch_arrays_at").format(
         after=parameters.add(after), condition=filters.condition(which, parameters)
     )
-    return queries.fetch(connection, query, parameters.values, lambda submission: submission)
+    return rows.column(connection, query, **parameters.values)
 
 
 def _lines(
     connection: Connection, which: RunFilter, ids: list[int], arrays: Iterable[UUID]
 ) -> list[RunRow | ArrayRow]:
-    rows = {row.id: row for row in list_runs(connection, RunFilter(ids=tuple(ids)), limit=None)}
-    folded = {line.latest.id: line for line in _arrays(connection, which, list(arrays), rows)}
+    runs = {run.id: run for run in list_runs(connection, RunFilter(ids=tuple(ids)), limit=None)}
+    folded = {array.id: array for array in _arrays(connection, which, list(arrays), runs)}
     # A run that was deleted since the page was found is left out.
-    return [folded.get(one) or rows[one] for one in ids if one in rows]
+    return [folded.get(run_id) or runs[run_id] for run_id in ids if run_id in runs]
 
 
 def _arrays(
-    connection: Connection, which: RunFilter, arrays: list[UUID], rows: dict[int, RunRow]
-) -> Iterable[ArrayRow]:
-    """Yield the lines of arrays; ``rows`` holds the latest task of each."""
+    connection: Connection, which: RunFilter, arrays: list[UUID], runs: dict[int, RunRow]
+) -> Iterator[ArrayRow]:
+    """Yield the lines of arrays; ``runs`` holds the latest task of each."""
     if not arrays:
         return
     parameters = filters.Parameters()
     query = composable("fetch_arrays").format(
         arrays=parameters.add(arrays), condition=filters.condition(which, parameters)
     )
-    parts = queries.fetch(connection, query, parameters.values, _Part)
-    for submission in dict.fromkeys(part.submission for part in parts):
-        own = [part for part in parts if part.submission == submission]
-        latest = rows.get(max(max(part.ids) for part in own))
-        if latest is not None:
-            yield _array(latest, own)
+    parts = rows.records(connection, query, _Part, **parameters.values)
+    for _, group in itertools.groupby(parts, key=lambda part: part.submission):
+        own = list(group)
+        ids = _joined(part.ids for part in own)
+        if ids[-1] in runs:
+            yield _array(runs[ids[-1]], ids, own)
 
 
 class _Part(NamedTuple):
@@ -288,23 +310,38 @@ class _Part(NamedTuple):
     waiting: int
 
 
-def _array(latest: RunRow, parts: list[_Part]) -> ArrayRow:
-    ended = max((part.time_ended for part in parts if part.time_ended is not None), default=None)
-    stopped = max((part.time_stopped for part in parts if part.time_stopped is not None), default=None)
+def _array(latest: RunRow, ids: tuple[int, ...], parts: list[_Part]) -> ArrayRow:
+    started, ended, stopped = _times(parts)
     return ArrayRow(
         latest,
-        ids=tuple(sorted(run for part in parts for run in part.ids)),
-        tasks=tuple(sorted(task for part in parts for task in part.tasks)),
+        ids=ids,
+        tasks=_joined(part.tasks for part in parts),
         counts={part.status: len(part.tasks) for part in parts},
-        time_started=min(
-            (part.time_started for part in parts if part.time_started is not None), default=None
-        ),
-        time_ended=None if any(part.unended for part in parts) else ended,
-        time_stopped=None if any(part.running for part in parts) else stopped,
+        time_started=started,
+        time_ended=ended,
+        time_stopped=stopped,
         rows=sum(part.rows for part in parts),
         lost=sum(part.lost for part in parts),
         waiting=sum(part.waiting for part in parts),
     )
+
+
+def _joined(numbers: Iterable[list[int]]) -> tuple[int, ...]:
+    return tuple(sorted(itertools.chain.from_iterable(numbers)))
+
+
+def _times(parts: list[_Part]) -> tuple[datetime | None, datetime | None, datetime | None]:
+    """Return when an array started, ended and stopped (see `ArrayRow`)."""
+    started = min(_known(part.time_started for part in parts), default=None)
+    ended = max(_known(part.time_ended for part in parts), default=None)
+    stopped = max(_known(part.time_stopped for part in parts), default=None)
+    goes_on = any(part.unended for part in parts)
+    runs = any(part.running for part in parts)
+    return started, None if goes_on else ended, None if runs else stopped
+
+
+def _known(times: Iterable[datetime | None]) -> Iterator[datetime]:
+    return (time for time in times if time is not None)
 
 
 def _counts(by_name: dict[str, Any]) -> dict[RunStatus, int]:

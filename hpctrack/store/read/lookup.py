@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from psycopg.rows import class_row
+from typing import TYPE_CHECKING, TypeAlias
 
 from hpctrack import account, errors
 from hpctrack.run import runids
-from hpctrack.store import database
+from hpctrack.store import rows
 from hpctrack.store.read import known_names
-from hpctrack.store.statements import statement
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
@@ -93,9 +90,8 @@ def find_one(connection: Connection, ref: runids.RunRef) -> int:
 
 def my_names(connection: Connection) -> list[str]:
     """Return the names under which the caller's runs are stored: PostgreSQL's login, and the user's here."""
-    with database.translated():
-        (login,) = connection.execute(statement("fetch_login")).fetchone() or (None,)
-    return list(dict.fromkeys((str(login), account.user_name())))
+    login: str = rows.scalar(connection, "fetch_login")
+    return list(dict.fromkeys((login, account.user_name())))
 
 
 def _ids(candidates: Iterable[Candidate]) -> tuple[int, ...]:
@@ -104,23 +100,35 @@ def _ids(candidates: Iterable[Candidate]) -> tuple[int, ...]:
 
 def _one_job(connection: Connection, ref: runids.RunRef, exact: Exact) -> list[Candidate]:
     """Return the runs of the one job that a reference means, in the order of their ids."""
-    found = _candidates(connection, ref, exact, limit=_ENOUGH)
-    if ref.job_id is not None:
-        # The job itself, if it is tracked, rather than what hpctrack run tracks inside it.
-        found = [one for one in found if one.kind == "batch"] or found
-    jobs: dict[Hashable, list[Candidate]] = {}
-    for candidate in found:
-        jobs.setdefault(_job_key(ref, candidate), []).append(candidate)
+    runs = _candidates(connection, ref, exact, limit=_ENOUGH)
+    jobs = _jobs(ref, runs)
     if len(jobs) > 1 and ref.job_id is not None:
-        # Anybody may say in SQL that a run of theirs had this job id.
-        names = my_names(connection)
-        jobs = {key: runs for key, runs in jobs.items() if runs[0].user_name in names} or jobs
-        found = [one for runs in jobs.values() for one in runs]
+        jobs = _own_jobs(connection, jobs) or jobs
     if len(jobs) > 1:
-        raise _ambiguous(ref, [runs[0] for runs in jobs.values()], "jobs")
-    if len(found) == _ENOUGH:
-        found = _candidates(connection, ref, exact, limit=None)
-    return sorted(found, key=lambda one: one.id)
+        raise _ambiguous(ref, [job[0] for job in jobs], "jobs")
+    job = jobs[0]
+    if ref.named and len(runs) == _ENOUGH:
+        job = _candidates(connection, ref, exact, limit=None)
+    return sorted(job, key=lambda run: run.id)
+
+
+def _jobs(ref: runids.RunRef, runs: list[Candidate]) -> list[list[Candidate]]:
+    """Divide runs by their jobs."""
+    jobs: dict[Hashable, list[Candidate]] = defaultdict(list)
+    for run in runs if ref.job_id is None else _scripts(runs):
+        jobs[_job_key(ref, run)].append(run)
+    return list(jobs.values())
+
+
+def _scripts(runs: list[Candidate]) -> list[Candidate]:
+    """Return the runs that are batch jobs; if there is none, the commands that `hpctrack run` tracks."""
+    return [run for run in runs if run.kind == "batch"] or runs
+
+
+def _own_jobs(connection: Connection, jobs: list[list[Candidate]]) -> list[list[Candidate]]:
+    """Return the caller's jobs: anybody may say in SQL that a run of theirs had this job id."""
+    names = my_names(connection)
+    return [job for job in jobs if job[0].user_name in names]
 
 
 def _job_key(ref: runids.RunRef, candidate: Candidate) -> Hashable:
@@ -138,14 +146,10 @@ def _ambiguous(ref: runids.RunRef, candidates: list[Candidate], what: str = "run
 def _candidates(
     connection: Connection, ref: runids.RunRef, exact: Exact, limit: int | None
 ) -> list[Candidate]:
-    if ref.named:
-        found = _by_sluid(connection, ref.text) or _named(connection, ref.text, limit)
-    elif ref.run_id is None and ref.task is None:
-        found = _fetch(connection, "find_job", {"job_id": ref.job_id})
-    else:
-        found = exact.get((ref.job_id, ref.run_id if ref.task is None else ref.task), [])
-    if found:
-        return found
+    """Return the runs that a reference may mean. Raises `errors.RunNotFound` if there is none."""
+    runs = _matches(connection, ref, exact, limit)
+    if runs:
+        return runs
     if ref.named:
         near = nearest.to(ref.text, known_names.of_runs(connection).get("name", ()))
         hint = "" if near is None else f": did you mean {near!r}?"
@@ -157,40 +161,43 @@ def _candidates(
     raise errors.RunNotFound(f"{what} {ref.text}: hpctrack status lists the runs")
 
 
+def _matches(connection: Connection, ref: runids.RunRef, exact: Exact, limit: int | None) -> list[Candidate]:
+    if ref.named:
+        return _by_sluid(connection, ref.text) or _named(connection, ref.text, limit)
+    if ref.run_id is None and ref.task is None:
+        return rows.records(connection, "find_job", Candidate, job_id=ref.job_id)
+    return exact.get((ref.job_id, ref.run_id if ref.task is None else ref.task), [])
+
+
 def _exact(connection: Connection, refs: Collection[runids.RunRef]) -> Exact:
     """Return what runs' own ids and tasks mean: there may be thousands, and they are asked for together."""
-    found: Exact = defaultdict(list)
-    runs = [ref.run_id for ref in refs if ref.run_id is not None]
-    for run in _fetch(connection, "find_runs", {"run_ids": runs}) if runs else ():
-        found[None, run.id].append(run)
+    exact: Exact = defaultdict(list)
+    run_ids = [ref.run_id for ref in refs if ref.run_id is not None]
+    if run_ids:
+        for run in rows.records(connection, "find_runs", Candidate, run_ids=run_ids):
+            exact[None, run.id].append(run)
     tasks = defaultdict(list)
     for ref in refs:
         if ref.task is not None:
             tasks[ref.job_id].append(ref.task)
-    for job, wanted in tasks.items():
-        for run in _fetch(connection, "find_tasks", {"job_id": job, "tasks": wanted}):
-            found[job, run.array_task_id].append(run)
-    return found
+    for job_id, wanted in tasks.items():
+        for run in rows.records(connection, "find_tasks", Candidate, job_id=job_id, tasks=wanted):
+            exact[job_id, run.array_task_id].append(run)
+    return exact
 
 
 def _by_sluid(connection: Connection, text: str) -> list[Candidate]:
-    """Return the runs of which an execution is called so: the job itself, if it is tracked."""
+    """Return the runs with an execution that Slurm calls so: the batch job, if it is tracked."""
     sluid = runids.sluid(text)
-    found = _fetch(connection, "find_sluid", {"sluid": sluid}) if sluid else []
-    return [one for one in found if one.kind == "batch"] or found
+    return _scripts(rows.records(connection, "find_sluid", Candidate, sluid=sluid)) if sluid else []
 
 
 def _named(connection: Connection, text: str, limit: int | None) -> list[Candidate]:
     """Return the runs of a name, the newest first."""
-    exact = text.translate({ord(special): f"\\{special}" for special in "\\%_"})
+    literally = text.translate({ord(special): f"\\{special}" for special in "\\%_"})
     for users in (my_names(connection), None):
-        for pattern in (exact, exact + "%"):
-            parameters = {"name": pattern, "users": users, "limit": limit}
-            if found := _fetch(connection, "find_named", parameters):
-                return found
+        for pattern in (literally, literally + "%"):
+            runs = rows.records(connection, "find_named", Candidate, name=pattern, users=users, limit=limit)
+            if runs:
+                return runs
     return []
-
-
-def _fetch(connection: Connection, name: str, parameters: dict[str, Any]) -> list[Candidate]:
-    with database.translated(), connection.cursor(row_factory=class_row(Candidate)) as cursor:
-        return cursor.execute(statement(name), parameters).fetchall()

@@ -1,34 +1,26 @@
-"""The one read service under command line and API. Reads never write.
+"""One run and all that is stored about it, for command line, Python interface and web page alike.
 
-Every function takes a connection of `hpctrack.store.database` and returns frozen records; unknown is None,
-times are aware. Lists read the view ``run_overview`` and never scan metrics.
+Every function takes a connection of `hpctrack.store.database` and returns frozen records. It writes nothing
+and never scans metrics. Unknown is None; times are aware. Lists of runs are in `lists`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-from psycopg.rows import dict_row
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
 from hpctrack.model import Attempt, RunStatus, Transition
 from hpctrack.run import runids, timeline, words
-from hpctrack.store import database, values
-from hpctrack.store.statements import statement
+from hpctrack.store import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from uuid import UUID
 
-    from psycopg import sql
-
     from hpctrack.run.efficiency import Resources
-
-_T = TypeVar("_T")
-_AT_ONCE = 1000
+    from hpctrack.store.database import Connection
 
 
 @dataclass(frozen=True)
@@ -203,105 +195,65 @@ class Session(NamedTuple):
     user_name: str
 
 
-def get_run(connection: database.Connection, run_id: int) -> Run:
+def get_run(connection: Connection, run_id: int) -> Run:
     """Return one run. Raises `errors.RunNotFound`."""
-    runs = fetch(connection, "get_run", {"id": run_id}, Run)
-    if not runs:
+    run = rows.one(connection, "get_run", Run, id=run_id)
+    if run is None:
         raise errors.RunNotFound(f"no run r{run_id}")
-    return runs[0]
+    return run
 
 
-def transitions(connection: database.Connection, run_id: int) -> list[Transition]:
+def transitions(connection: Connection, run_id: int) -> list[Transition]:
     """Return the timeline of a run: its states in the order in which they were learnt, events among them."""
-    return timeline.arranged(fetch(connection, "fetch_transitions", {"id": run_id}, Transition))
+    return timeline.arranged(rows.records(connection, "fetch_transitions", Transition, id=run_id))
 
 
-def attempts(connection: database.Connection, run_id: int) -> list[Attempt]:
-    """Return the executions of a run, the first one first."""
-    return fetch(connection, "fetch_attempts", {"id": run_id}, Attempt)
+def attempts(connection: Connection, run_id: int) -> list[Attempt]:
+    """Return the executions of a run, oldest first."""
+    return rows.records(connection, "fetch_attempts", Attempt, id=run_id)
 
 
-def submission(connection: database.Connection, uuid: UUID | None) -> Submission | None:
-    """Return what was handed in; None where there is none, or its owner keeps it to himself."""
-    return next(iter(fetch(connection, "fetch_submission", {"uuid": uuid}, Submission)), None)
+def submission(connection: Connection, uuid: UUID | None) -> Submission | None:
+    """Return what was handed in; None where there is none, or its owner keeps it private."""
+    return rows.one(connection, "fetch_submission", Submission, uuid=uuid)
 
 
-def relatives(connection: database.Connection, run_id: int) -> list[Relative]:
+def relatives(connection: Connection, run_id: int) -> list[Relative]:
     """Return the links of a run to others."""
-    return fetch(connection, "fetch_relatives", {"id": run_id}, Relative)
+    return rows.records(connection, "fetch_relatives", Relative, id=run_id)
 
 
-def usage(connection: database.Connection, run_id: int) -> list[Usage]:
+def usage(connection: Connection, run_id: int) -> list[Usage]:
     """Return what each attempt used."""
-    return fetch(connection, "fetch_usage", {"id": run_id}, Usage)
+    return rows.records(connection, "fetch_usage", Usage, id=run_id)
 
 
-def losses(connection: database.Connection, run_id: int) -> Losses:
+def losses(connection: Connection, run_id: int) -> Losses:
     """Return what did not arrive whole."""
-    (counts,) = fetch(connection, "fetch_losses", {"id": run_id}, Losses)
+    (counts,) = rows.records(connection, "fetch_losses", Losses, id=run_id)
     if not counts.rejected:
         return counts
-    reasons = fetch(connection, "fetch_rejections", {"id": run_id}, lambda reason, count: (reason, count))
-    return counts._replace(reasons=tuple(reasons))
+    return counts._replace(reasons=tuple(rows.tuples(connection, "fetch_rejections", id=run_id)))
 
 
-def clusters(connection: database.Connection) -> list[Cluster]:
+def clusters(connection: Connection) -> list[Cluster]:
     """Return what the reconciler knows about each Slurm cluster."""
-    return fetch(connection, "fetch_clusters", {}, Cluster)
+    return rows.records(connection, "fetch_clusters", Cluster)
 
 
-def clock(connection: database.Connection) -> datetime:
+def clock(connection: Connection) -> datetime:
     """Return PostgreSQL's clock at this moment."""
-    found: list[datetime] = fetch(connection, "fetch_clock", {}, lambda clock_timestamp: clock_timestamp)
-    return found[0]
+    now: datetime = rows.scalar(connection, "fetch_clock")
+    return now
 
 
-def relay_lag(connection: database.Connection, run_id: int) -> float | None:
+def relay_lag(connection: Connection, run_id: int) -> float | None:
     """Return how many seconds after its relay's first words, by the node's clock, they were stored."""
-    found: list[float | None] = fetch(connection, "fetch_relay_lag", {"id": run_id}, lambda lag: lag)
-    return found[0]
+    lag: float | None = rows.scalar(connection, "fetch_relay_lag", id=run_id)
+    return lag
 
 
-def session(connection: database.Connection) -> Session:
+def session(connection: Connection) -> Session:
     """Return PostgreSQL's clock and who is logged in."""
-    (found,) = fetch(
-        connection,
-        "fetch_now",
-        {},
-        lambda statement_timestamp, session_user: (statement_timestamp, session_user),
-    )
-    return Session(*found)
-
-
-def fetch(
-    connection: database.Connection,
-    query: str | sql.Composed,
-    params: Mapping[str, Any],
-    make: Callable[..., _T],
-) -> list[_T]:
-    """Run a statement, perhaps a named one; each row becomes a record, its columns the keyword arguments."""
-    text = statement(query) if isinstance(query, str) else query
-    with database.translated(), connection.cursor(row_factory=dict_row) as cursor:
-        return [make(**_python(row)) for row in cursor.execute(text, params).fetchall()]
-
-
-def iterate(
-    connection: database.Connection, query: sql.Composed, params: Mapping[str, Any], make: Callable[..., _T]
-) -> Iterator[_T]:
-    """Run a statement as `fetch` does, and hold a few rows at a time: PostgreSQL keeps the rest."""
-    with (
-        database.translated(),
-        connection.transaction(),
-        connection.cursor("rows", row_factory=dict_row) as cursor,
-    ):
-        cursor.itersize = _AT_ONCE
-        for row in cursor.execute(query, params):
-            yield make(**_python(row))
-
-
-def _python(row: dict[str, Any]) -> dict[str, Any]:
-    if row.get("status") is not None:
-        row["status"] = RunStatus(row["status"])
-    if "last" in row:
-        row["last"] = {key: values.decode(value) for key, value in (row["last"] or {}).items()}
-    return row
+    (now_and_user,) = rows.records(connection, "fetch_now", Session)
+    return now_and_user

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from hpctrack import errors, limits
-from hpctrack.store import database
-from hpctrack.store.statements import statement
+from hpctrack.store import database, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,35 +26,35 @@ _BATCH = 200
 def tag(connection: Connection, ids: Collection[int], tags: Mapping[str, Any]) -> None:
     """Add tags: names to values, true for none."""
     stored = database.without_secrets(limits.value(limits.TAGS, dict(tags)))
-    _update(connection, "tag_runs", ids, {"tags": Jsonb(stored)})
+    _update(connection, "tag_runs", ids, tags=Jsonb(stored))
 
 
 def untag(connection: Connection, ids: Collection[int], names: Collection[str]) -> None:
     """Remove tags by name; one that is not there is no error."""
-    _update(connection, "untag_runs", ids, {"names": database.without_secrets(list(names))})
+    _update(connection, "untag_runs", ids, names=database.without_secrets(list(names)))
 
 
 def note(connection: Connection, ids: Collection[int], text: str | None) -> None:
     """Set the note; None removes it."""
     note = None if text is None else limits.text(limits.NOTE, database.without_secrets(text))
-    _update(connection, "note_runs", ids, {"note": note})
+    _update(connection, "note_runs", ids, note=note)
 
 
 def link(connection: Connection, from_id: int, kind: str, to_id: int) -> None:
     """Link two runs; a link that is there stays."""
     limits.text(limits.LINK, kind)
-    parameters = {"from": from_id, "kind": database.without_secrets(kind), "to": to_id}
-    with database.translated(), connection.transaction():
+    kind = database.without_secrets(kind)
+    with rows.transaction(connection):
         _check_rights(connection, [from_id])
-        connection.execute(statement("link_runs"), parameters)
+        rows.execute(connection, "link_runs", from_id=from_id, kind=kind, to_id=to_id)
 
 
 def unlink(connection: Connection, from_id: int, kind: str, to_id: int) -> bool:
     """Remove a link; False if there is none."""
-    with database.translated(), connection.transaction():
+    kind = database.without_secrets(kind)
+    with rows.transaction(connection):
         _check_rights(connection, [from_id])
-        parameters = {"from": from_id, "kind": database.without_secrets(kind), "to": to_id}
-        return connection.execute(statement("unlink_runs"), parameters).rowcount > 0
+        return rows.execute(connection, "unlink_runs", from_id=from_id, kind=kind, to_id=to_id) > 0
 
 
 class Doomed(NamedTuple):
@@ -72,9 +70,8 @@ class Doomed(NamedTuple):
 
 def count(connection: Connection, ids: Collection[int]) -> list[Doomed]:
     """Return what `delete` would take, by experiment. Raises `errors.StoreDenied` as it does."""
-    with database.translated(), connection.cursor(row_factory=class_row(Doomed)) as cursor:
-        _check_rights(connection, ids)
-        return cursor.execute(statement("count_doomed"), {"ids": list(ids)}).fetchall()
+    _check_rights(connection, ids)
+    return rows.records(connection, "count_doomed", Doomed, ids=list(ids))
 
 
 def delete(
@@ -85,32 +82,27 @@ def delete(
     Goes in batches, ``progress`` is told of each; what was deleted before a failure stays deleted.
     """
     deleted = 0
-    with database.translated():
-        _check_rights(connection, ids)
-        for start in range(0, len(ids), _BATCH):
-            batch = sorted(ids[start : start + _BATCH])
-            with connection.transaction():
-                gone: list[tuple[Any, ...]] = connection.execute(
-                    statement("delete_runs"), {"ids": batch}
-                ).fetchall()
-                submissions = sorted({row[1] for row in gone if row[1] is not None})
-                connection.execute(statement("prune_submissions"), {"submissions": submissions})
-            deleted += len(gone)
-            progress(len(gone))
+    _check_rights(connection, ids)
+    for start in range(0, len(ids), _BATCH):
+        batch = sorted(ids[start : start + _BATCH])
+        with rows.transaction(connection):
+            submissions = rows.column(connection, "delete_runs", ids=batch)
+            own = sorted(set(submissions) - {None})
+            rows.execute(connection, "prune_submissions", submissions=own)
+        deleted += len(submissions)
+        progress(len(submissions))
     return deleted
 
 
-def _update(connection: Connection, name: str, ids: Collection[int], parameters: dict[str, Any]) -> None:
-    with database.translated(), connection.transaction():
+def _update(connection: Connection, name: str, ids: Collection[int], **parameters: Any) -> None:
+    with rows.transaction(connection):
         _check_rights(connection, ids)
-        connection.execute(statement(name), {**parameters, "ids": list(ids)})
+        rows.execute(connection, name, ids=list(ids), **parameters)
 
 
 def _check_rights(connection: Connection, ids: Collection[int]) -> None:
     """Raise `errors.StoreDenied` where row-level security would silently leave runs out."""
-    others: list[tuple[Any, ...]] = connection.execute(
-        statement("find_others_runs"), {"ids": list(ids)}
-    ).fetchall()
+    others = rows.tuples(connection, "find_others_runs", ids=list(ids))
     if others:
         run, owner = others[0]
         more = f", and {len(others) - 1} more are not yours either" if len(others) > 1 else ""

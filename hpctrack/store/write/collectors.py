@@ -10,8 +10,8 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from hpctrack import errors
-from hpctrack.store import database
-from hpctrack.store.statements import statement
+from hpctrack.store import database, rows
+from hpctrack.stream.wire.names import JournalKey, RunName
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +32,7 @@ class CollectorRow:
     id: UUID
     host: str
     pid: int
-    addresses: tuple[str, ...]
+    addresses: Sequence[str]
     started: datetime
     heartbeat: datetime
     stats: dict[str, Any]
@@ -47,20 +47,21 @@ class CollectorRow:
         return self.silent < SILENT
 
 
-def run_keys(
-    connection: Connection, names: Collection[tuple[bytes, int]]
-) -> dict[tuple[bytes, int], tuple[int, bytes, str]]:
-    """Return id, secret and user of runs by submission (16 bytes) and task; unknown ones are left out.
+class Sender(NamedTuple):
+    """A run that sends datagrams, the secret of its submission, and whose it is."""
 
-    Raises `errors.StoreError`.
-    """
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(
-            statement("fetch_run_keys"), _names(names)
-        ).fetchall()
+    run_id: int
+    secret: bytes
+    user: str
+
+
+def run_keys(connection: Connection, names: Collection[tuple[bytes, int]]) -> dict[RunName, Sender]:
+    """Return the keys of runs; runs that do not exist are left out. Raises `errors.StoreError`."""
     return {
-        (submission.bytes, task): (run_id, bytes(secret), user)
-        for submission, task, run_id, secret, user in rows
+        RunName(submission.bytes, task): Sender(run_id, bytes(secret), user)
+        for submission, task, run_id, secret, user in rows.tuples(
+            connection, "fetch_run_keys", **_names(names)
+        )
     }
 
 
@@ -85,21 +86,21 @@ def beat(
 
     One that does not reconcile leaves it to others. Raises `errors.StoreError`.
     """
-    parameters = {
-        "id": collector,
-        "host": host,
-        "pid": pid,
-        "addresses": list(addresses),
-        "stats": Jsonb(stats),
-    }
-    lease = {"id": collector, "seconds": LEASE}
-    with database.translated(), connection.transaction():
-        connection.execute(statement("relax_commit"))
-        connection.execute(statement("beat"), parameters)
+    with rows.transaction(connection):
+        rows.execute(connection, "relax_commit")
+        rows.execute(
+            connection,
+            "beat",
+            id=collector,
+            host=host,
+            pid=pid,
+            addresses=list(addresses),
+            stats=Jsonb(stats),
+        )
         if not reconciles:
             return False
-        connection.execute(statement("lock_lease"))
-        return connection.execute(statement("take_lease"), lease).fetchone() is not None
+        rows.execute(connection, "lock_lease")
+        return rows.execute(connection, "take_lease", id=collector, seconds=LEASE) > 0
 
 
 def end_standstill(connection: Connection, seconds: float) -> int:
@@ -107,32 +108,25 @@ def end_standstill(connection: Connection, seconds: float) -> int:
 
     Returns how many. Raises `errors.StoreError`.
     """
-    parameters = {"own": [database.COLLECTOR, database.COMMAND], "seconds": seconds}
-    with database.translated():
-        return len(connection.execute(statement("end_standstill"), parameters).fetchall())
+    own = [database.COLLECTOR, database.COMMAND]
+    return rows.execute(connection, "end_standstill", own=own, seconds=seconds)
 
 
 def leave(connection: Connection, collector: UUID) -> None:
     """Say that a collector ends, and give up its lease. Raises `errors.StoreError`."""
-    with database.translated():
-        connection.execute(statement("delete_collector"), {"id": collector})
-        connection.execute(statement("delete_silent_collectors"))
+    rows.execute(connection, "delete_collector", id=collector)
+    rows.execute(connection, "delete_silent_collectors")
 
 
 def fetch(connection: Connection) -> list[CollectorRow]:
     """Return all collectors, oldest first. Raises `errors.StoreError`."""
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(statement("list_collectors")).fetchall()
-    return [
-        CollectorRow(id_, host, pid, tuple(addresses), started, heartbeat, stats, silent, bool(reconciles))
-        for id_, host, pid, addresses, started, heartbeat, _lease, stats, silent, reconciles in rows
-    ]
+    return rows.records(connection, "list_collectors", CollectorRow)
 
 
 def check_role(connection: Connection) -> None:
     """Refuse a role that may not collect and reconcile. Raises `errors.StoreDenied`."""
-    with database.translated(), connection.transaction():
-        role, acts = connection.execute(statement("fetch_rights")).fetchone() or ("", False)
+    with rows.transaction(connection):  # the connection may not be in autocommit mode
+        [(role, acts)] = rows.tuples(connection, "fetch_rights")
     if not acts:
         raise errors.StoreDenied(
             f"this is for a collector, and role {role} is none: hpctrack setup --grant-collector {role}"
@@ -148,40 +142,29 @@ class KnownRun(NamedTuple):
     over: bool
 
 
-def known_runs(
-    connection: Connection, names: Collection[tuple[bytes, int]]
-) -> dict[tuple[bytes, int], KnownRun]:
-    """Return the runs by submission (16 bytes) and task; those that do not exist are left out.
-
-    Raises `errors.StoreError`.
-    """
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(
-            statement("fetch_known_runs"), _names(names)
-        ).fetchall()
-    return {(submission.bytes, task): KnownRun(*found) for submission, task, *found in rows}
+def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> dict[RunName, KnownRun]:
+    """Return the runs that exist. Raises `errors.StoreError`."""
+    return {
+        RunName(submission.bytes, task): KnownRun(run_id, attempt, over)
+        for submission, task, run_id, attempt, over in rows.tuples(
+            connection, "fetch_known_runs", **_names(names)
+        )
+    }
 
 
-def deleted_runs(connection: Connection, keys: Mapping[tuple[bytes, int], bytes]) -> set[tuple[bytes, int]]:
+def deleted_runs(connection: Connection, keys: Mapping[RunName, bytes]) -> set[RunName]:
     """Return those of the runs that were deleted from this database; it may well not know all others.
 
     ``keys``: what `records.fingerprint` says of each. Raises `errors.StoreError`.
     """
-    parameters = {**_names(keys), "keys": list(keys.values())}
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(
-            statement("fetch_deleted_runs"), parameters
-        ).fetchall()
-    return {(submission.bytes, task) for submission, task in rows}
+    deleted = rows.tuples(connection, "fetch_deleted_runs", **_names(keys), keys=list(keys.values()))
+    return {RunName(submission.bytes, task) for submission, task in deleted}
 
 
-def watermarks(connection: Connection, runs: Collection[int]) -> dict[tuple[int, str], int]:
-    """Return up to which byte the journals of runs are in, by run and journal. Raises `errors.StoreError`."""
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(
-            statement("fetch_runs_watermarks"), {"runs": list(runs)}
-        ).fetchall()
-    return {(run_id, journal): watermark for run_id, journal, watermark in rows}
+def watermarks(connection: Connection, runs: Collection[int]) -> dict[JournalKey, int]:
+    """Return up to which byte the journals of runs are in. Raises `errors.StoreError`."""
+    marks = rows.tuples(connection, "fetch_runs_watermarks", runs=list(runs))
+    return {JournalKey(run_id, journal): watermark for run_id, journal, watermark in marks}
 
 
 def note_waiting(connection: Connection, waiting: Mapping[int, int]) -> None:
@@ -189,21 +172,20 @@ def note_waiting(connection: Connection, waiting: Mapping[int, int]) -> None:
 
     For the one collector of a user, who has one spool.
     """
-    parameters = {"runs": list(waiting), "rows": list(waiting.values())}
-    with database.translated():
-        connection.execute(statement("note_waiting"), parameters)
-        if waiting:
-            connection.execute(statement("insert_waiting"), parameters)
+    counts = {"runs": list(waiting), "rows": list(waiting.values())}
+    rows.execute(connection, "note_waiting", **counts)
+    if waiting:
+        rows.execute(connection, "insert_waiting", **counts)
 
 
 def live_runs(connection: Connection) -> int:
     """Return how many runs may still have something to say. Raises `errors.StoreError`."""
-    return _count(connection, "count_live_runs", {})
+    return int(rows.scalar(connection, "count_live_runs"))
 
 
 def other_sessions(connection: Connection, seconds: float) -> int:
     """Return how many sessions that are no collector's do something, or did in the last seconds."""
-    return _count(connection, "count_other_sessions", {"own": database.COLLECTOR, "seconds": seconds})
+    return int(rows.scalar(connection, "count_other_sessions", own=database.COLLECTOR, seconds=seconds))
 
 
 def seconds_since_last_end(connection: Connection) -> float:
@@ -211,13 +193,5 @@ def seconds_since_last_end(connection: Connection) -> float:
 
     Raises `errors.StoreError`.
     """
-    with database.translated():
-        row = connection.execute(statement("seconds_since_last_end")).fetchone()
-    seconds = row[0] if row else None
-    return math.inf if seconds is None else max(float(str(seconds)), 0.0)
-
-
-def _count(connection: Connection, name: str, parameters: Mapping[str, Any]) -> int:
-    with database.translated():
-        row = connection.execute(statement(name), parameters).fetchone()
-    return int(str(row[0])) if row else 0
+    seconds = rows.scalar(connection, "seconds_since_last_end")
+    return math.inf if seconds is None else max(float(seconds), 0.0)

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from hpctrack import errors, limits
-from hpctrack.store import database
+from hpctrack.store import database, rows
 from hpctrack.store.read import known_names
-from hpctrack.store.statements import statement
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
@@ -55,46 +53,44 @@ class Link(NamedTuple):
 
 def list_all(connection: Connection) -> list[Experiment]:
     """Return all experiments, the one with the newest run last."""
-    return _fetch(connection, "list_experiments", {})
+    return rows.records(connection, "list_experiments", Experiment)
 
 
 def get(connection: Connection, name: str) -> Experiment:
     """Return one experiment. Raises `errors.ExperimentNotFound`."""
-    found = _fetch(connection, "get_experiment", {"name": name})
-    if not found:
+    experiment = rows.one(connection, "get_experiment", Experiment, name=name)
+    if experiment is None:
         hint = nearest.hint(name, known_names.experiments(connection))
         raise errors.ExperimentNotFound(f"no experiment {name!r}: {hint} (hpctrack experiment list)")
-    return found[0]
+    return experiment
 
 
 def ensure(connection: Connection, name: str) -> Experiment:
     """Return the experiment of a name, made if there is none. Raises `errors.UsageError` for a long one."""
     name = database.without_secrets(name)
     limits.text(limits.EXPERIMENT, name)
-    with database.translated():
-        connection.execute(statement("ensure_experiment"), {"name": name})
+    rows.execute(connection, "ensure_experiment", name=name)
     return get(connection, name)
 
 
 def links(connection: Connection, experiment: Experiment) -> list[Link]:
     """Return the links of an experiment, in both directions."""
-    rows = _rows(connection, "fetch_experiment_links", {"id": experiment.id})
-    return [Link(*row) for row in rows]
+    return rows.records(connection, "fetch_experiment_links", Link, id=experiment.id)
 
 
 def count_rows(connection: Connection, experiment: Experiment) -> int:
     """Return how many rows of metrics its runs have."""
-    return int(_rows(connection, "count_experiment_rows", {"id": experiment.id})[0][0])
+    return int(rows.scalar(connection, "count_experiment_rows", id=experiment.id))
 
 
 def run_ids(connection: Connection, experiment: Experiment) -> list[int]:
     """Return the ids of an experiment's runs."""
-    return [row[0] for row in _rows(connection, "fetch_experiment_runs", {"id": experiment.id})]
+    return rows.column(connection, "fetch_experiment_runs", id=experiment.id)
 
 
 def check_rights(connection: Connection, experiment: Experiment) -> None:
     """Raise `errors.StoreDenied` for somebody else's experiment."""
-    if not _rows(connection, "check_experiment_rights", {"id": experiment.id}):
+    if not rows.execute(connection, "check_experiment_rights", id=experiment.id):
         raise errors.StoreDenied(
             f"experiment {experiment.name!r} belongs to {experiment.user_name}: only they may change it"
         )
@@ -108,13 +104,12 @@ def rename(connection: Connection, experiment: Experiment, new: str) -> None:
     """
     limits.text(limits.EXPERIMENT, new)
     check_rights(connection, experiment)
-    with database.translated():
-        try:
-            connection.execute(
-                statement("rename_experiment"), {"id": experiment.id, "new": database.without_secrets(new)}
-            )
-        except psycopg.errors.UniqueViolation:
+    try:
+        rows.execute(connection, "rename_experiment", id=experiment.id, new=database.without_secrets(new))
+    except errors.StoreError as error:
+        if isinstance(error.__cause__, psycopg.errors.UniqueViolation):
             raise errors.UsageError(f"there is an experiment {new!r} already") from None
+        raise
 
 
 def delete(connection: Connection, experiment: Experiment) -> None:
@@ -123,7 +118,7 @@ def delete(connection: Connection, experiment: Experiment) -> None:
     Raises `errors.StoreDenied` for somebody else's, `errors.StoreBusy` where runs have come meanwhile.
     """
     check_rights(connection, experiment)
-    if not _rows(connection, "delete_experiment", {"id": experiment.id}):
+    if not rows.execute(connection, "delete_experiment", id=experiment.id):
         raise errors.StoreBusy(f"experiment {experiment.name!r} has got new runs meanwhile: try again")
 
 
@@ -153,25 +148,14 @@ def untag(connection: Connection, experiment: Experiment, names: Collection[str]
 def link(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
     """Link two experiments; a link that is there stays."""
     limits.text(limits.LINK, kind)
-    _change(connection, experiment, "link_experiments", kind=database.without_secrets(kind), to=other)
+    _change(connection, experiment, "link_experiments", kind=database.without_secrets(kind), to_id=other)
 
 
 def unlink(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:
     """Remove a link; one that is not there is no error."""
-    _change(connection, experiment, "unlink_experiments", kind=database.without_secrets(kind), to=other)
+    _change(connection, experiment, "unlink_experiments", kind=database.without_secrets(kind), to_id=other)
 
 
 def _change(connection: Connection, experiment: Experiment, name: str, **parameters: Any) -> None:
     check_rights(connection, experiment)
-    with database.translated():
-        connection.execute(statement(name), {"id": experiment.id, "from": experiment.id, **parameters})
-
-
-def _fetch(connection: Connection, name: str, parameters: dict[str, Any]) -> list[Experiment]:
-    with database.translated(), connection.cursor(row_factory=class_row(Experiment)) as cursor:
-        return cursor.execute(statement(name), parameters).fetchall()
-
-
-def _rows(connection: Connection, name: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    with database.translated():
-        return connection.execute(statement(name), parameters).fetchall()
+    rows.execute(connection, name, id=experiment.id, **parameters)

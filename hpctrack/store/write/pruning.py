@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from hpctrack.store import database
-from hpctrack.store.statements import statement
+from hpctrack.store import rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -31,10 +30,7 @@ class Prunable(NamedTuple):
 
 def count(connection: Connection, before: datetime, experiment: str | None = None) -> list[Prunable]:
     """Return what `prune` would delete, by experiment. Raises `errors.StoreError`."""
-    parameters = {"before": before, "experiment": experiment}
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(statement("count_prunable"), parameters).fetchall()
-    return [Prunable._make(row) for row in rows]
+    return rows.records(connection, "count_prunable", Prunable, before=before, experiment=experiment)
 
 
 def prune(
@@ -48,18 +44,18 @@ def prune(
     ``connection`` is in autocommit mode. Experiments stay. ``progress`` is told of each batch. Raises
     `errors.StoreError`; what was deleted until then stays deleted.
     """
-    parameters = {"before": before, "experiment": experiment, "limit": _BATCH}
     total = 0
     while True:
-        with database.translated(), connection.transaction():
-            rows: list[tuple[Any, ...]] = connection.execute(statement("prune_runs"), parameters).fetchall()
-            submissions = sorted({row[0] for row in rows if row[0] is not None})
-            if submissions:
-                connection.execute(statement("prune_submissions"), {"submissions": submissions})
-        if not rows:
+        with rows.transaction(connection):
+            submissions = rows.column(
+                connection, "prune_runs", before=before, experiment=experiment, limit=_BATCH
+            )
+            if own := sorted(set(submissions) - {None}):
+                rows.execute(connection, "prune_submissions", submissions=own)
+        if not submissions:
             return total
-        total += len(rows)
-        progress(len(rows))
+        total += len(submissions)
+        progress(len(submissions))
 
 
 def deleted(connection: Connection, keys: Mapping[str, bytes], doomed: Collection[int] = ()) -> set[str]:
@@ -68,10 +64,11 @@ def deleted(connection: Connection, keys: Mapping[str, bytes], doomed: Collectio
     ``keys``: what `records.fingerprint` says of each. Those that it does not know are none of these. Raises
     `errors.StoreError`.
     """
-    submissions = [UUID(text) for text in keys]
-    parameters = {"submissions": submissions, "keys": list(keys.values()), "doomed": list(doomed)}
-    with database.translated():
-        rows: list[tuple[Any, ...]] = connection.execute(
-            statement("fetch_deleted_submissions"), parameters
-        ).fetchall()
-    return {str(row[0]) for row in rows}
+    deleted = rows.column(
+        connection,
+        "fetch_deleted_submissions",
+        submissions=[UUID(text) for text in keys],
+        keys=list(keys.values()),
+        doomed=list(doomed),
+    )
+    return set(map(str, deleted))

@@ -6,21 +6,24 @@ the transaction decides what they mean (`database.translated`).
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import random
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hpctrack import errors, limits
 from hpctrack.model import Attempt, RunStatus, StoredRun
 from hpctrack.store import refusals
-from hpctrack.store.statements import statement
+from hpctrack.store.statements import composable, statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
+
+    from psycopg import Cursor
 
     from hpctrack.model import Change, Transition
     from hpctrack.store.database import Connection
@@ -39,6 +42,10 @@ _WRITTEN = (
     "time_stopped sluid node_list slurm_state partition account qos job_name stdout_path stderr_path "
     "recheck_after"
 ).split()
+#: Columns of what `load` reads; the attempts of a run come by themselves.
+_RUN = StoredRun._fields[: StoredRun._fields.index("attempts")]
+_ATTEMPT_OF_RUN = ("run_id", *Attempt._fields)
+#: Columns of attempts that `apply` writes as they are.
 _ATTEMPT = (
     "attempt time_submitted time_started time_ended exit_code exit_signal slurm_exit_code slurm_exit_signal "
     "node_list batch_host reason stderr_tail sluid"
@@ -89,7 +96,7 @@ def find_ended(
         "arrays": [array for array, _ in tasks],
         "tasks": [task for _, task in tasks],
     }
-    return _ids(connection.execute(statement("find_ended_runs"), parameters).fetchall())
+    return _ids(connection.execute(statement("find_ended_runs"), parameters))
 
 
 def add_tasks(connection: Connection, missing: Sequence[tuple[int, int]]) -> list[int]:
@@ -100,7 +107,7 @@ def add_tasks(connection: Connection, missing: Sequence[tuple[int, int]]) -> lis
 
     def add(some: Sequence[tuple[int, int]]) -> list[int]:
         parameters = {"like": [like for like, _ in some], "tasks": [task for _, task in some]}
-        return _ids(connection.execute(statement("add_array_tasks"), parameters).fetchall())
+        return _ids(connection.execute(statement("add_array_tasks"), parameters))
 
     return _but_refused(connection, missing, add, lambda pair: f"task {pair[1]} of the array of r{pair[0]}")
 
@@ -148,8 +155,9 @@ def find_silent_commands(connection: Connection, node: str, booted: datetime, si
     ``booted`` is when the node was started last.
     """
     parameters = {"node": node, "booted": booted, "silence": silence}
-    rows = connection.execute(statement("find_silent_commands"), parameters).fetchall()
-    return [Silent._make(row) for row in rows]
+    return list(
+        map(Silent._make, _fetch(connection, statement("find_silent_commands"), parameters, Silent._fields))
+    )
 
 
 def apply(connection: Connection, changes: Iterable[Change]) -> None:
@@ -185,15 +193,15 @@ def set_env(connection: Connection, environments: Mapping[int, Mapping[str, Any]
 
 def check_lease(connection: Connection, collector: UUID) -> None:
     """Raise `errors.LeaseLost` unless this collector reconciles; hold that until the transaction ends."""
-    found = connection.execute(statement("check_lease"), {"id": collector}).fetchone()
-    if not found or not found[0]:
+    lease = connection.execute(statement("check_lease"), {"id": collector}).fetchone()
+    if lease is None or not lease[0]:
         raise errors.LeaseLost
 
 
 def last_checked(connection: Connection, cluster: str) -> datetime | None:
     """Return when Slurm last answered everything."""
-    found = connection.execute(statement("get_cluster_checked"), {"name": cluster}).fetchone()
-    return cast("datetime | None", found[0]) if found else None
+    checked = connection.execute(statement("get_cluster_checked"), {"name": cluster}).fetchone()
+    return checked[0] if checked else None
 
 
 def note_cluster(connection: Connection, cluster: str, error: str | None) -> None:
@@ -204,28 +212,44 @@ def note_cluster(connection: Connection, cluster: str, error: str | None) -> Non
         connection.execute(statement("note_cluster_silent"), {"name": cluster, "error": error})
 
 
-def _ids(rows: Sequence[tuple[object, ...]]) -> list[int]:
-    return [cast("int", row[0]) for row in rows]
+def _ids(cursor: Cursor[tuple[Any, ...]]) -> list[int]:
+    return [run_id for (run_id,) in cursor]
 
 
 def _runs(connection: Connection, name: str, parameters: Mapping[str, object]) -> list[StoredRun]:
-    rows = _fetch(connection, name, parameters)
+    runs = _fetch(connection, _statement(name), parameters, _RUN)
+    ids = [run[0] for run in runs]
+    most = min(_MOST_OF_A_RUN, _MOST_ATTEMPTS // max(len(runs), 1) + 1)
     attempts: dict[int, list[Attempt]] = defaultdict(list)
-    most = min(_MOST_OF_A_RUN, _MOST_ATTEMPTS // max(len(rows), 1) + 1)
-    for run_id, number, status, *told, resources in _fetch(
-        connection, "load_attempts", {"ids": [row[0] for row in rows], "most": most}
-    ):
+    loaded = _fetch(connection, statement("load_attempts"), {"ids": ids, "most": most}, _ATTEMPT_OF_RUN)
+    for run_id, number, status, *others, resources in loaded:
         known = _STATUSES.get(status)
-        attempts[run_id].append(Attempt(number, known, *told, resources=resources or {}))  # type: ignore[misc]
+        attempts[run_id].append(Attempt._make((number, known, *others, resources or {})))
     return [
-        StoredRun._make((row[0], row[1], _STATUSES[row[2]], *row[3:], tuple(attempts.get(row[0], ()))))
-        for row in rows
+        StoredRun._make((run_id, kind, _STATUSES[status], *others, tuple(attempts.get(run_id, ()))))
+        for run_id, kind, status, *others in runs
     ]
 
 
-def _fetch(connection: Connection, name: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-    """Fetch in binary form: reading times as text takes longer than all the rest."""
-    return connection.execute(statement(name), parameters, binary=True).fetchall()
+@functools.cache
+def _statement(name: str) -> bytes:
+    """Return a statement that lists the columns of `StoredRun`."""
+    return composable(name).format(columns=composable("stored_run")).as_bytes()
+
+
+def _fetch(
+    connection: Connection, query: bytes, parameters: Mapping[str, object], fields: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """Return rows whose columns are ``fields``, in that order; a statement with others is refused.
+
+    Records are made of them by position, since finding each cell by its name takes as long as all the rest.
+    The cells come in binary form: times that come as text take still longer.
+    """
+    cursor = connection.execute(query, parameters, binary=True)
+    columns = [column.name for column in cursor.description or ()]
+    if columns != list(fields):
+        raise TypeError(f"a row has the columns {columns}, and its record the fields {fields}")
+    return cursor.fetchall()
 
 
 def _write(connection: Connection, name: str, rows: list[dict[str, Any]]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from psycopg.types.json import Jsonb
 
 from hpctrack import errors
 from hpctrack.run import array_spec
-from hpctrack.store import database, refusals
+from hpctrack.store import database, refusals, rows
 from hpctrack.store.session import Session
-from hpctrack.store.statements import statement
 from hpctrack.stream.wire import records
 from hpctrack.stream.wire.names import TASK_NONE
 
@@ -51,21 +51,21 @@ def trial(connection: Connection, record: records.Record) -> Iterator[None]:
     try:
         yield
     finally:
-        with database.translated():
-            connection.execute(statement("prune_submissions"), {"submissions": [record.uuid]})
+        rows.execute(connection, "prune_submissions", submissions=[record.uuid])
 
 
 def _register(connection: Connection, record: records.Record, tasks: list[int]) -> dict[int, int]:
-    parameters = {
-        "submission": Jsonb(record.submission),
-        "secret": bytes.fromhex(record.secret),
-        "run": Jsonb(record.run),
-        "tasks": tasks,
-    }
-    with database.translated(), connection.transaction():
-        connection.execute(statement("wait_briefly"))
-        rows = connection.execute(statement("register_submission"), parameters).fetchall()
-    return {int(str(task)): int(str(run_id)) for task, run_id in rows}
+    with rows.transaction(connection):
+        rows.execute(connection, "wait_briefly")
+        runs = rows.tuples(
+            connection,
+            "register_submission",
+            submission=Jsonb(record.submission),
+            secret=bytes.fromhex(record.secret),
+            run=Jsonb(record.run),
+            tasks=tasks,
+        )
+    return dict(runs)
 
 
 def register_pending(
@@ -140,11 +140,8 @@ class Here:
             return True
 
     def _identity(self) -> str:
-        with database.translated():
-            row = self._connection.execute(
-                statement("fetch_database_identity"), {"schema": self._settings.schema}
-            ).fetchone()
-        return str(row[0]) if row else ""
+        schema = self._settings.schema
+        return str(rows.scalar(self._connection, "fetch_database_identity", schema=schema) or "")
 
 
 def elsewhere(settings: Settings, connection: Connection) -> dict[str, int]:
@@ -153,13 +150,13 @@ def elsewhere(settings: Settings, connection: Connection) -> dict[str, int]:
     Raises `errors.StoreError`.
     """
     here = Here(settings, connection)
-    found: dict[str, int] = {}
+    waiting: Counter[str] = Counter()
     for path in _unregistered(settings):
         with contextlib.suppress(OSError, ValueError):
             place = records.read(path).place
             if not here.is_place(place):
-                found[place] = found.get(place, 0) + 1
-    return found
+                waiting[place] += 1
+    return waiting
 
 
 def _unregistered(settings: Settings) -> Iterable[str]:

@@ -6,17 +6,16 @@ What Slurm tracks is Slurm's to say: starting and ending are for runs that were 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from hpctrack import errors, limits
-from hpctrack.store import database, values
+from hpctrack.store import database, rows, values
 from hpctrack.store.ingest import metrics
 from hpctrack.store.metrics import columns
-from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,14 +23,8 @@ if TYPE_CHECKING:
     from hpctrack.model import RunStatus
     from hpctrack.store.database import Connection
 
-_AXES = {
-    "run_id": "bigint",
-    "step": "bigint",
-    "progress": "double precision",
-    "attempt": "integer",
-    "time": "timestamptz",
-    "extra": "jsonb",
-}
+_Value: TypeAlias = "float | int | bool | str"
+_AXES = {"run_id": "bigint", "step": "bigint", "progress": "double precision", "attempt": "integer"}
 
 
 class Origin(NamedTuple):
@@ -54,25 +47,24 @@ class End(NamedTuple):
     reason: str | None = None
 
 
-class _Held(NamedTuple):
+class _Locked(NamedTuple):
+    """A run that nobody else changes until the transaction ends."""
+
     attempt: int
     started: bool
+    """Whether it has ever started."""
     submitted: bool
     next_step: int
+    """The step after its last."""
 
 
 def create(connection: Connection, experiment_id: int, origin: Origin) -> int:
     """Create a run, and return its id."""
-    with database.translated(), connection.transaction():
-        name = (
-            None
-            if origin.job_name is None
-            else limits.cut(limits.JOB_NAME, database.without_secrets(origin.job_name))
-        )
-        parameters = {"experiment": experiment_id, **origin._asdict(), "job_name": name}
-        row = connection.execute(statement("create_run"), parameters).fetchone()
-        assert row is not None  # noqa: S101 (RETURNING returns)
-        run_id = int(str(row[0]))
+    name = origin.job_name
+    if name is not None:
+        origin = origin._replace(job_name=limits.cut(limits.JOB_NAME, database.without_secrets(name)))
+    with rows.transaction(connection):
+        run_id = int(rows.scalar(connection, "create_run", experiment=experiment_id, **origin._asdict()))
         _note(connection, run_id, 0, "PENDING", None)
     return run_id
 
@@ -82,33 +74,33 @@ def start(connection: Connection, run_id: int, node: str, job_id: int | None) ->
 
     Raises `errors.UsageError` for a run that was submitted, `errors.StoreDenied` for somebody else's.
     """
-    with database.translated(), connection.transaction():
-        held = _hold(connection, run_id)
-        if held.submitted:
+    with rows.transaction(connection):
+        run = _lock(connection, run_id)
+        if run.submitted:
             raise errors.UsageError(f"r{run_id} was submitted: its states are told by Slurm and its relay")
-        attempt = held.attempt + 1 if held.started else held.attempt
-        parameters = {"id": run_id, "attempt": attempt, "node": node, "job_id": job_id}
-        connection.execute(statement("start_run"), parameters)
-        connection.execute(statement("start_attempt"), parameters)
+        attempt = run.attempt + 1 if run.started else run.attempt
+        for name in ("start_run", "start_attempt"):
+            rows.execute(connection, name, id=run_id, attempt=attempt, node=node, job_id=job_id)
         _note(connection, run_id, attempt, "RUNNING", None)
     return attempt
 
 
 def end(connection: Connection, run_id: int, attempt: int, how: End) -> None:
-    """Note that an attempt, and the run with it unless a later one began, is over."""
-    with database.translated(), connection.transaction():
-        held = _hold(connection, run_id)
-        parameters = {**how._asdict(), "status": how.status.value, "id": run_id, "attempt": attempt}
-        connection.execute(statement("end_attempt"), parameters)
-        if held.attempt == attempt:
-            connection.execute(statement("end_run"), parameters)
-        _note(connection, run_id, attempt, how.status.value, how.reason)
+    """Note that an attempt is over, and the run with it unless a later one began."""
+    status = how.status.value
+    end = {**how._asdict(), "status": status, "id": run_id, "attempt": attempt}
+    with rows.transaction(connection):
+        run = _lock(connection, run_id)
+        rows.execute(connection, "end_attempt", **end)
+        if run.attempt == attempt:
+            rows.execute(connection, "end_run", **end)
+        _note(connection, run_id, attempt, status, how.reason)
 
 
 def add_metrics(
     connection: Connection,
     run_id: int,
-    measured: Mapping[str, float | int | bool | str],
+    measured: Mapping[str, _Value],
     *,
     step: int | None,
     progress: float,
@@ -119,27 +111,14 @@ def add_metrics(
     Values go into their columns as far as those hold them exactly, others into ``extra``; ``adder`` makes
     columns for new numbers. Raises `errors.StoreDenied` for somebody else's run.
     """
-    measured = {
-        name: database.without_secrets(value) if isinstance(value, str) else value
-        for name, value in measured.items()
-    }
+    measured = {name: _without_secrets(value) for name, value in measured.items()}
     with database.translated():
         targets = _targets(connection, measured, adder)
         with connection.transaction():
-            held = _hold(connection, run_id)
-            step = held.next_step if step is None else step
-            placed = {name: value for name, value in measured.items() if _fits(targets.get(name), value)}
-            extra = {name: values.encode(value) for name, value in measured.items() if name not in placed}
-            row = {
-                "run_id": run_id,
-                "step": step,
-                "progress": progress,
-                "attempt": held.attempt,
-                "extra": values.to_object(extra) if extra else None,
-            }
-            touched = [name for name in measured if name in targets]
-            connection.execute(_merge(row, placed, {name: targets[name] for name in touched}))
-            connection.execute(statement("touch_run"), {"id": run_id})
+            run = _lock(connection, run_id)
+            row = _Row(run_id, run.next_step if step is None else step, progress, run.attempt)
+            connection.execute(_merge(row, measured, targets))
+            rows.execute(connection, "touch_run", id=run_id)
 
 
 def set_args(connection: Connection, run_id: int, args: Mapping[str, Any], *, merge: bool) -> None:
@@ -148,37 +127,33 @@ def set_args(connection: Connection, run_id: int, args: Mapping[str, Any], *, me
     Raises `errors.StoreDenied`, `errors.UsageError` for what does not fit.
     """
     limits.value(limits.ARGS, args)
-    with database.translated(), connection.transaction():
-        _hold(connection, run_id)
-        parameters = {
-            "id": run_id,
-            "args": Jsonb(database.without_secrets(dict(args)), dumps=values.to_json),
-            "merge": merge,
-        }
-        connection.execute(statement("set_run_args"), parameters)
+    stored = Jsonb(database.without_secrets(dict(args)), dumps=values.to_json)
+    with rows.transaction(connection):
+        _lock(connection, run_id)
+        rows.execute(connection, "set_run_args", id=run_id, args=stored, merge=merge)
 
 
-def _hold(connection: Connection, run_id: int) -> _Held:
-    row: tuple[Any, ...] | None = connection.execute(statement("hold_run"), {"id": run_id}).fetchone()
-    if row is None:
+def _lock(connection: Connection, run_id: int) -> _Locked:
+    run = rows.one(connection, "lock_run", _Locked, id=run_id)
+    if run is None:
         raise errors.StoreDenied(f"r{run_id} is not a run of yours, or was deleted")
-    return _Held(*row)
+    return run
 
 
 def _note(connection: Connection, run_id: int, attempt: int, status: str, reason: str | None) -> None:
-    parameters = {"id": run_id, "attempt": attempt, "status": status, "reason": reason}
-    connection.execute(statement("note_transition"), parameters)
+    rows.execute(connection, "note_transition", id=run_id, attempt=attempt, status=status, reason=reason)
+
+
+def _without_secrets(value: _Value) -> _Value:
+    return database.without_secrets(value) if isinstance(value, str) else value
 
 
 def _targets(
-    connection: Connection, measured: Mapping[str, Any], adder: columns.Adder | None
+    connection: Connection, measured: Mapping[str, _Value], adder: columns.Adder | None
 ) -> Mapping[str, columns.Target]:
+    """Return the columns of metrics, to which ``adder`` has added those of new numbers."""
     targets = columns.load(connection).targets
-    new = [
-        name
-        for name, value in measured.items()
-        if name not in targets and isinstance(value, float | int) and not isinstance(value, bool)
-    ]
+    new = [name for name, value in measured.items() if name not in targets and _is_number(value)]
     if not new or adder is None or not adder.ready:
         return targets
     try:
@@ -188,26 +163,38 @@ def _targets(
     return columns.load(connection).targets
 
 
-def _fits(target: columns.Target | None, value: float | int | bool | str) -> bool:
+def _is_number(value: _Value) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _fits(target: columns.Target, value: _Value) -> bool:
     """Whether a column gives the value back as it is."""
-    if target is None:
-        return False
-    long = isinstance(value, int) and value.bit_length() > 63
-    given: Any = [value] if isinstance(value, str) or long else np.array([value])
+    is_long = isinstance(value, int) and value.bit_length() > 63
+    given: Any = [value] if isinstance(value, str) or is_long else np.array([value])
     return bool(target.convert(given)[1][0])
 
 
-def _merge(
-    row: Mapping[str, Any], placed: Mapping[str, Any], targets: Mapping[str, columns.Target]
-) -> sql.Composed:
-    """Return the statement that merges one row into ``metrics``."""
-    now = sql.SQL("clock_timestamp()")
-    cells = [now if name == "time" else _cell(row[name], type_) for name, type_ in _AXES.items()]
-    cells += [_cell(placed.get(name), target.type) for name, target in targets.items()]
-    names = sql.SQL(", ").join(map(sql.Identifier, [*_AXES, *targets]))
+class _Row(NamedTuple):
+    """The key of a row of ``metrics``, and the attempt that it is from."""
+
+    run_id: int
+    step: int
+    progress: float
+    attempt: int
+
+
+def _merge(row: _Row, measured: Mapping[str, _Value], targets: Mapping[str, columns.Target]) -> sql.Composed:
+    """Return the statement that merges one row into ``metrics``; its time is PostgreSQL's."""
+    touched = {name: targets[name] for name in measured if name in targets}
+    placed = {name: measured[name] for name, target in touched.items() if _fits(target, measured[name])}
+    extra = {name: values.encode(value) for name, value in measured.items() if name not in placed}
+    cells = [_cell(value, _AXES[name]) for name, value in row._asdict().items()]
+    cells += [sql.SQL("clock_timestamp()"), _cell(values.to_object(extra) if extra else None, "jsonb")]
+    cells += [_cell(placed.get(name), target.type) for name, target in touched.items()]
+    names = sql.SQL(", ").join(map(sql.Identifier, [*_AXES, "time", "extra", *touched]))
     source = sql.SQL("(VALUES ({})) AS given ({})").format(sql.SQL(", ").join(cells), names)
-    return metrics.merge_statement(list(targets), source)
+    return metrics.merge_statement(list(touched), source)
 
 
-def _cell(value: Any, type_: str) -> sql.Composed:
+def _cell(value: Any, type_: str) -> sql.Composable:
     return sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(type_))

@@ -15,10 +15,10 @@ from hpctrack.store.write import collectors, registration
 from hpctrack.stream.disk import folders, tail
 from hpctrack.stream.node import spool
 from hpctrack.stream.wire import records
-from hpctrack.stream.wire.names import TASK_NONE, RunName
+from hpctrack.stream.wire.names import TASK_NONE, JournalKey, RunName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
@@ -136,16 +136,16 @@ def _has_task(record: records.Record, task: int) -> bool:
     return task == TASK_NONE if record.tasks is None else task in array_spec.expand(record.tasks)
 
 
-def _unacknowledged(spooled: spool.Spooled, run_id: int, marks: dict[tuple[int, str], int]) -> int:
+def _unacknowledged(spooled: spool.Spooled, run_id: int, marks: Mapping[JournalKey, int]) -> int:
     """Return how many bytes of a folder's journals PostgreSQL does not have; headers count for nothing."""
     missing: dict[bytes, int] = {}
     try:
         for file in tail.find(spooled.path):
             end = file.base + os.lstat(file.path).st_size
-            mark = max(marks.get((run_id, file.journal.hex()), 0), file.base)
+            mark = max(marks.get(JournalKey(run_id, file.journal.hex()), 0), file.base)
             if end > mark:
                 journal = tail.Tail([file])
-                mark = max(marks.get((run_id, journal.name.hex()), 0), file.base)
+                mark = max(marks.get(JournalKey(run_id, journal.name.hex()), 0), file.base)
                 blank = mark == 0 and journal.is_blank
                 journal.close()
             if end > mark and not blank:

@@ -11,10 +11,10 @@ ORDER BY a.attnum;
 
 -- name: fetch_names_of_runs
 -- Names of the metrics that the collector has seen of runs; and whether any has rows that another client wrote.
-SELECT ARRAY (SELECT DISTINCT jsonb_object_keys(last) FROM run_latest WHERE run_id = ANY (%(ids)s::bigint[])),
+SELECT ARRAY (SELECT DISTINCT jsonb_object_keys(last) FROM run_latest WHERE run_id = ANY (%(ids)s::bigint[])) AS noted,
        EXISTS (SELECT FROM unnest(%(ids)s::bigint[]) AS r (id)
                WHERE NOT EXISTS (SELECT FROM run_latest l WHERE l.run_id = r.id)
-                 AND EXISTS (SELECT FROM metrics m WHERE m.run_id = r.id));
+                 AND EXISTS (SELECT FROM metrics m WHERE m.run_id = r.id)) AS unnoted;
 
 -- name: fetch_columns_in_use
 -- Whether runs have values in columns.

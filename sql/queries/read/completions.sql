@@ -2,7 +2,7 @@
 
 -- name: complete_runs
 -- The caller's newest runs, for completion.
-SELECT id, slurm_job_id, array_job_id, array_task_id, job_name, status::text
+SELECT id, slurm_job_id, array_job_id, array_task_id, job_name, status
 FROM run_overview
 WHERE user_name = ANY (%(users)s)
 ORDER BY id DESC

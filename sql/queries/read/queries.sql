@@ -83,7 +83,7 @@ ORDER BY name;
 
 -- name: fetch_now
 -- PostgreSQL's clock and who is logged in.
-SELECT statement_timestamp(), session_user;
+SELECT statement_timestamp() AS now, session_user AS user_name;
 
 -- name: fetch_clock
 -- PostgreSQL's clock, whenever the statement began.

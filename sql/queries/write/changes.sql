@@ -30,11 +30,11 @@ ORDER BY id;
 
 -- name: link_runs
 -- Link two runs, once.
-INSERT INTO run_relationships (from_id, kind, to_id) VALUES (%(from)s, %(kind)s, %(to)s) ON CONFLICT DO NOTHING;
+INSERT INTO run_relationships (from_id, kind, to_id) VALUES (%(from_id)s, %(kind)s, %(to_id)s) ON CONFLICT DO NOTHING;
 
 -- name: unlink_runs
 -- Remove a link.
-DELETE FROM run_relationships WHERE from_id = %(from)s AND kind = %(kind)s AND to_id = %(to)s;
+DELETE FROM run_relationships WHERE from_id = %(from_id)s AND kind = %(kind)s AND to_id = %(to_id)s;
 
 -- name: count_doomed
 -- What goes if runs are deleted, by experiment; the live ones by id.
@@ -50,4 +50,4 @@ ORDER BY experiment;
 
 -- name: delete_runs
 -- Delete runs with all that belongs to them.
-DELETE FROM runs WHERE id = ANY (%(ids)s) RETURNING id, submission;
+DELETE FROM runs WHERE id = ANY (%(ids)s) RETURNING submission;

@@ -44,8 +44,9 @@ DELETE FROM collectors WHERE heartbeat < now() - interval '1 day';
 
 -- name: list_collectors
 -- What `hpctrack collector --status` shows.
-SELECT id, host, pid, addresses, started, heartbeat, lease, stats,
-       extract(epoch FROM now() - heartbeat)::double precision AS silent_s, lease > now() AS reconciles
+SELECT id, host, pid, addresses, started, heartbeat, stats,
+       extract(epoch FROM now() - heartbeat)::double precision AS silent,
+       coalesce(lease > now(), false) AS reconciles
 FROM collectors ORDER BY started;
 
 -- name: count_live_runs

@@ -36,7 +36,7 @@ ON CONFLICT (name) DO NOTHING;
 
 -- name: fetch_experiment_links
 -- The links of an experiment to others, by name. Anybody may link to one.
-SELECT f.name, l.kind, t.name
+SELECT f.name AS origin, l.kind, t.name AS target
 FROM ((SELECT from_id, kind, to_id FROM experiment_relationships WHERE from_id = %(id)s ORDER BY to_id, kind LIMIT 1000)
       UNION
       (SELECT from_id, kind, to_id FROM experiment_relationships WHERE to_id = %(id)s ORDER BY from_id, kind LIMIT 100)) l
@@ -75,8 +75,8 @@ UPDATE experiments SET tags = tags - %(names)s::text[] WHERE id = %(id)s;
 
 -- name: link_experiments
 -- Link two experiments, once.
-INSERT INTO experiment_relationships (from_id, kind, to_id) VALUES (%(from)s, %(kind)s, %(to)s) ON CONFLICT DO NOTHING;
+INSERT INTO experiment_relationships (from_id, kind, to_id) VALUES (%(id)s, %(kind)s, %(to_id)s) ON CONFLICT DO NOTHING;
 
 -- name: unlink_experiments
 -- Remove a link.
-DELETE FROM experiment_relationships WHERE from_id = %(from)s AND kind = %(kind)s AND to_id = %(to)s;
+DELETE FROM experiment_relationships WHERE from_id = %(id)s AND kind = %(kind)s AND to_id = %(to_id)s;

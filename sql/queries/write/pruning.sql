@@ -3,10 +3,10 @@
 
 -- name: count_prunable
 -- Runs that were over before a time, by experiment, with their rows of metrics, however those came in.
-SELECT e.name, array_agg(r.id ORDER BY r.id), min(r.time_ended), max(r.time_ended),
+SELECT e.name AS experiment, array_agg(r.id ORDER BY r.id) AS ids, min(r.time_ended) AS oldest, max(r.time_ended) AS newest,
        least(coalesce(sum(CASE WHEN l.rows > 0 THEN l.rows
                                ELSE (SELECT count(*) FROM metrics m WHERE m.run_id = r.id) END), 0),
-             9223372036854775807)::bigint
+             9223372036854775807)::bigint AS rows
 FROM runs r JOIN experiments e ON e.id = r.experiment_id LEFT JOIN run_latest l ON l.run_id = r.id
 WHERE r.time_ended < %(before)s AND (%(experiment)s::text IS NULL OR e.name = %(experiment)s)
   AND (NOT row_security_active('runs') OR r.user_name = session_user)

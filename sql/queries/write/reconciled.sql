@@ -1,9 +1,19 @@
 -- What the reconciler reads and writes. store/write/reconciled.py names the columns.
 
+-- name: stored_run
+-- The columns of a run that the two statements below return: the fields of model.StoredRun, in their order. Whatever time
+-- of submission people give, it can be reckoned with.
+r.id AS run_id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name) AS slurm_user, r.cluster,
+least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z') AS time_submitted,
+r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
+r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
+r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
+r.time_stopped, r.suspended, r.sluid, r.submission, r.user_name AS owner
+
 -- name: load_open_runs
 -- The runs of a cluster that are not over, or whose ends are to be looked up once more; of one user, or of all; of all
 -- runs, or of the given ones. Anybody may invent millions: of each login that has more than so many there is a part, from
--- another place on each time. Whatever time of submission people give, it can be reckoned with.
+-- another place on each time.
 WITH RECURSIVE logins (login) AS (
     SELECT min(user_name) FROM runs
     WHERE cluster = %(cluster)s AND (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL
@@ -34,12 +44,7 @@ WITH RECURSIVE logins (login) AS (
     UNION ALL
     SELECT unnest(%(ids)s::bigint[])
 )
-SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster,
-       least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z'),
-       r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
-       r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
-       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
-       r.time_stopped, r.suspended, r.sluid, r.submission, r.user_name
+SELECT {columns}
 FROM chosen JOIN runs r USING (id) LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.cluster = %(cluster)s AND (r.time_ended IS NULL OR r.recheck_after <= now()) AND r.submission IS NOT NULL
   AND (%(user)s::text IS NULL OR coalesce(s.slurm_user, r.user_name) = %(user)s)
@@ -47,12 +52,7 @@ ORDER BY r.id;
 
 -- name: lock_runs
 -- The same of given runs, which nobody else changes until the transaction ends.
-SELECT r.id, r.kind, r.status::text, coalesce(s.slurm_user, r.user_name), r.cluster,
-       least(greatest(coalesce(s.time, r.time_created), '1970-01-02Z'), '9000-01-01Z'),
-       r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id, r.attempt, r.time_started, r.time_ended,
-       r.time_seen, r.missing_since, r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.partition,
-       r.account, r.qos, r.job_name, r.time_limit, r.stdout_path, r.stderr_path, r.recheck_after,
-       r.time_stopped, r.suspended, r.sluid, r.submission, r.user_name
+SELECT {columns}
 FROM runs r LEFT JOIN submissions s ON s.uuid = r.submission
 WHERE r.id = ANY (%(ids)s)
 ORDER BY r.id
@@ -60,8 +60,9 @@ FOR NO KEY UPDATE OF r;
 
 -- name: load_attempts
 -- Their attempts, the newest of each: people may invent any number. The tail of standard error stays where it is.
-SELECT r.id, a.attempt, a.status::text, a.time_submitted, a.time_started, a.time_ended, a.exit_code, a.exit_signal,
-       a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason, a.sluid, a.resources
+SELECT r.id AS run_id, a.attempt, a.status::text, a.time_submitted, a.time_started, a.time_ended, a.exit_code,
+       a.exit_signal, a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason, a.sluid,
+       NULL::text AS stderr_tail, a.resources
 FROM unnest(%(ids)s::bigint[]) AS r (id)
 CROSS JOIN LATERAL (SELECT * FROM attempts WHERE run_id = r.id ORDER BY attempt DESC LIMIT %(most)s) a
 ORDER BY r.id, a.attempt;
@@ -152,7 +153,7 @@ WHERE r.id = c.id AND r.env IS DISTINCT FROM c.env;
 -- name: find_silent_commands
 -- The caller's commands outside Slurm on a machine that have been silent for a while: when they were heard of last,
 -- whether the machine has been started since they were, and their names on the wire.
-SELECT id, heard, time_started < %(booted)s, submission || ':' || task
+SELECT id AS run_id, heard, time_started < %(booted)s AS restarted, submission || ':' || task AS name
 FROM (
     SELECT r.id, r.submission, r.task, a.batch_host, a.time_started,
            greatest(r.time_seen, a.time_started, (SELECT max(s.time_last) FROM streams s WHERE s.run_id = r.id)) AS heard

@@ -9,11 +9,11 @@ VALUES (%(experiment)s, 'PENDING', 'command', %(job_name)s, %(cluster)s, %(job_i
         %(partition)s, now())
 RETURNING id;
 
--- name: hold_run
--- A run of the caller's own, which nobody else changes until the transaction ends: its attempt, whether it has ever
--- started, whether it was submitted, and the step after its last.
-SELECT r.attempt, r.time_started IS NOT NULL, r.submission IS NOT NULL,
+-- name: lock_run
+-- A run of the caller's own, which nobody else changes until the transaction ends.
+SELECT r.attempt, r.time_started IS NOT NULL AS started, r.submission IS NOT NULL AS submitted,
        coalesce((SELECT max(m.step) + 1 FROM metrics m WHERE m.run_id = r.id AND m.step < 9223372036854775807), 0)
+       AS next_step
 FROM runs r
 WHERE r.id = %(id)s
 FOR NO KEY UPDATE;

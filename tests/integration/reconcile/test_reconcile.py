@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from psycopg import sql
 
 from hpctrack import errors, reconcile
 from hpctrack.reconcile.attempts import UNKNOWN
@@ -258,7 +259,8 @@ def test_what_has_ended_costs_nothing_however_much_it_is(register, connection):
         " generate_series(1, 20000) n"
     )
     connection.execute("ANALYZE runs")
-    explain = b"EXPLAIN " + statements.statement("load_open_runs")
+    query = statements.composable("load_open_runs")
+    explain = sql.SQL("EXPLAIN ") + query.format(columns=statements.composable("stored_run"))
     rows = connection.execute(
         explain, {"cluster": "mini", "user": None, "ids": None, "most": 9, "turn": 0.5}
     ).fetchall()
