@@ -20,7 +20,7 @@ from hpctrack import errors
 from hpctrack.api import frames
 from hpctrack.store import database
 from hpctrack.store.metrics import columnar, metric_names, metric_tables
-from hpctrack.store.metrics.copy_decode import Cells
+from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.statements import statement
 from hpctrack.text import visible
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from hpctrack.store.metrics.copy_decode import Cells
+    from hpctrack.store.metrics.columnar import Cells
     from hpctrack.store.metrics.metric_tables import Part
 
 Format = Literal["pandas", "arrow"]

@@ -10,6 +10,7 @@ import numpy as np
 from hpctrack.store import values
 from hpctrack.store.ingest import rows
 from hpctrack.store.metrics import columns
+from hpctrack.store.metrics.column_types import FLOAT8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ class _Gathered:
 
     def _is_float(self, name: str) -> bool:
         target = self._targets.get(name)
-        return target is not None and target.type == columns.FLOAT8
+        return target is not None and target.type == FLOAT8
 
     def _spread(self, each: Sequence[int], dtype: type) -> model.Array:
         """Repeat what is true of a whole block for each of its rows."""
@@ -201,7 +202,7 @@ class _Gathered:
         if target is not None:
             converted, taken = target.convert(given)
             at = where[taken]
-            if target.type == columns.FLOAT8:
+            if target.type == FLOAT8:
                 self._put(self._indexes[name], at, converted[taken])
             else:
                 self._note_last(run_id, name, where, given)

@@ -6,29 +6,48 @@ other holds, as they are in Python.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hpctrack.store import values
-from hpctrack.store.metrics.copy_decode import Cells
+from hpctrack.store.values import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from hpctrack import model
 
-_KINDS = {"b": "bool", "i": "int", "f": "float", "M": "time", "O": "text"}
-_DTYPES: dict[str, Any] = {
-    "bool": np.bool_,
-    "int": np.int64,
-    "float": np.float64,
-    "time": "datetime64[us]",
-    "text": object,
-    "object": object,
+
+class Cells(NamedTuple):
+    """One field of all rows."""
+
+    values: model.Array
+    """float64, float32, int64, int32, int16, bool, datetime64[us] (UTC), or objects of str. NULL is nan, 0,
+    False, NaT, None."""
+    present: model.Mask | None
+    """Which rows have a value; None: all."""
+
+
+class Kind(NamedTuple):
+    """What values of a kind are in an array."""
+
+    dtype: Any
+    null: Any
+    """What stands where there is no value."""
+    is_number: bool = False
+
+
+_KINDS = {
+    "bool": Kind(np.bool_, False, is_number=True),
+    "int": Kind(np.int64, 0, is_number=True),
+    "float": Kind(np.float64, np.nan, is_number=True),
+    "time": Kind(np.dtype("datetime64[us]"), np.datetime64("NaT", "us")),
+    "text": Kind(object, None),
+    "object": Kind(object, None),
 }
-_NULLS: dict[str, Any] = {"float": np.nan, "time": np.datetime64("NaT", "us"), "text": None, "object": None}
-_NUMBERS = frozenset(("bool", "int", "float"))
+_NUMBERS = frozenset(name for name, kind in _KINDS.items() if kind.is_number)
+#: By the letter that numpy has for all sizes of a dtype.
+_LETTERS = {np.dtype(_KINDS[name].dtype).kind: name for name in ("bool", "int", "float", "time", "text")}
 
 
 def kind(value: object) -> str:
@@ -36,7 +55,7 @@ def kind(value: object) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if abs(value) <= values.EXACT else "object"
+        return "int" if abs(value) <= EXACT else "object"
     if isinstance(value, float):
         return "float"
     return "text" if isinstance(value, str) else "object"
@@ -44,15 +63,20 @@ def kind(value: object) -> str:
 
 def kind_of(dtype: np.dtype[Any]) -> str:
     """Return the kind of an array's values."""
-    return _KINDS[dtype.kind]
+    return _LETTERS[dtype.kind]
+
+
+def null(dtype: np.dtype[Any]) -> Any:
+    """Return what stands in an array where there is no value."""
+    return _KINDS[kind_of(dtype)].null
 
 
 def common(kinds: Iterable[str]) -> str:
     """Return the kind that holds values of all of these: numbers and booleans are numbers together."""
-    found = set(kinds)
-    if len(found) == 1:
-        return found.pop()
-    return "float" if found <= _NUMBERS else "object"
+    kinds = set(kinds)
+    if len(kinds) == 1:
+        return kinds.pop()
+    return "float" if kinds <= _NUMBERS else "object"
 
 
 def joined(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> Cells:
@@ -60,34 +84,39 @@ def joined(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> Cell
 
     Of each part its number of rows, its cells if it has any, and values beside them by index of the row.
     """
-    given = [cells for _, cells, _ in parts if cells is not None]
-    kinds = {kind_of(cells.values.dtype) for cells in given if _any(cells)}
-    kinds |= {kind(value) for _, _, extra in parts for value in extra.values()}
-    one = common(kinds or {kind_of(cells.values.dtype) for cells in given})
-    pieces = [as_kind(rows, cells, extra, one) for rows, cells, extra in parts]
-    if not pieces:
+    if not parts:
         return Cells(np.empty(0), None)
-    present = None
-    if any(piece.present is not None for piece in pieces):
-        present = np.concatenate([mask(piece) for piece in pieces])
-    return Cells(np.concatenate([piece.values for piece in pieces]), present)
+    kind = _kind_of_all(parts)
+    pieces = [as_kind(rows, cells, extra, kind) for rows, cells, extra in parts]
+    values = np.concatenate([piece.values for piece in pieces])
+    if all(piece.present is None for piece in pieces):
+        return Cells(values, None)
+    return Cells(values, np.concatenate(list(map(mask, pieces))))
 
 
-def as_kind(rows: int, cells: Cells | None, extra: Mapping[int, Any], one: str) -> Cells:
+def _kind_of_all(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> str:
+    """Return the kind that holds all values of a column; where there are none, that of its cells."""
+    columns = [cells for _, cells, _ in parts if cells is not None]
+    kinds = {kind_of(cells.values.dtype) for cells in filter(_any, columns)}
+    kinds.update(kind(value) for _, _, extra in parts for value in extra.values())
+    return common(kinds or {kind_of(cells.values.dtype) for cells in columns})
+
+
+def as_kind(rows: int, cells: Cells | None, extra: Mapping[int, Any], kind: str) -> Cells:
     """Return one part of a column as values of this kind."""
-    if cells is not None and not extra and kind_of(cells.values.dtype) == one:
+    if cells is not None and not extra and kind_of(cells.values.dtype) == kind:
         return cells
-    dtype = _DTYPES[one]
-    found = np.full(rows, _NULLS.get(one, 0), dtype)
+    dtype, missing, _ = _KINDS[kind]
+    values = np.full(rows, missing, dtype)
     present = np.zeros(rows, dtype=bool)
     if cells is not None and _any(cells):
         present = mask(cells).copy()
-        found[present] = cells.values[present].astype(dtype)
+        values[present] = cells.values[present].astype(dtype)
     if extra:
         at = list(extra)
-        found[at] = np.fromiter(extra.values(), object, len(at)).astype(dtype)
+        values[at] = np.fromiter(extra.values(), object, len(at)).astype(dtype)
         present[at] = True
-    return Cells(found, None if present.all() else present)
+    return Cells(values, None if present.all() else present)
 
 
 def mask(cells: Cells) -> model.Mask:

@@ -6,23 +6,20 @@ Everything else, and every metric without a column, stays in ``extra``.
 
 from __future__ import annotations
 
-import datetime
 import time
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import psycopg
 from psycopg import sql
-from psycopg.types.numeric import DecimalBinaryDumper
 
 from hpctrack import errors
 from hpctrack.backoff import Backoff
 from hpctrack.store import database, values
+from hpctrack.store.metrics import column_types
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from hpctrack import model
     from hpctrack.store.database import Connection
@@ -37,21 +34,6 @@ RESERVED = frozenset("run_id step progress time attempt extra tableoid oid xmin 
 _AUTOMATIC = "Added by the collector"
 _LOCK_TIMEOUT = "100ms"
 _BACKOFF = Backoff(1.0, 300.0)
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-_MICROSECOND = datetime.timedelta(microseconds=1)
-_DECIMAL = DecimalBinaryDumper(Decimal)
-
-FLOAT8 = "float8"
-#: Types of fixed size: how COPY BINARY wants them, after PostgreSQL's ``typreceive`` functions.
-DTYPES = {
-    "float8": ">f8",
-    "float4": ">f4",
-    "int8": ">i8",
-    "int4": ">i4",
-    "int2": ">i2",
-    "bool": "u1",
-    "timestamptz": ">i8",
-}
 
 
 class Target(NamedTuple):
@@ -64,31 +46,8 @@ class Target(NamedTuple):
     """``atttypmod``: length and the like; -1 for none."""
 
     def convert(self, given: model.Array | list[str | int]) -> tuple[model.Array, model.Mask]:
-        """Return the values as this column's, and which of them it takes; the others are anything.
-
-        Arrays have the column's dtype in native order (times: microseconds since the epoch), or hold
-        objects of bytes for types without a fixed size.
-        """
-        if isinstance(given, list):
-            return self._convert_each(given)
-        if self.type == "bool" or given.dtype.kind == "b":
-            return given, np.full(len(given), self.type == "bool" and given.dtype.kind == "b")
-        if self.type in ("float8", "float4"):
-            return _to_float(given, self.type)
-        if self.type in ("int8", "int4", "int2"):
-            return _to_integer(given, self.type)
-        return self._convert_each(given.tolist())
-
-    def _convert_each(self, given: Sequence[Any]) -> tuple[model.Array, model.Mask]:
-        convert = _EACH.get(self.type)
-        found = [None if convert is None else convert(value, self.modifier) for value in given]
-        taken = np.array([value is not None for value in found], dtype=bool)
-        if self.type in DTYPES:
-            dtype = np.dtype(DTYPES[self.type]).newbyteorder("=")
-            return np.array([0 if value is None else value for value in found], dtype), taken
-        array = np.empty(len(found), dtype=object)
-        array[:] = found
-        return array, taken
+        """Return the values as this column's, and which of them it takes (see `ColumnType.accept`)."""
+        return column_types.of(self.type).accept(given, self.modifier)
 
 
 class Catalog(NamedTuple):
@@ -102,23 +61,31 @@ class Catalog(NamedTuple):
     automatic: int
 
 
+class _Column(NamedTuple):
+    name: str
+    type: str
+    modifier: int
+    is_writable: bool
+    comment: str | None
+
+
 def load(connection: Connection) -> Catalog:
-    """Read the catalog."""
-    rows: list[tuple[Any, ...]] = connection.execute(statement("fetch_columns")).fetchall()
-    names = frozenset(str(row[0]) for row in rows) - RESERVED
+    """Read the catalog. Lets psycopg's errors through, as `signature` does."""
+    columns = [_Column._make(row) for row in connection.execute(statement("fetch_columns"))]
+    metrics = [column for column in columns if column.name not in RESERVED]
     targets = {
-        name: Target(name, type_, modifier)
-        for name, type_, modifier, writable, _ in rows
-        if name in names and writable and (type_ in DTYPES or type_ in _EACH)
+        column.name: Target(column.name, column.type, column.modifier)
+        for column in metrics
+        if column.is_writable and column.type in column_types.TYPES
     }
-    automatic = sum(row[4] == _AUTOMATIC for row in rows)
-    return Catalog(signature(connection), targets, names, automatic)
+    automatic = sum(column.comment == _AUTOMATIC for column in columns)
+    return Catalog(signature(connection), targets, frozenset(column.name for column in metrics), automatic)
 
 
 def signature(connection: Connection) -> str:
     """Return a digest that changes when a column is added, dropped, renamed or changed."""
-    row = connection.execute(statement("fetch_columns_signature")).fetchone()
-    return str(row[0]) if row else ""
+    [(digest,)] = connection.execute(statement("fetch_columns_signature")).fetchall()
+    return str(digest)
 
 
 def choose(candidates: Iterable[str], catalog: Catalog) -> list[str]:
@@ -133,10 +100,15 @@ def choose(candidates: Iterable[str], catalog: Catalog) -> list[str]:
         if len(chosen) >= room:
             break
         folded = name.lower()
-        if folded not in taken and values.to_text(name) == name and 0 < len(name.encode()) <= _MAX_NAME:
+        if folded not in taken and _is_name(name):
             taken.add(folded)
             chosen.append(name)
     return chosen
+
+
+def _is_name(metric: str) -> bool:
+    """Whether PostgreSQL takes the name of a metric for a column's, as it is."""
+    return values.to_text(metric) == metric and 0 < len(metric.encode()) <= _MAX_NAME
 
 
 class Adder:
@@ -178,59 +150,3 @@ def _add(connection: Connection, candidates: Iterable[str]) -> list[str]:
         if names:
             connection.execute(statement("add_columns"), {"names": names, "comment": _AUTOMATIC})
     return names
-
-
-def _to_float(given: model.Array, type_: str) -> tuple[model.Array, model.Mask]:
-    with np.errstate(over="ignore"):
-        converted = given.astype(np.float64 if type_ == "float8" else np.float32)
-    if given.dtype.kind == "i":
-        exact = 1 << (53 if type_ == "float8" else 24)
-        return converted, (given <= exact) & (given >= -exact)
-    return converted, (converted == given) | np.isnan(given)
-
-
-def _to_integer(given: model.Array, type_: str) -> tuple[model.Array, model.Mask]:
-    limits = np.iinfo(np.dtype(DTYPES[type_]).newbyteorder("="))
-    if given.dtype.kind == "i":
-        taken = (given >= limits.min) & (given <= limits.max)
-    else:
-        whole = (given == np.rint(given)) & ~((given == 0) & np.signbit(given))
-        taken = whole & (np.abs(given) <= min(float(limits.max), float(values.EXACT)))
-    return np.where(taken, given, 0).astype(limits.dtype), taken
-
-
-def _to_text(value: Any, modifier: int) -> bytes | None:
-    if not isinstance(value, str) or values.to_text(value) != value:
-        return None
-    # atttypmod of varchar(n) is n + 4.
-    return None if 0 <= modifier < len(value) + 4 else value.encode()
-
-
-def _to_numeric(value: Any, modifier: int) -> bytes | None:
-    """Take what a numeric without limits holds exactly; one with limits rounds."""
-    if modifier >= 0 or isinstance(value, (bool, str)):
-        return None
-    text = repr(value)
-    if isinstance(value, float) and (text in ("inf", "-inf") or (value == 0.0 and text[0] == "-")):
-        return None
-    dumped = _DECIMAL.dump(Decimal(text))
-    return None if dumped is None else bytes(dumped)
-
-
-def _to_timestamp(value: Any, modifier: int) -> int | None:
-    """Take ISO 8601 with a zone: it names one instant, to the microsecond."""
-    if not isinstance(value, str) or modifier >= 0:
-        return None
-    try:
-        instant = datetime.datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return None if instant.tzinfo is None else (instant - _EPOCH) // _MICROSECOND
-
-
-_EACH: dict[str, Callable[[Any, int], bytes | int | None]] = {
-    "text": _to_text,
-    "varchar": _to_text,
-    "numeric": _to_numeric,
-    "timestamptz": _to_timestamp,
-}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hpctrack.store import values
-from hpctrack.store.metrics import columns
+from hpctrack.store.metrics import column_types
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +24,6 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no extension
 TRAILER = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
 _JSONB_VERSION = b"\x01"
-#: Microseconds from the epoch of Unix to that of PostgreSQL, 2000-01-01.
-EPOCH = 946_684_800_000_000
-#: What PostgreSQL's timestamps can hold, in microseconds since 1970 (manual, "Date/Time Types"), roundly.
-_TIMES = (-200_000_000_000_000_000, 9_000_000_000_000_000_000)
 
 
 class Field(NamedTuple):
@@ -38,6 +34,37 @@ class Field(NamedTuple):
     values: model.Array
     present: model.Mask | None
     """None: no row has NULL."""
+
+
+class _Fields(NamedTuple):
+    """All fields of a row, in their order."""
+
+    every: list[Field]
+    """Of fixed size, in all rows; behind them the matrix, if it has no gaps."""
+    dense: tuple[str, ...]
+    some: list[Field]
+    """Of fixed size, NULL in some rows; behind them the matrix, if it has gaps."""
+    sparse: tuple[str, ...]
+    varying: list[Declared]
+    """Without a fixed size; behind them ``extra``, if any row has one."""
+    extra: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: Table, stream: str) -> _Fields:
+        fixed = _fixed(table, stream)
+        return cls(
+            every=[field for field in fixed if field.present is None],
+            dense=table.names if table.present is None else (),
+            some=[field for field in fixed if field.present is not None],
+            sparse=() if table.present is None else table.names,
+            varying=[column for column in table.declared if column.values.dtype == object],
+            extra=() if table.extra is None else ("extra",),
+        )
+
+    def names(self) -> tuple[str, ...]:
+        every, some = ((field.name for field in fields) for fields in (self.every, self.some))
+        varying = (column.target.name for column in self.varying)
+        return (*every, *self.dense, *some, *self.sparse, *varying, *self.extra)
 
 
 class _Laid(NamedTuple):
@@ -53,47 +80,33 @@ def encode(table: Table, *, stream: str = "") -> tuple[tuple[str, ...], bytes]:
 
     ``stream`` adds the column of the journal under this name, for the temporary table.
     """
-    fixed = _fixed(table, stream)
-    every = [field for field in fixed if field.present is None]
-    some = [field for field in fixed if field.present is not None]
-    varying = [column for column in table.declared if column.values.dtype == object]
-    dense, sparse = (table.names, ()) if table.present is None else ((), table.names)
-    names = (
-        *(field.name for field in every),
-        *dense,
-        *(field.name for field in some),
-        *sparse,
-        *(column.target.name for column in varying),
-        *(("extra",) if table.extra is not None else ()),
-    )
-    laid = _lay_out(table, every, len(names), floats=len(dense))
-    if some or sparse:
-        laid = _with_nulls(table, laid, some)
-    data = laid.data if table.extra is None and not varying else _join(table, laid, varying)
+    fields = _Fields.of(table, stream)
+    names = fields.names()
+    laid = _lay_out(table, fields.every, len(names), floats=len(fields.dense))
+    if fields.some or fields.sparse:
+        laid = _with_nulls(table, laid, fields.some)
+    data = _join(table, laid, fields.varying) if fields.varying or fields.extra else laid.data
     return names, b"".join((HEADER, data, TRAILER))
 
 
 def _fixed(table: Table, stream: str) -> list[Field]:
     """Return the fields of fixed size, but for the matrix."""
+    times = column_types.of(column_types.TIMESTAMPTZ).to_copy(table.time)
     fields = [
         Field("run_id", ">i8", table.run, None),
         Field("step", ">i8", table.step, None),
         Field("progress", ">f8", table.progress, None),
         Field("attempt", ">i4", table.attempt, None),
-        Field("time", ">i8", _timestamps(table.time), _mask(table.timed)),
+        Field("time", ">i8", times, _mask(table.timed)),
     ]
     if stream:
         fields.append(Field(stream, ">i4", table.stream, None))
     for column in table.declared:
-        if column.values.dtype != object:
-            kind = column.target.type
-            array = _timestamps(column.values) if kind == "timestamptz" else column.values
-            fields.append(Field(column.target.name, columns.DTYPES[kind], array, _mask(column.present)))
+        type_ = column_types.of(column.target.type)
+        if type_.dtype is not None:
+            array, present = type_.to_copy(column.values), _mask(column.present)
+            fields.append(Field(column.target.name, type_.dtype, array, present))
     return fields
-
-
-def _timestamps(unix: model.Array) -> model.Array:
-    return np.clip(unix, *_TIMES) - EPOCH
 
 
 def _mask(present: model.Mask) -> model.Mask | None:

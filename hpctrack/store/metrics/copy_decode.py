@@ -5,91 +5,78 @@ No Python object is made for a value of fixed size: a field is decoded for all r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpctrack.store.metrics import columns
-from hpctrack.store.metrics.copy_binary import EPOCH
+from hpctrack.store.metrics import column_types, columnar
+from hpctrack.store.metrics.columnar import Cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpctrack import model
-
-#: Stands for what has no fixed size; its bytes are text in UTF-8.
-TEXT = "text"
-_NOT_A_TIME = np.iinfo(np.int64).min
-#: Beyond it are PostgreSQL's last years, and infinity, the greatest integer; minus infinity is the least.
-_LAST_TIME = np.iinfo(np.int64).max - EPOCH
-
-
-class Cells(NamedTuple):
-    """One field of all rows."""
-
-    values: model.Array
-    """float64, float32, int64, int32, int16, bool, datetime64[us] (UTC), or objects of str. NULL is nan, 0,
-    False, NaT, None."""
-    present: model.Mask | None
-    """Which rows have a value; None: all."""
+    from hpctrack.store.metrics.column_types import ColumnType
 
 
 def decode(data: bytes | bytearray, sizes: Sequence[int], types: Sequence[str]) -> list[Cells]:
     """Return the fields of rows that stand one behind the other.
 
-    ``sizes``: bytes of each row, the number of its fields included; ``types``: of each field, a key of
-    `columns.DTYPES`, or `TEXT`.
+    ``sizes``: bytes of each row, the number of its fields included; ``types``: the names of the fields'
+    types (`column_types.TYPES`). What has no fixed size is text in UTF-8.
     """
     lengths = np.array(sizes, np.int64)
-    if TEXT not in types:
-        layout = _layout(types)
+    described = [column_types.of(name) for name in types]
+    dtypes = [type_.dtype for type_ in described if type_.dtype is not None]
+    if len(dtypes) == len(types):
+        layout = _layout(dtypes)
         # A NULL makes its row shorter: where none is, every row has the same layout.
         if (lengths == layout.itemsize).all():
             rows = np.frombuffer(data, layout)
-            return [finished(rows[f"v{index}"], type_, None) for index, type_ in enumerate(types)]
-    return _decode_with_nulls(data, lengths, types)
+            return [finished(rows[f"v{index}"], type_, None) for index, type_ in enumerate(described)]
+    return _decode_with_nulls(data, lengths, described)
 
 
-def _layout(types: Sequence[str]) -> np.dtype[np.void]:
-    fields = [(f"v{index}", columns.DTYPES[type_]) for index, type_ in enumerate(types)]
+def _layout(dtypes: Sequence[str]) -> np.dtype[np.void]:
     offsets, place = [], 2
-    for _, dtype in fields:
+    for dtype in dtypes:
         offsets.append(place + 4)
         place += 4 + np.dtype(dtype).itemsize
     return np.dtype(
         {
-            "names": [name for name, _ in fields],
-            "formats": [dtype for _, dtype in fields],
+            "names": [f"v{index}" for index in range(len(dtypes))],
+            "formats": dtypes,
             "offsets": offsets,
             "itemsize": place,
         }
     )
 
 
-def _decode_with_nulls(data: bytes | bytearray, sizes: model.Array, types: Sequence[str]) -> list[Cells]:
+def _decode_with_nulls(
+    data: bytes | bytearray, sizes: model.Array, types: Sequence[ColumnType]
+) -> list[Cells]:
     """Walk through the rows side by side, one field after the other."""
     octets = np.frombuffer(data, np.uint8)
     places = np.cumsum(sizes) - sizes + 2
-    found = []
+    fields = []
     for type_ in types:
         # A length is less than 2 GiB; its first byte is 255 for NULL alone.
         present = octets[places] != 0xFF
         whole = bool(present.all())
         at = places if whole else places[present]
-        if type_ == TEXT:
+        if type_.dtype is None:
             widths = _gather(data, at, ">i4").astype(np.int64)
             given: model.Array = _texts(data, at + 4, widths)
         else:
-            dtype = columns.DTYPES[type_]
-            widths = np.full(len(at), np.dtype(dtype).itemsize)
-            given = _gather(data, at + 4, dtype)
-        found.append(finished(given, type_, None if whole else present))
+            widths = np.full(len(at), np.dtype(type_.dtype).itemsize)
+            given = _gather(data, at + 4, type_.dtype)
+        fields.append(finished(given, type_, None if whole else present))
         places = places + 4
         if whole:
             places += widths
         else:
             places[present] += widths
-    return found
+    return fields
 
 
 def _gather(data: bytes | bytearray, places: model.Array, dtype: str) -> model.Array:
@@ -108,22 +95,11 @@ def _texts(data: bytes | bytearray, places: model.Array, widths: model.Array) ->
     return texts
 
 
-def finished(given: model.Array, type_: str, present: model.Mask | None) -> Cells:
+def finished(given: model.Array, type_: ColumnType, present: model.Mask | None) -> Cells:
     """Return a field from the values that are there; ``present``: in which rows."""
-    values = _converted(given, type_)
+    values = type_.from_copy(given)
     if present is None:
         return Cells(values, None)
-    fill = {"f": np.nan, "M": np.datetime64("NaT", "us"), "O": None}.get(values.dtype.kind, 0)
-    spread = np.full(len(present), fill, values.dtype)
+    spread = np.full(len(present), columnar.null(values.dtype), values.dtype)
     spread[present] = values
     return Cells(spread, present)
-
-
-def _converted(given: model.Array, type_: str) -> model.Array:
-    if type_ == "timestamptz":
-        times = given.astype(np.int64)
-        held = (times <= _LAST_TIME) & (times != _NOT_A_TIME)
-        return np.where(held, times + EPOCH, _NOT_A_TIME).view("datetime64[us]")
-    if type_ == "bool":
-        return given.astype(bool)
-    return given.astype(given.dtype.newbyteorder("="))

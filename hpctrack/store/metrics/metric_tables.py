@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from psycopg import sql
 
 from hpctrack.store import database, rows, values
-from hpctrack.store.metrics import columnar, columns, copy_decode, copy_out, metric_names
-from hpctrack.store.metrics.copy_decode import TEXT, Cells
+from hpctrack.store.metrics import column_types, columnar, copy_decode, copy_out, metric_names
+from hpctrack.store.metrics.column_types import FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ
+from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 #: What stands before the metrics: column in PostgreSQL and type.
 AXES = {
-    "run": ("run_id", "int8"),
-    "step": ("step", "int8"),
-    "progress": ("progress", "float8"),
-    "time": ("time", "timestamptz"),
-    "restarts": ("attempt", "int4"),
+    "run": ("run_id", INT8),
+    "step": ("step", INT8),
+    "progress": ("progress", FLOAT8),
+    "time": ("time", TIMESTAMPTZ),
+    "restarts": ("attempt", INT4),
 }
 #: What a sample of usage says, and types.
 USAGE = {
-    "time": "timestamptz",
-    "attempt": "int4",
+    "time": TIMESTAMPTZ,
+    "attempt": INT4,
     "node": TEXT,
-    "cpu_s": "float8",
-    "memory_bytes": "int8",
-    "memory_peak_bytes": "int8",
-    "read_bytes": "int8",
-    "write_bytes": "int8",
-    "processes": "int4",
+    "cpu_s": FLOAT8,
+    "memory_bytes": INT8,
+    "memory_peak_bytes": INT8,
+    "read_bytes": INT8,
+    "write_bytes": INT8,
+    "processes": INT4,
     "gpu": TEXT,
 }
 
@@ -112,21 +112,15 @@ def read_usage(connection: Connection, run_id: int) -> Iterator[Part]:
 
 def kind_of_type(type_: str) -> str:
     """Return the kind (see `columnar`) of a column's values as they are read."""
-    dtype = columns.DTYPES.get(_field(sql.SQL(""), type_).type)
-    if type_ == "timestamptz":
-        return "time"
-    if type_ == "bool":
-        return "bool"
-    return "text" if dtype is None else columnar.kind_of(np.dtype(dtype))
+    return column_types.of(type_).kind
 
 
 def _field(column: sql.Composable, type_: str) -> _Field:
-    """Return how to read a column of the user's: numbers, booleans and times as such, all else as text."""
-    if type_ in columns.DTYPES:
+    """Return how to read a column of the user's."""
+    read_as = column_types.of(type_).read_as
+    if read_as is None:
         return _Field(column, type_)
-    if type_ == "numeric":
-        return _Field(sql.SQL("{}::double precision").format(column), columns.FLOAT8)
-    return _Field(sql.SQL("{}::text").format(column), TEXT)
+    return _Field(sql.SQL("{}::{}").format(column, sql.Identifier(read_as)), read_as)
 
 
 def _listed(fields: Iterable[_Field]) -> sql.Composed:

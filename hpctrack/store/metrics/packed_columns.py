@@ -16,8 +16,8 @@ from psycopg import sql
 
 from hpctrack import errors
 from hpctrack.store import rows
-from hpctrack.store.metrics import columns, copy_decode, metric_names
-from hpctrack.store.metrics.copy_decode import Cells
+from hpctrack.store.metrics import column_types, copy_decode, metric_names
+from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.metrics.metric_tables import Part
 from hpctrack.store.statements import composable
 
@@ -62,7 +62,7 @@ def read(
     and its kin.
     """
     types = metric_names.column_types(connection)
-    if any(types.get(name) != columns.FLOAT8 for name in names):
+    if any(types.get(name) != column_types.FLOAT8 for name in names):
         return None
     request = _Request(run_id, tuple(names), every_row, threading.Event())
     other = None
@@ -150,7 +150,7 @@ def _pack(group: tuple[str, ...]) -> sql.Composed:
 
 def _unpacked(packed: Sequence[Any], groups: Sequence[tuple[str, ...]]) -> Part:
     steps, times, *others = packed
-    step, time = _field(steps, "int8"), _field(times, "timestamptz")
+    step, time = _field(steps, column_types.INT8), _field(times, column_types.TIMESTAMPTZ)
     numbers: dict[str, Cells] = {}
     for data, group in zip(others, groups, strict=True):
         table = np.frombuffer(data, ">f8").reshape(-1, len(group))
@@ -159,8 +159,9 @@ def _unpacked(packed: Sequence[Any], groups: Sequence[tuple[str, ...]]) -> Part:
     return Part(len(step.values), axes, numbers, {})
 
 
-def _field(data: Any, type_: str) -> Cells:
-    return copy_decode.finished(np.frombuffer(data, columns.DTYPES[type_]), type_, None)
+def _field(data: Any, name: str) -> Cells:
+    type_ = column_types.of(name)
+    return copy_decode.finished(np.frombuffer(data, type_.dtype), type_, None)
 
 
 def _behind(part: Part) -> sql.Composed:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows
+from hpctrack.store.metrics import column_types
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -117,17 +118,17 @@ def fetch(
 
 
 def numeric_columns(connection: Connection) -> dict[str, str]:
-    """Return the columns that hold metrics, with the category of their type."""
+    """Return the columns that hold metrics, with their types; a domain's is the type that it is made of."""
     return dict(rows.tuples(connection, "fetch_metric_columns"))
 
 
-def number_of(name: str, category: str | None) -> sql.Composable:
-    """Return the expression of a metric's value as a number."""
+def number_of(name: str, type_: str | None) -> sql.Composable:
+    """Return the expression of a metric's value as a number; ``type_``: of its column, if it has one."""
     extra = sql.SQL("metric_number(m.extra -> {})").format(sql.Literal(name))
-    if category not in ("N", "B"):
+    as_number = None if type_ is None else column_types.of(type_).as_number
+    if as_number is None:
         return extra
-    cast = "{}::integer::double precision" if category == "B" else "{}::double precision"
-    return sql.SQL("coalesce(" + cast + ", {})").format(sql.Identifier("m", name), extra)
+    return sql.SQL("coalesce(" + as_number + ", {})").format(sql.Identifier("m", name), extra)
 
 
 def _axis(connection: Connection, run_id: int, window: Window) -> _Axis | None:

@@ -1,10 +1,11 @@
 -- Metrics of a run, made small enough to draw.
 
 -- name: fetch_metric_columns
--- The columns of metrics that hold metrics, with the category of their type (N: number, B: boolean).
-SELECT a.attname, t.typcategory
+-- The columns of metrics that hold metrics, with their types; of a domain, the type that it is made of.
+SELECT a.attname::text, coalesce(b.typname, t.typname)::text
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_type b ON b.oid = t.typbasetype
 WHERE a.attrelid = 'metrics'::regclass AND a.attnum > 0 AND NOT a.attisdropped
   AND a.attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
 ORDER BY a.attnum;

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpctrack.store.metrics import columnar
-from hpctrack.store.metrics.copy_decode import Cells
+from hpctrack.store.metrics.columnar import Cells
 
 
 def cells(values, present=None):

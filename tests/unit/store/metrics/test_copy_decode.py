@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrack.store.metrics import copy_decode
-from hpctrack.store.metrics.copy_decode import TEXT
+from hpctrack.store.metrics.column_types import TEXT
 
 CODES = {
     "float8": ">d",
