@@ -19,7 +19,7 @@ import psycopg
 from psycopg.pq import ConnStatus
 
 from hpctrack import errors
-from hpctrack.store import sparing
+from hpctrack.store import throttle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +49,7 @@ IN_A_ROW = 200
 
 _log = logging.getLogger(__name__)
 #: A mistake of ours that some data brings to light comes with each of its lines.
-_sparing = sparing.Sparing()
+_throttle = throttle.Throttle()
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def told(connection: Connection) -> Iterator[None]:
     except (errors.HpctrackError, OSError, MemoryError):
         raise
     except Exception as error:
-        if (also := _sparing.wants(type(error))) is not None:
+        if (also := _throttle.admit(type(error))) is not None:
             _log.exception("unexpected%s", also)
         raise errors.ContentRefused(f"{type(error).__name__}: {error}") from error
 

@@ -326,7 +326,7 @@ class Ingestion:
         runs = sorted({piece.run_id for piece in given})
         if (
             not all(run_id in self._held for run_id in runs)
-            and (also := self._memory.log.wants(("refusing", given[0].owner))) is not None
+            and (also := self._memory.log.admit(("refusing", given[0].owner))) is not None
         ):
             _log.warning("rows of r%d wait: %s%s", runs[0], outcome.refusing, also)
         self._held.extend(runs)
@@ -346,7 +346,7 @@ class Ingestion:
                 return
         self._refusals_left -= stored.counts.pop("refusals", 0)
         lines = stored.counts["rejected"]
-        if lines and (also := self._memory.log.wants(("aside", piece.owner))) is not None:
+        if lines and (also := self._memory.log.admit(("aside", piece.owner))) is not None:
             _log.warning("%s: %s set aside: %s%s", where, words.counted(lines, "line"), refusal, also)
         self._note([piece], stored, outcome)
         refused = [kind for kind in pieces.kinds([piece]) if not stored.counts[kind]]

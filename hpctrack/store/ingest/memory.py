@@ -11,7 +11,7 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
-from hpctrack.store import locked, refusals, sparing
+from hpctrack.store import locked, refusals, throttle
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -44,7 +44,7 @@ class Memory:
         self.paid = 0.0
         self.held = locked.Held()
         self.streak = refusals.Streak()
-        self.log = sparing.Sparing()
+        self.log = throttle.Throttle()
         #: How often the connection was lost, or the server failed, while something of a run was stored.
         self.losses: Counter[int] = Counter()
 
