@@ -21,6 +21,7 @@ from psycopg.types.datetime import (
 from psycopg.types.json import set_json_loads
 
 from hpctrack import errors
+from hpctrack.store import lock_holders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,12 +94,12 @@ CONNECT_TIMEOUT = "5"
 
 def conninfo(settings: Settings) -> dict[str, str]:
     """Return libpq parameters of the configured server, or of the embedded one, started if need be."""
-    dsn = _embedded(settings) if settings.dsn is None else settings.dsn
-    return {"connect_timeout": CONNECT_TIMEOUT, **dsn}
+    parameters = _embedded(settings) if settings.dsn is None else settings.dsn
+    return {"connect_timeout": CONNECT_TIMEOUT, **parameters}
 
 
 def _embedded(settings: Settings) -> dict[str, str]:
-    from hpctrack.store import embedded
+    from hpctrack.store import embedded  # late: sites have none
 
     return embedded.ensure(settings)
 
@@ -127,12 +128,10 @@ class _Connection(psycopg.Connection[Any]):
 
     def _holders(self) -> str:
         """Name the sessions that hold something; over another connection, this one is in mid-transaction."""
-        from hpctrack.store import locked
-
         try:
             with contextlib.closing(self.open(self._parameters, self._schema, COMMAND)) as own:
                 own.execute(_SESSION, (self._schema,))
-                return locked.holders(own)
+                return lock_holders.name(own)
         except psycopg.Error:
             return ""
 
@@ -171,7 +170,7 @@ def connect(
                 connection.execute(_IDLE, (idle,))
             connection.execute(_PATIENCE, (patience,))
             if check:
-                _check_schema(connection, settings)
+                _check(connection, settings)
         connection.autocommit = autocommit
     except BaseException:
         connection.close()
@@ -179,8 +178,8 @@ def connect(
     return connection
 
 
-def _check_schema(connection: Connection, settings: Settings) -> None:
-    from hpctrack.store.schema import migrate
+def _check(connection: Connection, settings: Settings) -> None:
+    from hpctrack.store.schema import migrate  # late: completion of words connects without
 
     migrate.check(connection, settings)
 

@@ -12,8 +12,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.backoff import Backoff
-from hpctrack.store import database, rows
-from hpctrack.store.statements import statement
+from hpctrack.store import database, lock_holders, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -96,23 +95,5 @@ def describe(connection: Connection) -> str:
     Raises `errors.StoreError`.
     """
     with database.translated():
-        named = holders(connection)
+        named = lock_holders.name(connection)
     return f"held by {named}" if named else "another session held them a moment ago"
-
-
-def holders(connection: Connection) -> str:
-    """Name the sessions with locks here, the most likely first, and what ends it; empty if there are none.
-
-    Lets psycopg's errors through.
-    """
-    sessions = connection.execute(statement("list_holders")).fetchall()
-    if not sessions:
-        return ""
-    named = "; ".join(_session(*session) for session in sessions)
-    return f"{named} (SELECT pg_terminate_backend({sessions[0][0]}) ends the first)"
-
-
-def _session(pid: int, user: str, seconds: float | None, application: str | None) -> str:
-    """Name a session; for how long it holds what, and its program, are for members of pg_read_all_stats."""
-    age = "" if seconds is None else f", open for {seconds:.0f} s"
-    return f"{user}'s session {pid}{age}" + (f" ({application})" if application else "")

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from hpctrack.settings import Settings
-from hpctrack.store.schema import migrate
+from hpctrack.store.schema import setup
 from tests.support.ports import free_port
 
 PASSWORD = "a password / with 'odd' characters"
@@ -116,7 +116,7 @@ def _wait(process: subprocess.Popen[bytes], params: dict[str, str], log: Path) -
 def with_template(server: Server) -> Server:
     """Make the template database that holds the schema."""
     server.execute(f"CREATE DATABASE {TEMPLATE}")
-    migrate.setup(Settings(dsn={**server.params, "dbname": TEMPLATE}))
+    setup.apply(Settings(dsn={**server.params, "dbname": TEMPLATE}))
     return server
 
 

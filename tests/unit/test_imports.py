@@ -47,9 +47,23 @@ web integrations
 cli.terminal
 cli
 """
+#: The same inside the store.
+STORE = """
+embedded statements throttle values
+lock_holders schema.sqlfile
+schema.migrate
+database
+rows session refusals psql schema.setup
+locked schema metrics
+ingest read
+write
+"""
 #: A part that is pure but for one module, which alone imports what stands for the world outside.
 RIMS = {("reconcile", "store"): "reconcile.passes", ("reconcile", "slurm"): "reconcile.passes"}
 FLOORS = {part: floor for floor, line in enumerate(ORDER.strip().split("\n")) for part in line.split()}
+WINGS = {
+    f"store.{wing}": floor for floor, line in enumerate(STORE.strip().split("\n")) for wing in line.split()
+}
 #: What the wheel of hpctrack-script has: all that a script loads that logs, and no more.
 [_EXCLUDED] = re.findall(
     r"^exclude = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.DOTALL | re.MULTILINE
@@ -162,9 +176,19 @@ NODE_SIDE = (
 )
 
 
-def part_of(module: str) -> str:
-    """Return the part of `ORDER` that a module belongs to."""
-    return max((part for part in FLOORS if is_in(module, [part])), key=len, default=module)
+def part_of(module: str, floors: dict[str, int] = FLOORS) -> str:
+    """Return the part that a module belongs to."""
+    return max((part for part in floors if is_in(module, [part])), key=len, default=module)
+
+
+def above(module: str, ours: set[str], floors: dict[str, int]) -> list[str]:
+    """Return what a module imports although it stands above it, or beside it."""
+    here = part_of(module, floors)
+    assert here in floors, f"{module} has no place in the order"
+    parts = {part_of(name, floors) for name in ours} - {here}
+    return [
+        f"{here} stands below {part}, or beside it" for part in sorted(parts) if floors[part] >= floors[here]
+    ]
 
 
 def is_on_nodes(module: str) -> bool:
@@ -192,13 +216,12 @@ def _of_libraries(module: str, foreign: set[str]) -> Iterator[str]:
 
 
 def _of_floors(module: str, ours: set[str]) -> Iterator[str]:
-    if module in ENTRANCES:
-        return
-    here = part_of(module)
-    assert here in FLOORS, f"{module} has no place in ORDER"
-    for part in sorted(set(map(part_of, ours)) - {here}):
-        if FLOORS[part] >= FLOORS[here] or RIMS.get((here, part), module) != module:
-            yield f"{here} stands below {part}, or beside it"
+    if module not in ENTRANCES:
+        yield from above(module, ours, FLOORS)
+        rims = {RIMS.get((part_of(module), part_of(name)), module) for name in ours} - {module}
+        yield from (f"only {rim} may import that" for rim in sorted(rims))
+    if module.startswith("store."):
+        yield from above(module, {name for name in ours if name.startswith("store.")}, WINGS)
 
 
 def _of_nodes(module: str, ours: set[str], foreign: set[str]) -> Iterator[str]:
@@ -273,6 +296,8 @@ BAD = {
     "model": "from hpctrack.run import runids",
     "": "import click",
     "store.write.reconciled": "from hpctrack.slurm import parse",
+    "store.metrics.series": "from hpctrack.store.read import queries",
+    "store.database": "def late():\n    from hpctrack.store import locked",
     "slurm.native": "from hpctrack.store.database import connect",
     "store.ingest.ingestion": "from hpctrack.stream.node.relay import Relay",
     "reconcile.plan": "from hpctrack.store.read import queries",
@@ -305,7 +330,7 @@ def test_a_violation_is_found(module, source):
         ("api", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import psycopg, click"),
         ("reconcile.passes", "from hpctrack.store.read import queries\nfrom hpctrack.run import states"),
         ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream.wire import wire"),
-        ("store.ingestion", "import numpy, psycopg\nfrom hpctrack.stream.wire import journal"),
+        ("store.ingest.ingestion", "import numpy, psycopg\nfrom hpctrack.stream.wire import journal"),
         ("stream.node.usage", "def sample():\n    import psutil"),
         ("slurm.submit", "import subprocess\nPIPE = subprocess.PIPE"),
         ("cli.status", "import click, rich\nfrom hpctrack.store.read import queries"),

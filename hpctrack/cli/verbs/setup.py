@@ -102,9 +102,9 @@ def command(
 
 def _migrate(configuration: Settings, files: tuple[str, ...]) -> None:
     """Bring the schema up to date and apply the user's files; say what was done."""
-    from hpctrack.store.schema import migrate
+    from hpctrack.store.schema import setup
 
-    report = migrate.setup(configuration, files)
+    report = setup.apply(configuration, files)
     say.out(f"{report.where}:")
     for step in report.steps:
         what = "migration" if step.built_in else "file"

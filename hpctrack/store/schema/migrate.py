@@ -1,7 +1,7 @@
-"""The schema: set up, migrated, checked; and the user's own SQL files, each applied once.
+"""The schema: checked by every connection, and migrated; the user's own SQL files, each applied once.
 
-Every file runs in one transaction together with its row in ``applied_migrations``, under an advisory lock, so
-that two setups at once are safe and a failing file leaves nothing.
+Every file runs in one transaction together with its row in the ledger (``applied_migrations``), which is
+locked: two setups at once are safe, and a file that fails leaves nothing. psycopg's errors pass through.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import psycopg
 from psycopg import sql
 
 from hpctrack import __version__, errors, resources
-from hpctrack.store import database
 from hpctrack.store.schema import sqlfile
 from hpctrack.store.statements import statement
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
 
 
 class SqlFile(NamedTuple):
@@ -35,7 +35,7 @@ class SqlFile(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What `setup` found or did about one file."""
+    """What was found or done about one file."""
 
     name: str
     built_in: bool
@@ -43,20 +43,12 @@ class Step(NamedTuple):
     """False: it had been applied before."""
 
 
-class Report(NamedTuple):
-    """What `setup` did, and where."""
-
-    where: str
-    """Server, database and schema; no password."""
-    steps: tuple[Step, ...]
-
-
 class _Ledger(NamedTuple):
     checksum: str | None
     built_in: bool
 
 
-def check(connection: database.Connection, settings: Settings) -> None:
+def check(connection: Connection, settings: Settings) -> None:
     """Refuse a database whose schema is missing, older, newer or dirty; one query.
 
     In the personal mode a missing schema is set up. Raises `errors.SchemaError`, or `errors.StoreDenied`
@@ -65,12 +57,12 @@ def check(connection: database.Connection, settings: Settings) -> None:
     try:
         rows = connection.execute(statement("fetch_built_in")).fetchall()
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
-        _explain(connection, settings)
+        explain(connection, settings)
         if not settings.personal:
             raise errors.SchemaError(
                 f"{where(connection, settings)} has no hpctrack schema: run hpctrack setup"
             ) from None
-        _apply_all(connection, settings, built_in())
+        apply_all(connection, settings, built_in())
         return
     pending = compare(built_in(), {str(name): str(checksum) for name, checksum in rows})
     if pending:
@@ -80,31 +72,7 @@ def check(connection: database.Connection, settings: Settings) -> None:
         )
 
 
-def setup(settings: Settings, paths: Iterable[str | Path] = ()) -> Report:
-    """Create or migrate the schema, then apply the user's files in order, each once.
-
-    Raises `errors.BadInput` for a file that can't be read or that PostgreSQL rejects (with file and line),
-    `errors.MigrationChanged` for one that was applied with other contents, and what
-    `database.connect` raises.
-    """
-    files = [*built_in(), *read_files(paths)]
-    with database.connect(settings, check=False, autocommit=True) as connection, database.translated():
-        _refuse_encoding(connection, settings)
-        _explain(connection, settings)
-        return Report(where(connection, settings), tuple(_apply_all(connection, settings, files)))
-
-
-def _refuse_encoding(connection: database.Connection, settings: Settings) -> None:
-    """Refuse a database that could not hold every name: createdb makes such on servers in the C locale."""
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        raise errors.SchemaError(
-            f"database {connection.info.dbname} is in {encoding}, and hpctrack needs UTF8: make it with "
-            "createdb --encoding=UTF8 --locale=C --template=template0"
-        )
-
-
-def where(connection: database.Connection, settings: Settings) -> str:
+def where(connection: Connection, settings: Settings) -> str:
     """Name server, database and schema for messages."""
     if settings.personal:
         return f"schema {settings.schema} of the embedded PostgreSQL in {settings.data_dir}"
@@ -165,7 +133,7 @@ def compare(files: Sequence[SqlFile], applied: Mapping[str, str]) -> list[SqlFil
     return [file for file in files if file.name not in applied]
 
 
-def _explain(connection: database.Connection, settings: Settings) -> None:
+def explain(connection: Connection, settings: Settings) -> None:
     """Raise what is plainly in the way: a schema that is not ours to look into, or not hpctrack's."""
     row = connection.execute(statement("fetch_schema_state"), {"schema": settings.schema}).fetchone()
     present, usable, ledger, ours = row or (False, False, False, False)
@@ -180,11 +148,12 @@ def _explain(connection: database.Connection, settings: Settings) -> None:
         )
 
 
-def _apply_all(connection: database.Connection, settings: Settings, files: Iterable[SqlFile]) -> list[Step]:
+def apply_all(connection: Connection, settings: Settings, files: Iterable[SqlFile]) -> list[Step]:
+    """Apply files in order, each once; say of each whether it was applied now."""
     return [Step(file.name, file.built_in, _apply(connection, settings, file)) for file in files]
 
 
-def _apply(connection: database.Connection, settings: Settings, file: SqlFile) -> bool:
+def _apply(connection: Connection, settings: Settings, file: SqlFile) -> bool:
     """Apply one file and enter it in the ledger; False if it is there already."""
     schema = {"schema": settings.schema}
     with connection.transaction():
@@ -206,7 +175,7 @@ def _apply(connection: database.Connection, settings: Settings, file: SqlFile) -
     return True
 
 
-def lock(connection: database.Connection, settings: Settings) -> tuple[bool, bool]:
+def lock(connection: Connection, settings: Settings) -> tuple[bool, bool]:
     """Keep other setups out until the caller's transaction ends; whether there are schema and ledger.
 
     The ledger's lock is for who may write into it. An advisory lock may be held by anybody who can connect,
@@ -221,7 +190,7 @@ def lock(connection: database.Connection, settings: Settings) -> tuple[bool, boo
     return present, ledger
 
 
-def _look(connection: database.Connection, settings: Settings) -> tuple[bool, bool]:
+def _look(connection: Connection, settings: Settings) -> tuple[bool, bool]:
     """Return whether there are schema and ledger; the schema is alone on the search path from then on."""
     schema = {"schema": settings.schema}
     present, _, ledger, _ = (
@@ -231,7 +200,7 @@ def _look(connection: database.Connection, settings: Settings) -> tuple[bool, bo
     return bool(present), bool(ledger)
 
 
-def _is_applied(connection: database.Connection, file: SqlFile) -> bool:
+def _is_applied(connection: Connection, file: SqlFile) -> bool:
     rows = connection.execute(statement("fetch_applied")).fetchall()
     ledger = {str(name): _Ledger(None if sum_ is None else str(sum_), bool(own)) for name, sum_, own in rows}
     if file.built_in:
@@ -250,7 +219,7 @@ def _is_applied(connection: database.Connection, file: SqlFile) -> bool:
     return True
 
 
-def _execute(connection: database.Connection, file: SqlFile) -> None:
+def _execute(connection: Connection, file: SqlFile) -> None:
     """Run the statements of a file inside the caller's transaction; its own BEGIN and END are left out."""
     for part in sqlfile.split(file.text):
         if part.words[:1] in (("BEGIN",), ("START",), ("COMMIT",), ("END",)):

@@ -15,7 +15,7 @@ import pytest
 from hpctrack import Client, errors, reconcile
 from hpctrack.store import database as store
 from hpctrack.store import locked
-from hpctrack.store.schema import migrate
+from hpctrack.store.schema import setup
 from hpctrack.store.write import registration
 from hpctrack.stream.wire import records, wire
 from tests.support.collectors import Collector
@@ -214,5 +214,5 @@ def test_where_there_is_none_yet_setup_waits_a_while_and_names_the_session(bare_
     with psycopg.connect(**bare_roles.of("nobody").dsn, autocommit=True) as stranger:
         stranger.execute("SELECT pg_advisory_lock(hashtextextended('hpctrack setup hpctrack', 0))")
         with pytest.raises(errors.StoreBusy, match=f"nobody_of_tests's session {stranger.info.backend_pid}"):
-            migrate.setup(bare_roles.of("owner"))
-    migrate.setup(bare_roles.of("owner"))
+            setup.apply(bare_roles.of("owner"))
+    setup.apply(bare_roles.of("owner"))

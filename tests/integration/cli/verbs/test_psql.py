@@ -44,9 +44,9 @@ def test_input_and_options_are_psqls_own(database, tmp_path):
 
 def test_a_schema_of_any_name(empty_database):
     odd = empty_database._replace(schema='My "own" \\ schema')
-    from hpctrack.store.schema import migrate
+    from hpctrack.store.schema import setup
 
-    migrate.setup(odd)
+    setup.apply(odd)
     done = psql(odd, "-At", "-c", "SELECT current_schema(), count(*) FROM runs")
     assert (done.stdout, done.stderr) == ('My "own" \\ schema|0\n', "")
 

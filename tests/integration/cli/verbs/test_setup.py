@@ -15,7 +15,7 @@ from hpctrack.cli import main
 from hpctrack.settings import Settings
 from hpctrack.store import database as store
 from hpctrack.store import embedded
-from hpctrack.store.schema import migrate
+from hpctrack.store.schema import migrate, setup
 
 #: But for SQLTrack's own file, which the schema counts as applied.
 LEDGER = (
@@ -58,7 +58,7 @@ def files(tmp_path):
 
 
 def test_an_empty_database_gets_the_schema(empty_database):
-    report = migrate.setup(empty_database)
+    report = setup.apply(empty_database)
     assert [(step.name, step.applied) for step in report.steps] == [("0001_base.sql", True)]
     assert query(empty_database, LEDGER) == [("0001_base.sql", True)]
     with store.connect(empty_database) as connection:
@@ -67,8 +67,8 @@ def test_an_empty_database_gets_the_schema(empty_database):
 
 def test_the_schema_may_have_any_name(empty_database):
     odd = empty_database._replace(schema='My "own" schema')
-    migrate.setup(odd)
-    migrate.setup(empty_database)
+    setup.apply(odd)
+    setup.apply(empty_database)
     with store.connect(odd) as connection:
         connection.execute("INSERT INTO experiments (name) VALUES ('x')")
     with store.connect(empty_database) as connection:
@@ -79,19 +79,19 @@ def test_files_are_applied_once_in_the_order_given(database, files):
     second = files("b.sql", "ALTER TABLE metrics ADD COLUMN loss double precision;")
     first = files("c.sql", "CREATE TABLE notes (note text); INSERT INTO notes VALUES ('100 %s');")
     third = files("a.sql", "INSERT INTO notes SELECT 'once';")
-    report = migrate.setup(database, [first, second, third])
+    report = setup.apply(database, [first, second, third])
     assert [step.name for step in report.steps if step.applied] == ["c.sql", "b.sql", "a.sql"]
-    assert not any(step.applied for step in migrate.setup(database, [first, second, third]).steps)
+    assert not any(step.applied for step in setup.apply(database, [first, second, third]).steps)
     assert query(database, "SELECT note FROM hpctrack.notes ORDER BY 1") == [("100 %s",), ("once",)]
     assert "loss" in columns(database)
     assert [name for name, built_in in query(database, LEDGER) if not built_in] == ["c.sql", "b.sql", "a.sql"]
 
 
 def test_a_file_that_changed_after_it_was_applied_is_refused_and_nothing_happens(database, files):
-    migrate.setup(database, [files("v1.sql", "ALTER TABLE metrics ADD COLUMN loss float;")])
+    setup.apply(database, [files("v1.sql", "ALTER TABLE metrics ADD COLUMN loss float;")])
     changed = files("v1.sql", "ALTER TABLE metrics ADD COLUMN gain float;")
     with pytest.raises(errors.MigrationChanged, match=r"v1\.sql changed after it was applied"):
-        migrate.setup(database, [changed, files("v2.sql", "ALTER TABLE metrics ADD COLUMN more float;")])
+        setup.apply(database, [changed, files("v2.sql", "ALTER TABLE metrics ADD COLUMN more float;")])
     assert not {"gain", "more"} & columns(database)
 
 
@@ -102,12 +102,12 @@ def test_a_failing_file_is_told_with_its_line_and_leaves_nothing(database, files
         "-- columns\nALTER TABLE metrics ADD COLUMN half float;\n\nALTER TABLE metrics\n  ADD bad flaot;\n",
     )
     with pytest.raises(errors.BadInput, match=r'^bad\.sql:5: type "flaot" does not exist$'):
-        migrate.setup(database, [good, bad])
+        setup.apply(database, [good, bad])
     assert "good" in columns(database)
     assert "half" not in columns(database)
     assert ("bad.sql", False) not in query(database, LEDGER)
     # Mended, it is applied: a failure is no entry in the ledger.
-    migrate.setup(database, [good, files("bad.sql", "ALTER TABLE metrics ADD COLUMN half float;")])
+    setup.apply(database, [good, files("bad.sql", "ALTER TABLE metrics ADD COLUMN half float;")])
     assert "half" in columns(database)
 
 
@@ -126,7 +126,7 @@ def test_a_failing_file_is_told_with_its_line_and_leaves_nothing(database, files
 )
 def test_failures_of_all_kinds_are_one_line(database, files, text, line, why):
     with pytest.raises(errors.BadInput) as caught:
-        migrate.setup(database, [files("x.sql", text)])
+        setup.apply(database, [files("x.sql", text)])
     assert str(caught.value).startswith(f"x.sql:{line}: ")
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -136,14 +136,14 @@ def test_a_files_own_begin_and_end_are_tolerated_and_it_is_one_transaction_all_t
     fine = files("v1.sql", "BEGIN;\nALTER TABLE metrics ADD COLUMN one float;\nEND;\n")
     bad = files("v2.sql", "BEGIN;\nALTER TABLE metrics ADD COLUMN two float;\nCOMMIT;\nSELECT nonsense;\n")
     with pytest.raises(errors.BadInput, match=r"^v2\.sql:4: "):
-        migrate.setup(database, [fine, bad])
+        setup.apply(database, [fine, bad])
     assert "one" in columns(database)
     assert "two" not in columns(database)
 
 
 def test_savepoints_work(database, files):
     text = "SAVEPOINT s; CREATE TABLE gone (x int); ROLLBACK TO SAVEPOINT s; CREATE TABLE stays (x int);"
-    migrate.setup(database, [files("s.sql", text)])
+    setup.apply(database, [files("s.sql", text)])
     assert query(database, "SELECT to_regclass('hpctrack.gone'), to_regclass('hpctrack.stays')") == [
         (None, "hpctrack.stays")
     ]
@@ -152,7 +152,7 @@ def test_savepoints_work(database, files):
 def test_a_file_that_moves_the_search_path_does_not_mislead_the_ledger(database, files):
     moved = files("v1.sql", "SET search_path TO public; CREATE TABLE elsewhere (x int);")
     after = files("v2.sql", "ALTER TABLE metrics ADD COLUMN later float;")
-    migrate.setup(database, [moved, after])
+    setup.apply(database, [moved, after])
     assert "later" in columns(database)
     assert [name for name, _ in query(database, LEDGER)] == ["0001_base.sql", "v1.sql", "v2.sql"]
 
@@ -160,32 +160,32 @@ def test_a_file_that_moves_the_search_path_does_not_mislead_the_ledger(database,
 def test_two_files_of_one_name_are_refused_before_anything_happens(database, files):
     one, other = files("a/v1.sql", "CREATE TABLE a (x int);"), files("b/v1.sql", "CREATE TABLE b (x int);")
     with pytest.raises(errors.BadInput, match=r"another file of the name v1\.sql"):
-        migrate.setup(database, [one, other])
+        setup.apply(database, [one, other])
     assert query(database, "SELECT to_regclass('hpctrack.a')") == [(None,)]
-    assert [step.applied for step in migrate.setup(database, [one, one]).steps] == [False, True]
+    assert [step.applied for step in setup.apply(database, [one, one]).steps] == [False, True]
 
 
 def test_the_name_of_our_own_migration_is_taken(database, files):
     with pytest.raises(errors.BadInput, match="rename the file"):
-        migrate.setup(database, [files("0001_base.sql", "SELECT 1;")])
+        setup.apply(database, [files("0001_base.sql", "SELECT 1;")])
 
 
 def test_files_that_can_not_be_read(database, files, tmp_path):
     with pytest.raises(errors.BadInput, match=r"missing\.sql: No such file"):
-        migrate.setup(database, [str(tmp_path / "missing.sql")])
+        setup.apply(database, [str(tmp_path / "missing.sql")])
     (tmp_path / "latin.sql").write_bytes(b"SELECT 1;\n-- gr\xfc\xdfe\n")
     with pytest.raises(errors.BadInput, match=r"latin\.sql:2: not UTF-8"):
-        migrate.setup(database, [str(tmp_path / "latin.sql")])
+        setup.apply(database, [str(tmp_path / "latin.sql")])
 
 
 def test_names_beyond_ascii(database, files):
-    migrate.setup(database, [files("größe.sql", 'ALTER TABLE metrics ADD COLUMN "größe" float;')])
+    setup.apply(database, [files("größe.sql", 'ALTER TABLE metrics ADD COLUMN "größe" float;')])
     assert "größe" in columns(database)
 
 
 def test_what_a_client_of_sqltrack_applied_is_not_applied_again(database, files):
     execute(database, "INSERT INTO hpctrack.applied_migrations (name) VALUES ('v1.sql')")
-    report = migrate.setup(database, [files("v1.sql", "SELECT nonsense;")])
+    report = setup.apply(database, [files("v1.sql", "SELECT nonsense;")])
     assert [step.applied for step in report.steps] == [False, False]
 
 
@@ -194,7 +194,7 @@ def test_setups_at_once_apply_each_file_once(empty_database, files):
     more = files("more.sql", "INSERT INTO t VALUES (1);")
 
     def setup(_number):
-        return [step.name for step in migrate.setup(empty_database, [slow, more]).steps if step.applied]
+        return [step.name for step in setup.apply(empty_database, [slow, more]).steps if step.applied]
 
     with ThreadPoolExecutor(6) as pool:
         applied = [name for names in pool.map(setup, range(6)) for name in names]
@@ -229,18 +229,18 @@ def test_a_newer_database_is_told_to_upgrade(database):
     assert "9999_future.sql" in (said := refused(database, errors.SchemaError))
     assert said.endswith("upgrade hpctrack")
     with pytest.raises(errors.SchemaError, match="upgrade hpctrack"):
-        migrate.setup(database)
+        setup.apply(database)
 
 
 def test_a_dirty_database_is_told(database):
     execute(database, "UPDATE hpctrack.applied_migrations SET checksum = 'other'")
     assert "another 0001_base.sql" in refused(database, errors.MigrationChanged)
     with pytest.raises(errors.MigrationChanged):
-        migrate.setup(database)
+        setup.apply(database)
 
 
 def test_the_users_files_are_none_of_our_business_when_commands_connect(database, files):
-    migrate.setup(database, [files("0002_mine.sql", "SELECT 1;")])
+    setup.apply(database, [files("0002_mine.sql", "SELECT 1;")])
     store.connect(database).close()
 
 
@@ -250,7 +250,7 @@ def test_a_schema_of_somebody_elses_is_left_alone(empty_database):
         "CREATE SCHEMA hpctrack",
         "CREATE TABLE hpctrack.applied_migrations (name text PRIMARY KEY)",
     )
-    for attempt in (store.connect, migrate.setup):
+    for attempt in (store.connect, setup.apply):
         with pytest.raises(
             errors.SchemaError, match=r"did not make: choose another schema \(hpctrack setup -s"
         ):
@@ -262,9 +262,9 @@ def test_an_existing_empty_schema_is_used_by_a_role_that_may_not_make_one(empty_
     server.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'x'")
     plain = empty_database._replace(dsn={**empty_database.dsn, "user": user, "password": "x"})
     with pytest.raises(errors.StoreDenied, match="permission denied for database"):
-        migrate.setup(plain)
+        setup.apply(plain)
     execute(empty_database, f"CREATE SCHEMA hpctrack AUTHORIZATION {user}")
-    assert migrate.setup(plain).steps[0].applied
+    assert setup.apply(plain).steps[0].applied
 
 
 def test_a_role_without_rights_is_told_so(database, server):
