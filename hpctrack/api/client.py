@@ -12,7 +12,7 @@ from hpctrack.api.run import Run, Runs
 from hpctrack.model import RunStatus
 from hpctrack.run import conditions, runids, states, words
 from hpctrack.store.metrics import columns
-from hpctrack.store.read import filters, lookup, misspelt, queries
+from hpctrack.store.read import filters, lookup, queries, unknown_names
 from hpctrack.store.session import Session
 from hpctrack.store.write import experiments, registration
 from hpctrack.view.question import Question, list_runs
@@ -128,7 +128,9 @@ class Client:
             after=None if after is None else _ref(after),
         )
         rows = self.ask(lambda connection: list_runs(connection, question, limit))
-        for line in self.ask(lambda connection: list(misspelt.lines(connection, question.names(), rows))):
+        for line in self.ask(
+            lambda connection: list(unknown_names.lines(connection, question.names(), rows))
+        ):
             warnings.warn(line, UserWarning, stacklevel=2)
         return Runs(Run(self, row) for row in (rows if sort else reversed(rows)))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hpctrack.cli.terminal import say
 from hpctrack.run import fields
-from hpctrack.store.read import misspelt
+from hpctrack.store.read import unknown_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +26,11 @@ def note(
     """Say which names of a question no run has; ``runs`` are some that it was answered with."""
     shown = [fields.scoped(column.header) for column in chosen or ()]
     names = question.names(ref for ref in shown if ref is not None)
-    for line in misspelt.lines(connection, names, runs):
+    for line in unknown_names.lines(connection, names, runs):
         say.note(line)
 
 
 def note_experiment(connection: Connection, name: str | None) -> None:
     """Say that there is no such experiment, if it is so."""
-    for line in misspelt.of_experiment(connection, name):
+    for line in unknown_names.of_experiment(connection, name):
         say.note(line)

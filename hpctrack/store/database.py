@@ -159,10 +159,7 @@ def connect(
         if not settings.personal:
             raise
         connection = _open(settings, application)  # it ended just now: another is started
-    for type_, loaders in _LOADERS.items():
-        for loader in loaders:
-            connection.adapters.register_loader(type_, loader)
-    set_json_loads(loads, connection)
+    _adapt(connection)
     try:
         with translated():
             connection.execute(_SESSION, (settings.schema,))
@@ -176,6 +173,14 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def _adapt(connection: Connection) -> None:
+    """Have values read that anybody may have written."""
+    for type_, loaders in _LOADERS.items():
+        for loader in loaders:
+            connection.adapters.register_loader(type_, loader)
+    set_json_loads(loads, connection)
 
 
 def _check(connection: Connection, settings: Settings) -> None:
@@ -236,13 +241,17 @@ def translated() -> Iterator[None]:
             + (f"{named}; or try again later" if named else "try again later")
         ) from error
     except psycopg.OperationalError as error:
-        if error.sqlstate is not None and not error.sqlstate.startswith(_UNAVAILABLE):
-            raise errors.StoreError(_message("PostgreSQL", error)) from error
-        if error.sqlstate is None and _REFUSED.search(str(error)):
-            raise errors.StoreDenied(_message("PostgreSQL refused the login", error)) from error
-        raise errors.StoreUnavailable(_message("PostgreSQL can't be reached", error)) from error
+        raise _operational(error) from error
     except psycopg.Error as error:
         raise errors.StoreError(_message("PostgreSQL", error)) from error
+
+
+def _operational(error: psycopg.OperationalError) -> errors.StoreError:
+    if error.sqlstate is not None and not error.sqlstate.startswith(_UNAVAILABLE):
+        return errors.StoreError(_message("PostgreSQL", error))
+    if error.sqlstate is None and _REFUSED.search(str(error)):
+        return errors.StoreDenied(_message("PostgreSQL refused the login", error))
+    return errors.StoreUnavailable(_message("PostgreSQL can't be reached", error))
 
 
 def _message(what: str, error: psycopg.Error) -> str:

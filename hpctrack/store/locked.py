@@ -1,8 +1,9 @@
 """Runs that other sessions hold.
 
 Everybody may lock rows of their own for as long as they like (``BEGIN; DELETE FROM runs ...``, and off to
-lunch), and nobody else's rows shall wait for that. So waits for locks are short (`PATIENCE`), and what a
-wait was in vain for is put off, ever longer, and asked about without waiting until then.
+lunch), and nobody else's rows shall wait for that. So waits for locks are short (`PATIENCE`). A run whose
+lock could not be had is put off (`PutOff`) for a pause that grows; after it we ask for the lock without
+waiting.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class _Pause(NamedTuple):
 _NO_PAUSE = _Pause(0.0, 0.0)
 
 
-class Held:
-    """Runs that are put off, by how long."""
+class PutOff:
+    """Runs that are put off, and until when."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -52,13 +53,16 @@ class Held:
         Raises `errors.StoreError`.
         """
         now = self._clock()
-        due = sorted({run for run in runs if run in self._pauses and self._pauses[run].until <= now})
+        due = sorted(run for run in set(runs) if self._is_due(run, now))
         if not due:
             return []
         with rows.transaction(connection):
-            held = find(connection, due)
-        self.extend(held)
-        return [run for run in due if run not in held]
+            locked = find(connection, due)
+        self.extend(locked)
+        return [run for run in due if run not in locked]
+
+    def _is_due(self, run: int, now: float) -> bool:
+        return run in self._pauses and self._pauses[run].until <= now
 
     def put_off(self, connection: Connection, runs: Collection[int]) -> None:
         """Put runs off, and say who holds them if that is news. Raises `errors.StoreError`."""
@@ -86,7 +90,7 @@ def find(connection: Connection, runs: Collection[int]) -> set[int]:
 
     The others stay locked until the caller's transaction ends.
     """
-    return set(rows.column(connection, "find_held_runs", runs=list(runs)))
+    return set(rows.column(connection, "find_locked_runs", runs=list(runs)))
 
 
 def describe(connection: Connection) -> str:

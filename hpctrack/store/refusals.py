@@ -63,14 +63,10 @@ def told(connection: Connection) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        if connection.pgconn.status != ConnStatus.OK:
+        if connection.pgconn.status != ConnStatus.OK or _is_servers(error):
             raise
-        sqlstate = error.sqlstate or ""
-        if not _is_by_hand(error):
-            if sqlstate.startswith(_OTHERS):
-                raise errors.StoreBusy(_message(error)) from error
-            if _is_servers(error, sqlstate):
-                raise
+        if _is_others(error):
+            raise errors.StoreBusy(_message(error)) from error
         raise errors.ContentRefused(_message(error), error.sqlstate) from error
     except (errors.HpctrackError, OSError, MemoryError):
         raise
@@ -92,10 +88,17 @@ def blames_data(error: errors.StoreError) -> bool:
     )
 
 
-def _is_servers(error: psycopg.Error, sqlstate: str) -> bool:
-    """Whether what no function raised is surely no line's fault."""
+def _is_servers(error: psycopg.Error) -> bool:
+    """Whether it is surely no line's fault, and no other session's."""
+    if _is_by_hand(error) or _is_others(error):
+        return False
+    sqlstate = error.sqlstate or ""
     ours = sqlstate.startswith(_STATEMENTS) and not error.diag.context
     return ours or sqlstate.startswith(_SERVERS) or error.diag.source_file in _STORAGE
+
+
+def _is_others(error: psycopg.Error) -> bool:
+    return not _is_by_hand(error) and (error.sqlstate or "").startswith(_OTHERS)
 
 
 def _is_by_hand(error: psycopg.Error) -> bool:

@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hpctrack import model
 
@@ -25,6 +25,13 @@ EXACT = 1 << 53
 _PLAIN_FROM, _PLAIN_BELOW = 1e-20, 1e16
 _FOREIGN = re.compile("[\0\ud800-\udfff]")
 _MAX_DEPTH = 100
+_NONFINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+#: How the texts are read that stand for values, by the key of their object.
+_READ: dict[str, Callable[[str], Any]] = {
+    "float": float,
+    "int": lambda text: int(text, 0),
+    "text": json.loads,
+}
 _BRIEF = 1000  # characters
 
 
@@ -61,19 +68,16 @@ def decode(value: Any) -> Any:
 
     What was not written by `encode` comes back as it is.
     """
-    if isinstance(value, dict) and len(value) == 1:
-        ((kind, text),) = value.items()
-        if isinstance(text, str):
-            try:
-                if kind == "float":
-                    return float(text)
-                if kind == "int":
-                    return int(text, 0)
-                if kind == "text":
-                    return json.loads(text)
-            except ValueError:
-                pass
-    return value
+    if not isinstance(value, dict) or len(value) != 1:
+        return value
+    ((kind, text),) = value.items()
+    read = _READ.get(kind)
+    if read is None or not isinstance(text, str):
+        return value
+    try:
+        return read(text)
+    except ValueError:
+        return value
 
 
 def encode_array(values: model.Array) -> list[str]:
@@ -106,14 +110,16 @@ def _storable(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return to_text(value)
     if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, (dict, list)) and depth == 0:
+        return _NONFINITE[repr(value)]
+    return _storable_all(value, depth) if isinstance(value, (dict, list)) else value
+
+
+def _storable_all(values: dict[Any, Any] | list[Any], depth: int) -> Any:
+    if depth == 0:
         return "..."
-    if isinstance(value, dict):
-        return {to_text(str(key)): _storable(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_storable(item, depth - 1) for item in value]
-    return value
+    if isinstance(values, dict):
+        return {to_text(str(key)): _storable(value, depth - 1) for key, value in values.items()}
+    return [_storable(value, depth - 1) for value in values]
 
 
 def _is_plain(value: float) -> bool:

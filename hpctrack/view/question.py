@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from hpctrack.run import conditions
 from hpctrack.run.fields import FieldRef
 from hpctrack.store.read import attempt_resources, filters, lists, lookup, queries
-from hpctrack.store.read.misspelt import Names
+from hpctrack.store.read.unknown_names import Names
 from hpctrack.view import remarks
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 -- Runs that other sessions hold.
 
--- name: find_held_runs
+-- name: find_locked_runs
 -- Runs that somebody else holds, or something of theirs that is changed with them; the others are locked now.
 WITH wanted AS (SELECT unnest(%(runs)s::bigint[]) AS id),
 r AS MATERIALIZED (SELECT id FROM runs WHERE id IN (SELECT id FROM wanted) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),

@@ -60,13 +60,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/store/ingest/rows.py:_merge_extra
     hpctrack/store/ingest/rows.py:partition
 
-    hpctrack/store/metrics/columnar.py:joined
-    hpctrack/store/metrics/copy_binary.py:encode
-
-    hpctrack/store/read/lists.py:_array
-    hpctrack/store/read/lookup.py:_one_job
-    hpctrack/store/read/misspelt.py:lines
-
     hpctrack/stream/collector/arrays.py:_shape
 
     hpctrack/stream/disk/adoption.py:_adopt

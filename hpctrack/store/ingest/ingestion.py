@@ -4,7 +4,7 @@ A batch locks its journals in the order of their keys, decides from their waterm
 and moves the watermarks: all in one transaction. What is refused (`refusals`) is divided: by runs, down to
 the one that is to blame; that run is a suspect from then on, and is stored apart, by pieces and lines, when
 all others are in, for half of the time at most; owners take turns (`memory`). Lines that are to blame are
-set aside in ``rejected``. Runs that other sessions hold are put off (`locked.Held`), and come again; so are
+set aside in ``rejected``. Runs that other sessions hold are put off (`locked.PutOff`), and come again; so are
 runs of which something is refused while PostgreSQL refuses whatever comes (`refusals.Streak`), or over which
 it fails again and again.
 """

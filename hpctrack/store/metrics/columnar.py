@@ -97,14 +97,18 @@ def joined(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> Cell
 def _kind_of_all(parts: Sequence[tuple[int, Cells | None, Mapping[int, Any]]]) -> str:
     """Return the kind that holds all values of a column; where there are none, that of its cells."""
     columns = [cells for _, cells, _ in parts if cells is not None]
-    kinds = {kind_of(cells.values.dtype) for cells in filter(_any, columns)}
+    kinds = set(map(_kind_of_cells, filter(_any, columns)))
     kinds.update(kind(value) for _, _, extra in parts for value in extra.values())
-    return common(kinds or {kind_of(cells.values.dtype) for cells in columns})
+    return common(kinds or map(_kind_of_cells, columns))
+
+
+def _kind_of_cells(cells: Cells) -> str:
+    return kind_of(cells.values.dtype)
 
 
 def as_kind(rows: int, cells: Cells | None, extra: Mapping[int, Any], kind: str) -> Cells:
     """Return one part of a column as values of this kind."""
-    if cells is not None and not extra and kind_of(cells.values.dtype) == kind:
+    if cells is not None and not extra and _kind_of_cells(cells) == kind:
         return cells
     dtype, missing, _ = _KINDS[kind]
     values = np.full(rows, missing, dtype)

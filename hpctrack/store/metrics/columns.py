@@ -68,18 +68,22 @@ class _Column(NamedTuple):
     is_writable: bool
     comment: str | None
 
+    @property
+    def takes_values(self) -> bool:
+        return self.is_writable and self.type in column_types.TYPES
+
+    @property
+    def target(self) -> Target:
+        return Target(self.name, self.type, self.modifier)
+
 
 def load(connection: Connection) -> Catalog:
     """Read the catalog. Lets psycopg's errors through, as `signature` does."""
-    columns = [_Column._make(row) for row in connection.execute(statement("fetch_columns"))]
-    metrics = [column for column in columns if column.name not in RESERVED]
-    targets = {
-        column.name: Target(column.name, column.type, column.modifier)
-        for column in metrics
-        if column.is_writable and column.type in column_types.TYPES
-    }
+    columns = list(map(_Column._make, connection.execute(statement("fetch_columns"))))
+    metrics = {column.name: column for column in columns if column.name not in RESERVED}
+    targets = {name: column.target for name, column in metrics.items() if column.takes_values}
     automatic = sum(column.comment == _AUTOMATIC for column in columns)
-    return Catalog(signature(connection), targets, frozenset(column.name for column in metrics), automatic)
+    return Catalog(signature(connection), targets, frozenset(metrics), automatic)
 
 
 def signature(connection: Connection) -> str:

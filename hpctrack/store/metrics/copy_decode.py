@@ -26,7 +26,7 @@ def decode(data: bytes | bytearray, sizes: Sequence[int], types: Sequence[str]) 
     types (`column_types.TYPES`). What has no fixed size is text in UTF-8.
     """
     lengths = np.array(sizes, np.int64)
-    described = [column_types.of(name) for name in types]
+    described = list(map(column_types.of, types))
     dtypes = [type_.dtype for type_ in described if type_.dtype is not None]
     if len(dtypes) == len(types):
         layout = _layout(dtypes)

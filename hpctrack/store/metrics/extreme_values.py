@@ -33,10 +33,7 @@ def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Ex
     types = series.numeric_columns(connection)
     extremes: dict[int, dict[str, Extremes]] = {}
     for chunk in series.chunks(names):
-        aggregates = itertools.chain.from_iterable(
-            (composable("least_value").format(value=value), composable("greatest_value").format(value=value))
-            for value in (series.number_of(name, types.get(name)) for name in chunk)
-        )
+        aggregates = itertools.chain.from_iterable(_aggregates(name, types.get(name)) for name in chunk)
         query = composable("fetch_extremes").format(
             aggregates=sql.SQL(", ").join(aggregates), runs=list(runs)
         )
@@ -46,3 +43,8 @@ def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Ex
                 (name, pair) for name, pair in pairs if pair.minimum is not None
             )
     return extremes
+
+
+def _aggregates(name: str, type_: str | None) -> tuple[sql.Composed, sql.Composed]:
+    value = series.number_of(name, type_)
+    return composable("least_value").format(value=value), composable("greatest_value").format(value=value)

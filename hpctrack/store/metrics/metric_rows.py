@@ -5,6 +5,7 @@ A metric's value lives in a column of ``metrics`` or in its ``extra``, and both 
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
@@ -62,7 +63,7 @@ def iterate(
         direction=sql.SQL("ASC" if last is None else "DESC"),
         limit=sql.Literal(last),
     )
-    places = {name: _AXES + 1 + number for number, name in enumerate(placed)}
+    places = dict(zip(placed, itertools.count(_AXES + 1), strict=False))
     with rows.transaction(connection), connection.cursor("metric_rows") as cursor:
         cursor.itersize = _AT_ONCE
         for row in cursor.execute(query):

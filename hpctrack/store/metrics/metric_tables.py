@@ -80,11 +80,11 @@ def read(
     names = list(dict.fromkeys(names))
     types = metric_names.column_types(connection)
     placed = [name for name in names if name in types]
-    fields = [_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes]
-    fields += [_field(sql.Identifier("m", name), types[name]) for name in placed]
-    fields.append(
-        _Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(metric_names.has_extra(names)), TEXT)
-    )
+    fields = [
+        *(_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes),
+        *(_field(sql.Identifier("m", name), types[name]) for name in placed),
+        _Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(metric_names.has_extra(names)), TEXT),
+    ]
     query = composable("select_metrics").format(
         fields=_listed(fields),
         runs=list(runs),

@@ -332,16 +332,12 @@ def _joined(numbers: Iterable[list[int]]) -> tuple[int, ...]:
 
 def _times(parts: list[_Part]) -> tuple[datetime | None, datetime | None, datetime | None]:
     """Return when an array started, ended and stopped (see `ArrayRow`)."""
-    started = min(_known(part.time_started for part in parts), default=None)
-    ended = max(_known(part.time_ended for part in parts), default=None)
-    stopped = max(_known(part.time_stopped for part in parts), default=None)
-    goes_on = any(part.unended for part in parts)
-    runs = any(part.running for part in parts)
-    return started, None if goes_on else ended, None if runs else stopped
-
-
-def _known(times: Iterable[datetime | None]) -> Iterator[datetime]:
-    return (time for time in times if time is not None)
+    started = min(filter(None, (part.time_started for part in parts)), default=None)
+    ended = max(filter(None, (part.time_ended for part in parts)), default=None)
+    stopped = max(filter(None, (part.time_stopped for part in parts)), default=None)
+    goes_on = sum(part.unended for part in parts)
+    running = sum(part.running for part in parts)
+    return started, None if goes_on else ended, None if running else stopped
 
 
 def _counts(by_name: dict[str, Any]) -> dict[RunStatus, int]:

@@ -176,14 +176,19 @@ def _exact(connection: Connection, refs: Collection[runids.RunRef]) -> Exact:
     if run_ids:
         for run in rows.records(connection, "find_runs", Candidate, run_ids=run_ids):
             exact[None, run.id].append(run)
+    for job_id, tasks in _tasks(refs).items():
+        for run in rows.records(connection, "find_tasks", Candidate, job_id=job_id, tasks=tasks):
+            exact[job_id, run.array_task_id].append(run)
+    return exact
+
+
+def _tasks(refs: Collection[runids.RunRef]) -> dict[int | None, list[int]]:
+    """Return the tasks that are asked for, by array."""
     tasks = defaultdict(list)
     for ref in refs:
         if ref.task is not None:
             tasks[ref.job_id].append(ref.task)
-    for job_id, wanted in tasks.items():
-        for run in rows.records(connection, "find_tasks", Candidate, job_id=job_id, tasks=wanted):
-            exact[job_id, run.array_task_id].append(run)
-    return exact
+    return tasks
 
 
 def _by_sluid(connection: Connection, text: str) -> list[Candidate]:

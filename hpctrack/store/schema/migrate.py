@@ -43,9 +43,23 @@ class Step(NamedTuple):
     """False: it had been applied before."""
 
 
-class _Ledger(NamedTuple):
+class _Entry(NamedTuple):
+    """A row of the ledger."""
+
+    name: str
     checksum: str | None
     built_in: bool
+
+
+class _State(NamedTuple):
+    """What there is of a schema."""
+
+    present: bool
+    usable: bool
+    """Whether this role may look into it."""
+    ledger: bool
+    ours: bool
+    """Whether the ledger is hpctrack's."""
 
 
 def check(connection: Connection, settings: Settings) -> None:
@@ -55,7 +69,7 @@ def check(connection: Connection, settings: Settings) -> None:
     where this role may not look into the schema.
     """
     try:
-        rows = connection.execute(statement("fetch_built_in")).fetchall()
+        ledger = connection.execute(statement("fetch_built_in")).fetchall()
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
         explain(connection, settings)
         if not settings.personal:
@@ -64,7 +78,7 @@ def check(connection: Connection, settings: Settings) -> None:
             ) from None
         apply_all(connection, settings, built_in())
         return
-    pending = compare(built_in(), {str(name): str(checksum) for name, checksum in rows})
+    pending = compare(built_in(), dict(ledger))
     if pending:
         raise errors.SchemaError(
             f"{where(connection, settings)} is older than this hpctrack ({pending[0].name} is missing): "
@@ -135,13 +149,12 @@ def compare(files: Sequence[SqlFile], applied: Mapping[str, str]) -> list[SqlFil
 
 def explain(connection: Connection, settings: Settings) -> None:
     """Raise what is plainly in the way: a schema that is not ours to look into, or not hpctrack's."""
-    row = connection.execute(statement("fetch_schema_state"), {"schema": settings.schema}).fetchone()
-    present, usable, ledger, ours = row or (False, False, False, False)
-    if present and not usable:
+    state = _state(connection, settings)
+    if state.present and not state.usable:
         raise errors.StoreDenied(
             f"this role may not use {where(connection, settings)}: ask whoever set it up for the right"
         )
-    if ledger and not ours:
+    if state.ledger and not state.ours:
         raise errors.SchemaError(
             f"{where(connection, settings)} holds tables that hpctrack did not make: choose another schema "
             "(hpctrack setup -s NAME)"
@@ -192,23 +205,33 @@ def lock(connection: Connection, settings: Settings) -> tuple[bool, bool]:
 
 def _look(connection: Connection, settings: Settings) -> tuple[bool, bool]:
     """Return whether there are schema and ledger; the schema is alone on the search path from then on."""
-    schema = {"schema": settings.schema}
-    present, _, ledger, _ = (
-        connection.execute(statement("fetch_schema_state"), schema).fetchone() or [False] * 4
-    )
-    connection.execute(statement("set_search_path"), schema)
-    return bool(present), bool(ledger)
+    state = _state(connection, settings)
+    connection.execute(statement("set_search_path"), {"schema": settings.schema})
+    return state.present, state.ledger
+
+
+def _state(connection: Connection, settings: Settings) -> _State:
+    [row] = connection.execute(statement("fetch_schema_state"), {"schema": settings.schema}).fetchall()
+    return _State._make(row)
 
 
 def _is_applied(connection: Connection, file: SqlFile) -> bool:
-    rows = connection.execute(statement("fetch_applied")).fetchall()
-    ledger = {str(name): _Ledger(None if sum_ is None else str(sum_), bool(own)) for name, sum_, own in rows}
+    entries = list(map(_Entry._make, connection.execute(statement("fetch_applied"))))
     if file.built_in:
-        own = {name: entry.checksum or "" for name, entry in ledger.items() if entry.built_in}
-        return file not in compare(built_in(), own)
-    entry = ledger.get(file.name)
-    if entry is None:
-        return False
+        return file not in compare(built_in(), _own(entries))
+    entry = {entry.name: entry for entry in entries}.get(file.name)
+    if entry is not None:
+        _refuse_another(file, entry)
+    return entry is not None
+
+
+def _own(entries: Iterable[_Entry]) -> dict[str, str]:
+    """Return name and checksum of hpctrack's own migrations."""
+    return {entry.name: entry.checksum or "" for entry in entries if entry.built_in}
+
+
+def _refuse_another(file: SqlFile, entry: _Entry) -> None:
+    """Refuse a file of the user's that is not the one that was applied by this name."""
     if entry.built_in:
         raise errors.BadInput(f"{file.name} is the name of one of hpctrack's own migrations: rename the file")
     # A client of SQLTrack may have entered it: then there is no checksum to compare with.
@@ -216,7 +239,6 @@ def _is_applied(connection: Connection, file: SqlFile) -> bool:
         raise errors.MigrationChanged(
             f"{file.name} changed after it was applied: put the change into a new file, and give both"
         )
-    return True
 
 
 def _execute(connection: Connection, file: SqlFile) -> None:

@@ -13,9 +13,8 @@ import psycopg
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.store import database
+from hpctrack.store import database, rows
 from hpctrack.store.schema import migrate
-from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,6 +88,7 @@ class Grant(NamedTuple):
 class _Role(NamedTuple):
     can_log_in: bool
     above_rows: bool
+    """Whether row-level security does not hold for it."""
     owns: bool
     may_skip_checks: bool
     may_connect: bool
@@ -107,7 +107,7 @@ def apply(
     """
     wanted = list(dict.fromkeys(wanted))
     with database.connect(settings, autocommit=True) as connection, database.translated():
-        owner, owned = connection.execute(statement("fetch_owner")).fetchone() or ("", False)
+        [(owner, owned)] = rows.tuples(connection, "fetch_owner")
         if not owned:
             if wanted or show_details is not None:
                 raise errors.StoreDenied(
@@ -119,7 +119,7 @@ def apply(
             migrate.lock(connection, settings)
             if show_details is not None:
                 value = "yes" if show_details else "no"
-                connection.execute(statement("set_site_choice"), {"name": "details_visible", "value": value})
+                rows.execute(connection, "set_site_choice", name="details_visible", value=value)
             known = _known(connection)
             _refresh(connection, settings, known)
             return [_grant(connection, settings, kind, role, known) for kind, role in wanted]
@@ -128,15 +128,14 @@ def apply(
 def _known(connection: Connection) -> dict[str, Kind]:
     """Return the roles that have rights, and what for."""
     return {
-        str(role): Kind.COLLECTOR if collects else Kind.USER if submits else Kind.READER
-        for role, collects, submits in connection.execute(statement("fetch_grantees")).fetchall()
+        role: Kind.COLLECTOR if collects else Kind.USER if submits else Kind.READER
+        for role, collects, submits in rows.tuples(connection, "fetch_grantees")
     }
 
 
 def _refresh(connection: Connection, settings: Settings, known: Mapping[str, Kind]) -> None:
     """Give rights on tables that nobody has any on yet; what an administrator took away stays so."""
-    rows = connection.execute(statement("fetch_relations")).fetchall()
-    fresh = [str(name) for name, untouched in rows if untouched]
+    fresh = [name for name, is_untouched in rows.tuples(connection, "fetch_relations") if is_untouched]
     for role, kind in known.items():
         _execute(connection, _commands(kind, role, settings.schema, fresh))
 
@@ -153,7 +152,7 @@ def _grant(
             )
     else:
         notes = _prepare(connection, kind, role, _look_up(connection, role))
-    relations = [str(name) for name, _ in connection.execute(statement("fetch_relations")).fetchall()]
+    relations = rows.column(connection, "fetch_relations")
     _execute(connection, _commands(kind, role, settings.schema, relations))
     return Grant(kind, role, _at_least(known.get(role), kind), tuple(notes))
 
@@ -164,47 +163,75 @@ def _at_least(had: Kind | None, kind: Kind) -> bool:
 
 
 def _look_up(connection: Connection, role: str) -> _Role:
-    row = connection.execute(statement("fetch_role"), {"role": role}).fetchone()
-    if row is None:
+    known = rows.one(connection, "fetch_role", _Role, role=role)
+    if known is None:
         raise errors.BadInput(
             f"there is no role {role!r} on this PostgreSQL server: check the spelling, or make it first "
             f"(createuser {role})"
         )
-    return _Role._make(map(bool, row))
+    return known
 
 
-def _prepare(connection: Connection, kind: Kind, role: str, found: _Role) -> list[str]:
+class _Need(NamedTuple):
+    """What a role needs beside rights on the schema, which somebody else may have to give."""
+
+    met: bool
+    command: sql.Composed
+    """Gives it."""
+    lack: str
+    """What is said where the caller may not give it; the command follows."""
+    is_vital: bool = False
+
+
+def _prepare(connection: Connection, kind: Kind, role: str, known: _Role) -> list[str]:
     """Give what the schema itself does not need; return what could not be given and is not vital."""
-    to, database_ = sql.Identifier(role), sql.Identifier(connection.info.dbname)
-    connect = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database_, to)
-    temporary = sql.SQL("GRANT TEMPORARY ON DATABASE {} TO {}").format(database_, to)
-    # COPY is not for roles that row-level security holds for.
-    bypass = sql.SQL("ALTER ROLE {} BYPASSRLS").format(to)
-    skip = sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(to)
+    needs = [_connecting(connection, role, known)]
+    if kind is Kind.COLLECTOR:
+        needs += _collecting(connection, role, known)
     notes = []
-    if not (found.may_connect or _tried(connection, connect)):
-        notes.append(f"can't connect until the database's owner says: {connect.as_string()}")
-    if kind is not Kind.COLLECTOR:
-        return notes
-    if not found.can_log_in:
+    for need in needs:
+        if need.met or _tried(connection, need.command):
+            continue
+        text = f"{need.lack}: {need.command.as_string()}"
+        if need.is_vital:
+            raise errors.StoreDenied(f"{text}; then run this again")
+        notes.append(text)
+    return notes
+
+
+def _connecting(connection: Connection, role: str, known: _Role) -> _Need:
+    connect = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
+    return _Need(
+        known.may_connect,
+        connect.format(sql.Identifier(connection.info.dbname), sql.Identifier(role)),
+        "can't connect until the database's owner says",
+    )
+
+
+def _collecting(connection: Connection, role: str, known: _Role) -> Iterator[_Need]:
+    to, database_ = sql.Identifier(role), sql.Identifier(connection.info.dbname)
+    if not known.can_log_in:
         raise errors.BadInput(
             f"a collector logs in as its role, and {role} can't: ALTER ROLE {to.as_string()} LOGIN"
         )
-    if not (found.above_rows or found.owns or _tried(connection, bypass)):
-        raise errors.StoreDenied(
-            "a collector stores everybody's rows, which only a superuser can allow: "
-            f"{bypass.as_string()}; then run this again"
-        )
-    if not (found.may_make_temporary or _tried(connection, temporary)):
-        raise errors.StoreDenied(
-            "a collector needs temporary tables, which only the database's owner can allow: "
-            f"{temporary.as_string()}; then run this again"
-        )
-    if not (found.may_skip_checks or _tried(connection, skip)):
-        notes.append(
-            f"stores rows at about half the speed until a superuser says: {skip.as_string()}",
-        )
-    return notes
+    yield _Need(
+        # COPY is not for roles that row-level security holds for.
+        known.above_rows or known.owns,
+        sql.SQL("ALTER ROLE {} BYPASSRLS").format(to),
+        "a collector stores everybody's rows, which only a superuser can allow",
+        is_vital=True,
+    )
+    yield _Need(
+        known.may_make_temporary,
+        sql.SQL("GRANT TEMPORARY ON DATABASE {} TO {}").format(database_, to),
+        "a collector needs temporary tables, which only the database's owner can allow",
+        is_vital=True,
+    )
+    yield _Need(
+        known.may_skip_checks,
+        sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(to),
+        "stores rows at about half the speed until a superuser says",
+    )
 
 
 def _tried(connection: Connection, command: sql.Composed) -> bool:

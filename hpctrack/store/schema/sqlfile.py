@@ -73,15 +73,17 @@ def _end_of(text: str, match: re.Match[str]) -> int:
     if match.lastgroup == "dollar":
         end = text.find(match[0], match.end())
         return len(text) if end < 0 else end + len(match[0])
-    if match.lastgroup == "block":  # comments nest
-        depth, end = 1, match.end()
-        while depth:
-            edge = _COMMENT_EDGE.search(text, end)
-            if edge is None:
-                return len(text)
-            depth, end = depth + (1 if edge[0] == "/*" else -1), edge.end()
-        return end
-    return match.end()
+    return _end_of_comment(text, match.end()) if match.lastgroup == "block" else match.end()
+
+
+def _end_of_comment(text: str, end: int) -> int:
+    depth = 1  # comments nest
+    while depth:
+        edge = _COMMENT_EDGE.search(text, end)
+        if edge is None:
+            return len(text)
+        depth, end = depth + (1 if edge[0] == "/*" else -1), edge.end()
+    return end
 
 
 def _nesting(piece: str, words: list[str], nesting: int) -> int:

@@ -181,17 +181,21 @@ def _register_all(connection: Connection, waiting: Iterable[str]) -> int:
         except errors.StoreError as error:
             if isinstance(error, errors.SchemaError) or not database.is_alive(connection):
                 raise
-            if refusals.blames_data(error):
-                _set_apart(path, error)
-            else:
-                _log.warning("%s can't be registered: %s", path, error)
-        except OSError as error:
-            _log.warning("%s can't be registered: %s", path, error)
+            _leave(path, error)
         except Exception as error:  # noqa: BLE001 (whatever is wrong with one record, the others are not)
-            _set_apart(path, error)
+            _leave(path, error)
         else:
             count += 1
     return count
+
+
+def _leave(path: str, error: Exception) -> None:
+    """Leave a record for another time, or set it apart if it would be refused again."""
+    is_servers = isinstance(error, errors.StoreError) and not refusals.blames_data(error)
+    if is_servers or isinstance(error, OSError):
+        _log.warning("%s can't be registered: %s", path, error)
+    else:
+        _set_apart(path, error)
 
 
 def _set_apart(path: str, error: Exception) -> None:

@@ -18,7 +18,7 @@ from hpctrack.store.ingest import metrics
 from hpctrack.store.metrics import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from hpctrack.model import RunStatus
     from hpctrack.store.database import Connection
@@ -153,8 +153,11 @@ def _targets(
 ) -> Mapping[str, columns.Target]:
     """Return the columns of metrics, to which ``adder`` has added those of new numbers."""
     targets = columns.load(connection).targets
-    new = [name for name, value in measured.items() if name not in targets and _is_number(value)]
-    if not new or adder is None or not adder.ready:
+    if adder is None or not adder.ready:
+        return targets
+    numbers = (name for name, value in measured.items() if _is_number(value))
+    new = [name for name in numbers if name not in targets]
+    if not new:
         return targets
     try:
         adder.add(connection, new)
@@ -187,13 +190,18 @@ def _merge(row: _Row, measured: Mapping[str, _Value], targets: Mapping[str, colu
     """Return the statement that merges one row into ``metrics``; its time is PostgreSQL's."""
     touched = {name: targets[name] for name in measured if name in targets}
     placed = {name: measured[name] for name, target in touched.items() if _fits(target, measured[name])}
-    extra = {name: values.encode(value) for name, value in measured.items() if name not in placed}
     cells = [_cell(value, _AXES[name]) for name, value in row._asdict().items()]
-    cells += [sql.SQL("clock_timestamp()"), _cell(values.to_object(extra) if extra else None, "jsonb")]
+    cells += [sql.SQL("clock_timestamp()"), _cell(_extra(measured, placed), "jsonb")]
     cells += [_cell(placed.get(name), target.type) for name, target in touched.items()]
     names = sql.SQL(", ").join(map(sql.Identifier, [*_AXES, "time", "extra", *touched]))
     source = sql.SQL("(VALUES ({})) AS given ({})").format(sql.SQL(", ").join(cells), names)
     return metrics.merge_statement(list(touched), source)
+
+
+def _extra(measured: Mapping[str, _Value], placed: Collection[str]) -> str | None:
+    """Return the JSON object of what has no column; None if there is nothing."""
+    texts = {name: values.encode(value) for name, value in measured.items() if name not in placed}
+    return values.to_object(texts) if texts else None
 
 
 def _cell(value: Any, type_: str) -> sql.Composable:

@@ -2,10 +2,11 @@
 
 -- name: fetch_role
 -- A role: may it log in, is it above row-level security, does it own the tables, may it leave out run checks?
-SELECT r.rolcanlogin, r.rolsuper OR r.rolbypassrls, pg_has_role(r.oid, c.relowner, 'USAGE'),
-       has_parameter_privilege(r.oid, 'session_replication_role', 'SET'),
-       has_database_privilege(r.oid, current_database(), 'CONNECT'),
-       has_database_privilege(r.oid, current_database(), 'TEMPORARY')
+SELECT r.rolcanlogin AS can_log_in, r.rolsuper OR r.rolbypassrls AS above_rows,
+       pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
+       has_parameter_privilege(r.oid, 'session_replication_role', 'SET') AS may_skip_checks,
+       has_database_privilege(r.oid, current_database(), 'CONNECT') AS may_connect,
+       has_database_privilege(r.oid, current_database(), 'TEMPORARY') AS may_make_temporary
 FROM pg_roles r, pg_class c
 WHERE r.rolname = %(role)s AND c.oid = 'run_keys'::regclass;
 

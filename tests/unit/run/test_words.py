@@ -29,7 +29,7 @@ NEVER_ONE = {
     ("late.py", "lines", " lines"),
     ("question.py", "count", " lines"),
     ("metrics.py", "_SHOWN", " rows"),
-    ("misspelt.py", "known_names.NEWEST", " runs"),
+    ("unknown_names.py", "known_names.NEWEST", " runs"),
     ("ingestion.py", "refusals.IN_A_ROW", " rows"),
     ("words.py", "_SEVERAL_AT_ONCE", " runs"),
 }

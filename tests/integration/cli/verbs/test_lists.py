@@ -11,6 +11,7 @@ from psycopg import sql
 
 from hpctrack.model import RunStatus
 from hpctrack.run import conditions, fields
+from hpctrack.store import statements
 from hpctrack.store.read import lists, queries
 from hpctrack.store.read.filters import RunFilter, Sort
 
@@ -381,7 +382,7 @@ def test_indexes_serve_what_is_asked_most(connection, many):
 
 
 def test_a_job_is_found_by_an_index(connection, many):
-    nodes = explain(connection, b"EXPLAIN (FORMAT JSON) " + queries.statement("find_job"), {"job_id": 77})
+    nodes = explain(connection, b"EXPLAIN (FORMAT JSON) " + statements.statement("find_job"), {"job_id": 77})
     scans = [node for node in nodes if node.get("Relation Name") == "runs"]
     assert scans
     assert all(node["Node Type"] != "Seq Scan" for node in scans)

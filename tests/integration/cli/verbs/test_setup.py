@@ -193,11 +193,11 @@ def test_setups_at_once_apply_each_file_once(empty_database, files):
     slow = files("slow.sql", "CREATE TABLE t (x int); SELECT pg_sleep(0.2);")
     more = files("more.sql", "INSERT INTO t VALUES (1);")
 
-    def setup(_number):
+    def set_up(_number):
         return [step.name for step in setup.apply(empty_database, [slow, more]).steps if step.applied]
 
     with ThreadPoolExecutor(6) as pool:
-        applied = [name for names in pool.map(setup, range(6)) for name in names]
+        applied = [name for names in pool.map(set_up, range(6)) for name in names]
     assert sorted(applied) == ["0001_base.sql", "more.sql", "slow.sql"]
     assert query(empty_database, "SELECT count(*) FROM hpctrack.t") == [(1,)]
 

@@ -1,4 +1,8 @@
-"""Names in questions that nothing has: said beside an answer that is empty for them, with the nearest one."""
+"""Names in a question that no run has; of each is told which known name is nearest.
+
+Who answers a question hands in its names (`Names`) and runs from the answer. PostgreSQL is asked about those
+names only that none of these runs has.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,23 @@ from hpctrack.store.read import known_names
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from hpctrack.run.fields import FieldRef
     from hpctrack.store.database import Connection
     from hpctrack.store.read.queries import RunRow
 
-_WORDS = {
+
+#: What a run is said not to do, by the scope of the name.
+_HAS = {
     "metrics": "has a metric",
     "args": "has an argument",
     "tags": "has a tag",
     "user": "is of user",
     "partition": "is in partition",
 }
+#: Scopes in which a run has one name, and its attribute.
+_ATTRIBUTES = {"user": "user_name", "partition": "partition"}
 
 
 class Names(NamedTuple):
@@ -32,6 +40,12 @@ class Names(NamedTuple):
     users: Sequence[str] = ()
     partitions: Sequence[str] = ()
 
+    def of_runs(self) -> Iterator[tuple[str, str]]:
+        """Yield the scope and the name of each that a run may have."""
+        yield from (ref for ref in dict.fromkeys(self.fields) if ref.scope in fields.SCOPES)
+        yield from (("user", name) for name in self.users)
+        yield from (("partition", name) for name in self.partitions)
+
 
 def lines(connection: Connection, names: Names, runs: Sequence[RunRow]) -> Iterator[str]:
     """Yield what is to be said of names that no run has; ``runs`` are some that were the answer.
@@ -40,17 +54,19 @@ def lines(connection: Connection, names: Names, runs: Sequence[RunRow]) -> Itera
     """
     if not runs:
         yield from of_experiment(connection, names.experiment)
-    wanted = [ref for ref in dict.fromkeys(names.fields) if ref.scope in fields.SCOPES]
-    asked: list[tuple[str, str]] = [ref for ref in wanted if not _is_there(ref, runs)]
-    users, partitions = ({getattr(run, name) for run in runs} for name in ("user_name", "partition"))
-    asked += [("user", name) for name in names.users if name not in users]
-    asked += [("partition", name) for name in names.partitions if name not in partitions]
+    yield from _of_runs(connection, names, runs)
+
+
+def _of_runs(connection: Connection, names: Names, runs: Sequence[RunRow]) -> Iterator[str]:
+    asked = [named for named in names.of_runs() if not any(_has(run, *named) for run in runs)]
     known = known_names.of_runs(connection) if asked else {}
+    if not known:
+        return
     for scope, name in asked:
-        found = known.get(scope, [])
-        if known and not _is_known(name, found, is_nested=scope == "args"):
+        near = known.get(scope, [])
+        if not _is_known(name, near, is_nested=scope == "args"):
             newest = f"of the newest {known_names.NEWEST:,} runs none"
-            yield f"{newest} {_WORDS[scope]} {name!r}: {nearest.hint(name, found)}"
+            yield f"{newest} {_HAS[scope]} {name!r}: {nearest.hint(name, near)}"
 
 
 def of_experiment(connection: Connection, name: str | None) -> Iterator[str]:
@@ -60,9 +76,10 @@ def of_experiment(connection: Connection, name: str | None) -> Iterator[str]:
         yield f"no experiment {name!r}: {nearest.hint(name, known)}"
 
 
-def _is_there(ref: FieldRef, runs: Iterable[RunRow]) -> bool:
-    objects = (getattr(run, fields.SCOPES[ref.scope]) for run in runs)
-    return any(fields.element(value, ref.name) is not None for value in objects)
+def _has(run: RunRow, scope: str, name: str) -> bool:
+    if scope in _ATTRIBUTES:
+        return bool(getattr(run, _ATTRIBUTES[scope]) == name)
+    return fields.element(getattr(run, fields.SCOPES[scope]), name) is not None
 
 
 def _is_known(name: str, known: Collection[str], *, is_nested: bool) -> bool:
@@ -72,4 +89,4 @@ def _is_known(name: str, known: Collection[str], *, is_nested: bool) -> bool:
     parent = name.rpartition(".")[0] if is_nested else ""
     while parent and parent not in known:
         parent = parent.rpartition(".")[0]
-    return bool(parent) and not any(one.startswith(f"{parent}.") for one in known)
+    return bool(parent) and not any(longer.startswith(f"{parent}.") for longer in known)
