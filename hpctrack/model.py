@@ -214,7 +214,7 @@ class Change(NamedTuple):
     before: StoredRun
     run: StoredRun
     attempts: tuple[Attempt, ...] = ()
-    """Those that are new or different."""
+    """The attempts that are new or different."""
     transitions: tuple[Transition, ...] = ()
 
 
@@ -304,6 +304,6 @@ class Piece(NamedTuple):
     sqlstate: str | None = None
     submission: UUID | None = None
     task: int | None = None
-    """What the wire calls the run: it is stored only while the run of that id is called so."""
+    """The name of the run on the wire. The piece is stored only while the run of that id has this name."""
     owner: str = ""
     """Whose run it is; empty where all runs are one user's."""

@@ -1,4 +1,4 @@
-"""Connections: the doorway to PostgreSQL. What psycopg raises is translated here, once."""
+"""Connections: the doorway to PostgreSQL. psycopg's errors become hpctrack's own here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _integer(digits: str) -> int | str:
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-#: What is read is not to depend on how a database, a role or PGOPTIONS have numbers and times written.
+#: A database, a role or PGOPTIONS may set how numbers and times are written; what we read must not change.
 #: Compiling takes longer than any of our statements (manual, "When to JIT?").
 _SESSION = """SELECT set_config('search_path', quote_ident(%s), false), set_config('jit', 'off', false),
     set_config('extra_float_digits', '1', false), set_config('intervalstyle', 'postgres', false),
@@ -87,7 +87,7 @@ COMMAND, COLLECTOR = "hpctrack", "hpctrack collector"
 """What sessions are called (``application_name``)."""
 
 PATIENCE = "10s"
-"""How long a session waits for what others hold (``lock_timeout``) before it says who they are."""
+"""How long a session waits for a lock (``lock_timeout``) before it says which sessions hold it."""
 CONNECT_TIMEOUT = "5"
 """Seconds (libpq's ``connect_timeout``) where the configuration does not say otherwise."""
 
@@ -105,7 +105,7 @@ def _embedded(settings: Settings) -> dict[str, str]:
 
 
 class _Connection(psycopg.Connection[Any]):
-    """A connection that knows how to ask who holds what it waited for in vain."""
+    """A connection that can name the sessions that held a lock for which it waited in vain."""
 
     _parameters: Mapping[str, str] = MappingProxyType({})
     _schema = ""
@@ -127,7 +127,7 @@ class _Connection(psycopg.Connection[Any]):
             raise
 
     def _holders(self) -> str:
-        """Name the sessions that hold something; over another connection, this one is in mid-transaction."""
+        """Name the sessions that hold locks; over another connection, as this one is in mid-transaction."""
         try:
             with contextlib.closing(self.open(self._parameters, self._schema, COMMAND)) as own:
                 own.execute(_SESSION, (self._schema,))
@@ -176,7 +176,7 @@ def connect(
 
 
 def _adapt(connection: Connection) -> None:
-    """Have values read that anybody may have written."""
+    """Register what reads values that anybody may have written."""
     for type_, loaders in _LOADERS.items():
         for loader in loaders:
             connection.adapters.register_loader(type_, loader)
@@ -217,8 +217,8 @@ _REFUSED = re.compile(
 def without_secrets(value: Any) -> Any:
     """Return a text or JSON value that is to be stored, with the secrets masked that this process knows.
 
-    What is written by hand (tags, notes, names, links) goes through here; what is submitted and what nodes
-    send was masked where it comes from.
+    For what people write by hand (tags, notes, names, links). Submissions and what nodes send were masked
+    where they come from.
     """
     from hpctrack.text import redact  # late: its expressions take long to compile
 

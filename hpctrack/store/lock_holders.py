@@ -1,4 +1,4 @@
-"""Who holds what a statement waited for in vain."""
+"""The sessions that hold the locks for which a statement waited in vain."""
 
 from __future__ import annotations
 

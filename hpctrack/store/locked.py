@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 PATIENCE = "1s"
-"""``lock_timeout`` of whoever stores what others wait for."""
+"""``lock_timeout`` of the sessions that store what others wait for."""
 #: For how long a run is put off.
 _BACKOFF = Backoff(1.0, 30.0)
 
@@ -65,7 +65,7 @@ class PutOff:
         return run in self._pauses and self._pauses[run].until <= now
 
     def put_off(self, connection: Connection, runs: Collection[int]) -> None:
-        """Put runs off, and say who holds them if that is news. Raises `errors.StoreError`."""
+        """Put runs off; of new ones the log says which session holds them. Raises `errors.StoreError`."""
         fresh = sorted(run for run in runs if run not in self._pauses)
         self.extend(runs)
         if fresh:
@@ -73,7 +73,7 @@ class PutOff:
             _log.warning("rows of %s wait: %s", some, describe(connection))
 
     def release(self, runs: Iterable[int]) -> None:
-        """Take in that runs were stored, or are gone."""
+        """Note that runs were stored, or are gone."""
         for run in runs:
             self._pauses.pop(run, None)
 

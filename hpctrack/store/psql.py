@@ -28,9 +28,9 @@ def program(environ: Mapping[str, str]) -> str:
 
     ``environ``: where it is to connect. Raises `errors.MissingExtra` where there is none that can.
     """
-    found = shutil.which("psql")
-    if found is not None:
-        return found
+    psql = shutil.which("psql")
+    if psql is not None:
+        return psql
     if environ.get("PGSSLMODE", "") in _ENCRYPTED:
         raise errors.MissingExtra(
             "psql is not installed, and the one that comes with the embedded PostgreSQL can't encrypt, which "

@@ -1,11 +1,12 @@
-"""Whose trouble it is that PostgreSQL refuses something: the data's, another session's, or the server's.
+"""What to blame when PostgreSQL refuses something: the data, another session, or the server.
 
-What SQLSTATE an error has says little: functions and triggers of the user's raise whichever they like. The
-evidence is where it comes from, and whether the connection still answers. What is surely the server's (the
-connection is lost, disk or memory are full, the server only reads, tables or rights are missing) refuses
-nothing: all of it is kept, and tried again. What other sessions cause (locks, deadlocks, cancelled
-statements) is tried again later. Any other refusal blames what was to be stored: it is divided until the row
-is found that is to blame.
+The SQLSTATE alone says little, since functions and triggers of users raise any they like. The evidence is
+where the error comes from, and whether the connection still answers:
+
+* The server's trouble (a lost connection, a full disk, no memory, a server that only reads, missing tables or
+  rights): nothing was refused. All data is kept, and tried again.
+* Another session's trouble (locks, deadlocks, cancelled statements): the data is tried again later.
+* Any other error blames the data: it is divided until the row to blame is found.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ _throttle = throttle.Throttle()
 def told(connection: Connection) -> Iterator[None]:
     """Tell refusals that blame the data (`errors.ContentRefused`) from all others, around a transaction.
 
-    What is another session's trouble becomes `errors.StoreBusy`; what is the server's passes as it is. A
-    mistake of ours that some data brings to light blames that data, too: set aside it can be looked at, sent
-    again and again it would stop everybody.
+    Another session's trouble becomes `errors.StoreBusy`; the server's passes as it is. A mistake of ours that
+    some data brings to light blames that data, too: set aside, it can be looked at; sent again and again, it
+    would stop everybody.
     """
     try:
         yield
@@ -121,12 +122,12 @@ class Streak:
         self._refused: dict[str, Counter[Owner]] = {}
 
     def take(self, kinds: Iterable[str]) -> None:
-        """Take in that something of these kinds was stored."""
+        """Note that something of these kinds was stored."""
         for kind in kinds:
             self._refused.pop(kind, None)
 
     def refuse(self, kinds: Iterable[str], owner: Owner, count: int) -> None:
-        """Take in that so many lines of an owner's, in which there are these kinds, were refused."""
+        """Note that so many lines of an owner's, in which there are these kinds, were refused."""
         for kind in kinds:
             self._refused.setdefault(kind, Counter())[owner] += count
 

@@ -1,7 +1,7 @@
 """The verbs by which SQL is run.
 
 Each takes a connection, the name of a statement in ``sql/queries`` or one that was put together, and its
-parameters by their names. What psycopg raises comes out as `errors.StoreError` and its kin. Cells reach a
+parameters by their names. What psycopg raises comes out as `errors.StoreError`. Cells reach a
 record by the names of their columns, so a statement may list them in any order.
 
 Several of them are one step inside `transaction`. Only what takes in or gives out rows by the thousand talks

@@ -1,4 +1,4 @@
--- Who holds what a statement waited for in vain.
+-- The sessions that hold the locks for which a statement waited in vain.
 
 -- name: list_holders
 -- Other sessions that hold locks here: with the strongest first, then the oldest. Who may not read others' statistics

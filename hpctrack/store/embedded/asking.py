@@ -101,7 +101,7 @@ def ask(place: Place, record: Owner, name: str) -> bool:
 
 
 def note_visit(place: Place, name: str) -> None:
-    """Have a host that comes through the door not be forgotten."""
+    """Keep the mark of a host that uses the door fresh, so that it is not forgotten."""
     path = place.asked / name
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime > _AGAIN_SECONDS:
@@ -110,7 +110,7 @@ def note_visit(place: Place, name: str) -> None:
 
 def asked(place: Place) -> list[Way]:
     """Return the ways of all hosts that have asked, and not been away for too long."""
-    found: list[Way] = []
+    ways: list[Way] = []
     try:
         entries = list(place.asked.iterdir())
     except FileNotFoundError:
@@ -119,8 +119,8 @@ def asked(place: Place) -> list[Way]:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             if time.time() - path.stat().st_mtime < _LAPSE_SECONDS:
                 fields = json.loads(files.read(str(path), _MAX_BYTES))
-                found += [Way(str(to), str(source)) for to, source in fields["ways"]]
-    return found
+                ways += [Way(str(to), str(source)) for to, source in fields["ways"]]
+    return ways
 
 
 def read(place: Place, record: Owner) -> Reach | None:

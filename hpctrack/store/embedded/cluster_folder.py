@@ -51,7 +51,7 @@ _SETTINGS = {
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] ",
 }
-#: Whoever gets at the socket needs the password all the same (manual, "The pg_hba.conf File").
+#: A process that reaches the socket needs the password all the same (manual, "The pg_hba.conf File").
 _HBA = "local all all scram-sha-256\n"
 
 
@@ -164,7 +164,7 @@ def sweep(place: Place) -> None:
 
 
 def sweep_sockets(folder: Path) -> None:
-    """Remove what a server that was killed left there; for who holds both locks."""
+    """Remove what a killed server left there. For the holder of both locks."""
     for leftover in folder.glob(f"{SOCKET}*"):
         leftover.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ _PROTOCOL = "postgresql"
 
 
 class Identity(NamedTuple):
-    """What a keeper shows to those who come to its door."""
+    """The key and the certificate with which a keeper encrypts."""
 
     #: PEM.
     certificate: bytes
@@ -90,7 +90,7 @@ def _context(chain: bytes) -> ssl.SSLContext:
 
 
 def begin(context: ssl.SSLContext, connection: socket.socket) -> ssl.SSLSocket:
-    """Have a connection that does not wait speak TLS from now on. Raises OSError."""
+    """Return a connection that speaks TLS from now on, and does not wait. Raises OSError."""
     return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
 

@@ -1,18 +1,19 @@
-"""The door to PostgreSQL's socket for other hosts, for who has shown where he comes from and soon who he is.
+"""The door to PostgreSQL's socket for other hosts: it lets in those that say the key, and bounds all others.
 
-PostgreSQL itself gives each connection one of its ``max_connections``, and keeps it for
-``authentication_timeout`` whoever that is: some silent ones lock its owner out. So it listens on its private
-socket only, and this passes on what comes over TCP, within bounds that leave it room:
+PostgreSQL itself gives each connection one of its ``max_connections``, and waits ``authentication_timeout``
+until it says who it is: a few silent connections lock the owner out. So PostgreSQL listens on its private
+socket only, and this passes on what comes over TCP, within bounds that leave PostgreSQL room:
 
 * only from addresses that were let in (`Gate.open`); all others are hung up on at once;
 * only what was encrypted (`encryption`): in clear a client may ask for that, and for a statement to be
   cancelled, as older clients can't do otherwise (PostgreSQL manual, "Canceling Requests in Progress");
-* one that has not said what it wants is known here only; there are so many, and the next one takes the place
-  of the oldest;
-* PostgreSQL sees a connection once its startup message is whole and holds the key of the door, which only who
-  can read the private folder knows (PostgreSQL manual, "Message Flow"). It goes as a setting of its own that
-  PostgreSQL does not care about. It is no password: that is asked for behind the door;
-* of those who log in there are so many, too, until PostgreSQL has let go of them, and of those who have.
+* a connection that has not said what it wants is known here only. Their number is bounded: the next one takes
+  the place of the oldest;
+* PostgreSQL sees a connection once its startup message is whole and holds the key of the door, which stands
+  in the private folder (PostgreSQL manual, "Message Flow"). The key comes as a setting, which PostgreSQL
+  ignores. It is no password: that is asked for behind the door;
+* the number of connections that log in is bounded, too, until PostgreSQL has let go of them; so is the number
+  of those that have logged in.
 
 It is one thread: `turn` serves what is there, and returns. Nothing is kept beyond a few buffers.
 """

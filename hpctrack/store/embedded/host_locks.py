@@ -27,8 +27,8 @@ def local_lock(place: Place, host: str, seconds: float) -> Iterator[Path]:
     while True:
         folder, descriptor = _open(place, host)
         try:
-            # `remove`, a cleaner of /tmp, or who found the folder unusable, may have been here meanwhile:
-            # then this lock would guard nothing.
+            # Another process (`remove`, a cleaner of /tmp, a command that can't use the folder) may have
+            # removed it meanwhile: then this lock would guard nothing.
             if flock.try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                 if host_folder.current(place, host) == folder:
                     yield folder
@@ -51,7 +51,7 @@ def _open(place: Place, host: str) -> tuple[Path, int]:
 
 
 def remove(folder: Path) -> None:
-    """Remove the local lock and its folder: the last thing to do for who holds it."""
+    """Remove the local lock and its folder. For the holder of the lock, as the last thing."""
     with contextlib.suppress(OSError):  # somebody has made the lock anew: then the folder stays
         (folder / "lock").unlink()
         folder.rmdir()

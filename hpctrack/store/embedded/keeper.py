@@ -1,7 +1,6 @@
 """The keeper of a PostgreSQL of the personal mode: the process that starts it, stays beside it, and ends it.
 
-Whoever starts a server starts this (`launch`), which starts the server as its child. From then on, every two
-seconds, it
+`launch` starts this process, which starts the server as its child. From then on, every two seconds, it
 
 * ends the server once nobody has used it for ``idle_exit`` seconds: no command (`launch.note_use`), no
   session that did something;
@@ -52,7 +51,7 @@ _LOOK_SECONDS = 2.0
 #: As long as the owner's record may be away: it is moved aside for a moment when it is looked at.
 _HOMELESS_LOOKS = 3
 _END_SECONDS = 10.0
-#: For whoever started a server to use it.
+#: In which the process that started a server may begin to use it.
 _LEAST_SECONDS = 1.0
 #: For a session to do something, at least: an idle collector does every ten seconds.
 _SESSION_SECONDS = 60.0
@@ -72,7 +71,7 @@ def main() -> None:
         told.send(str(server.pid).encode())
     wanted = told.recv(1)
     told.close()
-    if not wanted:  # whoever started it has given up, or died
+    if not wanted:  # the process that started it has given up, or died
         server.send_signal(signal.SIGINT)
         server.wait()
         return
@@ -124,7 +123,7 @@ class Keeper:
         self._homeless = 0
 
     def run(self) -> None:
-        """Look after the server until it has ended. What fails here is said in the log, and tried again."""
+        """Look after the server until it has ended. A failure here is logged, and tried again."""
         pause = min(_LOOK_SECONDS, self._idle_exit / 4)
         due = 0.0
         while self._server.poll() is None:

@@ -31,7 +31,7 @@ class Orders(NamedTuple):
 
 
 class Starting:
-    """A server that is being started; it ends with whoever starts it, until `keep`."""
+    """A server that is being started. It ends with the process that starts it, until `keep`."""
 
     def __init__(self, orders: Orders, log: BinaryIO) -> None:
         """Start the keeper, which starts the server; both hold nothing of ours but the folder lock."""
@@ -63,7 +63,7 @@ class Starting:
         self._told.close()
 
     def give_up(self) -> None:
-        """Have the keeper end what it has started."""
+        """Tell the keeper to end the server that it has started."""
         self._told.close()
 
 

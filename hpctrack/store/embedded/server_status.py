@@ -52,7 +52,7 @@ def params(place: Place, seen: Seen) -> dict[str, str] | None:
 
 
 def settled_params(place: Place, seen: Seen) -> dict[str, str] | None:
-    """Like `params`, for who holds the local lock: wait for a server that is starting, adopt an orphaned one.
+    """Like `params`, under the local lock: wait for a server that is starting, adopt an orphaned one.
 
     The record of a server whose starter died is completed.
     """

@@ -34,8 +34,8 @@ class Chunk(NamedTuple):
 def chunks(connection: Connection, query: sql.Composable) -> Iterator[Chunk]:
     """Yield the rows of a query in COPY BINARY.
 
-    What is not asked for any more is cancelled: the connection can be used when the generator is closed.
-    Raises `errors.StoreError` and its kin.
+    Closing the generator cancels the query; the connection can be used again after that.
+    Raises `errors.StoreError`.
     """
     command = composable("copy_query").format(query=query)
     with database.translated(), connection.cursor() as cursor, cursor.copy(command) as copy:

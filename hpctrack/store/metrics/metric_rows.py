@@ -50,7 +50,7 @@ def iterate(
 ) -> Iterator[MetricRow]:
     """Yield the rows that have one of these metrics, in order of step; with ``last`` only so many, the last.
 
-    PostgreSQL keeps what is not asked for yet. Raises `errors.StoreError` and its kin.
+    PostgreSQL keeps the rows that were not asked for yet. Raises `errors.StoreError`.
     """
     types = series.numeric_columns(connection)
     placed = [name for name in names if name in types]

@@ -75,7 +75,7 @@ def read(
 ) -> Iterator[Part]:
     """Yield the rows of runs, run by run, each run's in the order of step and progress.
 
-    ``every_row``: also those without a value of any of these metrics. Raises `errors.StoreError` and its kin.
+    ``every_row``: also those without a value of any of these metrics. Raises `errors.StoreError`.
     """
     names = list(dict.fromkeys(names))
     types = metric_names.column_types(connection)

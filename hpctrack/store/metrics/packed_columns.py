@@ -57,9 +57,8 @@ def read(
 ) -> list[Part] | None:
     """Return the rows of a run as `metric_tables.read` does, with nan for what is missing; axes are `AXES`.
 
-    ``helper`` opens another connection, which reads the second half at the same time. None where that can't
-    be: a metric is not in a column of double precision, or has values outside it. Raises `errors.StoreError`
-    and its kin.
+    ``helper`` opens another connection, which reads the second half at the same time. Returns None if a
+    metric is not in a column of double precision, or has values outside it. Raises `errors.StoreError`.
     """
     types = metric_names.column_types(connection)
     if any(types.get(name) != column_types.FLOAT8 for name in names):

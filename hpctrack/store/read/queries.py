@@ -75,7 +75,7 @@ class RunRow:
     suspended: timedelta = field(default=timedelta(), kw_only=True)
     """For how long that attempt was suspended until then."""
     resources: Resources | None = field(default=None, kw_only=True)
-    """Those of the latest attempt, where they were asked for (`hpctrack.store.read.attempt_resources`)."""
+    """Of the latest attempt, where they were asked for (`hpctrack.store.read.attempt_resources`)."""
 
     @property
     def ref(self) -> str:

@@ -1,7 +1,7 @@
 """Names in a question that no run has; of each is told which known name is nearest.
 
-Who answers a question hands in its names (`Names`) and runs from the answer. PostgreSQL is asked about those
-names only that none of these runs has.
+`lines` takes the names in a question (`Names`) and runs from its answer. PostgreSQL is asked only about names
+that none of these runs has.
 """
 
 from __future__ import annotations

@@ -191,8 +191,8 @@ def _apply(connection: Connection, settings: Settings, file: SqlFile) -> bool:
 def lock(connection: Connection, settings: Settings) -> tuple[bool, bool]:
     """Keep other setups out until the caller's transaction ends; whether there are schema and ledger.
 
-    The ledger's lock is for who may write into it. An advisory lock may be held by anybody who can connect,
-    and is asked for only where there is no ledger yet.
+    Only a role that may write into the ledger can lock it. An advisory lock is anybody's who can connect, so
+    it is used only while there is no ledger.
     """
     present, ledger = _look(connection, settings)
     if not ledger:

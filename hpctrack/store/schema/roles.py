@@ -1,7 +1,7 @@
 """Roles of a site: what collectors, users and readers may do in SQL.
 
 Rights say which tables; row-level security (sql/migrations) says which rows of them: users change only their
-own. What roles were given before is read from PostgreSQL's own catalog.
+own. Which roles have rights already is read from PostgreSQL's catalog.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _USER = {
     "run_relationships": _ALL,
     "runs": _ALL,
     "submissions": "DELETE",
-    # Not id: whoever chose numbers to come would keep others' from being written.
+    # Not id: a role that chose numbers to come would keep others' rows from being written.
     "transitions": "INSERT (run_id, attempt, status, time, source, reason, raw)",
 }
 #: Everybody's rows, to store, reconcile, and prune; `_USER` beside it.

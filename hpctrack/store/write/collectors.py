@@ -155,7 +155,7 @@ def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> 
 def deleted_runs(connection: Connection, keys: Mapping[RunName, bytes]) -> set[RunName]:
     """Return those of the runs that were deleted from this database; it may well not know all others.
 
-    ``keys``: what `records.fingerprint` says of each. Raises `errors.StoreError`.
+    ``keys``: the `records.fingerprint` of each. Raises `errors.StoreError`.
     """
     deleted = rows.tuples(connection, "fetch_deleted_runs", **_names(keys), keys=list(keys.values()))
     return {RunName(submission.bytes, task) for submission, task in deleted}

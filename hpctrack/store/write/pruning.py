@@ -61,8 +61,7 @@ def prune(
 def deleted(connection: Connection, keys: Mapping[str, bytes], doomed: Collection[int] = ()) -> set[str]:
     """Return those of the submissions whose runs were deleted from this database, all but ``doomed`` ones.
 
-    ``keys``: what `records.fingerprint` says of each. Those that it does not know are none of these. Raises
-    `errors.StoreError`.
+    ``keys``: the `records.fingerprint` of each. Raises `errors.StoreError`.
     """
     deleted = rows.column(
         connection,

@@ -1,7 +1,7 @@
 """Runs as the reconciler reads and writes them: few statements, however many runs.
 
-Every function works inside the caller's transaction and lets psycopg's errors through, so that whoever owns
-the transaction decides what they mean (`database.translated`).
+Every function works inside the caller's transaction and lets psycopg's errors through: the owner of the
+transaction decides what they mean (`database.translated`).
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def _but_refused(
 ) -> list[_R]:
     """Write items, but for those that PostgreSQL refuses; return what was written.
 
-    What people write into rows of their own may be refused when it is written back, and is to keep no other
-    run from its state.
+    People may write into rows of their own what PostgreSQL refuses when it is written back. That must keep no
+    other run from its state.
     """
     try:
         with refusals.told(connection), connection.transaction():

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 def register(connection: Connection, record: records.Record) -> dict[int, int]:
     """Store a submission, its secret and its runs; return the run's id of each task.
 
-    Doing so again changes nothing. Others who hold its experiment are waited for briefly
+    To do so again changes nothing. A session that holds the experiment is waited for briefly
     (`errors.StoreBusy`). Raises `errors.StoreError`, and ValueError for an array specification that Slurm
     would refuse.
     """
@@ -43,7 +43,7 @@ def register(connection: Connection, record: records.Record) -> dict[int, int]:
 
 @contextlib.contextmanager
 def trial(connection: Connection, record: records.Record) -> Iterator[None]:
-    """Have collectors answer under a submission's key for a while; it has no run, which would take an id.
+    """Let collectors answer under a submission's key for a while. It has no run, which would take an id.
 
     Raises `errors.StoreError`.
     """
@@ -199,7 +199,7 @@ def _leave(path: str, error: Exception) -> None:
 
 
 def _set_apart(path: str, error: Exception) -> None:
-    """Have a record tried no more, for it would be refused again: said once, and by ``hpctrack doctor``."""
+    """Try a record no more, since it would be refused again. The log and ``hpctrack doctor`` say so."""
     reason = str(error) or type(error).__name__
     try:
         apart = records.set_refused(path, reason)

@@ -1,7 +1,7 @@
 """Runs that scripts track through the API: created, started, measured, ended. Without a collector.
 
 Everything goes by the rights of the caller's own role: row-level security leaves everybody their own runs.
-What Slurm tracks is Slurm's to say: starting and ending are for runs that were not submitted.
+Only runs that were not submitted are started and ended here: Slurm says the states of all others.
 """
 
 from __future__ import annotations
