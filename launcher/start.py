@@ -131,7 +131,7 @@ def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
 
     if arguments[:1] and arguments[0] in table_of_verbs.VERBS:
         __import__("hpctrack.cli.group")
-        __import__(table_of_verbs.VERBS[arguments[0]].target.partition(":")[0])
+        __import__("hpctrack.cli.verbs." + arguments[0])
     return main.main
 
 
