@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import tenacity
 
 from hpctrack import errors, model, reconcile
-from hpctrack.store import database, locked
 from hpctrack.store.ingest import ingestion, memory
-from hpctrack.store.session import Session
 from hpctrack.stream.collector import arrays, reassembly
 from hpctrack.stream.collector.figures import Stored, of
 from hpctrack.stream.collector.reassembly import Range, Reassembly, Verdict
-from hpctrack.stream.collector.worker import Worker
+from hpctrack.stream.collector.worker import Worker, session
 from hpctrack.stream.wire import wire
 from hpctrack.stream.wire.names import JournalKey
 
@@ -33,7 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
     from hpctrack.store.ingest.batch import Outcome
+    from hpctrack.store.session import Session
     from hpctrack.stream.collector.intake import Datagram, Intake
     from hpctrack.stream.collector.keys import Keys
     from hpctrack.stream.collector.mmsg import Addressed, BatchSocket
@@ -87,15 +87,7 @@ class Committer(Worker):
         ended: Callable[[set[int]], None],
     ) -> None:
         """``ended`` hears of runs whose script has ended."""
-        super().__init__(
-            Session(
-                settings,
-                opened=self._begin,
-                idle=_STANDSTILL,
-                patience=locked.PATIENCE,
-                application=database.COLLECTOR,
-            )
-        )
+        super().__init__(session(settings, opened=self._begin, idle=_STANDSTILL))
         self._settings = settings
         self._socket = sock
         self._intake = intake
@@ -115,7 +107,7 @@ class Committer(Worker):
         self.refusing: str | None = None
 
     @property
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes that are held because something before them is missing."""
         return self._reassembly.size
 
@@ -266,7 +258,7 @@ class Committer(Worker):
         self.note(None)
         return result
 
-    def _begin(self, connection: database.Connection) -> None:
+    def _begin(self, connection: Connection) -> None:
         """Make what stores through a new connection."""
         self._ingestion = ingestion.Ingestion(
             connection,

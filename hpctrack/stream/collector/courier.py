@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 from hpctrack import errors
 from hpctrack.backoff import Backoff
-from hpctrack.store import database, locked
-from hpctrack.store.session import Session
 from hpctrack.store.write import collectors
 from hpctrack.stream.collector import backlog
-from hpctrack.stream.collector.worker import Worker
+from hpctrack.stream.collector.worker import Worker, session
 from hpctrack.stream.disk import late
 from hpctrack.stream.node import spool
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpctrack.settings import Settings
+    from hpctrack.store.session import Session
 
 #: Seconds from one look to the next; the first soon, for brief jobs that ended before there was a collector.
 _FIRST, _INTERVAL = 5.0, 30.0
@@ -46,7 +45,7 @@ class Courier(Worker):
 
     def __init__(self, settings: Settings, addresses: Sequence[str]) -> None:
         """``addresses``: where this collector is."""
-        super().__init__(Session(settings, patience=locked.PATIENCE, application=database.COLLECTOR))
+        super().__init__(session(settings))
         self._settings = settings
         self._own = addresses
         #: Whether PostgreSQL has been told that something waits; so it may after a restart.

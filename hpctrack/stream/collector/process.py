@@ -107,7 +107,7 @@ class Collector:
             waiting=len(self._intake),
             lag_s=round(self._intake.lag, 3),
             streams=storing.streams,
-            held_bytes=storing.held,
+            held_bytes=storing.held_bytes,
             commit_s=round(storing.commit_s, 4),
             commit_total_s=round(storing.commit_total_s, 4),
             trouble=storing.trouble or storing.refusing,

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, reconcile
 from hpctrack.backoff import Backoff
-from hpctrack.store import database, locked
-from hpctrack.store.session import Session
 from hpctrack.stream.collector import pace
 from hpctrack.stream.collector.figures import Program, of
-from hpctrack.stream.collector.worker import Worker
+from hpctrack.stream.collector.worker import Worker, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
     from hpctrack.settings import Settings
     from hpctrack.slurm.accounting import Backend
+    from hpctrack.store.session import Session
     from hpctrack.stream.collector.figures import Figures
 
 _RETRY_SECONDS = 60.0
@@ -58,15 +57,7 @@ class Reconciler(Worker):
         between_looks: float = pace.BETWEEN_LOOKS,
     ) -> None:
         """``slurm`` finds out how to ask Slurm; it may raise `errors.SlurmError`."""
-        super().__init__(
-            Session(
-                settings,
-                autocommit=False,
-                idle=_STANDSTILL,
-                patience=locked.PATIENCE,
-                application=database.COLLECTOR,
-            )
-        )
+        super().__init__(session(settings, autocommit=False, idle=_STANDSTILL))
         self._collector = collector
         self._find_slurm = slurm
         self._leads = leads

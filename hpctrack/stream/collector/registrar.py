@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
 from hpctrack.run import words
-from hpctrack.store import database, locked
-from hpctrack.store.session import Session
 from hpctrack.store.write import collectors, registration
 from hpctrack.stream.collector.keys import RunKey
-from hpctrack.stream.collector.worker import Worker
+from hpctrack.stream.collector.worker import Worker, session
 from hpctrack.stream.wire import wire
 from hpctrack.stream.wire.names import RunName
 
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from hpctrack.settings import Settings
+    from hpctrack.store.database import Connection
+    from hpctrack.store.session import Session
     from hpctrack.stream.collector.figures import Figures
     from hpctrack.stream.collector.keys import Keys
 
@@ -56,7 +56,7 @@ class Registrar(Worker):
         reconciles: bool,
     ) -> None:
         """``identity``: host, pid and addresses of the row in ``collectors``; ``reconciles``: it may lead."""
-        super().__init__(Session(settings, patience=locked.PATIENCE, application=database.COLLECTOR))
+        super().__init__(session(settings))
         self._settings = settings
         self._keys = keys
         self._collector = collector
@@ -98,7 +98,7 @@ class Registrar(Worker):
         self.leads = False
         super().drop()
 
-    def _run_errands(self, connection: database.Connection) -> None:
+    def _run_errands(self, connection: Connection) -> None:
         self._register(connection, _REGISTER_SECONDS)
         self._beat(connection)
         wanted = self._keys.wait(_BEAT_SECONDS)
@@ -106,9 +106,7 @@ class Registrar(Worker):
             self._keys.learn(wanted, self._fetch_keys(connection, wanted))
             time.sleep(_QUERY_SECONDS)
 
-    def _fetch_keys(
-        self, connection: database.Connection, wanted: Sequence[RunName]
-    ) -> dict[RunName, RunKey]:
+    def _fetch_keys(self, connection: Connection, wanted: Sequence[RunName]) -> dict[RunName, RunKey]:
         """Return the keys of the runs that exist. Raises `errors.StoreError`."""
         rows = collectors.run_keys(connection, wanted)
         # A command that has just begun may be known to the spool alone.
@@ -117,7 +115,7 @@ class Registrar(Worker):
         keys = {RunName(*name): _key(name[1], *row) for name, row in rows.items()}
         return {name: key for name, key in keys.items() if key is not None}
 
-    def _register(self, connection: database.Connection, pause: float) -> int:
+    def _register(self, connection: Connection, pause: float) -> int:
         """Register what waits in the spool, if that was last done so many seconds ago; return how many."""
         now = time.monotonic()
         if now < self._last_registration + pause:
@@ -128,7 +126,7 @@ class Registrar(Worker):
         self._last_registration = now
         return count
 
-    def _beat(self, connection: database.Connection) -> None:
+    def _beat(self, connection: Connection) -> None:
         """Say that the collector lives: often while something happens, rarely while nothing does."""
         now, figures = time.monotonic(), self._figures()
         signs = dataclasses.replace(figures, uptime_s=None)
@@ -146,7 +144,7 @@ class Registrar(Worker):
             _log.warning("a collector stood still in the midst of a batch: its session was ended")
         self._last_beat, self._signs = now, signs
 
-    def _look_for_life(self, connection: database.Connection) -> None:
+    def _look_for_life(self, connection: Connection) -> None:
         live = collectors.live_runs(connection)
         if live == 0 and self.live_runs != 0:
             self.learnt_end = time.monotonic()

@@ -13,17 +13,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hpctrack import errors
 from hpctrack.backoff import Backoff
+from hpctrack.store import database, locked
+from hpctrack.store.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpctrack.store.session import Session
+    from hpctrack.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+
+def session(settings: Settings, **how: Any) -> Session:
+    """Return a thread's own session: it is called the collector's, and waits for locks only briefly."""
+    return Session(settings, patience=locked.PATIENCE, application=database.COLLECTOR, **how)
 
 
 class Worker:
