@@ -114,7 +114,7 @@ class Reassembly:
     def unknown(self, keys: Iterable[JournalKey]) -> list[JournalKey]:
         """Return the journals whose watermark is not known, and keep the others from being forgotten.
 
-        First, journals beyond `_MAX_JOURNALS` are forgotten: hence none that is learnt next.
+        Before that, journals beyond the most that may be remembered are forgotten.
         """
         while len(self._journals) > self._most:
             self._forget(next(iter(self._of_user[self._counts.name()])))
