@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Reader: TypeAlias = "Callable[[Any, datetime], Any]"
 
 #: What values are: how they compare, and how people read them.
-#: ``id``: compares as a number, and is written as a text. ``count``: a number that is never unknown.
+#: ``id``: compares as a number, and is shown as a text. ``number``: a whole one; ``count``: never unknown.
 #: ``size``: bytes. ``share``: 1 is all of it. ``object``: a whole JSON object; ``json``: an element of one.
 Kind = Literal["text", "state", "id", "number", "count", "time", "length", "size", "share", "object", "json"]
 _SAME = ""
@@ -33,9 +33,10 @@ _SAME = ""
 
 @dataclass(frozen=True)
 class Field:
-    """One field, and what each way to look at a run calls it.
+    """One field, and what it is called wherever a run is looked at.
 
-    Each of these is the field's name unless the row says otherwise, and None where the field does not appear.
+    A row says only what differs: ``attribute``, ``json``, ``frame``, ``fact`` and ``compare`` are the field's
+    name otherwise, and ``column`` is the attribute. None: the field does not appear there.
     """
 
     name: str
@@ -43,9 +44,9 @@ class Field:
     help: str
     kind: Kind
     attribute: str = _SAME
-    """Of the run's record. ``resources.cpu``: of what it refers to; ``elapsed()``: a method of the time."""
+    """Of the run's record; ``resources.cpu``: one of its parts'; ``elapsed()``: a method of the time."""
     column: str | None = _SAME
-    """Of run_overview, for conditions and sorting; else the attribute."""
+    """Of run_overview, for conditions and sorting; `filters` knows those that are worked out."""
     listed: bool = True
     """Whether it is a column of ``--format``."""
     json: str | None = _SAME
@@ -57,7 +58,7 @@ class Field:
     compare: str | None = _SAME
     """What ``hpctrack compare`` calls it."""
     array: Literal["own", "common"] | None = None
-    """What the line of a job array says: a value of its own, or the one that all its tasks have."""
+    """What a job array says in one line: a value of its own, or that of all its tasks; None: nothing."""
     whole: bool = False
     """Whether lists leave it out: it is in the record of one run alone."""
     read: Reader = field(init=False, repr=False, compare=False)
@@ -97,13 +98,10 @@ def _aside(
     json: str | None = None,
     frame: str | None = None,
     fact: str | None = None,
-    array: Literal["own", "common"] | None = None,
     whole: bool = False,
 ) -> Field:
-    """Make a field that appears only where it says so, and never in conditions."""
-    return Field(
-        name, help_text, kind, attribute, None, listed, json, frame, fact, None, array=array, whole=whole
-    )
+    """Make a field that appears only where its row says so, and never in conditions."""
+    return Field(name, help_text, kind, attribute, None, listed, json, frame, fact, compare=None, whole=whole)
 
 
 def _used(name: str, help_text: str, kind: Kind, attribute: str) -> Field:
@@ -114,7 +112,7 @@ def _used(name: str, help_text: str, kind: Kind, attribute: str) -> Field:
 FIELDS = (
     Field("run", "the run's own id, r7", "id", "ref", "id", frame=None, fact=None, compare=None, array="own"),
     _aside("id", "the same as a number", "count", "id", json="id", frame="run"),
-    Field("state", "Slurm's job state", "state", "status", frame="status", fact=None, array="own"),
+    Field("state", "Slurm's job state", "state", "status", frame="status", fact=None),
     Field(
         "job", "Slurm's job id: 14, 14_3", "id", "job", "slurm_job_id", json="job_id", fact=None,
         compare=None, array="own",

@@ -101,7 +101,7 @@ def _of_field(field: Field) -> Column:
 
 
 def names() -> list[str]:
-    """Return what the columns are called that every run has."""
+    """Return the names of the columns that are the same for all runs."""
     return [*fields.LISTED, _REMARKS.header]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.text import Text
 
@@ -101,7 +101,7 @@ def _usual(
     return table.Column(column.header, shown, _justify(column), least, place.drop)
 
 
-def _justify(column: Column) -> Any:
+def _justify(column: Column) -> Literal["left", "right"]:
     return "right" if column.is_numeric else "left"
 
 
