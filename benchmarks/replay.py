@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from benchmarks.site import Run
 from hpctrack.stream.collector import mmsg
 from hpctrack.stream.node import window
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, datagrams, journal, layout
 
 #: About what a line of a journal takes; offsets are made up from it.
 _LINE_BYTES = 100
@@ -39,14 +39,14 @@ class Stream:
 def stream(run: Run, rows: Sequence[journal.Row]) -> Stream:
     """Make the datagrams of one journal."""
     name = run.task.to_bytes(8, "little")
-    ping = wire.Header(wire.PING, run.submission, run.task, 0, name, 0, 0, 1)
-    made = Stream(wire.seal(run.key, ping), [], [])
+    ping = datagrams.Header(layout.PING, run.submission, run.task, 0, name, 0, 0, 1)
+    made = Stream(datagrams.seal(run.key, ping), [], [])
     position = end = 0
     while position < len(rows):
-        body, count = wire.pack(rows[position : position + wire.MAX_LINES])
+        body, count = bodies.pack(rows[position : position + layout.MAX_LINES])
         start, end = end, end + count * _LINE_BYTES
-        header = wire.Header(wire.DATA, run.submission, run.task, 0, name, start, end, 1)
-        made.datagrams.append(wire.seal(run.key, header, body))
+        header = datagrams.Header(layout.DATA, run.submission, run.task, 0, name, start, end, 1)
+        made.datagrams.append(datagrams.seal(run.key, header, body))
         made.ends.append(end)
         position += count
     return made
@@ -125,9 +125,9 @@ class _Sender:
     def _receive(self) -> int:
         answers = self._socket.receive()
         for data, _ in answers:
-            header = wire.peek(data)
+            header = datagrams.peek(data)
             one = self._by_name[data[4:24], data[30:38]]
-            if header.kind != wire.ACK:
+            if header.kind != layout.ACK:
                 continue
             one.credit = header.end
             before = one.acknowledged

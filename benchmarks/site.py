@@ -23,7 +23,7 @@ from hpctrack.store.embedded import host_folder
 from hpctrack.store.embedded.cluster_folder import Place
 from hpctrack.store.embedded.owner import Host
 from hpctrack.stream.collector import launch
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import ciphers
 
 _PATIENCE = 60.0
 _PROGRAM = "from hpctrack.cli import main; main.main()"
@@ -61,7 +61,7 @@ class Site:
         parameters = {"name": str(name), "secret": secret, "last": count - 1}
         with contextlib.closing(self.connect()) as connection:
             ids = sorted(int(str(row[0])) for row in connection.execute(_SUBMIT, parameters).fetchall())
-        return [Run(one, name.bytes, task, wire.run_key(secret, task)) for task, one in enumerate(ids)]
+        return [Run(one, name.bytes, task, ciphers.run_key(secret, task)) for task, one in enumerate(ids)]
 
     @contextlib.contextmanager
     def collector(self) -> Iterator[Collector]:

@@ -17,7 +17,7 @@ from benchmarks.result import Result
 from benchmarks.site import Run, personal
 from benchmarks.stream.collector import ROUNDS, ROWS, SENDERS, ship
 from hpctrack.stream.collector import mmsg
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams, layout
 
 #: What the names of its results begin with.
 RESULTS = ("stream.flood",)
@@ -59,13 +59,13 @@ def _datagrams(kind: str, victim: Run) -> list[bytes]:
     """Return some of a flood's datagrams, as large as they may be."""
     rng = random.Random(kind)
     if kind == "noise":
-        return [rng.randbytes(wire.MAX_DATAGRAM) for _ in range(_VARIETY)]
-    header = wire.Header(wire.DATA, victim.submission, victim.task, 0, bytes(8), 0, 100)
-    content = rng.randbytes(wire.MAX_BODY)
+        return [rng.randbytes(layout.MAX_DATAGRAM) for _ in range(_VARIETY)]
+    header = datagrams.Header(layout.DATA, victim.submission, victim.task, 0, bytes(8), 0, 100)
+    content = rng.randbytes(layout.MAX_BODY)
     found = []
     for number in range(_VARIETY):
         name = victim.submission if kind == "wrong_key" else rng.randbytes(16)
-        found.append(wire.seal(bytes(32), header._replace(submission=name, echo=number), content))
+        found.append(datagrams.seal(bytes(32), header._replace(submission=name, echo=number), content))
     return found
 
 

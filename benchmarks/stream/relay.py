@@ -22,7 +22,7 @@ import psutil
 from benchmarks.result import ENVIRON, Result
 from hpctrack import resources
 from hpctrack.script import journal_lines
-from hpctrack.stream.wire import records, wire
+from hpctrack.stream.wire import ciphers, datagrams, layout, records
 
 #: What the names of its results begin with.
 RESULTS = ("stream.relay",)
@@ -115,7 +115,9 @@ def _track(folder: Path, script: str) -> Iterator[_Tracked]:
     (folder / "plain.sh").chmod(0o700)
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_receive, args=(receiver, wire.run_key(secret, -1), theirs), daemon=True)
+    process = context.Process(
+        target=_receive, args=(receiver, ciphers.run_key(secret, -1), theirs), daemon=True
+    )
     process.start()
     receiver.close()
     main = Path(resources.PACKAGE) / "stream" / "__main__.py"
@@ -152,19 +154,19 @@ def _receive(receiver: socket.socket, key: bytes, pipe: Connection) -> None:
             datagram, address = receiver.recvfrom(2000)
         except TimeoutError:
             continue
-        if not wire.verified(key, datagram):
+        if not datagrams.verified(key, datagram):
             raise AssertionError("a wrong MAC")
-        header = wire.peek(datagram)
+        header = datagrams.peek(datagram)
         name, mark = header.journal, watermarks.get(header.journal, 0)
-        if header.kind == wire.DATA:
+        if header.kind == layout.DATA:
             held.setdefault(name, {})[header.start] = header.end
             while mark in held[name]:
                 mark = held[name].pop(mark)
             watermarks[name] = mark
         if mark < header.start:
-            receiver.sendto(wire.held(header, key, mark, _CREDIT), address)
+            receiver.sendto(datagrams.held(header, key, mark, _CREDIT), address)
         else:
-            receiver.sendto(wire.answer(header, key, mark, _CREDIT), address)
+            receiver.sendto(datagrams.answer(header, key, mark, _CREDIT), address)
         now = time.monotonic()
         spans[name] = spans.get(name, (now, now))[0], now
     pipe.recv()

@@ -10,7 +10,7 @@ from psycopg import sql
 from hpctrack import model
 from hpctrack.store import values
 from hpctrack.stream.collector import arrays
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, journal
 
 BASE = ("run_id", "step", "progress", "time", "attempt", "extra")
 A, B = "a" * 16, "b" * 16
@@ -35,7 +35,7 @@ class Journal:
         return self.lines(journal.Message(0, kind, body if isinstance(body, str) else json.dumps(body)))
 
     def lines(self, *lines: journal.Line) -> model.Piece:
-        body, count = wire.pack(lines, 1 << 20)
+        body, count = bodies.pack(lines, 1 << 20)
         assert count == len(lines)
         start, self.end = self.end, self.end + 100
         contents = arrays.decode(body)

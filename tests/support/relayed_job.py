@@ -19,7 +19,7 @@ import psutil
 
 from hpctrack.stream.disk import folders, tail
 from hpctrack.stream.node import spool
-from hpctrack.stream.wire import records, wire
+from hpctrack.stream.wire import ciphers, datagrams, layout, records
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
@@ -39,7 +39,7 @@ class MemoryCollector:
         self.watermarks: dict[bytes, int] = {}
         self.bodies: dict[bytes, list[bytes]] = {}
         self.parts: dict[tuple, dict[int, bytes]] = {}
-        self.held: dict[bytes, dict[int, tuple[wire.Header, bytes]]] = {}
+        self.held: dict[bytes, dict[int, tuple[datagrams.Header, bytes]]] = {}
         self.attempts: dict[bytes, int] = {}
         self.datagrams = self.forged = 0
         #: All that crossed the network, both ways.
@@ -71,19 +71,19 @@ class MemoryCollector:
 
     def _take(self, datagram: bytes) -> bytes | None:
         self.datagrams += 1
-        header = wire.peek(datagram)
-        if not wire.verified(self.key, datagram):
+        header = datagrams.peek(datagram)
+        if not datagrams.verified(self.key, datagram):
             self.forged += 1
             return None
-        assert header.kind == wire.DATA
+        assert header.kind == layout.DATA
         watermark = self.watermarks.get(header.journal, 0)
         if header.end <= watermark:
-            return wire.answer(header, self.key, watermark, watermark + (1 << 20))
+            return datagrams.answer(header, self.key, watermark, watermark + (1 << 20))
         if header.start < watermark:
-            return wire.answer(header._replace(echo=0), self.key, watermark, watermark + (1 << 20))
+            return datagrams.answer(header._replace(echo=0), self.key, watermark, watermark + (1 << 20))
         name = header._replace(echo=0, part=0)
         parts = self.parts.setdefault(name, {})
-        parts[header.part] = wire.body(self.key, datagram)
+        parts[header.part] = datagrams.body(self.key, datagram)
         if len(parts) == header.parts:
             del self.parts[name]
             body = b"".join(parts[part] for part in range(header.parts))
@@ -95,8 +95,8 @@ class MemoryCollector:
             self.attempts[header.journal] = header.attempt
             watermark = self.watermarks[header.journal] = found.end
         if header.end <= watermark:
-            return wire.answer(header, self.key, watermark, watermark + (1 << 20))
-        return wire.held(header, self.key, watermark, watermark + (1 << 20))
+            return datagrams.answer(header, self.key, watermark, watermark + (1 << 20))
+        return datagrams.held(header, self.key, watermark, watermark + (1 << 20))
 
     def blocks(self) -> list[tuple[bytes, int, bytes]]:
         """Return (journal, kind, contents) of all blocks."""
@@ -114,10 +114,10 @@ class MemoryCollector:
         """Return the steps of all rows; those of one block are equally spaced here, or one."""
         found = []
         for _, kind, block in self.blocks():
-            if kind == wire.ROWS:
+            if kind == layout.ROWS:
                 count, mode, _, _, table = struct.unpack_from("<HBBBxH", block)
-                assert mode in (wire.AFFINE, wire.RAW)
-                if mode == wire.AFFINE:
+                assert mode in (layout.AFFINE, layout.RAW)
+                if mode == layout.AFFINE:
                     first, stride = struct.unpack_from("<qq", block, 8 + table)
                     found += [first + i * stride for i in range(count)]
                 else:
@@ -125,16 +125,16 @@ class MemoryCollector:
         return found
 
     def torn(self) -> int:
-        return sum(struct.unpack("<I", block)[0] for _, kind, block in self.blocks() if kind == wire.TORN)
+        return sum(struct.unpack("<I", block)[0] for _, kind, block in self.blocks() if kind == layout.TORN)
 
     def gaps(self) -> list[int]:
-        return [struct.unpack("<Q", block)[0] for _, kind, block in self.blocks() if kind == wire.GAP]
+        return [struct.unpack("<Q", block)[0] for _, kind, block in self.blocks() if kind == layout.GAP]
 
     def messages(self, kind: str) -> list[dict]:
         found = []
         for _, block_kind, block in self.blocks():
             size = block[0]
-            if block_kind == wire.MESSAGE and block[1 : 1 + size].decode() == kind:
+            if block_kind == layout.MESSAGE and block[1 : 1 + size].decode() == kind:
                 found.append(json.loads(block[1 + size :]))
         return found
 
@@ -148,7 +148,7 @@ class Job:
         self.node = folder / "node"
         self.node.mkdir()
         secret = os.urandom(32)
-        self.key = wire.run_key(secret, -1)
+        self.key = ciphers.run_key(secret, -1)
         self.record = records.Record(
             uuid=str(uuid.uuid4()), secret=secret.hex(), time=time.time(), cluster="c", base_job_id=14,
             tasks=None, submission={"env": {"SAME": "value", "LANG": "C"}}, run={}, usage_interval=0.5,

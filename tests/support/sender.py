@@ -9,15 +9,15 @@ import socket
 import time
 import uuid
 
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, ciphers, datagrams, journal, layout
 from tests.support.waiting import PATIENCE, eventually
 
 
-def split(key: bytes, header: wire.Header, body: bytes) -> list[bytes]:
+def split(key: bytes, header: datagrams.Header, body: bytes) -> list[bytes]:
     """Return the datagrams of one body: one, or as many parts as it needs."""
-    pieces = wire.contents(key, body)
+    pieces = datagrams.contents(key, body)
     return [
-        wire.sign(key, header._replace(part=part, parts=len(pieces)), piece)
+        datagrams.sign(key, header._replace(part=part, parts=len(pieces)), piece)
         for part, piece in enumerate(pieces)
     ]
 
@@ -26,7 +26,7 @@ class Sender:
     """Ships journals as a relay does, but simply: everything unacknowledged, again and again."""
 
     def __init__(self, address, name: uuid.UUID, secret: bytes, rng=None, loss=0.0) -> None:
-        self.key = wire.run_key(secret, -1)
+        self.key = ciphers.run_key(secret, -1)
         self.submission = name.bytes
         self.rng, self.loss = rng or random.Random(0), loss
         self.token = 0
@@ -35,10 +35,18 @@ class Sender:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.connect(address)
 
-    def header(self, name: bytes, start: int, end: int, **options) -> wire.Header:
+    def header(self, name: bytes, start: int, end: int, **options) -> datagrams.Header:
         self.token += 1
-        return wire.Header(
-            wire.DATA, self.submission, -1, options.pop("attempt", 0), name, start, end, self.token, **options
+        return datagrams.Header(
+            layout.DATA,
+            self.submission,
+            -1,
+            options.pop("attempt", 0),
+            name,
+            start,
+            end,
+            self.token,
+            **options,
         )
 
     def send(self, *datagrams: bytes) -> None:
@@ -46,30 +54,30 @@ class Sender:
             with contextlib.suppress(ConnectionRefusedError):
                 self.socket.send(datagram)
 
-    def answer(self, seconds: float = 0.2) -> wire.Header | None:
+    def answer(self, seconds: float = 0.2) -> datagrams.Header | None:
         """Return the next answer to what was sent; of pings only that to the first."""
         self.socket.settimeout(seconds)
         try:
             data = self.socket.recv(2000)
         except (TimeoutError, BlockingIOError, ConnectionRefusedError):
             return None
-        assert wire.verified(self.key, data)
-        assert len(data) <= wire.HEADER_SIZE + wire.MAC_SIZE
-        found = wire.peek(data)
-        if found.kind == wire.PONG and self.is_heard:
+        assert datagrams.verified(self.key, data)
+        assert len(data) <= layout.HEADER_SIZE + layout.MAC_SIZE
+        found = datagrams.peek(data)
+        if found.kind == layout.PONG and self.is_heard:
             return self.answer(seconds)  # a busy machine: it was asked again before it could answer
         self.is_heard = True
-        if found.kind == wire.ACK:
+        if found.kind == layout.ACK:
             self.acknowledged[found.journal] = max(found.start, self.acknowledged.get(found.journal, 0))
         return found
 
     def ping(self) -> None:
         """Wait until the collector answers under the key."""
         self.is_heard = False
-        ping = wire.Header(wire.PING, self.submission, -1, 0, bytes(8), 0, 0, 1)
+        ping = datagrams.Header(layout.PING, self.submission, -1, 0, bytes(8), 0, 0, 1)
 
         def answered():
-            self.send(wire.seal(self.key, ping))
+            self.send(datagrams.seal(self.key, ping))
             return self.answer()
 
         eventually(answered)
@@ -98,13 +106,13 @@ def rows(first: int, count: int = 3, **more) -> bytes:
         journal.Row.of(0, step, None, 1.7e9, {"x": step + 0.5, **more})
         for step in range(first, first + count)
     ]
-    body, packed = wire.pack(lines)
+    body, packed = bodies.pack(lines)
     assert packed == count
     return body
 
 
 def message(kind: str, **body) -> bytes:
-    return wire.pack([journal.Message(0, kind, json.dumps(body))])[0]
+    return bodies.pack([journal.Message(0, kind, json.dumps(body))])[0]
 
 
 def logged(connection, run_id) -> dict[int, float]:

@@ -329,7 +329,7 @@ def test_a_violation_is_found(module, source):
     [
         ("api", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import psycopg, click"),
         ("reconcile.passes", "from hpctrack.store.read import queries\nfrom hpctrack.run import states"),
-        ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream.wire import wire"),
+        ("stream.collector", "from hpctrack import store\nfrom hpctrack.stream.wire import datagrams"),
         ("store.ingest.ingestion", "import numpy, psycopg\nfrom hpctrack.stream.wire import journal"),
         ("stream.node.usage", "def sample():\n    import psutil"),
         ("slurm.submit", "import subprocess\nPIPE = subprocess.PIPE"),

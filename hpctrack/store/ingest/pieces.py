@@ -5,18 +5,16 @@ A line is a row of metrics, a message, or a block that nobody here knows.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpctrack import model
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, journal, layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_BLOCK = struct.Struct("<BI")
 _MICROSECONDS = 1e6
 
 
@@ -49,11 +47,11 @@ def body(contents: model.Contents) -> bytes:
     parts = []
     for block in contents.blocks:
         if isinstance(block, model.UnknownBlock):
-            parts.append(_BLOCK.pack(block.kind, len(block.data)) + block.data)
+            parts.append(layout.BLOCK.pack(block.kind, len(block.data)) + block.data)
         elif isinstance(block, model.NodeMessage):
-            parts.append(wire.pack([journal.Message(0, block.kind, block.text)])[0])
+            parts.append(bodies.pack([journal.Message(0, block.kind, block.text)])[0])
         else:
-            parts.append(wire.pack(list(_journal_rows(block)), 1 << 30)[0])
+            parts.append(bodies.pack(list(_journal_rows(block)), 1 << 30)[0])
     return b"".join(parts)
 
 

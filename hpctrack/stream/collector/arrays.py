@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import struct
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
 from hpctrack import errors, model
 from hpctrack.script import journal_lines
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 _MAX_NAME = 4 * journal_lines.MAX_NAME  # bytes of so many characters
 _MAX_KIND = 64
 
-_BLOCK = struct.Struct("<BI")
-_ROWS = struct.Struct("<HBBBBH")
-_COLUMN = struct.Struct("<BBH")
-_INT = struct.Struct("<q")
-_AFFINE = struct.Struct("<qq")
 #: A journal has no more lines than bytes.
 _MOST_LINES = (1 << 48) - 1
 _INT64 = range(-(1 << 63), 1 << 63)
@@ -36,7 +30,7 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _MESSAGE_BYTES, _BLOCK_BYTES, _ROW_BYTES = 256, 1200, 16
 _COLUMN_BYTES, _LIST_BYTES, _TEXT_BYTES = 224, 192, 64
 #: 0, 1, 2 ...: steps are made from it.
-_COUNTED = np.arange(wire.MAX_LINES, dtype=np.int64)
+_COUNTED = np.arange(layout.MAX_LINES, dtype=np.int64)
 _LAST_FIRST = (1 << 63) - (1 << 32)
 
 _Mask: TypeAlias = "model.Mask | None"
@@ -89,19 +83,19 @@ def decode(body: bytes) -> model.Contents:
     torn = lines = 0
     before: int | None = None
     for kind, start, end in _blocks(body):
-        block = _rows(body, start, end) if kind == wire.ROWS else None
+        block = _rows(body, start, end) if kind == layout.ROWS else None
         lines += 1 if block is None else block.rows
-        if lines > wire.MAX_LINES:
+        if lines > layout.MAX_LINES:
             _refuse("too many lines")
         if block is not None:
             blocks.append(block)
-        elif kind == wire.MESSAGE:
+        elif kind == layout.MESSAGE:
             blocks.append(_message(body, start, end))
-        elif kind == wire.TORN:
+        elif kind == layout.TORN:
             if end - start != 4:
                 _refuse("a count of torn lines has a wrong size")
             torn += int.from_bytes(body[start:end], "little")
-        elif kind == wire.GAP:
+        elif kind == layout.GAP:
             if end - start != 8:
                 _refuse("a count of lines before a gap has a wrong size")
             before = min(int.from_bytes(body[start:end], "little"), _MOST_LINES)
@@ -137,10 +131,10 @@ def _blocks(body: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield kind, begin and end of each block."""
     position, size = 0, len(body)
     while position < size:
-        if position + _BLOCK.size > size:
+        if position + layout.BLOCK.size > size:
             _refuse("the body is cut short")
-        kind, length = _BLOCK.unpack_from(body, position)
-        start = position + _BLOCK.size
+        kind, length = layout.BLOCK.unpack_from(body, position)
+        start = position + layout.BLOCK.size
         position = start + length
         if position > size:
             _refuse("a block is longer than its body")
@@ -163,10 +157,10 @@ def _message(body: bytes, start: int, end: int) -> model.NodeMessage:
 
 def _rows(body: bytes, start: int, end: int) -> model.MetricBlock:
     reader = _Reader(body, start, end)
-    head = _ROWS.unpack_from(body, reader.take(_ROWS.size))
+    head = layout.ROWS_HEAD.unpack_from(body, reader.take(layout.ROWS_HEAD.size))
     rows, step_mode, progress_mode, time_mode, high, low = head
     size = (high << 16) + low
-    if not 0 < rows <= wire.MAX_LINES:
+    if not 0 < rows <= layout.MAX_LINES:
         _refuse("a block has no rows, or too many")
     begin = reader.take(size)
     # What is that long is one row's alone, and not worth its memory.
@@ -193,9 +187,9 @@ def _shape(table: bytes) -> _Shape:
     others: list[tuple[str, int, int]] = []
     reader = _Reader(table, 0, len(table))
     while reader.position < len(table):
-        kind, presence, length = _COLUMN.unpack_from(table, reader.take(_COLUMN.size))
+        kind, presence, length = layout.COLUMN_HEAD.unpack_from(table, reader.take(layout.COLUMN_HEAD.size))
         begin = reader.take(length)
-        if not wire.FLOAT64 <= kind <= wire.JSON or presence not in (wire.EVERY, wire.BITMAP):
+        if not layout.FLOAT64 <= kind <= layout.JSON or presence not in (layout.EVERY, layout.BITMAP):
             _refuse("a column has an unknown type")
         if length > _MAX_NAME:
             _refuse("a name is too long")
@@ -204,19 +198,19 @@ def _shape(table: bytes) -> _Shape:
             name = table[begin : begin + length].decode().replace("\0", "\ufffd")
         except UnicodeDecodeError:
             _refuse("a name is not text")
-        if kind == wire.FLOAT64 and presence == wire.EVERY and not others:
+        if kind == layout.FLOAT64 and presence == layout.EVERY and not others:
             floats.append(name)
         else:
             others.append((name, kind, presence))
-    typed = {(name, wire.FLOAT64) for name in floats} | {(name, kind) for name, kind, _ in others}
+    typed = {(name, layout.FLOAT64) for name in floats} | {(name, kind) for name, kind, _ in others}
     if len(typed) != len(floats) + len(others):
         _refuse("a column stands twice")
     return _Shape(tuple(floats), tuple(others), mixed=len({name for name, _ in typed}) < len(typed))
 
 
 def _steps(reader: _Reader, rows: int, mode: int) -> tuple[np.ndarray | None, _Mask]:
-    if mode == wire.AFFINE:
-        first, stride = _AFFINE.unpack_from(reader.body, reader.take(_AFFINE.size))
+    if mode == layout.AFFINE:
+        first, stride = layout.STEPS.unpack_from(reader.body, reader.take(layout.STEPS.size))
         if first + (rows - 1) * stride not in _INT64:
             _refuse("steps leave the range of 64 bits")
         return _COUNTED[:rows] * stride + first, None
@@ -233,19 +227,19 @@ def _progress(reader: _Reader, rows: int, mode: int) -> np.ndarray | None:
 
 
 def _times(reader: _Reader, rows: int, mode: int) -> tuple[np.ndarray | None, _Mask]:
-    if mode != wire.DELTAS:
+    if mode != layout.DELTAS:
         return _optional(reader, "<i8", rows, mode)
-    (first,) = _INT.unpack_from(reader.body, reader.take(_INT.size))
+    (first,) = layout.FIRST_TIME.unpack_from(reader.body, reader.take(layout.FIRST_TIME.size))
     return reader.array("<u4", rows, 4) + np.int64(min(first, _LAST_FIRST)), None
 
 
 def _optional(reader: _Reader, dtype: str, rows: int, mode: int) -> tuple[np.ndarray | None, _Mask]:
     """Read 8-byte numbers of which some or all rows may have none; those get 0."""
-    if mode == wire.ABSENT:
+    if mode == layout.ABSENT:
         return None, None
-    if mode == wire.RAW:
+    if mode == layout.RAW:
         return reader.array(dtype, rows, 8), None
-    if mode != wire.SOME:
+    if mode != layout.SOME:
         _refuse("an unknown mode")
     present = reader.bitmap(rows)
     values = np.zeros(rows, dtype)
@@ -254,13 +248,13 @@ def _optional(reader: _Reader, dtype: str, rows: int, mode: int) -> tuple[np.nda
 
 
 def _column(reader: _Reader, rows: int, name: str, kind: int, presence: int) -> model.MetricColumn:
-    present = reader.bitmap(rows) if presence == wire.BITMAP else None
+    present = reader.bitmap(rows) if presence == layout.BITMAP else None
     count = rows if present is None else int(np.count_nonzero(present))
-    if kind == wire.FLOAT64:
+    if kind == layout.FLOAT64:
         return model.MetricColumn(name, present, reader.array("<f8", count, 8))
-    if kind == wire.INT64:
+    if kind == layout.INT64:
         return model.MetricColumn(name, present, reader.array("<i8", count, 8))
-    if kind == wire.BOOL:
+    if kind == layout.BOOL:
         flags = reader.array("u1", count, 1)
         if count and flags.max() > 1:
             _refuse("a boolean is neither 0 nor 1")

@@ -23,7 +23,7 @@ from hpctrack.stream.collector import arrays, reassembly
 from hpctrack.stream.collector.figures import Stored, of
 from hpctrack.stream.collector.reassembly import Range, Reassembly, Verdict
 from hpctrack.stream.collector.worker import Worker, session
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams
 from hpctrack.stream.wire.names import JournalKey
 
 if TYPE_CHECKING:
@@ -220,10 +220,10 @@ class Committer(Worker):
         header, run_key = datagram.header, datagram.run.key
         credit = self._credit(key)
         if verdict is Verdict.HELD:
-            return wire.held(header, run_key, self._reassembly.tail(key), credit), datagram.address
+            return datagrams.held(header, run_key, self._reassembly.tail(key), credit), datagram.address
         if verdict is Verdict.DROPPED:
             header = _without_echo(header)
-        return wire.answer(header, run_key, self._reassembly.watermark(key), credit), datagram.address
+        return datagrams.answer(header, run_key, self._reassembly.watermark(key), credit), datagram.address
 
     def _acknowledge(self, key: JournalKey, datagram: Datagram) -> Addressed:
         """Return the answer to the datagram of a journal that arrived last, after the commit."""
@@ -231,7 +231,7 @@ class Committer(Worker):
         watermark = self._reassembly.watermark(key)
         if header.end > watermark:  # it was not stored after all
             header = _without_echo(header)
-        return wire.answer(header, datagram.run.key, watermark, self._credit(key)), datagram.address
+        return datagrams.answer(header, datagram.run.key, watermark, self._credit(key)), datagram.address
 
     def _credit(self, key: JournalKey) -> int:
         fill = max(self._intake.fill, self._reassembly.size / reassembly.IN_ALL)
@@ -297,7 +297,7 @@ class _Deadline:
         return time.monotonic() >= self._until
 
 
-def _without_echo(header: wire.Header) -> wire.Header:
+def _without_echo(header: datagrams.Header) -> datagrams.Header:
     """Return the header of a datagram that is not kept: its echo would say that it is."""
     return header._replace(echo=0)
 

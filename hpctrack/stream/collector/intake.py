@@ -14,7 +14,7 @@ from hpctrack import errors
 from hpctrack.stream.collector import arrays
 from hpctrack.stream.collector.figures import UNKNOWN_RUN, Received
 from hpctrack.stream.collector.worker import Worker
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams, layout
 from hpctrack.stream.wire.names import JournalKey, RunName
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _MAX_ADDRESSES = 10_000
 class Datagram(NamedTuple):
     """A verified DATA datagram."""
 
-    header: wire.Header
+    header: datagrams.Header
     body: bytes
     run: RunKey
     address: bytes
@@ -254,11 +254,11 @@ class Receiver(Worker):
         """Return a datagram that is for us and under its run's key; counts why not, otherwise."""
         data, address = arrived
         try:
-            header = wire.peek(data)
+            header = datagrams.peek(data)
         except errors.WireError as error:
             self.refused[str(error)] += 1
             return None
-        if header.kind not in (wire.DATA, wire.PING):
+        if header.kind not in (layout.DATA, layout.PING):
             self.refused["wrong kind"] += 1
             return None
         name = RunName(header.submission, header.task)
@@ -267,32 +267,32 @@ class Receiver(Worker):
             if not self._keys.want(name, arrived):
                 self.refused[UNKNOWN_RUN] += 1
             return None
-        if not wire.verified(run.key, data):
+        if not datagrams.verified(run.key, data):
             self.refused["wrong MAC"] += 1
             return None
         self._floods.pop(address, None)
-        if header.kind == wire.PING:
+        if header.kind == layout.PING:
             self._answer(header, run, address)
             return None
         return self._open(header, run, arrived)
 
-    def _answer(self, header: wire.Header, run: RunKey, address: bytes) -> None:
+    def _answer(self, header: datagrams.Header, run: RunKey, address: bytes) -> None:
         """Answer a PING."""
         self.pings += 1
         watermark = self._watermark(JournalKey(run.run_id, header.journal.hex()))
-        self._socket.send([(wire.answer(header, run.key, watermark, watermark), address)])
+        self._socket.send([(datagrams.answer(header, run.key, watermark, watermark), address)])
 
-    def _open(self, header: wire.Header, run: RunKey, arrived: Addressed) -> Datagram | None:
+    def _open(self, header: datagrams.Header, run: RunKey, arrived: Addressed) -> Datagram | None:
         """Return a verified DATA datagram, opened; a submission without a run has no data."""
         data, address = arrived
         if not run.run_id:
             self.refused[UNKNOWN_RUN] += 1
             return None
-        body = wire.body(run.key, data)
+        body = datagrams.body(run.key, data)
         return Datagram(header, body, run, address, _decoded(header, body))
 
 
-def _decoded(header: wire.Header, body: bytes) -> model.Contents | None:
+def _decoded(header: datagrams.Header, body: bytes) -> model.Contents | None:
     if header.parts > 1:
         return None
     try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from hpctrack import model
-    from hpctrack.stream.wire import wire
+    from hpctrack.stream.wire import datagrams
     from hpctrack.stream.wire.names import JournalKey
 
 #: Bytes that may be held of one journal, of a run, of a user's runs, and in all.
@@ -59,7 +59,7 @@ class Verdict(enum.Enum):
 class Range(NamedTuple):
     """A complete range of a journal; ``body`` is that of all its parts, joined."""
 
-    header: wire.Header
+    header: datagrams.Header
     body: bytes
     contents: model.Contents | None = None
     """The body decoded, if that was done; what is held is kept small, without it."""
@@ -153,7 +153,7 @@ class Reassembly:
     def arrive(
         self,
         key: JournalKey,
-        header: wire.Header,
+        header: datagrams.Header,
         body: bytes,
         now: float,
         contents: model.Contents | None = None,
@@ -224,7 +224,7 @@ class Reassembly:
         self._charge(key, len(whole.body) + _OVERHEAD)
         return True
 
-    def _keep_part(self, key: JournalKey, header: wire.Header, body: bytes) -> bool:
+    def _keep_part(self, key: JournalKey, header: datagrams.Header, body: bytes) -> bool:
         journal = self._journals[key]
         name = (header.start, header.end, header.parts)
         if header.part in journal.parts.get(name, ()):
@@ -235,7 +235,7 @@ class Reassembly:
         self._charge(key, len(body) + _OVERHEAD)
         return True
 
-    def _complete(self, key: JournalKey, header: wire.Header) -> Range | None:
+    def _complete(self, key: JournalKey, header: datagrams.Header) -> Range | None:
         """Return a range whose parts have all arrived."""
         name = (header.start, header.end, header.parts)
         bodies = self._journals[key].parts[name]

@@ -12,7 +12,7 @@ from hpctrack.run import words
 from hpctrack.store.write import collectors, registration
 from hpctrack.stream.collector.keys import RunKey
 from hpctrack.stream.collector.worker import Worker, session
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import ciphers
 from hpctrack.stream.wire.names import RunName
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Registrar(Worker):
 def _key(task: int, run_id: int, secret: bytes, user: str) -> RunKey | None:
     """Return a run's key; None, and a line in the log, for a run of which nobody can make one."""
     try:
-        return RunKey(run_id, wire.run_key(secret, task), user)
+        return RunKey(run_id, ciphers.run_key(secret, task), user)
     except errors.WireError as error:
         _log.warning("run %d: %s", run_id, error)
         return None

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpctrack import errors
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import ciphers, datagrams, layout
 from hpctrack.stream.wire.names import TASK_NONE, Address
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def ping(address: str, submission: bytes, secret: bytes, seconds: float) -> floa
     The run is that of a submission without tasks. Raises `errors.CollectorUnavailable` for a host that has no
     address, or on which nobody listens.
     """
-    key = wire.run_key(secret, TASK_NONE)
+    key = ciphers.run_key(secret, TASK_NONE)
     try:
         family, place = Address.parse(address).resolve()[0]
     except (OSError, ValueError) as error:  # UnicodeError is a ValueError
@@ -46,11 +46,11 @@ def _await(sock: socket.socket, key: bytes, submission: bytes, deadline: float) 
     while (now := time.monotonic()) < deadline:
         token = len(sent) + 1
         sent[token] = now
-        header = wire.Header(wire.PING, submission, TASK_NONE, 0, journal, 0, 0, token)
-        sock.send(wire.seal(key, header))
+        header = datagrams.Header(layout.PING, submission, TASK_NONE, 0, journal, 0, 0, token)
+        sock.send(datagrams.seal(key, header))
         for answer in _answers(sock, min(now + _PAUSE, deadline)):
-            header = wire.peek(answer)
-            if header.kind == wire.PONG and header.echo in sent and wire.verified(key, answer):
+            header = datagrams.peek(answer)
+            if header.kind == layout.PONG and header.echo in sent and datagrams.verified(key, answer):
                 return time.monotonic() - sent[header.echo]
     return None
 
@@ -60,9 +60,9 @@ def _answers(sock: socket.socket, deadline: float) -> Iterator[bytes]:
     while (rest := deadline - time.monotonic()) > 0:
         if not select.select([sock], [], [], rest)[0]:
             return
-        answer = sock.recv(wire.MAX_DATAGRAM + 1)
+        answer = sock.recv(layout.MAX_DATAGRAM + 1)
         try:
-            wire.peek(answer)
+            datagrams.peek(answer)
         except errors.WireError:
             continue
         yield answer

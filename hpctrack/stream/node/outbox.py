@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpctrack import errors
 from hpctrack.stream.disk.marks import next_name
 from hpctrack.stream.node.window import Window
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, ciphers, datagrams, journal, layout
 from hpctrack.stream.wire.names import Address, RunName
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Run(NamedTuple):
     @classmethod
     def of(cls, record: Record, task: int) -> Run:
         """Return the run of a submission record and one of its tasks."""
-        return cls(RunName.of(record.uuid, task), wire.run_key(bytes.fromhex(record.secret), task))
+        return cls(RunName.of(record.uuid, task), ciphers.run_key(bytes.fromhex(record.secret), task))
 
     def __repr__(self) -> str:
         return f"<Run {self.name.submission.hex()}:{self.name.task}>"  # the key is for no log
@@ -166,10 +166,10 @@ class Outbox:
 
     def _waiting(self, now: float) -> Iterator[bytes]:
         for flight in self._window.send(now):
-            yield wire.sign(
+            yield datagrams.sign(
                 self._run.key,
-                wire.Header(
-                    wire.DATA,
+                datagrams.Header(
+                    layout.DATA,
                     *self._run.name,
                     self._shipments[flight.stream.journal].tail.attempt,
                     flight.stream.journal,
@@ -186,12 +186,12 @@ class Outbox:
         """Cut the next range of a journal; False if there is nothing to cut."""
         if not shipment.has_line():
             return False
-        body, count = wire.pack(itertools.islice(shipment.lines, shipment.next, None))
+        body, count = bodies.pack(itertools.islice(shipment.lines, shipment.next, None))
         end = shipment.lines[shipment.next + count - 1].end
-        if len(body) > wire.MAX_BODY * wire.MAX_PARTS:
+        if len(body) > layout.MAX_BODY * layout.MAX_PARTS:
             body = self._torn(shipment, end)
         shipment.next += count
-        self._window.add(shipment.stream, end, wire.contents(self._run.key, body))
+        self._window.add(shipment.stream, end, datagrams.contents(self._run.key, body))
         return True
 
     def _torn(self, shipment: _Shipment, end: int) -> bytes:
@@ -199,17 +199,19 @@ class Outbox:
         line, doubts = shipment.lines[shipment.next], shipment.tail.doubts
         if doubts is not None and doubts.wants_torn:
             doubts.note_too_large(len(line.cells) if isinstance(line, journal.Row) else 1)
-        return wire.pack([journal.Torn(end)])[0]
+        return bodies.pack([journal.Torn(end)])[0]
 
     def receive(self, datagram: bytes, now: float) -> bool:
         """Take in an answer; whether it is one to this run, under its key."""
         try:
-            header = wire.peek(datagram)
+            header = datagrams.peek(datagram)
         except errors.WireError:
             return False
         if (header.submission, header.task) != self._run.name:
             return False
-        if header.kind not in (wire.ACK, wire.HELD, wire.PONG) or not wire.verified(self._run.key, datagram):
+        if header.kind not in (layout.ACK, layout.HELD, layout.PONG) or not datagrams.verified(
+            self._run.key, datagram
+        ):
             return False
         self.heard = now
         cut = self._window.answered(header, now)
@@ -307,7 +309,7 @@ class Link:
         for one in self._sockets.values():
             try:
                 while True:
-                    yield one.recv(wire.MAX_DATAGRAM + 1)
+                    yield one.recv(layout.MAX_DATAGRAM + 1)
             except OSError:
                 continue
 

@@ -11,7 +11,7 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING
 
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams, layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -280,7 +280,7 @@ class Window:
 
     # --- answers ---
 
-    def answered(self, header: wire.Header, now: float) -> tuple[Stream, int] | None:
+    def answered(self, header: datagrams.Header, now: float) -> tuple[Stream, int] | None:
         """Take in an answer whose MAC is right.
 
         Returns a stream and the offset from where its journal must be cut anew, if that is so.
@@ -298,7 +298,7 @@ class Window:
             if header.echo <= stream.mark and now - stream.advanced < _STALE:
                 return None
             return self._cut_anew(stream, header.start, header.end, now)
-        if header.kind == wire.HELD:
+        if header.kind == layout.HELD:
             self._take_held(stream, header.start, header.end, arrived)
             return None
         return self._take_watermark(stream, header, arrived, now)
@@ -325,7 +325,7 @@ class Window:
                 self._lose(flight)
 
     def _take_watermark(
-        self, stream: Stream, header: wire.Header, arrived: tuple[Flight, float] | None, now: float
+        self, stream: Stream, header: datagrams.Header, arrived: tuple[Flight, float] | None, now: float
     ) -> tuple[Stream, int] | None:
         watermark = header.start
         stream.credit = max(header.end, watermark)

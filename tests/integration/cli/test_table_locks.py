@@ -17,7 +17,7 @@ from hpctrack.store import database as store
 from hpctrack.store import locked
 from hpctrack.store.schema import setup
 from hpctrack.store.write import registration
-from hpctrack.stream.wire import records, wire
+from hpctrack.stream.wire import datagrams, records
 from tests.support.collectors import Collector
 from tests.support.commands import PROGRAM, environment
 from tests.support.roles import PASSWORD
@@ -189,7 +189,7 @@ def test_the_collector_names_the_session_and_loses_nothing(roles, hold, table):
         with hold(table) as session:
             for number in range(1, 4):
                 header = sender.header(b"journal1", 100 * number, 100 * number + 100)
-                sender.send(wire.seal(sender.key, header, rows(3 * number)))
+                sender.send(datagrams.seal(sender.key, header, rows(3 * number)))
             trouble = "SELECT stats->>'trouble' FROM collectors"
             eventually(lambda: session in (roles.query("owner", trouble)[0][0] or ""))
             assert sender.answer(0.01) is None or sender.acknowledged[b"journal1"] == 100

@@ -15,7 +15,7 @@ import sqltrack
 from hpctrack import errors
 from hpctrack.store import database as store
 from hpctrack.store.write import registration
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams
 from tests.support.collectors import Collector
 from tests.support.roles import PASSWORD
 from tests.support.sender import Sender, message, rows, stats
@@ -264,7 +264,7 @@ def test_a_submission_without_runs_gets_an_echo_and_nothing_else(roles, collect_
     with registration.trial(roles.connect("alice"), record):
         sender = Sender(address, uuid.UUID(record.uuid), bytes.fromhex(record.secret))
         sender.ping()
-        sender.send(wire.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0)))
+        sender.send(datagrams.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0)))
         eventually(lambda: stats(roles.connect("owner"))["received"].get("unknown run"))
     for table in ("runs", "run_keys", "metrics", "rejected", "experiments"):
         assert roles.query("owner", f"SELECT count(*) FROM {table}") == [(0,)], table
@@ -336,7 +336,7 @@ def test_what_is_under_way_for_a_deleted_run_reaches_no_other(roles, collect_as,
             message("start", time=1.7e9, env={"OF": "alice"}), message("fin", **fin)]  # fmt: skip
     for number, body in enumerate(told, 1):
         header = sender.header(journal, 100 * number, 100 * number + 100)
-        sender.send(wire.seal(sender.key, header, body))
+        sender.send(datagrams.seal(sender.key, header, body))
     # Whatever comes behind it shows that this was looked at: of another run, and of the same.
     eventually(lambda: roles.query("owner", "SELECT reason FROM rejected") != [])
     for query in (
@@ -362,7 +362,7 @@ def test_a_run_that_was_given_another_name_gets_nothing_under_the_old_one(roles,
     alice = roles.connect("alice")
     alice.execute("UPDATE runs SET task = 7 WHERE id = %s", [first])
     alice.execute("UPDATE runs SET submission = %s WHERE id = %s", [records[0].uuid, second])
-    senders[0].send(wire.seal(senders[0].key, senders[0].header(b"journal1", 100, 200), rows(10)))
+    senders[0].send(datagrams.seal(senders[0].key, senders[0].header(b"journal1", 100, 200), rows(10)))
     eventually(lambda: roles.query("owner", "SELECT reason FROM rejected") != [])
     assert roles.query("alice", steps, first) == [([0, 1, 2],)]
     senders[0].ship(b"journal3", [rows(20)])

@@ -15,7 +15,7 @@ from hpctrack import model
 from hpctrack.store import database as store
 from hpctrack.store.ingest import ingestion, metrics
 from hpctrack.stream.collector import arrays
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, journal
 from tests.support.journals import A, Journal, bits
 
 ROWS = 2 * metrics._MANY
@@ -28,7 +28,7 @@ def pieces(run_id: int, *, first: int = 0, **values: float) -> list[model.Piece]
         lines = [
             journal.Row.of(0, step, None, None, values or {"x": 1.0}) for step in range(start, start + 100)
         ]
-        body, _ = wire.pack(lines, 1 << 20)
+        body, _ = bodies.pack(lines, 1 << 20)
         end = start + 100
         found.append(model.Piece(run_id, A, 0, start, end, arrays.decode(body), body))
     return found
@@ -148,7 +148,7 @@ def test_a_run_that_is_deleted_meanwhile_takes_its_rows_along(database, connecti
                 time.sleep(0.01)
         return frozenset()
 
-    body, _ = wire.pack([journal.Message(0, "hello", "{}")])
+    body, _ = bodies.pack([journal.Message(0, "hello", "{}")])
     hello = model.Piece(other_id, A, 0, 0, 100, arrays.decode(body), body)
     ingestion.Ingestion(connection, observe).store([*pieces(run_id), hello])
     thread.join(30)
@@ -190,7 +190,7 @@ def test_values_of_a_large_batch_come_back_bit_for_bit(connection, run):
     lines = [journal.Row.of(0, step, None, None, {"x": value}) for step, value in enumerate(given)]
     batch = []
     for start in range(0, ROWS, 100):
-        body, _ = wire.pack(lines[start : start + 100], 1 << 20)
+        body, _ = bodies.pack(lines[start : start + 100], 1 << 20)
         batch.append(model.Piece(run_id, A, 0, start, start + 100, arrays.decode(body), body))
     ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), auto_columns=True)
     assert ingest.store(batch).counts["rows"] == ROWS

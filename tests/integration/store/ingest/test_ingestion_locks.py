@@ -12,7 +12,7 @@ from hpctrack.store import database as store
 from hpctrack.store.ingest import ingestion
 from hpctrack.store.write import collectors, reconciled
 from hpctrack.stream.collector import arrays
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, journal
 from tests.support.journals import A
 from tests.support.waiting import eventually
 
@@ -22,7 +22,7 @@ ENDED = "administrator command|server closed the connection"
 
 def piece(run_id: int, number: int, line: journal.Line) -> model.Piece:
     """Return the piece of this number of a journal: one line."""
-    body, _ = wire.pack([line])
+    body, _ = bodies.pack([line])
     start = 100 * number
     return model.Piece(run_id, A, 0, start, start + 100, arrays.decode(body), body)
 

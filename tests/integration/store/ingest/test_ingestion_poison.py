@@ -14,7 +14,7 @@ from hpctrack.store import locked
 from hpctrack.store.ingest import ingestion
 from hpctrack.store.ingest import memory as store_memory
 from hpctrack.stream.collector import arrays
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, journal
 from tests.support.journals import A, Journal, one, stored
 
 
@@ -250,8 +250,8 @@ def test_lines_of_one_piece_are_set_aside_together(connection, ingest, run):
 def test_what_only_a_newer_hpctrack_knows_is_kept_and_counted(connection, ingest, run):
     run_id = run()
     log = Journal(run_id)
-    body = struct.pack("<BI", 9, 3) + b"new" + wire.pack([journal.Message(0, "later", "[1]")])[0]
-    body += wire.pack([journal.Row.of(0, 1, None, None, {"x": 1.0})])[0]
+    body = struct.pack("<BI", 9, 3) + b"new" + bodies.pack([journal.Message(0, "later", "[1]")])[0]
+    body += bodies.pack([journal.Row.of(0, 1, None, None, {"x": 1.0})])[0]
     piece = log.lines()._replace(contents=arrays.decode(body), body=body)
     assert ingest.store([piece]).watermarks == {(run_id, A): 100}
     assert len(stored(connection, run_id)) == 1

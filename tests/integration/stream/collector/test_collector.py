@@ -18,7 +18,7 @@ import pytest
 from hpctrack.store import database as store
 from hpctrack.store.write import collectors
 from hpctrack.stream.collector import launch
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, ciphers, datagrams, journal, layout
 from tests.support.commands import PROGRAM, environment
 from tests.support.sender import Sender, logged, message, rows, stats, whole
 from tests.support.waiting import PATIENCE, eventually
@@ -29,9 +29,9 @@ def test_rows_are_acknowledged_once_they_are_committed(connection, collect, subm
     sender = Sender(collect().address(), *identity)
     sender.ping()
     name = b"journal1"
-    sender.send(wire.seal(sender.key, sender.header(name, 0, 100), rows(0)))
+    sender.send(datagrams.seal(sender.key, sender.header(name, 0, 100), rows(0)))
     answer = eventually(sender.answer)
-    assert (answer.kind, answer.start, answer.echo) == (wire.ACK, 100, sender.token)
+    assert (answer.kind, answer.start, answer.echo) == (layout.ACK, 100, sender.token)
     assert answer.end > 100
     assert logged(connection, run_id) == whole(3)
     assert connection.execute("SELECT watermark FROM streams").fetchall() == [(100,)]
@@ -44,19 +44,19 @@ def test_each_case_is_answered_as_the_wire_says(collect, submit):
     name = b"journal1"
 
     def ask(begin, end, **options):
-        sender.send(wire.seal(sender.key, sender.header(name, begin, end, **options), rows(begin)))
+        sender.send(datagrams.seal(sender.key, sender.header(name, begin, end, **options), rows(begin)))
         answer = eventually(sender.answer)
         return answer.kind, answer.start, answer.echo == sender.token
 
-    assert ask(0, 100) == (wire.ACK, 100, True)
-    assert ask(0, 100) == (wire.ACK, 100, True)  # it is in already
-    assert ask(50, 150)[:2] == (wire.ACK, 100)  # cut anew
+    assert ask(0, 100) == (layout.ACK, 100, True)
+    assert ask(0, 100) == (layout.ACK, 100, True)  # it is in already
+    assert ask(50, 150)[:2] == (layout.ACK, 100)  # cut anew
     assert sender.token not in (0, None)
     assert ask(50, 150)[2] is False
-    assert ask(200, 300) == (wire.HELD, 100, True)
-    assert ask(300, 400, part=1, parts=2) == (wire.HELD, 100, True)
-    assert ask(100, 200) == (wire.ACK, 300, True)  # and what was held with it
-    assert ask(300, 400, part=0, parts=2)[:2] == (wire.ACK, 400)
+    assert ask(200, 300) == (layout.HELD, 100, True)
+    assert ask(300, 400, part=1, parts=2) == (layout.HELD, 100, True)
+    assert ask(100, 200) == (layout.ACK, 300, True)  # and what was held with it
+    assert ask(300, 400, part=0, parts=2)[:2] == (layout.ACK, 400)
 
 
 @pytest.mark.parametrize("loss", [0.3, 0.7])
@@ -100,7 +100,7 @@ def test_sigterm_commits_and_acknowledges_what_has_arrived(connection, collect, 
     sender = Sender(process.address(), *identity)
     sender.ping()
     bodies = [rows(3 * i) for i in range(400)]
-    sender.send(*(wire.seal(sender.key, sender.header(b"journal1", 100 * i, 100 * i + 100), body)
+    sender.send(*(datagrams.seal(sender.key, sender.header(b"journal1", 100 * i, 100 * i + 100), body)
                   for i, body in enumerate(bodies)))  # fmt: skip
     assert process.end(signal.SIGTERM) == 0
     while sender.answer(0.1) is not None:
@@ -117,14 +117,14 @@ def test_strangers_get_no_answer_and_change_only_counters(connection, collect, s
     address = collect().address()
     sender, stranger = Sender(address, *identity), Sender(address, *identity)
     sender.ping()
-    good = wire.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0))
+    good = datagrams.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0))
     unknown = [
-        wire.seal(sender.key, sender.header(b"j" * 8, 0, 9)._replace(submission=os.urandom(16)))
+        datagrams.seal(sender.key, sender.header(b"j" * 8, 0, 9)._replace(submission=os.urandom(16)))
         for _ in range(300)
     ]
-    wrong_run = wire.seal(Sender(address, *other).key, sender.header(b"journal1", 0, 100), rows(0))
+    wrong_run = datagrams.seal(Sender(address, *other).key, sender.header(b"journal1", 0, 100), rows(0))
     answers = [
-        wire.seal(sender.key, sender.header(b"journal1", 0, 0)._replace(kind=kind)) for kind in (2, 4, 6)
+        datagrams.seal(sender.key, sender.header(b"journal1", 0, 0)._replace(kind=kind)) for kind in (2, 4, 6)
     ]
     garbage = [random.Random(i).randbytes(random.Random(i).randint(0, 1400)) for i in range(300)]
     flipped = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in range(0, len(good), 3)]
@@ -144,7 +144,7 @@ def test_a_flood_of_invented_runs_leaves_others_alone(connection, collect, submi
     run_id, *identity = submit()
     sender = Sender(collect().address(), *identity)
     flood = [
-        wire.seal(sender.key, sender.header(b"j" * 8, 0, 9)._replace(submission=os.urandom(16)))
+        datagrams.seal(sender.key, sender.header(b"j" * 8, 0, 9)._replace(submission=os.urandom(16)))
         for _ in range(3000)
     ]
     for _ in range(5):
@@ -192,13 +192,13 @@ def test_memory_is_bounded_while_postgresql_does_not_answer(settings, connection
     process = collect()
     sender = Sender(process.address(), *identity)
     sender.ping()
-    body = wire.pack([journal.Row.of(0, 0, None, None, {f"m{i}": 1.0 for i in range(80)})])[0]
+    body = bodies.pack([journal.Row.of(0, 0, None, None, {f"m{i}": 1.0 for i in range(80)})])[0]
     with store.connect(settings) as blocker:
         blocker.execute("LOCK TABLE streams, metrics IN ACCESS EXCLUSIVE MODE")
         deadline = time.monotonic() + PATIENCE
         # Nothing of it is acknowledged, and it is far more than what may wait.
         for i in range(130_000):
-            sender.send(wire.seal(sender.key, sender.header(b"junkjunk", 10 * i, 10 * i + 10), body))
+            sender.send(datagrams.seal(sender.key, sender.header(b"junkjunk", 10 * i, 10 * i + 10), body))
             assert time.monotonic() < deadline
         held = psutil.Process(process.process.pid).memory_info().rss
         assert sender.answer(0.0) is None
@@ -259,7 +259,7 @@ def test_no_password_and_no_key_is_logged_or_published(connection, settings, sub
     process.terminate()
     said = process.communicate(timeout=PATIENCE)[1] + str(published)
     assert "listens on" in said
-    for hidden in (settings.dsn["password"], secret.hex(), wire.run_key(secret, -1).hex()):
+    for hidden in (settings.dsn["password"], secret.hex(), ciphers.run_key(secret, -1).hex()):
         assert hidden not in said
 
 

@@ -11,7 +11,7 @@ import uuid
 
 import pytest
 
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams
 from tests.support.collectors import Collector
 from tests.support.commands import PROGRAM, environment
 from tests.support.ports import free_port
@@ -45,10 +45,10 @@ def test_what_happens_is_counted(connection, settings, collector, submit):
     sender = Sender(collector.address(), name, secret)
     sender.ship(NAME, [rows(0), rows(3), message("args", lr=1)])
     header = sender.header(NAME, 0, 100)
-    good = wire.seal(sender.key, header, rows(0))
+    good = datagrams.seal(sender.key, header, rows(0))
     sender.send(good)  # again
     sender.send(good[:-1] + bytes([good[-1] ^ 1]), b"x" * 100)
-    sender.send(wire.seal(sender.key, sender.header(NAME, 500, 600), rows(9)))  # beyond a gap
+    sender.send(datagrams.seal(sender.key, sender.header(NAME, 500, 600), rows(9)))  # beyond a gap
     connection.execute("ALTER TABLE metrics ADD CONSTRAINT small CHECK (x < 1000)")
     sender.ship(NAME, [rows(0), rows(3), message("args", lr=1), rows(2000)])
 
@@ -78,7 +78,7 @@ def test_what_happens_is_counted(connection, settings, collector, submit):
 
 def test_an_unknown_run_is_counted(settings, collector):
     sender = Sender(collector.address(), uuid.uuid4(), os.urandom(32))
-    sender.send(wire.seal(sender.key, sender.header(NAME, 0, 100), rows(0)))
+    sender.send(datagrams.seal(sender.key, sender.header(NAME, 0, 100), rows(0)))
     eventually(lambda: scrape(settings)["refused_datagrams_total unknown run"])
 
 

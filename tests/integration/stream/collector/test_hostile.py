@@ -12,7 +12,7 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.stream.collector import arrays
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, datagrams, journal, layout
 from tests.support.collectors import Collector
 from tests.support.commands import PROGRAM, environment
 from tests.support.sender import Sender, message, rows
@@ -58,7 +58,7 @@ def test_all_that_a_finished_run_sent_may_come_again(connection, collector, subm
         answers = 0
         while (answer := sender.answer()) is not None:
             answers += 1
-            assert (answer.kind, answer.start > 0) == (wire.ACK, True)
+            assert (answer.kind, answer.start > 0) == (layout.ACK, True)
         assert 0 < answers <= len(sent)  # none of which is longer than its question: no amplifier
     sender.ship(b"afterall", [rows(100)])  # all before it has been dealt with
     after = everything(connection)
@@ -78,7 +78,7 @@ def test_a_key_is_good_for_the_journals_of_its_own_run(connection, collector, su
     thief = Sender(address, name, secret)
     thief.ship(THEIRS, [rows(50), rows(60)])
     forged = Sender(address, other, secret)
-    forged.send(wire.seal(forged.key, forged.header(THEIRS, 100, 200), rows(70)))
+    forged.send(datagrams.seal(forged.key, forged.header(THEIRS, 100, 200), rows(70)))
     assert forged.answer() is None
     found = connection.execute("SELECT run_id, count(*), min(step) FROM metrics GROUP BY 1 ORDER BY 1")
     assert found.fetchall() == [(mine, 6, 50), (theirs, 3, 0)]
@@ -88,28 +88,28 @@ def test_a_key_is_good_for_the_journals_of_its_own_run(connection, collector, su
 
 def one_row(values: dict, **reserved) -> bytes:
     row = journal.Row.of(0, *map(reserved.get, ("step", "progress", "time")), values)
-    return wire.pack([row])[0]
+    return bodies.pack([row])[0]
 
 
 def absurdities() -> list[bytes]:
     """Return bodies that can be decoded, and mean nothing good."""
     far, edge = 9e12, (1 << 63) - 1
     times = [far, -2e11, 1e300, -1e300, math.inf, math.nan, "soon", None, [], {}]
-    bodies = [
+    absurd = [
         one_row({"x": 1.0}, step=step, time=time) for step in (edge, -edge - 1) for time in (far, -2e11)
     ]
-    bodies += [one_row({"x": 1.0}, progress=value) for value in (math.inf, -math.inf, math.nan)]
-    bodies += [one_row({"n" * 1024: 1.0, "": 2.0, "\0": 3.0, "\x1b[2J": "\x1b]0;x\a", "x": 10**300})]
-    bodies += [
+    absurd += [one_row({"x": 1.0}, progress=value) for value in (math.inf, -math.inf, math.nan)]
+    absurd += [one_row({"n" * 1024: 1.0, "": 2.0, "\0": 3.0, "\x1b[2J": "\x1b]0;x\a", "x": 10**300})]
+    absurd += [
         one_row({f"{i}": 1.0 for i in range(150)}),
-        wire.pack([journal.Row.of(0, *[None] * 3, {})] * 1024)[0],
+        bodies.pack([journal.Row.of(0, *[None] * 3, {})] * 1024)[0],
     ]
     for kind in ("hello", "start", "usage", "event", "fin", "args", "tags", "x" * 32):
-        bodies += [message(kind, time=time, attempt=-1, exit_code=1e300, node="n" * 900) for time in times]
-        bodies += [
-            wire.pack([journal.Message(0, kind, text)])[0] for text in ("[" * 1200, "1e999", "{", "\0")
+        absurd += [message(kind, time=time, attempt=-1, exit_code=1e300, node="n" * 900) for time in times]
+        absurd += [
+            bodies.pack([journal.Message(0, kind, text)])[0] for text in ("[" * 1200, "1e999", "{", "\0")
         ]
-    return bodies
+    return absurd
 
 
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
@@ -124,8 +124,8 @@ def test_absurd_contents_under_a_valid_key_harm_nobody_and_can_be_shown(
         where = number.to_bytes(8, "big")
         for begin, end in ((0, 1), ((1 << 63) - 2, (1 << 63) - 1)):
             header = villain.header(where, begin, end, attempt=number % 3 * 30_000)
-            villain.send(wire.seal(villain.key, header, body))
-        villain.send(wire.seal(villain.key, villain.header(where, 1, 1 << 62, part=9, parts=1024), body))
+            villain.send(datagrams.seal(villain.key, header, body))
+        villain.send(datagrams.seal(villain.key, villain.header(where, 1, 1 << 62, part=9, parts=1024), body))
         if number % 10 == 0:
             good.ship(MINE, [rows(3 * i) for i in range(1 + number // 10)])
     villain.ship(b"the last", [rows(100)])
@@ -152,8 +152,9 @@ def mutants(count: int):
         for step in range(9)
     ]  # fmt: skip
     seeds = [
-        wire.pack(lines)[0], rows(0), rows(5, 40), message("args", lr=1), message("usage", time=1, node="n"),
-        wire.pack([journal.Torn(9), *lines, journal.Message(0, "fin", "{}")])[0],
+        bodies.pack(lines)[0], rows(0), rows(5, 40),
+        message("args", lr=1), message("usage", time=1, node="n"),
+        bodies.pack([journal.Torn(9), *lines, journal.Message(0, "fin", "{}")])[0],
     ]  # fmt: skip
     for _ in range(count):
         body = bytearray(rng.choice(seeds))
@@ -172,7 +173,7 @@ def mutants(count: int):
                     del body[rng.randint(1, len(body)) :]
                 case 4:
                     body += rng.randbytes(rng.randrange(1, 40))
-        yield bytes(body[: wire.MAX_BODY])
+        yield bytes(body[: layout.MAX_BODY])
 
 
 def decoded(count: int) -> int:
@@ -207,7 +208,7 @@ def test_damaged_bodies_under_a_valid_key_harm_nobody_else(connection, collector
     good = Sender(address, *honest)
     for number, body in enumerate(mutants(2_000)):
         where = number.to_bytes(8, "big")
-        villain.send(wire.seal(villain.key, villain.header(where, 0, 100), body))
+        villain.send(datagrams.seal(villain.key, villain.header(where, 0, 100), body))
         if number % 100 == 0:
             good.ship(MINE, [rows(3 * i) for i in range(1 + number // 100)])
     assert collector.process.poll() is None

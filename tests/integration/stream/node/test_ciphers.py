@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpctrack import errors
-from hpctrack.stream.wire import ciphers, records, wire
+from hpctrack.stream.wire import ciphers, datagrams, records
 from tests.support.commands import PROGRAM
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
@@ -36,15 +36,15 @@ def ask(refusal: str, code: str) -> str:
 
 
 EXCHANGE = """
-from hpctrack.stream.wire import ciphers, wire
+from hpctrack.stream.wire import ciphers, datagrams, layout
 secret = ciphers.mint()
-key = wire.run_key(secret, 3)
-header = wire.Header(wire.DATA, b's' * 16, 3, 0, b'j' * 8, 0, 5)
-body = wire._BLOCK.pack(wire.MESSAGE, 6) + b'\\4hello'
-sealed = wire.seal(key, header, body)
+key = ciphers.run_key(secret, 3)
+header = datagrams.Header(layout.DATA, b's' * 16, 3, 0, b'j' * 8, 0, 5)
+body = layout.BLOCK.pack(layout.MESSAGE, 6) + b'\\4hello'
+sealed = datagrams.seal(key, header, body)
 assert b'hello' not in sealed
-assert wire.verified(key, sealed) and not wire.verified(wire.run_key(secret, 4), sealed)
-assert wire.body(key, sealed) == body
+assert datagrams.verified(key, sealed) and not datagrams.verified(ciphers.run_key(secret, 4), sealed)
+assert datagrams.body(key, sealed) == body
 print(secret.hex(), sealed.hex())
 """
 
@@ -53,26 +53,26 @@ print(secret.hex(), sealed.hex())
 def test_what_a_python_seals_that_refuses_blake2b_any_other_reads(refusal):
     secret, sealed = map(bytes.fromhex, ask(REFUSALS[refusal], EXCHANGE).split())
     assert (len(secret), secret[-1]) == (33, 1)
-    key = wire.run_key(secret, 3)
-    assert wire.verified(key, sealed)
-    assert wire.body(key, sealed).endswith(b"\4hello")
+    key = ciphers.run_key(secret, 3)
+    assert datagrams.verified(key, sealed)
+    assert datagrams.body(key, sealed).endswith(b"\4hello")
     damaged = sealed[:-1] + bytes((sealed[-1] ^ 1,))
-    assert not wire.verified(key, damaged)
+    assert not datagrams.verified(key, damaged)
 
 
 def test_what_it_can_not_read_it_says():
-    code = "from hpctrack import errors\nfrom hpctrack.stream.wire import wire\n"
-    code += "try: wire.run_key(b's' * 32, 1)\nexcept errors.WireError as error: print(error)"
+    code = "from hpctrack import errors\nfrom hpctrack.stream.wire import ciphers, datagrams, layout\n"
+    code += "try: ciphers.run_key(b's' * 32, 1)\nexcept errors.WireError as error: print(error)"
     assert "refuses BLAKE2b" in ask(REFUSALS["no _blake2"], code)
     with pytest.raises(errors.WireError):
-        wire.run_key(b"s" * 65, 1)
+        ciphers.run_key(b"s" * 65, 1)
 
 
 def test_both_suites_use_different_keys_for_each_purpose():
     for secret in (os.urandom(32), os.urandom(32) + b"\1"):
-        key = wire.run_key(secret, 1)
+        key = ciphers.run_key(secret, 1)
         assert len(key) == len(secret)
-        assert len({key[:32], secret[:32], *ciphers.keys(key), wire.run_key(secret, 2)[:32]}) == 5
+        assert len({key[:32], secret[:32], *ciphers.keys(key), ciphers.run_key(secret, 2)[:32]}) == 5
         assert ciphers.keystream(key, b"n" * 16, 100)[:64] == ciphers.keystream(key, b"n" * 16, 64)
         assert ciphers.keystream(key, b"m" * 16, 64) != ciphers.keystream(key, b"n" * 16, 64)
 

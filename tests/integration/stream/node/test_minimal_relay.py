@@ -15,7 +15,7 @@ import threading
 import pytest
 
 from hpctrack.script import journal_lines
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams, layout
 from tests.support.collectors import Collector
 from tests.support.journals import stored
 from tests.support.paths import DATA
@@ -100,10 +100,11 @@ class Network:
 
     def _forge(self, datagram: bytes) -> None:
         """Acknowledge everything, under no key, and under one that is not the run's."""
-        header = wire.peek(datagram)
+        header = datagrams.peek(datagram)
         for forged in (
-            wire.answer(header, bytes(32), 1 << 40, 1 << 41),
-            wire.answer(header, bytes(32), 1 << 40, 1 << 41)[: -wire.MAC_SIZE] + datagram[-wire.MAC_SIZE :],
+            datagrams.answer(header, bytes(32), 1 << 40, 1 << 41),
+            datagrams.answer(header, bytes(32), 1 << 40, 1 << 41)[: -layout.MAC_SIZE]
+            + datagram[-layout.MAC_SIZE :],
         ):
             self.forged += 1
             self._near.sendto(forged, self._relay)

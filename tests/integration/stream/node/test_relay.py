@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams
 from tests.support.relayed_job import LOG
 
 
@@ -86,7 +86,7 @@ def test_before_the_first_answer_only_ids_are_sent(job):
             received.append(silent.recv(2000))
     silent.close()
     assert received and len(received) < 30
-    bodies = {wire.body(job.key, datagram) for datagram in received}
+    bodies = {datagrams.body(job.key, datagram) for datagram in received}
     assert all(b"hello" in body or b"fin" in body for body in bodies)
     assert len(bodies) <= 2
 

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams, layout
 from tests.support.relayed_job import LOG, Job, MemoryCollector
 from tests.support.waiting import eventually
 
@@ -101,10 +101,10 @@ def test_answers_that_are_not_the_collectors_change_nothing(job, collector):
     forger = MemoryCollector(bytes(32))
 
     def forged(datagram: bytes) -> bytes:
-        return wire.answer(wire.peek(datagram), forger.key, 1 << 40, 1 << 41)
+        return datagrams.answer(datagrams.peek(datagram), forger.key, 1 << 40, 1 << 41)
 
     def grafted(datagram: bytes) -> bytes:
-        return forged(datagram)[: -wire.MAC_SIZE] + datagram[-wire.MAC_SIZE :]
+        return forged(datagram)[: -layout.MAC_SIZE] + datagram[-layout.MAC_SIZE :]
 
     def any_of_them(datagram: bytes) -> bytes:
         return next(kinds)(datagram)

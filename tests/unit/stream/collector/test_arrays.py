@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpctrack import errors, model
 from hpctrack.stream.collector import arrays
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, journal, layout
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 FLOATS = st.floats(allow_nan=True)
@@ -72,7 +72,7 @@ def expected(row: journal.Row) -> tuple:
 @given(st.lists(ROWS, min_size=1, max_size=12))
 @settings(max_examples=100, deadline=None)
 def test_rows_come_back_bit_for_bit(rows):
-    body, count = wire.pack(rows, 1 << 20)
+    body, count = bodies.pack(rows, 1 << 20)
     assert count == len(rows)
     (block,) = arrays.decode(body).blocks
     for got, row in zip(rows_of(block), rows, strict=True):
@@ -89,7 +89,7 @@ def test_messages_and_torn_lines_keep_their_place():
         journal.Message(4, "fin", "{}"),
         journal.Torn(5),
     ]
-    contents = arrays.decode(wire.pack(lines)[0])
+    contents = arrays.decode(bodies.pack(lines)[0])
     kinds = [getattr(block, "kind", "rows") for block in contents.blocks]
     assert kinds == ["hello", "rows", "fin"]
     assert contents.blocks[0].text == '{"a": "é"}'
@@ -99,14 +99,14 @@ def test_messages_and_torn_lines_keep_their_place():
 def test_a_gap_travels_alone():
     row = journal.Row.of(2, 1, None, None, {"x": 1.0})
     lines = [row, journal.Gap(900, 1 << 33), row]
-    assert wire.pack(lines)[1] == 1
-    body, count = wire.pack(lines[1:])
+    assert bodies.pack(lines)[1] == 1
+    body, count = bodies.pack(lines[1:])
     assert count == 1 and arrays.decode(body) == ([], 0, 1 << 33)
 
 
 def test_floats_in_every_row_are_one_matrix():
     rows = [journal.Row.of(0, i, None, 1e9, {"b": i + 0.5, "a": 1.0}) for i in range(5)]
-    (block,) = arrays.decode(wire.pack(rows)[0]).blocks
+    (block,) = arrays.decode(bodies.pack(rows)[0]).blocks
     assert set(block.names) == {"a", "b"}
     assert block.columns == ()
     assert block.matrix.shape == (2, 5)
@@ -123,52 +123,52 @@ def block(kind: int, content: bytes) -> bytes:
 def rows_block(
     rows: int, table: bytes = b"", data: bytes = b"", modes: tuple[int, int, int] = (0, 0, 0)
 ) -> bytes:
-    return block(wire.ROWS, struct.pack("<HBBBxH", rows, *modes, len(table)) + table + data)
+    return block(layout.ROWS, struct.pack("<HBBBxH", rows, *modes, len(table)) + table + data)
 
 
 def column(kind: int, presence: int, name: bytes) -> bytes:
     return struct.pack("<BBH", kind, presence, len(name)) + name
 
 
-FLOAT = column(wire.FLOAT64, 0, b"x")
+FLOAT = column(layout.FLOAT64, 0, b"x")
 NAN = struct.pack("<d", float("nan"))
 MALFORMED = {
     "cut short": b"\x01\x00",
-    "longer than its body": struct.pack("<BI", wire.ROWS, 1 << 31) + b"x",
-    "no head": block(wire.ROWS, b"\0\0\0"),
+    "longer than its body": struct.pack("<BI", layout.ROWS, 1 << 31) + b"x",
+    "no head": block(layout.ROWS, b"\0\0\0"),
     "no rows": rows_block(0),
-    "too many rows": rows_block(65535, modes=(wire.AFFINE, 0, 0), data=struct.pack("<qq", 0, 1)),
+    "too many rows": rows_block(65535, modes=(layout.AFFINE, 0, 0), data=struct.pack("<qq", 0, 1)),
     "too many rows in all": rows_block(1000) + rows_block(1000),
     "too many messages": (struct.pack("<BIB", 2, 4, 1) + b"a{}") * 1025,
     "too many blocks of a kind that nobody knows": struct.pack("<BI", 9, 0) * 1025,
     "too many lines": rows_block(1000) + struct.pack("<BI", 9, 0) * 25,
     "unknown mode": rows_block(1, modes=(9, 0, 0)),
-    "affine progress": rows_block(1, modes=(0, wire.AFFINE, 0), data=bytes(16)),
-    "table beyond the block": block(wire.ROWS, struct.pack("<HBBBxH", 1, 0, 0, 0, 999)),
+    "affine progress": rows_block(1, modes=(0, layout.AFFINE, 0), data=bytes(16)),
+    "table beyond the block": block(layout.ROWS, struct.pack("<HBBBxH", 1, 0, 0, 0, 999)),
     "half a column": rows_block(1, b"\x01\x00"),
     "name beyond the table": rows_block(1, struct.pack("<BBH", 1, 0, 50) + b"x"),
     "unknown type": rows_block(1, column(9, 0, b"x")),
     "unknown presence": rows_block(1, column(1, 7, b"x")),
     "name not UTF-8": rows_block(1, column(1, 0, b"\xff"), bytes(8)),
     "column twice": rows_block(1, FLOAT + FLOAT, bytes(16)),
-    "two values of a name": rows_block(1, FLOAT + column(wire.INT64, 0, b"x"), bytes(16)),
+    "two values of a name": rows_block(1, FLOAT + column(layout.INT64, 0, b"x"), bytes(16)),
     "values missing": rows_block(2, FLOAT, bytes(8)),
     "bytes left over": rows_block(1, FLOAT, bytes(9)),
     "bits beyond the rows": rows_block(1, column(1, 1, b"x"), b"\xff" + bytes(8)),
-    "boolean of 2": rows_block(1, column(wire.BOOL, 0, b"x"), b"\x02"),
-    "text longer than its block": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 1 << 31)),
-    "text not JSON": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 1) + b"{"),
-    "text of a list": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 2) + b"[]"),
-    "text of true": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 4) + b"true"),
-    "text not UTF-8": rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 3) + b'"\xff"'),
-    "nan as progress": rows_block(1, modes=(0, wire.RAW, 0), data=NAN),
+    "boolean of 2": rows_block(1, column(layout.BOOL, 0, b"x"), b"\x02"),
+    "text longer than its block": rows_block(1, column(layout.JSON, 0, b"x"), struct.pack("<I", 1 << 31)),
+    "text not JSON": rows_block(1, column(layout.JSON, 0, b"x"), struct.pack("<I", 1) + b"{"),
+    "text of a list": rows_block(1, column(layout.JSON, 0, b"x"), struct.pack("<I", 2) + b"[]"),
+    "text of true": rows_block(1, column(layout.JSON, 0, b"x"), struct.pack("<I", 4) + b"true"),
+    "text not UTF-8": rows_block(1, column(layout.JSON, 0, b"x"), struct.pack("<I", 3) + b'"\xff"'),
+    "nan as progress": rows_block(1, modes=(0, layout.RAW, 0), data=NAN),
     "steps beyond 64 bits": rows_block(3, modes=(3, 0, 0), data=struct.pack("<qq", 1, (1 << 63) - 1)),
-    "message without kind": block(wire.MESSAGE, b""),
-    "message of a bad kind": block(wire.MESSAGE, b"\x02a b{}"),
-    "message cut short": block(wire.MESSAGE, b"\x09abc"),
-    "message not UTF-8": block(wire.MESSAGE, b"\x01a\xff"),
-    "torn of a wrong size": block(wire.TORN, b"\0"),
-    "a gap of a wrong size": block(wire.GAP, bytes(4)),
+    "message without kind": block(layout.MESSAGE, b""),
+    "message of a bad kind": block(layout.MESSAGE, b"\x02a b{}"),
+    "message cut short": block(layout.MESSAGE, b"\x09abc"),
+    "message not UTF-8": block(layout.MESSAGE, b"\x01a\xff"),
+    "torn of a wrong size": block(layout.TORN, b"\0"),
+    "a gap of a wrong size": block(layout.GAP, bytes(4)),
 }  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def test_what_the_wire_does_not_allow_is_refused(body):
 
 
 def test_a_block_of_an_unknown_kind_is_kept_as_it_came():
-    body = block(200, b"of the future") + block(wire.TORN, struct.pack("<I", 3))
+    body = block(200, b"of the future") + block(layout.TORN, struct.pack("<I", 3))
     assert arrays.decode(body) == model.Contents([model.UnknownBlock(200, b"of the future")], 3)
 
 
@@ -190,7 +190,7 @@ def test_a_name_with_a_nul_is_kept_as_far_as_postgresql_can():
 
 def test_times_at_the_end_of_time_do_not_overflow():
     data = struct.pack("<qI", (1 << 63) - 1, 5)
-    (found,) = arrays.decode(rows_block(1, modes=(0, 0, wire.DELTAS), data=data)).blocks
+    (found,) = arrays.decode(rows_block(1, modes=(0, 0, layout.DELTAS), data=data)).blocks
     assert found.times[0] > 1 << 62
 
 
@@ -203,13 +203,13 @@ def test_random_bytes_are_decoded_or_refused(body):
         contents = arrays.decode(body)
     except errors.WireError:
         return
-    assert sum(b.rows for b in contents.blocks if isinstance(b, model.MetricBlock)) <= wire.MAX_LINES
+    assert sum(b.rows for b in contents.blocks if isinstance(b, model.MetricBlock)) <= layout.MAX_LINES
 
 
 @given(st.lists(ROWS, min_size=1, max_size=5), st.data())
 @settings(max_examples=100, deadline=None)
 def test_damaged_bodies_are_decoded_or_refused(rows, data):
-    body = bytearray(wire.pack(rows, 1 << 20)[0])
+    body = bytearray(bodies.pack(rows, 1 << 20)[0])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(errors.WireError):
@@ -218,10 +218,10 @@ def test_damaged_bodies_are_decoded_or_refused(rows, data):
 
 def test_absurd_counts_allocate_nothing():
     absurd = [
-        rows_block(wire.MAX_LINES, column(1, 0, b"x")),
-        rows_block(wire.MAX_LINES, column(wire.JSON, 0, b"x"), bytes(4)),
-        block(wire.MESSAGE, b"\xff"),
-        rows_block(1, column(wire.JSON, 0, b"x"), struct.pack("<I", 0xFFFFFFFF)),
+        rows_block(layout.MAX_LINES, column(1, 0, b"x")),
+        rows_block(layout.MAX_LINES, column(layout.JSON, 0, b"x"), bytes(4)),
+        block(layout.MESSAGE, b"\xff"),
+        rows_block(1, column(layout.JSON, 0, b"x"), struct.pack("<I", 0xFFFFFFFF)),
     ]
     tracemalloc.start()
     try:
@@ -243,12 +243,12 @@ def test_absurd_counts_allocate_nothing():
     ],
 )
 def test_the_footprint_is_about_what_it_takes(values):
-    body, _ = wire.pack([journal.Row.of(0, step, None, 1.7e9, values) for step in range(100)])
-    bodies = [bytes(bytearray(body)) for _ in range(100)]
+    body, _ = bodies.pack([journal.Row.of(0, step, None, 1.7e9, values) for step in range(100)])
+    copies = [bytes(bytearray(body)) for _ in range(100)]
     arrays.decode(body)
     tracemalloc.start()
     try:
-        contents = [arrays.decode(body) for body in bodies]
+        contents = [arrays.decode(body) for body in copies]
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

@@ -10,12 +10,12 @@ import time
 import pytest
 
 from hpctrack.stream.collector import intake, keys, mmsg
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, ciphers, datagrams, journal, layout
 from tests.support.datagrams import SUBMISSION, header
 from tests.support.waiting import eventually
 
 SECRET = bytes(range(32))
-RUN = keys.RunKey(7, wire.run_key(SECRET, -1))
+RUN = keys.RunKey(7, ciphers.run_key(SECRET, -1))
 
 
 # --- keys ---
@@ -182,7 +182,7 @@ def running():
 
 
 def sealed(body=b"body", key=RUN.key, **options) -> bytes:
-    return wire.seal(key, header(**options), body)
+    return datagrams.seal(key, header(**options), body)
 
 
 def test_verified_datagrams_are_queued_with_their_run(running):
@@ -197,7 +197,7 @@ def test_verified_datagrams_are_queued_with_their_run(running):
 
 
 def test_datagrams_are_decoded_as_they_arrive_and_count_for_what_they_take(running):
-    body, _ = wire.pack([journal.Row.of(0, 3, None, None, {f"n{i}": i for i in range(20)})])
+    body, _ = bodies.pack([journal.Row.of(0, 3, None, None, {f"n{i}": i for i in range(20)})])
     running.client.send(sealed(body, echo=1))
     running.client.send(sealed(body[:-1], echo=2))
     running.client.send(sealed(body, echo=3, parts=2))
@@ -208,19 +208,19 @@ def test_datagrams_are_decoded_as_they_arrive_and_count_for_what_they_take(runni
 
 
 def test_a_ping_is_answered_at_once_and_no_longer_than_it_was(running):
-    ping = wire.seal(RUN.key, header(0, 0, echo=99, kind=wire.PING))
+    ping = datagrams.seal(RUN.key, header(0, 0, echo=99, kind=layout.PING))
     running.client.send(ping)
     pong = running.client.recv(2000)
     assert len(pong) <= len(ping)
-    assert wire.verified(RUN.key, pong)
-    found = wire.peek(pong)
-    assert (found.kind, found.echo, found.start) == (wire.PONG, 99, 42)
+    assert datagrams.verified(RUN.key, pong)
+    found = datagrams.peek(pong)
+    assert (found.kind, found.echo, found.start) == (layout.PONG, 99, 42)
     assert running.finish() == []
 
 
 FORGED = {
     "wrong MAC": sealed(key=bytes(32)),
-    "another run's key": sealed(key=wire.run_key(SECRET, 3)),
+    "another run's key": sealed(key=ciphers.run_key(SECRET, 3)),
     "a bit changed": bytes([*sealed()[:60], sealed()[60] ^ 1, *sealed()[61:]]),
     "cut short": sealed()[:-1],
     "too short": sealed()[:40],
@@ -229,7 +229,7 @@ FORGED = {
     "wrong magic": b"XX" + sealed()[2:],
     "wrong version": b"HT\x63" + sealed()[3:],
     "random": random.Random(1).randbytes(700),
-    "an acknowledgement": wire.seal(RUN.key, header(kind=wire.ACK)),
+    "an acknowledgement": datagrams.seal(RUN.key, header(kind=layout.ACK)),
     "an unknown run": sealed(task=5),
     "an empty range": sealed(start=10, end=10),
     "a part too many": sealed(part=2, parts=2),
@@ -239,8 +239,8 @@ FORGED = {
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 def test_what_is_wrong_changes_only_a_counter_and_is_not_answered(running, forged):
     running.client.send(forged)
-    running.client.send(wire.seal(RUN.key, header(0, 0, kind=wire.PING)))
-    assert wire.peek(running.client.recv(2000)).kind == wire.PONG
+    running.client.send(datagrams.seal(RUN.key, header(0, 0, kind=layout.PING)))
+    assert datagrams.peek(running.client.recv(2000)).kind == layout.PONG
     assert running.unanswered()
     waited = len(running.keys.wait(0))
     assert running.finish() == []
@@ -267,8 +267,8 @@ def test_a_flood_is_looked_at_in_samples_and_who_knows_the_key_gets_through(runn
 
 
 def test_a_new_runs_first_datagram_is_not_lost(running):
-    key = keys.RunKey(9, wire.run_key(SECRET, 4))
-    running.client.send(wire.seal(key.key, header(task=4), b"hello"))
+    key = keys.RunKey(9, ciphers.run_key(SECRET, 4))
+    running.client.send(datagrams.seal(key.key, header(task=4), b"hello"))
     wanted = running.keys.wait(10)
     running.keys.learn(wanted, {(SUBMISSION, 4): key})
     found = running.intake.take(10, 10)

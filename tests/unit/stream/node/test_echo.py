@@ -11,11 +11,11 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.stream.node import echo
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import ciphers, datagrams, layout
 from hpctrack.stream.wire.names import TASK_NONE
 
 SUBMISSION, SECRET = uuid.uuid4().bytes, b"s" * 32
-KEY = wire.run_key(SECRET, TASK_NONE)
+KEY = ciphers.run_key(SECRET, TASK_NONE)
 
 
 @contextlib.contextmanager
@@ -45,17 +45,17 @@ def answering(answer):
 
 
 def pong(data, key=KEY):
-    header = wire.peek(data)
-    return [wire.answer(header, key, 0, 0)]
+    header = datagrams.peek(data)
+    return [datagrams.answer(header, key, 0, 0)]
 
 
 def test_an_echo_comes_back():
     with answering(pong) as (address, arrived):
         seconds = echo.ping(address, SUBMISSION, SECRET, 5.0)
     assert 0 < seconds < 5
-    header = wire.peek(arrived[0])
-    assert (header.kind, header.submission, header.task) == (wire.PING, SUBMISSION, -1)
-    assert wire.verified(KEY, arrived[0])
+    header = datagrams.peek(arrived[0])
+    assert (header.kind, header.submission, header.task) == (layout.PING, SUBMISSION, -1)
+    assert datagrams.verified(KEY, arrived[0])
 
 
 def test_lost_questions_are_asked_again():
@@ -75,8 +75,8 @@ def test_lost_questions_are_asked_again():
         lambda data: [],
         lambda data: [data],  # our own question
         lambda data: pong(data, b"x" * 32),
-        lambda data: [wire.seal(KEY, wire.peek(data)._replace(kind=wire.PONG, echo=99))],
-        lambda data: [wire.seal(KEY, wire.peek(data)._replace(kind=wire.ACK))],
+        lambda data: [datagrams.seal(KEY, datagrams.peek(data)._replace(kind=layout.PONG, echo=99))],
+        lambda data: [datagrams.seal(KEY, datagrams.peek(data)._replace(kind=layout.ACK))],
     ],
     ids=["nothing", "mirror", "forger", "another echo", "another kind"],
 )

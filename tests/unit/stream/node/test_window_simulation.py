@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hpctrack.stream.node import window
-from hpctrack.stream.wire import wire
+from hpctrack.stream.wire import datagrams, layout
 
 KEY = bytes(32)
 
@@ -62,8 +62,8 @@ class Collected:
 
     #: What is known to be committed; another collector may be further.
     watermark: int = 0
-    pending: list[wire.Header] = field(default_factory=list)
-    held: dict[int, dict[tuple[int, int], dict[int, wire.Header]]] = field(default_factory=dict)
+    pending: list[datagrams.Header] = field(default_factory=list)
+    held: dict[int, dict[tuple[int, int], dict[int, datagrams.Header]]] = field(default_factory=dict)
 
     @property
     def tail(self) -> int:
@@ -78,26 +78,26 @@ class Collector:
         self.journals: dict[bytes, Collected] = {}
         self.datagrams = 0
 
-    def receive(self, header: wire.Header) -> wire.Header | None:
+    def receive(self, header: datagrams.Header) -> datagrams.Header | None:
         self.datagrams += 1
         name = header.journal
         journal = self.journals.setdefault(name, Collected(self.database.watermark(name)))
         credit = journal.tail + self.weather.capacity
         if header.end <= journal.watermark:
-            return header._replace(kind=wire.ACK, start=journal.watermark, end=credit)
+            return header._replace(kind=layout.ACK, start=journal.watermark, end=credit)
         if header.start < journal.watermark:
-            return header._replace(kind=wire.ACK, start=journal.watermark, end=credit, echo=0)
+            return header._replace(kind=layout.ACK, start=journal.watermark, end=credit, echo=0)
         if header.start < journal.tail:
             return None
         if header.end > credit and header.start != journal.tail:
-            return header._replace(kind=wire.ACK, start=journal.watermark, end=credit, echo=0)
+            return header._replace(kind=layout.ACK, start=journal.watermark, end=credit, echo=0)
         parts = journal.held.setdefault(header.start, {}).setdefault((header.end, header.parts), {})
         parts[header.part] = header
         before = journal.tail
         self._join(journal)
         if journal.tail > before:
             return None
-        return header._replace(kind=wire.HELD, start=journal.tail, end=credit)
+        return header._replace(kind=layout.HELD, start=journal.tail, end=credit)
 
     @staticmethod
     def _join(journal: Collected) -> None:
@@ -115,7 +115,7 @@ class Collector:
         for start in [start for start in journal.held if start < journal.tail]:
             del journal.held[start]
 
-    def commit(self) -> list[wire.Header]:
+    def commit(self) -> list[datagrams.Header]:
         """Store what continues what the database holds; what does not is let go."""
         answers = []
         for name, journal in self.journals.items():
@@ -130,7 +130,7 @@ class Collector:
             self._join(journal)
             answers.append(
                 newest._replace(
-                    kind=wire.ACK,
+                    kind=layout.ACK,
                     start=journal.watermark,
                     end=journal.watermark + self.weather.capacity,
                     echo=newest.echo if newest.end <= journal.watermark else 0,
@@ -158,7 +158,7 @@ class Relay:
         }
         self.sent = 0
 
-    def send(self, now: float) -> list[wire.Header]:
+    def send(self, now: float) -> list[datagrams.Header]:
         flights = list(self.window.send(now))
         for _ in range(64):
             cut = [stream for stream in self.window.hungry() if self._cut(stream)]
@@ -167,8 +167,8 @@ class Relay:
             flights += self.window.send(now)
         self.sent += len(flights)
         return [
-            wire.Header(
-                wire.DATA, bytes(16), -1, 0, f.stream.journal, f.start, f.end, f.token, f.part, f.parts
+            datagrams.Header(
+                layout.DATA, bytes(16), -1, 0, f.stream.journal, f.start, f.end, f.token, f.part, f.parts
             )
             for f in flights
         ]
@@ -181,7 +181,7 @@ class Relay:
         self.window.add(stream, stream.packed + min(left, self.rng.randint(1, 3000)), [b""] * parts)
         return True
 
-    def receive(self, header: wire.Header, now: float) -> None:
+    def receive(self, header: datagrams.Header, now: float) -> None:
         self.window.answered(header, now)
 
 
@@ -221,13 +221,13 @@ class Simulation:
             late = rng.random() * 0.5 if stormy and rng.random() < weather.reordering else 0
             self.at(self.now + weather.delay * (0.5 + rng.random()) + late, act, value)
 
-    def to_collector(self, sent: tuple[Collector, wire.Header]) -> None:
+    def to_collector(self, sent: tuple[Collector, datagrams.Header]) -> None:
         collector, header = sent
         answer = collector.receive(header)
         if answer is not None:
             self.travel(self.to_relay, answer)
 
-    def to_relay(self, answer: wire.Header) -> None:
+    def to_relay(self, answer: datagrams.Header) -> None:
         self.relay.receive(answer, self.now)
 
     def commit(self, collector: Collector) -> None:

@@ -16,12 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpctrack import errors
-from hpctrack.stream.wire import journal, wire
+from hpctrack.stream.wire import bodies, ciphers, datagrams, journal, layout
 from hpctrack.stream.wire.journal import Message, Row, Torn
 from tests.support.sender import split
 
-KEY = wire.run_key(b"s" * 32, 7)
-HEADER = wire.Header(wire.DATA, bytes(range(16)), 7, 2, b"journal!", 100, 900, 0xFFFFFFFF)
+KEY = ciphers.run_key(b"s" * 32, 7)
+HEADER = datagrams.Header(layout.DATA, bytes(range(16)), 7, 2, b"journal!", 100, 900, 0xFFFFFFFF)
 
 
 def decode(body: bytes) -> list[tuple]:
@@ -147,8 +147,8 @@ def test_everything_arrives_in_order(lines):
     found: list[tuple] = []
     left = list(lines)
     while left:
-        body, count = wire.pack(left)
-        assert count and len(body) <= wire.MAX_BODY
+        body, count = bodies.pack(left)
+        assert count and len(body) <= layout.MAX_BODY
         assert decode(body) == plain(left[:count])
         found += left[:count]
         left = left[count:]
@@ -157,24 +157,24 @@ def test_everything_arrives_in_order(lines):
 
 @given(lines, st.integers(50, 400))
 def test_a_budget_is_kept_and_used(lines, budget):
-    body, count = wire.pack(lines, budget)
+    body, count = bodies.pack(lines, budget)
     assert decode(body) == plain(lines[:count])
     assert len(body) <= budget or count == 1
     if count < len(lines):
         # What a bound may overestimate: a step and a time for each row that has none, and their bitmaps.
         slack = 40 + 16 * count
-        assert len(wire.pack(lines[: count + 1], 1 << 40)[0]) >= budget - slack
+        assert len(bodies.pack(lines[: count + 1], 1 << 40)[0]) >= budget - slack
 
 
 @pytest.mark.parametrize("step", [None, 1])
 def test_rows_that_need_more_than_a_datagram_travel_alone(step):
     row = Row.of(1, step, None, 1.7e9, {f"m{i}": 0.5 for i in range(300)})
-    assert [wire.pack(lines)[1] for lines in ([row] * 3, [Torn(1), row, row], [row, Torn(1)])] == [1, 1, 1]
+    assert [bodies.pack(lines)[1] for lines in ([row] * 3, [Torn(1), row, row], [row, Torn(1)])] == [1, 1, 1]
 
 
 def test_nan_and_infinities():
     given_row = Row.of(1, 1, math.inf, 0.0, {"a": math.nan, "b": -math.inf})
-    body, _ = wire.pack([given_row])
+    body, _ = bodies.pack([given_row])
     ((_, progress, _, found),) = decode(body)
     assert progress == math.inf and math.isnan(found["a"]) and found["b"] == -math.inf
 
@@ -188,41 +188,41 @@ def test_long_runs_of_equal_rows_fill_their_datagrams(names, step, time):
     ]
     sizes = []
     while lines:
-        body, count = wire.pack(lines)
+        body, count = bodies.pack(lines)
         sizes.append(len(body))
         lines = lines[count:]
-    assert min(sizes[:-1]) > 0.95 * wire.MAX_BODY
+    assert min(sizes[:-1]) > 0.95 * layout.MAX_BODY
 
 
 def test_no_body_holds_more_rows_than_one_may():
-    _, count = wire.pack([Row.of(1, step, None, None, {}) for step in range(5000)])
-    assert count == wire.MAX_LINES
+    _, count = bodies.pack([Row.of(1, step, None, None, {}) for step in range(5000)])
+    assert count == layout.MAX_LINES
 
 
 def test_a_line_that_needs_more_than_one_datagram():
     line = Row.of(1, 1, None, None, {"a": "x" * 5000})
-    body, count = wire.pack([line, line])
+    body, count = bodies.pack([line, line])
     assert count == 1 and decode(body) == [(1, None, None, {"a": "x" * 5000})]
-    datagrams = split(KEY, HEADER, body)
-    assert len(datagrams) == 4 and all(len(datagram) <= wire.MAX_DATAGRAM for datagram in datagrams)
-    headers = [wire.peek(datagram) for datagram in datagrams]
+    parts = split(KEY, HEADER, body)
+    assert len(parts) == 4 and all(len(datagram) <= layout.MAX_DATAGRAM for datagram in parts)
+    headers = [datagrams.peek(datagram) for datagram in parts]
     assert headers == [HEADER._replace(part=part, parts=4) for part in range(4)]
-    assert b"".join(wire.body(KEY, datagram) for datagram in datagrams) == body
+    assert b"".join(datagrams.body(KEY, datagram) for datagram in parts) == body
 
 
 @pytest.mark.parametrize("count", [6_000, 45_000])
 def test_a_row_of_very_many_metrics(count):
     """Its column table takes more than 64 KiB."""
     row = Row.of(9, 3, None, None, {f"metric/{i}": float(i) for i in range(count)})
-    body, packed = wire.pack([row])
-    assert packed == 1 and len(body) <= wire.MAX_BODY * wire.MAX_PARTS
+    body, packed = bodies.pack([row])
+    assert packed == 1 and len(body) <= layout.MAX_BODY * layout.MAX_PARTS
     assert decode(body) == [(3, None, None, row.values)]
 
 
 def test_an_empty_range():
     (datagram,) = split(KEY, HEADER, b"")
-    assert wire.body(KEY, datagram) == b"" and decode(b"") == []
-    assert wire.pack([]) == (b"", 0)
+    assert datagrams.body(KEY, datagram) == b"" and decode(b"") == []
+    assert bodies.pack([]) == (b"", 0)
 
 
 def derived(label: bytes) -> bytes:
@@ -233,24 +233,24 @@ def test_key_and_datagram_are_those_of_the_document():
     key = hashlib.blake2b(
         struct.pack("<i", 7), key=b"s" * 32, digest_size=32, person=b"hpctrack run key"
     ).digest()
-    assert key == KEY != wire.run_key(b"s" * 32, -1)
-    datagram = wire.seal(KEY, HEADER, TORN)
+    assert key == KEY != ciphers.run_key(b"s" * 32, -1)
+    datagram = datagrams.seal(KEY, HEADER, TORN)
     assert datagram[:4] == b"HT\x01\x01" and datagram[4:20] == bytes(range(16))
     assert struct.unpack_from("<iHHH8sQQI", datagram, 20) == (7, 2, 0, 1, b"journal!", 100, 900, 0xFFFFFFFF)
     assert datagram[58:-16] == b"\0" + TORN
     assert hashlib.blake2b(datagram[:-16], key=derived(b"MAC"), digest_size=16).digest() == datagram[-16:]
 
 
-MESSAGE, _ = wire.pack([Message(1, "start", '{"env": {"NOTE": "private"}}')])
-ROWS, _ = wire.pack([Row.of(1, step, None, 1.7e9, {"loss": step / 3}) for step in range(20)])
-TORN, _ = wire.pack([Torn(1)])
+MESSAGE, _ = bodies.pack([Message(1, "start", '{"env": {"NOTE": "private"}}')])
+ROWS, _ = bodies.pack([Row.of(1, step, None, 1.7e9, {"loss": step / 3}) for step in range(20)])
+TORN, _ = bodies.pack([Torn(1)])
 #: Bodies, and whether they have something that the database hides from others.
 BODIES = {
     "a message": (MESSAGE, True),
     "rows before a message": (ROWS + MESSAGE, True),
     "a message before rows": (MESSAGE + ROWS + TORN, True),
     "a kind of a later version": (b"\x09\x07\0\0\0private", True),
-    "a message in parts": (wire.pack([Message(1, "fin", json.dumps({"t": "private" * 500}))])[0], True),
+    "a message in parts": (bodies.pack([Message(1, "fin", json.dumps({"t": "private" * 500}))])[0], True),
     "no blocks at all": (b"private", True),
     "a block cut short": (ROWS[:-1], True),
     "rows": (ROWS, False),
@@ -261,11 +261,11 @@ BODIES = {
 
 @pytest.mark.parametrize(("body", "is_hidden"), BODIES.values(), ids=BODIES)
 def test_what_others_may_not_see_is_encrypted_as_the_document_says(body, is_hidden):
-    datagrams = split(KEY, HEADER, body)
-    assert b"".join(wire.body(KEY, datagram) for datagram in datagrams) == body
-    assert all(wire.verified(KEY, datagram) for datagram in datagrams)
+    parts = split(KEY, HEADER, body)
+    assert b"".join(datagrams.body(KEY, datagram) for datagram in parts) == body
+    assert all(datagrams.verified(KEY, datagram) for datagram in parts)
     pieces = []
-    for datagram in datagrams:
+    for datagram in parts:
         nonce, content = datagram[59:75], datagram[75:-16]
         assert (datagram[58] == 1) == is_hidden
         if is_hidden:
@@ -279,34 +279,34 @@ def test_what_others_may_not_see_is_encrypted_as_the_document_says(body, is_hidd
 
 
 def test_a_python_without_a_sha_3_of_its_own_takes_openssls():
-    root = str(Path(wire.__file__).parents[3])
+    root = str(Path(datagrams.__file__).parents[3])
     program = (
         f"import sys; sys.path.insert(0, {root!r}); sys.modules['_sha3'] = None\n"
-        "from hpctrack.stream.wire import ciphers, wire\n"
-        "print(wire.body(bytes(32), bytes.fromhex(sys.argv[1])).hex(), ciphers.shake_128.__name__)"
+        "from hpctrack.stream.wire import ciphers, datagrams\n"
+        "print(datagrams.body(bytes(32), bytes.fromhex(sys.argv[1])).hex(), ciphers.shake_128.__name__)"
     )
-    datagram = wire.seal(bytes(32), HEADER, MESSAGE)
+    datagram = datagrams.seal(bytes(32), HEADER, MESSAGE)
     words = [sys.executable, "-I", "-S", "-c", program, datagram.hex()]
     said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout.split()
     assert said == [MESSAGE.hex(), "openssl_shake_128"]
 
 
 def test_no_two_datagrams_share_a_keystream():
-    again = [wire.seal(KEY, HEADER, MESSAGE)[58:-16] for _ in range(100)]
+    again = [datagrams.seal(KEY, HEADER, MESSAGE)[58:-16] for _ in range(100)]
     assert len({content[1:17] for content in again}) == len({content[17:] for content in again}) == 100
 
 
 @given(st.sampled_from([MESSAGE, TORN]), st.data())
 def test_one_changed_byte_is_seen(body, data):
-    datagram = bytearray(wire.seal(KEY, HEADER, body))
-    assert wire.verified(KEY, bytes(datagram))
+    datagram = bytearray(datagrams.seal(KEY, HEADER, body))
+    assert datagrams.verified(KEY, bytes(datagram))
     datagram[data.draw(st.integers(0, len(datagram) - 1))] ^= data.draw(st.integers(1, 255))
-    assert not wire.verified(KEY, bytes(datagram))
-    assert not wire.verified(wire.run_key(b"s" * 32, 8), wire.seal(KEY, HEADER, body))
+    assert not datagrams.verified(KEY, bytes(datagram))
+    assert not datagrams.verified(ciphers.run_key(b"s" * 32, 8), datagrams.seal(KEY, HEADER, body))
 
 
 def changed(**fields) -> bytes:
-    return wire.seal(KEY, HEADER._replace(**fields))
+    return datagrams.seal(KEY, HEADER._replace(**fields))
 
 
 @pytest.mark.parametrize(
@@ -314,23 +314,23 @@ def changed(**fields) -> bytes:
     [
         b"", bytes(73), bytes(74), bytes(1401), b"XX" + changed()[2:], b"HT\x02" + changed()[3:],
         changed(part=1), changed(parts=0), changed(parts=1025), changed(start=900), changed(start=901),
-        changed(end=1 << 63), wire.sign(KEY, HEADER, b""), wire.sign(KEY, HEADER, b"\1" + bytes(15)),
-        wire.sign(KEY, HEADER, b"\2" + bytes(40)),
+        changed(end=1 << 63), datagrams.sign(KEY, HEADER, b""),
+        datagrams.sign(KEY, HEADER, b"\1" + bytes(15)), datagrams.sign(KEY, HEADER, b"\2" + bytes(40)),
     ],
 )  # fmt: skip
 def test_what_is_no_datagram_of_ours(datagram):
     with pytest.raises(errors.WireError):
-        wire.peek(datagram)
+        datagrams.peek(datagram)
 
 
 def test_answers_are_not_longer_than_questions_and_name_their_direction():
     question = HEADER._replace(part=3, parts=9)
-    for kind, expected in ((wire.DATA, wire.ACK), (wire.PING, wire.PONG)):
-        answer = wire.answer(question._replace(kind=kind), KEY, 500, 4000)
-        assert len(answer) <= len(wire.seal(KEY, question._replace(kind=kind)))
-        assert wire.peek(answer) == HEADER._replace(kind=expected, start=500, end=4000)
-    assert wire.peek(wire.held(question, KEY, 700, 4000)) == HEADER._replace(
-        kind=wire.HELD, start=700, end=4000
+    for kind, expected in ((layout.DATA, layout.ACK), (layout.PING, layout.PONG)):
+        answer = datagrams.answer(question._replace(kind=kind), KEY, 500, 4000)
+        assert len(answer) <= len(datagrams.seal(KEY, question._replace(kind=kind)))
+        assert datagrams.peek(answer) == HEADER._replace(kind=expected, start=500, end=4000)
+    assert datagrams.peek(datagrams.held(question, KEY, 700, 4000)) == HEADER._replace(
+        kind=layout.HELD, start=700, end=4000
     )
 
 
@@ -338,4 +338,4 @@ def test_answers_are_not_longer_than_questions_and_name_their_direction():
 @given(st.binary(max_size=1500))
 def test_random_bytes_raise_nothing_else(data):
     with contextlib.suppress(errors.WireError):
-        wire.peek(b"HT\x01\x01" + data)
+        datagrams.peek(b"HT\x01\x01" + data)
