@@ -70,9 +70,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/stream/node/window.py:Window._take_watermark
 
     hpctrack/stream/wire/doubts.py:_why_no_row
-    hpctrack/stream/wire/bodies.py:Rows.append
-    hpctrack/stream/wire/bodies.py:_encode_times
-    hpctrack/stream/wire/bodies.py:pack
     hpctrack/stream/wire/journal.py:_parse_quoted
 
     hpctrack/text/redact.py:Redactor.collect

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _KINDS = {"d": layout.FLOAT64, "q": layout.INT64, "?": layout.BOOL, "s": layout.JSON}
 _WIDTH = {"d": 8, "q": 8, "?": 1, "s": 4}
 _CLOSE = 4294.0  # seconds: their microseconds fit into 32 bits
+#: Seconds since the epoch that PostgreSQL's timestamps can hold.
+_FIRST_TIME, _LAST_TIME = -2e11, 9e12
 _ANY = 1 << 62
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -29,34 +31,58 @@ def pack(lines: Iterable[journal.Line], budget: int = layout.MAX_BODY) -> tuple[
     Returns the body and how many lines it holds: at least one, even if that alone exceeds the budget. A gap
     travels alone.
     """
-    blocks: list[bytes] = []
-    rows = Rows()
-    count, torn, room = 0, 0, budget
+    body = _Body(budget)
+    count = 0
     for line in itertools.islice(lines, layout.MAX_LINES):
         if isinstance(line, journal.Row):
-            if not rows.append(line, room if count else _ANY):
+            if not body.rows.append(line, body.room if count else _ANY):
                 break
-        elif isinstance(line, journal.Torn):
-            room -= 0 if torn else layout.TORN_BLOCK.size
-            if rows.size() > room and count:
-                break
-            torn += 1
         elif isinstance(line, journal.Gap):
-            if not count:
-                return layout.GAP_BLOCK.pack(layout.GAP, 8, line.lines), 1
+            return (body.encode(), count) if count else (_encode_gap(line), 1)
+        elif not body.append(line, is_first=not count):
             break
-        else:
-            message = _encode_message(line)
-            room -= rows.size() + len(message)
-            if room < 0 and count:
-                break
-            blocks += (rows.encode(), message)
-            rows = Rows()
         count += 1
-    blocks.append(rows.encode())
-    if torn:
-        blocks.append(layout.TORN_BLOCK.pack(layout.TORN, 4, torn))
-    return b"".join(blocks), count
+    return body.encode(), count
+
+
+class _Body:
+    """A body in the making. Lines come in their order; torn ones are only counted."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        """Bytes for `rows`."""
+        self.rows = Rows()
+        """Those since the last message."""
+        self._blocks: list[bytes] = []
+        self._torn = 0
+
+    def append(self, line: journal.Torn | journal.Message, *, is_first: bool) -> bool:
+        """Add a line that is no row if there is room for it, or if it is the first; say whether it was added.
+
+        After a refusal the body can only be encoded.
+        """
+        if isinstance(line, journal.Torn):
+            self.room -= 0 if self._torn else layout.TORN_BLOCK.size
+            if self.rows.size() > self.room and not is_first:
+                return False
+            self._torn += 1
+            return True
+        message = _encode_message(line)
+        room = self.room - self.rows.size() - len(message)
+        if room < 0 and not is_first:
+            return False
+        self._blocks += (self.rows.encode(), message)
+        self.room, self.rows = room, Rows()
+        return True
+
+    def encode(self) -> bytes:
+        """Return the body."""
+        torn = layout.TORN_BLOCK.pack(layout.TORN, 4, self._torn) if self._torn else b""
+        return b"".join((*self._blocks, self.rows.encode(), torn))
+
+
+def _encode_gap(line: journal.Gap) -> bytes:
+    return layout.GAP_BLOCK.pack(layout.GAP, 8, line.lines)
 
 
 def _encode_message(line: journal.Message) -> bytes:
@@ -92,6 +118,7 @@ class Rows:
         self._next_step: int | None = None
         self._progressed = False  # a row has progress
         self._times = 0  # bytes of a time: 0, 4 or 8
+        self._first_time = float("nan")  # of the first row; nan, near which no time is, if that has none
         self._sure = 0  # how many more rows like the last one surely fit
 
     def append(self, row: journal.Row, room: int) -> bool:
@@ -114,13 +141,19 @@ class Rows:
                 self._space(step)
         if progress is not None and not self._progressed:
             self._progressed, self._sure = True, 0
-        if time is None:
-            self._times = self._times and 8
-        elif self._times < 8:
-            first = self._rows[0].time
-            self._times = 4 if first is not None and 0 <= time - first < _CLOSE else 8
+        if time is None or not 0 <= time - self._first_time < _CLOSE:
+            self._note_time(time)
         self._sure -= 1
         return self._sure >= 0 or self._fits(room)
+
+    def _note_time(self, time: float | None) -> None:
+        """Look at the time of the first row, or one that is not close to it."""
+        if time is None:
+            self._times = self._times and 8
+        elif len(self._rows) == 1:
+            self._first_time, self._times = time, 4
+        else:
+            self._times = 8
 
     def _space(self, step: int | None) -> None:
         """Look at a step that does not follow from the ones before."""
@@ -187,36 +220,48 @@ class Rows:
         return size + (0, 8 + 4 * count, 8 * count + bitmap)[self._times >> 2]
 
     def encode(self) -> bytes:
-        """Return the block; nothing without rows. The columns of floats that every row has come first."""
+        """Return the block; nothing without rows."""
         count = len(self._rows)
         if not count:
             return b""
+        table, data = self._encode_columns(count)
+        steps, step_data = _encode_steps([row.step for row in self._rows])
+        progress, progress_data = _encode_optional("d", [row.progress for row in self._rows])
+        times, time_data = _encode_times([row.time for row in self._rows])
+        head = layout.ROWS_HEAD.pack(count, steps, progress, times, *divmod(len(table), 1 << 16))
+        content = b"".join((head, table, step_data, progress_data, time_data, *data))
+        return layout.BLOCK.pack(layout.ROWS, len(content)) + content
+
+    def _encode_columns(self, count: int) -> tuple[bytes, list[bytes]]:
+        """Return the column table and the columns' data; the floats that every row has come first."""
+        every = (1 << count) - 1
+        order = sorted(
+            self._gather().items(), key=lambda item: (item[0][1] != layout.FLOAT64, item[1][0] != every)
+        )
+        table: list[bytes] = []
+        data: list[bytes] = []
+        for (name, kind), (bits, values) in order:
+            encoded = name.encode("utf-8", "replace")
+            presence = layout.EVERY if bits == every else layout.BITMAP
+            table += (layout.COLUMN_HEAD.pack(kind, presence, len(encoded)), encoded)
+            if bits != every:
+                data.append(_encode_bitmap(bits, count))
+            data.append(_encode_values(kind, values))
+        return b"".join(table), data
+
+    def _gather(self) -> dict[tuple[str, int], tuple[int, list[Any]]]:
+        """Return by column which rows have a value, a bit for each, and the values."""
         gathered: dict[tuple[str, int], tuple[int, list[Any]]] = {}
         for run in self._runs:
             bits = ((1 << len(run.rows)) - 1) << run.first
             for column, cells in zip(run.columns, zip(*run.rows, strict=True), strict=False):
                 before, values = gathered.get(column, (0, []))
                 gathered[column] = before | bits, [*values, *cells]
-        every = (1 << count) - 1
-        table, data = [], []
-        for (name, kind), (bits, values) in sorted(
-            gathered.items(), key=lambda item: (item[0][1] != layout.FLOAT64, item[1][0] != every)
-        ):
-            encoded = name.encode("utf-8", "replace")
-            table.append(
-                layout.COLUMN_HEAD.pack(kind, layout.EVERY if bits == every else layout.BITMAP, len(encoded))
-                + encoded
-            )
-            if bits != every:
-                data.append(bits.to_bytes((count + 7) >> 3, "little"))
-            data.append(_encode_values(kind, values))
-        names = b"".join(table)
-        steps, step_data = _encode_steps([row.step for row in self._rows])
-        progress, progress_data = _encode_optional("d", [row.progress for row in self._rows])
-        times, time_data = _encode_times([row.time for row in self._rows])
-        head = layout.ROWS_HEAD.pack(count, steps, progress, times, *divmod(len(names), 1 << 16))
-        content = b"".join((head, names, step_data, progress_data, time_data, *data))
-        return layout.BLOCK.pack(layout.ROWS, len(content)) + content
+        return gathered
+
+
+def _encode_bitmap(bits: int, count: int) -> bytes:
+    return bits.to_bytes((count + 7) >> 3, "little")
 
 
 def _encode_optional(typecode: str, values: Sequence[float | None]) -> tuple[int, bytes]:
@@ -227,7 +272,7 @@ def _encode_optional(typecode: str, values: Sequence[float | None]) -> tuple[int
     if len(present) == len(values):
         return layout.RAW, data
     bits = sum(1 << index for index, value in enumerate(values) if value is not None)
-    return layout.SOME, bits.to_bytes((len(values) + 7) >> 3, "little") + data
+    return layout.SOME, _encode_bitmap(bits, len(values)) + data
 
 
 def _encode_steps(steps: Sequence[int | None]) -> tuple[int, bytes]:
@@ -241,18 +286,21 @@ def _encode_steps(steps: Sequence[int | None]) -> tuple[int, bytes]:
 
 
 def _encode_times(times: Sequence[float | None]) -> tuple[int, bytes]:
-    """Encode times as microseconds since the epoch, clipped to what PostgreSQL's timestamps can hold."""
+    stamps = _microseconds(times)
+    first = stamps[0]
+    if first is not None and None not in stamps:
+        deltas = [(stamp or 0) - first for stamp in stamps]
+        if min(deltas) == 0 and max(deltas) < 1 << 32:
+            return layout.DELTAS, layout.FIRST_TIME.pack(first) + array("I", deltas).tobytes()
+    return _encode_optional("q", stamps)
+
+
+def _microseconds(times: Sequence[float | None]) -> list[int | None]:
+    """Return times as microseconds since the epoch, clipped to what PostgreSQL's timestamps can hold."""
     present = [time for time in times if time is not None]
-    if present and len(present) == len(times) and min(present) > -2e11 and max(present) < 9e12:
-        stamps = [round(time * 1e6) for time in present]
-        first = stamps[0]
-        if min(stamps) == first and max(stamps) - first < 1 << 32:
-            return layout.DELTAS, layout.FIRST_TIME.pack(first) + array(
-                "I", [stamp - first for stamp in stamps]
-            ).tobytes()
-    return _encode_optional(
-        "q", [None if time is None else round(min(max(time, -2e11), 9e12) * 1e6) for time in times]
-    )
+    if len(present) == len(times) and min(present) > _FIRST_TIME and max(present) < _LAST_TIME:
+        return [round(time * 1e6) for time in present]
+    return [None if time is None else round(min(max(time, _FIRST_TIME), _LAST_TIME) * 1e6) for time in times]
 
 
 def _encode_cell(code: str, cell: Any) -> Any:

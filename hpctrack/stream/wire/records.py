@@ -31,7 +31,7 @@ _MAX_SIZE = 64 << 20
 
 
 class Record(NamedTuple):
-    """One submission. The run's key is ``wire.run_key(bytes.fromhex(secret), task)``."""
+    """One submission. The run's key is ``ciphers.run_key(bytes.fromhex(secret), task)``."""
 
     uuid: str
     #: 32 bytes in hexadecimal.
