@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hpctrack.stream.wire.messages import Message
+
     Mask = NDArray[np.bool_]
     Array = NDArray[Any]
 
@@ -64,8 +66,11 @@ class JobFacts(NamedTuple):
 
     source: Source
     cluster: str | None
-    job_id: int
-    """Raw job id: of an array task its own one; of a line that stands for many pending tasks the array's."""
+    job_id: int | None
+    """Raw job id: of an array task its own one; of a line that stands for many pending tasks the array's.
+
+    None only in what a relay says that does not know it: Slurm always does.
+    """
     raw: str
     """The source's own words, such as ``CANCELLED by 1000``."""
     status: RunStatus | None
@@ -218,14 +223,12 @@ class Change(NamedTuple):
     transitions: tuple[Transition, ...] = ()
 
 
-class RelayMessage(NamedTuple):
-    """A ``hello``, ``start`` or ``fin`` line of a relay's journal (docs/architecture.md, "Messages")."""
+class RunMessage(NamedTuple):
+    """A message of a node, checked, and the attempt that it is about."""
 
     run_id: int
     attempt: int
-    kind: str
-    body: Mapping[str, Any]
-    """The parsed JSON object, as the node sent it: nothing in it is trusted to have the right type."""
+    message: Message
 
 
 class NodeMessage(NamedTuple):

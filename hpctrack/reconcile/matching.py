@@ -49,11 +49,11 @@ class Index:
 
     def __init__(self, facts: Iterable[JobFacts]) -> None:
         self._runs: dict[int, list[JobFacts]] = defaultdict(list)
-        self._jobs: dict[int, list[JobFacts]] = defaultdict(list)
+        self._jobs: dict[int | None, list[JobFacts]] = defaultdict(list)
         self._tasks: dict[tuple[int, int], list[JobFacts]] = defaultdict(list)
-        self._arrays: dict[int, list[JobFacts]] = defaultdict(list)
+        self._arrays: dict[int | None, list[JobFacts]] = defaultdict(list)
         self._members: dict[int, JobFacts] = {}
-        self._components: dict[int, list[JobFacts]] = defaultdict(list)
+        self._components: dict[int | None, list[JobFacts]] = defaultdict(list)
         for fact in facts:
             self._add(fact)
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.model import Change, RelayMessage, RunStatus
+from hpctrack.model import Change, RunMessage, RunStatus
 from hpctrack.reconcile import matching, relayed
 from hpctrack.reconcile.inquiry import Inquiry
 from hpctrack.reconcile.plan import GRACE, plan, settle
@@ -54,14 +54,13 @@ class Report(NamedTuple):
         return tuple(change.run.run_id for change in self.changes)
 
 
-def observe(connection: Connection, messages: Iterable[RelayMessage]) -> frozenset[int]:
+def observe(connection: Connection, messages: Iterable[RunMessage]) -> frozenset[int]:
     """Record what relays said: inside the collector's transaction, which it neither begins nor ends.
 
     Takes ``hello``, ``start`` and ``fin`` messages (others are ignored) of any number of runs, in the order
     of their journals, and writes all that follows from them: status, attempts, transitions, the runs' fields
     (``runs.env`` from ``start`` included). Saying a thing twice changes nothing. Locks the ``runs`` rows in
-    the order of their ids. A body of the wrong shape never raises; what can't be used is left out. Errors of
-    psycopg pass through.
+    the order of their ids. Errors of psycopg pass through.
 
     Returns the ids of runs in a Slurm job whose script has ended: worth an early ``run_once(only=...)``.
     """
@@ -216,7 +215,8 @@ def _reopened(
 ) -> list[int]:
     """Find runs that are over for us while squeue lists their jobs: Slurm can requeue what has ended."""
     known = {run.slurm_job_id for run in inquiry.stored}
-    jobs = {fact.job_id for fact in inquiry.facts if fact.attempt and fact.job_id not in known}
+    restarted = {fact.job_id for fact in inquiry.facts if fact.attempt and fact.job_id is not None}
+    jobs = restarted - known
     arrays = {run.run_id: run.array_job_id for run in inquiry.stored}
     tasks = [(array, task) for like, task in missing if (array := arrays[like]) is not None]
     return reconciled.find_ended(connection, cluster, jobs, tasks) if jobs or tasks else []

@@ -1,119 +1,101 @@
-"""What relays say, as facts. Pure; trusts no type in what comes from a node."""
+"""What relays say, as facts. Pure."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpctrack.model import JobFacts, RelayMessage, RunStatus
+from hpctrack.model import JobFacts, RunMessage, RunStatus
 from hpctrack.reconcile.attempts import verdict_of
 from hpctrack.run import runids
+from hpctrack.stream.wire.messages import Fin, Hello, Start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_INT32 = range(-(1 << 31), 1 << 31)
-_INT64 = range(-(1 << 63), 1 << 63)
-_STDERR_TAIL = 4096
 #: Reason of an end whose supervisor was killed before it.
 UNSEEN = "how it ended was not seen: its supervisor was killed"
 
 
-def fact_of(message: RelayMessage, now: datetime) -> JobFacts | None:
+def fact_of(said: RunMessage, now: datetime) -> JobFacts | None:
     """Return the fact in a ``hello``, ``start`` or ``fin``; None for other messages.
 
     A ``fin`` carries the verdict on the script's own end; for a batch job `plan` takes no more of it than
     that the script has ended.
     """
-    body = message.body
-    when = _time(body.get("time")) or now
-    common: dict[str, Any] = {
-        "source": "relay",
-        "cluster": None,
-        "job_id": _integer(body.get("job_id"), _INT64) or 0,
-        "run_id": message.run_id,
-        "attempt": message.attempt,
-        "time": when,
-    }
-    if message.kind == "hello":
-        return JobFacts(
-            **common,
-            raw="hello",
-            status=RunStatus.RUNNING,
-            time_started=when,
-            batch_host=_text(body.get("node")),
-        )
-    if message.kind == "start":
-        return JobFacts(
-            **common,
-            raw="start",
-            status=RunStatus.RUNNING,
-            stdout_path=_text(body.get("stdout")),
-            stderr_path=_text(body.get("stderr")),
-            node_list=_text(body.get("node_list")),
-            sluid=_sluid(body.get("env")),
-        )
-    return _fin(body, common) if message.kind == "fin" else None
-
-
-def _fin(body: Mapping[str, Any], common: dict[str, Any]) -> JobFacts:
-    exit_code = _integer(body.get("exit_code"), _INT32)
-    exit_signal = _integer(body.get("exit_signal"), _INT32)
-    out_of_memory = bool(body.get("out_of_memory"))
-    tail = _text(body.get("stderr_tail"))
-    unseen = exit_code is None and exit_signal is None
-    if out_of_memory:
-        raw = "fin: out of memory"
-    elif unseen:
-        raw = "fin: not seen"
+    message = said.message
+    if isinstance(message, Hello):
+        fact = _hello(message, now)
+    elif isinstance(message, Start):
+        fact = _start(message, now)
+    elif isinstance(message, Fin):
+        fact = _fin(message, now)
     else:
-        raw = f"fin: signal {exit_signal}" if exit_signal else f"fin: exit {exit_code}"
+        return None
+    return fact._replace(run_id=said.run_id, attempt=said.attempt)
+
+
+def _hello(hello: Hello, now: datetime) -> JobFacts:
+    began = _moment(hello.time, now)
     return JobFacts(
-        **common,
-        raw=raw,
-        status=verdict_of(exit_code, exit_signal, out_of_memory=out_of_memory),
-        exit_code=exit_code,
-        exit_signal=exit_signal,
-        reason=UNSEEN if unseen else None,
-        time_ended=common["time"],
-        stderr_tail=tail[-_STDERR_TAIL:] if tail else None,
+        source="relay",
+        cluster=None,
+        job_id=hello.job_id,
+        raw="hello",
+        status=RunStatus.RUNNING,
+        time=began,
+        time_started=began,
+        batch_host=hello.node or None,
     )
 
 
-def environment_of(message: RelayMessage) -> dict[str, str] | None:
+def _start(start: Start, now: datetime) -> JobFacts:
+    return JobFacts(
+        source="relay",
+        cluster=None,
+        job_id=None,
+        raw="start",
+        status=RunStatus.RUNNING,
+        time=_moment(start.time, now),
+        stdout_path=start.stdout,
+        stderr_path=start.stderr,
+        node_list=start.node_list,
+        sluid=runids.sluid((start.env or {}).get("SLURM_JOB_SLUID", "")),
+    )
+
+
+def _fin(fin: Fin, now: datetime) -> JobFacts:
+    ended = _moment(fin.time, now)
+    unseen = fin.exit_code is None and fin.exit_signal is None
+    return JobFacts(
+        source="relay",
+        cluster=None,
+        job_id=None,
+        raw=f"fin: {_words(fin)}",
+        status=verdict_of(fin.exit_code, fin.exit_signal, out_of_memory=bool(fin.out_of_memory)),
+        exit_code=fin.exit_code,
+        exit_signal=fin.exit_signal,
+        reason=UNSEEN if unseen else None,
+        time=ended,
+        time_ended=ended,
+        stderr_tail=fin.stderr_tail,
+    )
+
+
+def _words(fin: Fin) -> str:
+    """Return how a script ended, in the relay's words."""
+    if fin.out_of_memory:
+        return "out of memory"
+    if fin.exit_signal:
+        return f"signal {fin.exit_signal}"
+    return "not seen" if fin.exit_code is None and fin.exit_signal is None else f"exit {fin.exit_code}"
+
+
+def environment_of(said: RunMessage) -> Mapping[str, str] | None:
     """Return the environment in a ``start``; None for other messages, or where it has none."""
-    env = message.body.get("env") if message.kind == "start" else None
-    if not isinstance(env, dict):
-        return None
-    return {
-        _storable(name): _storable(value)
-        for name, value in env.items()
-        if isinstance(name, str) and isinstance(value, str)
-    }
+    return said.message.env if isinstance(said.message, Start) else None
 
 
-def _sluid(env: object) -> str | None:
-    found = env.get("SLURM_JOB_SLUID") if isinstance(env, dict) else None
-    return runids.sluid(found) if isinstance(found, str) else None
-
-
-def _storable(text: str) -> str:
-    """Replace what PostgreSQL can't store: NUL and lone surrogates."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _text(value: object) -> str | None:
-    return _storable(value) if isinstance(value, str) and value else None
-
-
-def _integer(value: object, limits: range) -> int | None:
-    return value if type(value) is int and value in limits else None
-
-
-def _time(value: object) -> datetime | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return datetime.fromtimestamp(value, timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        return None
+def _moment(time: float | None, now: datetime) -> datetime:
+    """Return when a message was written; a node that says no time that can be is taken to speak now."""
+    return now if time is None else datetime.fromtimestamp(time, timezone.utc)

@@ -25,7 +25,7 @@ def join(facts: list[JobFacts]) -> list[JobFacts]:
     if all(fact.status is not RunStatus.RESIZING for fact in facts):
         return facts
     joined: list[JobFacts] = []
-    parts: dict[int, list[JobFacts]] = defaultdict(list)
+    parts: dict[int | None, list[JobFacts]] = defaultdict(list)
     for fact in sorted(facts, key=_submitted):
         own = parts[fact.job_id]
         if fact not in own:

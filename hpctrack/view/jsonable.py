@@ -116,7 +116,7 @@ def _of_change(row: Transition | Attempt) -> dict[str, Any]:
 
 
 def _of_usage(row: Usage) -> dict[str, Any]:
-    return {"restarts": row.attempt, **of_record(row, leave_out=("attempt",))}
+    return {"restarts": row.attempt, **of_record(row, leave_out=("attempt", "totals")), **row.totals}
 
 
 def _of_resources(row: Resources) -> dict[str, Any]:

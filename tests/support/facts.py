@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from hpctrack.model import JobFacts, RelayMessage, RunStatus, StoredRun
+from hpctrack.model import JobFacts, RunStatus, StoredRun
 from hpctrack.reconcile import relayed
 from hpctrack.reconcile.plan import GRACE, Survey, plan
 from hpctrack.run import states
+from tests.support.relay_says import said
 
 S = RunStatus
 T0 = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
@@ -52,8 +53,7 @@ def row(state, start=5, end=50, **fields):
 
 
 def relay(kind, attempt=0, when=6, run_id=1, **body):
-    message = RelayMessage(run_id, attempt, kind, {"time": at(when).timestamp(), **body})
-    found = relayed.fact_of(message, at(2000))
+    found = relayed.fact_of(said(run_id, kind, attempt, time=at(when).timestamp(), **body), at(2000))
     assert found
     return found
 

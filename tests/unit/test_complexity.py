@@ -56,7 +56,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/store/ingest/batch.py:_Batch.store_rows
     hpctrack/store/ingest/ingestion.py:Ingestion._add_columns
     hpctrack/store/ingest/ingestion.py:Ingestion._by_losses
-    hpctrack/store/ingest/messages.py:store
     hpctrack/store/ingest/rows.py:_merge_extra
     hpctrack/store/ingest/rows.py:partition
 

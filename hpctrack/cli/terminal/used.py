@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from hpctrack.cli.terminal import render, table
+from hpctrack.stream.wire import messages
 from hpctrack.view import notation
 
 if TYPE_CHECKING:
@@ -60,22 +61,10 @@ def _tres(tres: Any) -> str | None:
 
 
 def _sampled(usage: Usage) -> Text:
-    return _known(
-        cpu=_cores(usage),
-        memory=_bytes(usage.memory_peak_bytes),
-        read=_bytes(usage.read_bytes),
-        written=_bytes(usage.write_bytes),
-        processes=usage.processes,
-        nodes=usage.nodes if usage.nodes > 1 else None,
-        samples=usage.samples,
-    )
-
-
-def _cores(usage: Usage) -> str | None:
-    cpu = _seconds(usage.cpu_s)
-    if cpu is None or usage.cores is None:
-        return cpu
-    return f"{cpu} ({usage.cores:.{2 if usage.cores < 1 else 1}f} cores)"
+    totals = {figure.label: _with_unit(usage.totals[figure.name], figure.unit) for figure in messages.TOTALS}
+    if totals["cpu"] and usage.cores is not None:
+        totals["cpu"] += f" ({usage.cores:.{2 if usage.cores < 1 else 1}f} cores)"
+    return _known(**totals, nodes=usage.nodes if usage.nodes > 1 else None, samples=usage.samples)
 
 
 def _seconds(value: Any) -> str | None:
@@ -84,6 +73,12 @@ def _seconds(value: Any) -> str | None:
 
 def _bytes(value: Any) -> str | None:
     return notation.size(int(value)) if isinstance(value, int | float) else None
+
+
+def _with_unit(value: Any, unit: str) -> Any:
+    if unit == "s":
+        return _seconds(value)
+    return _bytes(value) if unit == "bytes" else value
 
 
 def _shares(used: Resources) -> Text:

@@ -13,6 +13,7 @@ from hpctrack.store import refusals, values
 from hpctrack.store.ingest import gather, messages, pieces, rows
 from hpctrack.store.ingest.progress import COUNTED, Journal, decide
 from hpctrack.store.statements import statement
+from hpctrack.stream.wire.messages import KINDS, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from hpctrack.store.ingest import metrics
 
     #: Records what relays say about status: `hpctrack.reconcile.observe`.
-    Observe = Callable[[Connection, Iterable[model.RelayMessage]], frozenset[int]]
+    Observe = Callable[[Connection, Iterable[model.RunMessage]], frozenset[int]]
 
 #: Run and journal.
 Stream: TypeAlias = tuple[int, str]
@@ -37,8 +38,6 @@ _TRIES = 256
 _PROBES = 64
 #: Entries of `rejected` of one run, and bytes in them; what is more is only counted.
 _MAX_REJECTED, _MAX_PAYLOAD = 2000, 32 << 20
-_OBSERVED = frozenset(("hello", "start", "fin"))
-_KINDS = _OBSERVED | {"usage", "event", "args", "tags"}
 
 
 @dataclass
@@ -133,7 +132,7 @@ class _Batch:
         #: Entries and bytes in `rejected`, by run.
         self._set_aside_before: dict[int | None, tuple[int, int]] = {}
         self._logged: list[rows.Logged] = []
-        self._messages: list[messages.Parsed] = []
+        self._messages: list[model.RunMessage] = []
         self._lossy: set[int] = set()
         self.outcome = Outcome()
 
@@ -220,16 +219,16 @@ class _Batch:
         self, piece: model.Piece, message: model.NodeMessage | model.UnknownBlock
     ) -> str | None:
         """Take a message; returns why it is set aside, if it is of a kind that nobody here knows."""
-        if isinstance(message, model.UnknownBlock) or message.kind not in _KINDS:
+        if isinstance(message, model.UnknownBlock) or message.kind not in KINDS:
             what = "block" if isinstance(message, model.UnknownBlock) else "message"
             self.outcome.counts["malformed"] += 1
             return f"a {what} of kind {message.kind}, which only a newer hpctrack may know"
-        parsed = messages.parse(piece.run_id, piece.attempt, message)
-        if parsed is None:
+        checked = read(message.kind, message.text)
+        if checked is None:
             self.outcome.counts["malformed"] += 1
         else:
             self.outcome.counts["messages"] += 1
-            self._messages.append(parsed)
+            self._messages.append(model.RunMessage(piece.run_id, piece.attempt, checked))
         return None
 
     def store_lines(self, writer: metrics.Writer, observe: Observe) -> None:
@@ -370,12 +369,8 @@ class _Batch:
         """Store what messages say."""
         if not self._messages:
             return
-        facts = [model.RelayMessage(*message) for message in self._messages if message.kind in _OBSERVED]
-        if facts:
-            self.outcome.ended |= observe(self._connection, facts)
-        stored = messages.store(self._connection, self._messages)
-        self.outcome.counts["malformed"] += stored.malformed
-        self._lossy |= stored.lossy
+        self.outcome.ended |= observe(self._connection, self._messages)
+        self._lossy |= messages.store(self._connection, self._messages)
 
     def count(self) -> None:
         """Move watermarks and counters."""

@@ -1,36 +1,32 @@
-"""Messages of the node side, stored: usage, events, arguments, tags, losses. Nothing in them is trusted."""
+"""Messages of nodes, stored: usage, events, arguments, tags, losses.
+
+`store` takes checked records (`hpctrack.stream.wire.messages`), inside the caller's transaction. What they
+say about status is the reconciler's: of a ``fin`` only the losses are stored here.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import re
+import functools
 import signal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
 
 from hpctrack.store import values
-from hpctrack.store.statements import statement
+from hpctrack.store.statements import composable, statement
+from hpctrack.stream.wire.messages import FIGURES, Args, Event, Figure, Fin, Tags, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator
 
-    from hpctrack import model
+    from hpctrack.model import RunMessage
     from hpctrack.store.database import Connection
 
-_JOURNAL = re.compile(r"[0-9a-f]{16}")
-_INT32, _INT64 = 1 << 31, 1 << 63
-_LAST_TIME = 2.5e11
-"""Seconds since the epoch: the year 9892."""
-#: Of how many journals of a run, and how many lines of each, the relay may report losses.
-_MAX_JOURNALS = 4096
-_MAX_LOST = 1 << 48
-_MAX_NODE = 255
-_MAX_GPU = 64 << 10  # characters of JSON
+_MAX_JSON = 64 << 10  # characters of a figure that is JSON
 #: Statements that change a run's arguments and tags.
-_MERGES = {"args": "merge_args", "tags": "merge_tags"}
-#: Events of a run that are kept, and characters of an event's name.
+_MERGES: dict[type[Args | Tags], str] = {Args: "merge_args", Tags: "merge_tags"}
+#: Events of a run that are kept.
 _MAX_EVENTS = 1000
-_MAX_EVENT = 400
 #: Whom a signal was meant for (`hpctrack.stream.node.signals.Reach`).
 _REACHES = {
     "container": "sent to every process of the job",
@@ -39,115 +35,70 @@ _REACHES = {
 }
 
 
-class Parsed(NamedTuple):
-    """A message whose text is a JSON object."""
-
-    run_id: int
-    attempt: int
-    kind: str
-    body: Mapping[str, Any]
-
-
-def parse(run_id: int, attempt: int, message: model.NodeMessage) -> Parsed | None:
-    """Read a message; None if it is not a JSON object."""
-    try:
-        body = json.loads(message.text)
-    except (ValueError, RecursionError):
-        return None
-    return Parsed(run_id, attempt, message.kind, body) if isinstance(body, dict) else None
-
-
-class Stored(NamedTuple):
-    """What `store` did."""
-
-    malformed: int
-    """Messages of which something could not be used."""
-    lossy: set[int]
-    """Runs of which a loss was reported."""
-
-
-def store(connection: Connection, messages: Iterable[Parsed]) -> Stored:
-    """Store what messages say about usage, events, arguments, tags and losses; other kinds are left alone.
+def store(connection: Connection, given: Iterable[RunMessage]) -> set[int]:
+    """Store messages; return the runs of which a loss was reported.
 
     Rows of ``runs`` are changed in the order of their ids. Raises what psycopg raises.
     """
-    found = sorted(messages, key=lambda message: message.run_id)
-    samples = [_usage(message) for message in found if message.kind == "usage"]
-    events = [_event(message) for message in found if message.kind == "event"]
-    known = [sample for sample in samples if sample is not None]
-    happened = [event for event in events if event is not None]
-    lost = [loss for message in found if message.kind == "fin" for loss in _losses(message)]
-    with connection.cursor() as cursor:
-        if known:
-            cursor.executemany(statement("insert_usage"), known)
-        if happened:
-            cursor.executemany(statement("insert_event"), _that_fit(connection, happened))
-        for (run_id, kind), said in _merged(found).items():
-            cursor.execute(statement(_MERGES[kind]), {"run_id": run_id, "value": values.to_json(said)})
-        if lost:
-            cursor.executemany(statement("update_stream_lost"), lost)
-    malformed = len(samples) - len(known) + len(events) - len(happened)
-    return Stored(malformed, {int(loss["run_id"]) for loss in lost})
+    messages = sorted(given, key=lambda message: message.run_id)
+    _execute(connection, _insert_usage(FIGURES), _samples(messages))
+    _execute(connection, statement("insert_event"), _that_fit(connection, list(_events(messages))))
+    for (run_id, merge), merged in _merged(messages).items():
+        connection.execute(statement(merge), {"run_id": run_id, "value": values.to_json(merged)})
+    lost = list(_losses(messages))
+    _execute(connection, statement("update_stream_lost"), lost)
+    return {loss["run_id"] for loss in lost}
 
 
-def _that_fit(connection: Connection, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events for which their runs' timelines have room; those there are counted once."""
-    room = {event["run_id"]: _MAX_EVENTS for event in events}
-    found = connection.execute(statement("count_events"), {"runs": sorted(room)}).fetchall()
-    for run_id, count in found:
-        room[int(str(run_id))] -= int(str(count))
-    fitting = []
-    for event in events:
-        room[event["run_id"]] -= 1
-        if room[event["run_id"]] >= 0:
-            fitting.append(event)
-    return fitting
+def _execute(connection: Connection, query: bytes | sql.Composed, rows: Iterable[dict[str, Any]]) -> None:
+    rows = list(rows)
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.executemany(query, rows)
 
 
-def _merged(found: Iterable[Parsed]) -> dict[tuple[int, str], dict[str, Any]]:
-    """Return arguments and tags by run and kind, the later before the earlier: a row is changed once."""
-    merged: dict[tuple[int, str], dict[str, Any]] = {}
-    for message in found:
-        if message.kind in _MERGES and message.body:
-            merged.setdefault((message.run_id, message.kind), {}).update(message.body)
-    return merged
+@functools.cache
+def _insert_usage(figures: tuple[Figure, ...]) -> sql.Composed:
+    cast = sql.SQL(", {}::{}")
+    return composable("insert_usage").format(
+        columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier(figure.name)) for figure in figures),
+        values=sql.SQL("").join(
+            cast.format(sql.Placeholder(figure.name), sql.Identifier(figure.type)) for figure in figures
+        ),
+    )
 
 
-def _usage(message: Parsed) -> dict[str, Any] | None:
-    body = message.body
-    time, node = _time(body), body.get("node")
-    if time is None or not isinstance(node, str):
-        return None
-    gpu = body.get("gpu")
-    return {
-        "run_id": message.run_id,
-        "attempt": message.attempt,
-        "node": values.to_text(node)[:_MAX_NODE],
-        "time": time,
-        "cpu_s": _number(body.get("cpu_s")),
-        "processes": _integer(body.get("processes"), _INT32),
-        "gpu": None if gpu is None or len(text := values.to_json(gpu)) > _MAX_GPU else text,
-        **{
-            name: _integer(body.get(name), _INT64)
-            for name in ("memory_bytes", "memory_peak_bytes", "read_bytes", "write_bytes")
-        },
-    }
+def _samples(messages: Iterable[RunMessage]) -> Iterator[dict[str, Any]]:
+    for run_id, attempt, message in messages:
+        if isinstance(message, Usage):
+            yield {
+                "run_id": run_id,
+                "attempt": attempt,
+                "node": message.node,
+                "time": message.time,
+                **{figure.name: _stored(figure, message.figures.get(figure.name)) for figure in FIGURES},
+            }
 
 
-def _event(message: Parsed) -> dict[str, Any] | None:
-    """Return what happened on the node: a signal by its name, anything else in the node's words."""
-    body = message.body
-    time, name, reach = _time(body), body.get("name"), body.get("reach")
-    if time is None or not isinstance(name, str) or not name:
-        return None
-    number = _integer(body.get("signal"), _INT32)
-    return {
-        "run_id": message.run_id,
-        "attempt": message.attempt,
-        "time": time,
-        "reason": _REACHES.get(reach) if isinstance(reach, str) else None,
-        "raw": values.to_text(name)[:_MAX_EVENT] if number is None else _signal_name(number),
-    }
+def _stored(figure: Figure, value: Any) -> Any:
+    """Return a figure as PostgreSQL takes it; JSON that is too long is left out."""
+    if figure.type != "jsonb" or value is None:
+        return value
+    text = values.to_json(value)
+    return text if len(text) <= _MAX_JSON else None
+
+
+def _events(messages: Iterable[RunMessage]) -> Iterator[dict[str, Any]]:
+    """Yield what happened on nodes: a signal by its name, anything else in the node's words."""
+    for run_id, attempt, message in messages:
+        if isinstance(message, Event):
+            yield {
+                "run_id": run_id,
+                "attempt": attempt,
+                "time": message.time,
+                "reason": _REACHES.get(message.reach or ""),
+                "raw": message.name if message.signal is None else _signal_name(message.signal),
+            }
 
 
 def _signal_name(number: int) -> str:
@@ -157,40 +108,33 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _losses(message: Parsed) -> list[dict[str, Any]]:
-    lost = message.body.get("lost")
-    if not isinstance(lost, dict):
+def _that_fit(connection: Connection, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events for which their runs' timelines have room; those there are counted once."""
+    if not events:
         return []
-    counted = {
-        journal: count
-        for journal, given in sorted(lost.items())[:_MAX_JOURNALS]
-        if _JOURNAL.fullmatch(journal) and (count := _integer(given, _MAX_LOST))
-    }
-    return [
-        {"run_id": message.run_id, "journal": journal, "attempt": message.attempt, "lost": count}
-        for journal, count in counted.items()
-    ]
+    room = {event["run_id"]: _MAX_EVENTS for event in events}
+    counts = connection.execute(statement("count_events"), {"runs": sorted(room)}).fetchall()
+    for run_id, count in counts:
+        room[int(str(run_id))] -= int(str(count))
+    fitting = []
+    for event in events:
+        room[event["run_id"]] -= 1
+        if room[event["run_id"]] >= 0:
+            fitting.append(event)
+    return fitting
 
 
-def _time(body: Mapping[str, Any]) -> float | None:
-    """Return when it was, in seconds since the epoch; None where the node says no time that can be stored."""
-    time = _number(body.get("time"))
-    return time if time is not None and 0 <= time <= _LAST_TIME else None
+def _merged(messages: Iterable[RunMessage]) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return arguments and tags by run and statement, the later over the earlier: a row is changed once."""
+    merged: dict[tuple[int, str], dict[str, Any]] = {}
+    for run_id, _, message in messages:
+        if isinstance(message, (Args, Tags)) and message.values:
+            merged.setdefault((run_id, _MERGES[type(message)]), {}).update(message.values)
+    return merged
 
 
-def _number(value: object) -> float | None:
-    """Return a finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _integer(value: object, limit: int) -> int | None:
-    """Return a count below the limit; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value < limit else None
+def _losses(messages: Iterable[RunMessage]) -> Iterator[dict[str, Any]]:
+    for run_id, attempt, message in messages:
+        if isinstance(message, Fin):
+            for journal, count in (message.lost or {}).items():
+                yield {"run_id": run_id, "journal": journal, "attempt": attempt, "lost": count}

@@ -15,6 +15,7 @@ from hpctrack.store.metrics import column_types, columnar, copy_decode, copy_out
 from hpctrack.store.metrics.column_types import FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ
 from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.statements import composable
+from hpctrack.stream.wire.messages import FIGURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,13 +35,7 @@ USAGE = {
     "time": TIMESTAMPTZ,
     "attempt": INT4,
     "node": TEXT,
-    "cpu_s": FLOAT8,
-    "memory_bytes": INT8,
-    "memory_peak_bytes": INT8,
-    "read_bytes": INT8,
-    "write_bytes": INT8,
-    "processes": INT4,
-    "gpu": TEXT,
+    **{figure.name: figure.type for figure in FIGURES},
 }
 
 
@@ -101,10 +96,7 @@ def read(
 
 def read_usage(connection: Connection, run_id: int) -> Iterator[Part]:
     """Yield the samples of what a run used, in the order of time; all of it as ``axes``."""
-    fields = [
-        _Field(sql.SQL("u.gpu::text") if name == "gpu" else sql.Identifier("u", name), type_)
-        for name, type_ in USAGE.items()
-    ]
+    fields = [_field(sql.Identifier("u", name), type_) for name, type_ in USAGE.items()]
     query = composable("select_usage").format(fields=_listed(fields), run=run_id)
     for size, cells in _copied(connection, query, fields):
         yield Part(size, dict(zip(USAGE, cells, strict=True)), {}, {})

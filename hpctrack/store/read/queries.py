@@ -6,16 +6,22 @@ and never scans metrics. Unknown is None; times are aware. Lists of runs are in 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
 
 from hpctrack import errors
 from hpctrack.model import Attempt, RunStatus, Transition
 from hpctrack.run import runids, timeline, words
 from hpctrack.store import rows
+from hpctrack.store.statements import composable
+from hpctrack.stream.wire import messages
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -147,13 +153,10 @@ class Usage:
     samples: int
     time_first: datetime
     time_last: datetime
-    cpu_s: float | None
     cores: float | None
     """Processors that it kept busy between its first and last samples."""
-    memory_peak_bytes: int | None
-    read_bytes: int | None
-    write_bytes: int | None
-    processes: int | None
+    totals: Mapping[str, float | None]
+    """Of each of `messages.TOTALS`, by name."""
 
 
 class Losses(NamedTuple):
@@ -225,7 +228,33 @@ def relatives(connection: Connection, run_id: int) -> list[Relative]:
 
 def usage(connection: Connection, run_id: int) -> list[Usage]:
     """Return what each attempt used."""
-    return rows.records(connection, "fetch_usage", Usage, id=run_id)
+    return rows.records(connection, _fetch_usage(messages.TOTALS), _usage, id=run_id)
+
+
+@functools.cache
+def _fetch_usage(figures: tuple[messages.Figure, ...]) -> sql.Composed:
+    """Return the statement for these figures, which are added up over nodes."""
+    return composable("fetch_usage").format(
+        totals=sql.SQL("").join(
+            sql.SQL(", sum({name})::{type} AS {name}").format(
+                name=sql.Identifier(figure.name),
+                type=sql.Identifier("float8" if figure.type == "float8" else "int8"),
+            )
+            for figure in figures
+        ),
+        greatest=sql.SQL("").join(
+            sql.SQL(", max(coalesce({})) AS {}").format(
+                sql.SQL(", ").join(map(sql.Identifier, filter(None, (figure.name, figure.or_else)))),
+                sql.Identifier(figure.name),
+            )
+            for figure in figures
+        ),
+    )
+
+
+def _usage(**row: Any) -> Usage:
+    totals = {figure.name: row.pop(figure.name) for figure in messages.TOTALS}
+    return Usage(**row, totals=totals)
 
 
 def losses(connection: Connection, run_id: int) -> Losses:

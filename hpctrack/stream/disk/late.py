@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import files
-from hpctrack.script import journal_lines
 from hpctrack.stream.disk import appending, folders, opened, removal, runfolder
+from hpctrack.stream.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,7 +154,7 @@ def _post(spool: str, late: _Late, note: _Note, path: str) -> None:
         folders.write_identity(folder, late.identity)
     journal = runfolder.create_journal(folder, "relay", late.identity.attempt, 0)
     with open(journal, "ab") as file:
-        file.write(journal_lines.format_message("event", {"time": time.time(), "name": text}))
+        file.write(messages.line(messages.Event(time.time(), text)))
     files.make_folder(os.path.dirname(path))
     files.replace(path, b"%d %d %d\n" % (complete, late.size, note.times + 1))
     _forget_old(os.path.dirname(path))

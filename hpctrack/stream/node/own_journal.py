@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpctrack.script import journal_lines
 from hpctrack.stream.disk import runfolder
+from hpctrack.stream.wire import messages
 
 if TYPE_CHECKING:
     from hpctrack.stream.disk.journals import Journals
@@ -29,9 +29,9 @@ class OwnJournal:
         self._descriptor = -1
         self._said: set[str] = set()
 
-    def append(self, kind: str, contents: dict[str, Any]) -> None:
+    def append(self, message: messages.Message) -> None:
         """Append a message. Raises OSError if no place takes it."""
-        line = journal_lines.format_message(kind, contents)
+        line = messages.line(message)
         removed = self._journals.stay()
         if removed > self._removed and len(self._places) > 1:
             self._removed = removed
@@ -43,13 +43,13 @@ class OwnJournal:
                 if os.write(self._descriptor, line) == len(line):
                     return
             if len(self._places) == 1:
-                raise OSError(f"no space for the relay's own {kind}")
+                raise OSError(f"no space for the relay's own {type(message).__name__.lower()}")
             self.close()
             del self._places[0]
 
     def append_event(self, name: str) -> None:
         """Append an event of the run's timeline that happens now. Raises OSError."""
-        self.append("event", {"time": time.time(), "name": name})
+        self.append(messages.Event(time.time(), name))
 
     def is_news(self, topic: str) -> bool:
         """Whether this is asked for the first time: what is said once is said then."""

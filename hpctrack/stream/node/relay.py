@@ -34,7 +34,7 @@ from hpctrack.stream.node.ending import Ending
 from hpctrack.stream.node.own_journal import OwnJournal
 from hpctrack.stream.node.timetable import Timetable
 from hpctrack.stream.node.voyage import Voyage
-from hpctrack.stream.wire import doubts
+from hpctrack.stream.wire import doubts, messages
 
 if TYPE_CHECKING:
     import socket
@@ -178,7 +178,7 @@ class Relay:
     def run(self) -> None:
         """Work until the script has ended and its journals are shipped or kept."""
         self._attempt(self._journals.open)
-        self._attempt(self._own.append, "hello", report.hello(self._config, os.environ))
+        self._attempt(self._own.append, report.hello(self._config, os.environ))
         at_once = False
         while self._ending is None or not (self._ending.done or self._ending.last_moment < time.monotonic()):
             self._wait(at_once=at_once)
@@ -226,19 +226,19 @@ class Relay:
             script = self._supervisor.note_script(message["script_pid"], message.get("group_pid", 0))
             self._attempt(self._journals.note_script, *script)
         if "event" in message:
-            self._own.append("event", message["event"])
+            self._own.append(messages.Event(**message["event"]))
         if "fin" in message:
-            self._conclude(message["fin"])
+            self._conclude(messages.Fin(**message["fin"]))
 
-    def _conclude(self, ending: dict[str, Any]) -> None:
+    def _conclude(self, ending: messages.Fin) -> None:
         """Tell how the script ended, after all that it had to say."""
         self._ending = Ending(self._config, self._began, time.monotonic())
         if self._sampler is not None:
             self._attempt(self._sample)
         self._take_up()
         self._journals.end_lines()
-        told = report.fin(ending, self._journals.lost(), self._stderr, self._mask(), self._oom_kills)
-        self._own.append("fin", told)
+        lost = self._journals.lost()
+        self._own.append(report.fin(ending, lost, self._stderr, self._mask(), self._oom_kills))
         self._tell_removed()
 
     def _round(self, now: float) -> bool:
@@ -254,7 +254,7 @@ class Relay:
         if self._ending is not None:
             self._finish(self._ending, now)
         elif not (self._supervisor.lives or self._supervisor.left_script_behind()):
-            self._conclude({"exit_code": None, "exit_signal": None, "time": time.time()})  # nobody saw how
+            self._conclude(messages.Fin(time.time()))  # nobody saw how
         return at_once
 
     # --- whose journals ---
@@ -323,7 +323,7 @@ class Relay:
         """Tell once where and how the script runs, to who has answered or the user's own spool."""
         if self._own.is_news("start"):
             submitted = voyage.record.submission.get("env") or {}
-            self._own.append("start", report.start(self._config, os.environ, submitted, self._mask()))
+            self._own.append(report.start(self._config, os.environ, submitted, self._mask()))
 
     # --- once a second ---
 
@@ -420,7 +420,7 @@ class Relay:
             self._sampler = usage.Sampler(report.node(environ), job_id, mark, sluid)
             if self._sampler.lacks_cgroup:
                 self._own.append_event_once(usage.NOT_FOUND)
-        self._own.append("usage", self._sampler.sample())
+        self._own.append(self._sampler.sample())
 
     # --- the end ---
 

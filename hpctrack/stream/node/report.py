@@ -1,4 +1,4 @@
-"""What a relay tells of its own accord: contents of ``hello``, ``start`` and ``fin``, with secrets masked."""
+"""What a relay tells of its own accord: `messages.Hello`, `Start` and `Fin`, with secrets masked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import signal
 import stat
 import time
 from typing import TYPE_CHECKING, Any
+
+from hpctrack.stream.wire.messages import Fin, Hello, Start
+from hpctrack.stream.wire.names import TASK_NONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,23 +31,24 @@ def node(environ: Mapping[str, str]) -> str:
     return environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
 
 
-def hello(config: Config, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the first thing that is sent: ids only, since nobody has shown yet that he knows the key."""
-    return {
-        "time": config.time,
-        "attempt": config.attempt,
-        "node": node(environ),
-        "job_id": config.job_id,
-        "array_job_id": config.base_job_id if config.task >= 0 else None,
-        "array_task_id": config.task if config.task >= 0 else None,
-        "cluster": config.cluster,
-        "pid": os.getpid(),
-    }
+def hello(config: Config, environ: Mapping[str, str]) -> Hello:
+    """Return the first thing that is sent."""
+    is_task = config.task != TASK_NONE
+    return Hello(
+        time=config.time,
+        attempt=config.attempt,
+        node=node(environ),
+        job_id=config.job_id,
+        array_job_id=config.base_job_id if is_task else None,
+        array_task_id=config.task if is_task else None,
+        cluster=config.cluster,
+        pid=os.getpid(),
+    )
 
 
 def start(
     config: Config, environ: Mapping[str, str], submitted: Mapping[str, Any], redactor: Redactor
-) -> dict[str, Any]:
+) -> Start:
     """Return what the collector is told once it has answered under the key.
 
     ``submitted`` is the environment at submission, masked: only what differs from it is told again.
@@ -55,46 +59,42 @@ def start(
         size += len(name) + len(value)
         if submitted.get(name) != value and len(value) <= _MAX_VARIABLE and size <= _MAX_ENVIRONMENT:
             env[name] = value
-    told = {
-        "stdout": config.stdout or None,
-        "stderr": config.stderr or None,
-        "work_dir": os.getcwd(),
-        "job_name": environ.get("SLURM_JOB_NAME"),
-    }
-    return {
-        "time": time.time(),
-        "env": env,
-        **redactor.value(told),
-        "node_list": environ.get("SLURM_JOB_NODELIST"),
-        "partition": environ.get("SLURM_JOB_PARTITION"),
-        "account": environ.get("SLURM_JOB_ACCOUNT"),
-        "qos": environ.get("SLURM_JOB_QOS"),
-    }
+    return Start(
+        time=time.time(),
+        env=env,
+        stdout=redactor.value(config.stdout or None, name="stdout"),
+        stderr=redactor.value(config.stderr or None, name="stderr"),
+        work_dir=redactor.value(os.getcwd(), name="work_dir"),
+        job_name=redactor.value(environ.get("SLURM_JOB_NAME"), name="job_name"),
+        node_list=environ.get("SLURM_JOB_NODELIST"),
+        partition=environ.get("SLURM_JOB_PARTITION"),
+        account=environ.get("SLURM_JOB_ACCOUNT"),
+        qos=environ.get("SLURM_JOB_QOS"),
+    )
 
 
 def fin(
-    ending: Mapping[str, Any],
+    ending: Fin,
     lost: Mapping[str, int],
     stderr: Stderr,
     redactor: Redactor,
     oom_kills_before: int | None = None,
-) -> dict[str, Any]:
+) -> Fin:
     """Return how the script ended, as the supervisor saw it, with the end of what a failure had to say.
 
     ``lost`` counts lines by journal; ``oom_kills_before`` is what `oom_kills` returned when the script
     started.
     """
-    failed = ending.get("exit_code") != 0
-    tail = stderr.tail(redactor) if failed else None
-    told = {**ending, "stderr_tail": tail, "lost": dict(lost)}
-    if _was_killed(ending) and oom_kills_before is not None:
-        told["out_of_memory"] = (oom_kills() or 0) > oom_kills_before
-    return told
+    tail = stderr.tail(redactor) if ending.exit_code != 0 else None
+    fin = ending._replace(stderr_tail=tail, lost=dict(lost))
+    if not _was_killed(ending) or oom_kills_before is None:
+        return fin
+    return fin._replace(out_of_memory=(oom_kills() or 0) > oom_kills_before)
 
 
-def _was_killed(ending: Mapping[str, Any]) -> bool:
+def _was_killed(ending: Fin) -> bool:
     """Whether the script, or the last program of it, was ended by SIGKILL."""
-    return ending.get("exit_signal") == signal.SIGKILL or ending.get("exit_code") == 128 + signal.SIGKILL
+    return ending.exit_signal == signal.SIGKILL or ending.exit_code == 128 + signal.SIGKILL
 
 
 def oom_kills(cgroups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> int | None:

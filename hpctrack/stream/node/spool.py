@@ -18,7 +18,7 @@ from hpctrack import errors
 from hpctrack.script import journal_lines
 from hpctrack.stream.disk import folders, leftovers, removal, runfolder, tail
 from hpctrack.stream.node.outbox import Link, Outbox, Run
-from hpctrack.stream.wire import doubts, records
+from hpctrack.stream.wire import doubts, messages, records
 from hpctrack.stream.wire.names import TASK_NONE
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _journal_of(leftover: leftovers.Leftover, events: list[str]) -> list[tail.Ta
         path = runfolder.create_journal(leftover.path, "relay", leftover.identity.attempt, 0)
         with open(path, "ab") as file:
             for name in events:
-                file.write(journal_lines.format_message("event", {"time": time.time(), "name": name}))
+                file.write(messages.line(messages.Event(time.time(), name)))
     except OSError:  # what it would tell of arrives all the same
         return []
     return [tail.Tail([file]) for file in [tail.parse_name(path)] if file is not None]

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpctrack import files, resources
 from hpctrack.process import inherited, process_name
-from hpctrack.script import journal_lines, ranks
+from hpctrack.script import ranks
 from hpctrack.stream.disk import runfolder
 from hpctrack.stream.node import signals, untracked
 from hpctrack.stream.node.options import Config, Options, attempt, config, parse
+from hpctrack.stream.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -395,7 +396,7 @@ def _leave_word(folder: runfolder.RunFolder, ending: dict[str, Any]) -> None:
         with _private_files():
             path = runfolder.create_journal(folder.path, "relay", attempt(), 0)
         with open(path, "ab") as file:
-            file.write(journal_lines.format_message("fin", ending))
+            file.write(messages.line(messages.Fin(**ending)))
 
 
 def _end_as(status: int) -> int:

@@ -10,28 +10,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hpctrack import resources
+from hpctrack.stream.wire.messages import FIGURES, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import ModuleType
 
 _ROOT = "/sys/fs/cgroup"
 #: What the timeline says where Slurm made a cgroup, and none of its folders is known to be the job's.
 NOT_FOUND = "the job's cgroup is not found: usage is that of the processes which have the job's environment"
-
-
-class Processes(NamedTuple):
-    """What the processes of a job use, added up; counters include processes that have ended."""
-
-    cpu_s: float | None
-    memory_bytes: int | None
-    memory_peak_bytes: int | None
-    read_bytes: int | None
-    write_bytes: int | None
-    processes: int | None
 
 
 class Sampler:
@@ -49,18 +39,15 @@ class Sampler:
         self.lacks_cgroup = job_id is not None and not self._cgroups and "/slurm" in text
         self._processes = _InCgroup(self._cgroups) if self._cgroups else _Marked(mark)
 
-    def sample(self) -> dict[str, Any]:
-        """Return one sample, the contents of a ``usage`` message; what can't be had is None."""
-        seen = self._processes.sample()
-        result: dict[str, Any] = {"time": time.time(), "node": self._node, "gpu": None, **seen._asdict()}
-        for name, value in (
-            ("cpu_s", _cgroup_cpu(self._cgroups)),
-            ("memory_bytes", _cgroup_memory(self._cgroups)),
-            ("memory_peak_bytes", _cgroup_peak(self._cgroups)),
-        ):
+    def sample(self) -> Usage:
+        """Return one sample; what can't be had is None."""
+        measured = self._processes.sample()
+        for name, measure in _CGROUP_FIGURES.items():
+            value = measure(self._cgroups)
             if value is not None:
-                result[name] = value
-        return result
+                measured[name] = value
+        figures = {figure.name: measured.get(figure.name) for figure in FIGURES}
+        return Usage(time.time(), self._node, figures)
 
 
 def find_cgroups(text: str, job_id: int | None, sluid: str = "") -> dict[str, str]:
@@ -101,6 +88,14 @@ def _cgroup_peak(cgroups: dict[str, str]) -> int | None:
     else:
         text = _read(os.path.join(cgroups[""], "memory.peak")) if "" in cgroups else ""
     return int(text) if text else None
+
+
+#: What the cgroup itself counts, and better than its processes do.
+_CGROUP_FIGURES: dict[str, Callable[[dict[str, str]], float | None]] = {
+    "cpu_s": _cgroup_cpu,
+    "memory_bytes": _cgroup_memory,
+    "memory_peak_bytes": _cgroup_peak,
+}
 
 
 def _fields(folder: str | None, name: str) -> dict[str, int]:
@@ -157,24 +152,30 @@ def _add(start: tuple[float, ...], rows: Iterable[tuple[float, ...]]) -> tuple[f
 
 
 class _InCgroup:
-    """The processes in the job's cgroup; processor time and memory are the cgroup's own business."""
+    """The processes in the job's cgroup; processor time and memory are counted by the cgroup itself.
+
+    Counters include processes that have ended.
+    """
 
     def __init__(self, cgroups: dict[str, str]) -> None:
         self._folder = cgroups.get("memory") or next(iter(cgroups.values()))
         self._totals = _Totals()
 
-    def sample(self) -> Processes:
+    def sample(self) -> dict[str, float]:
         counters: dict[Any, tuple[float, ...]] = {}
         for folder, _, _ in os.walk(self._folder):
             for pid in _read(os.path.join(folder, "cgroup.procs")).split():
                 io = dict(line.split(": ") for line in _read(f"/proc/{pid}/io").splitlines())
                 counters[pid] = (0.0, float(io.get("read_bytes", 0)), float(io.get("write_bytes", 0)))
         _, read, written = self._totals.update(counters)
-        return Processes(None, None, None, int(read), int(written), len(counters))
+        return {"read_bytes": int(read), "write_bytes": int(written), "processes": len(counters)}
 
 
 class _Marked:
-    """The processes of this user that carry the job's mark. psutil is imported on the first sample."""
+    """The processes of this user that carry the job's mark. psutil is imported on the first sample.
+
+    Counters include processes that have ended.
+    """
 
     def __init__(self, mark: tuple[str, str]) -> None:
         self._mark = mark
@@ -182,10 +183,10 @@ class _Marked:
         self._totals = _Totals()
         self._peak = 0
 
-    def sample(self) -> Processes:
+    def sample(self) -> dict[str, float]:
         psutil = _load_psutil()
         if psutil is None:
-            return Processes(None, None, None, None, None, None)
+            return {}
         memory = 0
         counters: dict[Any, tuple[float, ...]] = {}
         alive: dict[tuple[int, str], bool] = {}
@@ -207,7 +208,14 @@ class _Marked:
         self._ours = alive
         self._peak = max(self._peak, memory)
         cpu, read, written = self._totals.update(counters)
-        return Processes(cpu, memory, self._peak, int(read), int(written), len(counters))
+        return {
+            "cpu_s": cpu,
+            "memory_bytes": memory,
+            "memory_peak_bytes": self._peak,
+            "read_bytes": int(read),
+            "write_bytes": int(written),
+            "processes": len(counters),
+        }
 
 
 def _started(pid: int) -> str:

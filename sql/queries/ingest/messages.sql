@@ -6,11 +6,9 @@ INSERT INTO streams AS s (run_id, journal_id, attempt, lost) VALUES (%(run_id)s,
 ON CONFLICT (run_id, journal_id) DO UPDATE SET lost = greatest(s.lost, excluded.lost);
 
 -- name: insert_usage
--- A sample of what the job used on a node.
-INSERT INTO usage (run_id, attempt, node, time, cpu_s, memory_bytes, memory_peak_bytes, read_bytes, write_bytes,
-                   processes, gpu)
-VALUES (%(run_id)s, %(attempt)s, %(node)s, to_timestamp(%(time)s), %(cpu_s)s, %(memory_bytes)s,
-        %(memory_peak_bytes)s, %(read_bytes)s, %(write_bytes)s, %(processes)s, %(gpu)s::jsonb)
+-- A sample of what the job used on a node. The figures are those of `messages.FIGURES`.
+INSERT INTO usage (run_id, attempt, node, time{columns})
+VALUES (%(run_id)s, %(attempt)s, %(node)s, to_timestamp(%(time)s){values})
 ON CONFLICT DO NOTHING;
 
 -- name: count_events

@@ -42,16 +42,12 @@ FROM ((SELECT from_id, kind, to_id FROM run_relationships WHERE from_id = %(id)s
 ORDER BY from_id, to_id;
 
 -- name: fetch_usage
--- What each attempt used: counters count up on each node, so their greatest values are added up.
+-- What each attempt used: the greatest value of each figure (`messages.FIGURES`) on each node, added up.
 SELECT attempt, count(*) AS nodes, sum(samples)::bigint AS samples, min(time_first) AS time_first,
-       max(time_last) AS time_last, sum(cpu_s) AS cpu_s, sum(cores) AS cores, sum(memory_peak_bytes)::bigint AS memory_peak_bytes,
-       sum(read_bytes)::bigint AS read_bytes, sum(write_bytes)::bigint AS write_bytes,
-       sum(processes)::bigint AS processes
-FROM (SELECT attempt, node, count(*) AS samples, min(time) AS time_first, max(time) AS time_last, max(cpu_s) AS cpu_s,
+       max(time_last) AS time_last, sum(cores) AS cores{totals}
+FROM (SELECT attempt, node, count(*) AS samples, min(time) AS time_first, max(time) AS time_last,
              CASE WHEN max(time) - min(time) >= interval '1 second'
-                  THEN (max(cpu_s) - min(cpu_s)) / extract(epoch FROM max(time) - min(time))::double precision END AS cores,
-             max(coalesce(memory_peak_bytes, memory_bytes)) AS memory_peak_bytes, max(read_bytes) AS read_bytes,
-             max(write_bytes) AS write_bytes, max(processes) AS processes
+                  THEN (max(cpu_s) - min(cpu_s)) / extract(epoch FROM max(time) - min(time))::double precision END AS cores{greatest}
       FROM usage
       WHERE run_id = %(id)s
       GROUP BY attempt, node) per_node

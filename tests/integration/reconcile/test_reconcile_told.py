@@ -13,11 +13,10 @@ from click.testing import CliRunner
 
 from hpctrack import errors, reconcile
 from hpctrack.cli.verbs import reconcile as verb
-from hpctrack.model import RelayMessage
 from hpctrack.reconcile import passes, relayed
 from hpctrack.run import runids
 from hpctrack.store.read import lookup
-from tests.support.relay_says import say
+from tests.support.relay_says import said, say
 from tests.support.slurm_says import HELP, T0, epoch, line, row
 
 # ---- Relays ------------------------------------------------------------------------------------------------
@@ -90,9 +89,9 @@ def test_a_command_outside_slurm(connection, register, get):
 
 def test_many_runs_and_messages_at_once(connection, register):
     ids = [register(job) for job in range(1, 101)]
-    messages = [RelayMessage(run_id, 0, kind, {}) for run_id in ids for kind in ("hello", "usage", "fin")]
+    messages = [said(run_id, kind) for run_id in ids for kind in ("hello", "args", "fin")]
     with connection.transaction():
-        ended = reconcile.observe(connection, [*messages, RelayMessage(10**9, 0, "hello", {})])
+        ended = reconcile.observe(connection, [*messages, said(10**9, "hello")])
     assert ended == set(ids)
     states = connection.execute("SELECT status, count(*) FROM runs GROUP BY 1").fetchall()
     assert states == [("COMPLETING", 100)]
@@ -103,7 +102,7 @@ def test_many_runs_and_messages_at_once(connection, register):
 )
 def test_messages_of_any_shape_are_taken(connection, register, get, body):
     run_id = register(10)
-    for kind in ("hello", "start", "fin", "nonsense"):
+    for kind in ("hello", "start", "fin", "tags"):
         say(connection, run_id, kind, **body)
     assert get(run_id)["status"] == "COMPLETING"
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from hpctrack import reconcile
-from hpctrack.model import RelayMessage
 from hpctrack.reconcile.attempts import UNKNOWN
 from hpctrack.store import database as store
+from tests.support.relay_says import say
 from tests.support.slurm_says import T0, epoch, line, row
 
 # ---- Trouble -----------------------------------------------------------------------------------------------
@@ -143,9 +143,7 @@ def test_a_purged_job_of_which_only_the_relay_knows_ends_as_its_script_did(slurm
     run_id = register(10)
     bodies = [("hello", {}), ("fin", {"exit_code": 4})]
     for kind, body in bodies:
-        message = RelayMessage(run_id, 0, kind, {"time": T0.timestamp(), **body})
-        with connection.transaction():
-            reconcile.observe(connection, [message])
+        say(connection, run_id, kind, time=T0.timestamp(), **body)
     for _ in range(2):
         reconcile.run_once(connection, slurm.backend(), "mini", grace=timedelta(0))
     run = get(run_id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hpctrack.model import RelayMessage
 from hpctrack.reconcile import relayed
 from hpctrack.reconcile.attempts import UNKNOWN
 from hpctrack.reconcile.plan import FORGOTTEN, GRACE, Survey
 from tests.support.facts import QUEUE, S, after, at, decide, relay, row, run, squeue
+from tests.support.relay_says import said
 
 
 def test_hello_may_come_before_squeue():
@@ -88,13 +88,12 @@ def test_while_accounting_does_not_answer_nothing_is_decided():
 def test_odd_bodies_are_left_out():
     for body in ({}, {"time": "x", "exit_code": "0", "node": 5}, {"time": 1e300, "exit_code": 1 << 40}):
         for kind in ("hello", "start", "fin"):
-            message = RelayMessage(1, 0, kind, body)
-            found = relayed.fact_of(message, at(7))
+            found = relayed.fact_of(said(1, kind, **body), at(7))
             assert found
-            assert (found.time, found.exit_code, found.batch_host) == (at(7), None, None)
-    assert relayed.fact_of(RelayMessage(1, 0, "usage", {}), at(7)) is None
-    text = relayed.fact_of(RelayMessage(1, 0, "fin", {"stderr_tail": "a\x00\udcff" + "b" * 9999}), at(7))
+            assert (found.time, found.exit_code, found.batch_host, found.job_id) == (at(7), None, None, None)
+    assert relayed.fact_of(said(1, "args"), at(7)) is None
+    text = relayed.fact_of(said(1, "fin", stderr_tail="a\x00\udcff" + "b" * 9999), at(7))
     assert text
     assert text.stderr_tail == "b" * 4096
-    env = relayed.environment_of(RelayMessage(1, 0, "start", {"env": {"A": "\x00", "B": 1, "C": "c"}}))
+    env = relayed.environment_of(said(1, "start", env={"A": "\x00", "B": 1, "C": "c"}))
     assert env == {"A": "\ufffd", "C": "c"}

@@ -8,7 +8,7 @@ import pytest
 
 from hpctrack import reconcile
 from hpctrack.store.ingest import ingestion
-from hpctrack.stream.wire import journal
+from hpctrack.stream.wire import journal, messages
 from tests.support.journals import A, B, Journal, one, stored
 
 
@@ -61,9 +61,8 @@ def test_what_says_something_about_status_is_observed(ingest, run, observed):
     outcome = ingest.store(
         [log.message("hello", {"node": "n"}), log.message("event", {}), log.message("fin", {"x": 1})]
     )
-    assert [(m.run_id, m.attempt, m.kind, dict(m.body)) for m in observed] == [
-        (run_id, 2, "hello", {"node": "n"}), (run_id, 2, "fin", {"x": 1}),
-    ]  # fmt: skip
+    fin = messages.Fin(lost={}, out_of_memory=False)
+    assert observed == [(run_id, 2, messages.Hello(node="n")), (run_id, 2, fin)]
     assert outcome.ended == {run_id}
 
 
@@ -80,7 +79,7 @@ def test_events_stand_in_the_timeline(connection, ingest, run, monkeypatch):
         {"name": "no time"},
     ]
     outcome = ingest.store([log.message("event", body) for body in told])
-    assert (outcome.counts["messages"], outcome.counts["malformed"]) == (6, 3)
+    assert (outcome.counts["messages"], outcome.counts["malformed"]) == (3, 3)
     query = (
         "SELECT attempt, status, source, reason, raw, extract(epoch FROM time) FROM transitions ORDER BY id"
     )
@@ -151,12 +150,12 @@ def test_a_mistake_of_ours_costs_only_what_brings_it_to_light(connection, run):
 
     def observe(_connection, messages):
         for message in messages:
-            if message.body.get("bad"):
+            if message.message.attempt == 3:
                 raise KeyError("bad")
         return frozenset()
 
     mistaken = ingestion.Ingestion(connection, observe)
-    batch = [log.message("hello", {"bad": i == 3}) for i in range(6)]
+    batch = [log.message("hello", {"attempt": i}) for i in range(6)]
     assert mistaken.store(batch).watermarks == {(run_id, A): 600}
     assert one(connection, "SELECT start_offset, reason FROM rejected") == (300, "KeyError: 'bad'")
 

@@ -95,10 +95,10 @@ def test_marked_processes_are_counted_and_their_time_is_kept():
     alive = sampler.sample()
     process.communicate(b"\n")
     ended = sampler.sample()
-    assert alive["processes"] == 1
-    assert alive["cpu_s"] >= 0.2  # in clock ticks of 10 ms
-    assert alive["memory_bytes"] > 1 << 20
-    assert ended["processes"] == 0
-    assert ended["cpu_s"] >= alive["cpu_s"]
-    assert ended["memory_peak_bytes"] == alive["memory_peak_bytes"]
-    assert ended["node"] == "here"
+    assert alive.figures["processes"] == 1
+    assert alive.figures["cpu_s"] >= 0.2  # in clock ticks of 10 ms
+    assert alive.figures["memory_bytes"] > 1 << 20
+    assert ended.figures["processes"] == 0
+    assert ended.figures["cpu_s"] >= alive.figures["cpu_s"]
+    assert ended.figures["memory_peak_bytes"] == alive.figures["memory_peak_bytes"]
+    assert ended.node == "here"
