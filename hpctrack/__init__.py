@@ -7,9 +7,9 @@ library only; every public name is resolved on first use.
 __version__ = "0.1.0"
 
 _HOMES = {
-    "log": "hpctrack.script",
-    "set_args": "hpctrack.script",
-    "set_tags": "hpctrack.script",
+    "log": "hpctrack.script.calls",
+    "set_args": "hpctrack.script.calls",
+    "set_tags": "hpctrack.script.calls",
     "Client": "hpctrack.api",
     "Experiment": "hpctrack.api",
     "Run": "hpctrack.api",
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from hpctrack.api import Client as Client
     from hpctrack.api import Experiment as Experiment
     from hpctrack.api import Run as Run
-    from hpctrack.script import log as log
-    from hpctrack.script import set_args as set_args
-    from hpctrack.script import set_tags as set_tags
+    from hpctrack.script.calls import log as log
+    from hpctrack.script.calls import set_args as set_args
+    from hpctrack.script.calls import set_tags as set_tags
 
 
 def __getattr__(name: str) -> object:

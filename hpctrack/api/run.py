@@ -8,9 +8,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, overload
 
-from hpctrack import errors, script
+from hpctrack import errors
 from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
+from hpctrack.script import calls
 from hpctrack.store.metrics import extreme_values, metric_names, metric_tables, packed_columns, series
 from hpctrack.store.read import queries
 from hpctrack.store.write import changes, tracked
@@ -155,7 +156,7 @@ class Run:
         Raises `errors.UsageError` for a step that is no integer or a progress that is no number,
         `errors.StoreDenied` for somebody else's run.
         """
-        measured = script.flat_values(script.joined(values or {}, metrics))
+        measured = calls.flat_values(calls.joined(values or {}, metrics))
         if step is not None and (not isinstance(step, SupportsIndex) or abs(operator.index(step)) >= 1 << 63):
             raise errors.UsageError(f"step must be an integer of 64 bits, not {step!r}")
         if not isinstance(progress, SupportsFloat) or math.isnan(progress):

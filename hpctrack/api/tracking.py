@@ -12,9 +12,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors, script
+from hpctrack import errors
 from hpctrack.model import RunStatus
 from hpctrack.run.arguments import parse_arguments
+from hpctrack.script import calls
 from hpctrack.store.write import tracked
 from hpctrack.text import redact
 
@@ -141,7 +142,7 @@ def stored_args(args: Any, more: Mapping[str, Any]) -> dict[str, Any]:
         found: Any = parse_arguments(redactor.argv(sys.argv)[1:])
     else:
         found = args if hasattr(args, "keys") else vars(args)
-    masked: dict[str, Any] = redactor.value(script.jsonable({**found, **more}))
+    masked: dict[str, Any] = redactor.value(calls.jsonable({**found, **more}))
     return masked
 
 

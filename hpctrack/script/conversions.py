@@ -1,4 +1,4 @@
-"""What scripts hand to `hpctrack.script`: whether it is one value or has fields, and the value in it.
+"""What scripts hand to `hpctrack.script.calls`: whether it is one value or has fields, and the value in it.
 
 Loaded in the user's script, in Python 3.8 or newer: standard library only, and little of it.
 """

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 _OURS = (
     "hpctrack",
     "hpctrack.script",
+    "hpctrack.script.calls",
     "hpctrack.script.conversions",
     "hpctrack.script.writer",
     "hpctrack.script.journal_lines",

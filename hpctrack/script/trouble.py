@@ -61,7 +61,7 @@ def raise_foreign(error: Exception) -> None:
     """Raise what the script must hear of.
 
     That is what its signal handlers raise, which may happen in the midst of any call; and, for the calls of
-    `hpctrack.script`, that the stack is full.
+    `hpctrack.script.calls`, that the stack is full.
     """
     if _is_of_a_handler(error) or (isinstance(error, RecursionError) and is_deep()):
         raise error

@@ -43,9 +43,9 @@ TOO_COMPLEX = frozenset(
     hpctrack/reconcile/running_time.py:_suspended
     hpctrack/reconcile/running_time.py:_time_stopped
 
-    hpctrack/script/__init__.py:_line
-    hpctrack/script/__init__.py:jsonable
-    hpctrack/script/__init__.py:log
+    hpctrack/script/calls.py:_line
+    hpctrack/script/calls.py:jsonable
+    hpctrack/script/calls.py:log
     hpctrack/script/conversions.py:fields
 
     hpctrack/settings.py:load

@@ -33,7 +33,7 @@ def test_a_signal_handler_may_log_too(programs):
 #: Calls a function in the midst of another, before each of its instructions in our code, as a signal would.
 AT_EVERY_INSTRUCTION = """
     import hpctrack, signal, sys
-    from hpctrack import script
+    from hpctrack.script import calls
     def interrupted(call, at, interrupt):
         seen = 0
         def trace(frame, event, _):
@@ -53,8 +53,8 @@ AT_EVERY_INSTRUCTION = """
             sys.settrace(None)
         return seen
     def forget():
-        script._state.clear()
-        script._packers.clear()
+        calls._state.clear()
+        calls._packers.clear()
 """
 
 

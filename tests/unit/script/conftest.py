@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrack import script
-from hpctrack.script import ranks
+from hpctrack.script import calls, ranks
 
 VARIABLES = (
     "SLURM_JOB_ID",
@@ -25,9 +24,9 @@ def run_folder(tmp_path, monkeypatch):
     """A tracked run, as its supervisor makes it; the module as it is in a fresh process."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(script, "_state", {})
-    monkeypatch.setattr(script, "_packers", {})
-    monkeypatch.setattr(script, "_warned", set())
+    monkeypatch.setattr(calls, "_state", {})
+    monkeypatch.setattr(calls, "_packers", {})
+    monkeypatch.setattr(calls, "_warned", set())
     folder = tmp_path / "run"
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("HPCTRACK_JOB_ID", "14")
@@ -36,6 +35,6 @@ def run_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HPCTRACK_SPOOL_DIR", str(tmp_path / "spool" / "journals" / "c.14.0"))
     monkeypatch.setenv("HPCTRACK_ATTEMPT", "2")
     yield folder
-    opened = script._state.get("writer")
+    opened = calls._state.get("writer")
     if opened is not None:
         opened.close()

@@ -19,19 +19,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpctrack import script
+from hpctrack.script import calls
 from tests.support.run_folders import lines
 
 
 def test_arguments_and_tags(run_folder):
-    script.set_args(
+    calls.set_args(
         {"lr": 0.1, "nested": {"a": [1, (2, {3})]}, "path": pathlib.Path("/a")}, batch=np.int64(8), none=None
     )
-    script.set_args(
-        types.SimpleNamespace(nan=math.nan, inf=-math.inf, d=datetime.date(2026, 1, 2), nul="a\0")
-    )
-    script.set_tags("baseline", "debug", dataset="cifar")
-    script.set_tags()
+    calls.set_args(types.SimpleNamespace(nan=math.nan, inf=-math.inf, d=datetime.date(2026, 1, 2), nul="a\0"))
+    calls.set_tags("baseline", "debug", dataset="cifar")
+    calls.set_tags()
     found = [(line.kind, json.loads(line.text)) for line in lines(run_folder)]
     assert found == [
         ("args", {"lr": 0.1, "nested": {"a": [1, [2, [3]]]}, "path": "/a", "batch": 8, "none": None}),
@@ -68,7 +66,7 @@ class Attributes:
 
 def test_arguments_of_all_kinds_of_objects_are_told_by_their_fields(run_folder, capfd):
     for args in (Configuration(), Point(), Attributes, types.SimpleNamespace(inner=Configuration)):
-        script.set_args(args)
+        calls.set_args(args)
     assert [json.loads(line.text) for line in lines(run_folder)] == [
         {
             "optimizer": "ADAM", "activation": "math.tanh", "betas": [0.9, 0.99], "start": {"x": 1, "y": 2},
@@ -154,7 +152,7 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_no_value_is_lost_and_none_takes_another_along(run_folder, capfd, name):
     value, expected = VALUES[name]
-    script.set_args(before=1, value=value, inside={"list": [value]}, after=2)
+    calls.set_args(before=1, value=value, inside={"list": [value]}, after=2)
     (line,) = lines(run_folder)
     told = json.loads(line.text)
     assert (told["before"], told["after"]) == (1, 2)
@@ -203,10 +201,10 @@ class ListConfig(collections.abc.Sequence):
 
 
 def test_what_can_not_be_had_of_a_mapping_is_lost_alone(run_folder, capfd):
-    script.log(Config(a=1, b="???", c=Config(d=2, e="???", f=3)), step=0, g=4)
-    script.log({"a": Config(b="???", c=1), "d": 2}, step=1)
-    script.log(Config(step=2, a=1, b="???"))
-    script.log(a=(n for n in range(3)), b=1, step=3)
+    calls.log(Config(a=1, b="???", c=Config(d=2, e="???", f=3)), step=0, g=4)
+    calls.log({"a": Config(b="???", c=1), "d": 2}, step=1)
+    calls.log(Config(step=2, a=1, b="???"))
+    calls.log(a=(n for n in range(3)), b=1, step=3)
     rows = lines(run_folder)
     assert [row.step for row in rows] == [0, 1, 2, 3]
     assert [row.values for row in rows[:3]] == [
@@ -219,15 +217,15 @@ def test_what_can_not_be_had_of_a_mapping_is_lost_alone(run_folder, capfd):
 
 
 def test_arguments_of_a_configuration_are_what_can_be_had_of_it(run_folder):
-    script.set_args(Config(a="???", b=Config(c="???", d=ListConfig(1, "???", Config(e=2)))))
-    script.set_args(f=collections.deque([1, 2]), g=range(3))
+    calls.set_args(Config(a="???", b=Config(c="???", d=ListConfig(1, "???", Config(e=2)))))
+    calls.set_args(f=collections.deque([1, 2]), g=range(3))
     found = [json.loads(line.text) for line in lines(run_folder)]
     assert found == [{"b": {"d": [1, None, {"e": 2}]}}, {"f": [1, 2], "g": "range(0, 3)"}]
 
 
 def test_a_configuration_with_what_is_missing_keeps_the_rest(run_folder, capfd):
-    script.set_args(Missing(a=1, b="???", c=3))
-    script.set_tags(Missing(a="x", b="???"))
+    calls.set_args(Missing(a=1, b="???", c=3))
+    calls.set_tags(Missing(a="x", b="???"))
     assert [json.loads(line.text) for line in lines(run_folder)] == [{"a": 1, "c": 3}, {"a": "x"}]
     assert "b is left out" in capfd.readouterr().err
 
@@ -235,25 +233,25 @@ def test_a_configuration_with_what_is_missing_keeps_the_rest(run_folder, capfd):
 def test_lengths_of_time_are_seconds_whoever_made_them(run_folder):
     for again in range(2):
         for length in LENGTHS:
-            script.log(step=again, length=length)
-            script.set_args(length=length)
+            calls.log(step=again, length=length)
+            calls.set_args(length=length)
     rows = lines(run_folder)
     assert {row.values["length"] for row in rows if not hasattr(row, "kind")} == {1.5}
     assert {json.loads(row.text)["length"] for row in rows if hasattr(row, "kind")} == {1.5}
 
 
 def test_tags_in_lists_and_dictionaries(run_folder):
-    script.set_tags(["a", "b"], {"k": 1}, "c", d="e")
+    calls.set_tags(["a", "b"], {"k": 1}, "c", d="e")
     assert json.loads(lines(run_folder)[0].text) == {"a": True, "b": True, "k": 1, "c": True, "d": "e"}
 
 
 def test_arguments_that_are_too_long_are_told(run_folder, capfd):
-    script.set_args(text=["x" * 100_000] * 20)
-    script.log({str(i): "x" * 100_000 for i in range(20)})
+    calls.set_args(text=["x" * 100_000] * 20)
+    calls.log({str(i): "x" * 100_000 for i in range(20)})
     assert lines(run_folder) == [] and capfd.readouterr().err.count("\n") == 2
 
 
-@pytest.mark.parametrize("call", [script.set_args, script.set_tags])
+@pytest.mark.parametrize("call", [calls.set_args, calls.set_tags])
 def test_arguments_that_are_too_long_take_no_others_along(run_folder, capfd, call):
     long = ["x" * 90_000] * 20
     call({"before": 1, "long": long, "many": {f"k{i}": "y" * 1000 for i in range(300)}, "after": 2})

@@ -14,17 +14,16 @@ import struct
 import numpy as np
 import pytest
 
-from hpctrack import script
-from hpctrack.script import trouble
+from hpctrack.script import calls, trouble
 from hpctrack.stream.wire import journal
 from tests.support.run_folders import lines, logged
 
 
 def test_one_line_a_call(run_folder):
     for step in range(3):
-        script.log(step=step, loss=step / 4, epoch=step, ok=step > 1)
-    script.log({"train/loss": 0.5}, step=3)
-    script.log({"a": 1.0}, b=2.0)
+        calls.log(step=step, loss=step / 4, epoch=step, ok=step > 1)
+    calls.log({"train/loss": 0.5}, step=3)
+    calls.log({"a": 1.0}, b=2.0)
     rows = lines(run_folder)
     assert [row.step for row in rows] == [0, 1, 2, 3, None]
     assert rows[2].values == {"loss": 0.5, "epoch": 2, "ok": True} and rows[4].values == {"a": 1.0, "b": 2.0}
@@ -97,8 +96,8 @@ class Level(enum.IntEnum):
     ids=repr,
 )
 def test_values(run_folder, value, expected, capfd):
-    script.log(step=1, x=value)
-    script.log(step=1, x=value)  # by what was learnt the first time
+    calls.log(step=1, x=value)
+    calls.log(step=1, x=value)  # by what was learnt the first time
     first, second = (row.values["x"] for row in lines(run_folder))
     assert type(first) is type(second) is type(expected)
     if isinstance(expected, float):
@@ -108,29 +107,29 @@ def test_values(run_folder, value, expected, capfd):
 
 
 def test_nan(run_folder):
-    script.log(x=math.nan, y=np.float32("nan"))
+    calls.log(x=math.nan, y=np.float32("nan"))
     assert all(math.isnan(value) for value in logged(run_folder).values())
 
 
 def test_a_type_may_change_from_call_to_call(run_folder):
     for value in (1.0, 1, True, "1", None, 2**70, 1.0, np.float32(1)):
-        script.log(step=0, x=value, y=1.0)
+        calls.log(step=0, x=value, y=1.0)
     assert [row.values.get("x") for row in lines(run_folder)] == [1.0, 1, True, "1", None, 2**70, 1.0, 1.0]
 
 
 def test_nested_dictionaries_and_none(run_folder):
-    script.log({"train": {"loss": 1.0, "top": {"k": 5}}, "none": None, 3: 4.0})
+    calls.log({"train": {"loss": 1.0, "top": {"k": 5}}, "none": None, 3: 4.0})
     assert logged(run_folder) == {"train/loss": 1.0, "train/top/k": 5, "3": 4.0}
 
 
 def test_other_things_become_text_with_one_warning(run_folder, capfd):
     for _ in range(2):
-        script.log(step=1, a=np.arange(3), b=[1, 2], c=Colour.RED, d=1 + 2j)
+        calls.log(step=1, a=np.arange(3), b=[1, 2], c=Colour.RED, d=1 + 2j)
     assert [row.values for row in lines(run_folder)] == [
         {"a": "[0 1 2]", "b": "[1, 2]", "c": "Colour.RED", "d": "(1+2j)"}
     ] * 2
     assert capfd.readouterr().err.count("\n") == 4
-    script.log(long=list(range(10_000)))
+    calls.log(long=list(range(10_000)))
     assert len(lines(run_folder)[-1].values["long"]) == 1000
 
 
@@ -139,7 +138,7 @@ def test_a_value_that_fails_does_not_take_the_others_along(run_folder, capfd):
         def __str__(self):
             raise RuntimeError("no")
 
-    script.log(step=1, bad=Bad(), good=1.0)
+    calls.log(step=1, bad=Bad(), good=1.0)
     assert logged(run_folder) == {"good": 1.0}
     assert "bad is left out" in capfd.readouterr().err
 
@@ -148,23 +147,23 @@ def test_a_value_that_fails_does_not_take_the_others_along(run_folder, capfd):
     "name", ["a b", "a=b", "a,b", '"', "é/ü", "名前", "time", "n" * 200, "\n", "a\ud800", "#x", "!x"]
 )
 def test_names(run_folder, name):
-    script.log({name: 1.0}, step=2)
-    script.log({name: 2.0, "b": 3.0}, step=2)
+    calls.log({name: 1.0}, step=2)
+    calls.log({name: 2.0, "b": 3.0}, step=2)
     first, second = lines(run_folder)
     expected = name.replace("\ud800", "?")
     assert (first.step, first.values) == (2, {expected: 1.0}) and second.values == {expected: 2.0, "b": 3.0}
 
 
 def test_long_names_are_cut(run_folder, capfd):
-    script.log({"é" * 2000: 1.0})
+    calls.log({"é" * 2000: 1.0})
     ((name, value),) = logged(run_folder).items()
     assert value == 1.0 and name == "é" * 504
     assert capfd.readouterr().err.count("\n") == 1
 
 
 def test_step_and_progress_in_the_dictionary(run_folder):
-    script.log({"step": 3, "progress": 0.5, "loss": 1.0})
-    script.log({"step": 3, "loss": 1.0}, step=4)
+    calls.log({"step": 3, "progress": 0.5, "loss": 1.0})
+    calls.log({"step": 3, "loss": 1.0}, step=4)
     first, second = lines(run_folder)
     assert (first.step, first.progress, first.values) == (3, 0.5, {"loss": 1.0})
     assert second.step == 4
@@ -176,13 +175,13 @@ def test_step_and_progress_in_the_dictionary(run_folder):
     ids=repr,
 )
 def test_steps(run_folder, step, expected):
-    script.log(step=step, loss=1.0)
+    calls.log(step=step, loss=1.0)
     assert [line.step for line in lines(run_folder)] == [expected]
 
 
 @pytest.mark.parametrize("step", ["x", 1.5, math.nan, math.inf, 2**63, Tensor(None)], ids=repr)
 def test_a_step_that_is_none_is_told_and_the_values_are_kept(run_folder, step, capfd):
-    script.log(step=step, loss=1.0)
+    calls.log(step=step, loss=1.0)
     (row,) = lines(run_folder)
     assert row.step is None and row.values == {"loss": 1.0}
     assert "step must be" in capfd.readouterr().err
@@ -190,7 +189,7 @@ def test_a_step_that_is_none_is_told_and_the_values_are_kept(run_folder, step, c
 
 @pytest.mark.parametrize("progress", ["x", math.nan], ids=repr)
 def test_a_progress_that_is_none(run_folder, progress, capfd):
-    script.log(step=1, progress=progress, loss=1.0)
+    calls.log(step=1, progress=progress, loss=1.0)
     (row,) = lines(run_folder)
     assert row.progress is None and "progress must be" in capfd.readouterr().err
 
@@ -237,8 +236,8 @@ class NoKeys(dict):
 )
 def test_what_fails_when_it_is_asked_takes_nothing_along_and_is_counted(run_folder, values, more, expected):
     """Each row is there, with what could be had of it, or counted; nothing is raised into the script."""
-    script.log(first=1.0)
-    script.log(values, **more)
+    calls.log(first=1.0)
+    calls.log(values, **more)
     (path,) = run_folder.glob("*.log.journal")
     rows = [line.values for line in lines(run_folder)][1:]
     assert rows == ([] if expected is None else [expected])
@@ -246,31 +245,31 @@ def test_what_fails_when_it_is_asked_takes_nothing_along_and_is_counted(run_fold
 
 
 def test_values_of_one_name_are_told(run_folder, capfd):
-    script.log({"a": {"b": 1.0}, "a/b": 2.0})
+    calls.log({"a": {"b": 1.0}, "a/b": 2.0})
     assert logged(run_folder) == {"a/b": 2.0} and "a/b stands twice" in capfd.readouterr().err
 
 
 def test_a_bounded_number_of_troubles_is_told(run_folder, capfd):
     for number in range(300):
-        script.log({f"bad{number}": broken(__str__=_fail), "loss": 1.0})
+        calls.log({f"bad{number}": broken(__str__=_fail), "loss": 1.0})
     said = capfd.readouterr().err.splitlines()
     assert len(said) == trouble.MOST + 1 and "not told any more" in said[-1] and len(lines(run_folder)) == 300
 
 
 def test_nothing_to_log(run_folder):
-    script.log()
-    script.log({})
-    script.log(loss=None)
+    calls.log()
+    calls.log({})
+    calls.log(loss=None)
     assert lines(run_folder) == []
-    script.log(step=3)
+    calls.log(step=3)
     assert [line.step for line in lines(run_folder)] == [3]
 
 
 def test_nonsense_is_told_not_raised(run_folder, capfd):
-    script.log(3)
-    script.log([("a", 1.0)])
-    script.set_args(3)
-    script.set_tags(*"ab", **{"c": float("nan")})
+    calls.log(3)
+    calls.log([("a", 1.0)])
+    calls.set_args(3)
+    calls.set_tags(*"ab", **{"c": float("nan")})
     assert capfd.readouterr().err.count("\n") == 2
 
 
@@ -280,12 +279,12 @@ def test_only_exceptions_are_caught(run_folder):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        script.log(x=Interrupted())
+        calls.log(x=Interrupted())
 
 
 def test_what_is_no_arguments_and_no_metrics_is_told_clearly(run_folder, capfd):
-    script.set_args("text", lr=0.1)
-    script.log(5)
+    calls.set_args("text", lr=0.1)
+    calls.log(5)
     (args,) = lines(run_folder)
     assert json.loads(args.text) == {"lr": 0.1}
     assert capfd.readouterr().err.splitlines() == [
@@ -296,14 +295,14 @@ def test_what_is_no_arguments_and_no_metrics_is_told_clearly(run_folder, capfd):
 
 @pytest.mark.parametrize("digits", [300, 1000, 4301, 100_000])
 def test_integers_of_any_length_take_nothing_along(run_folder, digits):
-    script.log({"n": -(10**digits), "x": 1.0}, step=1)
+    calls.log({"n": -(10**digits), "x": 1.0}, step=1)
     (row,) = lines(run_folder)
     assert row.values == {"n": -(10**digits) if digits == 300 else float("-inf"), "x": 1.0}
-    script.set_args(n=10**digits)
+    calls.set_args(n=10**digits)
     assert len(lines(run_folder)) == 2
 
 
 def test_many_shapes_do_not_grow_without_bound(run_folder):
     for number in range(3000):
-        script.log({f"m{number}": 1.0}, step=number)
-    assert len(script._packers) <= script._MAX_SHAPES and len(lines(run_folder)) == 3000
+        calls.log({f"m{number}": 1.0}, step=number)
+    assert len(calls._packers) <= calls._MAX_SHAPES and len(lines(run_folder)) == 3000

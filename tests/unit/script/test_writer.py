@@ -8,8 +8,7 @@ import os
 
 import pytest
 
-from hpctrack import script
-from hpctrack.script import journal_lines, writer
+from hpctrack.script import calls, journal_lines, writer
 from hpctrack.stream.wire import journal
 from tests.support.run_folders import lines, logged
 
@@ -25,22 +24,22 @@ def test_outside_a_run_it_is_silent_and_in_another_job_says_one_line(
     for name, value in environ.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
     for _ in range(3):
-        script.log(loss=1.0)
-        script.set_args(a=1)
+        calls.log(loss=1.0)
+        calls.set_args(a=1)
     assert list(run_folder.iterdir()) == [] and capfd.readouterr().err.count("\n") == said
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_script_that_unsets_what_is_slurms_logs(run_folder, monkeypatch, value):
     monkeypatch.delenv("SLURM_JOB_ID") if value is None else monkeypatch.setenv("SLURM_JOB_ID", value)
-    script.log(loss=1.0)
+    calls.log(loss=1.0)
     assert logged(run_folder) == {"loss": 1.0}
 
 
 def test_a_row_that_is_too_long_is_counted(run_folder):
-    script.log(step=1, a=1.0)
-    script.log({str(i): "x" * 100_000 for i in range(20)}, step=2)
-    script.set_args(text=["x" * 100_000] * 20)
+    calls.log(step=1, a=1.0)
+    calls.log({str(i): "x" * 100_000 for i in range(20)}, step=2)
+    calls.set_args(text=["x" * 100_000] * 20)
     (path,) = run_folder.glob("*.log.journal")
     assert journal.parse_header(path.read_bytes()).lost == 2 and len(lines(run_folder)) == 1
 
@@ -48,7 +47,7 @@ def test_a_row_that_is_too_long_is_counted(run_folder):
 @pytest.mark.parametrize("count", [45_000, 100_000])
 def test_a_row_of_very_many_metrics_is_as_long_as_may_be_read(run_folder, count):
     """Digits take less than the packed form."""
-    script.log({f"m{i}": 1.0 for i in range(count)}, step=1)
+    calls.log({f"m{i}": 1.0 for i in range(count)}, step=1)
     (path,) = run_folder.glob("*.log.journal")
     rows, lost = lines(run_folder), journal.parse_header(path.read_bytes()).lost
     assert (len(rows), lost) == ((1, 0) if count == 45_000 else (0, 1))
@@ -57,8 +56,8 @@ def test_a_row_of_very_many_metrics_is_as_long_as_may_be_read(run_folder, count)
 
 def test_threads_that_lose_lines_at_once_count_them_all(run_folder, monkeypatch):
     """The count of the one that was slower is written last."""
-    script.log(step=0, loss=1.0)
-    lost, write_count = script._state["writer"], writer._write_count
+    calls.log(step=0, loss=1.0)
+    lost, write_count = calls._state["writer"], writer._write_count
 
     def overtaken(path, count):
         if count == 1:
@@ -73,15 +72,15 @@ def test_threads_that_lose_lines_at_once_count_them_all(run_folder, monkeypatch)
 
 def test_what_can_not_be_counted_now_is_counted_later(run_folder, monkeypatch):
     """In the same journal, or in the one that comes in its place."""
-    script.log(step=0, loss=1.0)
-    opened, real = script._state["writer"], writer._write_count
+    calls.log(step=0, loss=1.0)
+    opened, real = calls._state["writer"], writer._write_count
 
     def failing(*_):
         raise OSError(errno.EIO, "no")
 
     def counted() -> int:
         opened._looked -= 2_000_000_000  # the next look
-        script.log(step=1, loss=1.0)
+        calls.log(step=1, loss=1.0)
         (path,) = run_folder.glob("*.log.journal")
         return journal.parse_header(path.read_bytes()).lost
 
@@ -117,10 +116,10 @@ def test_what_a_failing_disk_does_not_take_is_counted(run_folder, monkeypatch, f
     monkeypatch.setattr(writer, "write", failing)
     orders = [[first, *more] for size in range(4) for more in itertools.product([*_FEW, None], repeat=size)]
     for number, order in enumerate(orders):
-        script.log(step=10 * number, loss=1.0)
+        calls.log(step=10 * number, loss=1.0)
         faults[:] = order
         for step in range(1, 10):
-            script.log(step=10 * number + step, loss=1.0)
+            calls.log(step=10 * number + step, loss=1.0)
         assert not faults
     (path,) = run_folder.glob("*.log.journal")
     rows = [line for line in lines(run_folder) if isinstance(line, journal.Row)]
@@ -133,7 +132,7 @@ def test_what_a_failing_disk_does_not_take_is_counted(run_folder, monkeypatch, f
 def test_outside_slurm_both_ids_are_empty(run_folder, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID")
     monkeypatch.setenv("HPCTRACK_JOB_ID", "")
-    script.log(loss=1.0)
+    calls.log(loss=1.0)
     assert logged(run_folder) == {"loss": 1.0}
 
 
@@ -153,13 +152,13 @@ def test_outside_slurm_both_ids_are_empty(run_folder, monkeypatch):
 def test_ranks(run_folder, monkeypatch, environ, rank, capfd):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    script.log(loss=1.0)
+    calls.log(loss=1.0)
     assert [type(line) for line in lines(run_folder)] == [journal.Row if rank == 0 else journal.Message]
     assert capfd.readouterr().err == ""
-    script._state.clear()
-    script._packers.clear()
+    calls._state.clear()
+    calls._packers.clear()
     monkeypatch.setenv("HPCTRACK_RANKS", "all")
-    script.log(step=1, loss=2.0)
+    calls.log(step=1, loss=2.0)
     found = {name for line in lines(run_folder) if isinstance(line, journal.Row) for name in line.values}
     assert f"loss@{rank}" in found
     assert any(journal.parse_header(path.read_bytes()).rank == rank for path in run_folder.glob("*.journal"))
@@ -171,8 +170,8 @@ def test_that_ranks_are_silent_is_told_once_for_other_nodes(run_folder, monkeypa
     run_folder.rmdir()
     for rank in ("3", "1"):
         monkeypatch.setenv("SLURM_PROCID", rank)
-        script._state.clear()
-        script.log(loss=1.0)
+        calls._state.clear()
+        calls.log(loss=1.0)
     (told,) = lines(tmp_path / "spool" / "journals" / "c.14.0")
     assert told.kind == "event" and "rank 3 (SLURM_PROCID) logs nothing" in told.text
 
@@ -180,8 +179,8 @@ def test_that_ranks_are_silent_is_told_once_for_other_nodes(run_folder, monkeypa
 def test_that_ranks_are_silent_is_told_once(run_folder, monkeypatch):
     for rank in ("3", "1", "2"):
         monkeypatch.setenv("SLURM_PROCID", rank)
-        script._state.clear()
-        script.log(loss=1.0)
+        calls._state.clear()
+        calls.log(loss=1.0)
     (told,) = lines(run_folder)
     assert told.kind == "event" and "rank 3 (SLURM_PROCID) logs nothing" in told.text
 
@@ -189,7 +188,7 @@ def test_that_ranks_are_silent_is_told_once(run_folder, monkeypatch):
 def test_without_a_run_folder_it_writes_to_the_spool(run_folder, monkeypatch, tmp_path):
     (tmp_path / "spool").mkdir(mode=0o700)
     run_folder.rmdir()
-    script.log(loss=1.0)
+    calls.log(loss=1.0)
     spool = tmp_path / "spool" / "journals" / "c.14.0"
     assert logged(spool) == {"loss": 1.0}
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in (spool, spool.parent, spool.parent.parent))
@@ -198,14 +197,14 @@ def test_without_a_run_folder_it_writes_to_the_spool(run_folder, monkeypatch, tm
 def test_in_a_container_that_sees_neither_it_makes_nothing_and_says_one_line(run_folder, tmp_path, capfd):
     run_folder.rmdir()
     for _ in range(3):
-        script.log(loss=1.0)
+        calls.log(loss=1.0)
     assert list(tmp_path.iterdir()) == [] and capfd.readouterr().err.count("\n") == 1
 
 
 def test_a_run_folder_that_others_can_enter_is_not_used(run_folder, tmp_path):
     (tmp_path / "spool").mkdir(mode=0o700)
     run_folder.chmod(0o755)
-    script.log(loss=1.0)
+    calls.log(loss=1.0)
     assert lines(run_folder) == [] and logged(tmp_path / "spool" / "journals" / "c.14.0") == {"loss": 1.0}
 
 
@@ -213,5 +212,5 @@ def test_nowhere_to_write_is_told_once(run_folder, monkeypatch, capfd):
     monkeypatch.setenv("HPCTRACK_RUN_DIR", "/nowhere")
     monkeypatch.setenv("HPCTRACK_SPOOL_DIR", "/proc/nowhere")
     for _ in range(3):
-        script.log(loss=1.0)
+        calls.log(loss=1.0)
     assert capfd.readouterr().err.count("\n") == 1

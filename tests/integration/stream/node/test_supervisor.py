@@ -74,8 +74,8 @@ def test_every_python_imports_it_and_nothing_else_of_ours(version):
     if python is None:
         pytest.skip(f"no Python {version} here")
     code = (
-        "import hpctrack, hpctrack.script, sys; hpctrack.log(step=1);"
-        "print(hpctrack.__file__, 'numpy' in sys.modules, hpctrack.script.log is hpctrack.log)"
+        "import hpctrack, hpctrack.script.calls, sys; hpctrack.log(step=1);"
+        "print(hpctrack.__file__, 'numpy' in sys.modules, hpctrack.script.calls.log is hpctrack.log)"
     )
     environ = {"PYTHONPATH": resources.IMPORTABLE, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([python, "-S", "-c", code], env=environ, capture_output=True, text=True, check=True)
