@@ -187,17 +187,7 @@ def _shape(table: bytes) -> _Shape:
     others: list[tuple[str, int, int]] = []
     reader = _Reader(table, 0, len(table))
     while reader.position < len(table):
-        kind, presence, length = layout.COLUMN_HEAD.unpack_from(table, reader.take(layout.COLUMN_HEAD.size))
-        begin = reader.take(length)
-        if not layout.FLOAT64 <= kind <= layout.JSON or presence not in (layout.EVERY, layout.BITMAP):
-            _refuse("a column has an unknown type")
-        if length > _MAX_NAME:
-            _refuse("a name is too long")
-        try:
-            # PostgreSQL has no NUL in its texts; a metric is not lost to its name.
-            name = table[begin : begin + length].decode().replace("\0", "\ufffd")
-        except UnicodeDecodeError:
-            _refuse("a name is not text")
+        name, kind, presence = _entry(reader)
         if kind == layout.FLOAT64 and presence == layout.EVERY and not others:
             floats.append(name)
         else:
@@ -206,6 +196,21 @@ def _shape(table: bytes) -> _Shape:
     if len(typed) != len(floats) + len(others):
         _refuse("a column stands twice")
     return _Shape(tuple(floats), tuple(others), mixed=len({name for name, _ in typed}) < len(typed))
+
+
+def _entry(reader: _Reader) -> tuple[str, int, int]:
+    """Read an entry of a column table: name, type, presence."""
+    kind, presence, length = layout.COLUMN_HEAD.unpack_from(reader.body, reader.take(layout.COLUMN_HEAD.size))
+    begin = reader.take(length)
+    if not layout.FLOAT64 <= kind <= layout.JSON or presence not in (layout.EVERY, layout.BITMAP):
+        _refuse("a column has an unknown type")
+    if length > _MAX_NAME:
+        _refuse("a name is too long")
+    try:
+        # PostgreSQL has no NUL in its texts; a metric is not lost to its name.
+        return reader.body[begin : begin + length].decode().replace("\0", "\ufffd"), kind, presence
+    except UnicodeDecodeError:
+        _refuse("a name is not text")
 
 
 def _steps(reader: _Reader, rows: int, mode: int) -> tuple[np.ndarray | None, _Mask]:

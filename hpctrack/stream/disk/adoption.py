@@ -32,32 +32,51 @@ def pieces(spool: str, run_dir: str) -> Iterator[None]:
 
 def _adopt(spool: str, path: str) -> Iterator[None]:
     """Copy a folder's journals to the spool, and delete it when the spool's disk has them. Raises OSError."""
-    identity = folders.read_identity(path)
     place = os.path.join(spool, "journals", os.path.basename(path))
-    if identity is None or not folders.is_of(spool, identity) or tail.find(place):
-        return  # not of this spool; or what an earlier relay has copied is not delivered yet
-    leftover = leftovers.Leftover(path, identity, in_spool=False)
-    size = sum(os.lstat(file.path).st_size for file in leftover.files)
-    if size > _MOST_BYTES or not leftover.is_over or not leftover.take():
+    leftover = _leftover(spool, path, place)
+    if leftover is None or not leftover.take():
         return
-    tails = leftovers.tails_of([leftover])
+    journals = leftovers.tails_of([leftover])
     copies = mirror.Mirror(place, leftover.identity)
     try:
-        for one in tails:
-            while not one.is_blank and copies.end(one) < one.end and copies.copy(one, 0, _PIECE):
+        for journal in journals:
+            while (
+                not journal.is_blank and copies.end(journal) < journal.end and copies.copy(journal, 0, _PIECE)
+            ):
                 yield
-        kept = {one.files[0].path: (one, one.end if one.is_blank else copies.synced(one)) for one in tails}
-
-        def prove(file: tail.File) -> removal.Proof | None:
-            if file.path not in kept:
-                return None
-            one, safe = kept[file.path]
-            return removal.Proof(one.descriptor(file), file.base, safe)
-
-        leftover.clear(prove)
+        _clear(leftover, journals, copies)
     finally:
-        for one in tails:
-            one.close()
+        for journal in journals:
+            journal.close()
         with contextlib.suppress(OSError):
             copies.close(over=False, prove=lambda _: None)  # processes of other nodes may write there
         leftover.release()
+
+
+def _leftover(spool: str, path: str, place: str) -> leftovers.Leftover | None:
+    """Return what is to be adopted; None for what is others', or too large, or may still grow.
+
+    Nor is it if what an earlier relay has copied to ``place`` is not delivered yet.
+    """
+    identity = folders.read_identity(path)
+    if identity is None or not folders.is_of(spool, identity) or tail.find(place):
+        return None
+    leftover = leftovers.Leftover(path, identity, in_spool=False)
+    size = sum(os.lstat(file.path).st_size for file in leftover.files)
+    return leftover if size <= _MOST_BYTES and leftover.is_over else None
+
+
+def _clear(leftover: leftovers.Leftover, journals: list[tail.Tail], copies: mirror.Mirror) -> None:
+    """Delete what the spool's disk has."""
+    safe = {
+        journal.files[0].path: (journal, journal.end if journal.is_blank else copies.synced(journal))
+        for journal in journals
+    }
+
+    def prove(file: tail.File) -> removal.Proof | None:
+        if file.path not in safe:
+            return None
+        journal, end = safe[file.path]
+        return removal.Proof(journal.descriptor(file), file.base, end)
+
+    leftover.clear(prove)

@@ -115,16 +115,27 @@ def clear(folder: str, keeping: Keeping, prove: Callable[[tail.File], Proof | No
     """
     if keeping.over:
         withdraw(folder, in_spool=keeping.in_spool)
-    names = os.listdir(folder)
-    files = [file for name in names if (file := tail.parse_name(os.path.join(folder, name))) is not None]
-    foreign = len(names) - len(files) - sum(bool(_OURS.match(name)) for name in names)
-    if not keeping.in_spool:
-        whole = not foreign and all(_is_proven(file.path, prove(file)) for file in files)
-        if not (keeping.over and whole):
-            return False
+    files, is_ours = _contents(folder)
+    goes_whole = keeping.over and is_ours
+    if not keeping.in_spool and not (
+        goes_whole and all(_is_proven(file.path, prove(file)) for file in files)
+    ):
+        return False
     # One proof at a time: few of many journals are open.
     gone = [_may_go(file, keeping) and _unlink(file.path, prove(file)) for file in files]
-    return all(gone) and not foreign and keeping.over and _remove_rest(folder)
+    return all(gone) and goes_whole and _remove_rest(folder)
+
+
+def _contents(folder: str) -> tuple[list[tail.File], bool]:
+    """Return the journals in a folder, and whether all that stands beside them is ours. Raises OSError."""
+    files, others = [], []
+    for name in os.listdir(folder):
+        file = tail.parse_name(os.path.join(folder, name))
+        if file is not None:
+            files.append(file)
+        else:
+            others.append(name)
+    return files, all(map(_OURS.match, others))
 
 
 def withdraw(folder: str, *, in_spool: bool) -> None:

@@ -333,33 +333,21 @@ class Tail:
         if not self._check_seam(read):
             return None
         data = read[self.offset - begin :]
-        if (zeros := data.find(holes.ZEROS)) >= 0:
-            if (hole := self._hole()) is None:
-                self._note_zeros()
-            elif (before := data.rfind(b"\n", 0, zeros) + 1) == 0:
+        zeros = data.find(holes.ZEROS)
+        hole = self._hole() if zeros >= 0 else None
+        if hole is not None:
+            data = data[: data.rfind(b"\n", 0, zeros) + 1]
+            if not data:
                 self.seek(hole.end)
                 return [self._gap(*hole)]
-            else:
-                data = data[:before]
+        elif zeros >= 0:
+            self._note_zeros()
         newline = data.rfind(b"\n")
         if newline < 0 and not self._skipping:
             data = self._bytes(file, self.offset, journal_lines.MAX_LINE + 1)
             newline = data.rfind(b"\n")
         if newline < 0:
-            if len(data) <= journal_lines.MAX_LINE and not self._skipping:
-                if data and self._void:
-                    self._note_torn(data + journal_lines.CANCEL)
-                    self.offset += len(data)
-                    return [journal.Torn(self.offset)]
-                self._incomplete = self.end
-                return None
-            # Too long to be read: step over it, without holding it, and count it as torn.
-            if data and not self._skipping:
-                self._note_torn(data)
-            self._skipping = True
-            self._seam = 0, b""
-            self.offset += len(data)
-            return None if not data else []
+            return self._read_without_end(data)
         if self._skipping:
             self._skipping = False
             self.offset += data.index(b"\n") + 1
@@ -370,11 +358,34 @@ class Tail:
             self._remember(read, begin)
         else:
             self.seek(self.offset + newline + 1)
+        self._date(lines)
+        return lines
+
+    def _read_without_end(self, data: bytes) -> list[journal.Line] | None:
+        """Read bytes in which no line ends: a part of a line, or of one that is too long."""
+        if len(data) > journal_lines.MAX_LINE or self._skipping:
+            return self._skip(data)
+        if data and self._void:
+            self._note_torn(data + journal_lines.CANCEL)
+            self.offset += len(data)
+            return [journal.Torn(self.offset)]
+        self._incomplete = self.end
+        return None
+
+    def _skip(self, data: bytes) -> list[journal.Line] | None:
+        """Step over a part of a line that is too long to be read, without holding it; it counts as torn."""
+        if data and not self._skipping:
+            self._note_torn(data)
+        self._skipping = True
+        self._seam = 0, b""
+        self.offset += len(data)
+        return [] if data else None
+
+    def _date(self, lines: list[journal.Line]) -> None:
+        """Give rows without a time that of the file's last change: they were written about then."""
         for index, line in enumerate(lines):
             if isinstance(line, journal.Row) and line.time is None:
-                # It was written about when the file last changed.
                 lines[index] = line._replace(time=self._time)
-        return lines
 
     def _hole(self) -> holes.Counted | None:
         """Return the end of what was given back, if that is still to be read: PostgreSQL was set back."""

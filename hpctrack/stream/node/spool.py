@@ -24,7 +24,6 @@ from hpctrack.stream.wire.names import TASK_NONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from hpctrack.stream.wire.records import Record
     from hpctrack.text.redact import Redactor
 
 #: Seconds without any answer after which nobody is there.
@@ -242,24 +241,36 @@ def ship(
     if not taken and not spooled.in_spool:
         return Outcome.ELSEWHERE  # its relay ships it
     link = Link(addresses)
-    tails = leftovers.tails_of([leftover])
+    run = Run.of(record, spooled.identity.task)
+    try:
+        return _ship_taken(run, leftover, link, progress, taken=taken)
+    finally:
+        link.close()
+        leftover.release()
+
+
+def _ship_taken(
+    run: Run, leftover: leftovers.Leftover, link: Link, progress: Callable[[int], None], *, taken: bool
+) -> Outcome:
+    """Ship a folder that nobody else ships, and what turns out meanwhile; delete it if it is `taken`."""
+    journals = leftovers.tails_of([leftover])
     told = doubts.Doubts()
     try:
-        box = _outbox(record, spooled.identity.task, tails, runfolder.redactor(spooled.path))
-        for one in tails:
-            one.doubts = told
+        box = _outbox(run, journals, runfolder.redactor(leftover.path), told)
         _ship(box, link, leftover, progress)
-        events = [*told.take(), *[journal_lines.CUT for one in tails if one.was_cut][:1]]
-        for one in _journal_of(leftover, events) if taken and events else ():
-            tails.append(one)
-            box.add(one)
+        events = told.take()
+        if any(journal.was_cut for journal in journals):
+            events.append(journal_lines.CUT)
+        if taken and events:
+            own = _journal_of(leftover, events)
+            journals += own
+            for journal in own:
+                box.add(journal)
             _ship(box, link, leftover, progress)
         return _conclude(box, leftover, taken=taken)
     finally:
-        link.close()
-        for one in tails:
-            one.close()
-        leftover.release()
+        for journal in journals:
+            journal.close()
 
 
 def _journal_of(leftover: leftovers.Leftover, events: list[str]) -> list[tail.Tail]:
@@ -339,11 +350,11 @@ def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Outc
     return Outcome.IN_USE if taken else Outcome.ELSEWHERE
 
 
-def _outbox(record: Record, task: int, tails: list[tail.Tail], redactor: Redactor) -> Outbox:
-    box = Outbox(Run.of(record, task))
-    for one in tails:
-        one.redactor = redactor
-        box.add(one, first=one.kind == "relay")
+def _outbox(run: Run, journals: list[tail.Tail], redactor: Redactor, told: doubts.Doubts) -> Outbox:
+    box = Outbox(run)
+    for journal in journals:
+        journal.redactor, journal.doubts = redactor, told
+        box.add(journal, first=journal.kind == "relay")
     return box
 
 

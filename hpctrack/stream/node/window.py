@@ -338,14 +338,16 @@ class Window:
                 return self._cut_anew(stream, watermark, header.end, now)
         elif arrived is not None:
             self._arrive(arrived[0])
-        for flight in stream.flights:
-            if (
-                flight.state == FLYING
-                and flight.token + REORDERING <= stream.newest
-                and now - flight.sent >= (self._round_trip or FIRST_TIMEOUT)
-            ):
-                self._lose(flight)
+        self._lose_overtaken(stream, now)
         return None
+
+    def _lose_overtaken(self, stream: Stream, now: float) -> None:
+        """Give up flights that later ones have overtaken, once a round trip has passed."""
+        patience = self._round_trip or FIRST_TIMEOUT
+        for flight in stream.flights:
+            is_overtaken = flight.token + REORDERING <= stream.newest
+            if flight.state == FLYING and is_overtaken and now - flight.sent >= patience:
+                self._lose(flight)
 
     def _cut_anew(self, stream: Stream, watermark: int, credit: int, now: float) -> tuple[Stream, int]:
         self._drop(stream, stream.packed)

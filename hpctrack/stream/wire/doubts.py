@@ -9,6 +9,7 @@ numbers were expected would be noticed much later.
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from hpctrack.script import journal_lines
@@ -109,20 +110,24 @@ def _is_utf16(line: bytes) -> bool:
 
 def _why_no_row(words: list[str]) -> str:
     """Return what is wrong with the words of a row."""
-    names = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word.strip("=") == "" or not value or not name:
-            return "name=value has no blanks" if equals else _why_no_pair(word)
-        if "=" in value and '"' not in value:
-            return f"{_short(word)} has two ="
-        if name in ("step", "progress", "time") and not _is_number(value):
-            return f"a comma follows {name}" if value.endswith(",") else f"{name} is no number"
-        names.append(name)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        return f"{_short(twice)} stands twice, perhaps two lines in one"
-    return "a number is out of range, or a name too long"
+    reasons = filter(None, map(_why_no_word, words))
+    names = [word.partition("=")[0] for word in words]
+    twice = (
+        f"{_short(name)} stands twice, perhaps two lines in one" for name in names if names.count(name) > 1
+    )
+    return next(itertools.chain(reasons, twice), "a number is out of range, or a name too long")
+
+
+def _why_no_word(word: str) -> str | None:
+    """Return what is wrong with one word of a row; None if nothing is."""
+    name, equals, value = word.partition("=")
+    if not value or not name:
+        return "name=value has no blanks" if equals else _why_no_pair(word)
+    if "=" in value and '"' not in value:
+        return f"{_short(word)} has two ="
+    if name in journal_lines.RESERVED and not _is_number(value):
+        return f"a comma follows {name}" if value.endswith(",") else f"{name} is no number"
+    return None
 
 
 def _why_no_pair(word: str) -> str:

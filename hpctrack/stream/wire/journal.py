@@ -325,10 +325,10 @@ def _parse_quoted(text: str, end: int, redactor: Redactor | None, doubts: Doubts
         count += 1
         key, quoted_key, quoted, bare = match.groups()
         value = _value(bare) if bare else json.loads(quoted, strict=False)
-        if doubts is not None and bare and isinstance(value, str):
-            _doubt(doubts, key or quoted_key, value, text, redactor)
-        if redactor is not None and isinstance(value, str):
-            value = redactor.text(value)
+        if isinstance(value, str):
+            if doubts is not None and bare:
+                _doubt(doubts, key or quoted_key, value, text, redactor)
+            value = redactor.text(value) if redactor is not None else value
         if key in journal_lines.RESERVED:
             reserved[key] = value
         else:

@@ -251,13 +251,10 @@ _KINDS = {record: kind for kind, record in KINDS.items()}
 
 
 def line(message: Message) -> bytes:
-    """Return the line of a journal that says a message; a field that is None is not said."""
+    """Return the line of a journal that says a message; what is None is null there."""
     said: dict[str, Any] = {}
     for name, value in message._asdict().items():
-        if name in _WHOLE:
-            said.update(value)
-        elif value is not None:
-            said[name] = value
+        said.update(value if name in _WHOLE else {name: value})
     return journal_lines.format_message(_KINDS[type(message)], said)
 
 

@@ -37,8 +37,10 @@ def test_what_is_said_is_read(message):
     assert read(messages.line(message)) == message
 
 
-def test_what_is_not_known_is_not_said():
-    assert messages.line(Event(1.5, "lost")) == b'!event {"time":1.5,"name":"lost"}\n'
+def test_what_is_not_known_is_null():
+    assert (
+        messages.line(Event(1.5, "lost")) == b'!event {"time":1.5,"name":"lost","signal":null,"reach":null}\n'
+    )
 
 
 @pytest.mark.parametrize(
