@@ -53,24 +53,6 @@ TOO_COMPLEX = frozenset(
     hpctrack/slurm/sbatch/options.py:split
     hpctrack/slurm/sbatch/submit.py:_run
 
-    hpctrack/store/ingest/batch.py:_Batch.store_rows
-    hpctrack/store/ingest/ingestion.py:Ingestion._add_columns
-    hpctrack/store/ingest/ingestion.py:Ingestion._by_losses
-    hpctrack/store/ingest/rows.py:_merge_extra
-    hpctrack/store/ingest/rows.py:partition
-
-    hpctrack/stream/collector/arrays.py:_shape
-
-    hpctrack/stream/disk/adoption.py:_adopt
-    hpctrack/stream/disk/removal.py:clear
-    hpctrack/stream/disk/tail.py:Tail._read_some
-
-    hpctrack/stream/node/spool.py:ship
-    hpctrack/stream/node/window.py:Window._take_watermark
-
-    hpctrack/stream/wire/doubts.py:_why_no_row
-    hpctrack/stream/wire/journal.py:_parse_quoted
-
     hpctrack/text/redact.py:Redactor.collect
     hpctrack/text/redact.py:Redactor.value
     hpctrack/text/redact.py:_secret_arguments

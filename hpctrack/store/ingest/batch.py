@@ -334,36 +334,36 @@ class _Batch:
             return
         if refresh:
             writer.refresh()
-        runs = sorted({logged.run_id for logged in self._logged})
-        found = self._execute("lock_latest", runs=runs)
-        if len(found) < len(runs):
-            self._execute("insert_latest", runs=runs)
-            found = self._execute("lock_latest", runs=runs)
-        written = writer.write(self._logged, {run_id: next_step for run_id, next_step, _ in found})
+        held = self._hold_latest(sorted({logged.run_id for logged in self._logged}))
+        written = writer.write(self._logged, {run_id: next_step for run_id, (next_step, _) in held.items()})
         for index, count in written.replaced.items():
             self._journals[index].replaced += count
         counts: Counter[int] = Counter()
         for logged in self._logged:
             counts[logged.run_id] += logged.block.rows
-        latest = list(_joined(written.latest).values())
-        attempts = {run_id: attempt or 0 for run_id, _, attempt in found}
-        self._execute(
-            "update_latest",
-            runs=_array(
-                values.to_object(
-                    {
-                        "run_id": str(item.run_id),
-                        "next_step": str(written.next_steps[item.run_id]),
-                        "current": "true" if item.attempt >= attempts[item.run_id] else "false",
-                        "last_step": str(item.step),
-                        "last_time": "null" if item.time is None else str(_clipped(item.time)),
-                        "last": values.to_object(item.values),
-                        "rows": str(counts[item.run_id]),
-                    }
-                )
-                for item in latest
-            ),
-        )
+        latest = [
+            values.to_object(
+                {
+                    "run_id": str(run_id),
+                    "next_step": str(written.next_steps[run_id]),
+                    "current": "true" if item.attempt >= held[run_id][1] else "false",
+                    "last_step": str(item.step),
+                    "last_time": "null" if item.time is None else str(_clipped(item.time)),
+                    "last": values.to_object(item.values),
+                    "rows": str(counts[run_id]),
+                }
+            )
+            for run_id, item in _joined(written.latest).items()
+        ]
+        self._execute("update_latest", runs=_array(latest))
+
+    def _hold_latest(self, runs: list[int]) -> dict[int, tuple[int, int]]:
+        """Lock what is latest of runs; return the next step of each, and the attempt that wrote last."""
+        rows = self._execute("lock_latest", runs=runs)
+        if len(rows) < len(runs):
+            self._execute("insert_latest", runs=runs)
+            rows = self._execute("lock_latest", runs=runs)
+        return {run_id: (next_step, attempt or 0) for run_id, next_step, attempt in rows}
 
     def store_messages(self, observe: Observe) -> None:
         """Store what messages say."""

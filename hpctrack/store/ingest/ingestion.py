@@ -30,7 +30,7 @@ from hpctrack.store.metrics import columns
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from hpctrack.store.database import Connection
     from hpctrack.store.ingest.batch import Observe, Stream
@@ -121,17 +121,19 @@ class Ingestion:
             self._memory.spend(self._rolled_back, self._clock(), map(owner, to_blame))
 
     def _by_losses(self, given: Sequence[model.Piece]) -> Iterable[Sequence[model.Piece]]:
-        """Return pieces in parts such that what PostgreSQL fails over is found out, by halves."""
+        """Return pieces in parts such that what PostgreSQL fails over is found out, by halves.
+
+        First come runs over which it never failed, then others, then those over which it failed most often.
+        """
         losses = self._memory.losses
-        doubtful = {run_id: losses[run_id] for run_id in {p.run_id for p in given} if losses[run_id]}
-        if not doubtful:
-            return [given] if given else []
-        most = sorted(run_id for run_id, count in doubtful.items() if count == max(doubtful.values()))
-        latest = [piece for piece in given if piece.run_id in most]
-        others = [piece for piece in given if piece.run_id not in most]
-        parts = [[piece for piece in others if piece.run_id not in doubtful]]
-        parts += [[piece for piece in others if piece.run_id in doubtful], *_halves(latest, most)]
-        return [part for part in parts if part]
+        runs = {piece.run_id for piece in given}
+        doubtful = {run_id for run_id in runs if losses[run_id]}
+        most = max((losses[run_id] for run_id in doubtful), default=0)
+        worst = sorted(run_id for run_id in doubtful if losses[run_id] == most)
+        parts = [_of(given, runs - doubtful), _of(given, doubtful.difference(worst))]
+        if worst:
+            parts += _halves(_of(given, worst), worst)
+        return filter(None, parts)
 
     def _store_apart(self, apart: Sequence[model.Piece], outcome: Outcome) -> None:
         """Store what is kept apart from others' pieces, in turn."""
@@ -218,12 +220,7 @@ class Ingestion:
         catalog = self._writer.load()
         if self._settled_for != catalog.signature:
             self._settled, self._settled_for = set(), catalog.signature
-        fresh = dict.fromkeys(
-            names
-            for piece in pieces
-            for block in piece.contents.blocks
-            if isinstance(block, model.MetricBlock) and (names := _numeric(block)) not in self._settled
-        )
+        fresh = dict.fromkeys(names for names in _numeric_in(pieces) if names not in self._settled)
         candidates = list(dict.fromkeys(itertools.chain.from_iterable(fresh)))
         if not candidates:
             return
@@ -362,9 +359,22 @@ def _halves(given: Sequence[model.Piece], runs: Sequence[int]) -> list[list[mode
     ]
 
 
+def _of(given: Iterable[model.Piece], runs: Collection[int]) -> list[model.Piece]:
+    """Return the pieces of some runs."""
+    return [piece for piece in given if piece.run_id in runs]
+
+
 def _position(piece: model.Piece) -> tuple[int, str, int]:
     """Order in which the pieces of a journal stay in theirs."""
     return piece.run_id, piece.journal, piece.start
+
+
+def _numeric_in(given: Iterable[model.Piece]) -> Iterator[tuple[str, ...]]:
+    """Yield the numeric metrics of each block."""
+    for piece in given:
+        for block in piece.contents.blocks:
+            if isinstance(block, model.MetricBlock):
+                yield _numeric(block)
 
 
 def _numeric(block: model.MetricBlock) -> tuple[str, ...]:

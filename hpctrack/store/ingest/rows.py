@@ -15,7 +15,7 @@ from hpctrack import errors
 from hpctrack.store.metrics import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hpctrack import model
 
@@ -115,11 +115,10 @@ def partition(logged: Iterable[Logged], targets: Mapping[str, columns.Target]) -
     runs = [list(blocks) for _, blocks in itertools.groupby(logged, key=lambda item: item.run_id)]
     named: dict[tuple[str, ...], frozenset[str]] = {}
     sets = [frozenset().union(*(_columns_of(item.block, targets, named) for item in run)) for run in runs]
-    order = sorted(range(len(runs)), key=lambda index: sorted(sets[index])) if len(set(sets)) > 1 else None
     table: list[Logged] = []
     union: frozenset[str] = frozenset()
     rows = 0
-    for index in order or range(len(runs)):
+    for index in _alike_together(sets):
         wider = union | sets[index]
         if table and len(wider) > max(_SHARED_COLUMNS, len(union), len(sets[index])):
             yield table
@@ -133,6 +132,12 @@ def partition(logged: Iterable[Logged], targets: Mapping[str, columns.Target]) -
             rows += item.block.rows
     if table:
         yield table
+
+
+def _alike_together(sets: Sequence[frozenset[str]]) -> Iterable[int]:
+    """Return the indexes of sets of columns in an order in which like ones stand together."""
+    every = range(len(sets))
+    return sorted(every, key=lambda index: sorted(sets[index])) if len(set(sets)) > 1 else every
 
 
 def _columns_of(
@@ -265,22 +270,27 @@ def _merge_extra(
     if present is None:
         present = np.ones(merged.floats.shape, dtype=bool)
     places = {name: (present[index], _row_of(table, index)) for index, name in enumerate(table.names)}
-    for column in merged.declared:
-        original = next(d for d in table.declared if d.target == column.target)
+    for column, original in zip(merged.declared, table.declared, strict=True):
         places[column.target.name] = (column.present, original.present)
     merged_extra: list[dict[str, str] | None] = []
     for group, (begin, end) in enumerate(itertools.pairwise([*starts.tolist(), len(table)])):
-        found: dict[str, str] = {}
-        for row in range(begin, end):
-            for name, text in (extra[row] or {}).items():
-                place = places.get(name)
-                if place is not None:
-                    if place[1][row + 1 : end].any():
-                        continue
-                    place[0][group] = False
-                found[name] = text
-        merged_extra.append(found or None)
+        texts: dict[str, str] = {}
+        for row, name, text in _cells(extra, begin, end):
+            if name in places:
+                in_merged, in_table = places[name]
+                if in_table[row + 1 : end].any():
+                    continue
+                in_merged[group] = False
+            texts[name] = text
+        merged_extra.append(texts or None)
     return replace(merged, present=present, extra=merged_extra)
+
+
+def _cells(extra: list[dict[str, str] | None], begin: int, end: int) -> Iterator[tuple[int, str, str]]:
+    """Yield row, name and text of each metric without a column, row by row."""
+    for row in range(begin, end):
+        for name, text in (extra[row] or {}).items():
+            yield row, name, text
 
 
 def _row_of(table: Table, index: int) -> model.Mask:
