@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors, model
 from hpctrack.store import refusals, values
@@ -14,6 +14,7 @@ from hpctrack.store.ingest import gather, messages, pieces, rows
 from hpctrack.store.ingest.progress import COUNTED, Journal, decide
 from hpctrack.store.statements import statement
 from hpctrack.stream.wire.messages import KINDS, read
+from hpctrack.stream.wire.names import JournalKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     #: Records what relays say about status: `hpctrack.reconcile.observe`.
     Observe = Callable[[Connection, Iterable[model.RunMessage]], frozenset[int]]
-
-#: Run and journal.
-Stream: TypeAlias = tuple[int, str]
 
 #: Microseconds since the epoch, of what Python's datetime can hold: readers in Python get a time.
 _FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -44,7 +42,7 @@ _MAX_REJECTED, _MAX_PAYLOAD = 2000, 32 << 20
 class Outcome:
     """What became of a batch, in committed transactions."""
 
-    watermarks: dict[Stream, int] = field(default_factory=dict)
+    watermarks: dict[JournalKey, int] = field(default_factory=dict)
     """Of every journal that was looked at."""
     ahead: list[model.Piece] = field(default_factory=list)
     """Pieces that begin beyond their journal's watermark: nothing was done about them."""
@@ -122,9 +120,9 @@ class _Batch:
     def __init__(self, connection: Connection, given: Sequence[model.Piece]) -> None:
         self._connection = connection
         self._pieces = given
-        self._watermarks: dict[Stream, int] = {}
+        self._watermarks: dict[JournalKey, int] = {}
         #: Rows and torn lines that have come in.
-        self._lines: dict[Stream, int] = {}
+        self._lines: dict[JournalKey, int] = {}
         #: Those of runs that are what the wire calls them, and those of others.
         self._home: list[model.Piece] = []
         self._homeless: list[model.Piece] = []
@@ -139,18 +137,18 @@ class _Batch:
     def lock(self) -> None:
         """Lock runs and journals in the order of their keys; new journals are inserted."""
         self._hold_runs()
-        attempts = {(piece.run_id, piece.journal): piece.attempt for piece in self._home}
-        streams = sorted(attempts)
-        self._lock_streams(streams)
-        new = [stream for stream in streams if stream not in self._watermarks]
+        attempts = {_key(piece): piece.attempt for piece in self._home}
+        journals = sorted(attempts)
+        self._lock_journals(journals)
+        new = [key for key in journals if key not in self._watermarks]
         if new:
-            self._execute("insert_streams", **keys(new), attempts=[attempts[stream] for stream in new])
-            self._lock_streams(new)
+            self._execute("insert_streams", **parameters(new), attempts=[attempts[key] for key in new])
+            self._lock_journals(new)
 
-    def _lock_streams(self, streams: Collection[Stream]) -> None:
-        for run_id, journal, watermark, lines in self._execute("lock_streams", **keys(streams)):
-            self._watermarks[run_id, journal] = watermark
-            self._lines[run_id, journal] = lines
+    def _lock_journals(self, keys: Collection[JournalKey]) -> None:
+        for run_id, journal, watermark, lines in self._execute("lock_streams", **parameters(keys)):
+            key = JournalKey(run_id, journal)
+            self._watermarks[key], self._lines[key] = watermark, lines
 
     def _hold_runs(self) -> None:
         """Hold the runs that still are what the wire called them: a cached key may outlive its run."""
@@ -169,11 +167,11 @@ class _Batch:
 
         ``take``: all of it; else `store_lines` follows.
         """
-        for stream, found in _by_stream(self._home).items():
-            decision = decide(found, self._watermarks[stream])
-            self._journals.append(Journal(stream, decision, before=self._lines[stream]))
-        for stream, found in _by_stream(self._homeless).items():
-            self._set_aside_homeless(stream, found)
+        for key, given in _by_journal(self._home).items():
+            decision = decide(given, self._watermarks[key])
+            self._journals.append(Journal(key, decision, before=self._lines[key]))
+        for key, given in _by_journal(self._homeless).items():
+            self._set_aside_homeless(key, given)
         for index, piece in self._in_order() if take else ():
             self._take(index, piece)
 
@@ -320,13 +318,13 @@ class _Batch:
         self._set_aside_before[run_id] = entries + 1, bytes_ + size
         return True
 
-    def _set_aside_homeless(self, stream: Stream, found: Iterable[model.Piece]) -> None:
+    def _set_aside_homeless(self, key: JournalKey, given: Iterable[model.Piece]) -> None:
         """Keep pieces of a run that was deleted, or is another now: there is no watermark for them."""
-        for piece in found:
+        for piece in given:
             self._set_aside(piece._replace(fault=f"run {piece.run_id} does not exist"), None)
             self.outcome.counts["homeless"] += 1
-        self.outcome.gone.add(stream[0])
-        self.outcome.watermarks[stream] = max(piece.end for piece in found)
+        self.outcome.gone.add(key.run_id)
+        self.outcome.watermarks[key] = max(piece.end for piece in given)
 
     def store_rows(self, writer: metrics.Writer, *, refresh: bool = True) -> None:
         """Store rows of metrics, and what is latest of each run; ``refresh``: first see which columns are."""
@@ -376,10 +374,10 @@ class _Batch:
         """Move watermarks and counters."""
         changed = [journal for journal in self._journals if journal.changed]
         for journal in self._journals:
-            self.outcome.watermarks[journal.stream] = journal.decision.watermark
+            self.outcome.watermarks[journal.key] = journal.decision.watermark
             self.outcome.ahead += journal.decision.ahead
             if journal.torn or journal.rejected:
-                self._lossy.add(journal.stream[0])
+                self._lossy.add(journal.key.run_id)
         if changed:
             self._execute("update_streams", journals=json.dumps([journal.to_json() for journal in changed]))
         if self._lossy:
@@ -393,21 +391,25 @@ class _Batch:
         return cursor.fetchall() if cursor.description else []
 
 
-def _by_stream(given: Iterable[model.Piece]) -> dict[Stream, list[model.Piece]]:
-    found: dict[Stream, list[model.Piece]] = {}
+def _key(piece: model.Piece) -> JournalKey:
+    return JournalKey(piece.run_id, piece.journal)
+
+
+def _by_journal(given: Iterable[model.Piece]) -> dict[JournalKey, list[model.Piece]]:
+    by_journal: dict[JournalKey, list[model.Piece]] = {}
     for piece in given:
-        found.setdefault((piece.run_id, piece.journal), []).append(piece)
-    return found
+        by_journal.setdefault(_key(piece), []).append(piece)
+    return by_journal
 
 
-def keys(streams: Collection[Stream]) -> dict[str, list[Any]]:
-    """Return journals as parameters of a statement."""
-    return {"runs": [run_id for run_id, _ in streams], "journals": [journal for _, journal in streams]}
+def parameters(keys: Collection[JournalKey]) -> dict[str, list[Any]]:
+    """Return journals as a statement takes them."""
+    return {"runs": [run_id for run_id, _ in keys], "journals": [journal for _, journal in keys]}
 
 
-def watermarks(found: Iterable[tuple[Any, ...]]) -> dict[Stream, int]:
+def watermarks(rows: Iterable[tuple[Any, ...]]) -> dict[JournalKey, int]:
     """Return what a statement says about journals, by journal."""
-    return {(run_id, journal): watermark for run_id, journal, watermark in found}
+    return {JournalKey(run_id, journal): watermark for run_id, journal, watermark in rows}
 
 
 def _joined(parts: Iterable[gather.Latest]) -> dict[int, gather.Latest]:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from hpctrack.store.database import Connection
-    from hpctrack.store.ingest.batch import Observe, Stream
+    from hpctrack.store.ingest.batch import Observe
+    from hpctrack.stream.wire.names import JournalKey
 
 #: Refusals, each of which costs some milliseconds, for which suspects' pieces are divided in one batch; what
 #: is left then is not acknowledged, and comes again.
@@ -82,11 +83,13 @@ class Ingestion:
         self._memory = Memory() if memory is None else memory
         self._held = self._memory.held
 
-    def watermarks(self, streams: Collection[Stream]) -> dict[Stream, int]:
+    def watermarks(self, journals: Collection[JournalKey]) -> dict[JournalKey, int]:
         """Return how far journals are in; 0 for those that are not known. Raises `errors.StoreError`."""
         with database.translated():
-            found = self._connection.execute(statement("fetch_watermarks"), batch.keys(streams)).fetchall()
-        return dict.fromkeys(streams, 0) | batch.watermarks(found)
+            rows = self._connection.execute(
+                statement("fetch_watermarks"), batch.parameters(journals)
+            ).fetchall()
+        return dict.fromkeys(journals, 0) | batch.watermarks(rows)
 
     def store(self, pieces: Sequence[model.Piece]) -> Outcome:
         """Store a batch; pieces stand in the order in which they arrived.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from hpctrack import model
+    from hpctrack.stream.wire.names import JournalKey
 
 COUNTED = ("rows", "torn", "rejected", "replaced")
 
@@ -43,7 +44,7 @@ def decide(given: Iterable[model.Piece], watermark: int) -> Decision:
 class Journal:
     """A locked journal, and what this batch adds to it."""
 
-    stream: tuple[int, str]
+    key: JournalKey
     decision: Decision
     rows: int = 0
     torn: int = 0
@@ -76,8 +77,8 @@ class Journal:
     def to_json(self) -> dict[str, Any]:
         """Return it as the statement ``update_streams`` takes it."""
         return {
-            "run_id": self.stream[0],
-            "journal_id": self.stream[1],
+            "run_id": self.key.run_id,
+            "journal_id": self.key.journal,
             "watermark": self.decision.watermark,
             "duplicates": self.decision.duplicates,
             **self.counted(),
