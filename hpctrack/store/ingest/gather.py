@@ -78,7 +78,7 @@ class _Gathered:
             step=step,
             progress=self._progress(),
             attempt=self._spread([item.attempt for item in self._logged], np.int32),
-            stream=self._spread([item.stream for item in self._logged], np.int32),
+            journal_index=self._spread([item.journal_index for item in self._logged], np.int32),
             time=time,
             timed=timed,
             names=self._names,

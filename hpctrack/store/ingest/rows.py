@@ -36,8 +36,8 @@ class Logged(NamedTuple):
 
     run_id: int
     attempt: int
-    stream: int
-    """Index of the journal in the caller's list."""
+    journal_index: int
+    """Which journal of the caller's list it is from."""
     block: model.MetricBlock
 
 
@@ -58,7 +58,7 @@ class Table:
     step: model.Array
     progress: model.Array
     attempt: model.Array
-    stream: model.Array
+    journal_index: model.Array
     time: model.Array
     """Microseconds since the epoch."""
     timed: model.Mask
@@ -88,7 +88,7 @@ class Table:
             step=self.step[rows],
             progress=self.progress[rows],
             attempt=self.attempt[rows],
-            stream=self.stream[rows],
+            journal_index=self.journal_index[rows],
             time=self.time[rows],
             timed=self.timed[rows],
             floats=self.floats[:, rows],
@@ -214,7 +214,7 @@ def merge(table: Table) -> tuple[Table, dict[int, int]]:
     """Make one row of those with the same key: of each metric, the last value counts.
 
     The rows of a run must stand in order of attempt and arrival. Returns the table and how many rows of an
-    earlier attempt were replaced, by stream.
+    earlier attempt were replaced, by index of the journal.
     """
     same_run = table.run[1:] == table.run[:-1]
     later = (table.step[1:] > table.step[:-1]) | (
@@ -300,5 +300,5 @@ def _row_of(table: Table, index: int) -> model.Mask:
 def _replaced(table: Table, starts: model.Array) -> dict[int, int]:
     ends = np.append(starts[1:], len(table)) - 1
     replaced = np.minimum.reduceat(table.attempt, starts) < table.attempt[ends]
-    streams, counts = np.unique(table.stream[ends][replaced], return_counts=True)
-    return dict(zip(streams.tolist(), counts.tolist(), strict=True))
+    journals, counts = np.unique(table.journal_index[ends][replaced], return_counts=True)
+    return dict(zip(journals.tolist(), counts.tolist(), strict=True))

@@ -100,7 +100,7 @@ def _fixed(table: Table, stream: str) -> list[Field]:
         Field("time", ">i8", times, _mask(table.timed)),
     ]
     if stream:
-        fields.append(Field(stream, ">i4", table.stream, None))
+        fields.append(Field(stream, ">i4", table.journal_index, None))
     for column in table.declared:
         type_ = column_types.of(column.target.type)
         if type_.dtype is not None:
