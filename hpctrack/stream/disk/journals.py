@@ -73,9 +73,9 @@ class Journals:
         for path, in_spool in ((self._run_dir, False), (self._spool_dir, True)):
             with contextlib.suppress(OSError):  # a place that can't be looked through is left to others
                 self._leftovers += leftovers.of_run(path, identity, in_spool=in_spool)
-        for one in leftovers.tails_of(self._leftovers):
-            if self._tails.setdefault(one.name, one) is one:
-                yield one
+        for journal in leftovers.tails_of(self._leftovers):
+            if self._tails.setdefault(journal.name, journal) is journal:
+                yield journal
 
     def new(self) -> Iterator[tail.Tail]:
         """Yield journals that are there for the first time."""
@@ -83,15 +83,15 @@ class Journals:
         for watch in self._watches:
             for file in watch.new(time.time_ns()):
                 known = self._tails.get(file.journal)
-                if known is not None and [one.path for one in known.files] == [file.path]:
+                if known is not None and [held.path for held in known.files] == [file.path]:
                     file = self._renamed(file)  # noqa: PLW2901 (another file has taken its place)
                 elif not file.whole or known is not None:
                     continue
                 if os.path.dirname(file.path) == self._spool_dir:
                     with contextlib.suppress(OSError):
                         self._mirror.claim()  # a process on another node made the folder, and nothing else
-                one = self._tails[file.journal] = tail.Tail([file])
-                yield one
+                journal = self._tails[file.journal] = tail.Tail([file])
+                yield journal
 
     def _take_in(self, *, known: bool = False) -> None:
         """Take in what a shell has put in the journal's place, where need be into a folder made anew."""
@@ -107,7 +107,7 @@ class Journals:
 
     def _renamed(self, file: tail.File) -> tail.File:
         """Return a file under the next name that no journal has."""
-        taken = {*self._tails, *(one.name for one in self)}
+        taken = {*self._tails, *(journal.name for journal in self)}
         while file.journal in taken:
             file = file._replace(journal=marks.next_name(file.journal))
         return file
@@ -118,32 +118,32 @@ class Journals:
 
     def here(self) -> list[tail.Tail]:
         """Return those that stand in the run folder alone."""
-        return [one for one in self if os.path.dirname(one.files[0].path) == self._run_dir]
+        return [journal for journal in self if os.path.dirname(journal.files[0].path) == self._run_dir]
 
     @property
     def trouble(self) -> OSError | None:
         """Why some of them can't be seen at this moment; None if all can."""
-        troubles = [watch.trouble for watch in self._watches] + [one.trouble for one in self]
+        troubles = [watch.trouble for watch in self._watches] + [journal.trouble for journal in self]
         return next(filter(None, troubles), None)
 
     def look(self) -> None:
         """Look how far they have grown."""
-        for one in self:
-            one.look()
+        for journal in self:
+            journal.look()
 
     def end_lines(self) -> None:
         """The script has ended: no line that this node wrote will be completed any more."""
         self._take_in(known=True)
         places = (self._run_dir,) if self._several_nodes else (self._run_dir, self._spool_dir)
-        for one in self:
-            if os.path.dirname(one.files[0].path) in places:
-                one.close_line()
+        for journal in self:
+            if os.path.dirname(journal.files[0].path) in places:
+                journal.close_line()
 
     def lost(self) -> dict[str, int]:
         """Return how many lines could not be written, by journal."""
-        for one in self:
-            one.read_header()
-        return {one.name.hex(): one.lost for one in self if one.lost}
+        for journal in self:
+            journal.read_header()
+        return {journal.name.hex(): journal.lost for journal in self if journal.lost}
 
     def copy(self, limit: int, sent: Callable[[tail.Tail], bool]) -> int:
         """Copy up to about ``limit`` bytes to the spool of what is not acknowledged; return how many.
@@ -153,23 +153,27 @@ class Journals:
         written.
         """
         copied = 0
-        for one in self.here():
-            if not self._mirror.is_true(one) or one.shrunk:
+        for journal in self.here():
+            if not self._mirror.is_true(journal) or journal.shrunk:
                 self.cuts += 1
-                if sent(one):
+                if sent(journal):
                     continue
-                one.begin_anew()
-            waits = one.trouble is None and self._mirror.end(one) < one.end and not one.is_blank
+                journal.begin_anew()
+            waits = (
+                journal.trouble is None and self._mirror.end(journal) < journal.end and not journal.is_blank
+            )
             if copied < limit and waits:
-                copied += self._mirror.copy(one, self._watermark(one), limit - copied)
+                copied += self._mirror.copy(journal, self._watermark(journal), limit - copied)
         return copied
 
     def keep_house(self, *, in_spool_for_good: bool) -> None:
         """Free the space of what is acknowledged; ``in_spool_for_good``: also of what is in the spool."""
-        for one in self:
-            watermark = self._watermark(one)
-            one.give_back(max(watermark, self._mirror.settled(one)) if in_spool_for_good else watermark)
-            self._mirror.forget(one, watermark)
+        for journal in self:
+            watermark = self._watermark(journal)
+            journal.give_back(
+                max(watermark, self._mirror.settled(journal)) if in_spool_for_good else watermark
+            )
+            self._mirror.forget(journal, watermark)
 
     def refresh(self) -> None:
         """Give a sign of life. Raises OSError."""
@@ -187,20 +191,21 @@ class Journals:
         if not self._leftovers:
             return
         prove = self._prover(safe)
-        for one in list(self._leftovers):
+        for leftover in list(self._leftovers):
             with contextlib.suppress(OSError):
-                if one.clear(prove):
-                    self._leftovers.remove(one)
+                if leftover.clear(prove):
+                    self._leftovers.remove(leftover)
 
     def _prover(self, safe: Callable[[tail.Tail], int]) -> Callable[[tail.File], removal.Proof | None]:
-        holders = {file.path: one for one in self for file in one.files}  # of two the one that came later
+        # Of two that hold a file, the later one counts.
+        holders = {file.path: journal for journal in self for file in journal.files}
 
         def prove(file: tail.File) -> removal.Proof | None:
-            one = holders.get(file.path)
-            if one is None:
+            journal = holders.get(file.path)
+            if journal is None:
                 return None
             try:
-                return removal.Proof(one.descriptor(file), file.base, safe(one))
+                return removal.Proof(journal.descriptor(file), file.base, safe(journal))
             except OSError:
                 return None
 
@@ -212,8 +217,8 @@ class Journals:
         self.clear(safe)
         for leftover in self._leftovers:
             leftover.release()
-        for one in self:
-            self._mirror.forget(one, safe(one))
+        for journal in self:
+            self._mirror.forget(journal, safe(journal))
         identity = self._identity
         ignored = {identity.pid}
         over = removal.nobody_writes(self._run_dir, identity, in_spool=False, ignored=ignored)
@@ -223,17 +228,17 @@ class Journals:
         if withdrawn:
             removal.withdraw(self._run_dir, in_spool=False)
             removal.withdraw(self._spool_dir, in_spool=True)
-        kept = {one.name: self._kept(one) for one in self.here()}
+        kept = {journal.name: self._kept(journal) for journal in self.here()}
         self._mirror.close(over=over and not self._several_nodes, prove=self._prover(safe))
-        prove = self._prover(lambda one: max(safe(one), kept.get(one.name, 0)))
+        prove = self._prover(lambda journal: max(safe(journal), kept.get(journal.name, 0)))
         if not removal.clear(self._run_dir, removal.Keeping(in_spool=False, over=over), prove):
             folders.write_identity(self._run_dir, identity._replace(closed=over, withdrawn=withdrawn))
         self._lock.release()
 
-    def _kept(self, one: tail.Tail) -> int:
+    def _kept(self, journal: tail.Tail) -> int:
         """Return up to which offset the spool has a journal, or that it holds nothing to keep."""
-        if one.is_blank:
-            return one.end
+        if journal.is_blank:
+            return journal.end
         with contextlib.suppress(OSError):
-            return self._mirror.synced(one) if self._mirror.is_true(one) else 0
+            return self._mirror.synced(journal) if self._mirror.is_true(journal) else 0
         return 0

@@ -78,15 +78,20 @@ def _found(spool: str, node_dir: str) -> Iterator[_Late]:
     lasting = os.path.join(spool, runfolder.LASTING)
     for parent in [*runfolder.parents(node_dir), lasting]:
         homes = [os.path.join(spool, "journals")] if parent == lasting else runfolder.homes(parent)
-        with contextlib.suppress(OSError), os.scandir(parent) as entries:
-            for entry in entries:
-                match = _NAME.match(entry.name)
-                if match is None or int(match[1]) != os.geteuid():
-                    continue
-                with contextlib.suppress(OSError, ValueError):
-                    late = _late(spool, entry, match)
-                    if late is not None and not any(_is_taken_in(home, late.folder) for home in homes):
-                        yield late
+        for entry, match in _names(parent):
+            with contextlib.suppress(OSError, ValueError):
+                late = _late(spool, entry, match)
+                if late is not None and not any(_is_taken_in(home, late.folder) for home in homes):
+                    yield late
+
+
+def _names(parent: str) -> Iterator[tuple[os.DirEntry[str], re.Match[str]]]:
+    """Yield what stands in a folder by a name of this user's by which shells append."""
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            match = _NAME.match(entry.name)
+            if match is not None and int(match[1]) == os.geteuid():
+                yield entry, match
 
 
 def _late(spool: str, entry: os.DirEntry[str], match: re.Match[str]) -> _Late | None:

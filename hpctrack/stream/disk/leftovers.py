@@ -98,13 +98,13 @@ def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
     over = {id(leftover): leftover.is_over for held in holders.values() for leftover, _ in held}
     tails = []
     for name, held in holders.items():
-        one = tail.Tail((file for _, file in held), name)
-        one.was_cut = name in cut
-        if one.files[0].base:  # without its first line
-            one.attempt = held[0][0].identity.attempt
+        journal = tail.Tail((file for _, file in held), name)
+        journal.was_cut = name in cut
+        if journal.files[0].base:  # without its first line
+            journal.attempt = held[0][0].identity.attempt
         if all(over[id(leftover)] for leftover, _ in held):
-            one.close_line()
-        tails.append(one)
+            journal.close_line()
+        tails.append(journal)
     return tails
 
 
@@ -112,6 +112,6 @@ def _name(file: tail.File) -> tuple[bytes, bool]:
     """Return the name of the journal in a file, and whether it is another one than was read last."""
     if not file.whole:
         return file.journal, False
-    one = tail.Tail([file])
-    one.close()
-    return one.name, one.was_cut
+    journal = tail.Tail([file])
+    journal.close()
+    return journal.name, journal.was_cut

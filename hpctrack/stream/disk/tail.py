@@ -192,8 +192,8 @@ class Tail:
 
     def close(self) -> None:
         """Close the files."""
-        for one in self._opened.values():
-            one.close()
+        for opened_file in self._opened.values():
+            opened_file.close()
 
     def look(self) -> bool:
         """Look how far the journal has grown; whether there is anything new to read."""

@@ -306,19 +306,19 @@ class Link:
 
     def receive(self) -> Iterator[bytes]:
         """Yield the datagrams that have arrived."""
-        for one in self._sockets.values():
+        for udp in self._sockets.values():
             try:
                 while True:
-                    yield one.recv(layout.MAX_DATAGRAM + 1)
+                    yield udp.recv(layout.MAX_DATAGRAM + 1)
             except OSError:
                 continue
 
     def filenos(self) -> list[int]:
         """Return what to poll."""
-        return [one.fileno() for one in self._sockets.values()]
+        return [udp.fileno() for udp in self._sockets.values()]
 
     def close(self) -> None:
         """Close the sockets."""
-        for one in self._sockets.values():
-            one.close()
+        for udp in self._sockets.values():
+            udp.close()
         self._sockets.clear()

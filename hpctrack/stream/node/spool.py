@@ -310,28 +310,32 @@ def discard(spooled: Spooled) -> bool:
     except OSError:
         return False
     finally:
-        for one in tails.values():
-            one.close()
+        for journal in tails.values():
+            journal.close()
         leftover.release()
 
 
-def _prove_all(one: tail.Tail | None, file: tail.File) -> removal.Proof | None:
+def _prove_all(journal: tail.Tail | None, file: tail.File) -> removal.Proof | None:
     try:
-        return None if one is None else removal.Proof(one.descriptor(file), file.base, removal.EVERYTHING)
+        return (
+            None
+            if journal is None
+            else removal.Proof(journal.descriptor(file), file.base, removal.EVERYTHING)
+        )
     except OSError:
         return None
 
 
 def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Outcome:
     """Delete what is delivered; raise what kept some of it from being read."""
-    holders = {file.path: one for one in box.tails() for file in one.files}
+    holders = {file.path: journal for journal in box.tails() for file in journal.files}
 
     def prove(file: tail.File) -> removal.Proof | None:
-        one = holders.get(file.path)
-        if one is None:
+        journal = holders.get(file.path)
+        if journal is None:
             return None
         try:
-            return removal.Proof(one.descriptor(file), file.base, box.safe(one))
+            return removal.Proof(journal.descriptor(file), file.base, box.safe(journal))
         except OSError:
             return None
 
@@ -342,11 +346,10 @@ def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Outc
         if not os.path.lexists(leftover.path):
             return Outcome.ELSEWHERE
         raise
-    for one in box.tails():
-        if one.trouble is not None:
-            raise errors.BadInput(
-                f"{one.files[0].path}: {one.trouble.strerror}; it stays, and is tried again by hpctrack sync"
-            )
+    for journal in box.tails():
+        if journal.trouble is not None:
+            path, why = journal.files[0].path, journal.trouble.strerror
+            raise errors.BadInput(f"{path}: {why}; it stays, and is tried again by hpctrack sync")
     return Outcome.IN_USE if taken else Outcome.ELSEWHERE
 
 
@@ -366,7 +369,7 @@ def _ship(box: Outbox, link: Link, leftover: leftovers.Leftover, progress: Calla
         now = time.monotonic()
         for datagram in link.receive():
             box.receive(datagram, now)
-        acknowledged = sum(box.watermark(one) - one.files[0].base for one in box.tails())
+        acknowledged = sum(box.watermark(journal) - journal.files[0].base for journal in box.tails())
         if acknowledged > before:
             progress(acknowledged - before)
             before = acknowledged

@@ -202,12 +202,12 @@ class _Helpers:
 
     def kill(self) -> None:
         """End those that were started, and leave no trace of them."""
-        sentinels = [one for one in (getattr(self, "inside", None), self.outside) if one is not None]
-        for one in sentinels:
-            one.end()
+        sentinels = list(filter(None, (getattr(self, "inside", None), self.outside)))
+        for sentinel in sentinels:
+            sentinel.end()
         if self.relay:
             self.channel.close()
-        for pid in filter(None, [*(one.pid for one in sentinels), self.relay]):
+        for pid in filter(None, [*(sentinel.pid for sentinel in sentinels), self.relay]):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)

@@ -260,16 +260,21 @@ def line(message: Message) -> bytes:
 
 def read(kind: str, text: str) -> Message | None:
     """Return what a message says; None for a kind that is not in `KINDS`, and for what can't be used."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if kind not in KINDS or not isinstance(body, dict):
+    body = _object(text)
+    if kind not in KINDS or body is None:
         return None
     record, checks = KINDS[kind], _checks(kind)
     values = {name: check(body if name in _WHOLE else body.get(name)) for name, check in checks.items()}
     required = checks.keys() - record._field_defaults.keys()
     return None if any(values[name] is None for name in required) else record(**values)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
 
 
 @functools.cache
