@@ -65,6 +65,17 @@ class History:
         return self.attempts.get(self.newest)
 
     @property
+    def in_order(self) -> tuple[Attempt, ...]:
+        """All attempts, the first one first."""
+        return tuple([self.attempts[number] for number in sorted(self.attempts)])
+
+    @property
+    def shown(self) -> Attempt | None:
+        """The latest attempt that started."""
+        started = [attempt for attempt in self.attempts.values() if _has_started(attempt)]
+        return max(started, key=lambda attempt: attempt.attempt, default=None)
+
+    @property
     def status(self) -> RunStatus:
         """Status of the newest attempt, which is the run's."""
         top = self.top
@@ -83,30 +94,36 @@ class History:
 
     def take(self, number: int, fact: JobFacts) -> None:
         """Fold one fact into the attempt it is about."""
-        if fact.source != "relay" and number >= self.newest:
-            self.slurm_state = fact.raw
-        if fact.source == "sacct" and fact.time_ended:
-            self.accounted.add(number)
+        self._hear(number, fact)
         status = self._claimed(fact)
         if status is None:
             if fact.raw != self.run.slurm_state:
                 self._add(number, None, fact.time, fact.source, fact.reason, fact.raw)
             return
         attempt = self.attempts.get(number)
-        if attempt and fact.time_submitted and attempt.time_submitted:
-            if fact.time_submitted < attempt.time_submitted:
+        if attempt:
+            if _is_earlier(fact, attempt):
                 return
-            if fact.time_submitted > attempt.time_submitted:
+            if _is_earlier(attempt, fact):
                 self._withdraw(attempt, fact)
+        self._advance(number, fact, status)
+
+    def _hear(self, number: int, fact: JobFacts) -> None:
+        """Keep Slurm's latest word, and of which attempts accounting has told the end."""
+        if fact.source != "relay" and number >= self.newest:
+            self.slurm_state = fact.raw
+        if fact.source == "sacct" and fact.time_ended:
+            self.accounted.add(number)
+
+    def _advance(self, number: int, fact: JobFacts, status: RunStatus) -> None:
+        """Move an attempt to the status that a fact claims, if it goes forward, and take in all else."""
         old = self._status_of(number, fact)
-        inferred = attempt is not None and attempt.reason == UNTOLD and fact.source == "sacct"
-        moves = _moves(old, status, fact) or self._is_final(old, status, fact, inferred=inferred)
+        moves = _moves(old, status, fact) or self._is_final(number, old, status, fact)
         if number or number in self.attempts or states.stage_of(status) >= Stage.RUNNING:
             self._merge(number, fact, status if moves else old)
         elif moves:
             self._waiting = status
         if moves:
-            self.heard = self.heard or (fact.source == "relay" and status is RunStatus.RUNNING)
             self._note(number, old, status, fact)
 
     def move(self, executions: Mapping[datetime, int]) -> None:
@@ -155,17 +172,23 @@ class History:
             return RunStatus.COMPLETING
         return fact.status
 
-    def _is_final(self, old: RunStatus | None, status: RunStatus, fact: JobFacts, *, inferred: bool) -> bool:
+    def _is_final(self, number: int, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> bool:
         """Whether an end goes before the one we know.
 
         A command's own word goes before what its job's end made us think; and accounting corrects itself: of
-        a run that is over (`StoredRun.recheck_after`), and of one that squeue does not list for a second
-        time. A job that is cancelled while it completes for its requeue was REQUEUED first.
+        an attempt that we took to have ended, of a run that is over (`StoredRun.recheck_after`), and of one
+        that squeue does not list for a second time. A job that is cancelled while it completes for its
+        requeue was REQUEUED first.
         """
-        told = self.run.kind == "command" and fact.source == "relay"
+        if old is status or not states.has_ended(status):
+            return False
+        if fact.source == "relay":
+            return self.run.kind == "command"
+        attempt = self.attempts.get(number)
+        if fact.source == "sacct" and attempt and attempt.reason == UNTOLD:
+            return True
         gone = self.run.recheck_after is not None or self.run.missing_since is not None
-        corrected = gone and fact.source != "relay" and states.has_ended(old)
-        return (told or inferred or corrected) and old is not status and states.has_ended(status)
+        return gone and states.has_ended(old)
 
     def _status_of(self, number: int, fact: JobFacts) -> RunStatus | None:
         attempt = self.attempts.get(number)
@@ -193,21 +216,21 @@ class History:
 
     def _note(self, number: int, old: RunStatus | None, status: RunStatus, fact: JobFacts) -> None:
         """Note a change of status, and the steps on the way there that the fact proves."""
-        before = states.stage_of(old) if old else 0
+        if fact.source == "relay" and status is RunStatus.RUNNING:
+            self.heard = True
+        before = states.stage_of(old) if old else None
         after = states.stage_of(status)
+        self._note_steps(number, before, after, fact)
+        when = _time_of(fact, before, after, number)
+        self._add(number, status, when or fact.time, fact.source, fact.reason, fact.raw)
+
+    def _note_steps(self, number: int, before: Stage | None, after: Stage, fact: JobFacts) -> None:
+        """Note that an attempt has waited or run meanwhile, where a fact says when that began."""
         source = fact.source
-        if number and not before and after > Stage.WAITING and source != "relay" and fact.time_submitted:
+        if number and before is None and after > Stage.WAITING and source != "relay" and fact.time_submitted:
             self._add(number, RunStatus.PENDING, fact.time_submitted, source)
-        if before < Stage.RUNNING < after and fact.time_started:
+        if (before or 0) < Stage.RUNNING < after and fact.time_started:
             self._add(number, RunStatus.RUNNING, fact.time_started, source)
-        when = None
-        if after is Stage.WAITING and number and not before:
-            when = fact.time_submitted
-        elif after is Stage.RUNNING and before < Stage.RUNNING:
-            when = fact.time_started
-        elif after is Stage.ENDED:
-            when = fact.time_ended
-        self._add(number, status, when or fact.time, source, fact.reason, fact.raw)
 
     def _add(
         self, number: int, status: RunStatus | None, when: datetime | None, source: Source, *words: str | None
@@ -247,6 +270,12 @@ class History:
             self.attempts[self.newest] = top._replace(resources=resources)
 
 
+def _has_started(attempt: Attempt) -> bool:
+    if attempt.time_started is not None:
+        return True
+    return attempt.status is not None and Stage.RUNNING <= states.stage_of(attempt.status) < Stage.ENDED
+
+
 def _moves(old: RunStatus | None, new: RunStatus, fact: JobFacts) -> bool:
     """Whether a fact moves an attempt on. It never moves back."""
     if old is None:
@@ -264,24 +293,45 @@ def _end_rank(status: RunStatus) -> tuple[bool, str]:
     return states.ends(status) is Ends.ATTEMPT, status.value
 
 
+def _is_earlier(told: JobFacts | Attempt, other: JobFacts | Attempt) -> bool:
+    """Whether something was submitted before the other, as far as both times are known."""
+    if told.time_submitted is None or other.time_submitted is None:
+        return False
+    return told.time_submitted < other.time_submitted
+
+
+def _time_of(fact: JobFacts, before: Stage | None, after: Stage, number: int) -> datetime | None:
+    """When an attempt came to a stage, if the fact says so; the first one was submitted with its run."""
+    if after is Stage.WAITING:
+        return fact.time_submitted if number and before is None else None
+    if after is Stage.RUNNING:
+        return fact.time_started if (before or 0) < Stage.RUNNING else None
+    return fact.time_ended if after is Stage.ENDED else None
+
+
 def _told(
     attempt: Attempt, fact: JobFacts, status: RunStatus | None, *, final: bool
 ) -> Iterator[tuple[str, object]]:
     """What a fact says about an attempt whose status becomes ``status``."""
     yield "status", status
-    by_slurm = fact.source != "relay"
     ended = states.has_ended(fact.status)
     settled = states.has_ended(attempt.status) and not ended
+    stronger = fact.source != "relay" and not settled
     for name in ("time_submitted", "time_started", "node_list", "batch_host", "sluid"):
         value = getattr(fact, name)
-        if value is not None and (getattr(attempt, name) is None or (by_slurm and not settled)):
+        if value is not None and (stronger or getattr(attempt, name) is None):
             yield name, value
-    if not by_slurm:
-        if ended:
-            yield from _told_by_script(attempt, fact, final=final)
-    elif not ended:
-        if not settled and fact.source == "squeue":
-            yield "reason", fact.reason
+    if ended:
+        yield from _told_of_end(attempt, fact, status, final=final)
+    elif stronger and fact.source == "squeue":
+        yield "reason", fact.reason
+
+
+def _told_of_end(
+    attempt: Attempt, fact: JobFacts, status: RunStatus | None, *, final: bool
+) -> Iterator[tuple[str, object]]:
+    if fact.source == "relay":
+        yield from _told_by_script(attempt, fact, final=final)
     elif status is fact.status:
         yield "time_ended", fact.time_ended
         yield "slurm_exit_code", fact.slurm_exit_code

@@ -78,9 +78,7 @@ class Inquiry:
         if not any(run.exit_code or run.exit_signal for run in self.stored):
             self._ask_accounts(self.stored)
             index = matching.Index(self.facts)
-            newest = [rows[-1].status for run in self.stored if (rows := index.of(run).rows)]
-            ended = [status for status in newest if states.has_ended(status)]
-            if all(status is RunStatus.COMPLETED for status in ended):
+            if not any(_has_failed(index.of(run).last) for run in self.stored):
                 return
             self.facts, self.accounts = [], set()
         self.ask()
@@ -105,24 +103,26 @@ class Inquiry:
 
     def _ask_accounts_since(self, asked: list[StoredRun], since: datetime) -> None:
         """Ask sacct about runs; about tasks that never were jobs of their own through their arrays."""
-        sizes = Counter(run.array_job_id for run in asked if run.slurm_job_id is None)
+        unborn = [run for run in asked if run.slurm_job_id is None]
+        sizes = Counter(run.array_job_id for run in unborn)
         whole = {array for array, size in sizes.items() if array is not None and size >= _WHOLE_ARRAY}
-        found = self._ended(asked, whole, since)
-        index = matching.Index(found)
-        silent = {
-            run.array_job_id
-            for run in asked
-            if run.slurm_job_id is None and run.array_job_id not in whole and not index.of(run).rows
-        }
+        facts = self._ended(asked, whole, since)
+        silent = _silent_arrays(unborn, facts) - whole
         if silent:
-            arrays = sorted(array for array in silent if array is not None)
-            found += self.backend.ended([str(array) for array in arrays], since)
-        self.facts += found
+            facts += self.backend.ended([str(array) for array in sorted(silent)], since)
+        self.facts += facts
         self.accounts |= {run.run_id for run in asked}
 
     def _ended(self, asked: list[StoredRun], whole: set[int], since: datetime) -> list[JobFacts]:
         jobs = {str(run.array_job_id) if run.array_job_id in whole else _job_of(run): None for run in asked}
         return self.backend.ended([job for job in jobs if job], since)
+
+
+def _silent_arrays(tasks: list[StoredRun], facts: list[JobFacts]) -> set[int]:
+    """Return the arrays of tasks of which accounting has no row."""
+    index = matching.Index(facts)
+    arrays = {run.array_job_id for run in tasks if not index.of(run).rows}
+    return {array for array in arrays if array is not None}
 
 
 def _in_turn(absent: list[StoredRun]) -> list[StoredRun]:
@@ -138,6 +138,11 @@ def _in_turn(absent: list[StoredRun]) -> list[StoredRun]:
         for runs in logins.values()
         for run in (random.sample(runs, _MOST_ABSENT) if len(runs) > _MOST_ABSENT else runs)
     ]
+
+
+def _has_failed(last: JobFacts | None) -> bool:
+    """Whether an execution on record has ended otherwise than well."""
+    return last is not None and states.has_ended(last.status) and last.status is not RunStatus.COMPLETED
 
 
 def _job_of(run: StoredRun) -> str | None:
@@ -178,9 +183,7 @@ def _lacks_ends(run: StoredRun, live: JobFacts, now: datetime) -> bool:
     """
     if not live.attempt or run.kind == "command" or live.time_submitted is None:
         return False
-    earlier = {
-        one.attempt: states.has_ended(one.status) for one in run.attempts if one.attempt < live.attempt
-    }
-    if not all(earlier.values()):
+    earlier = [attempt for attempt in run.attempts if attempt.attempt < live.attempt]
+    if not all(states.has_ended(attempt.status) for attempt in earlier):
         return True
     return now - live.time_submitted <= _LOOK_BACK and len(earlier) < live.attempt

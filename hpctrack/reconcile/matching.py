@@ -16,7 +16,7 @@ from hpctrack.run import states, words
 from hpctrack.text.redact import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
 #: How much Slurm's clock may be behind the submitter's.
@@ -39,6 +39,23 @@ class Evidence(NamedTuple):
     """Of a heterogeneous job: what is said about its other components."""
     siblings: bool = False
     """Of an array task that has no fact of its own: Slurm knows its array."""
+
+    @property
+    def last(self) -> JobFacts | None:
+        """The last execution on record."""
+        return self.rows[-1] if self.rows else None
+
+    @property
+    def newest(self) -> JobFacts | None:
+        """Slurm's newest word about the job."""
+        return self.live or self.last
+
+    @property
+    def listed(self) -> bool:
+        """Whether squeue lists the job, or another component of it, as one that goes on."""
+        return self.live is not None or any(
+            part.source == "squeue" and goes_on(part) for part in self.components
+        )
 
 
 NOTHING = Evidence()
@@ -75,15 +92,13 @@ class Index:
         relay = self._runs.get(run.run_id, ())
         if run.kind == "command":
             return self._of_command(run, relay)
-        found, siblings = self._candidates(run)
-        ours = [fact for fact in found if is_ours(run, fact)]
+        facts = self.listed(run)
+        siblings = not facts and self._knows_array_of(run)
+        ours = [fact for fact in facts if is_ours(run, fact)]
         if not ours and not relay:
             return Evidence(siblings=siblings) if siblings else NOTHING
-        live, rows = _of_one_job(*_sorted(ours))
-        if rows and _submitted(rows[0]) > run.time_submitted + LATE and rows[0].attempt is None:
-            rows = []  # the first execution on record is a later job with the same id
-        components = self._components.get(run.slurm_job_id or 0, ()) if run.array_task_id is None else ()
-        return Evidence(relay, live, rows, [part for part in components if is_ours(run, part)], siblings)
+        live, rows = _of_one_job(run, *_sorted(ours))
+        return Evidence(relay, live, rows, self._components_of(run) if self._components else (), siblings)
 
     def tasks(self, array_job_id: int) -> set[int]:
         """Return the tasks of an array that squeue lists, and not as ones that ended."""
@@ -97,26 +112,31 @@ class Index:
 
     def listed(self, run: StoredRun) -> Sequence[JobFacts]:
         """Return the facts under a batch run's ids, whoever's they are."""
-        return self._candidates(run)[0]
-
-    def _candidates(self, run: StoredRun) -> tuple[Sequence[JobFacts], bool]:
-        """Facts under the run's ids, and whether there are only some about the rest of its array."""
         if run.array_job_id is None or run.array_task_id is None:
-            return self._jobs.get(run.slurm_job_id or -1, ()), False
+            return self._jobs.get(run.slurm_job_id or -1, ())
         own = self._tasks.get((run.array_job_id, run.array_task_id))
         if own:
-            return own, False
+            return own
         lines = self._arrays.get(run.array_job_id, ())
-        covering = [fact for fact in lines if any(run.array_task_id in part for part in fact.array_tasks)]
-        if covering:
-            return covering, False
-        others = [*lines, *((self._members[run.array_job_id],) if run.array_job_id in self._members else ())]
-        return (), any(is_ours(run, fact) for fact in others)
+        return [fact for fact in lines if any(run.array_task_id in part for part in fact.array_tasks)]
+
+    def _knows_array_of(self, run: StoredRun) -> bool:
+        """Whether there are facts about other tasks of the run's array."""
+        if run.array_job_id is None or run.array_task_id is None:
+            return False
+        member = self._members.get(run.array_job_id)
+        others = [*self._arrays.get(run.array_job_id, ()), *([member] if member else [])]
+        return any(is_ours(run, fact) for fact in others)
+
+    def _components_of(self, run: StoredRun) -> Sequence[JobFacts]:
+        """Return the facts about the other components of a heterogeneous job."""
+        parts = self._components.get(run.slurm_job_id or 0, ()) if run.array_task_id is None else ()
+        return [part for part in parts if is_ours(run, part)]
 
     def _of_command(self, run: StoredRun, relay: Sequence[JobFacts]) -> Evidence:
         """Facts about the execution of the job in which a command runs."""
-        found = self._jobs.get(run.slurm_job_id or -1, ())
-        live, rows = _sorted([fact for fact in found if _same_owner(run, fact) and _covers(fact, run)])
+        facts = self._jobs.get(run.slurm_job_id or -1, ())
+        live, rows = _sorted([fact for fact in facts if _same_owner(run, fact) and _covers(fact, run)])
         return Evidence(relay, live, rows)
 
 
@@ -146,8 +166,18 @@ def _gone_since(run: StoredRun) -> datetime | None:
     return run.missing_since if run.reason == words.UNKNOWN_TO_SLURM else None
 
 
-def _of_one_job(live: JobFacts | None, rows: list[JobFacts]) -> tuple[JobFacts | None, list[JobFacts]]:
+def _of_one_job(
+    run: StoredRun, live: JobFacts | None, rows: list[JobFacts]
+) -> tuple[JobFacts | None, list[JobFacts]]:
     """Leave out what is of a later job that got the id again."""
+    live, rows = _until_revival(live, rows)
+    if rows and rows[0].attempt is None and _submitted(rows[0]) > run.time_submitted + LATE:
+        rows = []  # the first execution on record is a later job with the same id
+    return live, rows
+
+
+def _until_revival(live: JobFacts | None, rows: list[JobFacts]) -> tuple[JobFacts | None, list[JobFacts]]:
+    """Leave out what was submitted too long after the execution before it had ended."""
     for place, row in enumerate(rows):
         gone = row.time_ended
         if gone is None:
@@ -196,9 +226,9 @@ def goes_on(fact: JobFacts) -> bool:
 
 
 def _submitted(fact: JobFacts) -> datetime:
-    found = fact.time_submitted or fact.time_started or fact.time_ended or fact.time
-    assert found is not None, "every backend says when it was asked"  # noqa: S101
-    return found
+    when = fact.time_submitted or fact.time_started or fact.time_ended or fact.time
+    assert when is not None, "every backend says when it was asked"  # noqa: S101
+    return when
 
 
 def _freshness(fact: JobFacts) -> tuple[float, int, int, str]:
@@ -212,23 +242,45 @@ def missing_tasks(facts: Iterable[JobFacts], stored: Iterable[StoredRun]) -> lis
     Returns pairs of a run of the same submission and the task's number. Anybody's rows may name an array:
     each submission is judged by itself.
     """
-    arrays: dict[int, dict[object, tuple[StoredRun, set[int]]]] = defaultdict(dict)
+    arrays = _claimed_tasks(stored)
+    missing = []
+    for fact, claims in _claimed_lines(facts, arrays):
+        listed = _tasks_of(fact)
+        for run, known in claims.values():
+            if not listed <= known and is_ours(run, fact):
+                missing += [(run.run_id, task) for task in sorted(listed - known)]
+                known.update(listed)
+    return missing
+
+
+#: By submission and user: a run of the array, and the tasks of which there are runs.
+_Claims = dict[object, tuple[StoredRun, set[int]]]
+
+
+def _claimed_tasks(stored: Iterable[StoredRun]) -> dict[int, _Claims]:
+    """Return the arrays that runs say they are of."""
+    arrays: dict[int, _Claims] = defaultdict(dict)
     for run in stored:
         if run.kind == "batch" and run.array_job_id is not None and run.array_task_id is not None:
             claims = arrays[run.array_job_id]
             claims.setdefault((run.submission, run.slurm_user), (run, set()))[1].add(run.array_task_id)
-    found = []
+    return arrays
+
+
+def _claimed_lines(
+    facts: Iterable[JobFacts], arrays: Mapping[int, _Claims]
+) -> Iterator[tuple[JobFacts, _Claims]]:
+    """Yield squeue's lines of these arrays."""
     for fact in facts if arrays else ():
-        if fact.array_job_id not in arrays or fact.source != "squeue":
-            continue
-        listed = {task for part in fact.array_tasks for task in part}
-        if fact.array_task_id is not None:
-            listed.add(fact.array_task_id)
-        for run, known in arrays[fact.array_job_id].values():
-            if not listed <= known and is_ours(run, fact):
-                found += [(run.run_id, task) for task in sorted(listed - known)]
-                known.update(listed)
-    return found
+        claims = arrays.get(fact.array_job_id or 0)
+        if claims and fact.source == "squeue":
+            yield fact, claims
+
+
+def _tasks_of(fact: JobFacts) -> set[int]:
+    """Return the tasks of an array that a line speaks for."""
+    tasks = set[int]().union(*fact.array_tasks)
+    return tasks if fact.array_task_id is None else tasks | {fact.array_task_id}
 
 
 #: Characters that slurmdbd does not store as they are.

@@ -22,9 +22,10 @@ from hpctrack.store import database, locked
 from hpctrack.store.write import reconciled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
+    from hpctrack.model import JobFacts, StoredRun
     from hpctrack.slurm.accounting import Backend
     from hpctrack.store.database import Connection
 
@@ -69,19 +70,27 @@ def observe(connection: Connection, messages: Iterable[RunMessage]) -> frozenset
     facts = [fact for message in messages if (fact := relayed.fact_of(message, now))]
     if not facts:
         return frozenset()
-    stored = reconciled.load(connection, {fact.run_id for fact in facts if fact.run_id is not None})
+    stored = reconciled.load(connection, _runs_of(facts))
     reconciled.apply(connection, plan(facts, stored, now))
-    known = {run.run_id for run in stored}
-    environments = {
-        message.run_id: env
-        for message in messages
-        if message.run_id in known and (env := relayed.environment_of(message))
-    }
-    reconciled.set_env(connection, environments)
-    finished = {fact.run_id for fact in facts if fact.status is not RunStatus.RUNNING}
-    return frozenset(
-        run.run_id for run in stored if run.run_id in finished and run.kind == "batch" and run.cluster
-    )
+    reconciled.set_env(connection, _environments(messages, {run.run_id for run in stored}))
+    finished = _runs_of(fact for fact in facts if fact.status is not RunStatus.RUNNING)
+    return frozenset(run.run_id for run in stored if run.run_id in finished and _is_in_job(run))
+
+
+def _runs_of(facts: Iterable[JobFacts]) -> set[int]:
+    """Return the runs that relays speak of."""
+    return {fact.run_id for fact in facts if fact.run_id is not None}
+
+
+def _environments(messages: Iterable[RunMessage], known: Collection[int]) -> dict[int, Mapping[str, str]]:
+    """Return the environments on the nodes, by run."""
+    told = ((message.run_id, relayed.environment_of(message)) for message in messages)
+    return {run_id: env for run_id, env in told if env and run_id in known}
+
+
+def _is_in_job(run: StoredRun) -> bool:
+    """Whether accounting will say how the run ended."""
+    return run.kind == "batch" and bool(run.cluster)
 
 
 def run_once(
@@ -111,20 +120,30 @@ def run_once(
         if not stored and (only or not reconciled.ended_lately(connection, cluster, user, matching.REVIVAL)):
             return Report()
     inquiry = Inquiry(backend, [user] if user else None, stored, datetime.now(timezone.utc), checked)
-    began = time.monotonic()
-    try:
-        inquiry.ask_early() if only else inquiry.ask()
-    except errors.SlurmError as error:
-        inquiry.error = str(error)
-    asked_s = time.monotonic() - began
+    asked_s = _ask(inquiry, early=bool(only))
     record = not only
     try:
         changes = _conclude(connection, inquiry, cluster, grace, lease, record=record)
     except errors.StoreBusy:
         changes = _conclude(connection, inquiry, cluster, grace, lease, record=record, around_held=True)
-    over = {change.run.run_id for change in changes if change.run.time_ended is not None}
-    waiting = tuple(run.run_id for run in stored if only and run.run_id not in over)
+    waiting = _still_open(stored, changes) if only else ()
     return Report(tuple(changes), waiting, inquiry.error, asked_s)
+
+
+def _ask(inquiry: Inquiry, *, early: bool) -> float:
+    """Ask Slurm; what fails is noted with what was asked. Return the seconds that it took."""
+    began = time.monotonic()
+    try:
+        inquiry.ask_early() if early else inquiry.ask()
+    except errors.SlurmError as error:
+        inquiry.error = str(error)
+    return time.monotonic() - began
+
+
+def _still_open(stored: Iterable[StoredRun], changes: Iterable[Change]) -> tuple[int, ...]:
+    """Return the runs that have not ended by these changes."""
+    over = {change.run.run_id for change in changes if change.run.time_ended is not None}
+    return tuple(run.run_id for run in stored if run.run_id not in over)
 
 
 def settle_lost(
@@ -139,21 +158,21 @@ def settle_lost(
     that counts.
     """
     with database.translated(), connection.transaction():
-        silent = {
-            one.run_id: one for one in reconciled.find_silent_commands(connection, node, booted, _SILENCE)
-        }
-        here = living({one.name for one in silent.values() if not one.restarted})
-        lost = {run_id: one for run_id, one in silent.items() if one.restarted or one.name not in here}
+        silent = reconciled.find_silent_commands(connection, node, booted, _SILENCE)
+        here = living({run.name for run in silent if not run.restarted})
+        lost = {run.run_id: run for run in silent if run.restarted or run.name not in here}
         now = datetime.now(timezone.utc)
-        changes = []
-        for run in reconciled.load(connection, lost.keys()) if lost else ():
-            heard, restarted = lost[run.run_id].heard, lost[run.run_id].restarted
-            status = RunStatus.NODE_FAIL if restarted else RunStatus.FAILED
-            change = settle(run, status, heard, RESTARTED if restarted else relayed.UNSEEN, now)
-            if change is not None and run.time_ended is None:
-                changes.append(change)
-        reconciled.apply(connection, changes)
-    return tuple(changes)
+        stored = reconciled.load(connection, lost.keys()) if lost else ()
+        changes = [_end_lost(run, lost[run.run_id], now) for run in stored if run.time_ended is None]
+        told = tuple([change for change in changes if change is not None])
+        reconciled.apply(connection, told)
+    return told
+
+
+def _end_lost(run: StoredRun, lost: reconciled.Silent, now: datetime) -> Change | None:
+    if lost.restarted:
+        return settle(run, RunStatus.NODE_FAIL, lost.heard, RESTARTED, now)
+    return settle(run, RunStatus.FAILED, lost.heard, relayed.UNSEEN, now)
 
 
 def commands() -> dict[str, dict[str, float]]:

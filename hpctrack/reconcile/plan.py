@@ -12,13 +12,13 @@ import contextlib
 import gc
 import logging
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun, replaced
 from hpctrack.reconcile import matching, numbering, running_time
 from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN, History, verdict_of
 from hpctrack.run import states
-from hpctrack.run.states import Ends, Stage
+from hpctrack.run.states import Ends
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -85,8 +85,40 @@ def _decide(
     evidence = index.of(run)
     if not evidence.relay and _says_nothing_new(run, evidence, survey):
         return None
-    decide = _command if run.kind == "command" else _batch
-    return decide(run, evidence, now, survey, grace)
+    case = _Case(run, evidence, now, run.run_id in survey.accounts, survey.queue, grace)
+    return _command(case) if run.kind == "command" else _batch(case)
+
+
+class _Case(NamedTuple):
+    """A run that is to be judged, and by what."""
+
+    run: StoredRun
+    evidence: matching.Evidence
+    now: datetime
+    asked: bool = False
+    """Accounting was asked about its job, and answered."""
+    queue: bool = False
+    """squeue answered."""
+    grace: timedelta = GRACE
+
+    def missing(self, history: History, *, listed: bool) -> datetime | None:
+        """Since when squeue does not list the job."""
+        if listed or history.heard:
+            return None
+        return (self.run.missing_since or self.now) if self.queue else self.run.missing_since
+
+    def is_long_ago(self, when: datetime | None) -> bool:
+        """Whether it is so long ago that silence since then means something."""
+        return when is not None and self.now - when >= self.grace
+
+
+class _Verdict(NamedTuple):
+    """What was decided about a run besides its attempts."""
+
+    over: bool
+    missing: datetime | None = None
+    long_gone: bool = False
+    recheck: datetime | None = None
 
 
 @contextlib.contextmanager
@@ -105,7 +137,10 @@ def settle(run: StoredRun, status: RunStatus, when: datetime, reason: str, now: 
     """Return what follows if a user knows how a run ended that can't tell any more."""
     history = History(run, now)
     history.conclude(status, when, "user", reason)
-    return _change(history, matching.NOTHING, over=True, missing=None, long_gone=False)
+    return _change(history, _Case(run, matching.NOTHING, now), _Verdict(over=True))
+
+
+# ---- What is as it was -------------------------------------------------------------------------------------
 
 
 def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Survey) -> bool:
@@ -114,24 +149,38 @@ def _says_nothing_new(run: StoredRun, evidence: matching.Evidence, survey: Surve
     if live is None:
         return not evidence.rows and not survey.queue
     return (
+        _is_as_stored(run, live)
+        and run.missing_since is None
+        and not evidence.rows
+        and not evidence.components
+        and not _is_news(run, live.time, VOUCH)
+        and not (run.run_id in survey.accounts and _lacks_ends(run.attempts))
+    )
+
+
+def _is_as_stored(run: StoredRun, live: JobFacts) -> bool:
+    """Whether squeue's line says nothing but what the run's row says."""
+    return (
         live.status is run.status
         and live.raw == run.slurm_state
         and live.reason == run.reason
         and (live.attempt or 0) == run.attempt
         and live.node_list in (run.node_list, None)
         and live.time_started in (run.time_started, None)
-        and live.sluid in (run.sluid, None)
+        and not running_time.has_slipped(run, live)
+        and _is_same_job(run, live)
+    )
+
+
+def _is_same_job(run: StoredRun, live: JobFacts) -> bool:
+    """Whether squeue calls and limits the job as the run's row does: `scontrol update` may change that."""
+    return (
+        live.sluid in (run.sluid, None)
         and (live.job_id == run.slurm_job_id or bool(live.array_tasks))
+        and live.partition in (run.partition, None)
         and live.time_limit in (run.time_limit, None)
         and not (live.unlimited and run.time_limit)
-        and live.partition in (run.partition, None)
         and (live.job_name is None or matching.is_called(live.job_name, run.job_name))
-        and not running_time.has_slipped(run, live)
-        and run.missing_since is None
-        and not evidence.rows
-        and not evidence.components
-        and not _worth_vouching(run, live.time)
-        and not (run.run_id in survey.accounts and _lacks_ends(run.attempts))
     )
 
 
@@ -140,64 +189,69 @@ def _lacks_ends(attempts: tuple[Attempt, ...]) -> bool:
     return any(not states.has_ended(attempt.status) for attempt in attempts[:-1])
 
 
-def _worth_vouching(run: StoredRun, seen: datetime | None) -> bool:
-    return seen is not None and (run.time_seen is None or seen - run.time_seen >= VOUCH)
+def _is_news(run: StoredRun, seen: datetime | None, after: timedelta) -> bool:
+    """Whether a sign of life came so long after the one that is stored."""
+    return seen is not None and (run.time_seen is None or seen - run.time_seen >= after)
 
 
-def _batch(
-    run: StoredRun, evidence: matching.Evidence, now: datetime, survey: Survey, grace: timedelta
-) -> Change | None:
+# ---- Batch jobs --------------------------------------------------------------------------------------------
+
+
+def _batch(case: _Case) -> Change | None:
     """Decide about a batch job, whose end is Slurm's word."""
-    history = History(run, now)
-    numbered = numbering.number(history.attempts, evidence, queue=survey.queue)
+    run, evidence = case.run, case.evidence
+    history = History(run, case.now)
+    numbered = numbering.number(history.attempts, evidence, queue=case.queue)
     history.move(numbered.executions)
     for number, fact in numbered.facts:
         history.take(number, fact)
     _keep_components(history, evidence)
-    listed = evidence.live is not None or any(
-        part.source == "squeue" and matching.goes_on(part) for part in evidence.components
-    )
-    missing = _missing(history, survey, listed=listed)
-    long_gone = missing is not None and now - missing >= grace
-    again = run.reason in (UNKNOWN, NOT_LISTED) and run.run_id in survey.accounts
-    if long_gone and not history.ended and again:
-        _conclude_without_slurm(history, evidence, missing)
+    listed = evidence.listed
+    missing = case.missing(history, listed=listed)
+    long_gone = case.is_long_ago(missing)
+    if long_gone:
+        _conclude_without_slurm(history, case, missing)
     over = _is_over(history, listed=listed, long_gone=long_gone)
-    if over or _tells_no_more(history, evidence, survey, grace):
+    if over or _tells_no_more(history, case):
         history.close_earlier()
-    recheck = _recheck_after(history, evidence, survey) if over else None
-    return _change(
-        history, evidence, over=over, missing=missing, long_gone=long_gone, recheck=recheck,
-        asked=run.run_id in survey.accounts,
-    )  # fmt: skip
+    recheck = _recheck_after(history, case) if over else None
+    return _change(history, case, _Verdict(over, missing, long_gone, recheck))
 
 
-def _tells_no_more(history: History, evidence: matching.Evidence, survey: Survey, grace: timedelta) -> bool:
+def _tells_no_more(history: History, case: _Case) -> bool:
     """Whether accounting was asked long after a job was submitted again, and has no earlier end then."""
-    again = evidence.live.time_submitted if evidence.live else None
-    asked = history.run.run_id in survey.accounts
-    return asked and again is not None and len(history.attempts) > 1 and history.now - again >= grace
+    again = case.evidence.live.time_submitted if case.evidence.live else None
+    return case.asked and len(history.attempts) > 1 and case.is_long_ago(again)
 
 
-def _recheck_after(history: History, evidence: matching.Evidence, survey: Survey) -> datetime | None:
+def _recheck_after(history: History, case: _Case) -> datetime | None:
     """When to ask accounting once more how a run ended: ever more rarely, and a last time."""
-    run, top = history.run, history.top
-    due = run.recheck_after is not None and history.now >= run.recheck_after
-    again = due and run.run_id in survey.accounts
+    run, top, rows = case.run, history.top, case.evidence.rows
     if history.inferred:
-        return history.now + FORGOTTEN
-    if evidence.rows and top and top.time_ended:
-        forgotten = min(top.time_ended, history.now) + FORGOTTEN
-        soon = again and history.now < forgotten
-        if _lacks_beginning(evidence.rows[-1]) and (run.recheck_after is None or soon):
-            return history.now + RECHECK
-        if history.status is not RunStatus.COMPLETED:
-            before = [_end_of(attempt) for attempt in run.attempts if attempt.attempt == top.attempt]
-            if before != [_end_of(top)] or run.time_ended is None:
-                return history.now + RECHECK
-            if soon:
-                return min(forgotten, history.now + max(RECHECK, history.now - top.time_ended))
+        return case.now + FORGOTTEN
+    again = case.asked and run.recheck_after is not None and case.now >= run.recheck_after
+    if rows and top and top.time_ended:
+        after = _correction_after(history, top, rows[-1], again=again)
+        if after is not None:
+            return after
     return None if again else run.recheck_after
+
+
+def _correction_after(history: History, top: Attempt, row: JobFacts, *, again: bool) -> datetime | None:
+    """When accounting may say more than this row of an end; None if it will not.
+
+    ``again``: it was asked once more just now.
+    """
+    now, ended = history.now, top.time_ended or history.now
+    forgotten = min(ended, now) + FORGOTTEN
+    soon = again and now < forgotten
+    if _lacks_beginning(row) and (history.run.recheck_after is None or soon):
+        return now + RECHECK
+    if history.status is RunStatus.COMPLETED:
+        return None
+    if _is_new_end(history.run, top):
+        return now + RECHECK
+    return min(forgotten, now + max(RECHECK, now - ended)) if soon else None
 
 
 def _lacks_beginning(fact: JobFacts) -> bool:
@@ -205,38 +259,15 @@ def _lacks_beginning(fact: JobFacts) -> bool:
     return fact.source == "sacct" and fact.partition is None
 
 
+def _is_new_end(run: StoredRun, top: Attempt) -> bool:
+    """Whether the end of the newest attempt is not what was stored of it."""
+    stored = [_end_of(attempt) for attempt in run.attempts if attempt.attempt == top.attempt]
+    return stored != [_end_of(top)] or run.time_ended is None
+
+
 def _end_of(attempt: Attempt) -> tuple[object, ...]:
     """What accounting may correct."""
     return attempt.status, attempt.time_ended, attempt.slurm_exit_code, attempt.slurm_exit_signal
-
-
-def _command(
-    run: StoredRun, evidence: matching.Evidence, now: datetime, survey: Survey, grace: timedelta
-) -> Change | None:
-    """Decide about an `hpctrack run`: the end of the job around it counts only if it never told its own."""
-    history = History(run, now)
-    for fact in sorted(evidence.relay, key=lambda fact: numbering.order((fact.attempt or 0, fact))):
-        history.take(fact.attempt or 0, fact)
-    missing = None
-    long_gone = False
-    if not history.ended and run.cluster is not None:
-        missing = _missing(history, survey, listed=evidence.live is not None)
-        long_gone = missing is not None and now - missing >= grace
-        last = evidence.rows[-1] if evidence.rows else None
-        if long_gone and last and last.status and _has_ended(last):
-            # A job that ended well before its command did has killed it.
-            killed = last.status is RunStatus.COMPLETED
-            status = RunStatus.CANCELLED if killed else last.status
-            history.conclude(status, last.time_ended, "sacct", f"its job ended: {last.raw}")
-    asked = run.run_id in survey.accounts
-    return _change(history, evidence, over=history.ended, missing=missing, long_gone=long_gone, asked=asked)
-
-
-def _missing(history: History, survey: Survey, *, listed: bool) -> datetime | None:
-    """Since when squeue does not list the job."""
-    if listed or history.heard:
-        return None
-    return (history.run.missing_since or history.now) if survey.queue else history.run.missing_since
 
 
 def _is_over(history: History, *, listed: bool, long_gone: bool) -> bool:
@@ -248,22 +279,20 @@ def _is_over(history: History, *, listed: bool, long_gone: bool) -> bool:
     return states.ends(status) is Ends.RUN or long_gone
 
 
-def _conclude_without_slurm(history: History, evidence: matching.Evidence, missing: datetime | None) -> None:
+def _conclude_without_slurm(history: History, case: _Case, missing: datetime | None) -> None:
     """Decide about a job that is long gone, and of which accounting has no end, as it has said before.
 
     After an outage slurmdbd answers before it has been told what happened meanwhile.
     """
+    if history.ended or not case.asked or case.run.reason not in (UNKNOWN, NOT_LISTED):
+        return
     top = history.top
     if top and history.script_ended:
-        verdict = verdict_of(top.exit_code, top.exit_signal)
-        history.conclude(verdict, top.time_ended, "relay", NOT_LISTED if evidence.rows else UNKNOWN)
-    elif not top and evidence.siblings:
+        status = verdict_of(top.exit_code, top.exit_signal)
+        history.conclude(status, top.time_ended, "relay", NOT_LISTED if case.evidence.rows else UNKNOWN)
+    elif not top and case.evidence.siblings:
         # Slurm keeps no record of a task that is cancelled before it is split off its array.
         history.conclude(RunStatus.CANCELLED, missing, "sacct", TAKEN_OUT)
-
-
-def _has_ended(row: JobFacts) -> bool:
-    return states.has_ended(row.status) and bool(row.time_ended)
 
 
 def _keep_components(history: History, evidence: matching.Evidence) -> None:
@@ -281,41 +310,75 @@ def _component_order(part: JobFacts) -> tuple[float, int, str]:
     return submitted, numbering.TRUST[part.source], part.raw
 
 
-def _change(
-    history: History,
-    evidence: matching.Evidence,
-    *,
-    over: bool,
-    missing: datetime | None,
-    long_gone: bool,
-    recheck: datetime | None = None,
-    asked: bool = False,
-) -> Change | None:
-    """Return what is to be written, or None if all is as it was; ``asked``: accounting was, and answered."""
+# ---- Commands ----------------------------------------------------------------------------------------------
+
+
+def _command(case: _Case) -> Change | None:
+    """Decide about an `hpctrack run`: the end of the job around it counts only if it never told its own."""
+    run, evidence = case.run, case.evidence
+    history = History(run, case.now)
+    for fact in sorted(evidence.relay, key=lambda fact: numbering.order((fact.attempt or 0, fact))):
+        history.take(fact.attempt or 0, fact)
+    if history.ended or run.cluster is None:
+        return _change(history, case, _Verdict(history.ended))
+    missing = case.missing(history, listed=evidence.live is not None)
+    long_gone = case.is_long_ago(missing)
+    if long_gone:
+        _end_with_job(history, evidence)
+    return _change(history, case, _Verdict(history.ended, missing, long_gone))
+
+
+def _end_with_job(history: History, evidence: matching.Evidence) -> None:
+    """End a command whose job has ended well before it did: that has killed it."""
+    last = evidence.last
+    if last and last.status and last.time_ended and states.has_ended(last.status):
+        killed = last.status is RunStatus.COMPLETED
+        status = RunStatus.CANCELLED if killed else last.status
+        history.conclude(status, last.time_ended, "sacct", f"its job ended: {last.raw}")
+
+
+# ---- What is to be written ---------------------------------------------------------------------------------
+
+
+def _change(history: History, case: _Case, verdict: _Verdict) -> Change | None:
+    """Return what is to be written, or None if all is as it was."""
     run = history.run
-    fields: dict[str, Any] = {
+    different = _differences(history, case, verdict)
+    attempts = history.in_order
+    written = tuple([attempt for attempt in attempts if attempt not in run.attempts])
+    if not different and not written and not history.transitions:
+        return None
+    new = replaced(run, {**different, "attempts": attempts})
+    return Change(run, new, written, tuple(history.transitions))
+
+
+def _differences(history: History, case: _Case, verdict: _Verdict) -> dict[str, object]:
+    """Return the columns of the run's row that have another value by now."""
+    run, evidence = case.run, case.evidence
+    fields: dict[str, object] = {
         "status": history.status,
-        "missing_since": None if over else missing,
-        "recheck_after": recheck,
-        "reason": _reason(history, evidence, long_gone=long_gone, asked=asked),
-        "time_ended": _time_ended(history, over=over),
+        "missing_since": None if verdict.over else verdict.missing,
+        "recheck_after": verdict.recheck,
+        "reason": _reason(history, case, verdict),
+        "time_ended": _time_ended(history, over=verdict.over),
     }
-    fields.update(_attempt_fields(history, evidence, over=over))
+    fields.update(_attempt_fields(history, evidence, over=verdict.over))
     if run.kind == "batch":
         fields.update(_job_fields(run, evidence))
     different = {name: value for name, value in fields.items() if getattr(run, name) != value}
-    written = tuple([history.attempts[number] for number in sorted(history.attempts)])
-    attempts = tuple([attempt for attempt in written if attempt not in run.attempts])
+    seen = _last_sign(evidence)
+    if _is_news(run, seen, timedelta.resolution if different else VOUCH):
+        different["time_seen"] = seen
+    return different
+
+
+def _last_sign(evidence: matching.Evidence) -> datetime | None:
+    """When somebody who sees the job spoke of it last."""
     seen = evidence.live.time if evidence.live else None
     for fact in evidence.relay:
         if fact.time and (seen is None or fact.time > seen):
             seen = fact.time
-    if seen and (_worth_vouching(run, seen) or (different and seen > (run.time_seen or seen))):
-        different["time_seen"] = seen
-    if not different and not attempts and not history.transitions:
-        return None
-    new = replaced(run, {**different, "attempts": written})
-    return Change(run, new, attempts, tuple(history.transitions))
+    return seen
 
 
 def _time_ended(history: History, *, over: bool) -> datetime | None:
@@ -325,17 +388,22 @@ def _time_ended(history: History, *, over: bool) -> datetime | None:
     return (top.time_ended if top else None) or run.time_ended or run.missing_since or history.now
 
 
-def _reason(history: History, evidence: matching.Evidence, *, long_gone: bool, asked: bool) -> str | None:
-    run, top = history.run, history.top
+def _reason(history: History, case: _Case, verdict: _Verdict) -> str | None:
+    """Return why the run is in its state, as Slurm says it, or we where it does not."""
+    run, live = history.run, case.evidence.live
     if history.ended:
-        return top.reason if top else history.inferred or run.reason
-    if evidence.live:
-        return evidence.live.reason if evidence.live.status in (history.status, None) else None
-    if long_gone and asked:
-        return NOT_LISTED if evidence.rows else UNKNOWN
-    if long_gone:
-        return run.reason
+        return history.top.reason if history.top else history.inferred or run.reason
+    if live:
+        return live.reason if live.status in (history.status, None) else None
+    if verdict.long_gone:
+        return _reason_unlisted(case)
     return run.reason if history.status is run.status and not history.heard else None
+
+
+def _reason_unlisted(case: _Case) -> str | None:
+    if not case.asked:
+        return case.run.reason
+    return NOT_LISTED if case.evidence.rows else UNKNOWN
 
 
 def _attempt_fields(
@@ -344,8 +412,7 @@ def _attempt_fields(
     """What a run shows of its latest attempt that started."""
     if history.slurm_state is not None:
         yield "slurm_state", history.slurm_state
-    started = [attempt for attempt in history.attempts.values() if _has_started(attempt)]
-    shown = max(started, key=lambda attempt: attempt.attempt, default=None)
+    shown = history.shown
     spent = running_time.spent(history, shown, evidence.live)
     yield "time_stopped", None if over else spent.stopped
     yield "suspended", spent.suspended
@@ -358,39 +425,47 @@ def _attempt_fields(
         yield "exit_signal", shown.exit_signal
         yield "node_list", shown.node_list or history.run.node_list
     else:
-        if history.attempts:
-            yield "time_started", None  # it was taken back
-        if evidence.live and evidence.live.node_list:
-            yield "node_list", evidence.live.node_list
+        yield from _fields_before_start(history, evidence.live)
 
 
-def _has_started(attempt: Attempt) -> bool:
-    if attempt.time_started is not None:
-        return True
-    return attempt.status is not None and Stage.RUNNING <= states.stage_of(attempt.status) < Stage.ENDED
+def _fields_before_start(history: History, live: JobFacts | None) -> Iterator[tuple[str, object]]:
+    if history.attempts:
+        yield "time_started", None  # it was taken back
+    if live and live.node_list:
+        yield "node_list", live.node_list
 
 
 def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[str, object]]:
     """What belongs to the job as a whole."""
-    newest = evidence.live or (evidence.rows[-1] if evidence.rows else None)
+    newest = evidence.newest
     if newest:
-        for name in ("partition", "account", "qos", "time_limit"):
-            value = getattr(newest, name)
-            if value is not None or (name == "time_limit" and newest.unlimited):
-                yield name, value
-        if newest.job_name and not _lacks_beginning(newest) and _is_new_name(run, newest):
-            yield "job_name", newest.job_name
-        if not newest.array_tasks:
-            yield "slurm_job_id", newest.job_id
-        if newest.sluid:
-            yield "sluid", newest.sluid
+        yield from _fields_by_slurm(run, newest)
+    nameless = newest is None and run.slurm_job_id is None
     for fact in evidence.relay:
-        for name in ("stdout_path", "stderr_path"):
-            if getattr(fact, name) is not None:
-                yield name, getattr(fact, name)
-        if newest is None and run.slurm_job_id is None and fact.job_id:
+        yield from _known(fact, "stdout_path", "stderr_path")
+        if nameless and fact.job_id:
             yield "slurm_job_id", fact.job_id
 
 
-def _is_new_name(run: StoredRun, fact: JobFacts) -> bool:
+def _fields_by_slurm(run: StoredRun, newest: JobFacts) -> Iterator[tuple[str, object]]:
+    yield from _known(newest, "partition", "account", "qos", "sluid")
+    if newest.time_limit is not None or newest.unlimited:
+        yield "time_limit", newest.time_limit
+    if _has_new_name(run, newest):
+        yield "job_name", newest.job_name
+    if not newest.array_tasks:
+        yield "slurm_job_id", newest.job_id
+
+
+def _known(fact: JobFacts, *names: str) -> Iterator[tuple[str, object]]:
+    """Yield what a fact says of these fields, where it says anything."""
+    for name in names:
+        value = getattr(fact, name)
+        if value is not None:
+            yield name, value
+
+
+def _has_new_name(run: StoredRun, fact: JobFacts) -> bool:
+    if not fact.job_name or _lacks_beginning(fact):
+        return False
     return not run.job_name or matching.is_renamed(fact, run.job_name)

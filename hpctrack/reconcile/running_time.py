@@ -62,16 +62,24 @@ def _time_stopped(
 ) -> datetime | None:
     run, status = history.run, history.status
     stage = states.stage_of(status)
+    since = run.time_stopped or said
     if stage >= Stage.COMPLETING and shown.attempt == history.newest:
-        return shown.time_ended or (run.time_stopped or said if stage is Stage.ENDED else None)
+        return shown.time_ended or (since if stage is Stage.ENDED else None)
     if status is RunStatus.SUSPENDED:
-        if used is not None and shown.time_started is not None:
-            return shown.time_started + suspended + used
-        return (run.time_stopped if run.status is status else None) or said
+        return _suspended_since(run, shown, used, suspended) or said
     if stage is Stage.WAITING:
         waits = history.top.time_submitted if history.top else None
-        return shown.time_ended or waits or run.time_stopped or said
+        return shown.time_ended or waits or since
     return None
+
+
+def _suspended_since(
+    run: StoredRun, shown: Attempt, used: timedelta | None, suspended: timedelta
+) -> datetime | None:
+    """When a job that is suspended now was, from how long it has run, or as it is stored already."""
+    if used is not None and shown.time_started is not None:
+        return shown.time_started + suspended + used
+    return run.time_stopped if run.status is RunStatus.SUSPENDED else None
 
 
 def _suspended(history: History, shown: Attempt, said: datetime, used: timedelta | None) -> timedelta:
@@ -84,13 +92,19 @@ def _suspended(history: History, shown: Attempt, said: datetime, used: timedelta
     same = (shown.attempt, shown.time_started) == (run.attempt, run.time_started)
     known = run.suspended if same else _NONE
     if history.status is RunStatus.RUNNING and used is not None and shown.time_started is not None:
-        found = max(_NONE, said - shown.time_started - used)
-        return known if abs(found - known) <= _SLACK else found
-    if not same or run.status is not RunStatus.SUSPENDED or run.time_stopped is None:
-        return known
+        reckoned = max(_NONE, said - shown.time_started - used)
+        return known if abs(reckoned - known) <= _SLACK else reckoned
+    return known + (_resumed_after(history, shown, said) if same else _NONE)
+
+
+def _resumed_after(history: History, shown: Attempt, said: datetime) -> timedelta:
+    """How long the suspension took that is stored, if it is over now."""
+    run = history.run
+    if run.status is not RunStatus.SUSPENDED or run.time_stopped is None:
+        return _NONE
     if history.status is RunStatus.SUSPENDED:
-        return known
-    return known + max(_NONE, (shown.time_ended or said) - run.time_stopped)
+        return _NONE
+    return max(_NONE, (shown.time_ended or said) - run.time_stopped)
 
 
 def _told(attempt: Attempt) -> timedelta | None:

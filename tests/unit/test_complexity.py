@@ -25,24 +25,6 @@ TOO_COMPLEX = frozenset(
     """
     hpctrack/cli/doctor/checks.py:_reconciler
 
-    hpctrack/reconcile/attempts.py:History._note
-    hpctrack/reconcile/attempts.py:History.take
-    hpctrack/reconcile/attempts.py:_told
-    hpctrack/reconcile/inquiry.py:Inquiry._ask_accounts_since
-    hpctrack/reconcile/matching.py:Index.of
-    hpctrack/reconcile/matching.py:missing_tasks
-    hpctrack/reconcile/passes.py:observe
-    hpctrack/reconcile/passes.py:run_once
-    hpctrack/reconcile/passes.py:settle_lost
-    hpctrack/reconcile/plan.py:_batch
-    hpctrack/reconcile/plan.py:_change
-    hpctrack/reconcile/plan.py:_command
-    hpctrack/reconcile/plan.py:_job_fields
-    hpctrack/reconcile/plan.py:_recheck_after
-    hpctrack/reconcile/plan.py:_says_nothing_new
-    hpctrack/reconcile/running_time.py:_suspended
-    hpctrack/reconcile/running_time.py:_time_stopped
-
     hpctrack/script/calls.py:_line
     hpctrack/script/calls.py:jsonable
     hpctrack/script/calls.py:log
@@ -50,18 +32,9 @@ TOO_COMPLEX = frozenset(
 
     hpctrack/settings.py:load
 
-    hpctrack/slurm/sbatch/options.py:split
-    hpctrack/slurm/sbatch/submit.py:_run
-
     hpctrack/text/redact.py:Redactor.collect
     hpctrack/text/redact.py:Redactor.value
     hpctrack/text/redact.py:_secret_arguments
-
-
-
-
-
-
 
     """.split()
 )
