@@ -226,33 +226,36 @@ def split(text: str) -> Iterator[str]:
     quotes. Raises ValueError for a quote that is not closed.
     """
     argument: str | None = None
+    for character, separates in _unquoted(text):
+        if not separates:
+            argument = (argument or "") + character
+        elif argument is not None:
+            yield argument
+            argument = None
+    if argument is not None:
+        yield argument
+
+
+def _unquoted(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield each character that counts, and whether it separates arguments, up to a comment."""
     quote = ""
-    position = 0
-    while position < len(text):
-        character = text[position]
-        position += 1
+    characters = iter(text)
+    for character in characters:
         if character == "\\":
-            argument = (argument or "") + text[position : position + 1]
-            position += 1
+            yield next(characters, ""), False
         elif quote:
             if character == quote:
                 quote = ""
             else:
-                argument = (argument or "") + character
+                yield character, False
         elif character in "\"'":
             quote = character
         elif character == "#":
             break
-        elif character.isspace():
-            if argument is not None:
-                yield argument
-            argument = None
         else:
-            argument = (argument or "") + character
+            yield character, character.isspace()
     if quote:
         raise ValueError(f"unmatched {quote} in {text.strip()!r}")
-    if argument is not None:
-        yield argument
 
 
 # ---- what a submission asks for --------------------------------------------------------------------------

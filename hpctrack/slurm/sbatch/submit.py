@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _ANSWER = re.compile(rb"Submitted batch job (\d+)(?: on cluster (\S+))?\s*\Z")
 #: What ``--parsable`` prints, and what a site's own program around sbatch may print of something else.
 _NUMBER = re.compile(rb"(\d+)(?:;(\S+))?\s*\Z")
+#: A base job id, and the cluster where it is told.
+_Named = tuple[int, "str | None"]
 _QUERY_SECONDS = 2.0
 #: Seconds after which a failing sbatch may have run into a time limit with its job submitted all the same.
 _SLOW = 5.0
@@ -240,33 +242,53 @@ def _run(stack: contextlib.ExitStack, environ: Mapping[str, str], plan: Plan, jo
     """Run sbatch on a wrapped script, and learn which job it made."""
     started = time.monotonic()
     output = None if plan.quiet else subprocess.PIPE
-    numbers: list[tuple[int, str | None]] = []
+    numbers: list[_Named] = []
     process = stack.enter_context(_running(["sbatch", *plan.argv], environ, output))
     if plan.quiet:
         returncode = _wait(process, job)
     else:
-        for line in process.stdout or ():
-            _pass_on(line)
-            if (answer := _ANSWER.match(line)) is not None:
-                job.learn(*_named(answer))
-            elif (answer := _NUMBER.match(line)) is not None and not job.known:
-                numbers.append(_named(answer))
-                if plan.waits:  # there may be hours until its last line
-                    job.look_up()
+        numbers = _listen(process, plan, job)
         returncode = process.wait()
-    if numbers and not job.known and returncode == 0:
-        if len(numbers) > 1:
-            job.look_up()
-        job.learn(*numbers[-1])
+    succeeded = returncode == 0
+    if succeeded and numbers and not job.known:
+        _choose(numbers, job)
     slow = time.monotonic() - started >= _SLOW
-    if not job.known and not job.test_only and (returncode == 0 or plan.quiet or slow):
-        job.look_up()
-        if not job.known and returncode == 0:
-            job.give_up()
+    if succeeded or plan.quiet or slow:
+        _look_up_at_last(job, succeeded=succeeded)
     return returncode
 
 
-def _named(answer: re.Match[bytes]) -> tuple[int, str | None]:
+def _listen(process: subprocess.Popen[Any], plan: Plan, job: _Job) -> list[_Named]:
+    """Pass on what sbatch prints, to its end, and learn the job from it; return the bare numbers among it."""
+    numbers = []
+    for line in process.stdout or ():
+        _pass_on(line)
+        if (answer := _ANSWER.match(line)) is not None:
+            job.learn(*_named(answer))
+        elif (answer := _NUMBER.match(line)) is not None and not job.known:
+            numbers.append(_named(answer))
+            if plan.waits:  # there may be hours until its last line
+                job.look_up()
+    return numbers
+
+
+def _choose(numbers: list[_Named], job: _Job) -> None:
+    """Learn the job from bare numbers: the last one, unless Slurm says which of several it is."""
+    if len(numbers) > 1:
+        job.look_up()
+    job.learn(*numbers[-1])
+
+
+def _look_up_at_last(job: _Job, *, succeeded: bool) -> None:
+    """Ask Slurm for a job that sbatch has submitted, or may have, without naming it."""
+    if job.known or job.test_only:
+        return
+    job.look_up()
+    if succeeded and not job.known:
+        job.give_up()
+
+
+def _named(answer: re.Match[bytes]) -> _Named:
     return int(answer[1]), os.fsdecode(answer[2]) if answer[2] else None
 
 
