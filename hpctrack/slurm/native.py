@@ -158,12 +158,9 @@ def accounted_fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
 def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
     """What a job in the queue and one on record have in common."""
     try:
-        limit = job.get("time_limit")
-        het = job.get("heterogeneous_id") or None
-        array, task = job.get("array_id") or None, job.get("array_task_id")
-        waiting = _waiting(job.get("array_tasks_waiting") or "")
-        if array and task is None and not waiting:
-            task = 0  # which pyslurm takes for none
+        limit = str(job.get("time_limit"))
+        array, task, waiting = _array(job)
+        het, offset = _component(job)
         return JobFacts(
             source="sacct",
             cluster=_text(job, "cluster"),
@@ -174,7 +171,7 @@ def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
             array_job_id=array,
             array_task_id=task,
             het_job_id=het,
-            het_offset=int(job.get("heterogeneous_offset") or 0) if het else None,
+            het_offset=offset,
             attempt=int(job["requeue_count"]),
             time_submitted=_time(job, "submit_time"),
             time_ended=_time(job, "end_time"),
@@ -184,13 +181,28 @@ def _fact(job: Mapping[str, Any], now: datetime) -> JobFacts:
             account=_text(job, "account"),
             qos=_text(job, "qos"),
             job_name=str(job.get("name") or ""),
-            time_limit=units.minutes(str(limit)),
-            unlimited=units.is_unlimited(str(limit)),
+            time_limit=units.minutes(limit),
+            unlimited=units.is_unlimited(limit),
             array_tasks=waiting,
             time=now,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise errors.SlurmError(f"pyslurm told of a job what can't be read: {str(job)[:120]}") from error
+
+
+def _array(job: Mapping[str, Any]) -> tuple[int | None, int | None, tuple[range, ...]]:
+    """Return the array's id, and the task or those that wait together, as `units.array` reads them."""
+    array, task = job.get("array_id") or None, job.get("array_task_id")
+    waiting = _waiting(job.get("array_tasks_waiting") or "")
+    if array and task is None and not waiting:
+        task = 0  # which pyslurm takes for none
+    return array, task, waiting
+
+
+def _component(job: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the id of the heterogeneous job, and which of its components this is."""
+    het = job.get("heterogeneous_id") or None
+    return het, int(job.get("heterogeneous_offset") or 0) if het else None
 
 
 def _is_listed(fact: JobFacts) -> bool:
@@ -238,16 +250,18 @@ def _time(job: Mapping[str, Any], name: str) -> datetime | None:
 
 def _resources(job: Mapping[str, Any]) -> dict[str, object]:
     stats = job.get("stats") or {}
-    found = {
-        "elapsed_s": job.get("elapsed_time") or 0,
-        "cpu_s": stats.get("total_cpu_time"),
-        "max_rss_bytes": stats.get("resident_memory") or None,
-        "req_tres": job.get("requested") or None,
-        "alloc_tres": job.get("allocated") or None,
-        "energy_j": stats.get("consumed_energy") or None,
-        "derived_exit_code": job.get("derived_exit_code") or None,
+    told = {
+        "max_rss_bytes": stats.get("resident_memory"),
+        "req_tres": job.get("requested"),
+        "alloc_tres": job.get("allocated"),
+        "energy_j": stats.get("consumed_energy"),
+        "derived_exit_code": job.get("derived_exit_code"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    known: dict[str, object] = {name: value for name, value in told.items() if value}  # 0 means unknown
+    known["elapsed_s"] = job.get("elapsed_time") or 0
+    if stats.get("total_cpu_time") is not None:
+        known["cpu_s"] = stats["total_cpu_time"]
+    return known
 
 
 # ---- In a process of its own -------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ SACCT_FIELDS = (
 #: Without these rows of sacct mean nothing.
 _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
 
+#: Figures of which 0 is one; of others it says that there is none.
+_MAY_BE_0 = ("elapsed_s", "cpu_s")
 _NONE = timedelta()
 _CANCELLED_BY = re.compile(r"CANCELLED by (\d+)\Z")
 
@@ -147,7 +149,7 @@ def squeue(
     """
     times = units.Times()
     facts = []
-    places = [fields.index(field) if field in fields else len(fields) for field in SQUEUE_FIELDS]
+    places = _places(SQUEUE_FIELDS, fields)
     for record in _records("squeue", text, delimiter, len(fields)):
         if len(record) != len(SQUEUE_FIELDS):
             line = _Queued._make([[*record, ""][place] for place in places])
@@ -158,6 +160,11 @@ def squeue(
         except ValueError:
             raise _unreadable("squeue", record) from None
     return facts
+
+
+def _places(known: Sequence[str], fields: Sequence[str]) -> list[int]:
+    """Return where each field stands in a record that has an empty word behind its end."""
+    return [fields.index(field) if field in fields else len(fields) for field in known]
 
 
 def _queued(
@@ -229,7 +236,7 @@ def sacct(
     facts: list[JobFacts] = []
     steps: list[list[_Step]] = []
     newest: dict[str, int] = {}
-    places = [fields.index(field) if field in fields else len(fields) for field in SACCT_FIELDS]
+    places = _places(SACCT_FIELDS, fields)
     raw_id, started, max_rss = (places[_Row._fields.index(name)] for name in ("raw_id", "started", "max_rss"))
     for record in _records("sacct", text, delimiter, len(fields)):
         record.append("")
@@ -244,8 +251,8 @@ def sacct(
                 steps[newest[job]].append(_Step(units.peak(record[max_rss]), times[record[started]]))
         except ValueError:
             raise _unreadable("sacct", record) from None
-    told = [_with_steps(fact, rows) for fact, rows in zip(facts, steps, strict=True)]
-    return resizing.join([fact for fact in told if not _was_withdrawn(fact)])
+    executions = map(_with_steps, facts, steps)
+    return resizing.join([fact for fact in executions if not _was_withdrawn(fact)])
 
 
 def _was_withdrawn(fact: JobFacts) -> bool:
@@ -306,16 +313,16 @@ def _cancelled_by(state: str, user_of: Callable[[int], str | None]) -> str | Non
 
 def _resources(row: _Row) -> dict[str, object]:
     derived, _ = units.exit_status(row.derived_exit_code)
-    found = {
+    told = {
         "elapsed_s": units.number(row.elapsed),
         "cpu_s": units.seconds(row.cpu),
         "max_rss_bytes": units.peak(row.max_rss),
-        "req_tres": units.tres(row.req_tres) or None,
-        "alloc_tres": units.tres(row.alloc_tres) or None,
-        "energy_j": units.number(row.energy) or None,
-        "derived_exit_code": derived or None,
+        "req_tres": units.tres(row.req_tres),
+        "alloc_tres": units.tres(row.alloc_tres),
+        "energy_j": units.number(row.energy),
+        "derived_exit_code": derived,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in told.items() if value or (value == 0 and name in _MAY_BE_0)}
 
 
 def _with_steps(fact: JobFacts, steps: list[_Step]) -> JobFacts:

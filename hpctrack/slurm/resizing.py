@@ -44,19 +44,29 @@ def _joined(parts: list[JobFacts]) -> JobFacts:
     first, last = parts[0], parts[-1]
     if first is last:
         return last
-    resources = dict(last.resources)
-    # The last part may have the start of the first, and with it all its time.
-    lasted = [part for part in parts[:-1] if part.time_started != last.time_started]
-    resources["elapsed_s"] = _sum(part.resources.get("elapsed_s") for part in (*lasted, last))
+    started = next((part.time_started for part in parts if part.time_started), None)
+    submitted, sluid, resources = first.time_submitted, first.sluid, _used(parts)
+    return last._replace(time_submitted=submitted, time_started=started, sluid=sluid, resources=resources)
+
+
+def _used(parts: list[JobFacts]) -> dict[str, object]:
+    """Return what the parts of an execution used together."""
+    resources = dict(parts[-1].resources)
+    resources["elapsed_s"] = _elapsed(parts)
     for name, reckon in _OF_PARTS.items():
-        found = [part.resources[name] for part in parts if name in part.resources]
-        if found:
-            resources[name] = reckon(found)
+        figures = [part.resources[name] for part in parts if name in part.resources]
+        if figures:
+            resources[name] = reckon(figures)
     if not resources.get("cpu_s"):
         resources.pop("cpu_s", None)  # before 26.05 Slurm closes the steps without a measurement
-    started = next((part.time_started for part in parts if part.time_started), None)
-    submitted, sluid = first.time_submitted, first.sluid
-    return last._replace(time_submitted=submitted, time_started=started, sluid=sluid, resources=resources)
+    return resources
+
+
+def _elapsed(parts: list[JobFacts]) -> int:
+    """Sum up: the last part may have the start of the first, and with it all its time."""
+    last = parts[-1]
+    lasted = [part for part in parts[:-1] if part.time_started != last.time_started]
+    return _sum(part.resources.get("elapsed_s") for part in (*lasted, last))
 
 
 def _sum(numbers: Iterable[Any]) -> int:

@@ -21,15 +21,17 @@ def for_child(environ: Mapping[str, str], *, array: bool) -> dict[str, str]:
     sbatch hands on what it finds, and Slurm sets these variables only where they apply, for a restarted job
     and for a task of an array: any other job would take its parent's for its own.
     """
-    inside = "SLURM_JOB_ID" in environ
+    stale = ("SLURM_ARRAY_",) if "SLURM_JOB_ID" in environ and not array else ()
     child = {
-        name: value
-        for name, value in environ.items()
-        if name not in _STALE and not (inside and not array and name.startswith("SLURM_ARRAY_"))
+        name: value for name, value in environ.items() if name not in _STALE and not name.startswith(stale)
     }
-    if "HPCTRACK_RUN_DIR" in environ and "PYTHONPATH" in child:
-        added = resources.IMPORTABLE  # by the supervisor of the job around us
-        child["PYTHONPATH"] = ":".join(entry for entry in child["PYTHONPATH"].split(":") if entry != added)
-        if not child["PYTHONPATH"]:
-            del child["PYTHONPATH"]
+    if "HPCTRACK_RUN_DIR" in environ:
+        path = _without_ours(child.pop("PYTHONPATH", ""))
+        if path:
+            child["PYTHONPATH"] = path
     return child
+
+
+def _without_ours(path: str) -> str:
+    """Return PYTHONPATH without what the supervisor of the job around us has added."""
+    return ":".join(entry for entry in path.split(":") if entry != resources.IMPORTABLE)

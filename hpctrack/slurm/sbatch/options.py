@@ -94,6 +94,10 @@ class CommandLine(NamedTuple):
                 found = option.value
         return found
 
+    def places(self, name: str) -> set[int]:
+        """Return the places in the list that an option takes up."""
+        return {place for option in self.options if option.name == name for place in option.places}
+
     def has(self, *names: str, component: int | None = None) -> bool:
         """Whether one of these options was given; with ``component``, to that one."""
         return any(option.name in names and component in (None, option.component) for option in self.options)
@@ -166,13 +170,18 @@ def _read(
     word: str, place: int, component: int, listed: Mapping[str, int], options: list[Option]
 ) -> tuple[bool, str | None]:
     """Append the options of one word; return whether the last wants the next word, and what is unknown."""
-    if word.startswith("--"):
-        given, equals, value = word[2:].partition("=")
-        name, arity = _resolve(given, listed)
-        if name is None:
-            return False, "--" + given
-        options.append(Option(name, value if equals else None, component, (place,)))
-        return arity == REQUIRED and not equals, None
+    if not word.startswith("--"):
+        return _read_short(word, place, component, options)
+    given, equals, value = word[2:].partition("=")
+    name, arity = _resolve(given, listed)
+    if name is None:
+        return False, "--" + given
+    options.append(Option(name, value if equals else None, component, (place,)))
+    return arity == REQUIRED and not equals, None
+
+
+def _read_short(word: str, place: int, component: int, options: list[Option]) -> tuple[bool, str | None]:
+    """Read ``-Hn4``: letters without a value, and one with what is left of the word, or the next one."""
     for position, letter in enumerate(word[1:], 1):
         name = _SHORT.get(letter)
         if name is None:
@@ -196,8 +205,7 @@ def _resolve(given: str, listed: Mapping[str, int]) -> tuple[str | None, int]:
             return given, table[given]
     for table in (listed, KNOWN):
         names = [name for name in table if name.startswith(given)]
-        arities = {table[name] == REQUIRED for name in names}
-        if names and len(arities) == 1:
+        if len({table[name] == REQUIRED for name in names}) == 1:
             return names[0] if len(names) == 1 else given, table[names[0]]
     return None, 0
 

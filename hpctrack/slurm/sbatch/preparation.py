@@ -18,7 +18,7 @@ from hpctrack.slurm.sbatch import batch_script, isolation, options, site_options
 from hpctrack.stream.node import options as node
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from hpctrack.settings import Settings
 
@@ -75,6 +75,15 @@ class _Line(NamedTuple):
     def wraps(self) -> bool:
         return self.read.has("wrap")
 
+    def block(self, script: Script) -> list[str]:
+        """Return the lines in which sbatch looks for directives: in ``--wrap`` commands for none."""
+        lines = [] if self.wraps else batch_script.leading_block(script.text)
+        return [os.fsdecode(line) for line in lines]
+
+    def waits(self, directives: options.CommandLine) -> bool:
+        """Whether sbatch ends with the job."""
+        return self.read.has("wait") or directives.has("wait") or "SBATCH_WAIT" in self.environ
+
 
 def prepare(
     settings: Settings,
@@ -98,8 +107,6 @@ def prepare(
         line = _Line(settings, argv, read_line(settings, argv, environ), environ)
         if line.read.has("help", "usage", "version"):
             return plan
-        if line.read.has("external", component=0):
-            return untracked(plan, "an external job runs no script")
         plan = plan._replace(quiet=line.read.has("quiet"))
         doubt = _doubt(line)
         if doubt:
@@ -129,7 +136,9 @@ def read_line(settings: Settings, argv: Sequence[str], environ: Mapping[str, str
 
 
 def _doubt(line: _Line) -> str:
-    """Return why it can't be told where the script is; empty if it can."""
+    """Return why it can't be told what would be wrapped; empty if it can."""
+    if line.read.has("external", component=0):
+        return "an external job runs no script"
     if line.read.unknown:
         return f"hpctrack does not know sbatch's option {line.read.unknown}"
     place = line.read.doubtful
@@ -173,13 +182,19 @@ def find_script(name: str, chdir: str | None, search: str) -> Path:
     """
     if name.startswith((".", "/")):
         return Path(name)
-    here = Path.cwd() / (chdir or "")
-    entries = [entry for entry in search.split(":") if entry]
-    for folder in (here, *(here / entry if entry.startswith(".") else Path(entry) for entry in entries)):
+    for folder in _searched(Path.cwd() / (chdir or ""), search):
         with contextlib.suppress(OSError):  # of a folder that one may not look into
             if (folder / name).exists() and not (folder / name).is_dir():
                 return folder / name
     return Path(name)
+
+
+def _searched(here: Path, search: str) -> Iterator[Path]:
+    """Yield the folders in which sbatch looks for a script."""
+    yield here
+    for entry in search.split(":"):
+        if entry:
+            yield here / entry if entry.startswith(".") else Path(entry)
 
 
 def _put_back(plan: Plan, script: Script, folder: Path) -> Plan:
@@ -192,7 +207,7 @@ def _put_back(plan: Plan, script: Script, folder: Path) -> Plan:
     return plan._replace(argv=_with_script(plan.argv, script, path))
 
 
-def _with_script(argv: Sequence[str], script: Script, path: Path, dropped: Sequence[int] = ()) -> list[str]:
+def _with_script(argv: Sequence[str], script: Script, path: Path, dropped: Collection[int] = ()) -> list[str]:
     """Return the arguments with another file for the script."""
     words = list(argv)
     if script.place is None:
@@ -202,10 +217,28 @@ def _with_script(argv: Sequence[str], script: Script, path: Path, dropped: Seque
 
 
 def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) -> Plan:
-    block = [] if line.wraps else [os.fsdecode(text) for text in batch_script.leading_block(script.text)]
+    block = line.block(script)
     directives = read_line(line.settings, options.directives(block), line.environ)
     own, notes = read_own(block)
-    wrapped = batch_script.wrap(
+    wrapped = _wrapped(line, script, record)
+    if len(script.text) <= batch_script.MAX_SIZE < len(wrapped):
+        return untracked(plan, f"wrapped, the script has more than {batch_script.MAX_SIZE} bytes")
+    path = folder / script.name
+    files.replace(str(path), wrapped)
+    request = options.request(line.read, line.environ, directives)
+    arguments = () if script.place is None else tuple(line.argv[script.place + 1 :])
+    if line.settings.python_path:
+        notes += tuple(isolation.notes(script.text, line.settings.cache))
+    return plan._replace(
+        argv=_with_script(line.argv, script, path, line.read.places("wrap")),
+        wrapped=Wrapped(script, str(path), request, own, arguments),
+        notes=notes,
+        waits=line.waits(directives),
+    )
+
+
+def _wrapped(line: _Line, script: Script, record: bytes) -> bytes:
+    return batch_script.wrap(
         script.text,
         batch_script.Supervision(
             python=children.PYTHON,
@@ -218,23 +251,6 @@ def _wrap(plan: Plan, line: _Line, script: Script, folder: Path, record: bytes) 
         directives=not line.wraps,
         record=record if line.settings.key_in == "script" else b"",
         have_bash=Path("/bin/bash").exists(),
-    )
-    if len(script.text) <= batch_script.MAX_SIZE < len(wrapped):
-        return untracked(plan, f"wrapped, the script has more than {batch_script.MAX_SIZE} bytes")
-    path = folder / script.name
-    files.replace(str(path), wrapped)
-    dropped = [place for option in line.read.options if option.name == "wrap" for place in option.places]
-    request = options.request(line.read, line.environ, directives)
-    waits = line.read.has("wait") or directives.has("wait") or "SBATCH_WAIT" in line.environ
-    arguments = () if script.place is None else tuple(line.argv[script.place + 1 :])
-    return plan._replace(
-        argv=_with_script(line.argv, script, path, dropped),
-        wrapped=Wrapped(script, str(path), request, own, arguments),
-        notes=(
-            *notes,
-            *(isolation.notes(script.text, line.settings.cache) if line.settings.python_path else ()),
-        ),
-        waits=waits,
     )
 
 

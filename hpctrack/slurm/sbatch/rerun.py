@@ -16,7 +16,7 @@ from hpctrack.slurm.sbatch import batch_script, options, preparation, submission
 from hpctrack.text.redact import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 
 _SHELL = re.compile(rb"#![^\n]*\b(?:ba|da|k|z)?sh\b")
@@ -128,13 +128,14 @@ def _options(
     anew = {option.name for option in after.options}
     anew |= {"chdir"} if _moved(original, before) else set()
     anew |= {"array"} if original.tasks is not None else set()
-    dropped = {
-        place
-        for option in before.options
-        if option.name in anew and _alone(before, option)
-        for place in option.places
-    }
+    dropped = _places(before, anew)
     return [word for place, word in enumerate(head) if place not in dropped and word != "--"]
+
+
+def _places(line: options.CommandLine, names: Collection[str]) -> set[int]:
+    """Return the places of these options, where no other stands in the same word."""
+    given = [option for option in line.options if option.name in names and _alone(line, option)]
+    return {place for option in given for place in option.places}
 
 
 def _alone(line: options.CommandLine, option: options.Option) -> bool:

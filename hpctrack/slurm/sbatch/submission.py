@@ -123,21 +123,27 @@ def parse_own(words: Sequence[str]) -> tuple[Own, list[str]]:
     """
     own, rest = Own(), list(words)
     while rest:
-        word, equals, value = rest[0].partition("=")
-        if not word.startswith("--") and word[:2] in OWN and len(rest[0]) > 2:
-            word, equals, value = rest[0][:2], "=", rest[0][2:]
+        word, value = _divided(rest[0])
         name = OWN.get(word)
         if name is None:
             break
-        if not equals and len(rest) < 2:
-            raise errors.UsageError(f"hpctrack's option {word} needs a value")
-        taken = 1 if equals else 2
-        value = value if equals else rest[1]
-        del rest[:taken]
+        del rest[0]
+        if value is None:
+            if not rest:
+                raise errors.UsageError(f"hpctrack's option {word} needs a value")
+            value = rest.pop(0)
         limits.text(_LIMITS[name], storable(value))
         given = Own(tags=(value,)) if name == "tag" else Own(**{name: value})  # type: ignore[arg-type]
         own = given.over(own)
     return own, rest
+
+
+def _divided(word: str) -> tuple[str, str | None]:
+    """Return an option's name, and the value that stands in the same word: ``--tag=best``, ``-Tbest``."""
+    if not word.startswith("--") and word[:2] in OWN and len(word) > 2:
+        return word[:2], word[2:]
+    name, equals, value = word.partition("=")
+    return name, value if equals else None
 
 
 def from_settings(settings: Settings) -> Own:
