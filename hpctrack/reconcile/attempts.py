@@ -317,14 +317,19 @@ def _told(
     ended = states.has_ended(fact.status)
     settled = states.has_ended(attempt.status) and not ended
     stronger = fact.source != "relay" and not settled
-    for name in ("time_submitted", "time_started", "node_list", "batch_host", "sluid"):
-        value = getattr(fact, name)
-        if value is not None and (stronger or getattr(attempt, name) is None):
-            yield name, value
+    yield from _told_of_execution(attempt, fact, stronger=stronger)
     if ended:
         yield from _told_of_end(attempt, fact, status, final=final)
     elif stronger and fact.source == "squeue":
         yield "reason", fact.reason
+
+
+def _told_of_execution(attempt: Attempt, fact: JobFacts, *, stronger: bool) -> Iterator[tuple[str, object]]:
+    """When and where it ran; ``stronger``: the fact goes before what is known."""
+    for name in ("time_submitted", "time_started", "node_list", "batch_host", "sluid"):
+        value = getattr(fact, name)
+        if value is not None and (stronger or getattr(attempt, name) is None):
+            yield name, value
 
 
 def _told_of_end(

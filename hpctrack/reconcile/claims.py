@@ -1,9 +1,9 @@
 """Whether a job is the one that a run says it is, so that it may be ended for that run. Pure.
 
-A row is its owner's to write, job ids are used again, and scancel asks nobody: whoever may end everybody's
-jobs would end a stranger's by a row that names it, and users another one of their own. So Slurm is asked
-first. The job's user must be one that is proven to be behind the row, and its cluster, submit time and name
-those of the run.
+People write their own rows, Slurm uses job ids again, and scancel asks no questions: a row that names a
+stranger's job would make an operator end that job, and a user another job of their own. So Slurm is asked
+first. The job's user must be proven to be behind the row, and its cluster, submit time and name must be those
+of the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Claim(NamedTuple):
 
     run: StoredRun
     owners: Collection[str]
-    """Slurm's names of whoever is behind the row: none of them is the row's own word."""
+    """Slurm's names of those who are proven to be behind the row: what the row itself says is no proof."""
     submitted: datetime | None = None
     """When its latest execution was submitted, as Slurm told before."""
 

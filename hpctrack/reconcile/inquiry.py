@@ -88,9 +88,9 @@ class Inquiry:
         self.queued = True
 
     def _ask_accounts(self, asked: list[StoredRun]) -> None:
-        """Ask sacct about runs, those of one age together: how far back it looks is everybody's price.
+        """Ask sacct about runs, those of one age together: one old run would make it search far back for all.
 
-        When a run was submitted is its owner's word, as is what its job is.
+        A run's time of submission and its job are what its owner says, and may be anything.
         """
         ages: dict[int, list[StoredRun]] = {}
         for run in asked:

@@ -312,8 +312,8 @@ def is_called(name: str | None, stored: str | None) -> bool:
         return False
     position, end = len(begin), pieces.pop()
     for piece in pieces:
-        found = name.find(piece, position)
-        if found < 0:
+        place = name.find(piece, position)
+        if place < 0:
             return False
-        position = found + len(piece)
+        position = place + len(piece)
     return name.endswith(end) and len(name) - len(end) >= position

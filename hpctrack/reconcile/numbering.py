@@ -94,18 +94,20 @@ def _row_numbers(attempts: Mapping[int, Attempt], rows: Sequence[JobFacts], live
 
     Negative for those that there is no room for.
     """
-    known = {one.time_submitted: one.attempt for one in attempts.values() if one.time_submitted}
+    known = {
+        attempt.time_submitted: attempt.attempt for attempt in attempts.values() if attempt.time_submitted
+    }
     numbers: list[int] = []
     bound: int | None = None
     for index in reversed(range(len(rows))):
         row = rows[index]
-        found = max(index, _claimed(index, row, known, last=index == len(rows) - 1))
+        at = max(index, _claimed(index, row, known, last=index == len(rows) - 1))
         if live:
-            found = _beside(live, row, found)
+            at = _beside(live, row, at)
         if bound is not None:
-            found = min(found, bound)
-        numbers.append(found)
-        bound = found - 1
+            at = min(at, bound)
+        numbers.append(at)
+        bound = at - 1
     return numbers[::-1]
 
 

@@ -159,14 +159,22 @@ def settle_lost(
     """
     with database.translated(), connection.transaction():
         silent = reconciled.find_silent_commands(connection, node, booted, _SILENCE)
-        here = living({run.name for run in silent if not run.restarted})
-        lost = {run.run_id: run for run in silent if run.restarted or run.name not in here}
+        lost = _lost(silent, living)
         now = datetime.now(timezone.utc)
         stored = reconciled.load(connection, lost.keys()) if lost else ()
         changes = [_end_lost(run, lost[run.run_id], now) for run in stored if run.time_ended is None]
         told = tuple([change for change in changes if change is not None])
         reconciled.apply(connection, told)
     return told
+
+
+def _lost(
+    silent: Sequence[reconciled.Silent], living: Callable[[Collection[str]], Collection[str]]
+) -> dict[int, reconciled.Silent]:
+    """Return the runs of which nothing is left here, by id."""
+    silent = list(silent)
+    here = living({run.name for run in silent if not run.restarted})
+    return {run.run_id: run for run in silent if run.restarted or run.name not in here}
 
 
 def _end_lost(run: StoredRun, lost: reconciled.Silent, now: datetime) -> Change | None:

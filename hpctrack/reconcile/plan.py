@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class Survey(NamedTuple):
-    """What was asked: without it, what is missing among the facts means nothing."""
+    """What Slurm was asked: only then does the absence of a fact mean anything."""
 
     queue: bool = False
     """squeue answered, and every job it lists is among the facts."""
@@ -62,8 +62,8 @@ def plan(
 ) -> list[Change]:
     """Return what follows from the facts for the stored runs: only for those that change.
 
-    The order of the facts does not matter, nor whether they come again. A run of which nothing can be made is
-    left as it is: people write into their rows, and no others are to wait for it.
+    The order of the facts does not matter, nor whether they come again. A run that can't
+    be judged is left as it is: people write into their rows, and others' runs must not wait for that.
     """
     changes = []
     with _no_collection():
@@ -134,7 +134,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def settle(run: StoredRun, status: RunStatus, when: datetime, reason: str, now: datetime) -> Change | None:
-    """Return what follows if a user knows how a run ended that can't tell any more."""
+    """Return the change that ends a run as a user says it ended: the run itself can't tell any more."""
     history = History(run, now)
     history.conclude(status, when, "user", reason)
     return _change(history, _Case(run, matching.NOTHING, now), _Verdict(over=True))
@@ -266,7 +266,7 @@ def _is_new_end(run: StoredRun, top: Attempt) -> bool:
 
 
 def _end_of(attempt: Attempt) -> tuple[object, ...]:
-    """What accounting may correct."""
+    """Return what accounting may correct of an attempt."""
     return attempt.status, attempt.time_ended, attempt.slurm_exit_code, attempt.slurm_exit_signal
 
 

@@ -63,8 +63,8 @@ class Counters(dict[str, Counter]):
     """A counter for each program."""
 
     def __missing__(self, program: str) -> Counter:
-        self[program] = found = Counter()
-        return found
+        self[program] = counter = Counter()
+        return counter
 
     def by_program(self) -> dict[str, dict[str, float]]:
         """Return what they count, as JSON has it. For any thread."""

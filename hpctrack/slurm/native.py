@@ -73,16 +73,16 @@ class Native:
         Where pyslurm fails, sacct may know why: that Slurm keeps no accounts, for example.
         """
         try:
-            found = self._on_record(list(dict.fromkeys(job.partition("_")[0] for job in jobs)), since)
+            facts = self._on_record(list(dict.fromkeys(job.partition("_")[0] for job in jobs)), since)
         except errors.SlurmUnavailable:
             raise
         except errors.SlurmError:
             return self._commands.ended(jobs, since)
-        again = list(dict.fromkeys(_name_of(fact) for fact in found if _has_more_rows(fact)))
+        again = list(dict.fromkeys(_name_of(fact) for fact in facts if _has_more_rows(fact)))
         if not again:
-            return found
+            return facts
         rows = self._commands.ended(again, since)
-        return [fact for fact in found if not _has_more_rows(fact)] + rows
+        return [fact for fact in facts if not _has_more_rows(fact)] + rows
 
     def _on_record(self, jobs: list[str], since: datetime) -> list[JobFacts]:
         begin = str(int(since.timestamp()))
@@ -271,10 +271,10 @@ def answer() -> None:
     """Print what pyslurm knows, as JSON. Arguments: ``probe``, ``queue``, or ``ended SINCE ID,ID...``."""
     out, sys.stdout = sys.stdout, sys.stderr  # pyslurm prints what it does not know
     try:
-        found = _load(sys.argv[1:])
+        told = _load(sys.argv[1:])
     except Exception as error:  # noqa: BLE001 (whatever it is, it is told in one line)
         sys.exit(f"pyslurm: {error}" if str(error) else f"pyslurm: {type(error).__name__}")
-    json.dump(found, out)
+    json.dump(told, out)
 
 
 def _load(argv: Sequence[str]) -> dict[str, object]:
@@ -301,13 +301,13 @@ def _accounted(job: Any) -> dict[str, object]:
 
 def _attributes(thing: Any, names: Iterable[str]) -> dict[str, object]:
     """Return attributes; pyslurm raises for text that is not UTF-8."""
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for name in names:
         try:
-            found[name] = getattr(thing, name)
+            values[name] = getattr(thing, name)
         except UnicodeDecodeError as error:
-            found[name] = bytes(error.object).decode("utf-8", "replace")
-    return found
+            values[name] = bytes(error.object).decode("utf-8", "replace")
+    return values
 
 
 def _counts(tres: Any) -> Iterator[tuple[str, int]]:
@@ -315,9 +315,9 @@ def _counts(tres: Any) -> Iterator[tuple[str, int]]:
     if tres is None:
         return
     for name in ("cpu", "mem", "node", "energy", "billing"):
-        found = getattr(tres, name, None)
-        if found is not None:
-            yield name, found.count * (_MIB if name == "mem" else 1)
+        resource = getattr(tres, name, None)
+        if resource is not None:
+            yield name, resource.count * (_MIB if name == "mem" else 1)
     for kind in (tres.gres, tres.fs, tres.license, tres.interconnect, tres.other):
-        for found in kind.values():
-            yield found.type_and_name, found.count
+        for resource in kind.values():
+            yield resource.type_and_name, resource.count

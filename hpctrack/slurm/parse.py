@@ -109,8 +109,8 @@ class _Step(NamedTuple):
 
 def squeue_fields(version: str) -> list[str]:
     """Choose the fields for ``squeue -O`` by what ``squeue --version`` prints: most releases list none."""
-    found = re.match(r"\S+ (\d+)\.(\d+)", version)
-    release = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"\S+ (\d+)\.(\d+)", version)
+    release = (int(match[1]), int(match[2])) if match else (0, 0)
     return [field for field in SQUEUE_FIELDS if field != "SLUID" or release >= _SQUEUE_KNOWS_SLUIDS]
 
 
@@ -215,8 +215,8 @@ def _time_used(line: _Queued, status: RunStatus | None, late: timedelta) -> time
     used = units.seconds(line.time_used) if line.time_used else None
     if used is None or status not in (RunStatus.RUNNING, RunStatus.SUSPENDED):
         return None
-    found = timedelta(seconds=used)
-    return found if status is RunStatus.SUSPENDED else max(_NONE, found - late)
+    ran = timedelta(seconds=used)
+    return ran if status is RunStatus.SUSPENDED else max(_NONE, ran - late)
 
 
 def sacct(
@@ -304,10 +304,10 @@ def _accounted(
 
 
 def _cancelled_by(state: str, user_of: Callable[[int], str | None]) -> str | None:
-    found = _CANCELLED_BY.match(state)
-    if found is None:
+    match = _CANCELLED_BY.match(state)
+    if match is None:
         return None
-    name = user_of(int(found[1]))
+    name = user_of(int(match[1]))
     return f"CANCELLED by {name}" if name else state
 
 

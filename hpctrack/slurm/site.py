@@ -36,7 +36,7 @@ def note_client(environ: Mapping[str, str], cache: str) -> None:
 
 
 def client_environ(environ: Mapping[str, str], cache: str) -> dict[str, str]:
-    """Return an environment in which Slurm is reached as who submitted last from this host reached it."""
+    """Return an environment in which Slurm is reached as it was by the last submission from this host."""
     told: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         stored = _read(Path(cache) / _CLIENT_FILE)
@@ -54,10 +54,10 @@ def cluster_name(environ: Mapping[str, str], cache: str) -> str:
 
     def ask() -> str:
         text = command.run(["scontrol", "show", "config"], timeout=SECONDS, environ=environ).stdout
-        found = _CLUSTER_NAME.search(text)
-        if found is None:
+        named = _CLUSTER_NAME.search(text)
+        if named is None:
             raise errors.SlurmError("scontrol show config names no cluster")
-        return found[1]
+        return named[1]
 
     return remembered("cluster-name.json", cache, stamp(conf(environ)), ask)
 
@@ -70,10 +70,10 @@ def conf(environ: Mapping[str, str]) -> str:
 def stamp(path: str) -> list[object]:
     """Return what changes whenever a file does."""
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return [path]
-    return [path, found.st_mtime_ns, found.st_size]
+    return [path, status.st_mtime_ns, status.st_size]
 
 
 def remembered(name: str, cache: str, key: list[object], ask: Callable[[], _T], *, fresh: bool = False) -> _T:

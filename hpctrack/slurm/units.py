@@ -37,8 +37,8 @@ class Times(dict[str, "datetime | None"]):
     """Times by their text, each read once. Raises ValueError for what is no time."""
 
     def __missing__(self, word: str) -> datetime | None:
-        self[word] = found = time(word)
-        return found
+        self[word] = moment = time(word)
+        return moment
 
 
 def time(word: str) -> datetime | None:
@@ -69,8 +69,8 @@ def seconds(word: str) -> float | None:
 @functools.lru_cache(4096)
 def span(word: str) -> timedelta | None:
     """Read a time limit as squeue prints it; None for ``UNLIMITED`` and the year that stands for it."""
-    found = seconds(word)
-    return None if found is None else _limit(timedelta(seconds=found))
+    total = seconds(word)
+    return None if total is None else _limit(timedelta(seconds=total))
 
 
 @functools.lru_cache(4096)
@@ -84,8 +84,8 @@ def is_unlimited(word: str) -> bool:
     return word in _UNLIMITED
 
 
-def _limit(found: timedelta) -> timedelta | None:
-    return None if found == _NO_LIMIT else found
+def _limit(limit: timedelta) -> timedelta | None:
+    return None if limit == _NO_LIMIT else limit
 
 
 @functools.lru_cache(4096)
@@ -97,15 +97,15 @@ def peak(word: str) -> int | None:
 @functools.lru_cache(4096)
 def size(word: str) -> int | None:
     """Read a size such as ``216K``, ``1.5G`` or ``4000Mc`` in bytes; a count without unit stays as it is."""
-    found = _SIZE.match(word)
-    return int(float(found[1]) * _SCALE[found[2].upper()]) if found else None
+    match = _SIZE.match(word)
+    return int(float(match[1]) * _SCALE[match[2].upper()]) if match else None
 
 
 @functools.lru_cache(4096)
 def tres(words: str) -> Mapping[str, int]:
     """Read trackable resources, ``cpu=2,mem=500M,gres/gpu=1``: counts, and memory in bytes."""
     pairs = (item.partition("=") for item in words.split(","))
-    return {name: found for name, _, value in pairs if (found := size(value)) is not None}
+    return {name: amount for name, _, value in pairs if (amount := size(value)) is not None}
 
 
 @functools.lru_cache(4096)
@@ -122,16 +122,16 @@ def exit_status(word: str) -> tuple[int | None, int | None]:
 
 def array(word: str) -> tuple[int | None, int | None, tuple[range, ...]]:
     """Read ``12_3``, ``12_[1-5,7%2]`` or a plain id: array's id, task, or the tasks that stand together."""
-    found = _ARRAY.match(word) if "_" in word else None
-    if not found:
+    match = _ARRAY.match(word) if "_" in word else None
+    if not match:
         return None, None, ()
-    if found[2]:
-        return int(found[1]), int(found[2]), ()
-    return int(found[1]), None, array_tasks(found[3])
+    if match[2]:
+        return int(match[1]), int(match[2]), ()
+    return int(match[1]), None, array_tasks(match[3])
 
 
 def array_tasks(words: str) -> tuple[range, ...]:
     """Read a list of array tasks, ``0-15:4,20%2``. What Slurm cut off (``...``) is left out."""
     items = words.partition("%")[0].split(",")
-    found = (_ITEM.match(item) for item in items)
-    return tuple(range(int(f[1]), int(f[2] or f[1]) + 1, int(f[3] or 1)) for f in found if f)
+    matches = (_ITEM.match(item) for item in items)
+    return tuple(range(int(f[1]), int(f[2] or f[1]) + 1, int(f[3] or 1)) for f in matches if f)

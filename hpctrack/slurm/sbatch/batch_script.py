@@ -127,4 +127,4 @@ def _values(supervision: Supervision, *, record: bool, same_shell: bool) -> dict
 def _fill(template: bytes, values: dict[bytes, str], marker: int) -> bytes:
     """Fill in the template's ``@NAME@``; ``marker`` is the number of its last line in what is submitted."""
     filled = {**values, b"MARKER_LINE": str(marker)}
-    return _PLACEHOLDER.sub(lambda found: os.fsencode(filled[found[1]]), template)
+    return _PLACEHOLDER.sub(lambda match: os.fsencode(filled[match[1]]), template)

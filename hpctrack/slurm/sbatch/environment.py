@@ -16,7 +16,7 @@ _STALE = frozenset(
 
 
 def for_child(environ: Mapping[str, str], *, array: bool) -> dict[str, str]:
-    """Return the environment for sbatch: ours, without what only the job around us may call its own.
+    """Return the environment for sbatch: ours, without the variables that describe the job around us.
 
     sbatch hands on what it finds, and Slurm sets these variables only where they apply, for a restarted job
     and for a task of an array: any other job would take its parent's for its own.

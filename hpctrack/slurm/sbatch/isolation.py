@@ -1,6 +1,6 @@
 """Scripts that keep PYTHONPATH from a Python that they start, told once: there ``import hpctrack`` may fail.
 
-That is seen in the text of the script alone; who imports nothing of ours there has lost nothing.
+Only the text of the script is looked at. Scripts that import nothing of ours there lose nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COMMENT = re.compile(rb"^[ \t]*#[^\n]*", re.MULTILINE)
 
 
 def ways(text: bytes) -> list[str]:
-    """Return what a script does of that."""
+    """Return in which ways a script keeps PYTHONPATH from a Python."""
     commands = _COMMENT.sub(b"", text)
     return [way for way, pattern in _WAYS.items() if re.search(pattern, commands)]
 

@@ -88,11 +88,11 @@ class CommandLine(NamedTuple):
 
     def value(self, *names: str, component: int | None = None) -> str | None:
         """Return the value of an option, the last one given; None if it was not."""
-        found = None
+        given = None
         for option in self.options:
             if option.name in names and component in (None, option.component):
-                found = option.value
-        return found
+                given = option.value
+        return given
 
     def places(self, name: str) -> set[int]:
         """Return the places in the list that an option takes up."""

@@ -1,6 +1,6 @@
 """Before sbatch runs: which script is submitted, and what sbatch gets in its place.
 
-Whatever can't be prepared, sbatch gets what the user typed, and its own words reach the user.
+Where anything can't be prepared, sbatch gets what the user typed, and the user sees what sbatch says.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _searched(here: Path, search: str) -> Iterator[Path]:
 
 
 def _put_back(plan: Plan, script: Script, folder: Path) -> Plan:
-    """Where reading has used the script up, let sbatch read it from a file, should it come to that."""
+    """Let sbatch read a script from a file where our reading has used it up: standard input, a pipe."""
     if not script.consumed:
         return plan
     path = folder / "unwrapped" / script.name

@@ -1,7 +1,8 @@
 """An ``sbatch`` on PATH that hands over to ``hpctrack sbatch``, such as a user's own in ``~/bin``.
 
-It would call itself without end. Who runs sbatch for a submission marks its process; who finds such a mark
-above itself is called by its own sbatch, and runs the next one on PATH, on what it was given.
+It would call itself without end. So a process that runs sbatch for a submission marks itself, and a process
+with such a mark above it, which its own sbatch has started, runs the next sbatch on PATH with the arguments
+that it was given.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def program(environ: Mapping[str, str]) -> str:
     if not depth:
         return "sbatch"
     folders = environ.get("PATH", os.defpath).split(os.pathsep)
-    found = [
+    programs = [
         path for path in (Path(folder or ".") / "sbatch" for folder in folders) if os.access(path, os.X_OK)
     ]
-    different = list({path.resolve(): str(path) for path in reversed(found)}.values())[::-1]
+    different = list({path.resolve(): str(path) for path in reversed(programs)}.values())[::-1]
     if depth >= len(different):
         raise errors.CommandNotFound("each sbatch on PATH calls hpctrack: is Slurm installed on this host?")
     return different[depth]

@@ -73,7 +73,7 @@ class Own(NamedTuple):
 
 
 class Parent(NamedTuple):
-    """The run from whose inside something is submitted."""
+    """The tracked run that makes this submission."""
 
     uuid: str
     task: int
@@ -160,12 +160,12 @@ def own_words(own: Own) -> list[str]:
 
 def tags(words: Iterable[str]) -> dict[str, str | bool]:
     """Read tags: ``name=value``, or a bare name, which is true."""
-    found: dict[str, str | bool] = {}
+    values: dict[str, str | bool] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name:
-            found[name] = value if equals else True
-    return found
+            values[name] = value if equals else True
+    return values
 
 
 def find_parent(environ: Mapping[str, str], spool: str) -> Parent | None:
@@ -288,14 +288,14 @@ def _run(
 
 def bounded(values: dict[str, Any]) -> dict[str, Any]:
     """Return what a record says, cut where it is longer than the tables take."""
-    found = dict(values)
+    cut = dict(values)
     for name, limit in _TEXTS.items():
-        if isinstance(found.get(name), str):
-            found[name] = limits.cut(limit, found[name])
+        if isinstance(cut.get(name), str):
+            cut[name] = limits.cut(limit, cut[name])
     for name, limit in _OBJECTS.items():
-        if isinstance(found.get(name), dict):
-            found[name] = limits.cut_object(limit, limits.VARIABLE, found[name])
-    return found
+        if isinstance(cut.get(name), dict):
+            cut[name] = limits.cut_object(limit, limits.VARIABLE, cut[name])
+    return cut
 
 
 def storable(value: Any) -> Any:

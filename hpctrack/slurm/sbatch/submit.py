@@ -69,7 +69,7 @@ class Delivery(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """Who wants to know."""
+    """Who is told of the job."""
 
     #: Called once, as soon as the job's id is known.
     deliver: Callable[[Delivery], None]
@@ -186,9 +186,9 @@ class _Job:
     def look_up(self) -> None:
         """Ask Slurm for the job where sbatch has not named it: nobody else's script has this path."""
         with contextlib.suppress(errors.SlurmError):
-            found = _find(self._wrapped.path, self._wrapped.request.clusters, self._order.environ)
-            if found is not None:
-                self.learn(*found)
+            job = _find(self._wrapped.path, self._wrapped.request.clusters, self._order.environ)
+            if job is not None:
+                self.learn(*job)
 
     def give_up(self) -> None:
         """Say that neither sbatch nor Slurm tells which job it is."""
@@ -357,12 +357,12 @@ def _find(path: str, clusters: str | None, environ: Mapping[str, str]) -> tuple[
     argv = ["squeue", "--noheader", "--all", "--states=all", "--format=%F %o"]
     argv += ["--user", account.user_name()]
     argv += ["--clusters", clusters] if clusters else []
-    found: list[tuple[int, str | None]] = []
+    jobs: list[tuple[int, str | None]] = []
     cluster = None
     for line in command.run(argv, timeout=_QUERY_SECONDS, environ=environ).stdout.splitlines():
         if line.startswith("CLUSTER: "):
             cluster = line[len("CLUSTER: ") :].strip()
         job_id, _, script = line.partition(" ")
         if script.startswith(path) and job_id.isdecimal():
-            found.append((int(job_id), cluster))
-    return min(found, default=None)
+            jobs.append((int(job_id), cluster))
+    return min(jobs, default=None)
