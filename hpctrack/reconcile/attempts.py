@@ -78,7 +78,7 @@ class History:
     @property
     def status(self) -> RunStatus:
         """Status of the newest attempt, which is the run's."""
-        top = self.top
+        top = self.attempts.get(self.newest)
         return (top.status if top else None) or self._waiting
 
     @property
@@ -101,10 +101,10 @@ class History:
                 self._add(number, None, fact.time, fact.source, fact.reason, fact.raw)
             return
         attempt = self.attempts.get(number)
-        if attempt:
-            if _is_earlier(fact, attempt):
+        if attempt and fact.time_submitted and attempt.time_submitted:
+            if fact.time_submitted < attempt.time_submitted:
                 return
-            if _is_earlier(attempt, fact):
+            if fact.time_submitted > attempt.time_submitted:
                 self._withdraw(attempt, fact)
         self._advance(number, fact, status)
 
@@ -205,7 +205,7 @@ class History:
         known = attempt or Attempt(number)
         told: dict[str, Any] = {
             name: value
-            for name, value in _told(known, fact, status, final=self.run.kind == "command")
+            for name, value in _told(known, fact, status, final=self.run.kind == "command").items()
             if getattr(known, name) != value
         }
         if attempt is None:
@@ -293,13 +293,6 @@ def _end_rank(status: RunStatus) -> tuple[bool, str]:
     return states.ends(status) is Ends.ATTEMPT, status.value
 
 
-def _is_earlier(told: JobFacts | Attempt, other: JobFacts | Attempt) -> bool:
-    """Whether something was submitted before the other, as far as both times are known."""
-    if told.time_submitted is None or other.time_submitted is None:
-        return False
-    return told.time_submitted < other.time_submitted
-
-
 def _time_of(fact: JobFacts, before: Stage | None, after: Stage, number: int) -> datetime | None:
     """When an attempt came to a stage, if the fact says so; the first one was submitted with its run."""
     if after is Stage.WAITING:
@@ -309,27 +302,21 @@ def _time_of(fact: JobFacts, before: Stage | None, after: Stage, number: int) ->
     return fact.time_ended if after is Stage.ENDED else None
 
 
-def _told(
-    attempt: Attempt, fact: JobFacts, status: RunStatus | None, *, final: bool
-) -> Iterator[tuple[str, object]]:
+def _told(attempt: Attempt, fact: JobFacts, status: RunStatus | None, *, final: bool) -> dict[str, object]:
     """What a fact says about an attempt whose status becomes ``status``."""
-    yield "status", status
+    told: dict[str, object] = {"status": status}
     ended = states.has_ended(fact.status)
     settled = states.has_ended(attempt.status) and not ended
     stronger = fact.source != "relay" and not settled
-    yield from _told_of_execution(attempt, fact, stronger=stronger)
-    if ended:
-        yield from _told_of_end(attempt, fact, status, final=final)
-    elif stronger and fact.source == "squeue":
-        yield "reason", fact.reason
-
-
-def _told_of_execution(attempt: Attempt, fact: JobFacts, *, stronger: bool) -> Iterator[tuple[str, object]]:
-    """When and where it ran; ``stronger``: the fact goes before what is known."""
     for name in ("time_submitted", "time_started", "node_list", "batch_host", "sluid"):
         value = getattr(fact, name)
         if value is not None and (stronger or getattr(attempt, name) is None):
-            yield name, value
+            told[name] = value
+    if ended:
+        told.update(_told_of_end(attempt, fact, status, final=final))
+    elif stronger and fact.source == "squeue":
+        told["reason"] = fact.reason
+    return told
 
 
 def _told_of_end(

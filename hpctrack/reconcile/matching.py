@@ -97,7 +97,9 @@ class Index:
         ours = [fact for fact in facts if is_ours(run, fact)]
         if not ours and not relay:
             return Evidence(siblings=siblings) if siblings else NOTHING
-        live, rows = _of_one_job(run, *_sorted(ours))
+        live, rows = _sorted(ours)
+        if rows:
+            live, rows = _of_one_job(run, live, rows)
         return Evidence(relay, live, rows, self._components_of(run) if self._components else (), siblings)
 
     def tasks(self, array_job_id: int) -> set[int]:
@@ -171,7 +173,7 @@ def _of_one_job(
 ) -> tuple[JobFacts | None, list[JobFacts]]:
     """Leave out what is of a later job that got the id again."""
     live, rows = _until_revival(live, rows)
-    if rows and rows[0].attempt is None and _submitted(rows[0]) > run.time_submitted + LATE:
+    if rows[0].attempt is None and _submitted(rows[0]) > run.time_submitted + LATE:
         rows = []  # the first execution on record is a later job with the same id
     return live, rows
 

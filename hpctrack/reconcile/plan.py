@@ -180,7 +180,7 @@ def _is_same_job(run: StoredRun, live: JobFacts) -> bool:
         and live.partition in (run.partition, None)
         and live.time_limit in (run.time_limit, None)
         and not (live.unlimited and run.time_limit)
-        and (live.job_name is None or matching.is_called(live.job_name, run.job_name))
+        and (live.job_name in (run.job_name, None) or matching.is_called(live.job_name, run.job_name))
     )
 
 
@@ -355,14 +355,12 @@ def _change(history: History, case: _Case, verdict: _Verdict) -> Change | None:
 def _differences(history: History, case: _Case, verdict: _Verdict) -> dict[str, object]:
     """Return the columns of the run's row that have another value by now."""
     run, evidence = case.run, case.evidence
-    fields: dict[str, object] = {
-        "status": history.status,
-        "missing_since": None if verdict.over else verdict.missing,
-        "recheck_after": verdict.recheck,
-        "reason": _reason(history, case, verdict),
-        "time_ended": _time_ended(history, over=verdict.over),
-    }
-    fields.update(_attempt_fields(history, evidence, over=verdict.over))
+    fields: dict[str, object] = _attempt_fields(history, evidence, over=verdict.over)
+    fields["status"] = history.status
+    fields["missing_since"] = None if verdict.over else verdict.missing
+    fields["recheck_after"] = verdict.recheck
+    fields["reason"] = _reason(history, case, verdict)
+    fields["time_ended"] = _time_ended(history, over=verdict.over)
     if run.kind == "batch":
         fields.update(_job_fields(run, evidence))
     different = {name: value for name, value in fields.items() if getattr(run, name) != value}
@@ -406,63 +404,65 @@ def _reason_unlisted(case: _Case) -> str | None:
     return NOT_LISTED if case.evidence.rows else UNKNOWN
 
 
-def _attempt_fields(
-    history: History, evidence: matching.Evidence, *, over: bool
-) -> Iterator[tuple[str, object]]:
+def _attempt_fields(history: History, evidence: matching.Evidence, *, over: bool) -> dict[str, object]:
     """What a run shows of its latest attempt that started."""
-    if history.slurm_state is not None:
-        yield "slurm_state", history.slurm_state
     shown = history.shown
     spent = running_time.spent(history, shown, evidence.live)
-    yield "time_stopped", None if over else spent.stopped
-    yield "suspended", spent.suspended
+    fields = _fields_of_start(history.run, shown) if shown else _fields_before_start(history, evidence.live)
+    fields["time_stopped"] = None if over else spent.stopped
+    fields["suspended"] = spent.suspended
+    if history.slurm_state is not None:
+        fields["slurm_state"] = history.slurm_state
     if history.top and history.top.sluid:
-        yield "sluid", history.top.sluid
-    if shown:
-        yield "attempt", shown.attempt
-        yield "time_started", shown.time_started
-        yield "exit_code", shown.exit_code
-        yield "exit_signal", shown.exit_signal
-        yield "node_list", shown.node_list or history.run.node_list
-    else:
-        yield from _fields_before_start(history, evidence.live)
+        fields["sluid"] = history.top.sluid
+    return fields
 
 
-def _fields_before_start(history: History, live: JobFacts | None) -> Iterator[tuple[str, object]]:
+def _fields_of_start(run: StoredRun, shown: Attempt) -> dict[str, object]:
+    return {
+        "attempt": shown.attempt,
+        "time_started": shown.time_started,
+        "exit_code": shown.exit_code,
+        "exit_signal": shown.exit_signal,
+        "node_list": shown.node_list or run.node_list,
+    }
+
+
+def _fields_before_start(history: History, live: JobFacts | None) -> dict[str, object]:
+    fields: dict[str, object] = {}
     if history.attempts:
-        yield "time_started", None  # it was taken back
+        fields["time_started"] = None  # it was taken back
     if live and live.node_list:
-        yield "node_list", live.node_list
+        fields["node_list"] = live.node_list
+    return fields
 
 
-def _job_fields(run: StoredRun, evidence: matching.Evidence) -> Iterator[tuple[str, object]]:
+def _job_fields(run: StoredRun, evidence: matching.Evidence) -> dict[str, object]:
     """What belongs to the job as a whole."""
     newest = evidence.newest
-    if newest:
-        yield from _fields_by_slurm(run, newest)
+    fields = _fields_by_slurm(run, newest) if newest else {}
     nameless = newest is None and run.slurm_job_id is None
     for fact in evidence.relay:
-        yield from _known(fact, "stdout_path", "stderr_path")
+        fields.update(_known(fact, "stdout_path", "stderr_path"))
         if nameless and fact.job_id:
-            yield "slurm_job_id", fact.job_id
+            fields["slurm_job_id"] = fact.job_id
+    return fields
 
 
-def _fields_by_slurm(run: StoredRun, newest: JobFacts) -> Iterator[tuple[str, object]]:
-    yield from _known(newest, "partition", "account", "qos", "sluid")
-    if newest.time_limit is not None or newest.unlimited:
-        yield "time_limit", newest.time_limit
+def _fields_by_slurm(run: StoredRun, newest: JobFacts) -> dict[str, object]:
+    fields = _known(newest, "partition", "account", "qos", "time_limit", "sluid")
+    if newest.unlimited:
+        fields["time_limit"] = newest.time_limit
     if _has_new_name(run, newest):
-        yield "job_name", newest.job_name
+        fields["job_name"] = newest.job_name
     if not newest.array_tasks:
-        yield "slurm_job_id", newest.job_id
+        fields["slurm_job_id"] = newest.job_id
+    return fields
 
 
-def _known(fact: JobFacts, *names: str) -> Iterator[tuple[str, object]]:
-    """Yield what a fact says of these fields, where it says anything."""
-    for name in names:
-        value = getattr(fact, name)
-        if value is not None:
-            yield name, value
+def _known(fact: JobFacts, *names: str) -> dict[str, object]:
+    """Return what a fact says of these fields, where it says anything."""
+    return {name: value for name in names if (value := getattr(fact, name)) is not None}
 
 
 def _has_new_name(run: StoredRun, fact: JobFacts) -> bool:

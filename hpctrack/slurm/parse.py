@@ -37,8 +37,6 @@ SACCT_FIELDS = (
 #: Without these rows of sacct mean nothing.
 _REQUIRED = frozenset("JobID JobIDRaw State Submit Start End User NodeList".split())
 
-#: Figures of which 0 is one; of others it says that there is none.
-_MAY_BE_0 = ("elapsed_s", "cpu_s")
 _NONE = timedelta()
 _CANCELLED_BY = re.compile(r"CANCELLED by (\d+)\Z")
 
@@ -317,12 +315,12 @@ def _resources(row: _Row) -> dict[str, object]:
         "elapsed_s": units.number(row.elapsed),
         "cpu_s": units.seconds(row.cpu),
         "max_rss_bytes": units.peak(row.max_rss),
-        "req_tres": units.tres(row.req_tres),
-        "alloc_tres": units.tres(row.alloc_tres),
-        "energy_j": units.number(row.energy),
-        "derived_exit_code": derived,
+        "req_tres": units.tres(row.req_tres) or None,
+        "alloc_tres": units.tres(row.alloc_tres) or None,
+        "energy_j": units.number(row.energy) or None,
+        "derived_exit_code": derived or None,
     }
-    return {name: value for name, value in told.items() if value or (value == 0 and name in _MAY_BE_0)}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _with_steps(fact: JobFacts, steps: list[_Step]) -> JobFacts:
