@@ -63,7 +63,7 @@ def command(
     if as_csv and as_json:
         raise errors.UsageError("--csv and --json do not go together")
     form: _Form = "csv" if as_csv else "json" if as_json else "table"
-    window = series.Window(*steps, since, until)
+    window = series.Span(*steps, since, until)
     with common.connected(settings.load(config_path=config_path)) as connection:
         run_id = lookup.find_one(connection, ref)
         chosen = choose(connection, run_id, names)

@@ -54,7 +54,7 @@ def command(
     """
     if path is not None:
         figures.check(path)
-    window = series.Window(*steps, since, until)
+    window = series.Span(*steps, since, until)
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
     with common.connected(settings.load(config_path=config_path)) as connection:
@@ -123,7 +123,7 @@ def _have(known: set[str]) -> str:
 
 
 def _fetch(
-    connection: Connection, runs: list[queries.Run], names: list[str], window: series.Window, buckets: int
+    connection: Connection, runs: list[queries.Run], names: list[str], window: series.Span, buckets: int
 ) -> list[chart.Chart]:
     """Return a chart for each metric that has numbers. Raises `errors.UsageError` if none has."""
     lines: dict[str, list[chart.Line]] = {name: [] for name in names}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
-    from hpctrack.store.write.pruning import Prunable
+    from hpctrack.store.write.retention import Prunable
     from hpctrack.stream.node.spool import Spooled
 
 #: A submission record younger than this stays: its job may be registered in another database.
@@ -54,12 +54,12 @@ def command(
     There is no way back but a back-up of PostgreSQL.
     """
     from hpctrack.store import database
-    from hpctrack.store.write import pruning
+    from hpctrack.store.write import retention
 
     configuration = settings.load(config_path=config_path)
     connecting = database.connect(configuration, autocommit=True)
     with contextlib.closing(connecting) as connection:
-        prunable = pruning.count(connection, before, experiment)
+        prunable = retention.count(connection, before, experiment)
         if not prunable:
             misspelt.note_experiment(connection, experiment)
         if not as_json:
@@ -78,10 +78,10 @@ def command(
 
 
 def _delete(connection: Connection, before: datetime, experiment: str | None, *, yes: bool) -> int:
-    from hpctrack.store.write import pruning
+    from hpctrack.store.write import retention
 
     common.confirm("Delete them for good?", yes=yes)
-    return pruning.prune(connection, before, experiment)
+    return retention.prune(connection, before, experiment)
 
 
 def _summary(prunable: list[Prunable], before: datetime) -> str:
@@ -160,7 +160,7 @@ def _find_records(
     configuration: Settings, connection: Connection, oldest: float, doomed: Collection[int]
 ) -> list[str]:
     """Return old submission records of this database that are of no use any more."""
-    from hpctrack.store.write import pruning, registration
+    from hpctrack.store.write import registration, retention
     from hpctrack.stream.wire import records
 
     here = registration.Here(configuration, connection)
@@ -169,7 +169,7 @@ def _find_records(
         for path, uuid, key in records.registered_before(configuration.spool, oldest)
         if here.takes(path)
     }
-    gone = pruning.deleted(connection, dict(old.values()), doomed) if old else set()
+    gone = retention.deleted(connection, dict(old.values()), doomed) if old else set()
     return [path for path, (uuid, _) in old.items() if uuid in gone]
 
 

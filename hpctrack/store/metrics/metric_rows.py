@@ -46,7 +46,7 @@ class LastValue(NamedTuple):
 
 
 def iterate(
-    connection: Connection, run_id: int, names: Sequence[str], window: series.Window, last: int | None = None
+    connection: Connection, run_id: int, names: Sequence[str], span: series.Span, last: int | None = None
 ) -> Iterator[MetricRow]:
     """Yield the rows that have one of these metrics, in order of step; with ``last`` only so many, the last.
 
@@ -58,7 +58,7 @@ def iterate(
         columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier("m", name)) for name in placed),
         names=sql.Literal(list(names)),
         run_id=run_id,
-        window=window.condition(),
+        span=span.condition(),
         present=metric_names.has_any(names, placed),
         direction=sql.SQL("ASC" if last is None else "DESC"),
         limit=sql.Literal(last),
@@ -71,7 +71,7 @@ def iterate(
 
 
 def last_values(
-    connection: Connection, run_id: int, names: Sequence[str], window: series.Window
+    connection: Connection, run_id: int, names: Sequence[str], span: series.Span
 ) -> list[LastValue]:
     """Return the latest value of each metric that has one."""
     types = series.numeric_columns(connection)
@@ -82,7 +82,7 @@ def last_values(
             column=sql.Identifier("m", name) if placed else sql.SQL("NULL"),
             name=sql.Literal(name),
             run_id=run_id,
-            window=window.condition(),
+            span=span.condition(),
             present=metric_names.has_any([name], placed),
         )
         row = rows.first(connection, query)

@@ -67,8 +67,8 @@ class _Axis(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Window:
-    """Which rows; None means no bound. Both ends of a range of steps belong to it."""
+class Span:
+    """A span of rows, by step and time; None means no bound. Both ends of a range of steps belong to it."""
 
     first_step: int | None = None
     last_step: int | None = None
@@ -89,7 +89,7 @@ class Window:
         return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
 
 
-EVERYTHING = Window()
+EVERYTHING = Span()
 
 
 def fetch(
@@ -97,7 +97,7 @@ def fetch(
     run_id: int,
     names: Iterable[str],
     buckets: int = 40,
-    window: Window = EVERYTHING,
+    span: Span = EVERYTHING,
 ) -> list[Series]:
     """Return the numeric ones of some metrics, reduced to at most so many buckets each.
 
@@ -105,14 +105,14 @@ def fetch(
     """
     columns = numeric_columns(connection)
     values = {name: number_of(name, columns.get(name)) for name in names}
-    axis = _axis(connection, run_id, window)
+    axis = _axis(connection, run_id, span)
     if axis is None:
         return []
     return [
         series
         for chunk in chunks(list(values))
         for series in _fetch_chunk(
-            connection, _Rows(run_id, window, axis, buckets), {name: values[name] for name in chunk}
+            connection, _Rows(run_id, span, axis, buckets), {name: values[name] for name in chunk}
         )
     ]
 
@@ -131,9 +131,9 @@ def number_of(name: str, type_: str | None) -> sql.Composable:
     return sql.SQL("coalesce(" + as_number + ", {})").format(sql.Identifier("m", name), extra)
 
 
-def _axis(connection: Connection, run_id: int, window: Window) -> _Axis | None:
+def _axis(connection: Connection, run_id: int, span: Span) -> _Axis | None:
     """Return along what to draw: steps, or progress where all rows have the same step."""
-    query = composable("fetch_axis").format(id=run_id, window=window.condition())
+    query = composable("fetch_axis").format(id=run_id, span=span.condition())
     ((first_step, last_step, first_progress, last_progress),) = rows.tuples(connection, query)
     if first_step is None:
         return None
@@ -146,7 +146,7 @@ class _Rows(NamedTuple):
     """What to reduce, and to how much."""
 
     run_id: int
-    window: Window
+    span: Span
     axis: _Axis
     buckets: int
 
@@ -158,7 +158,7 @@ def _fetch_chunk(connection: Connection, which: _Rows, values: dict[str, sql.Com
         values=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, values.values(), labels)),
         aggregates=sql.SQL(", ").join(itertools.chain.from_iterable(map(_aggregates, labels))),
         id=which.run_id,
-        window=which.window.condition(),
+        span=which.span.condition(),
         low=which.axis.low,
         high=which.axis.high,
         buckets=which.buckets,
@@ -183,7 +183,7 @@ def _ends(which: _Rows, values: Iterable[sql.Composable]) -> sql.Composed:
     end = composable("fetch_end")
     directions = (sql.SQL("ASC"), sql.SQL("DESC"))
     queries = [
-        end.format(id=which.run_id, window=which.window.condition(), value=value, direction=direction)
+        end.format(id=which.run_id, span=which.span.condition(), value=value, direction=direction)
         for value in values
         for direction in directions
     ]

@@ -172,14 +172,16 @@ def _matches(connection: Connection, ref: runids.RunRef, exact: Exact, limit: in
 def _exact(connection: Connection, refs: Collection[runids.RunRef]) -> Exact:
     """Return what runs' own ids and tasks mean: there may be thousands, and they are asked for together."""
     exact: Exact = defaultdict(list)
-    run_ids = [ref.run_id for ref in refs if ref.run_id is not None]
-    if run_ids:
-        for run in rows.records(connection, "find_runs", Candidate, run_ids=run_ids):
-            exact[None, run.id].append(run)
+    for run in _by_id(connection, [ref.run_id for ref in refs if ref.run_id is not None]):
+        exact[None, run.id].append(run)
     for job_id, tasks in _tasks(refs).items():
         for run in rows.records(connection, "find_tasks", Candidate, job_id=job_id, tasks=tasks):
             exact[job_id, run.array_task_id].append(run)
     return exact
+
+
+def _by_id(connection: Connection, run_ids: list[int]) -> list[Candidate]:
+    return rows.records(connection, "find_runs", Candidate, run_ids=run_ids) if run_ids else []
 
 
 def _tasks(refs: Collection[runids.RunRef]) -> dict[int | None, list[int]]:

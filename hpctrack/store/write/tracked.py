@@ -155,8 +155,7 @@ def _targets(
     targets = columns.load(connection).targets
     if adder is None or not adder.ready:
         return targets
-    numbers = (name for name, value in measured.items() if _is_number(value))
-    new = [name for name in numbers if name not in targets]
+    new = [name for name in _numbers(measured) if name not in targets]
     if not new:
         return targets
     try:
@@ -168,6 +167,11 @@ def _targets(
 
 def _is_number(value: _Value) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _numbers(measured: Mapping[str, _Value]) -> list[str]:
+    """Return the metrics whose values are numbers."""
+    return [name for name, value in measured.items() if _is_number(value)]
 
 
 def _fits(target: columns.Target, value: _Value) -> bool:

@@ -6,7 +6,7 @@
 SELECT * FROM (
     SELECT m.step, m.progress, m.time, m.attempt, CASE WHEN m.extra ?| {names} THEN m.extra END AS extra{columns}
     FROM metrics m
-    WHERE m.run_id = {run_id} AND {window} AND {present}
+    WHERE m.run_id = {run_id} AND {span} AND {present}
     ORDER BY m.step {direction}, m.progress {direction}
     LIMIT {limit}
 ) m
@@ -16,6 +16,6 @@ ORDER BY step, progress
 -- The latest value of one metric of a run.
 SELECT {column}, m.extra -> {name}, m.step, m.progress, m.time
 FROM metrics m
-WHERE m.run_id = {run_id} AND {window} AND {present}
+WHERE m.run_id = {run_id} AND {span} AND {present}
 ORDER BY m.step DESC, m.progress DESC
 LIMIT 1

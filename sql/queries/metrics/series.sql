@@ -15,7 +15,7 @@ ORDER BY a.attnum;
 SELECT min(step) AS first_step, max(step) AS last_step, min(progress) AS first_progress,
        max(progress) AS last_progress
 FROM metrics m
-WHERE m.run_id = {id} AND {window} AND m.progress > '-Infinity' AND m.progress < 'Infinity';
+WHERE m.run_id = {id} AND {span} AND m.progress > '-Infinity' AND m.progress < 'Infinity';
 
 -- name: fetch_buckets
 -- The rows of a run in buckets along its steps or its progress; of each bucket and metric the count, and the least
@@ -29,7 +29,7 @@ FROM (SELECT {axis}::double precision AS x,
                   ELSE 1 END AS bucket,
              {values}
       FROM metrics m
-      WHERE m.run_id = {id} AND {window} AND m.progress > '-Infinity' AND m.progress < 'Infinity'
+      WHERE m.run_id = {id} AND {span} AND m.progress > '-Infinity' AND m.progress < 'Infinity'
       OFFSET 0) v  -- so that each value is worked out once, not once for each aggregate
 GROUP BY bucket
 ORDER BY bucket;
@@ -40,5 +40,5 @@ SELECT {ends};
 
 -- name: fetch_end
 -- One of the subqueries of fetch_ends.
-(SELECT {value} FROM metrics m WHERE m.run_id = {id} AND {window} AND {value} IS NOT NULL
+(SELECT {value} FROM metrics m WHERE m.run_id = {id} AND {span} AND {value} IS NOT NULL
  ORDER BY m.step {direction}, m.progress {direction} LIMIT 1)

@@ -10,7 +10,7 @@ import pytest
 
 from hpctrack import errors, reconcile
 from hpctrack.store import database as store
-from hpctrack.store.write import collectors, pruning, registration
+from hpctrack.store.write import collectors, registration, retention
 from hpctrack.stream.wire import records
 from tests.support.slurm_says import T0, line
 
@@ -177,7 +177,7 @@ def test_deletions_are_nobodys_to_write_and_prove_nothing_to_others(roles):
     def deleted(record):
         key = records.fingerprint(record)
         runs = collectors.deleted_runs(roles.connect("alice"), {name: key})
-        return runs == {name}, pruning.deleted(roles.connect("alice"), {record.uuid: key}) == {record.uuid}
+        return runs == {name}, retention.deleted(roles.connect("alice"), {record.uuid: key}) == {record.uuid}
 
     for role, record in (("bob", bobs), ("alice", alices)):
         assert deleted(alices) == (False, False)
