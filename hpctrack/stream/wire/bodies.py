@@ -32,14 +32,16 @@ def pack(lines: Iterable[journal.Line], budget: int = layout.MAX_BODY) -> tuple[
     travels alone.
     """
     body = _Body(budget)
-    count = 0
+    rows, room, count = body.rows, body.room, 0
     for line in itertools.islice(lines, layout.MAX_LINES):
         if isinstance(line, journal.Row):
-            if not body.rows.append(line, body.room if count else _ANY):
+            if not rows.append(line, room if count else _ANY):
                 break
         elif isinstance(line, journal.Gap):
             return (body.encode(), count) if count else (_encode_gap(line), 1)
-        elif not body.append(line, is_first=not count):
+        elif body.append(line, is_first=not count):
+            rows, room = body.rows, body.room
+        else:
             break
         count += 1
     return body.encode(), count
@@ -141,16 +143,16 @@ class Rows:
                 self._space(step)
         if progress is not None and not self._progressed:
             self._progressed, self._sure = True, 0
-        if time is None or not 0 <= time - self._first_time < _CLOSE:
+        if time is None:
+            self._times = self._times and 8
+        elif not 0 <= time - self._first_time < _CLOSE:
             self._note_time(time)
         self._sure -= 1
         return self._sure >= 0 or self._fits(room)
 
-    def _note_time(self, time: float | None) -> None:
+    def _note_time(self, time: float) -> None:
         """Look at the time of the first row, or one that is not close to it."""
-        if time is None:
-            self._times = self._times and 8
-        elif len(self._rows) == 1:
+        if len(self._rows) == 1:
             self._first_time, self._times = time, 4
         else:
             self._times = 8
