@@ -387,6 +387,19 @@ def test_a_script_loads_what_the_wheel_for_scripts_has():
     assert loaded == {f"hpctrack.{name_of(PACKAGE / name)}".rstrip(".") for name in SCRIPT_WHEEL}
 
 
+def test_a_relay_loads_little():
+    """Each module is a file more that thousands of nodes open at once."""
+    loaded = loaded_by("from hpctrack.stream.node import relay, supervisor")
+    ours = {name for name in loaded if is_in(name, ["hpctrack"])}
+    assert len(ours) <= 48
+    assert not ours & {
+        "hpctrack.script.calls",
+        "hpctrack.script.writer",
+        "hpctrack.settings",
+        "hpctrack.model",
+    }
+
+
 def test_help_loads_hardly_anything():
     loaded = loaded_by("from hpctrack.cli.main import run; run(['--help'])")
     ours = {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
