@@ -112,13 +112,16 @@ class _Case(NamedTuple):
         return when is not None and self.now - when >= self.grace
 
 
-class _Verdict(NamedTuple):
+class _Outcome(NamedTuple):
     """What was decided about a run besides its attempts."""
 
     over: bool
     missing: datetime | None = None
+    """Since when squeue does not list its job."""
     long_gone: bool = False
+    """Whether that is so long ago that it means something."""
     recheck: datetime | None = None
+    """When accounting is to be asked once more."""
 
 
 @contextlib.contextmanager
@@ -137,7 +140,7 @@ def settle(run: StoredRun, status: RunStatus, when: datetime, reason: str, now: 
     """Return the change that ends a run as a user says it ended: the run itself can't tell any more."""
     history = History(run, now)
     history.conclude(status, when, "user", reason)
-    return _change(history, _Case(run, matching.NOTHING, now), _Verdict(over=True))
+    return _change(history, _Case(run, matching.NOTHING, now), _Outcome(over=True))
 
 
 # ---- What is as it was -------------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ def _batch(case: _Case) -> Change | None:
     if over or _tells_no_more(history, case):
         history.close_earlier()
     recheck = _recheck_after(history, case) if over else None
-    return _change(history, case, _Verdict(over, missing, long_gone, recheck))
+    return _change(history, case, _Outcome(over, missing, long_gone, recheck))
 
 
 def _tells_no_more(history: History, case: _Case) -> bool:
@@ -320,12 +323,12 @@ def _command(case: _Case) -> Change | None:
     for fact in sorted(evidence.relay, key=lambda fact: numbering.order((fact.attempt or 0, fact))):
         history.take(fact.attempt or 0, fact)
     if history.ended or run.cluster is None:
-        return _change(history, case, _Verdict(history.ended))
+        return _change(history, case, _Outcome(history.ended))
     missing = case.missing(history, listed=evidence.live is not None)
     long_gone = case.is_long_ago(missing)
     if long_gone:
         _end_with_job(history, evidence)
-    return _change(history, case, _Verdict(history.ended, missing, long_gone))
+    return _change(history, case, _Outcome(history.ended, missing, long_gone))
 
 
 def _end_with_job(history: History, evidence: matching.Evidence) -> None:
@@ -340,10 +343,10 @@ def _end_with_job(history: History, evidence: matching.Evidence) -> None:
 # ---- What is to be written ---------------------------------------------------------------------------------
 
 
-def _change(history: History, case: _Case, verdict: _Verdict) -> Change | None:
+def _change(history: History, case: _Case, outcome: _Outcome) -> Change | None:
     """Return what is to be written, or None if all is as it was."""
     run = history.run
-    different = _differences(history, case, verdict)
+    different = _differences(history, case, outcome)
     attempts = history.in_order
     written = tuple([attempt for attempt in attempts if attempt not in run.attempts])
     if not different and not written and not history.transitions:
@@ -352,15 +355,15 @@ def _change(history: History, case: _Case, verdict: _Verdict) -> Change | None:
     return Change(run, new, written, tuple(history.transitions))
 
 
-def _differences(history: History, case: _Case, verdict: _Verdict) -> dict[str, object]:
+def _differences(history: History, case: _Case, outcome: _Outcome) -> dict[str, object]:
     """Return the columns of the run's row that have another value by now."""
     run, evidence = case.run, case.evidence
-    fields: dict[str, object] = _attempt_fields(history, evidence, over=verdict.over)
+    fields: dict[str, object] = _attempt_fields(history, evidence, over=outcome.over)
     fields["status"] = history.status
-    fields["missing_since"] = None if verdict.over else verdict.missing
-    fields["recheck_after"] = verdict.recheck
-    fields["reason"] = _reason(history, case, verdict)
-    fields["time_ended"] = _time_ended(history, over=verdict.over)
+    fields["missing_since"] = None if outcome.over else outcome.missing
+    fields["recheck_after"] = outcome.recheck
+    fields["reason"] = _reason(history, case, outcome)
+    fields["time_ended"] = _time_ended(history, over=outcome.over)
     if run.kind == "batch":
         fields.update(_job_fields(run, evidence))
     different = {name: value for name, value in fields.items() if getattr(run, name) != value}
@@ -386,14 +389,14 @@ def _time_ended(history: History, *, over: bool) -> datetime | None:
     return (top.time_ended if top else None) or run.time_ended or run.missing_since or history.now
 
 
-def _reason(history: History, case: _Case, verdict: _Verdict) -> str | None:
+def _reason(history: History, case: _Case, outcome: _Outcome) -> str | None:
     """Return why the run is in its state, as Slurm says it, or we where it does not."""
     run, live = history.run, case.evidence.live
     if history.ended:
         return history.top.reason if history.top else history.inferred or run.reason
     if live:
         return live.reason if live.status in (history.status, None) else None
-    if verdict.long_gone:
+    if outcome.long_gone:
         return _reason_unlisted(case)
     return run.reason if history.status is run.status and not history.heard else None
 
