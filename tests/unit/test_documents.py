@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import click
+import pytest
 
 from hpctrack import settings
 from hpctrack.cli import group, table_of_verbs
@@ -73,6 +75,22 @@ def test_the_page_of_tests_names_every_module_that_they_share():
     }
     for folder, names in named.items():
         assert sorted(names) == sorted(path.stem for path in (ROOT / "tests" / folder).glob("*.py"))
+
+
+def _is_there(path: str, folder: Path) -> bool:
+    return any(place.exists() for place in (ROOT / path, folder / path, folder / f"{path}.py"))
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "tests/README.md"])
+def test_what_pages_for_developers_name_exists(page):
+    text, folder = (ROOT / page).read_text(encoding="utf-8"), (ROOT / page).parent
+    links = re.findall(r"\]\(([\w./]+)\)", text)
+    assert [link for link in links if not (folder / link).exists()] == []
+    paths = [name for name in _INLINE_CODE.findall(text) if re.fullmatch(r"[\w.]+/[\w./]*", name)]
+    assert [path for path in paths if not _is_there(path, folder)] == []
+    targets = re.findall(r"^(?:    | *`)make ([a-z-]+)", text, re.MULTILINE)
+    known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert targets and set(targets) <= set(known)
 
 
 def test_every_setting_stands_in_the_configuration_page():
