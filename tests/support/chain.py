@@ -71,10 +71,10 @@ class Chain:
         ]
 
     def _newest(self) -> int | None:
-        found = self.connection.execute(
+        row = self.connection.execute(
             "SELECT id FROM runs WHERE time_ended IS NOT NULL ORDER BY id DESC LIMIT 1"
         ).fetchone()
-        return found[0] if found else None
+        return row[0] if row else None
 
     def accounts(self, run_id: int) -> tuple[int, int, int]:
         """Return what the run says of itself: rows stored, rows lost, pieces rejected."""

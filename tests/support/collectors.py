@@ -43,12 +43,12 @@ class Collector:
 
 def detached(settings) -> list[psutil.Process]:
     """Return the detached collectors of these settings."""
-    found = []
+    collectors = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if (
                 process.name() == "hpct-collector"
                 and process.environ().get("HPCTRACK_DATA_DIR") == settings.data_dir
             ):
-                found.append(process)
-    return found
+                collectors.append(process)
+    return collectors

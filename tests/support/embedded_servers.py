@@ -64,9 +64,9 @@ def parent(pid):
 
 def postmasters(settings):
     """All postmasters of the folder: those whose parent is not one of its processes."""
-    found = set(postmaster.processes(Place.of(settings).data))
-    parents = {pid: parent(pid) for pid in found}
-    return [pid for pid, its in parents.items() if its is not None and its not in found]
+    pids = set(postmaster.processes(Place.of(settings).data))
+    parents = {pid: parent(pid) for pid in pids}
+    return [pid for pid, its in parents.items() if its is not None and its not in pids]
 
 
 def kill_9(settings):

@@ -38,8 +38,8 @@ def interpreter(version: str) -> str | None:
             [candidate, "-I", "-c", _WHICH],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        path, *found = told.stdout.split("\n")
-        if told.returncode == 0 and ".".join(found).strip(".") == version:
+        path, *numbers = told.stdout.split("\n")
+        if told.returncode == 0 and ".".join(numbers).strip(".") == version:
             return path
     return None
 

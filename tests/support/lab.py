@@ -139,9 +139,9 @@ class Lab:
     def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
         """Query the database."""
         with self.connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
-            found = cursor.execute(query, parameters).fetchall()
+            rows = cursor.execute(query, parameters).fetchall()
         self.connection.commit()
-        return found
+        return rows
 
     def accounted(self, job: object) -> list[dict[str, str]]:
         """What sacct says of a job: one record per execution."""

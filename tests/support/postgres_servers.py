@@ -48,10 +48,10 @@ def wheel_binaries() -> Path | None:
 
 def debian_binaries() -> Path | None:
     """Return the folder of the newest PostgreSQL server that the system's packages brought."""
-    found = sorted(
+    servers = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parent.parent.name)
     )
-    return found[-1].parent if found else None
+    return servers[-1].parent if servers else None
 
 
 def _initialise(binaries: Path, folder: Path, prefix: list[str]) -> None:

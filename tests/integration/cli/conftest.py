@@ -17,5 +17,5 @@ def terminal(database):
         return opened[-1]
 
     yield start
-    for one in opened:
-        one.close()
+    for terminal in opened:
+        terminal.close()
