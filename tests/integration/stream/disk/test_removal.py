@@ -226,12 +226,12 @@ def test_what_ended_runs_have_left_on_a_node_is_adopted_by_a_later_relay(job, co
 
 @pytest.mark.parametrize("task", [None, 3], ids=["job", "task of an array"])
 def test_rows_under_the_environment_of_an_ended_run_are_that_runs(tmp_path, task):
-    from tests.support.relayed_job import MemoryCollector, records, wire
+    from tests.support.relayed_job import MemoryCollector, ciphers, records
 
     job = Job(tmp_path)
     if task is not None:
         job.record = job.record._replace(tasks="0-4")
-        job.key = wire.run_key(bytes.fromhex(job.record.secret), task)
+        job.key = ciphers.run_key(bytes.fromhex(job.record.secret), task)
     collector = MemoryCollector(job.key)
     environ = {} if task is None else {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "14"}
     records.write(str(job.spool), job.record)
