@@ -226,6 +226,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "idle_exit": _seconds,
 }
 
+#: How variables begin that are settings, and those that are libpq's.
+_VARIABLE, _DSN_VARIABLE = "HPCTRACK_", "HPCTRACK_DSN_"
 #: What variables say that hpctrack itself sets for jobs, or reads besides.
 _INTERNAL = frozenset("attempt debug given job_id journal ranks_outside run run_dir script spool_dir".split())
 #: How alike to a setting's name a variable is that was meant to be it.
@@ -248,34 +250,71 @@ def load(
     Raises `errors.SettingsError`, naming file and line or the variable, for anything that does not parse.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    dsn: dict[str, str] = {}
-    paths = [config_path] if config_path else list(_usual_paths(environ))
-    for path in reversed(paths):
-        for where, key, text in _read_file(path, required=config_path is not None):
-            _take(values, dsn, key, text, where)
-    for name, text in environ.items():
-        if name.startswith("HPCTRACK_DSN_"):
-            _take(values, dsn, name[len("HPCTRACK_DSN_") :].lower(), text, name, dsn_only=True)
-        elif name.startswith("HPCTRACK_") and name[len("HPCTRACK_") :].lower() in _PARSERS:
-            _take(values, dsn, name[len("HPCTRACK_") :].lower(), text, name)
-    for name, value in (overrides or {}).items():
-        if value is None:
-            continue
-        if name.startswith("dsn_"):
-            dsn[name[len("dsn_") :]] = value
-        else:
-            values[name] = value
-    data_dir = values.get("data_dir") or os.path.join(
+    given = _Given()
+    for path in reversed([config_path] if config_path else list(_usual_paths(environ))):
+        given.take_file(path, required=config_path is not None)
+    given.take_environ(environ)
+    given.take_overrides(overrides or {})
+    given.values["data_dir"] = _data_dir(given.values.get("data_dir"), environ)
+    return Settings(dsn=given.dsn or None, **given.values)
+
+
+class _Given:
+    """What was given, weaker sources first: what is taken later replaces what was taken before."""
+
+    def __init__(self) -> None:
+        #: By names of fields of `Settings`, and by libpq's keywords.
+        self.values: dict[str, Any] = {}
+        self.dsn: dict[str, str] = {}
+
+    def take_file(self, path: str, *, required: bool) -> None:
+        """Take the lines of a configuration file."""
+        for where, key, text in _read_file(path, required=required):
+            self._take(key, text, where)
+
+    def take_environ(self, environ: Mapping[str, str]) -> None:
+        """Take the variables that are settings."""
+        for name, text in environ.items():
+            if name.startswith(_DSN_VARIABLE):
+                self._take(name[len(_DSN_VARIABLE) :].lower(), text, name, dsn_only=True)
+            elif name.startswith(_VARIABLE) and name[len(_VARIABLE) :].lower() in _PARSERS:
+                self._take(name[len(_VARIABLE) :].lower(), text, name)
+
+    def take_overrides(self, overrides: Mapping[str, Any]) -> None:
+        """Take values of the command line, which are parsed already."""
+        for name, value in overrides.items():
+            if value is not None and name.startswith("dsn_"):
+                self.dsn[name[len("dsn_") :]] = value
+            elif value is not None:
+                self.values[name] = value
+
+    def _take(self, key: str, text: str, where: str, *, dsn_only: bool = False) -> None:
+        if "\0" in text or (key not in _ANY_BYTES and not _is_unicode(text)):
+            raise errors.SettingsError(f"{where}: {key} is not UTF-8 text")
+        param = _DSN_ALIASES.get(key, key)
+        if param in DSN_PARAMS:
+            self.dsn[param] = text
+            return
+        if key == "schema":  # SQLTrack's files and variables list it among the DSN parameters
+            dsn_only = False
+        parse = None if dsn_only else _PARSERS.get(key)
+        if parse is None:
+            raise errors.SettingsError(f"{where}: unknown key {key!r}{_hint(key, dsn_only=dsn_only)}")
+        try:
+            self.values[key] = parse(text)
+        except ValueError as error:
+            raise errors.SettingsError(f"{where}: {key} {error}") from None
+
+
+def _data_dir(given: str | None, environ: Mapping[str, str]) -> str:
+    """Return the data folder as an absolute path. Raises `errors.SettingsError` where it has none."""
+    folder = given or os.path.join(
         environ.get("XDG_DATA_HOME") or os.path.join(_home(environ), ".local", "share"), "hpctrack"
     )
     try:
-        values["data_dir"] = os.path.abspath(os.path.expanduser(data_dir))
+        return os.path.abspath(os.path.expanduser(folder))
     except FileNotFoundError:
-        raise errors.SettingsError(
-            f"data_dir {data_dir} is relative, and the current folder is gone"
-        ) from None
-    return Settings(dsn=dsn or None, **values)
+        raise errors.SettingsError(f"data_dir {folder} is relative, and the current folder is gone") from None
 
 
 def _home(environ: Mapping[str, str]) -> str:
@@ -306,11 +345,11 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     from hpctrack.text import nearest
 
     for name in environ:
-        key = name[len("HPCTRACK_") :].lower()
-        if name.startswith("HPCTRACK_") and key not in _PARSERS and key not in _INTERNAL:
+        key = name[len(_VARIABLE) :].lower()
+        if name.startswith(_VARIABLE) and key not in _PARSERS and key not in _INTERNAL:
             near = None if key.startswith("dsn_") else nearest.to(key, _PARSERS, _ALIKE)
             if near is not None:
-                yield name, f"HPCTRACK_{near.upper()}"
+                yield name, _VARIABLE + near.upper()
 
 
 def existing_files(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -369,23 +408,3 @@ def _hint(key: str, *, dsn_only: bool) -> str:
     keys = [*DSN_PARAMS, *_DSN_ALIASES, "schema", *(() if dsn_only else _PARSERS)]
     near = nearest.to(key, keys)
     return "" if near is None else f": did you mean {near!r}?"
-
-
-def _take(
-    values: dict[str, Any], dsn: dict[str, str], key: str, text: str, where: str, *, dsn_only: bool = False
-) -> None:
-    if "\0" in text or (key not in _ANY_BYTES and not _is_unicode(text)):
-        raise errors.SettingsError(f"{where}: {key} is not UTF-8 text")
-    param = _DSN_ALIASES.get(key, key)
-    if param in DSN_PARAMS:
-        dsn[param] = text
-        return
-    if key == "schema":  # SQLTrack's files and variables list it among the DSN parameters
-        dsn_only = False
-    parse = None if dsn_only else _PARSERS.get(key)
-    if parse is None:
-        raise errors.SettingsError(f"{where}: unknown key {key!r}{_hint(key, dsn_only=dsn_only)}")
-    try:
-        values[key] = parse(text)
-    except ValueError as error:
-        raise errors.SettingsError(f"{where}: {key} {error}") from None
