@@ -217,16 +217,20 @@ def _collectors(configuration: Settings, connection: Connection) -> Iterator[Che
             yield Check("collector", "broken", str(error), f"see {launch.log_path(configuration)}")
             return
     live = [row for row in collectors.fetch(connection) if row.live]
-    addresses = list(configuration.collector) or (
-        launch.read_addresses(configuration)
-        if configuration.personal
-        else [address for row in live for address in row.addresses]
-    )
     yield _heartbeats(configuration, live)
     if configuration.transport == "spool":
         yield Check("echo", "ok", "transport = spool: nothing is sent, journals go through the data folder")
         return
-    yield from _echoes(connection, addresses)
+    yield from _echoes(connection, _addresses(configuration, live))
+
+
+def _addresses(configuration: Settings, live: list[CollectorRow]) -> list[str]:
+    """Return where relays would look for a collector."""
+    from hpctrack.stream.collector import launch
+
+    if configuration.collector or configuration.personal:
+        return list(configuration.collector) or launch.read_addresses(configuration)
+    return [address for row in live for address in row.addresses]
 
 
 def _heartbeats(configuration: Settings, live: list[CollectorRow]) -> Check:
@@ -389,59 +393,78 @@ def _accounting() -> Check:
 def _reconciler(connection: Connection, name: str) -> Check:
     """Tell when the reconciler last got answers from this cluster."""
     from hpctrack.store.read import queries
-    from hpctrack.store.write import collectors
-    from hpctrack.stream.collector.figures import Figures
 
     now = queries.session(connection).now
-    found = {cluster.name: cluster for cluster in queries.clusters(connection)}.get(name)
-    warning = remarks.on_cluster(found, now) if found else None
+    cluster = next((cluster for cluster in queries.clusters(connection) if cluster.name == name), None)
+    warning = remarks.on_cluster(cluster, now) if cluster else None
     if warning is not None:
         return Check("reconciler", "broken", warning, "hpctrack reconcile tries it from here")
-    checked = found.time_checked if found else None
-    if checked is None or now - checked > _LONG_UNASKED:
-        live = [row for row in collectors.fetch(connection) if row.live]
-        others = [Figures.from_json(row.stats).reconciling is False and not row.reconciles for row in live]
-        if others and all(others):
-            return Check(
-                "reconciler", "broken", "nobody asks Slurm: every collector leaves that to another",
-                "start one without --no-reconcile, or call hpctrack reconcile every minute",
-            )  # fmt: skip
+    checked = cluster.time_checked if cluster else None
+    if (checked is None or now - checked > _LONG_UNASKED) and _nobody_asks(connection):
+        return Check(
+            "reconciler", "broken", "nobody asks Slurm: every collector leaves that to another",
+            "start one without --no-reconcile, or call hpctrack reconcile every minute",
+        )  # fmt: skip
     if checked is None:
         return Check("reconciler", "ok", f"has had nothing to ask of {name} yet")
     return Check("reconciler", "ok", f"last asked {name} {notation.duration(now - checked)} ago")
 
 
+def _nobody_asks(connection: Connection) -> bool:
+    """Whether there are collectors, and all of them leave it to others to ask Slurm."""
+    from hpctrack.store.write import collectors
+    from hpctrack.stream.collector.figures import Figures
+
+    live = [row for row in collectors.fetch(connection) if row.live]
+    leaving = [Figures.from_json(row.stats).reconciling is False and not row.reconciles for row in live]
+    return bool(leaving) and all(leaving)
+
+
 def _spool(configuration: Settings, connection: Connection | None) -> Iterator[Check]:
     """Tell what waits; without PostgreSQL nobody can say what can be done about it."""
-    from hpctrack.store.write import registration
-    from hpctrack.stream.collector import backlog
-    from hpctrack.stream.node import spool
     from hpctrack.stream.wire import records
 
     try:
         submissions = len(list(records.unregistered(configuration.spool)))
         if connection is None:
-            survey = spool.survey(configuration.spool, configuration.node_dir)
-            found = list(waiting.stuck(survey.stuck))
-            if survey.waiting:
-                runs = common.counted(len(survey.waiting), "run")
-                found.insert(0, waiting.Line(f"journals of {runs} wait to be delivered", "hpctrack sync"))
+            lines = _waiting_unjudged(configuration)
         else:
-            elsewhere = registration.elsewhere(configuration, connection)
-            found = list(waiting.lines(backlog.look(configuration, lambda: connection), elsewhere))
-            submissions -= sum(elsewhere.values())
+            lines, foreign = _waiting(configuration, connection)
+            submissions -= foreign
     except (OSError, errors.StoreError) as error:
         yield Check("spool", "broken", str(error), "see to its rights: it is to be yours alone")
         return
     if submissions:
         says = f"{common.counted(submissions, 'submission')} wait to be delivered"
-        found.insert(0, waiting.Line(says, "hpctrack sync"))
+        lines.insert(0, waiting.Line(says, "hpctrack sync"))
     refused = [
         Check("spool", "broken", f"{path} can't be registered: {reason}", "hpctrack sync tries it again")
         for path, reason in records.refused(configuration.spool)
     ]
     yield from refused
-    for line in found:
+    for line in lines:
         yield Check("spool", "note", line.says, line.do)
-    if not found and not refused:
+    if not lines and not refused:
         yield Check("spool", "ok", "nothing waits")
+
+
+def _waiting_unjudged(configuration: Settings) -> list[waiting.Line]:
+    """Say what journals wait, as far as their files tell it."""
+    from hpctrack.stream.node import spool
+
+    survey = spool.survey(configuration.spool, configuration.node_dir)
+    lines = list(waiting.stuck(survey.stuck))
+    if survey.waiting:
+        runs = common.counted(len(survey.waiting), "run")
+        lines.insert(0, waiting.Line(f"journals of {runs} wait to be delivered", "hpctrack sync"))
+    return lines
+
+
+def _waiting(configuration: Settings, connection: Connection) -> tuple[list[waiting.Line], int]:
+    """Say what waits, and how many submissions of it are for other databases."""
+    from hpctrack.store.write import registration
+    from hpctrack.stream.collector import backlog
+
+    elsewhere = registration.elsewhere(configuration, connection)
+    found = backlog.look(configuration, lambda: connection)
+    return list(waiting.lines(found, elsewhere)), sum(elsewhere.values())
