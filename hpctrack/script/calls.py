@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DEFAULT_CAP = 1 << 30
-_CODES = {float: "d", int: "q", bool: "?"}
 _MAX_SHAPES = 1024
 #: Metrics of a row, however long their names, that fit into a packed line.
 _MAX_REMEMBERED = 900
@@ -33,7 +32,6 @@ _MAX_ARRAY = 1000
 _MAX_BITS = 1300
 _MIN, _MAX = -(1 << 63), (1 << 63) - 1
 _END = _MAX  # of a list, in a slice
-_INT64 = range(_MIN, _MAX + 1)
 
 
 def log(
@@ -59,8 +57,8 @@ def log(
                 return
             row = metrics if values is None else joined(values, metrics)
             now = time_ns()
-            packer = _packers.get((*row, *map(type, row.values())))
-            if packer is None or progress is not None or type(step) is not int or not _MIN <= step <= _MAX:
+            packer = _packers.get((type(step), type(progress), *row, *map(type, row.values())))
+            if packer is None or not _MIN <= step <= _MAX:  # type: ignore[operator]  # the key says int
                 line = _line(writer, row, step, progress, now)
             else:
                 try:
@@ -212,31 +210,19 @@ def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, 
     """Format any row, and remember how to format others like it."""
     left_out = _left_out[0]
     values = flat_values(metrics)
-    if step is None:
-        step = values.pop("step", None)
-    if progress is None:
-        progress = values.pop("progress", None)
+    step = values.pop("step", None) if step is None else step
+    progress = values.pop("progress", None) if progress is None else progress
     if not values and step is None:
         if _left_out[0] > left_out:  # of this row nothing is left
             writer.lose()
         return b""
     values = {name + writer.suffix: value for name, value in values.items()}
     step, progress = _step(step), _progress(progress)
-    codes = "".join(
-        _CODES[type(value)] if type(value) is not int or value in _INT64 else "-"
-        for value in values.values()
-        if type(value) in _CODES
-    )
-    if len(codes) == len(values) and "-" not in codes:
-        packer = journal_lines.packer(values, codes)
-        if packer is not None:
-            is_short = len(values) <= _MAX_REMEMBERED
-            if is_short and len(values) == len(metrics) and all(map(_is_plain, metrics.values())):
-                _remember(metrics, packer)
-            line = journal_lines.format_packed(packer[0], packer[1](*values.values()), step, progress, now)
-            if len(line) <= journal_lines.MAX_LINE:
-                return line
-    line = journal_lines.format_row(values, step, progress, now / 1e9)
+    packer, line = _packer(metrics, values), b""
+    if packer is not None:
+        line = journal_lines.format_packed(packer[0], packer[1](*values.values()), step, progress, now)
+    if packer is None or len(line) > journal_lines.MAX_LINE:
+        line = journal_lines.format_row(values, step, progress, now / 1e9)
     if len(line) > journal_lines.MAX_LINE:
         _warn("long row", f"a row of {len(line)} bytes is too long; it is left out")
         writer.lose()
@@ -244,20 +230,22 @@ def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, 
     return line
 
 
+def _packer(
+    metrics: Mapping[str, Any], values: Mapping[str, journal_lines.Value]
+) -> tuple[str, Callable[..., bytes]] | None:
+    """Return how to pack a row, and remember it for others like it; ``values`` is what ``metrics`` became."""
+    codes = journal_lines.codes(values)
+    packer = None if codes is None else journal_lines.packer(values, codes)
+    is_flat_and_short = len(metrics) == len(values) <= _MAX_REMEMBERED
+    if packer is not None and is_flat_and_short and all(map(conversions.is_number, metrics.values())):
+        _remember(metrics, packer)
+    return packer
+
+
 def _remember(metrics: Mapping[str, Any], packer: tuple[str, Callable[..., bytes]]) -> None:
     if len(_packers) >= _MAX_SHAPES:
         _packers.clear()
-    _packers.setdefault((*metrics, *map(type, metrics.values())), packer)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether the type alone says what the value becomes, and `struct` takes it: numbers, numpy's scalars."""
-    kind = type(value)
-    if kind.__name__ in ("timedelta64", "datetime64"):
-        return False
-    return kind in _CODES or any(
-        base.__name__ == "generic" and base.__module__ == "numpy" for base in kind.__mro__
-    )
+    _packers.setdefault((int, type(None), *metrics, *map(type, metrics.values())), packer)
 
 
 def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, journal_lines.Value]]:
@@ -324,7 +312,7 @@ def _step(step: Any) -> int | None:
         return None
     try:
         value = _plain("step", step)
-        if not isinstance(value, str) and int(value) == value and int(value) in _INT64:
+        if not isinstance(value, str) and int(value) == value and int(value) in journal_lines.INT64:
             return int(value)
     except Exception as error:  # noqa: BLE001
         trouble.raise_foreign(error)
@@ -354,26 +342,36 @@ def jsonable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (str, int, float)):
         value = _plain("", value)
         return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
-    if depth < _MAX_DEPTH:
-        if hasattr(value, "items") and hasattr(value, "keys"):
-            return dict(_members(value, depth))
-        if isinstance(value, (set, frozenset)):
-            value = conversions.ordered(value)
-        if isinstance(value, (list, tuple)) and not hasattr(value, "_asdict"):
-            return [_element(item, depth) for item in value]
-        if conversions.is_sequence(value):
-            found = dict(conversions.had(value, range(len(value)), _leave_out))
-            return [_element(found.get(place), depth) for place in range(len(value))]
-        fields = conversions.fields(value)
-        if fields is not None:
-            return jsonable(fields, depth + 1)
-        if 1 < getattr(value, "size", 0) <= _MAX_ARRAY and hasattr(value, "tolist"):
-            if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
-                return [_element(item, depth) for item in value]  # tolist() may give bare numbers
-            return jsonable(value.tolist(), depth + 1)
+    parts = _with_parts(value, depth) if depth < _MAX_DEPTH else None
+    if parts is not None:
+        return parts
     if conversions.is_named(value):
         return conversions.name(value)
     return jsonable(_plain("a value", value), depth)
+
+
+def _with_parts(value: Any, depth: int) -> Any:
+    """Return a dictionary or list for what has parts; None for what is one value."""
+    if hasattr(value, "items") and hasattr(value, "keys"):
+        return dict(_members(value, depth))
+    if isinstance(value, (set, frozenset)):
+        value = conversions.ordered(value)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_asdict"):
+        return [_element(item, depth) for item in value]
+    if conversions.is_sequence(value):
+        had = dict(conversions.had(value, range(len(value)), _leave_out))
+        return [_element(had.get(place), depth) for place in range(len(value))]
+    fields = conversions.fields(value)
+    return _of_array(value, depth) if fields is None else jsonable(fields, depth + 1)
+
+
+def _of_array(value: Any, depth: int) -> Any:
+    """Return an array of a few elements as a list; None for anything else."""
+    if not 1 < getattr(value, "size", 0) <= _MAX_ARRAY or not hasattr(value, "tolist"):
+        return None
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
+        return [_element(item, depth) for item in value]  # tolist() may give bare numbers
+    return jsonable(value.tolist(), depth + 1)
 
 
 def _members(values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
@@ -413,7 +411,8 @@ def _arguments(args: Any) -> Mapping[str, Any]:
 
 #: ``writer``, once the first call has found out; None where nothing is to be logged.
 _state: dict[str, Writer | None] = {}
-#: How to pack rows of metrics and types that were seen before.
+#: How to pack rows that are like one before, by the types of step and progress (an integer, and none), the
+#: names of the metrics and their types.
 _packers: dict[tuple[object, ...], tuple[str, Callable[..., bytes]]] = {}
 _warned: set[str] = set()
 #: How many values were left out of rows and arguments.

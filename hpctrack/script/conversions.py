@@ -28,6 +28,16 @@ def is_numpys(value: Any, name: str) -> bool:
     return type(value).__name__ == name and type(value).__module__ == "numpy"
 
 
+def is_number(value: Any) -> bool:
+    """Whether the type alone says what the value becomes, and `struct` takes it: numbers, numpy's scalars."""
+    kind = type(value)
+    if kind.__name__ in ("timedelta64", "datetime64"):
+        return False
+    return kind in (float, int, bool) or any(
+        base.__name__ == "generic" and base.__module__ == "numpy" for base in kind.__mro__
+    )
+
+
 def item(value: Any) -> Any:
     """Scalars of numpy, torch and their like."""
     if is_numpys(value, "datetime64") or is_numpys(value, "timedelta64"):
@@ -73,6 +83,11 @@ def fields(value: Any) -> Mapping[str, Any] | None:
         return dict(value._asdict())
     if hasattr(value, "__dataclass_fields__"):
         return {name: getattr(value, name) for name in value.__dataclass_fields__ if hasattr(value, name)}
+    return _attributes(value)
+
+
+def _attributes(value: Any) -> Mapping[str, Any] | None:
+    """Return what an object has; None where that says nothing, and its text does."""
     fields = vars(value) if hasattr(value, "__dict__") else None
     if fields and all(name.startswith("__") for name in fields):  # pandas.NA
         return None

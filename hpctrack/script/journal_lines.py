@@ -31,6 +31,8 @@ LOST_OFFSET = HEADER_SIZE - 13
 _MAX_LOST = 10**12 - 1
 #: Types of packed values, as in `struct`: double, 64-bit integer, boolean.
 CODES = "dq?"
+_CODE_OF = {float: "d", int: "q", bool: "?"}
+INT64 = range(-(1 << 63), 1 << 63)
 #: The event that tells of a journal that somebody has cut.
 CUT = "a journal was overwritten (> in place of >>): lines may be lost"
 #: Words that mean something else than the string.
@@ -104,6 +106,17 @@ def format_message(kind: str, value: Any) -> bytes:
     import json
 
     return f"!{kind} {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n".encode()
+
+
+def codes(values: Mapping[str, Value]) -> str | None:
+    """Return the types of values, one of `CODES` each; None if one is no number, or beyond 64 bits."""
+    codes = ""
+    for value in values.values():
+        code = _CODE_OF.get(type(value))
+        if code is None or (code == "q" and value not in INT64):
+            return None
+        codes += code
+    return codes
 
 
 def packer(names: Iterable[str], codes: str) -> tuple[str, Callable[..., bytes]] | None:

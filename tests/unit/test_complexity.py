@@ -23,18 +23,9 @@ USUAL = {"hpctrack": 7, "tests": 4}
 #: Functions that are over `MAX_COMPLEXITY` still.
 TOO_COMPLEX = frozenset(
     """
-    hpctrack/cli/doctor/checks.py:_reconciler
 
-    hpctrack/script/calls.py:_line
-    hpctrack/script/calls.py:jsonable
-    hpctrack/script/calls.py:log
-    hpctrack/script/conversions.py:fields
 
-    hpctrack/settings.py:load
 
-    hpctrack/text/redact.py:Redactor.collect
-    hpctrack/text/redact.py:Redactor.value
-    hpctrack/text/redact.py:_secret_arguments
 
     """.split()
 )
