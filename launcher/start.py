@@ -131,7 +131,7 @@ def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
 
     if arguments[:1] and arguments[0] in table_of_verbs.VERBS:
         __import__("hpctrack.cli.group")
-        __import__("hpctrack.cli.verbs." + arguments[0])
+        __import__(table_of_verbs.module(arguments[0]))
     return main.main
 
 

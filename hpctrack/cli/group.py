@@ -45,7 +45,7 @@ class Verbs(click.Group):
         """Import a verb's module and return its command."""
         if cmd_name not in table_of_verbs.VERBS:
             return None
-        command = importlib.import_module(f"hpctrack.cli.verbs.{cmd_name}").command
+        command = importlib.import_module(table_of_verbs.module(cmd_name)).command
         assert isinstance(command, click.Command)  # noqa: S101 (a slip in a verb's module)
         return command
 

@@ -60,6 +60,11 @@ VERBS = {
 }
 
 
+def module(verb: str) -> str:
+    """Return the module whose ``command`` a verb is."""
+    return "hpctrack.cli.verbs." + verb
+
+
 def help_text() -> str:
     """Return what ``hpctrack --help`` prints."""
     width = max(map(len, VERBS)) + 2

@@ -48,6 +48,15 @@ def _unquoted(value: str) -> tuple[str, str]:
     return raw.decode("utf-8", "surrogateescape"), re.sub(r"\\(.)", r"\1", plain)
 
 
+def _parts(value: str) -> Iterator[str]:
+    """What else is secret with a value: what it means without quotes, a part of it, its lines."""
+    yield from _unquoted(value)
+    yield value.partition(";")[0]  # where a shell's command ends, and not every password
+    if "\n" in value or "\\n" in value:
+        yield from secret_patterns.KEY_LINE.findall(value)
+    yield from (line for line in value.split("\n")[1:] if not secret_patterns.is_word(line))
+
+
 def _forms(value: str) -> Iterator[str]:
     """A value as it is, percent-encoded, in base64, and quoted for JSON, Python, libpq and shells."""
     raw = _bytes(value)
@@ -122,12 +131,7 @@ class Redactor:
         known += (argv[i][start:end] for i, start, end in _secret_arguments(argv))
         for text in (*texts, *argv, *env.values()):
             known += (text[start:end] for start, end, spread in secret_patterns.patterns(text) if spread)
-        for value in tuple(known):
-            known += _unquoted(value)
-            known.append(value.partition(";")[0])  # where a shell's command ends, and not every password
-            known += secret_patterns.KEY_LINE.findall(value) if "\n" in value or "\\n" in value else ()
-            known += (line for line in value.split("\n")[1:] if not secret_patterns.is_word(line))
-        return cls(known)
+        return cls([*known, *(part for value in known for part in _parts(value))])
 
     def __repr__(self) -> str:
         return f"<Redactor of {len(self.known)} known values>"
@@ -160,20 +164,22 @@ class Redactor:
         Strings anywhere under a secret key are masked whole, other lists of strings go as arguments.
         """
         if isinstance(obj, str):
-            masks = secret_patterns.is_secret(name, obj) and not secret_patterns.is_reference(obj)
-            return self.text(secret_patterns.LINE.sub(MASK, obj) if masks else obj)
+            return self.text(secret_patterns.LINE.sub(MASK, obj) if _is_its_secret(name, obj) else obj)
         if isinstance(obj, dict):
             inherited = name if secret_patterns.is_secret_name(name) else ""
             return {
                 self.value(key): self.value(item, name=inherited or str(key)) for key, item in obj.items()
             }
         if isinstance(obj, (list, tuple)):
-            if not secret_patterns.strength(name) and all(isinstance(item, str) for item in obj):
-                return self.argv(obj)
-            return [self.value(item, name=name) for item in obj]
+            return self._list(obj, name)
         if type(obj) is int and secret_patterns.is_secret(name, str(obj)):
             return MASK
         return obj
+
+    def _list(self, items: Sequence[Any], name: str) -> list[Any]:
+        if not secret_patterns.strength(name) and all(isinstance(item, str) for item in items):
+            return self.argv(items)
+        return [self.value(item, name=name) for item in items]
 
     def _pass(self, text: str) -> str:
         secret = bytearray(len(text))  # a mark per character: of overlapping secrets no remainder shows
@@ -209,6 +215,22 @@ _TOGETHER = str.maketrans(dict.fromkeys(" \t\r\n\v\f\"'", "\x1a"))
 
 def _secret_arguments(argv: Sequence[str]) -> Iterator[tuple[int, int, int]]:
     """(index, start, end) of what is secret in arguments, from the last place in each to the first."""
+    spans = _nameless(argv)
+    option = ""  # whose value comes next
+    for index, argument in enumerate(argv):
+        if _OPTION.match(argument):
+            option = "" if secret_patterns.FLAG.match(argument) else argument
+            continue
+        name, start = _name(argument, option)
+        option = ""
+        if name and _is_its_secret(name, argument[start:]):
+            spans = [span for span in spans if span[0] != index]
+            spans.append((index, start, len(argument)))
+    yield from spans
+
+
+def _nameless(argv: Sequence[str]) -> list[tuple[int, int, int]]:
+    """(index, start, end) of what commands take without a name, as `secret_patterns.given` finds it."""
     line = " ".join(argument.translate(_TOGETHER) for argument in argv)
     given = sorted(set(secret_patterns.given(line)), reverse=True)
     position = len(line) + 1
@@ -219,24 +241,17 @@ def _secret_arguments(argv: Sequence[str]) -> Iterator[tuple[int, int, int]]:
         while given and given[0][0] >= position:
             begin, stop = given.pop(0)
             spans.append((index, begin - position, min(stop, end) - position))
-    previous = ""
-    for index, argument in enumerate(argv):
-        assignment = _NAMED_ARGUMENT.match(argument)
-        option = _OPTION.match(argument)
-        start = assignment.end() if assignment else 0
-        name = assignment[0] if assignment else ""
-        if secret_patterns.is_secret_name(previous) and not option:
-            start, name = 0, previous
-        elif not assignment:
-            name = previous
-        value = argument[start:]
-        if (
-            name
-            and not (option and not assignment)
-            and secret_patterns.is_secret(name, value)
-            and not secret_patterns.is_reference(value)
-        ):
-            spans = [span for span in spans if span[0] != index]
-            spans.append((index, start, len(argument)))
-        previous = argument if option and not secret_patterns.FLAG.match(argument) else ""
-    yield from spans
+    return spans
+
+
+def _name(argument: str, option: str) -> tuple[str, int]:
+    """The name that an argument stands under, its own or the option before it; where its value begins."""
+    assignment = _NAMED_ARGUMENT.match(argument)
+    if assignment and not secret_patterns.is_secret_name(option):
+        return assignment[0], assignment.end()
+    return option, 0
+
+
+def _is_its_secret(name: str, value: str) -> bool:
+    """Whether a value is a secret under this name, and no reference to one."""
+    return secret_patterns.is_secret(name, value) and not secret_patterns.is_reference(value)

@@ -15,7 +15,7 @@ from hpctrack.cli import group, main, table_of_verbs
 
 @pytest.mark.parametrize("name", table_of_verbs.VERBS)
 def test_a_verb_is_a_command_that_explains_itself(name, command_line):
-    assert isinstance(importlib.import_module(f"hpctrack.cli.verbs.{name}").command, click.Command)
+    assert isinstance(importlib.import_module(table_of_verbs.module(name)).command, click.Command)
     code, out, err = command_line(name, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: hpctrack {name} ")
