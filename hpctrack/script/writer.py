@@ -420,7 +420,10 @@ def _identity(folder: str, attempt: int) -> dict[str, object]:
 
 
 def make_private(path: str) -> None:
-    """Make a private folder, and what is missing above it."""
+    """Make a private folder, and what is missing above it.
+
+    `hpctrack.files` makes and checks all other folders; hpctrack-script may be installed without it.
+    """
     if not os.path.isdir(path):
         parent = os.path.dirname(path)
         if parent != path:
