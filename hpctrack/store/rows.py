@@ -1,11 +1,11 @@
 """The verbs by which SQL is run.
 
-Each takes a connection, the name of a statement in ``sql/queries`` or one that was put together, and its
-parameters by their names. What psycopg raises comes out as `errors.StoreError`. Cells reach a
-record by the names of their columns, so a statement may list them in any order.
+Each takes a connection, a statement, and its parameters by their names. The statement is the name of one in
+``sql/queries``, or was put together from such. psycopg's errors come out as `errors.StoreError`. Cells reach
+a record by the names of their columns, so a statement may list them in any order.
 
-Several of them are one step inside `transaction`. Only what takes in or gives out rows by the thousand talks
-to psycopg itself: `ingest`, `write.reconciled`, and COPY in `metrics`.
+Inside `transaction` several statements are one step. Modules that move rows by the thousand talk to psycopg
+themselves: `ingest`, `write.reconciled`, and COPY in `metrics`. So does `schema.migrate`, which stands below.
 """
 
 from __future__ import annotations
