@@ -986,6 +986,7 @@ BEGIN
                make_interval(secs => (run->>'time_limit_s')::double precision), coalesce(run->>'kind', 'batch'), now()
         FROM unnest(tasks) AS t
         WHERE NOT EXISTS (SELECT FROM runs r WHERE r.submission = the_uuid AND r.task = t)
+        ORDER BY t  -- ids in the order of tasks, whatever the plan
         ON CONFLICT (submission, task) DO NOTHING
         RETURNING id AS new_id
     )

@@ -386,3 +386,9 @@ def collect():
     yield run
     for one in started:
         one.end(signal.SIGKILL)
+
+
+def test_ids_are_in_the_order_of_tasks_whatever_the_plan(connection, register):
+    connection.execute("SET enable_nestloop = off")
+    ids = register(14, tasks=[*range(200)])
+    assert [ids[task] for task in range(200)] == sorted(ids.values())
