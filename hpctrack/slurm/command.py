@@ -153,11 +153,15 @@ def _run(
     return Completed(_decode(stdout), _decode(stderr), process.returncode)
 
 
+def _last_line(text: str) -> str:
+    """Return the last line that says something."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
 def _raise_for(program: str, completed: Completed, check: bool) -> None:
     if completed.returncode == 0:
         return
-    said = [line for line in completed.stderr.splitlines() if line.strip()]
-    message = said[-1].strip() if said else f"{program}: exit code {completed.returncode}"
+    message = _last_line(completed.stderr) or f"{program}: exit code {completed.returncode}"
     if _UNREACHABLE.search(completed.stderr):
         raise errors.SlurmUnavailable(message)
     if check:

@@ -37,13 +37,18 @@ def note_client(environ: Mapping[str, str], cache: str) -> None:
 
 def client_environ(environ: Mapping[str, str], cache: str) -> dict[str, str]:
     """Return an environment in which Slurm is reached as it was by the last submission from this host."""
-    told: dict[str, str] = {}
+    told = _told(cache)
+    kept = {name: value for name, value in environ.items() if not told or name not in _CLIENT}
+    return {**kept, **told}
+
+
+def _told(cache: str) -> dict[str, str]:
+    """Return what the last submission from this host said; empty if there was none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         stored = _read(Path(cache) / _CLIENT_FILE)
         if stored["host"] == platform.node():
-            told = {name: str(value) for name, value in stored["environ"].items() if name in _CLIENT}
-    kept = {name: value for name, value in environ.items() if not told or name not in _CLIENT}
-    return {**kept, **told}
+            return {name: str(value) for name, value in stored["environ"].items() if name in _CLIENT}
+    return {}
 
 
 def cluster_name(environ: Mapping[str, str], cache: str) -> str:

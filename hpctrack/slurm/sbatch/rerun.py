@@ -184,12 +184,12 @@ def _arguments(original: Original, argv: list[str], assignments: Sequence[tuple[
                 )
             replaced = arguments.add(argv, name, value)
         argv = replaced
-    for word in argv:
-        if MASK in word:
-            raise errors.BadInput(
-                f"an argument of {original.name} held a secret, which was not stored ({word}): "
-                "give it again with --set NAME=VALUE"
-            )
+    masked = next((word for word in argv if MASK in word), None)
+    if masked is not None:
+        raise errors.BadInput(
+            f"an argument of {original.name} held a secret, which was not stored ({masked}): "
+            "give it again with --set NAME=VALUE"
+        )
     return argv
 
 

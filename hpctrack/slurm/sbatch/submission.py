@@ -301,12 +301,15 @@ def bounded(values: dict[str, Any]) -> dict[str, Any]:
 def storable(value: Any) -> Any:
     r"""Return a JSON value that PostgreSQL takes: bytes that are not UTF-8 written out (``\xff``), no NUL."""
     if isinstance(value, str):
-        if value.isascii():
-            return value.replace("\0", "\\x00")
-        raw = value.encode("utf-8", "surrogateescape")
-        return raw.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+        return _storable_text(value)
     if isinstance(value, dict):
         return {storable(name): storable(item) for name, item in value.items()}
     if isinstance(value, list):
         return [storable(item) for item in value]
     return value
+
+
+def _storable_text(text: str) -> str:
+    if not text.isascii():
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.replace("\0", "\\x00")

@@ -113,10 +113,16 @@ def guess_identity(spool: str, folder: str) -> Identity | None:
         known = known._replace(cluster=cluster, base_job_id=int(job))
     else:
         known = known._replace(uuid=label, record=records.path_of(spool, label))
-    with contextlib.suppress(OSError, ValueError):
-        record = find_record(spool, known)
-        return known if record is not None and record.tasks is None else None
-    return None
+    return known if _is_of_no_array(spool, known) else None
+
+
+def _is_of_no_array(spool: str, identity: Identity) -> bool:
+    """Whether there is a submission record of an identity, and of no array."""
+    try:
+        record = find_record(spool, identity)
+    except (OSError, ValueError):
+        return False
+    return record is not None and record.tasks is None
 
 
 def find_record(spool: str, identity: Identity) -> records.Record | None:

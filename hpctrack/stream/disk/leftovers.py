@@ -76,7 +76,7 @@ def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Left
         if not os.path.basename(other).startswith(label + "."):
             continue
         identity = folders.read_identity(other)
-        if identity is None or identity.uuid not in (None, run.uuid) or identity.task != run.task:
+        if identity is None or not _may_be(identity, run):
             continue
         with contextlib.suppress(OSError):
             # Slurm starts an attempt when the one before is over, on all nodes.
@@ -84,6 +84,11 @@ def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Left
             leftover = Leftover(other, identity, in_spool=in_spool, ended=ended)
             if leftover.take():
                 yield leftover
+
+
+def _may_be(identity: folders.Identity, run: folders.Identity) -> bool:
+    """Whether an identity is a run's; one without a UUID was written before the record was found."""
+    return identity.uuid in (None, run.uuid) and identity.task == run.task
 
 
 def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:

@@ -198,11 +198,17 @@ def closed_homes(node_dir: str) -> list[str]:
     for parent in parents(node_dir):
         with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
             for entry in entries:
-                if entry.name.partition(".")[0] == plain and not files.is_private(entry.path):
-                    status = os.lstat(entry.path)
-                    if status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode):
-                        found.append(entry.path)
+                if entry.name.partition(".")[0] == plain and _is_open_to_others(entry.path):
+                    found.append(entry.path)
     return found
+
+
+def _is_open_to_others(path: str) -> bool:
+    """Whether this is a folder of this user's that others may look or write into."""
+    if files.is_private(path):
+        return False
+    status = os.lstat(path)
+    return status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
 
 
 def homes(node_dir: str) -> list[str]:

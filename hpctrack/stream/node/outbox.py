@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from hpctrack.stream.disk.tail import Tail
     from hpctrack.stream.node.window import Stream
+    from hpctrack.stream.wire.datagrams import Header
     from hpctrack.stream.wire.records import Record
 
 #: Times that a journal may be cut by its writer and start again under the next name.
@@ -31,6 +32,7 @@ _MAX_RENEWALS = 64
 _PATIENCE = 3
 #: Datagrams that are sent before answers are looked at.
 BURST = 64
+_ANSWERS = (layout.ACK, layout.HELD, layout.PONG)
 
 
 class Run(NamedTuple):
@@ -203,15 +205,8 @@ class Outbox:
 
     def receive(self, datagram: bytes, now: float) -> bool:
         """Take in an answer; whether it is one to this run, under its key."""
-        try:
-            header = datagrams.peek(datagram)
-        except errors.WireError:
-            return False
-        if (header.submission, header.task) != self._run.name:
-            return False
-        if header.kind not in (layout.ACK, layout.HELD, layout.PONG) or not datagrams.verified(
-            self._run.key, datagram
-        ):
+        header = self._open(datagram)
+        if header is None:
             return False
         self.heard = now
         cut = self._window.answered(header, now)
@@ -223,6 +218,17 @@ class Outbox:
                 shipment.tail.look()
             self.renew()
         return True
+
+    def _open(self, datagram: bytes) -> Header | None:
+        """Return the header of an answer to this run; None for anything else."""
+        try:
+            header = datagrams.peek(datagram)
+        except errors.WireError:
+            return None
+        is_ours = (header.submission, header.task) == self._run.name
+        if is_ours and header.kind in _ANSWERS and datagrams.verified(self._run.key, datagram):
+            return header
+        return None
 
     def _renew(self, shipment: _Shipment) -> None:
         """The writer has emptied its journal: what comes now is a journal of its own, with the next name."""

@@ -32,10 +32,7 @@ class OwnJournal:
     def append(self, message: messages.Message) -> None:
         """Append a message. Raises OSError if no place takes it."""
         line = messages.line(message)
-        removed = self._journals.stay()
-        if removed > self._removed and len(self._places) > 1:
-            self._removed = removed
-            self.close()  # who reads it may have come too late
+        self._leave_removed()
         while True:
             with contextlib.suppress(OSError):
                 if self._descriptor < 0:
@@ -46,6 +43,13 @@ class OwnJournal:
                 raise OSError(f"no space for the relay's own {type(message).__name__.lower()}")
             self.close()
             del self._places[0]
+
+    def _leave_removed(self) -> None:
+        """Go on in a new journal if the run folder was removed: nobody may have read the old one in time."""
+        removed = self._journals.stay()
+        if removed > self._removed and len(self._places) > 1:
+            self._removed = removed
+            self.close()
 
     def append_event(self, name: str) -> None:
         """Append an event of the run's timeline that happens now. Raises OSError."""

@@ -199,14 +199,19 @@ class Relay:
 
     def _wait(self, *, at_once: bool) -> None:
         """Wait until something arrives or is due; ``at_once`` only takes what has arrived."""
+        pause = 0 if at_once else self._pause(time.monotonic())
+        for descriptor, _ in self._poll().poll(pause * 1000):
+            if descriptor == self._supervisor.fileno():
+                self._attempt(self._hear)
+
+    def _poll(self) -> select.poll:
+        """Return what waits for the supervisor and the collector."""
         poll = select.poll()
         for descriptor in self._voyage.filenos() if self._voyage is not None else ():
             poll.register(descriptor, select.POLLIN)
         if self._supervisor.lives:
             poll.register(self._supervisor, select.POLLIN)
-        for descriptor, _ in poll.poll(0 if at_once else self._pause(time.monotonic()) * 1000):
-            if descriptor == self._supervisor.fileno():
-                self._attempt(self._hear)
+        return poll
 
     def _pause(self, now: float) -> float:
         """Return for how many seconds there is nothing to do if nothing arrives."""
@@ -429,11 +434,15 @@ class Relay:
         if self._is_delivered():
             ending.done = not self._tell_doubts()
         elif ending.is_over(self._voyage, now):
-            if self._has_answer() or now - self._began > _WORTH_TELLING:
-                self._tell_detour()
-            while time.monotonic() < ending.last_moment and self._copy(now):
-                pass
+            self._keep_rest(ending, now)
             ending.done = True
+
+    def _keep_rest(self, ending: Ending, now: float) -> None:
+        """Copy to the spool what nobody has acknowledged."""
+        if self._has_answer() or now - self._began > _WORTH_TELLING:
+            self._tell_detour()
+        while time.monotonic() < ending.last_moment and self._copy(now):
+            pass
 
     def _is_delivered(self) -> bool:
         """Whether everything is acknowledged. What can't be seen now may be had a moment later."""

@@ -53,15 +53,9 @@ def start(
 
     ``submitted`` is the environment at submission, masked: only what differs from it is told again.
     """
-    env: dict[str, str] = {}
-    size = 0
-    for name, value in redactor.environ(dict(environ)).items():
-        size += len(name) + len(value)
-        if submitted.get(name) != value and len(value) <= _MAX_VARIABLE and size <= _MAX_ENVIRONMENT:
-            env[name] = value
     return Start(
         time=time.time(),
-        env=env,
+        env=_different(redactor.environ(dict(environ)), submitted),
         stdout=redactor.value(config.stdout or None, name="stdout"),
         stderr=redactor.value(config.stderr or None, name="stderr"),
         work_dir=redactor.value(os.getcwd(), name="work_dir"),
@@ -71,6 +65,17 @@ def start(
         account=environ.get("SLURM_JOB_ACCOUNT"),
         qos=environ.get("SLURM_JOB_QOS"),
     )
+
+
+def _different(environ: Mapping[str, str], submitted: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables that differ from the environment at submission, as far as there is room."""
+    different: dict[str, str] = {}
+    size = 0
+    for name, value in environ.items():
+        size += len(name) + len(value)
+        if submitted.get(name) != value and len(value) <= _MAX_VARIABLE and size <= _MAX_ENVIRONMENT:
+            different[name] = value
+    return different
 
 
 def fin(

@@ -142,10 +142,16 @@ def _inherited(options: Options) -> dict[str, str]:
     """Return the environment as it was given to us, in which hpctrack can be imported, tracked or not."""
     environ = {name: value for name, value in inherited.environ().items() if name not in _STALE}
     if options.python_path:
-        given = environ.get("PYTHONPATH", "").split(os.pathsep)
-        folders = [*(folder for folder in given if folder != resources.IMPORTABLE), resources.IMPORTABLE]
-        environ["PYTHONPATH"] = os.pathsep.join(folders if given != [""] else folders[1:])
+        environ["PYTHONPATH"] = _python_path(environ.get("PYTHONPATH", ""))
     return environ
+
+
+def _python_path(given: str) -> str:
+    """Return a path of Python's with the folder behind it in which hpctrack can be imported, once."""
+    if not given:
+        return resources.IMPORTABLE
+    others = [folder for folder in given.split(os.pathsep) if folder != resources.IMPORTABLE]
+    return os.pathsep.join([*others, resources.IMPORTABLE])
 
 
 def _supervise(options: Options, folder: runfolder.RunFolder, argv: list[str]) -> int:
@@ -284,10 +290,7 @@ def _run_untracked(options: Options, why: object) -> NoReturn:
     Of a command nobody is told, for nobody would ever say how it ended.
     """
     _say(f"this job runs untracked: {why}")
-    # Of a batch script it may be slurmd's copy, with the key in it.
-    if options.record and options.mode == "command":
-        with contextlib.suppress(OSError):
-            os.unlink(options.record)
+    _forget_record(options)
     environ = _inherited(options)
     environ["HPCTRACK_JOURNAL"] = os.devnull
     if options.script:
@@ -301,6 +304,13 @@ def _run_untracked(options: Options, why: object) -> NoReturn:
         execute(argv, environ)
     except OSError as error:
         _refuse(argv, error)
+
+
+def _forget_record(options: Options) -> None:
+    """Delete the record of a command. That of a batch script may be slurmd's copy, with the key in it."""
+    if options.record and options.mode == "command":
+        with contextlib.suppress(OSError):
+            os.unlink(options.record)
 
 
 def _refuse(argv: list[str], error: OSError) -> NoReturn:

@@ -88,6 +88,15 @@ class Stream:
         self.newest = 0  # newest token that arrived
         self.tokens: dict[int, tuple[Flight, float]] = {}
 
+    @property
+    def is_hungry(self) -> bool:
+        """Whether it may add a range: nothing waits to be sent, and the collector takes more."""
+        return not self.waiting and (self.packed < self.credit or not self.flights)
+
+    def forget_tokens(self, watermark: int) -> None:
+        """Forget when ranges that begin before an offset were sent."""
+        self.tokens = {token: sent for token, sent in self.tokens.items() if sent[0].start >= watermark}
+
 
 class Window:
     """Decides what is on its way. The caller cuts journals into ranges, seals and sends."""
@@ -132,7 +141,7 @@ class Window:
         for stream in self._in_order():
             if self._flying >= self.limit:
                 return
-            if not stream.waiting and (stream.packed < stream.credit or not stream.flights):
+            if stream.is_hungry:
                 yield stream
 
     def add(self, stream: Stream, end: int, contents: Iterable[bytes]) -> None:
@@ -365,9 +374,7 @@ class Window:
             stream.waiting.clear()
             stream.tokens.clear()
         elif len(stream.tokens) > 4 * len(stream.flights) + MAX_LIMIT:
-            stream.tokens = {
-                token: sent for token, sent in stream.tokens.items() if sent[0].start >= watermark
-            }
+            stream.forget_tokens(watermark)
 
     def _arrive(self, flight: Flight) -> None:
         if flight.state == FLYING:

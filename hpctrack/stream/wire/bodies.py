@@ -64,17 +64,20 @@ class _Body:
         After a refusal the body can only be encoded.
         """
         if isinstance(line, journal.Torn):
-            self.room -= 0 if self._torn else layout.TORN_BLOCK.size
-            if self.rows.size() > self.room and not is_first:
-                return False
-            self._torn += 1
-            return True
+            return self._append_torn(is_first=is_first)
         message = _encode_message(line)
         room = self.room - self.rows.size() - len(message)
         if room < 0 and not is_first:
             return False
         self._blocks += (self.rows.encode(), message)
         self.room, self.rows = room, Rows()
+        return True
+
+    def _append_torn(self, *, is_first: bool) -> bool:
+        self.room -= 0 if self._torn else layout.TORN_BLOCK.size
+        if self.rows.size() > self.room and not is_first:
+            return False
+        self._torn += 1
         return True
 
     def encode(self) -> bytes:

@@ -29,7 +29,7 @@ ALLOWED = {
     ("mirror", "_Part._cut"): "the end of a copy, which its disk may not have: the journal is copied again",
     ("runfolder", "discard"): "a run folder whose script has never been started",
     ("__main__", "go_without"): "the submission record of a command that runs untracked",
-    ("supervisor", "_run_untracked"): "the submission record of a command that runs untracked",
+    ("supervisor", "_forget_record"): "the submission record of a command that runs untracked",
     ("untracked", "_in_place"): "slurmd's copy of the batch script",
     ("writer", "Writer._create_in"): "its own new journal, whose header found no space",
     ("writer", "Writer.discard"): "its own new journal, while another thread's is used",
