@@ -8,6 +8,7 @@ in a folder of ours makes that folder first, each time:
 * `create` makes a new private file; `open_or_create` opens one that may be there already (locks, logs);
   `replace` puts a private file in the place of another, at once; `create_whole` one where none is;
 * `read` reads a file if only this user or root can have written it, and no more than it is told to;
+* `try_lock` takes the lock of an open file;
 * `exposure` says who else could swap a folder or a file for another, or put something in. What decides which
   program runs is taken from no place that has any; `changers` are those who could.
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from hpctrack import errors
 
+#: What flock(2) says where there are no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _OTHERS = 0o077
 _WRITABLE = 0o022
 #: As many links as Linux follows on one path (path_resolution(7)).
@@ -213,6 +216,23 @@ def changers(path: str) -> tuple[set[int], set[int]]:
         if stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP:
             groups.add(found.st_gid)
     return owners, groups
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of an open file (flock(2)) if it is free. On a file system without locks it always is.
+
+    Raises OSError for what has to do neither with a lock that is taken nor with locks that are missing.
+    """
+    import fcntl  # late: scripts that log need none
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 # ---- folders ---------------------------------------------------------------------------------------------

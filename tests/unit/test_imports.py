@@ -34,7 +34,7 @@ OWNERS = {
 #: The floors of the house: a part imports what stands on the lines before its own, and itself.
 ORDER = """
 errors
-account backoff flock limits model resources script text
+account backoff limits model resources script text
 files
 stream.wire
 settings process git
@@ -165,7 +165,6 @@ ENTRANCES = ("", "__main__", "stream", "stream.__main__", "importable.hpctrack")
 NODE_SIDE = (
     "account",
     "errors",
-    "flock",
     "resources",
     "script",
     "text",
@@ -391,7 +390,7 @@ def test_a_relay_loads_little():
     """Each module is a file more that thousands of nodes open at once."""
     loaded = loaded_by("from hpctrack.stream.node import relay, supervisor")
     ours = {name for name in loaded if is_in(name, ["hpctrack"])}
-    assert len(ours) <= 48
+    assert len(ours) <= 47
     assert not ours & {
         "hpctrack.script.calls",
         "hpctrack.script.writer",

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hpctrack import errors, files, flock
+from hpctrack import errors, files
 from hpctrack.store.embedded import host_folder, postmaster
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def local_lock(place: Place, host: str, seconds: float) -> Iterator[Path]:
         try:
             # Another process (`remove`, a cleaner of /tmp, a command that can't use the folder) may have
             # removed it meanwhile: then this lock would guard nothing.
-            if flock.try_lock(descriptor) and os.fstat(descriptor).st_nlink:
+            if files.try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                 if host_folder.current(place, host) == folder:
                     yield folder
                     return
@@ -66,7 +66,7 @@ def folder_lock(place: Place) -> Iterator[int]:
     path = place.base / "server.lock"
     descriptor = files.open_or_create(str(path))
     try:
-        if not flock.try_lock(descriptor) or postmaster.processes(place.data):
+        if not files.try_lock(descriptor) or postmaster.processes(place.data):
             raise errors.OwnedElsewhere(
                 f"a PostgreSQL that can't be reached from here still uses {place.data}: end it there, "
                 f"or, if its host is gone for good, delete {path}"

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpctrack import errors, files, flock
+from hpctrack import errors, files
 from hpctrack.process import children
 from hpctrack.stream.wire import records
 
@@ -85,7 +85,7 @@ class Lock:
         descriptor = files.open_or_create(self._path)
         free = False
         try:
-            free = flock.try_lock(descriptor)  # without locks two collectors may run: it costs no data
+            free = files.try_lock(descriptor)  # without locks two collectors may run: it costs no data
         finally:
             if not free:
                 os.close(descriptor)

@@ -10,7 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack import files, flock
+from hpctrack import files
 from hpctrack.stream.wire import records
 from hpctrack.stream.wire.names import TASK_NONE
 
@@ -286,7 +286,7 @@ class Lock:
         except FileNotFoundError:
             return False
         try:
-            return not (flock.try_lock(descriptor) and self._is_nobodys(descriptor))
+            return not (files.try_lock(descriptor) and self._is_nobodys(descriptor))
         finally:
             os.close(descriptor)
 
@@ -296,7 +296,7 @@ class Lock:
         ours = False
         try:
             # Without a name it is the lock of somebody who has just gone.
-            named = flock.try_lock(descriptor) and os.fstat(descriptor).st_nlink
+            named = files.try_lock(descriptor) and os.fstat(descriptor).st_nlink
             ours = bool(named) and self._is_nobodys(descriptor)
         finally:
             if not ours:
