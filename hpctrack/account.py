@@ -1,4 +1,4 @@
-"""Whose processes these are, as Slurm knows them. LOGNAME and USER may say otherwise: sudo, su."""
+"""The account of this process, as Slurm knows it. LOGNAME and USER may name another one (sudo, su)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Files and folders of ours: made private whatever the umask, and believed only where nobody else wrote them.
 
-The one place for all of it, on login nodes, on compute nodes and in the user's script. Who makes something
-in a folder of ours makes that folder first, each time:
+The one place for all of it, on login nodes and on compute nodes; in the user's script `script.writer` does
+it. Before code makes something in a folder of ours, it makes that folder, each time:
 
 * `make_folder` makes a folder that only this user can enter, or checks that it is one; `new_folder` makes one
   where nothing is;
@@ -9,8 +9,8 @@ in a folder of ours makes that folder first, each time:
   `replace` puts a private file in the place of another, at once; `create_whole` one where none is;
 * `read` reads a file if only this user or root can have written it, and no more than it is told to;
 * `try_lock` takes the lock of an open file;
-* `exposure` says who else could swap a folder or a file for another, or put something in. What decides which
-  program runs is taken from no place that has any; `changers` are those who could.
+* `exposure` says why others could swap a folder or a file for another, or put something in. Nothing that
+  decides which program runs is taken from such a place. `changers` are the accounts and groups that could.
 
 A folder of ours that is open to others is made private, and that is said. Folders above ours are the user's
 or the site's: they may be open to a group, whose members can then take ours away, but put nothing in their
@@ -95,8 +95,8 @@ def create(path: str, *, append: bool = False, mode: int = 0o600) -> int:
 def open_or_create(path: str, flags: int = os.O_RDWR) -> int:
     """Open a private file of ours, made if it is missing; return its descriptor.
 
-    One that others may read or write is closed to them: who calls believes nothing that stands in it. Raises
-    `errors.Untrusted` for what is no regular file or somebody else's, OSError.
+    One that others may read or write is closed to them: callers must not believe its contents. Raises
+    `errors.Untrusted` for one that is no regular file or another user's, OSError.
     """
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | _SAFELY, 0o600)
@@ -116,7 +116,7 @@ def open_or_create(path: str, flags: int = os.O_RDWR) -> int:
 
 
 def replace(path: str, data: bytes, *, sync: bool = False) -> None:
-    """Write a private file at once: who reads it meets the old contents or the new ones, whole.
+    """Write a private file at once: a reader finds the old contents or the new ones, whole.
 
     With ``sync`` it is on the disk when this returns. Raises OSError; then the old contents stay.
     """
@@ -156,8 +156,8 @@ def create_whole(path: str, data: bytes) -> bool:
 def read(path: str, limit: int, *, links: bool = False) -> bytes:
     """Read a regular file of at most ``limit`` bytes that only this user or root can have written.
 
-    With ``links`` the path may be a symbolic link, or lead through some, of this user's or root's. Neither
-    waits for anybody nor reads anything else. Raises `errors.Untrusted`, FileNotFoundError, OSError.
+    With ``links`` the path may be a symbolic link, or lead through some, of this user's or root's. Waits for
+    no writer of a FIFO. Raises `errors.Untrusted` for any other file, FileNotFoundError, OSError.
     """
     descriptor = open_to_read(path, limit, links=links)
     try:
@@ -190,9 +190,9 @@ def open_to_read(path: str, limit: int | None = None, *, links: bool = False) ->
 def exposure(
     path: str, *, inside: bool = False, owners: Collection[int] = (), groups: Collection[int] = ()
 ) -> str:
-    """Return who but this user and root could put something else in the place of a path; empty for nobody.
+    """Return why others than this user and root could replace what is at a path; empty if they can't.
 
-    With ``inside`` nor may anybody put something into that folder. ``owners`` and ``groups`` may do all this.
+    With ``inside`` also why they could put something into the folder. ``owners`` and ``groups`` may do both.
     """
     place, found = path, None
     try:
@@ -332,14 +332,14 @@ def _may_be_changed(place: str, found: os.stat_result) -> str:
 
 
 def _may_be_swapped(place: str, found: os.stat_result, groups: Collection[int]) -> bool:
-    """Whether others may take away what is in a folder. In a sticky one it is for its owner (unlink(2))."""
+    """Whether others may take away what is in a folder. In a sticky one only a file's owner may."""
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_ISVTX:
         return False
     return _is_writable(place, found, groups)
 
 
 def _is_writable(place: str | int, found: os.stat_result, groups: Collection[int] = ()) -> bool:
-    """Whether others than a group that may may write. Bits of the group are its ACL's mask, too (acl(5))."""
+    """Whether others than these groups may write. The group's bits are the mask of an ACL, too (acl(5))."""
     if found.st_mode & _WRITABLE != 0o020:
         return bool(found.st_mode & _WRITABLE)
     return not (found.st_gid in groups or _is_own_group(found.st_gid)) or _has_acl(place)

@@ -145,7 +145,7 @@ class Client:
         """Return what a function did through the connection.
 
         The connection is looked at first, and made anew if it is lost; what fails after that is not tried
-        again, since nobody can know whether it was done.
+        again, since it may have been done.
         """
         return self._session.change(what)
 

@@ -23,7 +23,7 @@ counted, named = words.counted, words.named
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask unless ``yes`` answers already. Raises `click.Abort` for a no, `errors.UsageError` for nobody."""
+    """Ask, unless ``yes``. Raises `click.Abort` for a no, `errors.UsageError` without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -150,7 +150,7 @@ def _check_time_zone() -> None:
 
 
 def _end_colours() -> None:
-    """Leave a terminal its own colours: what was to end ours may not have been written any more."""
+    """Reset the colours of a terminal: an interrupt may have kept us from ending our own."""
     if sys.stdout.isatty():
         sys.stdout.write("\x1b[0m")
         sys.stdout.flush()
@@ -167,7 +167,7 @@ def describe(error: errors.HpctrackError) -> str:
 
 
 def leave_stdout() -> None:
-    """Let the interpreter's own flush at exit go nowhere: who reads has gone, or it can't be written."""
+    """Let the interpreter's own flush at exit go nowhere: the reader has gone, or writing fails."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

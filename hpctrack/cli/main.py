@@ -45,7 +45,7 @@ def _change_ctrl_c(before: Any, after: Any) -> None:
 
 
 def _hear_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Let a Ctrl-C come once more whose exception came where Python passes over them, and tells of them."""
+    """Send a Ctrl-C again whose exception Python ignored, as it does in ``__del__()`` and callbacks."""
     if unraisable.exc_type is KeyboardInterrupt:
         _thread.start_new_thread(_interrupt, ())  # here it would be passed over, too
     else:
@@ -99,7 +99,7 @@ def _open_closed() -> None:
 
 
 class _Raw(io.FileIO):
-    """A file to which what can't be written counts as written."""
+    """A file that takes bytes as written even if writing fails."""
 
     def write(self, data: Buffer, /) -> int:
         try:

@@ -156,7 +156,7 @@ def _attributes(environ: Mapping[str, str], config: Mapping[str, str]) -> str:
 def _differ(
     git: Git, repository: _Repository, paths: Sequence[str], stand_in: Mapping[str, str]
 ) -> bool | None:
-    """Whether files differ that do so as they stand: a filter, which is not run, may make some equal."""
+    """Whether files whose bytes differ really do; None if a filter, which is not run, may undo that."""
     drivers = filters(repository.config)
     if not drivers:
         return True

@@ -105,7 +105,7 @@ def folders() -> list[str]:
 
 
 def _entries() -> list[str]:
-    """Return what is on this process's path and nobody else may write."""
+    """Return the entries of this process's path that no other user may write to."""
     entries = [entry for entry in dict.fromkeys(sys.path) if os.path.isabs(entry)]
     if sys.flags.isolated:  # whoever started this process has looked at them
         return entries
@@ -116,7 +116,7 @@ def _entries() -> list[str]:
 
 
 def _standing() -> list[str]:
-    """Return folders that are on the path of a process since it, or its script, stands there."""
+    """Return the folders that Python puts on the path by itself: the script's, and the current one."""
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     script = [os.path.dirname(os.path.abspath(main))] if main else []
     try:

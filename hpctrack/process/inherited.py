@@ -28,7 +28,7 @@ def environ() -> dict[str, str]:
 
 
 def options() -> list[str]:
-    """Return the arguments by which a Python that this process becomes gets to know them, too."""
+    """Return the arguments that hand the ignored signals on to a Python that this process becomes."""
     mask = sys._xoptions.get("ignored")
     return ["-X", f"ignored={mask}"] if mask else []
 

@@ -30,7 +30,7 @@ _STOPPED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def verdict_of(exit_code: int | None, exit_signal: int | None, *, out_of_memory: bool = False) -> RunStatus:
-    """How a run ended of which we know no more than how its process did."""
+    """Return the status of a run of which only the end of its process is known."""
     if out_of_memory:
         return RunStatus.OUT_OF_MEMORY
     if exit_signal in _STOPPED_SIGNALS or exit_code in _STOPPED_CODES:
@@ -127,11 +127,11 @@ class History:
             self._note(number, old, status, fact)
 
     def move(self, executions: Mapping[datetime, int]) -> None:
-        """Take back what was stored under another number than its execution has, as is known by now.
+        """Empty attempts whose execution turns out to have another number.
 
-        ``executions``: numbers by time of submission. An attempt that has ended also gives way where its
-        number is another execution's, though nothing is said of its own now. What Slurm says is among the
-        facts to come, or is said again; what the relay said stays.
+        ``executions``: numbers by time of submission. An attempt that has ended is also emptied if its
+        number belongs to another execution, even if no fact tells of its own. What Slurm said of it is
+        among the facts to come, or is said again; what the relay said stays.
         """
         owners = {number: when for when, number in executions.items()}
         for attempt in list(self.attempts.values()):
@@ -145,7 +145,7 @@ class History:
     def _withdraw(self, attempt: Attempt, fact: JobFacts) -> None:
         """Begin an attempt anew: Slurm took its start back, without counting a restart.
 
-        Or what ended was an execution of another number, as squeue shows by one that goes on.
+        Or it had ended, and squeue lists its execution as one that goes on: the end was another number's.
         """
         stage = states.stage_of(attempt.status) if attempt.status else Stage.WAITING
         if stage is Stage.ENDED and fact.source != "squeue":
@@ -166,7 +166,7 @@ class History:
         )
 
     def _claimed(self, fact: JobFacts) -> RunStatus | None:
-        """The status that a fact claims; of a script that ended in a batch job, only that."""
+        """Return the status that a fact claims; COMPLETING if a relay says that a batch script ended."""
         ended = states.has_ended(fact.status)
         if fact.source == "relay" and ended and self.run.kind == "batch":
             return RunStatus.COMPLETING
@@ -240,7 +240,7 @@ class History:
         self.transitions.append(transition)
 
     def conclude(self, status: RunStatus, when: datetime | None, source: Source, reason: str) -> None:
-        """Let the run end so, by inference: no source has said it in these words."""
+        """End the run with a status that is inferred: no source has said it."""
         top = self.top
         self.inferred = reason
         if top:
@@ -251,7 +251,7 @@ class History:
         self._add(self.newest, status, when, source, reason)
 
     def close_earlier(self) -> None:
-        """End the attempts before the newest one of which nobody has told, nor will tell, how they ended."""
+        """End the attempts before the newest one whose end no source has told, or will tell."""
         for number in sorted(self.attempts)[:-1]:
             attempt, after = self.attempts[number], min(n for n in self.attempts if n > number)
             if states.has_ended(attempt.status):

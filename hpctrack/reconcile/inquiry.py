@@ -179,7 +179,7 @@ def _is_due(run: StoredRun, checked: datetime | None, now: datetime) -> bool:
 def _lacks_ends(run: StoredRun, live: JobFacts, now: datetime) -> bool:
     """Whether Slurm has started a job again and we don't know how its earlier attempts ended.
 
-    Those that we know end with accounting's answer, whatever it is; others are looked for lately only.
+    Stored attempts are asked about until they have an end, missing ones for a while after the restart.
     """
     if not live.attempt or run.kind == "command" or live.time_submitted is None:
         return False

@@ -171,7 +171,7 @@ def _is_known(attempt: Attempt | None, fact: JobFacts) -> bool:
 
 
 def order(numbered: tuple[int, JobFacts]) -> tuple[int, float, int, int, float, str]:
-    """Return by what facts are sorted before they are taken."""
+    """Return the key by which facts are sorted before they are folded in."""
     at, fact = numbered
     submitted = fact.time_submitted.timestamp() if fact.time_submitted else 0.0
     said = fact.time.timestamp() if fact.time else 0.0

@@ -151,8 +151,8 @@ def settle_lost(
 ) -> tuple[Change, ...]:
     """End the caller's runs outside Slurm of which nothing is left on this node.
 
-    They were running when the node went down (NODE_FAIL), or all their processes were killed at once, so that
-    nobody could tell (FAILED). ``booted`` is when the node was started last: no process is older. A clock
+    They were running when the node went down (NODE_FAIL), or all their processes were killed at once, the
+    relay among them (FAILED). ``booted`` is when the node was started last: no process is older. A clock
     that was put forward makes it too late, hence runs that were heard of lately stay. ``living`` tells which
     of the runs with these names (``uuid:task``) have processes here. Should a run's end turn up after all,
     that counts.

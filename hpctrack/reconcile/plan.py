@@ -126,7 +126,7 @@ class _Outcome(NamedTuple):
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Look for no garbage meanwhile: among new records there is none, and it takes a quarter of the time."""
+    """Switch the garbage collector off: new records are no garbage, and it takes a quarter of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -137,7 +137,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def settle(run: StoredRun, status: RunStatus, when: datetime, reason: str, now: datetime) -> Change | None:
-    """Return the change that ends a run as a user says it ended: the run itself can't tell any more."""
+    """Return the change that ends a run whose processes are gone, so that they can't tell how it ended."""
     history = History(run, now)
     history.conclude(status, when, "user", reason)
     return _change(history, _Case(run, matching.NOTHING, now), _Outcome(over=True))
@@ -374,7 +374,7 @@ def _differences(history: History, case: _Case, outcome: _Outcome) -> dict[str, 
 
 
 def _last_sign(evidence: matching.Evidence) -> datetime | None:
-    """When somebody who sees the job spoke of it last."""
+    """Return when squeue or the relay last told of the job; accounting is no sign of life."""
     seen = evidence.live.time if evidence.live else None
     for fact in evidence.relay:
         if fact.time and (seen is None or fact.time > seen):

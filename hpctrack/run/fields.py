@@ -235,7 +235,7 @@ def scoped(text: str) -> FieldRef | None:
 
 
 def hint(text: str, names: Iterable[str]) -> str:
-    """Return which field was meant by one that there is not: one of these names, or one in a scope."""
+    """Return a hint for an unknown field: the nearest of these names, or all of them and the scopes."""
     return nearest.of_ours(text, _alike(text, names), *SCOPED)
 
 

@@ -1,6 +1,6 @@
 """Slurm's job states and state flags: what each means for a run, how Slurm prints it and how it looks. Pure.
 
-A state is one row of the table: whoever adds one says there all that is to be known of it.
+A state is one row of the table, which says all that is to be known of it.
 
 Sources: ``slurm.h`` (``enum job_states``, ``JOB_STATE_FLAGS``), ``job_state_string()`` and the page "Job
 State Codes" of Slurm's documentation, releases 20.11 to 26.05. squeue and sacct print one word: the first

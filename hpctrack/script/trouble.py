@@ -49,7 +49,7 @@ def shown(value: Any, how: Callable[[Any], str] = repr) -> str:
 
 
 def is_mapping(value: Any) -> bool:
-    """Whether it has keys; what fails when it is asked has none."""
+    """Whether a value has keys; one that fails when it is asked counts as one without."""
     try:
         return hasattr(value, "keys")
     except Exception as error:  # noqa: BLE001

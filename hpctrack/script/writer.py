@@ -127,14 +127,14 @@ class Writer:
             self._cut_short(written)
 
     def _cut_short(self, written: int) -> None:
-        """Void the piece of a line; of one that left none nobody would know."""
+        """Void a line that was written in part; count one of which nothing was written as lost."""
         if written:
             self._void()
         else:
             self._lose()
 
     def _void(self) -> None:
-        """Void the piece of a line, now or with the next line: nobody may read half of it."""
+        """Void the piece of a line, now or with the next line, so that it is not read as a whole one."""
         self._torn = True
         try:
             voided = write(self._fd, _VOID)

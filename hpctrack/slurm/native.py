@@ -213,8 +213,8 @@ def _is_listed(fact: JobFacts) -> bool:
 def _has_more_rows(fact: JobFacts) -> bool:
     """Whether the row may not be the job's only one.
 
-    That of a job that has changed its size was submitted and started when it did; so may one be that started
-    at once.
+    A job's newest row after a change of its size has one time as both submission and start: that of the
+    change. So may the row of a job that started at once.
     """
     return bool(fact.attempt) or (fact.time_started is not None and fact.time_started == fact.time_submitted)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def _lenient(loader: type[Loader]) -> type[Loader]:
-    """Return a loader for which times are unknown that Python can't hold (PostgreSQL's reach to 294276)."""
+    """Return a loader that reads times which Python can't hold as None (PostgreSQL's reach to 294276)."""
 
     class Lenient(loader):  # type: ignore[valid-type, misc]
         def load(self, data: Buffer) -> Any:
@@ -51,10 +51,10 @@ _LOADERS = {
 
 
 def loads(text: str | bytes) -> Any:
-    """Read JSON that anybody may have written, and PostgreSQL takes more than Python does.
+    """Read JSON that any user may have written: PostgreSQL takes some that Python does not.
 
-    Integers too long for ``int()`` and what is nested too deeply stay text, in an object if they were one:
-    they spoil no list of runs.
+    Integers too long for ``int()`` and values nested too deeply stay text, an object as the one value of
+    another object. So they spoil no list of runs.
     """
     try:
         return json.loads(text)
@@ -176,7 +176,7 @@ def connect(
 
 
 def _adapt(connection: Connection) -> None:
-    """Register what reads values that anybody may have written."""
+    """Register loaders for values that any user may have written."""
     for type_, loaders in _LOADERS.items():
         for loader in loaders:
             connection.adapters.register_loader(type_, loader)

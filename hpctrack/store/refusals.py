@@ -115,7 +115,7 @@ class Streak:
 
     A constraint or a trigger that is mistaken about everybody must not turn all data into ``rejected``: after
     so many refusals while nothing was taken, runs are put off instead, until something is taken again.
-    Nobody brings that about alone: nobody's refusals count for more than half of it.
+    No owner brings that about alone: one owner's refusals count for at most half of it.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Streak:
             self._refused.setdefault(kind, Counter())[owner] += count
 
     def is_long(self, kinds: Iterable[str]) -> bool:
-        """Whether hardly the lines themselves are to blame when something of these kinds is refused."""
+        """Whether so much of these kinds was refused in a row that single lines can hardly be to blame."""
         return any(self._length(self._refused[kind]) >= IN_A_ROW for kind in kinds if kind in self._refused)
 
     def _length(self, refused: Counter[Owner]) -> int:

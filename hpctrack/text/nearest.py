@@ -1,4 +1,4 @@
-"""Which name was probably meant by one that there is not. Pure."""
+"""The known name that was probably meant by an unknown one. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hint(name: str, known: Iterable[str]) -> str:
 def of_ours(name: str, known: Iterable[str], *more: str) -> str:
     """Return such a hint among names of ours, which are few and have an order: all of them are listed.
 
-    ``more`` is listed behind them, and is nobody's to mean.
+    ``more`` is listed behind them, and never proposed.
     """
     names = list(known)
     near = to(name, names, 0.6)

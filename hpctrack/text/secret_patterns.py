@@ -399,7 +399,7 @@ def _behind_options(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _in_sentences(text: str) -> Iterator[tuple[int, int]]:
-    """What somebody tells somebody: `the password is X`."""
+    """Secrets in sentences: `the password is X`."""
     for found in _SENTENCE.finditer(text):
         told = found["secret"].rstrip(".,;:")
         if _is_told(told, random=not (found["password"] or found["key"])):

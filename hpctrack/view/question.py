@@ -78,7 +78,7 @@ class Question:
         return Names(self.experiment, refs, self.users, self.partitions)
 
     def filter(self, connection: Connection) -> filters.RunFilter:
-        """Return the filter for whoever is logged in. Raises `errors.RunNotFound`."""
+        """Return the filter for the user who is logged in. Raises `errors.RunNotFound`."""
         mine = lookup.my_names(connection) if self.mine else ()
         return filters.RunFilter(
             ids=lookup.find_all(connection, self.refs) if self.refs else None,

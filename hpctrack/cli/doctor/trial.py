@@ -113,7 +113,7 @@ def _await(
 
 
 def _is_over(run: queries.Run) -> bool:
-    """Whether its script has ended, as far as anybody has said."""
+    """Whether the run's script has ended, as its relay or Slurm has told."""
     return run.time_ended is not None or run.exit_code is not None or run.exit_signal is not None
 
 

@@ -1,4 +1,4 @@
-"""How far something is, on standard error, if that is a terminal."""
+"""A progress bar on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def shown(what: str, total: int | None, count: type[ProgressColumn]) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the caller works, and yield a function that is told of progress.
+    """Show a bar while the caller works, and yield a function by which the caller reports progress.
 
     The cursor is not hidden, so that nothing has to be restored if we are killed.
     """

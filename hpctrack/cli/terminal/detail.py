@@ -107,7 +107,7 @@ def _number(row: Transition | Attempt) -> str:
 
 
 def _word(row: Transition, *, plain: bool) -> Text:
-    """Return the state, or else the source's word: an unknown state, a signal. A sentence is no such word."""
+    """Return the state; without one the source's word (an unknown state, a signal), but no sentence."""
     raw = None if _is_sentence(row) else row.raw
     return render.state(row.status, raw, plain=plain)
 

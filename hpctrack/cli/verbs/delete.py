@@ -48,9 +48,9 @@ def command(
 
 @contextlib.contextmanager
 def clearing(configuration: Settings, connection: Connection) -> Iterator[None]:
-    """Delete with the runs that go meanwhile their journals in this user's spool and on this host.
+    """Delete the journals of runs that are deleted meanwhile, in this user's spool and on this host.
 
-    Nobody could ever deliver them. What somebody may still write to stays, and is told.
+    They can't be delivered any more. A folder that a process may still write to stays, and is told.
     """
     from hpctrack.stream.collector import backlog
     from hpctrack.stream.node import spool

@@ -81,7 +81,7 @@ def _path(run: queries.Run, *, err: bool) -> str:
 def _open(path: str, run: queries.Run, *, own: bool) -> BinaryIO:
     """Open the file. Raises `errors.NoOutput`.
 
-    A path is the word of the run's owner: by it, nobody else is to read what the owner could not.
+    The run's owner chose the path: it must not lead another user to a file that the owner can't read.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths of the node are texts)

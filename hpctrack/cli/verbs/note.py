@@ -17,7 +17,7 @@ from hpctrack.run import runids
 def command(refs: tuple[runids.RunRef, ...], text: str, config_path: str | None) -> None:
     """Note something about a run, in place of what was noted before; an empty TEXT removes the note.
 
-    Of a job array, each task gets the note.
+    For a job array, each task gets the note.
     """
     from hpctrack.store.read import lookup
     from hpctrack.store.write import changes

@@ -119,7 +119,7 @@ class _Removed(NamedTuple):
 
 
 class _Useless(NamedTuple):
-    """What nobody needs once runs are gone."""
+    """Folders and records that are of no use once their runs are deleted."""
 
     folders: list[Spooled]
     """Of journals that nobody can ever deliver."""
@@ -134,7 +134,7 @@ class _Useless(NamedTuple):
 def _useless(
     configuration: Settings, connection: Connection, before: datetime, doomed: Collection[int]
 ) -> _Useless:
-    """Find what is of no use without the runs that are gone, nor without those that are to go."""
+    """Find what is of no use without the runs that were deleted or are about to be."""
     oldest = min(before, datetime.now(timezone.utc) - _YOUNG).timestamp()
     folders = _find_folders(configuration, connection, oldest, set(doomed))
     return _Useless(folders, _find_records(configuration, connection, oldest, doomed))
@@ -143,9 +143,9 @@ def _useless(
 def _find_folders(
     configuration: Settings, connection: Connection, oldest: float, doomed: set[int]
 ) -> list[Spooled]:
-    """Return folders of journals of deleted runs, and of those whose submission record is missing.
+    """Return the folders of journals of deleted runs, and those without a submission record.
 
-    It holds the key; such folders only if nothing has happened there since ``oldest``.
+    The record holds the key. Folders without one only if nothing was written there since ``oldest``.
     """
     from hpctrack.stream.collector import backlog
     from hpctrack.stream.node import spool

@@ -197,7 +197,7 @@ def _words(name: str, line: str) -> list[str]:
 
 
 def _read(path: str) -> bytes:
-    """Read a file whose path whoever registered it chose: no FIFO is waited for, no device read."""
+    """Read a file whose path another user may have chosen: no FIFO is waited for, no device read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -106,9 +106,10 @@ def name_of(argv: tuple[str, ...]) -> str:
 
 
 def _register_meanwhile(uuid: str) -> list[str]:
-    """Tell PostgreSQL and make sure of a collector in a process of its own, out of the command's way.
+    """Start a process that tells PostgreSQL and sees to a collector, out of the command's way.
 
-    It waits for the supervisor's word that the command is tracked; returns that one's option for it.
+    It waits until the supervisor tells it that the command is tracked. Returns the supervisor's option
+    for that.
     """
     try:
         reading, writing = os.pipe()
@@ -129,8 +130,8 @@ def _register_meanwhile(uuid: str) -> list[str]:
 def register() -> None:
     """Make PostgreSQL and a collector know what was submitted; one line on standard error if they can't.
 
-    The arguments are the submission's UUID and the supervisor's process id. Standard input has a byte once
-    the command is tracked; where it is not, its record is gone when that ends.
+    The arguments are the submission's UUID and the supervisor's process id. Standard input yields a byte
+    once the command is tracked. If it ends without one the command runs untracked, and has no record.
     """
     from hpctrack.store.write import registration
     from hpctrack.stream import collector
@@ -151,7 +152,7 @@ def register() -> None:
 
 
 def _has_ended(supervisor: int) -> bool:
-    """Whether our parent ends within a moment: of all others the relay delivers, now that they are known."""
+    """Whether the supervisor ends within a moment. If not its relay delivers, now that the run is known."""
     deadline = time.monotonic() + _BRIEF
     while os.getppid() == supervisor:
         if time.monotonic() > deadline:

@@ -158,13 +158,13 @@ def publish(place: Place, reach: Reach, certificate: bytes = b"") -> None:
 
 
 def is_published(place: Place, record: Owner, reach: Reach) -> bool:
-    """Whether that stands there, as it was said."""
+    """Whether ``reach`` still stands there as `publish` wrote it, and its certificate."""
     is_shut = not reach.addresses
     return read(place, record) == reach and (is_shut or place.certificate(reach.token).exists())
 
 
 def withdraw(place: Place, record: Owner) -> None:
-    """Take that back, unless it is said of another server by now."""
+    """Remove what `publish` wrote, unless it is about another server by now."""
     if read(place, record) is not None:
         place.reach_file.unlink(missing_ok=True)
     place.certificate(record.token).unlink(missing_ok=True)

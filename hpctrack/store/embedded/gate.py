@@ -269,7 +269,7 @@ class Gate:
             self._admit(link, self._key in message)
 
     def _cancel_keys(self) -> set[bytes]:
-        """Return with what statements can be cancelled; of a session that was told none yet nothing can."""
+        """Return the keys that cancel statements; a session that was not told its key yet has none."""
         return {link.cancel_key for link in self._sessions if link.cancel_key}
 
     def _answer(self, link: _Link, code: int) -> None:
@@ -310,7 +310,7 @@ class Gate:
         self._logins[link] = None
 
     def _see_off(self, server: socket.socket) -> None:
-        """Let go of a connection that nobody is behind once PostgreSQL has."""
+        """Close a connection whose client has gone, once PostgreSQL has closed it."""
         try:
             gone = not server.recv(1 << 16)
         except BlockingIOError:
@@ -342,7 +342,7 @@ class Gate:
             self._selector.register(end, events, data)
 
     def _is_waited_for(self, end: socket.socket) -> bool:
-        """Whether it is; what has failed to become another socket (`_encrypt`) has no descriptor any more."""
+        """Whether the selector watches a socket. One that `_encrypt` failed to wrap has no descriptor."""
         return end.fileno() >= 0 and end.fileno() in self._selector.get_map()
 
     def _close(self, link: _Link) -> None:

@@ -1,8 +1,8 @@
-"""The folder of this host that holds lock and socket: whoever takes its name, all find another.
+"""The folder of this host that holds lock and socket; if its name is taken all find the same other one.
 
 It lies in /tmp, which is everybody's: the folder of data may be on a network file system, where Unix sockets
 do badly and there may be no locks; XDG_RUNTIME_DIR goes away at logout, which the server survives; and Unix
-socket paths end at 107 bytes (unix(7)). Its name is random. What it is stands in the folder of data, in
+socket paths end at 107 bytes (unix(7)). Its name is random, and stands in the folder of data, in
 ``hosts/<host>.<number>``; the greatest number counts. Where the folder can't be had any more (a cleaner of
 /tmp removed it and another user took its name, or the file system is full), a file with the next number
 names another. Such a file is created by link(2), by one of those who try: so all agree.

@@ -6,7 +6,7 @@ of the world (is that process alive, does that port answer).
 A server on a shared home is guarded three times, since each guard has a hole that another one covers:
 
 * the **owner file** names host, boot and process. It is created by link(2), which is atomic on NFS too
-  (open(2) on Linux, O_EXCL); only its own host, or `take_over`, ever removes it;
+  (open(2) on Linux, O_EXCL); only its own host, or `server.take_over`, ever removes it;
 * the **local lock**, in a folder of this host, so that two commands on one host do not both take over;
 * the **folder lock**, flock(2) beside the data, whose file descriptor the server and all its children
   inherit. While any of them lives on any host that shares locks, no second server starts. It needs no

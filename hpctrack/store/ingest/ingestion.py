@@ -292,9 +292,9 @@ class Ingestion:
         outcome.add(stored)
 
     def _put_off(self, given: Sequence[model.Piece], outcome: Outcome, suspects: list[model.Piece]) -> None:
-        """Store pieces without those of runs that other sessions hold.
+        """Put off the runs that other sessions hold, and store the pieces of the others.
 
-        Raises `errors.StoreBusy` where it is whole tables that are held: nothing can be stored then.
+        Raises `errors.StoreBusy` where whole tables are held: nothing can be stored then.
         """
         runs = sorted({piece.run_id for piece in given})
         try:

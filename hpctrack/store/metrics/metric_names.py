@@ -52,7 +52,7 @@ def _columns_in_use(connection: Connection, runs: Sequence[int]) -> list[str]:
 
 
 def extra_kinds(connection: Connection, runs: Sequence[int]) -> dict[str, set[str]]:
-    """Return of each metric with values outside the columns of what kinds they are (see `columnar.kind`)."""
+    """Return by metric the kinds (see `columnar.kind`) of its values outside the columns."""
     kinds: dict[str, set[str]] = {}
     for name, kind in rows.tuples(connection, "fetch_extra_kinds", ids=list(runs)):
         kinds.setdefault(name, set()).add(kind)

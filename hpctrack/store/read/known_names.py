@@ -1,4 +1,4 @@
-"""Which names experiments and runs have, to answer one that there is not with the one that was meant."""
+"""Which names experiments and runs have, so that an unknown one can be answered with the one meant."""
 
 from __future__ import annotations
 

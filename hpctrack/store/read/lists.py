@@ -94,9 +94,9 @@ def list_runs(
     after: int | None = None,
     sort: Sort = NEWEST_FIRST,
 ) -> list[RunRow]:
-    """Return runs that match, in order; ``after`` is the id that the page before ended with.
+    """Return runs that match, in order: at most ``limit``, or all of them.
 
-    Without a limit all of them.
+    ``after`` is the id with which the page before ended.
     """
     query, parameters = _query(which, sort, limit, after)
     return rows.records(connection, query, RunRow, **parameters)

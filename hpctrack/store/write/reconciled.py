@@ -62,8 +62,8 @@ def load_open(
 ) -> list[StoredRun]:
     """Return the runs of a cluster that are not over, of one Slurm user or of all, in the order of ids.
 
-    With them those whose ends are to be looked up once more (`StoredRun.recheck_after`). ``only``: those of
-    these runs. Of a login with more than ``most`` there are so many, which others each time.
+    With them those whose ends are to be looked up once more (`StoredRun.recheck_after`). ``only``: of these
+    runs alone. Of a login that has more than ``most`` runs, so many are returned, others at each call.
     """
     parameters = {
         "cluster": cluster,

@@ -90,9 +90,9 @@ def register_pending(
 
 
 def session(settings: Settings, *, again: bool = False) -> Session:
-    """Return a session for who reads: each new connection registers what waits, as far as it can.
+    """Return a session for reading: each new connection registers what waits, as far as it can.
 
-    So who asks for a job right after sbatch finds it. ``again`` as in `Session`.
+    So a user who asks for a job right after sbatch finds it. ``again`` as in `Session`.
     """
 
     def register_own(connection: Connection) -> None:

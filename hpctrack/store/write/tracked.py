@@ -108,8 +108,8 @@ def add_metrics(
 ) -> None:
     """Store a row; without a step it gets the one after the run's last.
 
-    Values go into their columns as far as those hold them exactly, others into ``extra``; ``adder`` makes
-    columns for new numbers. Raises `errors.StoreDenied` for somebody else's run.
+    A value goes into its metric's column if that holds it exactly, else into ``extra``; ``adder`` makes
+    columns for new numeric metrics. Raises `errors.StoreDenied` for another user's run.
     """
     measured = {name: _without_secrets(value) for name, value in measured.items()}
     with database.translated():

@@ -49,7 +49,7 @@ def _ports(addresses: Iterable[str]) -> list[int]:
 
 
 def _everywhere(host: str) -> str:
-    """Return what to bind for a host: where all of IPv4 is asked for and there is none, all there is."""
+    """Return the address to bind for a host: on a host without IPv4, ``::`` in place of ``0.0.0.0``."""
     if host != str(ipaddress.IPv4Address(0)):
         return host
     versions = {ipaddress.ip_address(address).version for address in _interfaces(with_ipv6=True)}

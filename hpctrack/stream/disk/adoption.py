@@ -1,8 +1,8 @@
 """Adoption: what ended runs have left on this node is brought to the spool, where others can deliver it.
 
 Processes that outlive their command may log when its relay has gone, and a killed relay leaves all it had. On
-a compute node nobody comes by again but relays of later jobs: each does this once beside its own work, piece
-by piece. It needs no answer of anybody, and takes nothing that somebody may still write to.
+a compute node only the relays of later jobs can find that: each adopts once, beside its own work, piece by
+piece. Adoption needs no collector, and leaves folders alone that a process may still write to.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def _adopt(spool: str, path: str) -> Iterator[None]:
 
 
 def _leftover(spool: str, path: str, place: str) -> leftovers.Leftover | None:
-    """Return what is to be adopted; None for what is others', or too large, or may still grow.
+    """Return the folder to adopt; None if it is of another spool, too large, or may still grow.
 
-    Nor is it if what an earlier relay has copied to ``place`` is not delivered yet.
+    None as well while files that an earlier relay has copied to ``place`` are not delivered yet.
     """
     identity = folders.read_identity(path)
     if identity is None or not folders.is_of(spool, identity) or tail.find(place):

@@ -92,7 +92,7 @@ def read_identity(folder: str) -> Identity | None:
 
 
 def tell(folder: str) -> bool:
-    """Whether people have not been told of a folder yet; from now on they have, where that can be noted."""
+    """Whether people are yet to be told of a folder; notes that they are told now, if it can."""
     with contextlib.suppress(OSError):
         os.close(files.create(os.path.join(folder, TOLD)))
         return True
@@ -162,7 +162,7 @@ def is_here(identity: Identity) -> bool:
 
 
 def was_here(identity: Identity) -> bool:
-    """Whether this host has been started anew since: nothing of then lives."""
+    """Whether this host was booted again since the identity was written: none of its processes lives."""
     return identity.host == host() and "" not in (identity.boot, boot()) and identity.boot != boot()
 
 
@@ -172,7 +172,7 @@ def supervisor_lives(identity: Identity) -> bool:
 
 
 def script_lives(identity: Identity) -> bool:
-    """Whether its script is one."""
+    """Whether the script of a run folder on this host is a living process."""
     return (
         is_here(identity) and bool(identity.script_start) and _lives(identity.script, identity.script_start)
     )
@@ -268,7 +268,7 @@ def boot() -> str:
 
 
 class Lock:
-    """Says that somebody works in a folder."""
+    """The lock of a folder, which says that a relay or a delivery works there."""
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, "lock")
@@ -310,7 +310,7 @@ class Lock:
 
     @staticmethod
     def _is_nobodys(descriptor: int) -> bool:
-        """On this host the lock itself is proof; for other hosts only their silence is."""
+        """Whether a lock that we got is free: one of another host only if not refreshed for long."""
         owner = os.pread(descriptor, 256, 0).decode("ascii", "replace").split()
         if not owner or owner == [host(), boot()]:
             return True

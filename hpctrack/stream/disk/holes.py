@@ -1,9 +1,9 @@
-"""Holes: the space in the midst of a file is given back, and how many lines stood there is written down.
+"""Holes: acknowledged space inside a journal is freed, and the lines up to its end are counted.
 
-Should PostgreSQL be restored from an older dump, what was given back can't be sent again. What is missing
-then is the lines up to the hole's end less those that PostgreSQL knows of (`store.batch`). The count stands
-beside the journal, in ``<16 hex>.<kind>.hole``: the journal's name, the end of the first line that still
-stands there whole, and how many lines end before or there.
+If PostgreSQL is restored from an older dump, freed lines can't be sent again. How many of them are missing
+then is the count less the lines that PostgreSQL knows (`hpctrack.store.ingest.progress`). It stands beside
+the journal, in ``<16 hex>.<kind>.hole``: the journal's name, the offset from where the lines behind the hole
+stand whole, and how many lines end at or before it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Counted(NamedTuple):
 
 
 class Counts:
-    """Counts the lines of a journal from its begin, as far as anybody asks, each once."""
+    """Counts the lines of a journal from its begin, up to the offsets that are asked for, each line once."""
 
     def __init__(self, path: str, read: Read) -> None:
         """``path`` is the journal's."""
@@ -76,7 +76,7 @@ class Counts:
         return Counted(counted.end + size, counted.lines + journal.count(data[:size]))
 
     def note(self, name: bytes, end: int) -> None:
-        """Write down that all before the line that ends there is about to be given back."""
+        """Write down how many lines end at or before ``end``: the space before it is about to be freed."""
         self.hole = None
         with contextlib.suppress(OSError):  # the number can't be told then, should it ever be asked for
             lines = self.lines(end)

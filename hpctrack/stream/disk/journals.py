@@ -1,6 +1,6 @@
 """The journals that a relay looks after: the run's own, here and in the spool, and what was left behind.
 
-What is removed, when and on which evidence, says `hpctrack.stream.disk.removal`.
+`hpctrack.stream.disk.removal` says what is removed, when, and on which evidence.
 """
 
 from __future__ import annotations
@@ -146,11 +146,11 @@ class Journals:
         return {journal.name.hex(): journal.lost for journal in self if journal.lost}
 
     def copy(self, limit: int, sent: Callable[[tail.Tail], bool]) -> int:
-        """Copy up to about ``limit`` bytes to the spool of what is not acknowledged; return how many.
+        """Copy up to about ``limit`` bytes that are not acknowledged to the spool; return how many.
 
-        A journal that can't be read now waits. One that somebody has cut is another one from now on, which
-        whoever sends it sees to: ``sent`` says of which that is so. Raises OSError if the spool can't be
-        written.
+        A journal that can't be read now waits. One that was cut goes on as a new journal: the outbox sees to
+        that for those of which ``sent`` says that it sends them, this method for all others. Raises OSError
+        if the spool can't be written.
         """
         copied = 0
         for journal in self.here():

@@ -2,8 +2,8 @@
 
 They are of a run that is over, or lives on another node (`stream.disk.appending`), and never read as the
 run's. They stay where they are; their lines are counted, and the run's timeline tells of them, as soon as a
-relay, a collector or ``hpctrack sync`` of the user's comes by. Who comes by later than `KEPT` after the last
-line removes them. What was told stands in a note in the spool.
+relay, a collector or ``hpctrack sync`` of the user's finds them. The first to find them later than `KEPT`
+after the last line removes them. What was told stands in a note in the spool.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Marks: under which name a journal is sent that shells write, and what stood before what was read last.
+"""Marks: the name under which a shell journal is sent, and checksums of what was already read of it.
 
 A shell may write ``>`` in place of ``>>``: what stands in the file then is another journal, of which
 PostgreSQL knows nothing, though the file is the same and may be as long as before. A relay that lives sees
-that (`tail`). For whoever reads the journal after it a mark stands beside it, ``<16 hex>.shell.mark``: the
+that (`tail`). For later readers of the journal a mark stands beside it, ``<16 hex>.shell.mark``: the
 name, the offset up to which it was read, and checksums of the first and the last block before that offset. It
 is written before anything that was read is sent, in place and of one size, so that it can be written on a
 full disk, too.
@@ -43,7 +43,7 @@ def next_name(name: bytes) -> bytes:
 
 
 def begin(path: str) -> None:
-    """Remember that nobody has cut a file of a shell's that is a journal from now on: it has no header."""
+    """Mark a shell's own file, taken as a journal now, as uncut: it has no header, like one that was cut."""
     name = os.path.basename(path).partition(".")[0]
     if not os.path.lexists(_of(path)):
         Marks(path, lambda _offset, _size: b"").note(bytes.fromhex(name), 0)

@@ -1,4 +1,4 @@
-"""The mirror: what nobody acknowledges is copied from the node to the run's spool folder, each byte once.
+"""The mirror: what is not acknowledged is copied from the node to the run's spool folder, each byte once.
 
 A part is named by the offset of its first byte and only ever appended to, up to the end of a complete line.
 Once the watermark has passed a part it is deleted.

@@ -1,20 +1,20 @@
 """Removal: the only place that deletes journals and the folders that hold them.
 
-Nothing goes unless it is proven that nobody will miss it, for each file and at that moment:
+A file is deleted only when four things are proven of it, at that moment:
 
-1. **Its bytes are safe.** The watermark that the collector acknowledged under the run's key equals the size
-   of the file, asked of the descriptor through which it was read (`Proof`; comments and blanks behind the
-   last row carry nothing). In place of PostgreSQL a run folder's relay may also bring the spool as proof:
-   what it has copied there, and what fsync(2) has confirmed. Of a run that was deleted from PostgreSQL all
-   bytes count as safe: nobody can ever deliver them.
+1. **Its bytes are safe.** The watermark that the collector acknowledged under the run's key is not below the
+   size of the file, asked of the descriptor through which it was read (`Proof`; comments and blanks behind
+   the last row carry nothing). A run folder's relay may also bring the spool as proof, in place of
+   PostgreSQL: what it has copied there, and what fsync(2) has confirmed. If the run was deleted from
+   PostgreSQL all bytes count as safe: they can't be delivered any more.
 2. **It is that file.** The path still leads to the device and inode of the descriptor.
 3. **Nobody writes to it.** The kernel grants a read lease (fcntl(2), F_SETLEASE), which it does only while no
    process of this host has the file open for writing, and keeps it until the file is gone. File systems
-   without leases leave this to the fourth.
-4. **Nobody will.** `over`: the run's processes that may know the path have ended (`nobody_writes`). Of the
-   spool's files some go without: parts, whose only writer is the relay that has let the folder go, and
-   journals of processes on other nodes that are at rest, since `hpctrack.log` finds its file gone and begins
-   another.
+   without leases leave this to the next point.
+4. **Nobody will write to it.** `over`: the run's processes that may know the path have ended
+   (`nobody_writes`). Two kinds of files in the spool need no such proof: parts, whose only writer is the
+   relay that has let the folder go, and journals at rest of processes on other nodes, since `hpctrack.log`
+   finds its file gone and begins another.
 
 A run folder goes as a whole or not at all, since the script may append to its journals by their names; and
 only if nothing stands in it that is not hpctrack's. A spool folder's files go one by one, the folder after

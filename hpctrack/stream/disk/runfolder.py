@@ -109,7 +109,7 @@ def publish(journal: str, base_job_id: int | None, task: int) -> str:
 
 
 def _is_safe(place: str) -> bool:
-    """Whether no link of others by a name in a folder leads anywhere (proc(5), ``protected_symlinks``)."""
+    """Whether no other user's symbolic link in a folder is followed (proc(5), ``protected_symlinks``)."""
     mode = os.stat(place).st_mode
     if not mode & 0o022:
         return True
@@ -118,9 +118,9 @@ def _is_safe(place: str) -> bool:
 
 
 def discard(path: str, spool_path: str = "", name: str = "") -> None:
-    """Remove a run's folders in which nothing has been logged yet, as far as that goes.
+    """Remove a run's folders, in which nothing has been logged yet; what can't be removed stays.
 
-    ``name``: by which shells would have appended.
+    ``name`` is the public name of its shell journal.
     """
     import shutil  # late: hardly ever is there any need
 

@@ -24,7 +24,7 @@ COPYING = 1.5
 
 
 class Ending:
-    """The script has ended; times are of the monotonic clock.
+    """How long the relay goes on after the end of the script; times are of the monotonic clock.
 
     The relay asks `is_over` each round. A collector that has answered is waited for until the flush cap, one
     that never has for much less: it may not be there at all.

@@ -319,13 +319,13 @@ class Relay:
         return voyage.send(now)
 
     def _introduce(self, voyage: Voyage) -> None:
-        """The collector knows the key: it is told more than ids."""
+        """Tell the collector more than ids, now that its answer has shown that it knows the key."""
         self._tell_start(voyage)
         for tail in self._journals:
             self._add(tail)
 
     def _tell_start(self, voyage: Voyage) -> None:
-        """Tell once where and how the script runs, to who has answered or the user's own spool."""
+        """Tell once where and how the script runs: to a collector that answered, or the user's spool."""
         if self._own.is_news("start"):
             submitted = voyage.record.submission.get("env") or {}
             self._own.append(report.start(self._config, os.environ, submitted, self._mask()))
@@ -348,7 +348,7 @@ class Relay:
             self._look_around(now, is_sampling=detours or self._has_answer())
 
     def _look_around(self, now: float, *, is_sampling: bool) -> None:
-        """Do what is for the time while the script runs only."""
+        """Adopt leftovers and sample usage, which is done only while the script runs."""
         if now - self._began > _ADOPT_AFTER:
             self._attempt(self._adopt)
         interval = self._voyage.record.usage_interval if self._voyage is not None else _USAGE_INTERVAL

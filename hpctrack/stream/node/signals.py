@@ -1,4 +1,4 @@
-"""Whom a signal was meant for.
+"""For whom a signal was meant: the batch process alone, its group, or every process of the job.
 
 Slurm signals a batch job in three ways (seen with 22.05; slurmstepd's ``_handle_signal_container``):
 
@@ -73,7 +73,7 @@ class Sentinel:
         self._status = os.open(f"/proc/{self.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
 
     def holds(self, signum: int) -> bool:
-        """Whether the signal was sent to it since the last `drain`. A dead sentinel holds nothing."""
+        """Whether the signal was sent to it since the last `forget`. A dead sentinel holds nothing."""
         try:
             status = os.pread(self._status, 4096, 0)
         except ProcessLookupError:

@@ -287,7 +287,7 @@ def _start(
 def _run_untracked(options: Options, why: object) -> NoReturn:
     """Become the script, without any of our processes: no folder may have been left.
 
-    Of a command nobody is told, for nobody would ever say how it ended.
+    PostgreSQL is not told of a command then: it would never learn how the command ended.
     """
     _say(f"this job runs untracked: {why}")
     _forget_record(options)
@@ -401,7 +401,7 @@ def _await_flush(channel: socket.socket, relay: int, timeout: float) -> bool:
 
 
 def _leave_word(folder: runfolder.RunFolder, ending: dict[str, Any]) -> None:
-    """Write down how the script ended, for whoever delivers what the relay has left."""
+    """Write down how the script ended, to be delivered with what the relay has left."""
     with contextlib.suppress(OSError):
         with _private_files():
             path = runfolder.create_journal(folder.path, "relay", attempt(), 0)

@@ -152,7 +152,7 @@ def _add(start: tuple[float, ...], rows: Iterable[tuple[float, ...]]) -> tuple[f
 
 
 class _InCgroup:
-    """The processes in the job's cgroup; processor time and memory are counted by the cgroup itself.
+    """I/O and number of the processes in the job's cgroup; `_CGROUP_FIGURES` has its time and memory.
 
     Counters include processes that have ended.
     """

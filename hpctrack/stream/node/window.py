@@ -313,7 +313,7 @@ class Window:
         return self._take_watermark(stream, header, arrived, now)
 
     def _wake(self, now: float) -> None:
-        """Somebody is there."""
+        """Take in that the collector has answered: time-outs count from 0 again, and probing ends."""
         if self._silent:
             for stream in self._turn:
                 flight = _pivot(stream)

@@ -1,9 +1,9 @@
 """The algorithms of the wire: how a run's key is made and used. Standard library only. See docs/wire.md.
 
 There are two suites. BLAKE2b with SHAKE-128 is the faster one, and needs nothing that OpenSSL has. Where
-Python refuses either (FIPS mode, a Python built without them) HMAC-SHA-256 serves for all. Which one it is,
-is chosen once, by who submits, and stands in the submission's secret: 32 random bytes, and one more, 1, for
-the second suite. Keys of runs are told apart in the same way; nothing else says of which suite a datagram is.
+Python refuses either (FIPS mode, a Python built without them) HMAC-SHA-256 serves for all. The submitter
+chooses the suite, once, and the submission's secret says which: 32 random bytes, and one more, 1, for the
+second suite. Keys of runs are told apart in the same way; nothing else says of which suite a datagram is.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Datagrams: header, content and MAC, sealed and opened. Pure, but for the nonces. See docs/wire.md.
 
 A datagram is ``header | content | MAC``, at most `layout.MAX_DATAGRAM` bytes. Only DATA has a content: a body
-of rows in clear, every other body encrypted. So an answer is never longer than its question. The MAC covers
+that holds metrics alone in clear, every other body encrypted. Answers have none, so that they are never
+longer than their questions. The MAC covers
 header and content under the run's own key; the kind in the header names the direction, so that nothing can be
 reflected. Every DATA datagram names the half-open byte range of the journal that it covers and can be decoded
 alone.
 
-Who sends calls `contents` once for a body and `sign` for each transmission. Who receives calls `peek` to find
+A sender calls `contents` once for a body and `sign` for each transmission. A receiver calls `peek` to find
 the key, then `verified`, and only then believes the header and calls `body`.
 """
 

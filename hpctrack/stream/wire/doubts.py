@@ -1,6 +1,6 @@
-"""What is doubtful in a journal is told, with the first few lines. Pure.
+"""What is doubtful in a journal, to be told in the run's timeline with the first few lines. Pure.
 
-Torn lines are counted, but why they can't be read, nobody can guess from a count.
+Torn lines are counted, but a count does not say why they can't be read.
 
 What looks like a number and is none is kept as text, and told once. Scripts in many tongues write
 ``loss=0,25``, ``acc=93.5%``, ``lr=1.5D-3``, ``x=0.17;``. Nobody can know what was meant, and a text where

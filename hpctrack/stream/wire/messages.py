@@ -161,7 +161,7 @@ _WHOLE = frozenset(("figures", "values"))
 
 
 class Hello(NamedTuple):
-    """The first thing that is sent: ids only, since nobody has shown yet that he knows the key."""
+    """The first thing that is sent: ids only, since no collector has shown yet that it knows the key."""
 
     time: Time | None = None
     """When the supervisor began."""

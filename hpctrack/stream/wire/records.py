@@ -162,7 +162,7 @@ def is_registered(target: str) -> bool:
 
 
 def _stands(path: str) -> bool:
-    """Whether there is something. Raises OSError: a folder that can't be looked into may well hold it."""
+    """Whether a path exists. Raises OSError where that can't be told: it may well exist."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -188,7 +188,7 @@ def note_place(spool: str, name: str, identity: str) -> None:
 
 
 def fingerprint(record: Record) -> bytes:
-    """Return by what PostgreSQL knows whose a submission was when it is deleted. Raises ValueError."""
+    """Return the digest by which PostgreSQL recognises a deleted submission. Raises ValueError."""
     import hashlib  # late: it loads OpenSSL
 
     return hashlib.sha256(bytes.fromhex(str(record.secret))).digest()
