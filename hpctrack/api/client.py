@@ -79,14 +79,14 @@ class Client:
     def runs(
         self,
         *refs: int | str,
-        state: _Several[str | RunStatus] = (),
-        not_state: _Several[str | RunStatus] = (),
+        state: _Several[str | RunStatus] | None = None,
+        not_state: _Several[str | RunStatus] | None = None,
         experiment: str | None = None,
-        user: _Several[str] = (),
+        user: _Several[str] | None = None,
         mine: bool = False,
-        tag: _Several[str] = (),
+        tag: _Several[str] | None = None,
         name: str | None = None,
-        partition: _Several[str] = (),
+        partition: _Several[str] | None = None,
         since: str | datetime | None = None,
         until: str | datetime | None = None,
         where: str | None = None,
@@ -108,19 +108,25 @@ class Client:
         * ``sort``: the field to order by, ``"metrics.val_loss"``; ``"-elapsed"`` turns the order round.
         * ``after``: the run with which the page before this one ended: its first, or last if it is sorted.
 
+        An empty list of states, users or partitions matches no run; without ``refs`` any run is meant.
+
         Raises `errors.FilterError` and `errors.UsageError` for what can't be understood, `errors.RunNotFound`
         for refs that name no run. Of names that no run has there is a warning, with the nearest one.
         """
+        statuses, users, partitions = _states(state), _several(user), _several(partition)
+        wanted = ((state, statuses), (user, users), (partition, partitions))
+        if any(given is not None and not read for given, read in wanted):
+            return Runs([])
         question = Question(
             refs=tuple(ref for given in refs for ref in _refs(given)),
-            statuses=_states(state),
+            statuses=statuses,
             not_statuses=_states(not_state),
-            users=_several(user),
+            users=users,
             mine=mine,
             experiment=experiment,
             tags=tuple(map(words.tag, _several(tag))),
             name=name,
-            partitions=_several(partition),
+            partitions=partitions,
             since=_time(since),
             until=_time(until),
             where=_read(conditions.parse, where),

@@ -107,7 +107,7 @@ class Inquiry:
         sizes = Counter(run.array_job_id for run in unborn)
         whole = {array for array, size in sizes.items() if array is not None and size >= _WHOLE_ARRAY}
         facts = self._ended(asked, whole, since)
-        silent = _silent_arrays(unborn, facts) - whole
+        silent = _silent_arrays([run for run in unborn if run.array_job_id not in whole], facts)
         if silent:
             facts += self.backend.ended([str(array) for array in sorted(silent)], since)
         self.facts += facts

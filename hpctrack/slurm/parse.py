@@ -249,7 +249,7 @@ def sacct(
                 steps[newest[job]].append(_Step(units.peak(record[max_rss]), times[record[started]]))
         except ValueError:
             raise _unreadable("sacct", record) from None
-    executions = map(_with_steps, facts, steps)
+    executions = [_with_steps(fact, rows) for fact, rows in zip(facts, steps, strict=True)]
     return resizing.join([fact for fact in executions if not _was_withdrawn(fact)])
 
 

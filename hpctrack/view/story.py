@@ -136,8 +136,8 @@ def _facts(subject: Subject, shown: Iterable[Field]) -> Iterator[Fact]:
         if field.fact is not None:
             parts_of.setdefault(field.fact, []).append(field)
     for name, parts in parts_of.items():
-        told = _TOLD[name](subject) if name in _TOLD else _plain(subject, parts)
-        if told:
+        told = (_TOLD[name](subject) or None) if name in _TOLD else _plain(subject, parts)
+        if told is not None:
             yield Fact(name, told)
 
 
@@ -145,7 +145,7 @@ def _plain(subject: Subject, parts: Sequence[Field]) -> Told:
     """Return a field's value; of several fields those that are known, with their names."""
     values = {field.name: _value(field, subject) for field in parts}
     known = {name: value for name, value in values.items() if value is not None}
-    return known if len(parts) > 1 else next(iter(known.values()), None)
+    return (known or None) if len(parts) > 1 else next(iter(known.values()), None)
 
 
 def _value(field: Field, subject: Subject) -> Any:

@@ -51,7 +51,7 @@ class Outcome:
     gone: set[int] = field(default_factory=set)
     """Runs that do not exist any more."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Of ``pieces, rows, messages, torn, replaced, rejected, duplicates, malformed, homeless, put_off``."""
+    """By the names of the fields of `hpctrack.stream.collector.figures.Stored`."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Rows that were set aside, by SQLSTATE; ``none`` where it was not PostgreSQL that refused them."""
     refusing: str | None = None

@@ -18,7 +18,7 @@ from hpctrack.stream.wire import records
 from hpctrack.stream.wire.names import TASK_NONE, JournalKey, RunName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
@@ -86,7 +86,7 @@ def _claimed(backlog: Backlog, waiting: Iterable[spool.Spooled], settings: Setti
     return claimed
 
 
-def _sort(backlog: Backlog, claimed: Iterable[_Claimed], settings: Settings, connection: Connection) -> None:
+def _sort(backlog: Backlog, claimed: Sequence[_Claimed], settings: Settings, connection: Connection) -> None:
     """Sort folders by what PostgreSQL knows of their runs."""
     keys = {folder.name: folder.key for folder in claimed}
     runs = collectors.known_runs(connection, keys)

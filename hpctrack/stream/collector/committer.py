@@ -20,7 +20,7 @@ import tenacity
 from hpctrack import errors, model, reconcile
 from hpctrack.store.ingest import ingestion, memory
 from hpctrack.stream.collector import arrays, reassembly
-from hpctrack.stream.collector.figures import Stored, of
+from hpctrack.stream.collector.figures import Stored
 from hpctrack.stream.collector.reassembly import Range, Reassembly, Verdict
 from hpctrack.stream.collector.worker import Worker, session
 from hpctrack.stream.wire import datagrams
@@ -118,7 +118,7 @@ class Committer(Worker):
 
     def figures(self) -> Stored:
         """Return what this thread has counted."""
-        return of(Stored, self.counts)
+        return Stored(**self.counts)
 
     def watermark(self, key: JournalKey) -> int:
         """Return how far a journal is known to be committed. For any thread."""

@@ -87,8 +87,10 @@ class Worker:
                 if pause:
                     self._stopping.wait(pause)
         finally:
-            self.finish()
-            self.drop()
+            try:
+                self.finish()
+            finally:
+                self.drop()
 
     def _try_step(self) -> float:
         try:
@@ -112,7 +114,7 @@ class Worker:
         return self._stopping.is_set()
 
     def finish(self) -> None:
-        """Do what is left to do at the end of the thread."""
+        """Do what is left to do at the end of the thread, also when a bug ends it."""
 
     def drop(self) -> None:
         """Close the connection: the next step makes another."""

@@ -320,9 +320,9 @@ class Relay:
 
     def _introduce(self, voyage: Voyage) -> None:
         """Tell the collector more than ids, now that its answer has shown that it knows the key."""
-        self._tell_start(voyage)
         for tail in self._journals:
             self._add(tail)
+        self._tell_start(voyage)
 
     def _tell_start(self, voyage: Voyage) -> None:
         """Tell once where and how the script runs: to a collector that answered, or the user's spool."""

@@ -223,14 +223,16 @@ def ship(
 
     ``addresses`` returns ``host:port`` entries of collectors; ``progress`` is told the number of bytes each
     time that some are acknowledged; ``ended``: PostgreSQL says that the attempt is over on all nodes. Raises
-    `errors.CollectorUnavailable` if nobody answers, `errors.BadInput` if there is no submission record or
-    some of the journals can't be read, OSError if the folder can't be read or written.
+    `errors.CollectorUnavailable` if no collector answers, `errors.BadInput` if there is no submission record
+    or some of the journals can't be read, `errors.WireError` if this Python refuses the record's ciphers,
+    OSError if the folder can't be read or written.
     """
     record = folders.find_record(spool, spooled.identity)
     if record is None:
         raise errors.BadInput(
             f"{spooled.path}: its submission record is gone, so nobody can prove whose it is"
         )
+    run = Run.of(record, spooled.identity.task)
     try:
         leftover = leftovers.Leftover(spooled.path, spooled.identity, in_spool=spooled.in_spool, ended=ended)
         taken = leftover.take()
@@ -241,7 +243,6 @@ def ship(
     if not taken and not spooled.in_spool:
         return Outcome.ELSEWHERE  # its relay ships it
     link = Link(addresses)
-    run = Run.of(record, spooled.identity.task)
     try:
         return _ship_taken(run, leftover, link, progress, taken=taken)
     finally:

@@ -378,6 +378,8 @@ def test_runs_are_asked_for_as_on_the_command_line(client, insert):
     assert numbers(sort="-exit_code", limit=2, after=made[3]) == [2, 1]
     assert numbers(after=f"r{made[3]}", limit=2) == [1, 2]
     assert len(client.runs(state=None, tag=(), where=None)) == 5
+    assert len(client.runs(not_state=[])) == 5
+    assert client.runs(state=[]) == client.runs(user=()) == client.runs(partition=iter([])) == []
     with pytest.raises(errors.UsageError, match="'size' is no field"):
         client.runs(sort="size")
     with pytest.raises(errors.RunNotFound):
