@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hpctrack import errors
 from hpctrack.run import fields
-from hpctrack.store.read.lists import ArrayRow
 from hpctrack.text import visible
 from hpctrack.view import jsonable, notation, remarks
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from hpctrack.run.fields import Field, Kind, Reader
+    from hpctrack.store.read.lists import ArrayRow
     from hpctrack.store.read.queries import RunRow
 
 DEFAULT = "run,job,user,experiment,name,state,elapsed,limit,nodes,step"
@@ -48,7 +48,7 @@ class Column(NamedTuple):
 
     def value(self, line: RunRow | ArrayRow, now: datetime) -> Any:
         """Return what a line holds; of an array None for what its tasks do not have in common."""
-        if not isinstance(line, ArrayRow):
+        if not line.is_array:
             return self.read(line, now)
         if self.array == "common":
             return self.read(line.latest, now)
@@ -60,7 +60,7 @@ class Column(NamedTuple):
 
 
 def _remarks(line: RunRow | ArrayRow, _now: datetime) -> str | None:
-    said = remarks.of_array(line) if isinstance(line, ArrayRow) else remarks.of_run(line)
+    said = remarks.of_array(line) if line.is_array else remarks.of_run(line)
     return ", ".join(said) or None
 
 

@@ -117,17 +117,17 @@ class Answer:
     @property
     def runs(self) -> list[RunRow]:
         """The runs among the lines: all of them where nothing is folded."""
-        return [line for line in self.lines if not isinstance(line, lists.ArrayRow)]
+        return [line for line in self.lines if not line.is_array]
 
     @property
     def heads(self) -> list[RunRow]:
         """A run for each line: of an array the latest of its tasks."""
-        return [line.latest if isinstance(line, lists.ArrayRow) else line for line in self.lines]
+        return [line.latest if line.is_array else line for line in self.lines]
 
     @property
     def folded(self) -> bool:
         """Whether any line stands for an array."""
-        return any(isinstance(line, lists.ArrayRow) for line in self.page.lines)
+        return any(line.is_array for line in self.page.lines)
 
     @property
     def next_page(self) -> str | None:
@@ -190,6 +190,6 @@ def ask(connection: Connection, question: Question, *, resources: bool = False) 
         fold=not question.unfold and not question.refs and question.sort is None,
     )
     if resources:
-        runs = [line for line in page.lines if not isinstance(line, lists.ArrayRow)]
+        runs = [line for line in page.lines if not line.is_array]
         page = page._replace(lines=list(attempt_resources.add(connection, runs)))
     return Answer(session.now, page, question.sort is None, queries.clusters(connection))

@@ -372,6 +372,11 @@ def test_the_api_loads_pandas_and_pyarrow_when_they_are_used():
     assert not loaded_by("from hpctrack import Client") & {"pandas", "pyarrow", "click", "rich"}
 
 
+def test_names_of_columns_are_completed_without_psycopg():
+    loaded = loaded_by("from hpctrack.view import columns; columns.names()")
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"hpctrack"}
+
+
 def test_the_first_log_loads_nothing_large():
     loaded = loaded_by("import hpctrack; hpctrack.log(step=1, loss=0.5)")
     assert "hpctrack.script.writer" in loaded

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rich.text import Text
 
 from hpctrack.cli.terminal import render, table
-from hpctrack.store.read import lists
 from hpctrack.view import columns, notation
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def usual(lines: Sequence[Line], now: datetime, *, plain: bool) -> list[table.Co
     In a pipe all columns are there, so that they keep their places. On a terminal the column of users is left
     out where all runs are one user's, and that of remarks where there are none.
     """
-    folded = any(isinstance(line, lists.ArrayRow) for line in lines)
+    folded = any(line.is_array for line in lines)
     built = {column.header: _usual(column, lines, now, folded=folded, plain=plain) for column in _COLUMNS}
     if not plain and len({cell.plain for cell in built["user"].cells}) == 1:
         del built["user"]
@@ -128,7 +127,7 @@ def _cut(cell: Text, width: int, *, plain: bool) -> Text:
 
 
 def _state(line: Line, *, plain: bool) -> Text:
-    if not isinstance(line, lists.ArrayRow):
+    if not line.is_array:
         return render.state(line.status, plain=plain)
     return Text(", ").join(_counted_state(*item, plain=plain) for item in line.counts.items())
 
@@ -140,7 +139,7 @@ def _counted_state(status: RunStatus, count: int, *, plain: bool) -> Text:
 
 
 def _latest(line: Line) -> Text:
-    if isinstance(line, lists.ArrayRow) or not line.last:
+    if line.is_array or not line.last:
         return _cell(notation.UNKNOWN)
     text = render.pairs(dict(sorted(line.last.items())[:_METRICS]))
     return text.append(" ...", "dim") if len(line.last) > _METRICS else text

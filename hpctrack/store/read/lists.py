@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -33,6 +33,8 @@ NEWEST_FIRST = Sort()
 @dataclass(frozen=True)
 class ArrayRow:
     """The tasks of one job array that match, as one line."""
+
+    is_array: ClassVar[Literal[True]] = True
 
     latest: RunRow
     """The one with the greatest id; what the tasks have in common is read from it."""

@@ -106,7 +106,7 @@ HUGE = '{"a": "' + "x" * (100 << 20) + '"}'
     ids=lambda words: " ".join(word[:10] for word in words),
 )  # fmt: skip
 def test_commands_say_at_once_what_is_too_long(cli, run, words):
-    run()
+    run(experiment="e")
     code, _, err = cli(*words)
     assert code == 2
     assert "at most" in err
@@ -114,7 +114,7 @@ def test_commands_say_at_once_what_is_too_long(cli, run, words):
 
 
 def test_the_api_says_at_once_what_does_not_fit(database, run, insert):
-    run_id = run()
+    run_id = run(experiment="e")
     with Client(settings=database) as client:
         mine, experiment = client.run(f"r{run_id}"), client.experiment("e")
         for call in (
