@@ -7,11 +7,11 @@ say about status is the reconciler's: of a ``fin`` only the losses are stored he
 from __future__ import annotations
 
 import functools
-import signal
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from hpctrack.run import words
 from hpctrack.store import values
 from hpctrack.store.statements import composable, statement
 from hpctrack.stream.wire.messages import FIGURES, Args, Event, Figure, Fin, Tags, Usage
@@ -97,15 +97,8 @@ def _events(messages: Iterable[RunMessage]) -> Iterator[dict[str, Any]]:
                 "attempt": attempt,
                 "time": message.time,
                 "reason": _REACHES.get(message.reach or ""),
-                "raw": message.name if message.signal is None else _signal_name(message.signal),
+                "raw": message.name if message.signal is None else words.exit_text(None, message.signal),
             }
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _that_fit(connection: Connection, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
