@@ -125,12 +125,13 @@ def stopped_in_mid_batch(collector, connection) -> bool:
 def test_a_relay_moves_to_the_second_collector_and_back(collect, track, settings, connection, tmp_path):
     """They are stopped, not dead: what they still hold and acknowledge late adds nothing.
 
-    The first one is stopped in mid-batch, so that PostgreSQL has to take its journals from it.
+    The first one is stopped in mid-batch, so that PostgreSQL has to take its journals from it. That may take
+    20 seconds: the script logs for longer, so that there is something left to move with.
     """
     first = collect(data_dir=str(tmp_path / "first"))
     second = collect(data_dir=str(tmp_path / "second"))
     places = tuple(f"{host}:{port}" for host, port in (first.address(), second.address()))
-    script = track(ROWS, RATE, settings=settings._replace(collector=places))
+    script = track(ROWS, RATE / 10, settings=settings._replace(collector=places))
     eventually(script.rows)
     eventually(lambda: stopped_in_mid_batch(first, connection))
     for one in (first, second):
