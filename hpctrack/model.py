@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hpctrack.run.states import RunStatus
     from hpctrack.stream.wire.messages import Message
 
     Mask = NDArray[np.bool_]
@@ -23,42 +23,6 @@ if TYPE_CHECKING:
 Source = Literal["submit", "relay", "squeue", "sacct", "user"]
 Kind = Literal["batch", "command"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-class RunStatus(enum.Enum):
-    """Slurm's job states and state flags, one-to-one (slurm.h, ``job_states`` and ``JOB_STATE_FLAGS``)."""
-
-    BOOT_FAIL = "BOOT_FAIL"
-    CANCELLED = "CANCELLED"
-    CONFIGURING = "CONFIGURING"
-    COMPLETED = "COMPLETED"
-    COMPLETING = "COMPLETING"
-    DEADLINE = "DEADLINE"
-    FAILED = "FAILED"
-    NODE_FAIL = "NODE_FAIL"
-    OUT_OF_MEMORY = "OUT_OF_MEMORY"
-    PENDING = "PENDING"
-    PREEMPTED = "PREEMPTED"
-    RESV_DEL_HOLD = "RESV_DEL_HOLD"
-    REQUEUE_FED = "REQUEUE_FED"
-    REQUEUE_HOLD = "REQUEUE_HOLD"
-    REQUEUED = "REQUEUED"
-    RESIZING = "RESIZING"
-    REVOKED = "REVOKED"
-    RUNNING = "RUNNING"
-    SIGNALING = "SIGNALING"
-    SPECIAL_EXIT = "SPECIAL_EXIT"
-    STAGE_OUT = "STAGE_OUT"
-    STOPPED = "STOPPED"
-    SUSPENDED = "SUSPENDED"
-    TIMEOUT = "TIMEOUT"
-    LAUNCH_FAILED = "LAUNCH_FAILED"
-    RECONFIG_FAIL = "RECONFIG_FAIL"
-    EXPEDITING = "EXPEDITING"
-    POWER_UP_NODE = "POWER_UP_NODE"
-
-    # Members are singletons; Enum's own hash is written in Python, and the reconciler looks up many.
-    __hash__ = object.__hash__
 
 
 class JobFacts(NamedTuple):

@@ -10,8 +10,9 @@ from datetime import datetime, timedelta, timezone
 from benchmarks import site
 from benchmarks.result import Result
 from hpctrack import reconcile
-from hpctrack.model import Attempt, JobFacts, RunStatus, StoredRun
+from hpctrack.model import Attempt, JobFacts, StoredRun
 from hpctrack.reconcile.plan import Survey, plan
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import parse
 
 #: What the names of its results begin with.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from hpctrack import settings as configuration
 from hpctrack.api.experiment import Experiment
 from hpctrack.api.run import Run, Runs
-from hpctrack.model import RunStatus
 from hpctrack.run import conditions, runids, states, words
+from hpctrack.run.states import RunStatus
 from hpctrack.store.metrics import columns
 from hpctrack.store.read import filters, lookup, queries, unknown_names
 from hpctrack.store.session import Session

@@ -8,8 +8,8 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.model import RunStatus
 from hpctrack.run import states
+from hpctrack.run.states import RunStatus
 from hpctrack.text import visible
 from hpctrack.view import columns, notation, remarks, story
 
@@ -79,7 +79,7 @@ def records(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def status(state: RunStatus) -> str:
     """Return a state in its colour."""
-    look = states.look_of(state)
+    look = state.look
     weight = ";font-weight:bold" if look.bold else ""
     return f'<span style="color:{look.colour}{weight}">{look.glyph}&nbsp;{state.value}</span>'
 

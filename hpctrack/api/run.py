@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hpctrack.api.client import Client
-    from hpctrack.model import Attempt, RunStatus, Transition
+    from hpctrack.model import Attempt, Transition
+    from hpctrack.run.states import RunStatus
     from hpctrack.store.database import Connection
 
 #: Metrics whose course a notebook shows, and stretches of each.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpctrack.api import frames
-from hpctrack.model import RunStatus
 from hpctrack.run import fields
 from hpctrack.run.comparison import flat
+from hpctrack.run.states import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
 from hpctrack.run.arguments import parse_arguments
+from hpctrack.run.states import RunStatus
 from hpctrack.script import calls
 from hpctrack.store.write import tracked
 from hpctrack.text import redact

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
 
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.text import visible
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from hpctrack.model import RunStatus
+    from hpctrack.run.states import RunStatus
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 #: Steps of an int64.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.model import Attempt, JobFacts, RunStatus, Source, StoredRun, Transition, replaced
+from hpctrack.model import Attempt, JobFacts, Source, StoredRun, Transition, replaced
 from hpctrack.run import states, words
-from hpctrack.run.states import Ends, Stage
+from hpctrack.run.states import Ends, RunStatus, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -119,7 +119,7 @@ class History:
         """Move an attempt to the status that a fact claims, if it goes forward, and take in all else."""
         old = self._status_of(number, fact)
         moves = _moves(old, status, fact) or self._is_final(number, old, status, fact)
-        if number or number in self.attempts or states.stage_of(status) >= Stage.RUNNING:
+        if number or number in self.attempts or status.stage >= Stage.RUNNING:
             self._merge(number, fact, status if moves else old)
         elif moves:
             self._waiting = status
@@ -147,7 +147,7 @@ class History:
 
         Or it had ended, and squeue lists its execution as one that goes on: the end was another number's.
         """
-        stage = states.stage_of(attempt.status) if attempt.status else Stage.WAITING
+        stage = attempt.status.stage if attempt.status else Stage.WAITING
         if stage is Stage.ENDED and fact.source != "squeue":
             return
         if stage is not Stage.WAITING:
@@ -218,8 +218,8 @@ class History:
         """Note a change of status, and the steps on the way there that the fact proves."""
         if fact.source == "relay" and status is RunStatus.RUNNING:
             self.heard = True
-        before = states.stage_of(old) if old else None
-        after = states.stage_of(status)
+        before = old.stage if old else None
+        after = status.stage
         self._note_steps(number, before, after, fact)
         when = _time_of(fact, before, after, number)
         self._add(number, status, when or fact.time, fact.source, fact.reason, fact.raw)
@@ -273,14 +273,14 @@ class History:
 def _has_started(attempt: Attempt) -> bool:
     if attempt.time_started is not None:
         return True
-    return attempt.status is not None and Stage.RUNNING <= states.stage_of(attempt.status) < Stage.ENDED
+    return attempt.status is not None and Stage.RUNNING <= attempt.status.stage < Stage.ENDED
 
 
 def _moves(old: RunStatus | None, new: RunStatus, fact: JobFacts) -> bool:
     """Whether a fact moves an attempt on. It never moves back."""
     if old is None:
         return True
-    before, after = states.stage_of(old), states.stage_of(new)
+    before, after = old.stage, new.stage
     if before is not after or old is new:
         return after > before
     if after is Stage.ENDED:
@@ -290,7 +290,7 @@ def _moves(old: RunStatus | None, new: RunStatus, fact: JobFacts) -> bool:
 
 def _end_rank(status: RunStatus) -> tuple[bool, str]:
     """Rank two ends of one execution: accounting says FAILED, and then REQUEUED if Slurm requeues the job."""
-    return states.ends(status) is Ends.ATTEMPT, status.value
+    return status.ends is Ends.ATTEMPT, status.value
 
 
 def _time_of(fact: JobFacts, before: Stage | None, after: Stage, number: int) -> datetime | None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from hpctrack.model import JobFacts, RunStatus, StoredRun
+from hpctrack.model import JobFacts, StoredRun
 from hpctrack.reconcile import matching
 from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN
 from hpctrack.reconcile.plan import Survey
 from hpctrack.run import states
+from hpctrack.run.states import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

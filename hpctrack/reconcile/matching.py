@@ -11,8 +11,9 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.model import JobFacts, RunStatus, StoredRun
+from hpctrack.model import JobFacts, StoredRun
 from hpctrack.run import states, words
+from hpctrack.run.states import RunStatus
 from hpctrack.text.redact import MASK
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def goes_on(fact: JobFacts) -> bool:
     return (
         fact.status is None
         or fact.status is RunStatus.REQUEUED
-        or states.stage_of(fact.status) is not states.Stage.ENDED
+        or fact.status.stage is not states.Stage.ENDED
     )
 
 
@@ -234,7 +235,7 @@ def _submitted(fact: JobFacts) -> datetime:
 
 
 def _freshness(fact: JobFacts) -> tuple[float, int, int, str]:
-    stage = states.stage_of(fact.status) if fact.status else 0
+    stage = fact.status.stage if fact.status else 0
     return fact.time.timestamp() if fact.time else 0.0, fact.attempt or 0, stage, fact.raw
 
 

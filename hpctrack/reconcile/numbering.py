@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.model import Attempt, JobFacts, RunStatus
+from hpctrack.model import Attempt, JobFacts
 from hpctrack.run import states
-from hpctrack.run.states import Ends
+from hpctrack.run.states import Ends, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,9 +129,7 @@ def _next_free(index: int, row: JobFacts, known: Mapping[datetime, int]) -> int:
 
 
 def _may_be_requeued(row: JobFacts) -> bool:
-    return row.status is not None and (
-        states.ends(row.status) is Ends.ATTEMPT or row.status is RunStatus.NODE_FAIL
-    )
+    return row.status is not None and (row.status.ends is Ends.ATTEMPT or row.status is RunStatus.NODE_FAIL)
 
 
 def _beside(live: _Live, row: JobFacts, claimed: int) -> int:
@@ -167,7 +165,7 @@ def _is_known(attempt: Attempt | None, fact: JobFacts) -> bool:
     """Whether an attempt is the execution that a line of squeue is about, and goes on."""
     if attempt is None or attempt.time_submitted != fact.time_submitted:
         return False
-    return attempt.status is None or states.ends(attempt.status) is not Ends.ATTEMPT
+    return attempt.status is None or attempt.status.ends is not Ends.ATTEMPT
 
 
 def order(numbered: tuple[int, JobFacts]) -> tuple[int, float, int, int, float, str]:
@@ -175,5 +173,5 @@ def order(numbered: tuple[int, JobFacts]) -> tuple[int, float, int, int, float, 
     at, fact = numbered
     submitted = fact.time_submitted.timestamp() if fact.time_submitted else 0.0
     said = fact.time.timestamp() if fact.time else 0.0
-    stage = states.stage_of(fact.status) if fact.status else 0
+    stage = fact.status.stage if fact.status else 0
     return at, submitted, stage, TRUST[fact.source], said, fact.raw

@@ -12,11 +12,12 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.model import Change, RunMessage, RunStatus
+from hpctrack.model import Change, RunMessage
 from hpctrack.reconcile import matching, relayed
 from hpctrack.reconcile.inquiry import Inquiry
 from hpctrack.reconcile.plan import GRACE, plan, settle
 from hpctrack.run import words
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import command
 from hpctrack.store import database, locked
 from hpctrack.store.write import reconciled

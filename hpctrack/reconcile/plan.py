@@ -14,11 +14,11 @@ import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.model import Attempt, Change, JobFacts, RunStatus, StoredRun, replaced
+from hpctrack.model import Attempt, Change, JobFacts, StoredRun, replaced
 from hpctrack.reconcile import matching, numbering, running_time
 from hpctrack.reconcile.attempts import NOT_LISTED, UNKNOWN, History, verdict_of
 from hpctrack.run import states
-from hpctrack.run.states import Ends
+from hpctrack.run.states import Ends, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -279,7 +279,7 @@ def _is_over(history: History, *, listed: bool, long_gone: bool) -> bool:
         return True
     if listed or not history.ended:
         return False
-    return states.ends(status) is Ends.RUN or long_gone
+    return status.ends is Ends.RUN or long_gone
 
 
 def _conclude_without_slurm(history: History, case: _Case, missing: datetime | None) -> None:

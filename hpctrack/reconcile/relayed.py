@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from hpctrack.model import JobFacts, RunMessage, RunStatus
+from hpctrack.model import JobFacts, RunMessage
 from hpctrack.reconcile.attempts import verdict_of
 from hpctrack.run import runids
+from hpctrack.run.states import RunStatus
 from hpctrack.stream.wire.messages import Fin, Hello, Start
 
 if TYPE_CHECKING:

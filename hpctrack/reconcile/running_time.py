@@ -10,9 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpctrack.model import RunStatus
-from hpctrack.run import states
-from hpctrack.run.states import Stage
+from hpctrack.run.states import RunStatus, Stage
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -61,7 +59,7 @@ def _time_stopped(
     history: History, shown: Attempt, said: datetime, used: timedelta | None, suspended: timedelta
 ) -> datetime | None:
     run, status = history.run, history.status
-    stage = states.stage_of(status)
+    stage = status.stage
     since = run.time_stopped or said
     if stage >= Stage.COMPLETING and shown.attempt == history.newest:
         return shown.time_ended or (since if stage is Stage.ENDED else None)

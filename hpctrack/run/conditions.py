@@ -18,8 +18,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeAlias
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
 from hpctrack.run import fields, states, words
+from hpctrack.run.states import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

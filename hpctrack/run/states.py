@@ -1,6 +1,6 @@
 """Slurm's job states and state flags: what each means for a run, how Slurm prints it and how it looks. Pure.
 
-A state is one row of the table, which says all that is to be known of it.
+A state is one row of `RunStatus`, which says all that is to be known of it.
 
 Sources: ``slurm.h`` (``enum job_states``, ``JOB_STATE_FLAGS``), ``job_state_string()`` and the page "Job
 State Codes" of Slurm's documentation, releases 20.11 to 26.05. squeue and sacct print one word: the first
@@ -10,10 +10,9 @@ flag they know, else the base state.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
@@ -57,70 +56,75 @@ class Look(NamedTuple):
 WAITING = Look("○", "#e69f00")
 ACTIVE = Look("●", "#56b4e9", bold=True)
 DONE = Look("✓", "#009e73")
-STOPPED = Look("⊘", "#b04fa0")
+WITHDRAWN = Look("⊘", "#b04fa0")
 BROKEN = Look("✗", "#e04030", bold=True)
 
 
-class State(NamedTuple):
-    """One row of the table. Both commands print the status's own name, sacct with ``by UID`` if cancelled."""
+class RunStatus(enum.Enum):
+    """Slurm's job states and state flags, one-to-one: a row each.
 
-    status: RunStatus
+    A row is the name, which both commands print, code, stage, what ends, look, and whether squeue and sacct
+    have it.
+    """
+
+    value: str
     code: str
     """Slurm's compact form (squeue(1), "JOB STATE CODES"); EX, PU and RC, where it has none, are ours."""
     stage: Stage
+    """How far an execution in this state is."""
     ends: Ends
+    """What is over in this state."""
     look: Look
     squeue: bool
     """Whether squeue shows it without ``--states``."""
     sacct: bool
-    """Whether accounting stores it."""
+    """Whether accounting stores it; its command says ``by UID`` of one that was cancelled."""
 
-    @property
-    def live(self) -> bool:
-        """Whether a job may be in this state and still go on."""
-        return self.ends is not Ends.RUN
+    def __new__(cls, name: str, *row: Any) -> RunStatus:
+        """Make a member of its row."""
+        status = object.__new__(cls)
+        status._value_ = name
+        status.code, status.stage, status.ends, status.look, status.squeue, status.sacct = row
+        return status
 
+    # Members are singletons; Enum's own hash is written in Python, and the reconciler looks up many.
+    __hash__ = object.__hash__
 
-_S = RunStatus
-_STATES = (
-    State(_S.PENDING, "PD", Stage.WAITING, Ends.NOTHING, WAITING, squeue=True, sacct=True),
-    State(_S.REQUEUE_FED, "RF", Stage.WAITING, Ends.NOTHING, WAITING, squeue=True, sacct=False),
-    State(_S.REQUEUE_HOLD, "RH", Stage.WAITING, Ends.NOTHING, WAITING, squeue=True, sacct=False),
-    State(_S.RESV_DEL_HOLD, "RD", Stage.WAITING, Ends.NOTHING, WAITING, squeue=True, sacct=False),
-    State(_S.SPECIAL_EXIT, "SE", Stage.WAITING, Ends.NOTHING, BROKEN, squeue=True, sacct=False),
-    State(_S.EXPEDITING, "EX", Stage.WAITING, Ends.NOTHING, ACTIVE, squeue=True, sacct=False),
+    PENDING = "PENDING", "PD", Stage.WAITING, Ends.NOTHING, WAITING, True, True
+    REQUEUE_FED = "REQUEUE_FED", "RF", Stage.WAITING, Ends.NOTHING, WAITING, True, False
+    REQUEUE_HOLD = "REQUEUE_HOLD", "RH", Stage.WAITING, Ends.NOTHING, WAITING, True, False
+    RESV_DEL_HOLD = "RESV_DEL_HOLD", "RD", Stage.WAITING, Ends.NOTHING, WAITING, True, False
+    SPECIAL_EXIT = "SPECIAL_EXIT", "SE", Stage.WAITING, Ends.NOTHING, BROKEN, True, False
+    EXPEDITING = "EXPEDITING", "EX", Stage.WAITING, Ends.NOTHING, ACTIVE, True, False
     # Of a job in a federation: a sibling on another cluster goes on. Not the end of the job.
-    State(_S.REVOKED, "RV", Stage.WAITING, Ends.NOTHING, STOPPED, squeue=False, sacct=True),
+    REVOKED = "REVOKED", "RV", Stage.WAITING, Ends.NOTHING, WITHDRAWN, False, True
     # Flags that Slurm keeps to itself, but for newer releases' lists of all flags.
-    State(_S.LAUNCH_FAILED, "LF", Stage.WAITING, Ends.NOTHING, BROKEN, squeue=False, sacct=False),
-    State(_S.RECONFIG_FAIL, "RC", Stage.WAITING, Ends.NOTHING, BROKEN, squeue=False, sacct=False),
-    State(_S.POWER_UP_NODE, "PU", Stage.STARTING, Ends.NOTHING, WAITING, squeue=False, sacct=False),
-    State(_S.CONFIGURING, "CF", Stage.STARTING, Ends.NOTHING, WAITING, squeue=True, sacct=False),
-    State(_S.RUNNING, "R", Stage.RUNNING, Ends.NOTHING, ACTIVE, squeue=True, sacct=True),
-    State(_S.SUSPENDED, "S", Stage.RUNNING, Ends.NOTHING, WAITING, squeue=True, sacct=True),
-    State(_S.STOPPED, "ST", Stage.RUNNING, Ends.NOTHING, WAITING, squeue=True, sacct=False),
-    State(_S.SIGNALING, "SI", Stage.RUNNING, Ends.NOTHING, ACTIVE, squeue=True, sacct=False),
+    LAUNCH_FAILED = "LAUNCH_FAILED", "LF", Stage.WAITING, Ends.NOTHING, BROKEN, False, False
+    RECONFIG_FAIL = "RECONFIG_FAIL", "RC", Stage.WAITING, Ends.NOTHING, BROKEN, False, False
+    POWER_UP_NODE = "POWER_UP_NODE", "PU", Stage.STARTING, Ends.NOTHING, WAITING, False, False
+    CONFIGURING = "CONFIGURING", "CF", Stage.STARTING, Ends.NOTHING, WAITING, True, False
+    RUNNING = "RUNNING", "R", Stage.RUNNING, Ends.NOTHING, ACTIVE, True, True
+    SUSPENDED = "SUSPENDED", "S", Stage.RUNNING, Ends.NOTHING, WAITING, True, True
+    STOPPED = "STOPPED", "ST", Stage.RUNNING, Ends.NOTHING, WAITING, True, False
+    SIGNALING = "SIGNALING", "SI", Stage.RUNNING, Ends.NOTHING, ACTIVE, True, False
     # In accounting: the part of an execution before the job changed its size; the next row continues it.
-    State(_S.RESIZING, "RS", Stage.RUNNING, Ends.NOTHING, ACTIVE, squeue=True, sacct=True),
-    State(_S.COMPLETING, "CG", Stage.COMPLETING, Ends.NOTHING, ACTIVE, squeue=True, sacct=False),
-    State(_S.STAGE_OUT, "SO", Stage.COMPLETING, Ends.NOTHING, ACTIVE, squeue=True, sacct=False),
+    RESIZING = "RESIZING", "RS", Stage.RUNNING, Ends.NOTHING, ACTIVE, True, True
+    COMPLETING = "COMPLETING", "CG", Stage.COMPLETING, Ends.NOTHING, ACTIVE, True, False
+    STAGE_OUT = "STAGE_OUT", "SO", Stage.COMPLETING, Ends.NOTHING, ACTIVE, True, False
     # squeue shows REQUEUED in passing, of a job that is about to wait again.
-    State(_S.REQUEUED, "RQ", Stage.ENDED, Ends.ATTEMPT, WAITING, squeue=True, sacct=True),
-    State(_S.PREEMPTED, "PR", Stage.ENDED, Ends.ATTEMPT, WAITING, squeue=False, sacct=True),
-    State(_S.COMPLETED, "CD", Stage.ENDED, Ends.RUN, DONE, squeue=False, sacct=True),
-    State(_S.CANCELLED, "CA", Stage.ENDED, Ends.RUN, STOPPED, squeue=False, sacct=True),
-    State(_S.FAILED, "F", Stage.ENDED, Ends.RUN, BROKEN, squeue=False, sacct=True),
-    State(_S.TIMEOUT, "TO", Stage.ENDED, Ends.RUN, BROKEN, squeue=False, sacct=True),
-    State(_S.NODE_FAIL, "NF", Stage.ENDED, Ends.RUN, BROKEN, squeue=False, sacct=True),
-    State(_S.BOOT_FAIL, "BF", Stage.ENDED, Ends.RUN, BROKEN, squeue=False, sacct=True),
-    State(_S.DEADLINE, "DL", Stage.ENDED, Ends.RUN, BROKEN, squeue=False, sacct=True),
-    State(_S.OUT_OF_MEMORY, "OOM", Stage.ENDED, Ends.RUN, BROKEN, squeue=False, sacct=True),
-)
-TABLE: dict[RunStatus, State] = {state.status: state for state in _STATES}
-"""Every status. `tests/unit/run/test_states.py` holds that none is missing."""
+    REQUEUED = "REQUEUED", "RQ", Stage.ENDED, Ends.ATTEMPT, WAITING, True, True
+    PREEMPTED = "PREEMPTED", "PR", Stage.ENDED, Ends.ATTEMPT, WAITING, False, True
+    COMPLETED = "COMPLETED", "CD", Stage.ENDED, Ends.RUN, DONE, False, True
+    CANCELLED = "CANCELLED", "CA", Stage.ENDED, Ends.RUN, WITHDRAWN, False, True
+    FAILED = "FAILED", "F", Stage.ENDED, Ends.RUN, BROKEN, False, True
+    TIMEOUT = "TIMEOUT", "TO", Stage.ENDED, Ends.RUN, BROKEN, False, True
+    NODE_FAIL = "NODE_FAIL", "NF", Stage.ENDED, Ends.RUN, BROKEN, False, True
+    BOOT_FAIL = "BOOT_FAIL", "BF", Stage.ENDED, Ends.RUN, BROKEN, False, True
+    DEADLINE = "DEADLINE", "DL", Stage.ENDED, Ends.RUN, BROKEN, False, True
+    OUT_OF_MEMORY = "OUT_OF_MEMORY", "OOM", Stage.ENDED, Ends.RUN, BROKEN, False, True
 
-BY_CODE: dict[str, RunStatus] = {state.code: state.status for state in _STATES}
-_STAGES = {state.status: state.stage for state in _STATES}
+
+BY_CODE = {status.code: status for status in RunStatus}
 _BY_WORD = {status.value: status for status in RunStatus}
 _BY_TEXT = _BY_WORD | BY_CODE
 
@@ -157,21 +161,6 @@ def parse_lists(texts: Iterable[str]) -> tuple[RunStatus, ...]:
     return tuple(parse(word) for text in texts for word in text.split(",") if word.strip())
 
 
-def stage_of(status: RunStatus) -> Stage:
-    """How far an execution in this state is."""
-    return _STAGES[status]
-
-
 def has_ended(status: RunStatus | None) -> bool:
     """Whether a job, or one of its executions, is over in a state; not where none is known."""
-    return status is not None and stage_of(status) is Stage.ENDED
-
-
-def ends(status: RunStatus) -> Ends:
-    """What is over in this state."""
-    return TABLE[status].ends
-
-
-def look_of(status: RunStatus) -> Look:
-    """How this state looks."""
-    return TABLE[status].look
+    return status is not None and status.stage is Stage.ENDED

@@ -13,10 +13,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
-from hpctrack.model import JobFacts, RunStatus
+from hpctrack.model import JobFacts
 from hpctrack.process import children
 from hpctrack.run import states
-from hpctrack.run.states import Stage
+from hpctrack.run.states import RunStatus, Stage
 from hpctrack.slurm import accounting, command, units
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _waiting(text: str) -> tuple[range, ...]:
 
 def _stage_of(job: Mapping[str, Any]) -> Stage:
     status = states.status_of(str(job.get("state")))
-    return states.stage_of(status) if status else Stage.WAITING
+    return status.stage if status else Stage.WAITING
 
 
 def _name_of(fact: JobFacts) -> str:

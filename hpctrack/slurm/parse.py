@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.model import JobFacts, RunStatus
+from hpctrack.model import JobFacts
 from hpctrack.run import runids, states
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import resizing, units
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _queued(
     line: _Queued, cluster: str | None, now: datetime, times: units.Times, late: timedelta
 ) -> JobFacts:
     status = states.status_of(line.state)
-    stage = states.stage_of(status) if status else states.Stage.WAITING
+    stage = status.stage if status else states.Stage.WAITING
     ended = stage is states.Stage.ENDED
     array_job_id, array_task_id, array_tasks = units.array(line.array_id)
     exit_code, exit_signal = units.exit_status(line.exit_code) if ended else (None, None)

@@ -6,7 +6,8 @@ from collections import defaultdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.model import JobFacts, RunStatus
+from hpctrack.model import JobFacts
+from hpctrack.run.states import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

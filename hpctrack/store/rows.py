@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store import database, values
 from hpctrack.store.statements import statement
 

@@ -8,8 +8,8 @@ import math
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.model import RunStatus
 from hpctrack.run import fields
+from hpctrack.run.states import RunStatus
 from hpctrack.text import visible
 
 if TYPE_CHECKING:

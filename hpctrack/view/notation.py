@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime, timedelta
 
-    from hpctrack.model import RunStatus
     from hpctrack.run.fields import Kind
+    from hpctrack.run.states import RunStatus
 
 UNKNOWN = "-"
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from hpctrack.model import RunStatus
     from hpctrack.run.runids import RunRef
+    from hpctrack.run.states import RunStatus
     from hpctrack.store.database import Connection
     from hpctrack.store.read.queries import Cluster, RunRow
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from hpctrack.model import RunStatus
-from hpctrack.run import efficiency, fields, states
-from hpctrack.run.states import Ends, Stage
+from hpctrack.run import efficiency, fields
+from hpctrack.run.states import Ends, RunStatus, Stage
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.read import attempt_resources, queries
 from hpctrack.view import notation
@@ -176,18 +175,14 @@ def _ended(subject: Subject) -> str | None:
 
 def _so_far(status: RunStatus, ran: str) -> str:
     """Return what a run that started and is not over has done for how long."""
-    stage = states.stage_of(status)
+    stage = status.stage
     if status is RunStatus.SUSPENDED:
         return f"suspended after {ran}"
     if stage is Stage.RUNNING:
         return f"running for {ran}"
     if stage < Stage.RUNNING:
         return f"ran for {ran} and waits to be started again"
-    return (
-        f"ran for {ran} and may be started again"
-        if states.ends(status) is Ends.ATTEMPT
-        else f"ending after {ran}"
-    )
+    return f"ran for {ran} and may be started again" if status.ends is Ends.ATTEMPT else f"ending after {ran}"
 
 
 def _exit(subject: Subject) -> str:

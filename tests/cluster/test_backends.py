@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from hpctrack import errors
-from hpctrack.model import JobFacts, RunStatus
+from hpctrack.model import JobFacts
 from hpctrack.reconcile import matching
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import accounting, backend
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hpctrack.model import RunStatus
 from hpctrack.run import states
+from hpctrack.run.states import RunStatus
 from tests.support import books
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -145,7 +145,7 @@ def check_timelines(storm: Storm) -> None:
     ended: dict[int, int] = {}
     for row in storm.rows(query):
         status = RunStatus[row["status"]]
-        if states.stage_of(status) is states.Stage.ENDED:
+        if status.stage is states.Stage.ENDED:
             ended[row["run_id"]] = row["attempt"]
         else:
             assert row["attempt"] > ended.get(row["run_id"], -1), row

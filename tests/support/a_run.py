@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store.read.queries import RunRow
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from hpctrack.model import JobFacts, RunStatus, StoredRun
+from hpctrack.model import JobFacts, StoredRun
 from hpctrack.reconcile import relayed
 from hpctrack.reconcile.plan import GRACE, Survey, plan
 from hpctrack.run import states
+from hpctrack.run.states import RunStatus
 from tests.support.relay_says import said
 
 S = RunStatus

@@ -13,9 +13,9 @@ from hpctrack import errors, settings
 from hpctrack.cli import common
 from hpctrack.cli.doctor import checks
 from hpctrack.cli.doctor.checks import Check
-from hpctrack.model import RunStatus
 from hpctrack.process import children
 from hpctrack.run import runids
+from hpctrack.run.states import RunStatus
 from hpctrack.store.read import lookup, queries
 from hpctrack.stream.collector import launch
 

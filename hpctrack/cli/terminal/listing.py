@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from hpctrack.model import RunStatus
+    from hpctrack.run.states import RunStatus
     from hpctrack.store.read.queries import RunRow
     from hpctrack.view.columns import Column
     from hpctrack.view.question import Answer, Line

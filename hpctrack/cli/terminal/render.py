@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from hpctrack.run import states
 from hpctrack.text import visible
 from hpctrack.view import notation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hpctrack.model import RunStatus
+    from hpctrack.run.states import RunStatus
     from hpctrack.store.metrics.series import Bucket, Series
 
 WARNING = "#e04030"
@@ -40,7 +39,7 @@ def state(status: RunStatus | None, raw: str | None = None, *, plain: bool = Fal
     word = clean(raw or notation.UNKNOWN) if status is None else status.value
     if plain or status is None:
         return Text(word)
-    look = states.look_of(status)
+    look = status.look
     return Text(f"{look.glyph} {word}", style=f"bold {look.colour}" if look.bold else look.colour)
 
 

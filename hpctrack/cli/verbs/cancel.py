@@ -127,8 +127,9 @@ def _partial(proven: Iterable[Job], index: matching.Index) -> set[int]:
 
 
 def _claim(job: Job, cluster: str) -> claims.Claim:
-    from hpctrack.model import RunStatus, StoredRun
+    from hpctrack.model import StoredRun
     from hpctrack.reconcile import claims
+    from hpctrack.run.states import RunStatus
 
     run = StoredRun(
         job.run_id, "batch", RunStatus.PENDING, None, cluster, job.time_submitted, job.job_id,

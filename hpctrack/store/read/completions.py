@@ -15,7 +15,7 @@ from hpctrack.store.read import lookup
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from hpctrack.model import RunStatus
+    from hpctrack.run.states import RunStatus
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
 

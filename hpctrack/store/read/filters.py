@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
 from hpctrack.run import conditions, fields
 from hpctrack.run.fields import FieldRef
+from hpctrack.run.states import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

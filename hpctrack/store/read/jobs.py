@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from hpctrack.model import RunStatus
+    from hpctrack.run.states import RunStatus
     from hpctrack.store.database import Connection
 
 

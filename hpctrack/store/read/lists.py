@@ -9,8 +9,8 @@ from uuid import UUID
 
 from psycopg import sql
 
-from hpctrack.model import RunStatus
 from hpctrack.run import runids
+from hpctrack.run.states import RunStatus
 from hpctrack.store import rows
 from hpctrack.store.read import filters
 from hpctrack.store.read.filters import RunFilter, Sort

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.model import Attempt, RunStatus, Transition
+from hpctrack.model import Attempt, Transition
 from hpctrack.run import runids, timeline, words
+from hpctrack.run.states import RunStatus
 from hpctrack.store import rows
 from hpctrack.store.statements import composable
 from hpctrack.stream.wire import messages

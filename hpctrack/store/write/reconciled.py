@@ -14,7 +14,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hpctrack import errors, limits
-from hpctrack.model import Attempt, RunStatus, StoredRun
+from hpctrack.model import Attempt, StoredRun
+from hpctrack.run.states import RunStatus
 from hpctrack.store import refusals
 from hpctrack.store.statements import composable, statement
 

@@ -20,7 +20,7 @@ from hpctrack.store.metrics import columns
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from hpctrack.model import RunStatus
+    from hpctrack.run.states import RunStatus
     from hpctrack.store.database import Connection
 
 _Value: TypeAlias = "float | int | bool | str"

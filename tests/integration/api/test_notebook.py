@@ -7,7 +7,7 @@ import re
 import pyarrow.parquet as pq
 
 from hpctrack import Experiment, errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from tests.support.paths import DOCS
 
 PAGE = DOCS / "python.md"

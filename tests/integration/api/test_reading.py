@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store import database as store
 from hpctrack.store.metrics import copy_out, metric_tables, packed_columns
 from tests.support.journals import Journal

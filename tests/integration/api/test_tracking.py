@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 
 from hpctrack import Client, Experiment, errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store.schema import roles
 
 PASSWORD = "a user's own"

@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 import pytest
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
 from hpctrack.run import words
+from hpctrack.run.states import RunStatus
 from hpctrack.store.read import lists, lookup
 from hpctrack.store.read.filters import RunFilter
 

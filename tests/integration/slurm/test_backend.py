@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import accounting, backend, native
 from tests.support.slurm_says import T0, epoch, line, row
 

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store import rows, statements
 from hpctrack.store.write import reconciled
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import sqltrack
 
-from hpctrack.run import states
+from hpctrack.run.states import Ends, RunStatus
 from tests.support.roles import PASSWORD
 
 _COLUMNS = (
@@ -169,8 +169,13 @@ def test_others_runs_stay_as_they_are(roles, clients):
 
 def test_what_ends_a_run_is_what_the_table_of_states_says(roles, clients):
     run = sqltrack.Experiment(clients("alice"), name="e").get_run()
-    for status, state in states.TABLE.items():
+    for status in RunStatus:
         run.set_status("SUSPENDED")
         run.set_status(status.value)
         [(ended,)] = roles.query("alice", "SELECT time_ended IS NOT NULL FROM runs")
-        assert ended == (not state.live), status
+        assert ended == (status.ends is Ends.RUN), status
+
+
+def test_the_states_are_those_of_the_table_and_no_more(roles):
+    names = roles.query("alice", "SELECT unnest(enum_range(NULL::runstatus))::text")
+    assert {name for (name,) in names} == {status.value for status in RunStatus}

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.types.json import Jsonb
 
 from hpctrack import reconcile
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store import database as store
 from hpctrack.store.ingest import ingestion
 from hpctrack.store.read import completions

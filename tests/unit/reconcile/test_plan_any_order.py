@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrack.reconcile.plan import Survey, plan
-from hpctrack.run import states
 from hpctrack.run.states import Ends, Stage
 from tests.support.facts import ALL, QUEUE, S, at, decide, relay, row, run, squeue
 
@@ -110,7 +109,7 @@ def test_nothing_ends_while_squeue_lists_it(life, shuffle):
         known = [r for r in rows if r.time_submitted <= line.time_submitted]
         stored, _ = decide(stored, line, *known, *shuffle.sample(messages, len(messages) // 2), now=clock)
         assert stored.time_ended is None
-        assert states.ends(stored.status) is Ends.NOTHING
+        assert stored.status.ends is Ends.NOTHING
 
 
 @given(lives(), st.randoms(use_true_random=False))
@@ -125,11 +124,11 @@ def test_transitions_go_forward(life, shuffle):
         noted += [(attempt, status) for attempt, status, _ in moves]
     for number in {attempt for attempt, _ in noted}:
         own = [status for attempt, status in noted if attempt == number]
-        stages = [states.stage_of(status) for status in own]
+        stages = [status.stage for status in own]
         assert stages == sorted(stages)
         assert all(before is not after for before, after in itertools.pairwise(own))
     assert noted[-1][1] is stored.status
-    assert len([s for _, s in noted if states.stage_of(s) is Stage.ENDED]) == len(rows)
+    assert len([s for _, s in noted if s.stage is Stage.ENDED]) == len(rows)
 
 
 def test_many_runs_are_told_apart():

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from hpctrack.model import JobFacts, RunStatus
+from hpctrack.model import JobFacts
 from hpctrack.reconcile.plan import Survey
-from hpctrack.run import states
-from hpctrack.run.states import Stage
+from hpctrack.run.states import RunStatus, Stage
 from hpctrack.slurm import parse
 from tests.support.facts import ALL, QUEUE, T0, S, at, decide, relay, run, squeue
 
@@ -163,7 +162,7 @@ def test_a_run_tells_what_was_executed(counted, data):
     assert [attempt.attempt for attempt in stored.attempts] == list(range(len(history)))
     assert [told(attempt) for attempt in stored.attempts] == [one.told for one in history]
     assert (stored.status, stored.time_ended) == (history[-1].status, at(history[-1].ended))
-    assert all(states.stage_of(attempt.status) is Stage.ENDED for attempt in stored.attempts)
+    assert all(attempt.status.stage is Stage.ENDED for attempt in stored.attempts)
     assert end(stored, history, counted=counted) == stored
 
 

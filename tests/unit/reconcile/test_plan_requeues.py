@@ -10,7 +10,6 @@ from hpctrack.model import JobFacts
 from hpctrack.reconcile.attempts import UNKNOWN, UNTOLD
 from hpctrack.reconcile.inquiry import Inquiry
 from hpctrack.reconcile.plan import GRACE, Survey
-from hpctrack.run import states
 from hpctrack.run.states import Stage
 from tests.support.facts import ALL, QUEUE, S, after, at, decide, relay, row, run, squeue
 
@@ -33,7 +32,7 @@ def test_the_end_of_the_newest_row_waits_while_squeue_lists_the_job():
     for state in ("COMPLETING", "RUNNING", "REQUEUED", "PENDING", "HIBERNATING"):
         stored, _ = decide(run(), squeue(state), row("FAILED"))
         assert stored.time_ended is None, state
-        assert states.stage_of(stored.status) is not Stage.ENDED
+        assert stored.status.stage is not Stage.ENDED
 
 
 def test_an_end_without_its_time_is_not_told_yet():

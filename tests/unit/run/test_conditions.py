@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
 from hpctrack.run import conditions, fields
 from hpctrack.run.conditions import And, Compare, Has, In, IsNull, Not, Or
 from hpctrack.run.fields import FieldRef
+from hpctrack.run.states import RunStatus
 from hpctrack.store.read import filters
 from tests.support.paths import DOCS
 

@@ -4,33 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrack import resources
-from hpctrack.model import RunStatus
 from hpctrack.run import states
-from hpctrack.run.states import Ends, Stage
+from hpctrack.run.states import Ends, RunStatus, Stage
 from tests.support.paths import DATA, DOCS
 
 
-def test_every_status_is_in_the_table():
-    assert set(states.TABLE) == set(RunStatus)
-
-
-def test_postgresql_knows_the_same_words():
-    schema = (resources.folder("sql") / "migrations" / "0001_base.sql").read_text()
-    enum = re.search(r"CREATE TYPE runstatus AS ENUM \((.*?)\);", schema, re.DOTALL)
-    assert enum
-    assert set(re.findall(r"'(\w+)'", enum[1])) == {status.value for status in RunStatus}
-
-
 def test_compact_codes_are_different():
-    codes = [state.code for state in states.TABLE.values()]
+    codes = [status.code for status in RunStatus]
     assert len(set(codes)) == len(codes)
 
 
 @pytest.mark.parametrize("status", RunStatus)
 def test_words_and_codes_are_read_back(status):
-    state = states.TABLE[status]
-    for text in (status.value, status.value.lower(), state.code, f"{status.value} by 1000"):
+    for text in (status.value, status.value.lower(), status.code, f"{status.value} by 1000"):
         assert states.status_of(text) is status
 
 
@@ -59,21 +45,20 @@ def test_odd_texts(text, status):
 @given(st.text())
 def test_no_other_text_is_an_end(text):
     status = states.status_of(text)
-    if status is not None and states.ends(status) is not Ends.NOTHING:
+    if status is not None and status.ends is not Ends.NOTHING:
         word = text.split()[0].upper().rstrip("+")
-        assert status.value.startswith(word) or states.TABLE[status].code == word
+        assert status.value.startswith(word) or status.code == word
 
 
 def test_only_what_ended_ends_anything():
-    for status, state in states.TABLE.items():
-        assert (states.stage_of(status) is Stage.ENDED) == (state.ends is not Ends.NOTHING)
-        assert state.live == (state.ends is not Ends.RUN)
+    for status in RunStatus:
+        assert (status.stage is Stage.ENDED) == (status.ends is not Ends.NOTHING)
 
 
 def test_what_slurm_starts_again_ends_no_run():
-    attempt = {status for status in RunStatus if states.ends(status) is Ends.ATTEMPT}
+    attempt = {status for status in RunStatus if status.ends is Ends.ATTEMPT}
     assert attempt == {RunStatus.PREEMPTED, RunStatus.REQUEUED}
-    assert states.ends(RunStatus.REVOKED) is Ends.NOTHING
+    assert RunStatus.REVOKED.ends is Ends.NOTHING
 
 
 def test_the_table_agrees_with_what_was_recorded():
@@ -81,9 +66,9 @@ def test_the_table_agrees_with_what_was_recorded():
     folder = DATA / "slurm-22.05.8"
     words = {name: set(re.findall(r"\x1f#\x1f([A-Z_]{6,})\b", (folder / name).read_text())) for name in
              ("squeue.txt", "sacct.txt")}  # fmt: skip
-    for status, state in states.TABLE.items():
-        assert state.squeue or status.value not in words["squeue.txt"]
-        assert state.sacct or status.value not in words["sacct.txt"]
+    for status in RunStatus:
+        assert status.squeue or status.value not in words["squeue.txt"]
+        assert status.sacct or status.value not in words["sacct.txt"]
     assert {"PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "SPECIAL_EXIT"} <= words["squeue.txt"]
     assert {"PREEMPTED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "REQUEUED"} <= words["sacct.txt"]
 
@@ -91,4 +76,4 @@ def test_the_table_agrees_with_what_was_recorded():
 def test_the_documentation_has_the_same_table():
     rows = [line.split(" | ") for line in (DOCS / "states.md").read_text().splitlines()]
     told = {row[0].removeprefix("| "): row[1] for row in rows if len(row) == 6}
-    assert told.items() >= {state.status.value: state.code for state in states.TABLE.values()}.items()
+    assert told.items() >= {status.value: status.code for status in RunStatus}.items()

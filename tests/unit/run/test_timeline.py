@@ -2,8 +2,9 @@
 
 from datetime import datetime, timedelta, timezone
 
-from hpctrack.model import RunStatus, Transition
+from hpctrack.model import Transition
 from hpctrack.run import timeline
+from hpctrack.run.states import RunStatus
 
 START = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import pytest
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import native, parse
 from tests.support.paths import DATA
 

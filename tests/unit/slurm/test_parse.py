@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import parse
 from tests.support.slurm_output import (
     DELIMITER,

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from hpctrack import errors
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.slurm import parse, units
 from tests.support.slurm_output import (
     DELIMITER,

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from psycopg import sql
 
-from hpctrack.model import RunStatus
 from hpctrack.run import conditions, fields
+from hpctrack.run.states import RunStatus
 from hpctrack.store import statements
 from hpctrack.store.read import lists, queries
 from hpctrack.store.read.filters import RunFilter, Sort

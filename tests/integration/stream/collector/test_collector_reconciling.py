@@ -10,6 +10,7 @@ import uuid
 import pytest
 
 from hpctrack import model
+from hpctrack.run.states import RunStatus
 from hpctrack.store.write import collectors
 from hpctrack.stream.collector import figures, reconciler
 from tests.support.waiting import PATIENCE, eventually
@@ -23,7 +24,7 @@ class Books:
 
     def _fact(self, source, status) -> model.JobFacts:
         now = datetime.datetime.now(datetime.timezone.utc)
-        ended = now if status is model.RunStatus.FAILED else None
+        ended = now if status is RunStatus.FAILED else None
         submitted = now - datetime.timedelta(minutes=1)
         return model.JobFacts(
             source, "c", 14, status.value, status, slurm_user="u", attempt=0, time_submitted=submitted,
@@ -31,11 +32,11 @@ class Books:
         )  # fmt: skip
 
     def queue(self, users=None):
-        return [] if self.looks > 2 else [self._fact("squeue", model.RunStatus.COMPLETING)]
+        return [] if self.looks > 2 else [self._fact("squeue", RunStatus.COMPLETING)]
 
     def ended(self, jobs, since):
         self.looks += 1
-        status = model.RunStatus.FAILED if self.looks > 2 else model.RunStatus.RUNNING
+        status = RunStatus.FAILED if self.looks > 2 else RunStatus.RUNNING
         return [self._fact("sacct", status)]
 
 

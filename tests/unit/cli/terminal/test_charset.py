@@ -7,7 +7,7 @@ import io
 import pytest
 
 from hpctrack.cli.terminal import charset, chart, render
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store.metrics.series import Bucket, Series
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpctrack.cli.terminal import detail
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store.metrics.series import Bucket, Series
 from hpctrack.view import story
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrack.cli.terminal import render, table
-from hpctrack.model import RunStatus
+from hpctrack.run.states import RunStatus
 from hpctrack.store.metrics.series import Bucket, Series
 from hpctrack.text import visible
 from hpctrack.view import jsonable

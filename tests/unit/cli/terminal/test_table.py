@@ -12,8 +12,8 @@ from rich.text import Text
 from hpctrack import errors
 from hpctrack.cli import options
 from hpctrack.cli.terminal import chart, listing, table
-from hpctrack.model import RunStatus
 from hpctrack.run import states
+from hpctrack.run.states import RunStatus
 from hpctrack.store.metrics.series import Bucket, Series
 from hpctrack.view import columns, notation
 
