@@ -8,7 +8,8 @@ import stat
 
 import pytest
 
-from hpctrack.cli import table_of_verbs
+from hpctrack.cli.table_of_verbs import VERBS
+from tests.support.verbs import EXAMPLES, WITHOUT_CONFIGURATION
 
 STRANGER = 65534
 GOOD = "experiment = mine\n"
@@ -95,15 +96,6 @@ VARIABLES = {
     "HPCTRACK_SCHEMA": b"\xff",
     "HPCTRACK_DSN_HOTS": "x",
 }
-#: Arguments that each verb needs; a verb that is not here needs none.
-ARGUMENTS = {
-    "rerun": ["r1"], "cancel": ["r1"], "show": ["r1"], "metrics": ["r1"], "export": ["r1", "-o", "x.csv"],
-    "plot": ["r1"], "logs": ["r1"], "compare": ["r1", "r2"], "tag": ["r1", "a"], "untag": ["r1", "a"],
-    "note": ["r1", "a"], "link": ["r1", "continues", "r2"], "experiment": ["list"], "delete": ["--yes", "r1"],
-    "prune": ["--yes", "--older-than", "1d"],
-}  # fmt: skip
-#: They need no configuration, or tell of a bad one in a table.
-OTHERS = {"templates", "completion", "doctor"}
 
 
 def call(site, verb, *arguments, environ=None):
@@ -153,10 +145,10 @@ def test_another_verb_says_so_in_one_line(site, what):
     assert "hpctrack.conf" in line and why in line
 
 
-@pytest.mark.parametrize("verb", sorted(set(table_of_verbs.VERBS) - OTHERS - set(TRACKING)))
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - WITHOUT_CONFIGURATION - set(TRACKING)))
 def test_no_verb_waits_for_a_fifo(site, verb):
     os.mkfifo(site.work / "hpctrack.conf")
-    code, _, [line] = call(site, verb, *ARGUMENTS.get(verb, ()))
+    code, _, [line] = call(site, verb, *EXAMPLES.get(verb, ()))
     assert code == 78 and "is a FIFO" in line
 
 

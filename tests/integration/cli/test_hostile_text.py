@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from hpctrack.cli.table_of_verbs import VERBS
+from tests.support.verbs import EXAMPLES, WITHOUT_CONFIGURATION
 
 NOW = datetime.now(timezone.utc)
 LONG_AGO = NOW - timedelta(days=9)
@@ -151,12 +152,10 @@ OF_RUNS = [
     ["logs", "r1"], ["logs", "r1", "--err"],
     ["compare", "r1", "r2"], ["compare", "r1", "r2", "--json"], ["compare", "r1", EVIL],
 ]  # fmt: skip
-#: What is tried of each verb, beside words and options that it does not know.
-COMMANDS = {
+#: What is tried of verbs of which more is to be tried than their example, with such a word in each place.
+MORE = {
     "sbatch": [["sbatch", "-E", "x", "/nowhere/" + EVIL]],
     "run": [["run", "-E", EVIL, "--", "/nowhere/" + EVIL]],
-    "rerun": [["rerun", "r1"], ["rerun", EVIL]],
-    "cancel": [["cancel", "r1"], ["cancel", EVIL]],
     "templates": [["templates", EVIL], ["templates", "array", "-o", "/nowhere/" + EVIL]],
     "status": [
         ["status"], ["status", "--json"], ["status", "--csv", "--all"], ["status", "--parsable"],
@@ -173,10 +172,6 @@ COMMANDS = {
         ["export", "r1", "--to", "/nowhere/" + EVIL + ".csv"],
         ["export", "-E", EVIL, "--to", "/nowhere/a.csv"],
     ],
-    "psql": [["psql", "-c", EVIL]],
-    "tag": [["tag", "r1", EVIL], ["tag", EVIL, "x"]],
-    "untag": [["untag", "r1", EVIL]],
-    "note": [["note", "r1", EVIL], ["note", EVIL, "x"]],
     "link": [
         ["link", "r1", EVIL, "r2"], ["link", "r1", EVIL, EVIL], ["link", "r1", "no" + EVIL, "r2", "--remove"],
     ],
@@ -189,8 +184,6 @@ COMMANDS = {
     "delete": [["delete", "r1"], ["delete", EVIL]],
     "setup": [["setup", "/nowhere/" + EVIL], ["setup", "--user", EVIL]],
     "collector": [["collector", "--status"], ["collector", "--status", "--json"]],
-    "sync": [["sync"]],
-    "reconcile": [["reconcile"]],
     "prune": [
         ["prune", "--older-than", "1d"], ["prune", "--older-than", EVIL],
         ["prune", "--older-than", "1d", "-E", EVIL],
@@ -198,6 +191,14 @@ COMMANDS = {
     "doctor": [["doctor"], ["doctor", "-c", EVIL]],
     "completion": [["completion", EVIL]],
 }  # fmt: skip
+
+
+def tried(verb: str) -> list[list[str]]:
+    """Return what is tried of a verb, and words and options that it does not know."""
+    example = [verb, *EXAMPLES.get(verb, ())]
+    evil = [[*example[:place], EVIL, *example[place + 1 :]] for place in range(1, len(example))]
+    unknown = [[verb, f"--{EVIL}"], [verb, EVIL, EVIL + "2"], [verb, "a\udcff\udc9b2J"]]
+    return [*MORE.get(verb, [example, *evil]), *unknown]
 
 
 def told_in_terminals(database, tmp_path, commands):
@@ -216,18 +217,14 @@ def told_in_terminals(database, tmp_path, commands):
     return json.loads(done.stdout)
 
 
-def test_every_verb_is_tried():
-    assert set(COMMANDS) == set(VERBS)
+def test_what_is_tried_is_a_verb():
+    assert {*MORE, *EXAMPLES, *WITHOUT_CONFIGURATION} <= set(VERBS)
 
 
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
 def test_nothing_that_a_verb_says_commands_the_terminal(database, spoilt, tmp_path):
-    commands = [
-        command
-        for verb, tried in COMMANDS.items()
-        for command in [*tried, [verb, f"--{EVIL}"], [verb, EVIL, EVIL + "2"], [verb, "a\udcff\udc9b2J"]]
-        if verb != "psql"  # which speaks for itself
-    ]
+    ours = [verb for verb in VERBS if verb != "psql"]  # which speaks for itself
+    commands = [command for verb in ours for command in tried(verb)]
     told = told_in_terminals(database, tmp_path, commands)
     wrong = []
     for command, (code, said) in zip(commands, told, strict=True):
