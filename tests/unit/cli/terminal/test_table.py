@@ -127,7 +127,7 @@ def test_a_line_that_ends_where_a_cell_is_cut_has_one_sign():
 
 
 def test_a_width_that_is_asked_for_cuts_with_a_sign():
-    run = SimpleNamespace(last={"loss": 0.06561})
+    run = SimpleNamespace(last={"loss": 0.06561}, is_array=False)
     for width in range(1, 9):
         for plain, sign in ((True, "+"), (False, "…")):
             (cell,) = listing.build(columns.parse(f"metrics.loss%{width}"), [run], None, plain=plain)[0].cells
