@@ -63,7 +63,7 @@ class Settings(NamedTuple):
     #: Where the user's other login nodes reach the embedded PostgreSQL once they have asked: addresses or
     #: ``*``; ``none``; empty: the address that leads to who asks.
     embedded_listen: str = ""
-    #: ``auto`` (UDP, and the spool where nobody answers), ``udp`` or ``spool``.
+    #: ``auto`` (datagrams, and the spool where nobody answers) or ``spool``.
     transport: str = "auto"
     #: ``record`` (in the spool) or ``script`` (in the submitted script, for clusters without a shared home).
     key_in: str = "record"
@@ -209,7 +209,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "metrics_bind": str,
     "metrics_port": _port,
     "embedded_listen": str,
-    "transport": _choice("auto", "udp", "spool"),
+    "transport": _choice("auto", "spool"),
     "key_in": _choice("record", "script"),
     "node_dir": str,
     "journal_cap": lambda text: int(_bytes(text)),
