@@ -14,6 +14,7 @@ from benchmarks.site import Run
 from hpctrack.stream.collector import mmsg
 from hpctrack.stream.node import window
 from hpctrack.stream.wire import bodies, datagrams, journal, layout
+from hpctrack.stream.wire.names import Address
 
 #: About what a line of a journal takes; offsets are made up from it.
 _LINE_BYTES = 100
@@ -76,7 +77,7 @@ def replay(address: tuple[str, int], loads: Sequence[Callable[[], list[Stream]]]
 
 class _Sender:
     def __init__(self, address: tuple[str, int], streams: list[Stream]) -> None:
-        self._socket = mmsg.BatchSocket("127.0.0.1", 0, buffer=_BUFFER)
+        self._socket = mmsg.BatchSocket(Address("127.0.0.1", 0), buffer=_BUFFER)
         host = socket.inet_aton(address[0])
         self._target = struct.pack("=H", socket.AF_INET) + struct.pack(">H4s8x", address[1], host)
         self._by_name = {(one.datagrams[0][4:24], one.datagrams[0][30:38]): one for one in streams}

@@ -52,7 +52,7 @@ class Settings(NamedTuple):
     schema: str = "hpctrack"
     #: The user's data folder on the shared home: database, spool, owner file.
     data_dir: str = "~/.local/share/hpctrack"
-    #: Where relays find the collector: ``host:port`` entries; empty means the address file in the spool.
+    #: Where relays find the collector (`Address.parse`); empty means the address file in the spool.
     collector: tuple[str, ...] = ()
     #: Address and UDP port that ``hpctrack collector`` binds; port 0 takes any free one.
     collector_bind: str = "0.0.0.0"  # noqa: S104 (compute nodes must reach it; every datagram carries a MAC)

@@ -18,6 +18,7 @@ from benchmarks.site import Run, personal
 from benchmarks.stream.collector import ROUNDS, ROWS, SENDERS, ship
 from hpctrack.stream.collector import mmsg
 from hpctrack.stream.wire import datagrams, layout
+from hpctrack.stream.wire.names import Address
 
 #: What the names of its results begin with.
 RESULTS = ("stream.flood",)
@@ -87,7 +88,7 @@ def _flood(datagrams: list[bytes], address: tuple[str, int]) -> Iterator[Callabl
 def _send(
     datagrams: list[bytes], address: tuple[str, int], began: Event, enough: Event, rate: SimpleQueue[float]
 ) -> None:
-    sock = mmsg.BatchSocket("127.0.0.1", 0)
+    sock = mmsg.BatchSocket(Address("127.0.0.1", 0))
     target = struct.pack("=H", socket.AF_INET) + struct.pack(
         ">H4s8x", address[1], socket.inet_aton(address[0])
     )

@@ -29,14 +29,14 @@ def bind(settings: Settings, before: Sequence[str]) -> BatchSocket:
 
     Raises `errors.CollectorUnavailable`.
     """
-    host, port = _everywhere(settings.collector_bind), settings.collector_port
+    wanted = _everywhere(Address(settings.collector_bind, settings.collector_port))
     failure: OSError | None = None
-    for candidate in (port,) if port else (*_ports(before), 0):
+    for port in (wanted.port,) if wanted.port else (*_ports(before), 0):
         try:
-            return BatchSocket(host, candidate)
+            return BatchSocket(wanted._replace(port=port))
         except OSError as error:
             failure = error
-    raise errors.CollectorUnavailable(f"can't listen on {Address(host, port)}: {failure}") from failure
+    raise errors.CollectorUnavailable(f"can't listen on {wanted}: {failure}") from failure
 
 
 def _ports(addresses: Iterable[str]) -> list[int]:
@@ -48,20 +48,20 @@ def _ports(addresses: Iterable[str]) -> list[int]:
     return sorted(ports)
 
 
-def _everywhere(host: str) -> str:
-    """Return the address to bind for a host: on a host without IPv4, ``::`` in place of ``0.0.0.0``."""
-    if host != str(ipaddress.IPv4Address(0)):
-        return host
-    versions = {ipaddress.ip_address(address).version for address in _interfaces(with_ipv6=True)}
-    return str(ipaddress.IPv6Address(0)) if versions == {6} else host
+def _everywhere(wanted: Address) -> Address:
+    """Return the address to bind for one: on a host without IPv4, ``::`` in place of ``0.0.0.0``."""
+    if wanted.host != str(ipaddress.IPv4Address(0)):
+        return wanted
+    versions = {ipaddress.ip_address(host).version for host in _interfaces(with_ipv6=True)}
+    return wanted._replace(host=str(ipaddress.IPv6Address(0))) if versions == {6} else wanted
 
 
-def reachable(host: str, port: int) -> list[str]:
-    """Return where others reach a socket that is bound to a host, best first: ``host:port``."""
-    if not ipaddress.ip_address(host).is_unspecified:
-        return [str(Address(host, port))]
-    hosts = filter(None, [_name(), *_interfaces(with_ipv6=":" in host)])
-    return [str(Address(host, port)) for host in dict.fromkeys(hosts)][:_MAX_ADDRESSES]
+def reachable(bound: Address) -> list[str]:
+    """Return where others reach a socket that is bound to an address, best first."""
+    if not bound.is_everywhere:
+        return [str(bound)]
+    hosts = filter(None, [_name(), *_interfaces(with_ipv6=":" in bound.host)])
+    return [str(bound._replace(host=host)) for host in dict.fromkeys(hosts)][:_MAX_ADDRESSES]
 
 
 def _name() -> str | None:

@@ -15,6 +15,8 @@ import struct
 import threading
 from typing import TYPE_CHECKING, TypeAlias
 
+from hpctrack.stream.wire.names import Address
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -75,24 +77,17 @@ class _Slots:
 
 
 class BatchSocket:
-    """A UDP socket: one thread receives, any may send."""
+    """The socket of an address: one thread receives, any may send."""
 
-    def __init__(self, host: str, port: int, *, buffer: int = 32 << 20) -> None:
-        """Bind; ``buffer`` is how many bytes the kernel is asked to keep for us.
+    def __init__(self, address: Address, *, buffer: int = 32 << 20) -> None:
+        """Listen; ``buffer`` is how many bytes the kernel is asked to keep for us.
 
-        Raises OSError.
+        Raises as `Address.listen` does.
         """
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )[0]
-        self._socket = socket.socket(family, kind, protocol)
+        self._socket = address.listen()
         try:
-            if family == socket.AF_INET6:
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             self._enlarge(buffer)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
-            self._socket.setblocking(False)
-            self._socket.bind(address)
         except OSError:
             self._socket.close()
             raise
@@ -116,10 +111,9 @@ class BatchSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     @property
-    def address(self) -> tuple[str, int]:
-        """Host and port that the socket is bound to."""
-        host, port = self._socket.getsockname()[:2]
-        return str(host), int(port)
+    def address(self) -> Address:
+        """Where it listens."""
+        return Address.of(self._socket)
 
     def close(self) -> None:
         """Close the socket."""

@@ -54,7 +54,7 @@ class Collector:
         self._settings = settings
         self.id = uuid.uuid4()
         self._socket = addresses.bind(settings, launch.read_addresses(settings))
-        self.addresses = addresses.reachable(*self._socket.address)
+        self.addresses = addresses.reachable(self._socket.address)
         self._started = time.monotonic()
         self._stopping = threading.Event()
         self._failed: list[str] = []

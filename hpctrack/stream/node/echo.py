@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from hpctrack.stream.wire import ciphers, datagrams, layout
 from hpctrack.stream.wire.names import TASK_NONE, Address
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 #: Seconds between two questions: datagrams get lost, and collectors look up keys.
@@ -20,7 +20,7 @@ _PAUSE = 0.25
 
 
 def ping(address: str, submission: bytes, secret: bytes, seconds: float) -> float | None:
-    """Return how many seconds an echo from ``host:port`` takes; None if none comes in time.
+    """Return how many seconds an echo from an `Address` takes; None if none comes in time.
 
     The run is that of a submission without tasks. Raises `errors.CollectorUnavailable` for a host that has no
     address, or on which nobody listens.
@@ -30,7 +30,7 @@ def ping(address: str, submission: bytes, secret: bytes, seconds: float) -> floa
         family, place = Address.parse(address).resolve()[0]
     except (OSError, ValueError) as error:  # UnicodeError is a ValueError
         raise errors.CollectorUnavailable(f"{address} can't be found: {error}") from None
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+    with Address.caller(family) as sock:
         try:
             sock.connect(place)
             return _await(sock, key, submission, time.monotonic() + seconds)

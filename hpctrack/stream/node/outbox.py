@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
@@ -19,11 +18,13 @@ from hpctrack.stream.wire import bodies, ciphers, datagrams, journal, layout
 from hpctrack.stream.wire.names import Address, RunName
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Sequence
 
     from hpctrack.stream.disk.tail import Tail
     from hpctrack.stream.node.window import Stream
     from hpctrack.stream.wire.datagrams import Header
+    from hpctrack.stream.wire.names import Place
     from hpctrack.stream.wire.records import Record
 
 #: Times that a journal may be cut by its writer and start again under the next name.
@@ -260,14 +261,14 @@ class Outbox:
 
 
 class Link:
-    """A UDP socket, and the addresses where the collector may be."""
+    """The addresses where the collector may be, and a socket for each family of them that was tried."""
 
     def __init__(self, addresses: Callable[[], Sequence[str]]) -> None:
-        """``addresses`` returns ``host:port`` entries; it is asked again at each `turn`."""
+        """``addresses`` returns them as `Address.parse` reads them; it is asked again at each `turn`."""
         self._addresses = addresses
-        self._targets: list[tuple[int, tuple[object, ...]]] = []
+        self._targets: list[Place] = []
         self._sockets: dict[int, socket.socket] = {}
-        self._target: tuple[int, tuple[object, ...]] | None = None
+        self._target: Place | None = None
         self._timeouts = 0
 
     @property
@@ -283,7 +284,7 @@ class Link:
 
     def turn(self) -> None:
         """Try the next address."""
-        targets: list[tuple[int, tuple[object, ...]]] = []
+        targets: list[Place] = []
         for entry in self._addresses():
             with contextlib.suppress(OSError, ValueError):  # UnicodeError is a ValueError
                 targets += [found for found in Address.parse(entry).resolve() if found not in targets]
@@ -298,33 +299,33 @@ class Link:
         """Send one datagram; False if there is no address, or no room. What is lost is sent again anyway."""
         if self._target is None:
             return False
-        family, address = self._target
+        family, place = self._target
         try:
-            self._socket(family).sendto(datagram, address)
+            self._socket(family).sendto(datagram, place)
         except OSError:
             return False
         return True
 
     def _socket(self, family: int) -> socket.socket:
         if family not in self._sockets:
-            self._sockets[family] = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._sockets[family] = Address.caller(family)
         return self._sockets[family]
 
     def receive(self) -> Iterator[bytes]:
         """Yield the datagrams that have arrived."""
-        for udp in self._sockets.values():
+        for caller in self._sockets.values():
             try:
                 while True:
-                    yield udp.recv(layout.MAX_DATAGRAM + 1)
+                    yield caller.recv(layout.MAX_DATAGRAM + 1)
             except OSError:
                 continue
 
     def filenos(self) -> list[int]:
         """Return what to poll."""
-        return [udp.fileno() for udp in self._sockets.values()]
+        return [caller.fileno() for caller in self._sockets.values()]
 
     def close(self) -> None:
         """Close the sockets."""
-        for udp in self._sockets.values():
-            udp.close()
+        for caller in self._sockets.values():
+            caller.close()
         self._sockets.clear()

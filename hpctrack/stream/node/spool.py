@@ -221,8 +221,8 @@ def ship(
 ) -> Outcome:
     """Ship a folder until all of it is acknowledged, and delete what nobody needs any more.
 
-    ``addresses`` returns ``host:port`` entries of collectors; ``progress`` is told the number of bytes each
-    time that some are acknowledged; ``ended``: PostgreSQL says that the attempt is over on all nodes. Raises
+    ``addresses`` returns those of collectors; ``progress`` is told the number of bytes each time that some
+    are acknowledged; ``ended``: PostgreSQL says that the attempt is over on all nodes. Raises
     `errors.CollectorUnavailable` if no collector answers, `errors.BadInput` if there is no submission record
     or some of the journals can't be read, `errors.WireError` if this Python refuses the record's ciphers,
     OSError if the folder can't be read or written.

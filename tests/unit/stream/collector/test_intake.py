@@ -11,11 +11,13 @@ import pytest
 
 from hpctrack.stream.collector import intake, keys, mmsg
 from hpctrack.stream.wire import bodies, ciphers, datagrams, journal, layout
+from hpctrack.stream.wire.names import Address
 from tests.support.datagrams import SUBMISSION, header
 from tests.support.waiting import eventually
 
 SECRET = bytes(range(32))
 RUN = keys.RunKey(7, ciphers.run_key(SECRET, -1))
+HERE = Address("127.0.0.1", 0)
 
 
 # --- keys ---
@@ -141,7 +143,7 @@ class Running:
     """A receiver, and a socket to send to it from."""
 
     def __init__(self) -> None:
-        self.socket = mmsg.BatchSocket("127.0.0.1", 0)
+        self.socket = mmsg.BatchSocket(HERE)
         self.keys = keys.Keys(time.monotonic)
         self.intake = intake.Intake()
         self.receiver = intake.Receiver(self.socket, self.keys, self.intake, lambda _journal: 42)
@@ -276,7 +278,7 @@ def test_a_new_runs_first_datagram_is_not_lost(running):
 
 
 def test_drops_by_the_kernel_are_counted():
-    sock = mmsg.BatchSocket("127.0.0.1", 0, buffer=5000)
+    sock = mmsg.BatchSocket(HERE, buffer=5000)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect(sock.address)
         for _ in range(200):
@@ -290,7 +292,7 @@ def test_drops_by_the_kernel_are_counted():
 
 
 def test_answers_go_where_they_should_in_batches():
-    sock = mmsg.BatchSocket("127.0.0.1", 0)
+    sock = mmsg.BatchSocket(HERE)
     clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
     for number, client in enumerate(clients):
         client.settimeout(10)
@@ -308,7 +310,7 @@ def test_answers_go_where_they_should_in_batches():
 
 
 def test_a_vanished_client_keeps_no_answer_from_the_others():
-    sock = mmsg.BatchSocket("127.0.0.1", 0)
+    sock = mmsg.BatchSocket(HERE)
     gone, there = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
     for client in (gone, there):
         client.connect(sock.address)
