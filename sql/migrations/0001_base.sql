@@ -651,7 +651,7 @@ COMMENT ON TABLE collectors IS 'Collectors and what they are doing';
 COMMENT ON COLUMN collectors.id IS 'Made by the collector when it starts';
 COMMENT ON COLUMN collectors.host IS 'Host that it runs on';
 COMMENT ON COLUMN collectors.pid IS 'Its process id there';
-COMMENT ON COLUMN collectors.addresses IS 'Where it receives datagrams: host:port';
+COMMENT ON COLUMN collectors.addresses IS 'Where it receives datagrams, as in the setting collector';
 COMMENT ON COLUMN collectors.started IS 'When it started';
 COMMENT ON COLUMN collectors.heartbeat IS 'When it last said that it lives';
 COMMENT ON COLUMN collectors.lease IS 'Until when this collector is the one that reconciles with Slurm; NULL if it never was';

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from hpctrack import account, errors, files, settings
 from hpctrack.cli import common
 from hpctrack.cli.terminal import waiting
+from hpctrack.stream.wire import names
 from hpctrack.view import notation, remarks
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
     if not addresses:
         yield Check(
             "echo", "broken", "no address of a collector is known",
-            "start one (hpctrack collector), or set collector = host:port",
+            f"start one (hpctrack collector), or set collector = {names.ADDRESS}",
         )  # fmt: skip
         return
     name, secret = uuid.uuid4(), ciphers.mint()
@@ -304,7 +305,7 @@ def _echo(address: str, submission: bytes, secret: bytes) -> Check:
     if seconds is None:
         return Check(
             "echo", "broken", f"no answer from {address} within {_ECHO_SECONDS:g} s",
-            "let UDP through to that port, or name another address: collector = host:port",
+            f"let {names.CARRIER} through to it, or name another address: collector = {names.ADDRESS}",
         )  # fmt: skip
     return Check("echo", "ok", f"{address} answers in {1000 * seconds:.1f} ms")
 

@@ -18,6 +18,7 @@ from hpctrack.run import runids
 from hpctrack.run.states import RunStatus
 from hpctrack.store.read import lookup, queries
 from hpctrack.stream.collector import launch
+from hpctrack.stream.wire import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ _SCRIPT = """\
 echo "step=0 answer=42" >> "$HPCTRACK_JOURNAL"
 sleep 3
 """
+_LET_THROUGH = f"let {names.CARRIER} through from compute nodes to the collector's address above"
 _PAUSE = 0.5
 #: Seconds after the end of the job in which its row may still come: collectors look into the spool every 30.
 _LATE = 45.0
@@ -129,7 +131,7 @@ def _failure(connection: Connection, run: queries.Run, job: str, seconds: float)
         return Check("job", "broken", f"job {job}{where} ran, but what it logged has not arrived", do)
     return Check(
         "job", "broken", f"nothing has been heard of job {job}{where} ({run.status.value})",
-        "let UDP through from compute nodes to the collector's address above, or set transport = spool; "
+        f"{_LET_THROUGH}, or set transport = spool; "
         f"compute nodes must see the data folder and {children.PYTHON}; hpctrack show {job} tells more",
     )  # fmt: skip
 
@@ -142,7 +144,7 @@ def _way(connection: Connection, run: queries.Run, transport: str) -> Iterator[C
     if any(one.raw and "spool" in one.raw for one in queries.transitions(connection, run.id)):
         yield Check(
             "way", "note", "datagrams from the node were not acknowledged: the row came through the spool",
-            "let UDP through from compute nodes to the collector's address above",
+            _LET_THROUGH,
         )  # fmt: skip
         return
     yield Check("way", "ok", "by datagrams")
