@@ -342,14 +342,20 @@ def debugging(environ: Mapping[str, str] | None = None) -> bool:
 
 def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield variables that nothing reads and that are nearly a setting's, with the name of that."""
+    for name in environ:
+        near = _nearest_setting(name)
+        if near is not None:
+            yield name, _VARIABLE + near.upper()
+
+
+def _nearest_setting(variable: str) -> str | None:
+    """Return the setting that a variable nearly names; None for a variable that is read, or is not ours."""
     from hpctrack.text import nearest
 
-    for name in environ:
-        key = name[len(_VARIABLE) :].lower()
-        if name.startswith(_VARIABLE) and key not in _PARSERS and key not in _INTERNAL:
-            near = None if key.startswith("dsn_") else nearest.to(key, _PARSERS, _ALIKE)
-            if near is not None:
-                yield name, _VARIABLE + near.upper()
+    key = variable[len(_VARIABLE) :].lower()
+    if not variable.startswith(_VARIABLE) or key.startswith("dsn_") or key in _PARSERS or key in _INTERNAL:
+        return None
+    return nearest.to(key, _PARSERS, _ALIKE)
 
 
 def existing_files(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -370,12 +376,17 @@ def _read_file(path: str, *, required: bool) -> Iterator[tuple[str, str, str]]:
     """Yield (where, key, text) of each line; ``where`` is ``file:line`` for messages."""
     for number, raw in enumerate(_lines(path, required=required), 1):
         line = raw.strip()
-        if not line or line[0] in "#;" or (line[0] == "[" and line[-1] == "]"):
+        if _sets_nothing(line):
             continue
         key, equals, text = line.partition("=")
         if not equals:
             raise errors.SettingsError(f"{path}:{number}: expected key = value")
         yield f"{path}:{number}", key.strip().lower(), text.strip()
+
+
+def _sets_nothing(line: str) -> bool:
+    """Whether a line is empty, a comment, or the head of a section."""
+    return not line or line[0] in "#;" or (line[0] == "[" and line[-1] == "]")
 
 
 def _lines(path: str, *, required: bool) -> list[str]:

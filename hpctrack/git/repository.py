@@ -24,7 +24,7 @@ from hpctrack import files
 from hpctrack.git.program import Git
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 SECONDS = 1.0
 #: For a git that was killed to be gone.
@@ -175,8 +175,14 @@ def _submodules_are_dirty(
     told = git.ask(_INDEX, repository.top, stand_in)
     if told is None or depth >= _MAX_DEPTH:
         return None
-    answers = {_submodule_is_dirty(git, path, depth) for path in _populated(repository.top, told)}
-    return True if True in answers else None if None in answers else False
+    return _any({_submodule_is_dirty(git, path, depth) for path in _populated(repository.top, told)})
+
+
+def _any(answers: Collection[bool | None]) -> bool | None:
+    """Return True if an answer is True; else None if one is not known."""
+    if True in answers:
+        return True
+    return None if None in answers else False
 
 
 def _submodule_is_dirty(git: Git, path: Path, depth: int) -> bool | None:

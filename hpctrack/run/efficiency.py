@@ -40,6 +40,11 @@ class Resources(NamedTuple):
     """The most that it was seen to use."""
 
     @property
+    def is_conclusive(self) -> bool:
+        """Whether it has ended, and ran for long enough that its shares mean something."""
+        return self.over and self.elapsed_s is not None and self.elapsed_s >= _SHORT
+
+    @property
     def cpu_time(self) -> timedelta | None:
         """Processor time that it used, over all nodes."""
         return None if self.cpu_s is None else timedelta(seconds=self.cpu_s)
@@ -70,7 +75,7 @@ def hints(used: Resources, *, completed: bool) -> list[str]:
 
     ``completed``: whether it ran to its own end; else nothing is said about its time limit.
     """
-    if not used.over or used.elapsed_s is None or used.elapsed_s < _SHORT:
+    if not used.is_conclusive:
         return []
     said = (_idle_processors(used), _idle_memory(used), _time_to_spare(used) if completed else None)
     return [hint for hint in said if hint is not None]
