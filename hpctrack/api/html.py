@@ -73,8 +73,12 @@ def experiment(info: Experiment) -> str:
 
 def records(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of records, their fields the columns; those that none has a value of are left out."""
-    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in (None, {}) for row in rows)]
+    names = [name for name in (rows[0] if rows else ()) if _has_values(rows, name)]
     return _table(names, [[row[name] for name in names] for row in rows])
+
+
+def _has_values(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(row[name] not in (None, {}) for row in rows)
 
 
 def status(state: RunStatus) -> str:

@@ -12,6 +12,7 @@ from hpctrack.run.states import RunStatus
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
+    from types import ModuleType
 
     import pandas as pd
 
@@ -28,15 +29,19 @@ def frame(
     pandas = frames.require("pandas", "DataFrames")
     facts = pandas.DataFrame([_facts(run, now) for run in runs], columns=list(_COLUMNS))
     for name, field in _COLUMNS.items():
-        if field.kind == "time":
-            facts[name] = pandas.to_datetime(facts[name], utc=True)
-        elif field.kind == "length":
-            facts[name] = pandas.to_timedelta(facts[name])
-        elif field.kind == "number":
-            facts[name] = facts[name].astype("Int64")
+        facts[name] = _typed(pandas, facts[name], field.kind)
     rest = pandas.DataFrame([_measured(run, extremes.get(run.id, {})) for run in runs], index=facts.index)
     whole: pd.DataFrame = pandas.concat([facts, rest[_ordered(rest.columns)]], axis=1)
     return whole
+
+
+def _typed(pandas: ModuleType, values: Any, kind: str) -> Any:
+    """Return a column with pandas' own type for values of a kind (see `fields.Field`), if there is one."""
+    if kind == "time":
+        return pandas.to_datetime(values, utc=True)
+    if kind == "length":
+        return pandas.to_timedelta(values)
+    return values.astype("Int64") if kind == "number" else values
 
 
 def _facts(run: RunRow, now: datetime) -> list[Any]:

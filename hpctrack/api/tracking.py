@@ -76,14 +76,7 @@ class Tracked:
             # A second SIGTERM, or one now, must not keep the end from being noted.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                # psycopg 3.2 leaves a connection as it is when this comes in the middle of a statement.
-                self._run.client.close()
-            how = end_of(error)
-            self._run.client.change(
-                lambda connection: tracked.end(connection, self._run.id, self._attempt, how)
-            )
-            self._run.refresh()
+            self._note_end(error)
         except errors.HpctrackError as failure:
             warnings.warn(
                 f"hpctrack: the end of r{self._run.id} could not be noted: {failure}",
@@ -96,6 +89,14 @@ class Tracked:
         if isinstance(error, Terminated):
             # As it would have gone without us.
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _note_end(self, error: BaseException | None) -> None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            # psycopg 3.2 leaves a connection as it is when this comes in the middle of a statement.
+            self._run.client.close()
+        how = end_of(error)
+        self._run.client.change(lambda connection: tracked.end(connection, self._run.id, self._attempt, how))
+        self._run.refresh()
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
