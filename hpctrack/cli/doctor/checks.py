@@ -208,21 +208,29 @@ def judge_clock(skew: float, name: str = "clock", whose: str = "this host's") ->
 
 def _collectors(configuration: Settings, connection: Connection) -> Iterator[Check]:
     from hpctrack.store.write import collectors
-    from hpctrack.stream.collector import launch
 
-    if configuration.personal:
-        try:
-            if launch.ensure_running(configuration):
-                launch.wait_for_addresses(configuration)
-        except errors.HpctrackError as error:
-            yield Check("collector", "broken", str(error), f"see {launch.log_path(configuration)}")
-            return
+    failure = _start(configuration) if configuration.personal else None
+    if failure is not None:
+        yield failure
+        return
     live = [row for row in collectors.fetch(connection) if row.live]
     yield _heartbeats(configuration, live)
     if configuration.transport == "spool":
         yield Check("echo", "ok", "transport = spool: nothing is sent, journals go through the data folder")
         return
     yield from _echoes(connection, _addresses(configuration, live))
+
+
+def _start(configuration: Settings) -> Check | None:
+    """Start the user's own collector if it does not run; return why it can't be started."""
+    from hpctrack.stream.collector import launch
+
+    try:
+        if launch.ensure_running(configuration):
+            launch.wait_for_addresses(configuration)
+    except errors.HpctrackError as error:
+        return Check("collector", "broken", str(error), f"see {launch.log_path(configuration)}")
+    return None
 
 
 def _addresses(configuration: Settings, live: list[CollectorRow]) -> list[str]:

@@ -52,7 +52,11 @@ def follow(
     if broken:
         yield Check("job", "note", "not tried", "mend what is broken first")
         return
-    configuration = settings.load(config_path=config_path)
+    yield from _try(options, seconds, settings.load(config_path=config_path))
+
+
+def _try(options: Sequence[str], seconds: float, configuration: Settings) -> Iterator[Check]:
+    """Submit a job, and watch it for so many seconds."""
     job, said = _submit(options, configuration)
     if job is None:
         do = "give the options that jobs need here: hpctrack doctor --job -- -A ACCOUNT -p PARTITION"
@@ -89,10 +93,7 @@ def _watch(
     configuration: Settings, connection: Connection, run_id: int, job: str, seconds: float
 ) -> Iterator[Check]:
     """Wait for the job's row, then for its end; take a run that went well away again."""
-    deadline = time.monotonic() + seconds
-    run = _await(connection, run_id, deadline, lambda run: bool(run.rows) or _is_over(run))
-    if not run.rows and _is_over(run):
-        run = _await(connection, run_id, time.monotonic() + _LATE, lambda run: bool(run.rows))
+    run = _await_row(connection, run_id, seconds)
     if not run.rows:
         yield _failure(connection, run, job, seconds)
         return
@@ -101,6 +102,15 @@ def _watch(
     run = _await(connection, run_id, time.monotonic() + _END, _is_over)
     if _is_over(run):
         checks.remove(connection, run_id)
+
+
+def _await_row(connection: Connection, run_id: int, seconds: float) -> queries.Run:
+    """Return the run once its row is there, or when time is up; after the end of the job it may be late."""
+    deadline = time.monotonic() + seconds
+    run = _await(connection, run_id, deadline, lambda run: bool(run.rows) or _is_over(run))
+    if run.rows or not _is_over(run):
+        return run
+    return _await(connection, run_id, time.monotonic() + _LATE, lambda run: bool(run.rows))
 
 
 def _await(
@@ -121,11 +131,9 @@ def _is_over(run: queries.Run) -> bool:
 
 def _failure(connection: Connection, run: queries.Run, job: str, seconds: float) -> Check:
     if run.status is RunStatus.PENDING:
-        why = f" ({run.reason})" if run.reason else ""
-        do = f"wait longer (--wait), or end it: hpctrack cancel {job}; hpctrack show {job} tells more"
-        return Check("job", "note", f"job {job} is still PENDING{why} after {seconds:g} s", do)
+        return _pending(run, job, seconds)
     where = f" on {run.node_list}" if run.node_list else ""
-    heard = any(one.source == "relay" for one in queries.transitions(connection, run.id))
+    heard = any(transition.source == "relay" for transition in queries.transitions(connection, run.id))
     if heard or run.exit_code == 0:
         do = f"hpctrack sync, then hpctrack show {job}"
         return Check("job", "broken", f"job {job}{where} ran, but what it logged has not arrived", do)
@@ -136,12 +144,18 @@ def _failure(connection: Connection, run: queries.Run, job: str, seconds: float)
     )  # fmt: skip
 
 
+def _pending(run: queries.Run, job: str, seconds: float) -> Check:
+    why = f" ({run.reason})" if run.reason else ""
+    do = f"wait longer (--wait), or end it: hpctrack cancel {job}; hpctrack show {job} tells more"
+    return Check("job", "note", f"job {job} is still PENDING{why} after {seconds:g} s", do)
+
+
 def _way(connection: Connection, run: queries.Run, transport: str) -> Iterator[Check]:
     """Tell by which way it came, and how the node's clock goes."""
     if transport == "spool":
         yield Check("way", "ok", "through the data folder, as transport = spool says")
         return
-    if any(one.raw and "spool" in one.raw for one in queries.transitions(connection, run.id)):
+    if any("spool" in (transition.raw or "") for transition in queries.transitions(connection, run.id)):
         yield Check(
             "way", "note", "datagrams from the node were not acknowledged: the row came through the spool",
             _LET_THROUGH,
