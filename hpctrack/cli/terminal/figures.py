@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _LIBRARIES = {".png": "matplotlib", ".svg": "matplotlib", ".pdf": "matplotlib", ".html": "plotly"}
@@ -89,16 +90,20 @@ def _draw(charts: Sequence[chart.Chart]) -> Figure:
     for number, panel in enumerate(charts):
         axes, below = figure.add_subplot(grid[2 * number]), figure.add_subplot(grid[2 * number + 1])
         below.axis("off")
-        for place, (line, colour) in enumerate(_coloured(panel)):
-            xs, ys = zip(*chart.points(line.series), strict=True)
-            style = _DASHES[place // len(chart.COLOURS) % len(_DASHES)] if len(xs) > 1 else "o"
-            axes.plot(xs, ys, style, color=colour, label=line.label, linewidth=1)
-        axes.set_title(panel.title)
-        axes.set_xlabel(panel.axis)
-        axes.grid(alpha=0.3)
+        _plot(axes, panel)
         if len(panel.lines) > 1:
             below.legend(handles=axes.lines, loc="upper left", borderaxespad=0, fontsize="small")
     return figure
+
+
+def _plot(axes: Axes, panel: chart.Chart) -> None:
+    for place, (line, colour) in enumerate(_coloured(panel)):
+        xs, ys = zip(*chart.points(line.series), strict=True)
+        style = _DASHES[place // len(chart.COLOURS) % len(_DASHES)] if len(xs) > 1 else "o"
+        axes.plot(xs, ys, style, color=colour, label=line.label, linewidth=1)
+    axes.set_title(panel.title)
+    axes.set_xlabel(panel.axis)
+    axes.grid(alpha=0.3)
 
 
 def _write_page(path: Path, charts: Sequence[chart.Chart]) -> None:

@@ -118,16 +118,22 @@ def build(columns: Sequence[Column], width: int) -> Text:
 def _line(row: Sequence[Text], chosen: Sequence[tuple[Column, int]], width: int) -> Text:
     line = Text()
     for number, (whole, (column, cells)) in enumerate(zip(row, chosen, strict=True)):
-        cell, room = whole, max(cells - whole.cell_len, 0)
-        if whole.cell_len > cells:
-            cell = whole.copy()
-            cell.truncate(cells, overflow="ellipsis")
+        room = max(cells - whole.cell_len, 0)
         if column.justify == "right" and room:
             line.append(" " * room)
-        line.append_text(cell)
+        line.append_text(_fitted(whole, cells))
         if number < len(chosen) - 1:
             line.append(" " * (_GAP + (room if column.justify == "left" else 0)))
     return _cut(line, width)
+
+
+def _fitted(cell: Text, width: int) -> Text:
+    """Return a cell that is no wider than its column; one that was cut ends with a sign."""
+    if cell.cell_len <= width:
+        return cell
+    cut = cell.copy()
+    cut.truncate(width, overflow="ellipsis")
+    return cut
 
 
 def _cut(line: Text, width: int) -> Text:

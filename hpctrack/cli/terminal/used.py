@@ -54,10 +54,8 @@ def _tres(tres: Any) -> str | None:
     """Return trackable resources (TRES of slurm.conf(5)), memory with a unit; not what the site bills."""
     if not isinstance(tres, dict):
         return None
-    shown = {name: count for name, count in tres.items() if name != "billing"}
-    if "mem" in shown:
-        shown["mem"] = _bytes(shown["mem"])
-    return ", ".join(f"{name} {count}" for name, count in shown.items()) or None
+    amounts = {name: _bytes(count) if name == "mem" else count for name, count in tres.items()}
+    return ", ".join(f"{name} {amount}" for name, amount in amounts.items() if name != "billing") or None
 
 
 def _sampled(usage: Usage) -> Text:

@@ -79,21 +79,9 @@ def _path(run: queries.Run, *, err: bool) -> str:
 
 
 def _open(path: str, run: queries.Run, *, own: bool) -> BinaryIO:
-    """Open the file. Raises `errors.NoOutput`.
-
-    The run's owner chose the path: it must not lead another user to a file that the owner can't read.
-    """
+    """Open the file. Raises `errors.NoOutput`."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths of the node are texts)
-            raise errors.NoOutput(f"r{run.id} wrote to {render.clean(path)}, which is no file")
-        # Something else may take its place: a FIFO is not waited for, and what was opened is looked at.
-        file = open(path, "rb", buffering=0, opener=_opener)  # noqa: SIM115
-        found = os.fstat(file.fileno())
-        if stat.S_ISREG(found.st_mode) and (own or _is_theirs(found, run.user_name)):
-            return file
-        file.close()
-        whose = render.clean(run.user_name)
-        raise errors.NoOutput(f"r{run.id} is {whose}'s, and {render.clean(path)} is not: it is left closed")
+        return _open_theirs(path, run, own=own)
     except FileNotFoundError:
         raise errors.NoOutput(
             f"{render.clean(path)} is not on this host, or no longer; "
@@ -101,6 +89,23 @@ def _open(path: str, run: queries.Run, *, own: bool) -> BinaryIO:
         ) from None
     except OSError as error:
         raise errors.NoOutput(f"{render.clean(path)}: {error.strerror}") from None
+
+
+def _open_theirs(path: str, run: queries.Run, *, own: bool) -> BinaryIO:
+    """Open the file if the run's owner could. Raises `errors.NoOutput`, OSError.
+
+    The run's owner chose the path: it must not lead another user to a file that the owner can't read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths of the node are texts)
+        raise errors.NoOutput(f"r{run.id} wrote to {render.clean(path)}, which is no file")
+    # Something else may take its place: a FIFO is not waited for, and what was opened is looked at.
+    file = open(path, "rb", buffering=0, opener=_opener)  # noqa: SIM115
+    opened = os.fstat(file.fileno())
+    if stat.S_ISREG(opened.st_mode) and (own or _is_theirs(opened, run.user_name)):
+        return file
+    file.close()
+    whose = render.clean(run.user_name)
+    raise errors.NoOutput(f"r{run.id} is {whose}'s, and {render.clean(path)} is not: it is left closed")
 
 
 def _opener(path: str, flags: int) -> int:

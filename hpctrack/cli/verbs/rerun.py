@@ -215,15 +215,20 @@ def _script(name: str, submitted: queries.Submission) -> bytes:
             f"the script of {name} held secrets, which were not stored, and it came from no file: "
             "submit it with hpctrack sbatch"
         )
+    return _from_file(name, submitted.script_path, submitted.script_sha256)
+
+
+def _from_file(name: str, path: str, fingerprint: str | None) -> bytes:
+    """Return the script from its file. Raises `errors.BadInput` if that can't be read, or has changed."""
     try:
-        text = _read(submitted.script_path)
+        text = _read(path)
     except OSError as error:
         why = f"can't be read: {error.strerror}"
     else:
-        if submission.fingerprint(text.decode("utf-8", "surrogateescape")) == submitted.script_sha256:
+        if submission.fingerprint(text.decode("utf-8", "surrogateescape")) == fingerprint:
             return text
         why = "has changed since"
     raise errors.BadInput(
-        f"the script of {name} held secrets, which were not stored, and {submitted.script_path} {why}: "
+        f"the script of {name} held secrets, which were not stored, and {path} {why}: "
         "submit it with hpctrack sbatch"
     )
