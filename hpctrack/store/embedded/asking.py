@@ -185,11 +185,17 @@ def _ways(addresses: tuple[str, ...]) -> Iterator[Way]:
     """Yield the ways to names and addresses; a name that means this host to itself leads nowhere."""
     seen = set()
     for address in addresses:
-        with contextlib.suppress(OSError):
-            for family, _, _, _, target in socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM):
-                to = str(target[0])
-                source = listening.source_address(family, to)
-                if source is None or to in seen or (listening.is_loopback(to) and to != address):
-                    continue
-                seen.add(to)
-                yield Way(to, source)
+        for family, to in _resolved(address):
+            source = listening.source_address(family, to)
+            if source is None or to in seen or (listening.is_loopback(to) and to != address):
+                continue
+            seen.add(to)
+            yield Way(to, source)
+
+
+def _resolved(name: str) -> list[tuple[int, str]]:
+    """Return the addresses of a name in digits, each after its family; none for an unknown name."""
+    with contextlib.suppress(OSError):
+        answers = socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM)
+        return [(family, str(target[0])) for family, _, _, _, target in answers]
+    return []

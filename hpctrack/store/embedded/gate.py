@@ -200,14 +200,8 @@ class Gate:
     def _read(self, link: _Link, side: str) -> None:
         if side == "client":
             self._hear_client(link)
-        elif link.server is not None and (data := encryption.receive(link.server)) is not None:
-            link.to_client += data
-            link.hear(data)
-            if not data:
-                self._end(link, side)
-            elif link.is_in and link in self._logins:
-                del self._logins[link]
-                self._sessions[link] = None
+        elif link.server is not None:
+            self._hear_server(link, link.server)
 
     def _hear_client(self, link: _Link) -> None:
         """Read from a client; in clear no byte more than what it says there."""
@@ -222,6 +216,19 @@ class Gate:
         elif data is not None:
             self._end(link, "client")
 
+    def _hear_server(self, link: _Link, server: socket.socket) -> None:
+        """Read from PostgreSQL; a client that it lets in has a session from then on."""
+        data = encryption.receive(server)
+        if data is None:
+            return
+        link.to_client += data
+        link.hear(data)
+        if not data:
+            self._end(link, "server")
+        elif link.is_in and link in self._logins:
+            del self._logins[link]
+            self._sessions[link] = None
+
     def _begins_with_tls(self, link: _Link) -> bool:
         begins = not link.to_server and link.client.recv(1, socket.MSG_PEEK) == _CLIENT_HELLO
         if begins:
@@ -231,7 +238,7 @@ class Gate:
     def _encrypt(self, link: _Link) -> None:
         if self._context is None:
             raise ConnectionAbortedError
-        self._wait_for(link.client, (link, "client"), False, False)  # it becomes another socket
+        self._wait_no_more_for(link.client)  # it becomes another socket
         link.client = encryption.begin(self._context, link.client)
         link.is_encrypted = True
 
@@ -332,14 +339,16 @@ class Gate:
 
     def _wait_for(self, end: socket.socket, data: tuple[_Link, str], reads: bool, writes: bool) -> None:
         events = selectors.EVENT_READ * reads | selectors.EVENT_WRITE * writes
-        known = self._is_waited_for(end)
         if not events:
-            if known:
-                self._selector.unregister(end)
-        elif known:
+            self._wait_no_more_for(end)
+        elif self._is_waited_for(end):
             self._selector.modify(end, events, data)
         else:
             self._selector.register(end, events, data)
+
+    def _wait_no_more_for(self, end: socket.socket) -> None:
+        if self._is_waited_for(end):
+            self._selector.unregister(end)
 
     def _is_waited_for(self, end: socket.socket) -> bool:
         """Whether the selector watches a socket. One that `_encrypt` failed to wrap has no descriptor."""
@@ -348,12 +357,11 @@ class Gate:
     def _close(self, link: _Link) -> None:
         for group in (self._silent, self._logins, self._sessions):
             group.pop(link, None)
-        for end in (link.client, link.server):
-            if end is not None and self._is_waited_for(end):
-                self._selector.unregister(end)
+        self._wait_no_more_for(link.client)
         if link.is_open:
             encryption.end(link.client)
         if link.server is not None:
+            self._wait_no_more_for(link.server)
             self._leave(link.server, link.is_in)
             link.server = None
 

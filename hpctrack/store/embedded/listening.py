@@ -59,7 +59,7 @@ def bound(listen: str) -> tuple[str, ...]:
 def addresses(host: str, listen: str) -> tuple[str, ...]:
     """Return where other hosts may reach this one, best first; ``listen``: what is configured, or empty."""
     listed = _listed(listen)
-    if listed and listed != [NONE] and not any(word in _EVERYWHERE for word in listed):
+    if listed and listed != [NONE] and _EVERYWHERE.keys().isdisjoint(listed):
         return tuple(listed)
     routes = (source_address(socket.AF_INET, "192.0.2.1"), source_address(socket.AF_INET6, "2001:db8::1"))
     return (host, *(route for route in routes if route))

@@ -181,7 +181,7 @@ def _as_ordinary_user() -> list[str]:
 
 def telling_line(said: str) -> str:
     """Return the last line that tells what went wrong."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = list(filter(None, map(str.strip, said.splitlines())))
     pattern = re.compile(r"\b(FATAL|PANIC|ERROR|error|could not|failed|denied)\b")
-    telling = [line for line in lines if pattern.search(line)]
+    telling = list(filter(pattern.search, lines))
     return (telling or lines or ["it said nothing"])[-1]
