@@ -18,7 +18,7 @@ from hpctrack.store.statements import composable
 from hpctrack.stream.wire.messages import FIGURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hpctrack.store.database import Connection
 
@@ -74,16 +74,12 @@ def read(
     """
     names = list(dict.fromkeys(names))
     types = metric_names.column_types(connection)
-    placed = [name for name in names if name in types]
-    fields = [
-        *(_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes),
-        *(_field(sql.Identifier("m", name), types[name]) for name in placed),
-        _Field(sql.SQL("CASE WHEN {} THEN m.extra::text END").format(metric_names.has_extra(names)), TEXT),
-    ]
+    placed = {name: types[name] for name in names if name in types}
+    fields = _fields(axes, placed, names)
     query = composable("select_metrics").format(
         fields=_listed(fields),
         runs=list(runs),
-        condition=sql.SQL("true") if every_row else metric_names.has_any(names, placed),
+        condition=sql.SQL("true") if every_row else metric_names.has_any(names, list(placed)),
     )
     for size, cells in _copied(connection, query, fields):
         yield Part(
@@ -92,6 +88,16 @@ def read(
             dict(zip(placed, cells[len(axes) :], strict=False)),
             _by_metric(cells[-1], frozenset(names)),
         )
+
+
+def _fields(axes: Sequence[str], placed: Mapping[str, str], names: Sequence[str]) -> list[_Field]:
+    """Return the fields of a row: axes, metrics in columns (name to type), and ``extra`` if it has any."""
+    extra = sql.SQL("CASE WHEN {} THEN m.extra::text END").format(metric_names.has_extra(names))
+    return [
+        *(_Field(sql.Identifier("m", AXES[axis][0]), AXES[axis][1]) for axis in axes),
+        *(_field(sql.Identifier("m", name), type_) for name, type_ in placed.items()),
+        _Field(extra, TEXT),
+    ]
 
 
 def read_usage(connection: Connection, run_id: int) -> Iterator[Part]:

@@ -198,11 +198,7 @@ def _series(
     ends: Sequence[Any],
 ) -> Series:
     """Put one metric together; a cell is (count, finite count, minimum, maximum)."""
-    drawn = tuple(
-        Bucket(x, finite, minimum, maximum)
-        for x, (_, finite, minimum, maximum) in zip(middles, cells, strict=True)
-        if finite
-    )
+    drawn = _drawn(middles, cells)
     count = sum(cell[0] for cell in cells)
     return Series(
         name,
@@ -214,6 +210,15 @@ def _series(
         minimum=min((bucket.minimum for bucket in drawn), default=None),
         maximum=max((bucket.maximum for bucket in drawn), default=None),
         buckets=drawn,
+    )
+
+
+def _drawn(middles: Sequence[float], cells: Sequence[Sequence[Any]]) -> tuple[Bucket, ...]:
+    """Return the buckets that hold finite values."""
+    return tuple(
+        Bucket(x, finite, minimum, maximum)
+        for x, (_, finite, minimum, maximum) in zip(middles, cells, strict=True)
+        if finite
     )
 
 

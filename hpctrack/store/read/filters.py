@@ -86,23 +86,28 @@ def condition(which: RunFilter, parameters: Parameters) -> sql.Composable:
     """Return the condition on rows of run_overview."""
     parts: list[sql.Composable] = [
         sql.SQL(text).format(parameters.add(value))
-        for text, value in (
-            ("id = ANY ({}::bigint[])", _list(which.ids)),
-            ("status = ANY ({}::runstatus[])", _words(which.statuses)),
-            ("status <> ALL ({}::runstatus[])", _words(which.not_statuses)),
-            ("user_name = ANY ({}::text[])", _list(which.users)),
-            ("experiment_id = (SELECT e.id FROM experiments e WHERE e.name = {}::text)", which.experiment),
-            ("job_name ~ {}::text", None if which.name is None else glob(which.name)),
-            ("partition = ANY ({}::text[])", _list(which.partitions)),
-            ("time_created >= {}::timestamptz", which.since),
-            ("time_created < {}::timestamptz", which.until),
-        )
+        for text, value in _comparisons(which)
         if value is not None
     ]
     parts += [_tag(name, value, parameters) for name, value in which.tags]
     if which.where is not None:
         parts.append(expression(which.where, parameters))
     return _joined(" AND ", parts) if parts else sql.SQL("true")
+
+
+def _comparisons(which: RunFilter) -> tuple[tuple[str, object], ...]:
+    """Return conditions with a place for a value, each with its value: None where it is not asked for."""
+    return (
+        ("id = ANY ({}::bigint[])", _list(which.ids)),
+        ("status = ANY ({}::runstatus[])", _words(which.statuses)),
+        ("status <> ALL ({}::runstatus[])", _words(which.not_statuses)),
+        ("user_name = ANY ({}::text[])", _list(which.users)),
+        ("experiment_id = (SELECT e.id FROM experiments e WHERE e.name = {}::text)", which.experiment),
+        ("job_name ~ {}::text", None if which.name is None else glob(which.name)),
+        ("partition = ANY ({}::text[])", _list(which.partitions)),
+        ("time_created >= {}::timestamptz", which.since),
+        ("time_created < {}::timestamptz", which.until),
+    )
 
 
 class Order(NamedTuple):

@@ -86,7 +86,13 @@ def _is_known(name: str, known: Collection[str], *, is_nested: bool) -> bool:
     """Whether there is such a name; what stands below one that holds no names may be an element of a list."""
     if name in known:
         return True
-    parent = name.rpartition(".")[0] if is_nested else ""
+    parent = _known_parent(name, known) if is_nested else ""
+    return bool(parent) and not any(longer.startswith(f"{parent}.") for longer in known)
+
+
+def _known_parent(name: str, known: Collection[str]) -> str:
+    """Return the longest name above this one that is known; empty if none is."""
+    parent = name.rpartition(".")[0]
     while parent and parent not in known:
         parent = parent.rpartition(".")[0]
-    return bool(parent) and not any(longer.startswith(f"{parent}.") for longer in known)
+    return parent

@@ -244,9 +244,9 @@ def _refuse_another(file: SqlFile, entry: _Entry) -> None:
 def _execute(connection: Connection, file: SqlFile) -> None:
     """Run the statements of a file inside the caller's transaction; its own BEGIN and END are left out."""
     for part in sqlfile.split(file.text):
-        if part.words[:1] in (("BEGIN",), ("START",), ("COMMIT",), ("END",)):
+        if part.begins_or_commits:
             continue
-        if part.words[:1] in (("ROLLBACK",), ("ABORT",)) and "TO" not in part.words:
+        if part.rolls_back:
             raise errors.BadInput(
                 f"{file.name}:{part.line}: a setup file can't roll back: it is one transaction as a whole"
             )

@@ -118,11 +118,15 @@ def apply(
         with connection.transaction():
             migrate.lock(connection, settings)
             if show_details is not None:
-                value = "yes" if show_details else "no"
-                rows.execute(connection, "set_site_choice", name="details_visible", value=value)
+                _choose_details(connection, are_visible=show_details)
             known = _known(connection)
             _refresh(connection, settings, known)
             return [_grant(connection, settings, kind, role, known) for kind, role in wanted]
+
+
+def _choose_details(connection: Connection, *, are_visible: bool) -> None:
+    value = "yes" if are_visible else "no"
+    rows.execute(connection, "set_site_choice", name="details_visible", value=value)
 
 
 def _known(connection: Connection) -> dict[str, Kind]:

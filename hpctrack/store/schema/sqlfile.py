@@ -32,6 +32,16 @@ class Statement(NamedTuple):
     #: Its first words, upper case.
     words: tuple[str, ...]
 
+    @property
+    def begins_or_commits(self) -> bool:
+        """Whether it begins or commits a transaction."""
+        return self.words[:1] in (("BEGIN",), ("START",), ("COMMIT",), ("END",))
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether it rolls back a whole transaction, not only to a savepoint."""
+        return self.words[:1] in (("ROLLBACK",), ("ABORT",)) and "TO" not in self.words
+
 
 def split(text: str) -> list[Statement]:
     """Cut a file into its statements; comments between them are left out.
