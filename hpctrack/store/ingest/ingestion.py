@@ -336,14 +336,10 @@ class Ingestion:
         """Store a piece without what is refused in it."""
         where = f"run {piece.run_id}, journal {piece.journal}, bytes {piece.start} to {piece.end}"
         try:
-            stored = self._transact(functools.partial(batch.store_apart, *self._tools, piece), [piece])
-        except errors.ContentRefused:  # by what is checked at the end of the transaction only
-            whole = piece._replace(fault=str(refusal), sqlstate=refusal.sqlstate)
-            try:
-                stored = self._transact(functools.partial(batch.store, *self._tools, [whole]), [piece])
-            except errors.ContentRefused as error:  # by what we store ourselves
-                self._put_off_refused([piece], error, outcome)
-                return
+            stored = self._store_by_line(piece, refusal)
+        except errors.ContentRefused as error:  # by what we store ourselves
+            self._put_off_refused([piece], error, outcome)
+            return
         self._refusals_left -= stored.counts.pop("refusals", 0)
         lines = stored.counts["rejected"]
         if lines and (also := self._memory.log.admit(("aside", piece.owner))) is not None:
@@ -351,6 +347,14 @@ class Ingestion:
         self._note([piece], stored, outcome)
         refused = [kind for kind in pieces.kinds([piece]) if not stored.counts[kind]]
         self._memory.streak.refuse(refused, owner(piece), lines)
+
+    def _store_by_line(self, piece: model.Piece, refusal: errors.ContentRefused) -> Outcome:
+        """Store a piece line by line; where that is refused, too, set it aside as a whole."""
+        try:
+            return self._transact(functools.partial(batch.store_apart, *self._tools, piece), [piece])
+        except errors.ContentRefused:  # by what is checked at the end of the transaction only
+            whole = piece._replace(fault=str(refusal), sqlstate=refusal.sqlstate)
+            return self._transact(functools.partial(batch.store, *self._tools, [whole]), [piece])
 
 
 def _halves(given: Sequence[model.Piece], runs: Sequence[int]) -> list[list[model.Piece]]:
