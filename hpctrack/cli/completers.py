@@ -81,7 +81,7 @@ def _of(names: Iterable[str], before: str, word: str) -> list[CompletionItem]:
 def states(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the last of the states that are joined by commas."""
     done, comma, word = incomplete.rpartition(",")
-    return _of((status.value for status in RunStatus), done + comma, word.upper())
+    return _of(sorted(status.value for status in RunStatus), done + comma, word.upper())
 
 
 def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
