@@ -112,7 +112,7 @@ class Registrar(Worker):
         # A command that has just begun may be known to the spool alone.
         if len(rows) < len(wanted) and self._register(connection, _REGISTER_PAUSE):
             rows = collectors.run_keys(connection, wanted)
-        keys = {RunName(*name): _key(name[1], *row) for name, row in rows.items()}
+        keys = {name: _key(name.task, *row) for name, row in rows.items()}
         return {name: key for name, key in keys.items() if key is not None}
 
     def _register(self, connection: Connection, pause: float) -> int:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from hpctrack.stream.disk.tail import Tail
     from hpctrack.stream.node.options import Config
+    from hpctrack.stream.node.outbox import Outbox
     from hpctrack.text import redact
 
 #: Seconds between two looks at the journals: while something happens, when nothing has for long, at the end.
@@ -295,18 +296,20 @@ class Relay:
             self._redactor = runfolder.redactor(self._config.run_dir)
         return self._redactor
 
+    def _outbox_of(self, tail: Tail) -> Outbox | None:
+        """Return the outbox if a journal is on its way in it."""
+        return self._voyage.outbox if self._voyage is not None and self._voyage.carries(tail) else None
+
     def _carries(self, tail: Tail) -> bool:
-        return self._voyage is not None and self._voyage.carries(tail)
+        return self._outbox_of(tail) is not None
 
     def _watermark(self, tail: Tail) -> int:
-        if self._voyage is None or not self._voyage.carries(tail):
-            return tail.files[0].base
-        return self._voyage.outbox.watermark(tail)
+        outbox = self._outbox_of(tail)
+        return tail.files[0].base if outbox is None else outbox.watermark(tail)
 
     def _safe(self, tail: Tail) -> int:
-        return (
-            self._voyage.outbox.safe(tail) if self._voyage is not None and self._voyage.carries(tail) else 0
-        )
+        outbox = self._outbox_of(tail)
+        return 0 if outbox is None else outbox.safe(tail)
 
     # --- shipping ---
 
