@@ -187,7 +187,10 @@ def test_a_requeued_job_is_the_same_run(lab, name):
     assert (run["status"], run["attempt"]) == (ends[-1], len(ends) - 1)
     assert run["time_started"] == attempts[-1]["time_started"]
     steps = [step for step in lab.timeline(name) if step[1] in (*ends, "RUNNING")]
-    assert steps == [(n, status) for n, end in enumerate(ends) for status in ("RUNNING", end)]
+    expected = [(n, status) for n, end in enumerate(ends) for status in ("RUNNING", end)]
+    # A pass may catch accounting while it calls an execution FAILED, before it calls it REQUEUED.
+    caught = [(n, "FAILED") for n, end in enumerate(ends) if end == "REQUEUED"]
+    assert [step for step in steps if step not in caught] == expected
 
 
 def test_special_exit_is_seen(lab):
