@@ -13,7 +13,7 @@ class HpctrackError(Exception):
 
     exit_code = 1
     excerpt = ""
-    """Lines that show where, for people; printed below the message."""
+    """Lines that show people where it went wrong; printed below the message."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())

@@ -1,22 +1,22 @@
-"""Files and folders of ours: made private whatever the umask, and believed only where nobody else wrote them.
+"""hpctrack's own files and folders: private, whatever the umask; believed only if nobody else wrote them.
 
-The one place for all of it, on login nodes and on compute nodes; in the user's script `script.writer` does
-it. Before code makes something in a folder of ours, it makes that folder, each time:
+All code on login nodes and compute nodes goes through this module; in the user's script `script.writer` does
+the same. Before code makes something in a folder of hpctrack, it calls `make_folder`, each time:
 
-* `make_folder` makes a folder that only this user can enter, or checks that it is one; `new_folder` makes one
-  where nothing is;
-* `create` makes a new private file; `open_or_create` opens one that may be there already (locks, logs);
-  `replace` puts a private file in the place of another, at once; `create_whole` one where none is;
-* `read` reads a file if only this user or root can have written it, and no more than it is told to;
+* `make_folder` makes a folder that only this user can enter, or checks an existing one; `new_folder` makes
+  one and fails if the name is taken;
+* `create` makes a new private file; `open_or_create` also opens an existing one (locks, logs); `replace`
+  replaces or makes a private file atomically; `create_whole` makes one atomically and fails if there is one;
+* `read` reads a file of bounded size that only this user or root can have written;
 * `try_lock` takes the lock of an open file;
-* `exposure` says why others could swap a folder or a file for another, or put something in. Nothing that
-  decides which program runs is taken from such a place. `changers` are the accounts and groups that could.
+* `exposure` says why others could replace a folder or file, or put something into it. Code that decides which
+  program runs takes nothing from such a place. `changers` returns the accounts and groups that could do so.
 
-A folder of ours that is open to others is made private, and that is said. Folders above ours are the user's
-or the site's: they may be open to a group, whose members can then take ours away, but put nothing in their
-place that passes for ours. A symbolic link on the way is followed if this user or root made it.
+If a folder of hpctrack is open to others, it is made private, and the user is told. The folders above it are
+the user's or the site's: they may be open to a group. Its members can then remove our folder, but can't
+replace it by one that passes for ours. A symbolic link in a path is followed if this user or root made it.
 
-What can't be trusted raises `errors.Untrusted`, which is an OSError as well.
+Functions raise `errors.Untrusted`, which is an OSError as well, for a place that others may have made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from hpctrack import errors
 
-#: What flock(2) says where there are no locks.
+#: Errors of flock(2) on a file system without locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _OTHERS = 0o077
 _WRITABLE = 0o022
@@ -44,16 +44,16 @@ _KINDS = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
 )
-#: Neither waiting for the other end of a FIFO nor taking over a terminal.
+#: To open without waiting for the other end of a FIFO, and without taking over a terminal.
 _SAFELY = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def make_folder(path: str, within: str = "", say: Callable[[str], None] | None = None) -> str:
-    """Make a folder that only this user can enter, and what is missing above it; or check that it is one.
+    """Make a folder that only this user can enter, with missing folders above it; or make sure it is one.
 
-    Every folder from ``within``, one above it, down to it is made so. ``say`` is told of a folder that was
-    open to others until now; without it standard error is. Raises `errors.Untrusted` for a folder that is
-    somebody else's, OSError for one that can't be made.
+    ``within`` is a folder above it: all folders from there down become private. ``say`` is told of a folder
+    that was open to others until now; the default prints that on standard error. Raises `errors.Untrusted`
+    for a folder of another user, OSError for one that can't be made.
     """
     above = os.path.dirname(path)
     if within and len(above) >= len(within):
@@ -64,14 +64,14 @@ def make_folder(path: str, within: str = "", say: Callable[[str], None] | None =
         new_folder(path)
     except FileExistsError:
         pass
-    _check_folder(path, say or _say)  # a new one, too: somebody else's link may have led there
+    _check_folder(path, say or _say)  # also a new one: another user's link may have led there
     return path
 
 
 def new_folder(path: str) -> None:
-    """Make a folder that only this user can enter. Raises FileExistsError for whatever is there, OSError."""
+    """Make a folder that only this user can enter. Raises FileExistsError if the name is taken, OSError."""
     os.mkdir(path, 0o700)
-    if os.lstat(path).st_mode & 0o777 != 0o700:  # the umask has shut it
+    if os.lstat(path).st_mode & 0o777 != 0o700:  # the umask took rights away
         os.chmod(path, 0o700)
 
 
@@ -93,10 +93,10 @@ def create(path: str, *, append: bool = False, mode: int = 0o600) -> int:
 
 
 def open_or_create(path: str, flags: int = os.O_RDWR) -> int:
-    """Open a private file of ours, made if it is missing; return its descriptor.
+    """Open a private file, made if it is missing; return its descriptor.
 
-    One that others may read or write is closed to them: callers must not believe its contents. Raises
-    `errors.Untrusted` for one that is no regular file or another user's, OSError.
+    A file that others may read or write is closed to them; they may have written it, so callers must not
+    believe its contents. Raises `errors.Untrusted` if it is no regular file or another user's, OSError.
     """
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | _SAFELY, 0o600)
@@ -116,9 +116,9 @@ def open_or_create(path: str, flags: int = os.O_RDWR) -> int:
 
 
 def replace(path: str, data: bytes, *, sync: bool = False) -> None:
-    """Write a private file at once: a reader finds the old contents or the new ones, whole.
+    """Replace or make a private file atomically: readers see all of the old contents or all of the new ones.
 
-    With ``sync`` it is on the disk when this returns. Raises OSError; then the old contents stay.
+    With ``sync`` it is on the disk when this returns. Raises OSError; the old contents stay then.
     """
     draft = f"{path}.{os.urandom(4).hex()}"
     descriptor = create(draft)
@@ -138,7 +138,7 @@ def replace(path: str, data: bytes, *, sync: bool = False) -> None:
 
 
 def create_whole(path: str, data: bytes) -> bool:
-    """Create a private file, complete at once and on the disk; False if there is one already. Raises OSError.
+    """Create a private file atomically, and on the disk; False if the name is taken. Raises OSError.
 
     link(2) is atomic on network file systems, too (open(2) on Linux, O_EXCL).
     """
@@ -156,8 +156,8 @@ def create_whole(path: str, data: bytes) -> bool:
 def read(path: str, limit: int, *, links: bool = False) -> bytes:
     """Read a regular file of at most ``limit`` bytes that only this user or root can have written.
 
-    With ``links`` the path may be a symbolic link, or lead through some, of this user's or root's. Waits for
-    no writer of a FIFO. Raises `errors.Untrusted` for any other file, FileNotFoundError, OSError.
+    With ``links`` the path may contain symbolic links of this user or root. Does not wait for the writer of a
+    FIFO. Raises `errors.Untrusted` for any other file, FileNotFoundError, OSError.
     """
     descriptor = open_to_read(path, limit, links=links)
     try:
@@ -173,13 +173,13 @@ def read(path: str, limit: int, *, links: bool = False) -> bytes:
 
 
 def open_to_read(path: str, limit: int | None = None, *, links: bool = False) -> int:
-    """Open a file under the conditions of `read`, which it raises; return the descriptor."""
+    """Open a file under the conditions of `read`; return the descriptor. Raises what `read` raises."""
     if links:
         _resolve(path)
     _check_file(path, path, os.stat(path) if links else os.lstat(path), limit)
     descriptor = os.open(path, os.O_RDONLY | _SAFELY | (0 if links else os.O_NOFOLLOW))
     try:
-        # Again: it may have been swapped in between.
+        # Again: it may have been replaced since.
         _check_file(path, descriptor, os.fstat(descriptor), limit)
     except BaseException:
         os.close(descriptor)
@@ -190,9 +190,10 @@ def open_to_read(path: str, limit: int | None = None, *, links: bool = False) ->
 def exposure(
     path: str, *, inside: bool = False, owners: Collection[int] = (), groups: Collection[int] = ()
 ) -> str:
-    """Return why others than this user and root could replace what is at a path; empty if they can't.
+    """Return why somebody besides this user and root could replace a file or folder; empty if nobody could.
 
-    With ``inside`` also why they could put something into the folder. ``owners`` and ``groups`` may do both.
+    With ``inside`` also why somebody could put something into the folder. ``owners`` and ``groups`` may do
+    both.
     """
     place, found = path, None
     try:
@@ -209,7 +210,7 @@ def exposure(
 
 
 def changers(path: str) -> tuple[set[int], set[int]]:
-    """Return the accounts and the groups that could put something else in the place of a path."""
+    """Return the accounts and the groups that could replace a file or folder."""
     owners, groups = set(), set()
     for _, found in _steps(path):
         owners.add(found.st_uid)
@@ -219,9 +220,9 @@ def changers(path: str) -> tuple[set[int], set[int]]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock of an open file (flock(2)) if it is free. On a file system without locks it always is.
+    """Take the lock of an open file (flock(2)); False if another process has it.
 
-    Raises OSError for what has to do neither with a lock that is taken nor with locks that are missing.
+    On a file system without locks it is always free. Raises OSError for any other failure.
     """
     import fcntl  # late: scripts that log need none
 
@@ -255,7 +256,7 @@ def _check_folder(path: str, say: Callable[[str], None]) -> None:
 
 
 def _is_everythings(found: os.stat_result) -> bool:
-    """Whether a folder is the root or the home, which hold more than what is ours."""
+    """Whether a folder is / or the home, which don't belong to hpctrack alone."""
     for place in ("/", os.environ.get("HOME", "")):
         try:
             if place and os.path.samestat(os.stat(place), found):
@@ -266,7 +267,7 @@ def _is_everythings(found: os.stat_result) -> bool:
 
 
 def _resolve(path: str) -> tuple[str, os.stat_result]:
-    """Return where a path leads, and what is there; raises `errors.Untrusted` if others decide that."""
+    """Return where a path leads, and its status. Raises `errors.Untrusted` at another user's link."""
     place, found = path, None
     for place, found in _steps(path):
         if stat.S_ISLNK(found.st_mode) and not _may_lead(found.st_uid):
@@ -277,7 +278,7 @@ def _resolve(path: str) -> tuple[str, os.stat_result]:
 
 
 def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield a path part by part from its beginning, links and where they lead included; raises OSError."""
+    """Yield each folder, link and target of a path, from its beginning, with its status. Raises OSError."""
     here = "/" if path.startswith("/") else ""
     left = path.split("/")[::-1]
     links = 0
@@ -305,7 +306,7 @@ def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _check_file(path: str, place: str | int, found: os.stat_result, limit: int | None) -> None:
-    """Raise `errors.Untrusted` for no regular file, a long one, or one that others may write, too."""
+    """Raise `errors.Untrusted` if a file is not regular, too long, another user's, or writable by others."""
     owners = (os.geteuid(), 0)
     if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners:
         raise _untrusted(path, _why_foreign(found, owners))
@@ -332,21 +333,21 @@ def _may_be_changed(place: str, found: os.stat_result) -> str:
 
 
 def _may_be_swapped(place: str, found: os.stat_result, groups: Collection[int]) -> bool:
-    """Whether others may take away what is in a folder. In a sticky one only a file's owner may."""
+    """Whether others may remove or rename files in a folder. In a sticky one only a file's owner may."""
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_ISVTX:
         return False
     return _is_writable(place, found, groups)
 
 
 def _is_writable(place: str | int, found: os.stat_result, groups: Collection[int] = ()) -> bool:
-    """Whether others than these groups may write. The group's bits are the mask of an ACL, too (acl(5))."""
+    """Whether somebody besides these groups may write. The group bits may be the mask of an ACL (acl(5))."""
     if found.st_mode & _WRITABLE != 0o020:
         return bool(found.st_mode & _WRITABLE)
     return not (found.st_gid in groups or _is_own_group(found.st_gid)) or _has_acl(place)
 
 
 def _has_acl(place: str | int) -> bool:
-    """Whether a file has an ACL, so that the bits of its group are others', too."""
+    """Whether a file has an ACL, so that its group bits are about others than its group, too."""
     try:
         return bool(os.getxattr(place, "system.posix_acl_access"))
     except OSError as error:
@@ -354,7 +355,7 @@ def _has_acl(place: str | int) -> bool:
 
 
 def _is_own_group(gid: int) -> bool:
-    """Whether a group is this account's own, as where each account has one by its name, and umask is 002."""
+    """Whether a group has this account's name and no other member (on sites where umask is 002)."""
     import grp
     import pwd
 
@@ -368,12 +369,12 @@ def _is_own_group(gid: int) -> bool:
 
 
 def _may_lead(uid: int) -> bool:
-    """Whether a folder or link above ours may be of this account: ours, root's, or in a container unknown."""
+    """Whether an account may own a folder or link in a path: this user, root, or an unmapped one."""
     return uid in (0, os.geteuid()) or (uid == _unknown_uid())
 
 
 def _unknown_uid() -> int:
-    """Return whose root's files seem to be in a user namespace (user_namespaces(7)); -1 outside of one."""
+    """Return the id that root's files have in a user namespace (user_namespaces(7)); -1 outside of one."""
     try:
         with open("/proc/self/uid_map", "rb") as ranges:
             if ranges.readline().split() == [b"0", b"0", b"4294967295"]:
@@ -404,7 +405,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _sync_folder(path: str) -> None:
-    """See a rename on the disk, where the file system can be asked for that."""
+    """Have a rename written to the disk, if the file system supports that."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -425,7 +426,7 @@ def _unlink(path: str) -> None:
 
 
 def _untrusted(path: str, why: str) -> errors.Untrusted:
-    from hpctrack import errors  # late: a file more, for trouble only
+    from hpctrack import errors  # late: only needed for a failure
 
     return errors.Untrusted(why, path)
 

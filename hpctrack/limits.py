@@ -1,7 +1,8 @@
-"""How much of everything fits: the one table of bounds on what people and scripts hand in. Pure.
+"""The one table of bounds on what people and scripts hand in. Pure.
 
-What people type is refused at once, with what fits; what comes along by itself (an environment, a script, a
-path) is cut, and says so. The same bounds stand in the schema (`is_text`, `is_json`), for whoever writes SQL.
+Text that people type is refused at once, and the message names the bound. What comes along by itself (an
+environment, a script, a path) is cut, and ends in a note of its length. The schema has the same bounds
+(`is_text`, `is_json`) for those who write SQL.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from hpctrack import errors
 
 
 class Limit(NamedTuple):
-    """Bytes of UTF-8 of one kind of text, or of a value's JSON."""
+    """How many bytes one kind of text has at most in UTF-8, or one kind of value as JSON."""
 
     what: str
     most: int
@@ -24,7 +25,7 @@ LINK = Limit("the kind of a link", 255)
 NOTE = Limit("a note", 64 << 10)
 TAGS = Limit("tags", 256 << 10)
 ARGS = Limit("arguments", 1 << 20)
-#: What comes along by itself.
+#: Not typed by people: these come along with a submission.
 WORD = Limit("a name", 255)
 JOB_NAME = Limit("the name of a job", 1000)
 PATH = Limit("a path", 4096)
@@ -33,12 +34,12 @@ SCRIPT = Limit("a script", 4 << 20)
 ENV = Limit("an environment", 1 << 20)
 VARIABLE = Limit("a variable of the environment", 32 << 10)
 GIT = Limit("the state of a repository", 64 << 10)
-#: Levels of objects and lists in a value of JSON: readers in Python give up somewhere below 1,000.
+#: Levels of objects and lists in a JSON value: Python's readers fail somewhere below 1,000.
 DEPTH = 100
 
 
 def text(limit: Limit, given: str) -> str:
-    """Return a text that people typed. Raises `errors.UsageError` if it does not fit, or is no text."""
+    """Return a text that people typed. Raises `errors.UsageError` if it is too long, no UTF-8, or has NUL."""
     try:
         size = len(given.encode())
     except UnicodeEncodeError:
@@ -53,7 +54,7 @@ def text(limit: Limit, given: str) -> str:
 
 
 def value(limit: Limit, given: Any) -> Any:
-    """Return a value of JSON that people gave. Raises `errors.UsageError` if it does not fit."""
+    """Return a JSON value that people gave. Raises `errors.UsageError` if it is too long or too deep."""
     if depth(given) > DEPTH:
         raise errors.UsageError(f"{limit.what} are nested at most {DEPTH} levels deep")
     size = len(json.dumps(given, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
@@ -63,7 +64,7 @@ def value(limit: Limit, given: Any) -> Any:
 
 
 def depth(given: Any) -> int:
-    """Return how many objects and lists stand in one another, up to one more than fits."""
+    """Return how many levels of objects and lists a value has; beyond `DEPTH` the answer is `DEPTH` + 1."""
     level, found = [given], 0
     while found <= DEPTH:
         level = [value for value in level if isinstance(value, dict | list | tuple)]
@@ -75,7 +76,7 @@ def depth(given: Any) -> int:
 
 
 def cut(limit: Limit, given: str) -> str:
-    """Return as much of a text as fits, which says at its end how much is missing."""
+    """Return as much of a text as fits; a text that was cut ends in its original length."""
     if len(given) * 4 <= limit.most:
         return given
     encoded = given.encode("utf-8", "surrogatepass")
@@ -86,7 +87,7 @@ def cut(limit: Limit, given: str) -> str:
 
 
 def cut_object(limit: Limit, entry: Limit, given: dict[str, Any]) -> dict[str, Any]:
-    """Return an object whose texts are cut, and whose longest entries are just named until it fits."""
+    """Return an object that fits: its texts are cut, and then its longest entries replaced by their sizes."""
     found = {
         cut(WORD, name): cut(entry, item) if isinstance(item, str) else item for name, item in given.items()
     }

@@ -1,6 +1,6 @@
 """The Python interface: read runs and metrics as tables, write runs without a collector.
 
-``from hpctrack import Client`` is where it begins; docs/python.md walks through it.
+It begins with ``from hpctrack import Client``; docs/python.md has examples.
 """
 
 from hpctrack.api.client import Client

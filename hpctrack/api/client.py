@@ -1,4 +1,4 @@
-"""The client: one connection to the database, and what can be found through it."""
+"""The client: one connection to the database, and the runs and experiments found through it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _Several: TypeAlias = "_One | Iterable[_One]"
 
 
 class Client:
-    """Reads and writes what hpctrack tracks.
+    """Reads and writes runs and experiments.
 
-    Where the data is comes from the configuration, as on the command line (``hpctrack.conf``,
-    ``HPCTRACK_DSN_*``); with nothing configured it is the user's own PostgreSQL, started if need be.
+    The configuration names the database, as on the command line (``hpctrack.conf``, ``HPCTRACK_DSN_*``). With
+    nothing configured it is the user's own PostgreSQL, started if need be.
 
-    ``config_path`` names a configuration file instead of the usual ones. ``options`` are settings that win
-    over it, such as ``dsn_host="db"``, ``schema="test"``.
+    ``config_path`` names a configuration file to read instead of the usual ones. ``options`` are settings
+    that override it, such as ``dsn_host="db"``, ``schema="test"``.
 
-    It connects on first use, and again when the connection is lost. May be used by several threads (they wait
-    for one another) and behind a fork.
+    A client connects on first use, and again when the connection is lost. Several threads may use it (they
+    wait for one another), and child processes after a fork.
 
-    Raises `errors.SettingsError` for a configuration that can't be used; every method raises
-    `errors.StoreUnavailable`, `errors.StoreDenied`, `errors.SchemaError` as things are.
+    Raises `errors.SettingsError` for a configuration that can't be used. Every method can raise
+    `errors.StoreUnavailable`, `errors.StoreDenied` and `errors.SchemaError`.
     """
 
     def __init__(
@@ -94,24 +94,24 @@ class Client:
         after: int | str | None = None,
         limit: int | None = None,
     ) -> Runs:
-        """Return the runs that match everything given, the newest last; of more than ``limit`` the newest.
+        """Return the runs that match all filters, the newest last; at most ``limit``, the newest ones.
 
         The filters are those of ``hpctrack status``:
 
         * ``refs``: these runs, as `run` takes them, also several in one text: ``"14_[0-3]"``, ``"r7-9"``.
         * ``state``, ``not_state``: one of Slurm's job states, or several: ``["PENDING", "RUNNING"]``.
-        * ``user``: one or several; ``mine``: those of whoever is logged in.
-        * ``tag``: with a value or with any (``"set=cifar"``, ``"baseline"``); of several all of them.
+        * ``user``: one or several; ``mine``: only the caller's.
+        * ``tag``: ``"set=cifar"``, or ``"baseline"`` with any value; of several tags a run needs all.
         * ``name``: a pattern of the job's name, ``"train*"``; ``partition``: one or several.
-        * ``since``, ``until``: submitted then or later, and before: a time, or a text (``"2d"``).
+        * ``since``, ``until``: submitted at that time or later, and before it: a time, or a text (``"2d"``).
         * ``where``: a condition such as ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
-        * ``sort``: the field to order by, ``"metrics.val_loss"``; ``"-elapsed"`` turns the order round.
-        * ``after``: the run with which the page before this one ended: its first, or last if it is sorted.
+        * ``sort``: the field to order by, ``"metrics.val_loss"``; ``"-elapsed"`` reverses the order.
+        * ``after``: the next page: the first run of the page before it, or with ``sort`` its last.
 
-        An empty list of states, users or partitions matches no run; without ``refs`` any run is meant.
+        An empty list of states, users or partitions matches no run; without ``refs`` all runs are searched.
 
-        Raises `errors.FilterError` and `errors.UsageError` for what can't be understood, `errors.RunNotFound`
-        for refs that name no run. Of names that no run has there is a warning, with the nearest one.
+        Raises `errors.FilterError` and `errors.UsageError` for a filter that can't be understood,
+        `errors.RunNotFound` for a ref that names no run. Warns of a name that no run has, with the nearest.
         """
         statuses, users, partitions = _states(state), _several(user), _several(partition)
         wanted = ((state, statuses), (user, users), (partition, partitions))
@@ -141,27 +141,27 @@ class Client:
         return Runs(Run(self, row) for row in (rows if sort else reversed(rows)))
 
     def ask(self, question: Callable[[Connection], _T]) -> _T:
-        """Return what a function reads through the connection.
+        """Call a function that reads through the connection; return its result.
 
-        A connection that turns out to be lost is made anew, once.
+        If the connection turns out to be lost, connects and calls it once more.
         """
         return self._session.ask(question)
 
     def change(self, what: Callable[[Connection], _T]) -> _T:
-        """Return what a function did through the connection.
+        """Call a function that writes through the connection; return its result.
 
-        The connection is looked at first, and made anew if it is lost; what fails after that is not tried
-        again, since it may have been done.
+        Checks the connection first, and connects again if it is lost. A call that fails is not repeated,
+        since its change may have been committed.
         """
         return self._session.change(what)
 
     @functools.cached_property
     def adder(self) -> columns.Adder | None:
-        """What makes columns for new metrics, where it is configured, as in the personal mode."""
+        """Adds columns for new metrics; None unless that is configured, as it is in the personal mode."""
         return columns.Adder() if self.settings.adds_columns else None
 
     def helper(self) -> Connection:
-        """Return a second connection, for a question that is large. Only inside of `ask`."""
+        """Return a second connection, for reading much data. Only for a function called by `ask`."""
         return self._helper.connection()
 
     def close(self) -> None:

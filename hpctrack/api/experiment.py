@@ -25,7 +25,7 @@ class Experiment:
     """An experiment, as it was when it was read.
 
     ``Experiment(client, "digits")`` is the experiment of that name, made if there is none;
-    `Client.experiment` returns one that exists. ``info``: what is known of it already.
+    `Client.experiment` returns one that exists. ``info``: its row, if it was read already.
     """
 
     def __init__(self, client: Client, name: str, *, info: experiments.Experiment | None = None) -> None:
@@ -44,23 +44,23 @@ class Experiment:
 
     @property
     def comment(self) -> str | None:
-        """Whatever people note about it."""
+        """What people noted about it; None if nothing."""
         return self.info.comment
 
     @property
     def tags(self) -> dict[str, Any]:
-        """Tags, with their values: true where they have none."""
+        """Tags and their values; a tag without a value has true."""
         return self.info.tags or {}
 
     @property
     def time_created(self) -> datetime:
-        """When it was first named."""
+        """When it was made."""
         return self.info.time_created
 
     def get_run(self, run: int | str | None = None) -> Run:
-        """Return a new run of this experiment; or one that exists, as `Client.run` does.
+        """Make a run in this experiment; or return an existing one, as `Client.run` does.
 
-        Raises `errors.RunNotFound` for one that is not in this experiment, `errors.StoreDenied` where this
+        Raises `errors.RunNotFound` for a run that is not in this experiment, `errors.StoreDenied` if this
         login may not make runs.
         """
         if run is None:
@@ -75,7 +75,7 @@ class Experiment:
         return chosen
 
     def set_comment(self, text: str | None) -> None:
-        """Set what people note about it; None removes that. Raises `errors.StoreDenied`."""
+        """Set the comment; None removes it. Raises `errors.StoreDenied`."""
         self._change(lambda connection: experiments.set_comment(connection, self.info, text))
 
     def add_tags(self, *names: str, **values: Any) -> None:
@@ -84,7 +84,7 @@ class Experiment:
         self._change(lambda connection: experiments.tag(connection, self.info, tags))
 
     def remove_tags(self, *names: str) -> None:
-        """Remove tags; one that is not there is no error. Raises `errors.StoreDenied`."""
+        """Remove tags; a missing tag is no error. Raises `errors.StoreDenied`."""
         self._change(lambda connection: experiments.untag(connection, self.info, names))
 
     def add_link(self, kind: str, other: Experiment) -> None:
@@ -92,7 +92,7 @@ class Experiment:
         self._change(lambda connection: experiments.link(connection, self.info, kind, other.id))
 
     def remove_link(self, kind: str, other: Experiment) -> None:
-        """Remove a link; one that is not there is no error. Raises `errors.StoreDenied`."""
+        """Remove a link; a missing link is no error. Raises `errors.StoreDenied`."""
         self._change(lambda connection: experiments.unlink(connection, self.info, kind, other.id))
 
     def _change(self, what: Callable[[Connection], None]) -> None:
@@ -108,8 +108,7 @@ class Experiment:
 
         Columns: ``run`` (the id), ``status``, ``job``, ``name`` and other fields; ``args.NAME``, nested ones
         as ``args.model.layers``; ``tags.NAME``; ``last.NAME``, the latest value of each metric; and, unless
-        ``extremes`` is false, ``min.NAME`` and ``max.NAME`` over its finite values: which of them is the best
-        depends on the metric.
+        ``extremes`` is false, ``min.NAME`` and ``max.NAME``, the extremes of its finite values.
         """
         return self.runs().frame(extremes=extremes)
 

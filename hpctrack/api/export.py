@@ -1,6 +1,6 @@
-"""Metrics of runs as files: Parquet, CSV, JSON Lines. Rows stream through, so that memory stays flat.
+"""Metrics of runs as files: Parquet, CSV, JSON Lines. Rows are streamed: memory does not grow with them.
 
-A file is there whole or not at all: it is written under another name beside it, and renamed.
+A file is complete or missing: it is written under another name in the same folder, and then renamed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Writer(Protocol):
     """Writes rows of one format."""
 
     def write(self, cells: dict[str, Cells]) -> None:
-        """Write some rows; columns are those of the schema, in its order."""
+        """Write some rows; ``cells`` has the columns that the writer was made with, in their order."""
 
     def close(self) -> None:
-        """Write what belongs at the end."""
+        """Write the end of the file."""
 
 
 class _Column(NamedTuple):
@@ -64,11 +64,11 @@ def write(
     path: Path,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> int:
-    """Write the metrics of runs into a file, and return the number of rows, of which ``progress`` is told.
+    """Write the metrics of runs into a file; return the number of rows. ``progress`` gets each part's number.
 
     Columns: ``run``, ``step``, ``progress``, ``time`` (UTC), ``restarts`` (0: the first attempt), then every
     metric that any of the runs has. An existing file is replaced. Raises `errors.BadInput` for a file that
-    can't be written, what `check` raises, and `errors.StoreError` and its kin.
+    can't be written, `errors.StoreError`, and what `check` raises.
     """
     check(path)
     with _whole_file(path) as file, database.translated(), connection.transaction():
@@ -87,7 +87,7 @@ def write(
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside a path; it replaces the path if all goes well, and is removed otherwise."""
+    """Open a file in the folder of a path, and rename it to the path; after an exception, remove it."""
     hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
@@ -150,7 +150,7 @@ class _Parquet:
 
 
 class _Lines:
-    """Text, UTF-8, a line for each row."""
+    """Text in UTF-8, one line per row."""
 
     def __init__(self, file: IO[bytes], columns: Sequence[_Column]) -> None:
         self._file = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
@@ -188,7 +188,7 @@ _WRITERS: dict[str, Callable[[IO[bytes], Sequence[_Column]], Writer]] = {
 
 
 def _listed(cells: Cells) -> list[Any]:
-    """Return the values, None for what is missing; times in ISO 8601."""
+    """Return the values, None where one is missing; times in ISO 8601."""
     values = cells.values
     if values.dtype.kind == "M":
         values = np.char.add(np.datetime_as_string(values, "us"), "+00:00")
@@ -205,5 +205,5 @@ def _cell(value: Any) -> Any:
 
 
 def _jsonable(value: Any) -> Any:
-    """JSON has neither nan nor infinities: they become strings, as in docs/json.md."""
+    """Return a value for JSON, which has no nan and no infinities: they become strings (docs/json.md)."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

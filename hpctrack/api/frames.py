@@ -1,4 +1,4 @@
-"""Columns as DataFrames of pandas or tables of Arrow, which are loaded when the first one is asked for."""
+"""Columns as DataFrames of pandas or tables of Arrow. Both packages are imported on first use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def require(package: str, what: str) -> ModuleType:
 
 
 def build(parts: Iterable[Part], axes: Iterable[str], names: Iterable[str], how: Format) -> Any:
-    """Return the rows of parts: axes first, then metrics by name."""
+    """Return the rows of all parts as one table: a column for each axis, then one for each metric."""
     if how not in ("pandas", "arrow"):
         raise errors.UsageError(f"{how!r} is no format of tables: 'pandas' or 'arrow'")
     require("pandas" if how == "pandas" else "pyarrow", "tables")
@@ -48,7 +48,7 @@ def build(parts: Iterable[Part], axes: Iterable[str], names: Iterable[str], how:
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
-    """Return what a metric's column is called: a metric ``time`` stands beside the time as ``time_``."""
+    """Return the name of a metric's column; a metric ``time``, beside the axis, becomes ``time_``."""
     while name in taken:
         name += "_"
     return name
@@ -74,7 +74,7 @@ def _series(pandas: ModuleType, cells: Cells) -> Any:
 
 
 def to_arrow(cells: Mapping[str, Cells]) -> pa.Table:
-    """Return a table of Arrow. What is missing is null; values of several kinds are text."""
+    """Return a table of Arrow. Missing values are null; a column of values of several kinds is text."""
     pyarrow = require("pyarrow", "tables of Arrow")
     table: pa.Table = pyarrow.table({name: arrow_array(values) for name, values in cells.items()})
     return table
@@ -95,7 +95,7 @@ def arrow_array(cells: Cells) -> Any:
 
 
 def arrow_type(kind: str) -> Any:
-    """Return the type that Arrow has for a kind of values (see `columnar`)."""
+    """Return Arrow's type for a kind of values (see `columnar`)."""
     pyarrow = require("pyarrow", "tables of Arrow")
     types = {"bool": pyarrow.bool_(), "int": pyarrow.int64(), "float": pyarrow.float64()}
     return pyarrow.timestamp("us", "UTC") if kind == "time" else types.get(kind, pyarrow.string())

@@ -1,6 +1,6 @@
-"""What notebooks show of runs: HTML without scripts, in the notebook's own colours. Pure.
+"""Runs as HTML for notebooks: without scripts, in the notebook's own colours. Pure.
 
-Everything that a job may have named is made visible and goes through `html.escape`.
+All text that a job may have chosen goes through `visible.shown` and `html.escape`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hpctrack.store.write.experiments import Experiment
     from hpctrack.view.columns import Column
 
-#: Runs that a list shows, and metrics and arguments that a line of it shows.
+#: How many runs a table shows, and how many metrics and arguments one of its cells.
 _SHOWN = 50
 _PAIRS = 6
 _WIDTH, _HEIGHT = 160, 22
@@ -31,7 +31,7 @@ _CELL = "text-align:left;padding:2px 10px 2px 0"
 
 
 def run(row: RunRow, series: Sequence[Series], now: datetime) -> str:
-    """Return one run: its facts, and the course of each metric."""
+    """Return one run: its facts, and a chart of each metric."""
     head = " ".join(map(_escape, story.title(row)))
     said = _escape(", ".join(remarks.of_run(row)))
     lines = [f"<div><b>{head}</b> {status(row.status)} {said}</div>"]
@@ -48,7 +48,7 @@ def run(row: RunRow, series: Sequence[Series], now: datetime) -> str:
 
 
 def runs(rows: Sequence[RunRow], now: datetime) -> str:
-    """Return a table of runs, of many the newest."""
+    """Return a table of the newest runs."""
     shown = rows[-_SHOWN:]
     cells = [[_value(column, row, now) for column in _COLUMNS] for row in shown]
     more = f"<div>the newest {len(shown)} of {len(rows)} runs</div>" if len(shown) < len(rows) else ""
@@ -65,14 +65,14 @@ def _value(column: Column, row: RunRow, now: datetime) -> object:
 
 
 def experiment(info: Experiment) -> str:
-    """Return an experiment: how many runs are in which state."""
+    """Return an experiment: its name, the number of runs by state, its comment."""
     counts = " ".join(f"{count}&nbsp;{status(state)}" for state, count in _by_state(info.counts))
     comment = f"<div>{_escape(info.comment)}</div>" if info.comment else ""
     return f"<div><b>{_escape(info.name)}</b> {counts or 'no runs'}</div>{comment}"
 
 
 def records(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of records, their fields the columns; those that none has a value of are left out."""
+    """Return a table of records: a column per field, without fields that are empty in all records."""
     names = [name for name in (rows[0] if rows else ()) if _has_values(rows, name)]
     return _table(names, [[row[name] for name in names] for row in rows])
 
@@ -89,7 +89,7 @@ def status(state: RunStatus) -> str:
 
 
 def sparkline(series: Series) -> str:
-    """Return the course of a metric; of each stretch its least and its greatest value, so that peaks stay."""
+    """Return a chart of a metric as SVG: minimum and maximum of each bucket, so that peaks are kept."""
     low, high = series.minimum, series.maximum
     if low is None or high is None:
         return ""
@@ -117,7 +117,7 @@ def _escape(text: str) -> str:
 
 
 def _place(value: float, low: float, high: float) -> float:
-    """Return where a value lies between two others, from 0 to 1; halves keep the greatest floats finite."""
+    """Return where a value lies between two others, from 0 to 1; halves can't overflow."""
     span = high / 2 - low / 2
     return (value / 2 - low / 2) / span if span > 0 else 0.5
 

@@ -29,7 +29,7 @@ class Records(list[_T]):
 
 
 def fields(record: Any) -> dict[str, Any]:
-    """Return the fields of a frozen record; members of an enumeration become their words."""
+    """Return the fields of a frozen record; members of an enumeration become their values."""
     values = record._asdict() if isinstance(record, tuple) else _dataclass_fields(record)  # type: ignore[attr-defined]
     return {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""Runs: what they were, what became of them, and what they measured."""
+"""Runs: their fields, states, metrics and usage."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from hpctrack.run.states import RunStatus
     from hpctrack.store.database import Connection
 
-#: Metrics whose course a notebook shows, and stretches of each.
+#: How many metrics a notebook shows a chart of, and in how many buckets each.
 _COURSES, _POINTS = 50, 60
-#: Rows of a run from which on two connections read it.
+#: From so many rows on, two connections read a run.
 _LARGE = 200_000
 
 
 class Run:
     """One run, as it was when it was read; `refresh` reads it again.
 
-    Everything that stands in its row is in `info`; the properties are what one asks for most.
+    `info` is its whole row; the properties are the fields that are asked for most.
     """
 
     def __init__(self, client: Client, row: queries.RunRow) -> None:
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def info(self) -> queries.Run:
-        """Everything in the run's row. Raises `errors.RunNotFound` for a run that was deleted meanwhile."""
+        """The run's whole row. Raises `errors.RunNotFound` if the run was deleted meanwhile."""
         if not isinstance(self._row, queries.Run):
             self.refresh()
         assert isinstance(self._row, queries.Run)  # noqa: S101 (refresh has just read it)
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """How it stands or ended, as Slurm says."""
+        """Its state, by Slurm's name."""
         return self._row.status
 
     @property
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def name(self) -> str | None:
-        """Slurm's job name; of a command its program."""
+        """Slurm's job name; for a command its program's name."""
         return self._row.job_name
 
     @property
@@ -80,22 +80,22 @@ class Run:
 
     @property
     def user(self) -> str:
-        """Whose run it is."""
+        """The PostgreSQL login that owns it."""
         return self._row.user_name
 
     @property
     def args(self) -> Any:
-        """Arguments of the script and what ``set_args()`` added; None where its owner keeps them."""
+        """Arguments of the script, and those of ``set_args()``; None if only the owner may see them."""
         return self._row.args
 
     @property
     def tags(self) -> dict[str, Any]:
-        """Tags, with their values: true where they have none."""
+        """Tags and their values; a tag without a value has true."""
         return self._row.tags or {}
 
     @property
     def comment(self) -> str | None:
-        """Whatever people note about it."""
+        """What people noted about it; None if nothing."""
         return self.info.comment
 
     @property
@@ -115,11 +115,11 @@ class Run:
 
     @property
     def time_ended(self) -> datetime | None:
-        """When it was over; None while it may still change."""
+        """When it ended; None while its state may still change."""
         return self._row.time_ended
 
     def elapsed(self) -> timedelta | None:
-        """Return how long it has been running, or ran, by PostgreSQL's clock; None before it started."""
+        """Return how long its latest attempt has run, by PostgreSQL's clock; None before it started."""
         return self._row.elapsed(self.client.ask(queries.session).now)
 
     def refresh(self) -> Run:
@@ -128,14 +128,14 @@ class Run:
         return self
 
     def track(self) -> tracking.Tracked:
-        """Return a context manager that tracks what runs inside it: ``with run.track(): ...``.
+        """Return a context manager that tracks its block: ``with run.track(): ...``.
 
-        The run is RUNNING inside; behind it COMPLETED, or FAILED after an exception (also SystemExit other
-        than 0), or CANCELLED after Ctrl-C or SIGTERM; both go on as they would without it. A run that was
-        tracked before begins another attempt.
+        Inside the block the run is RUNNING. After it the run is COMPLETED; or FAILED, if the block raised an
+        exception (also SystemExit with a code other than 0); or CANCELLED, if Ctrl-C or SIGTERM ended it.
+        Exceptions and signals take effect as without it. A run that was tracked before gets another attempt.
 
-        Entering raises `errors.UsageError` for a run that Slurm tracks, `errors.StoreDenied` for somebody
-        else's. That the end could not be noted is a warning, never an exception.
+        Entering raises `errors.UsageError` for a run that Slurm tracks, `errors.StoreDenied` for another
+        user's run. If the end can't be noted there is a warning, never an exception.
         """
         return tracking.Tracked(self)
 
@@ -150,12 +150,12 @@ class Run:
     ) -> None:
         """Store a row of metrics: ``add_metrics(step=3, loss=0.2)``, or a mapping of them.
 
-        Takes what `hpctrack.log` takes. Without a step the row gets the one after the run's last; a row of
-        the same step and progress is added to. It is committed when this returns. In a job of ``hpctrack
-        sbatch`` use `hpctrack.log`, which never waits.
+        Takes the values that `hpctrack.log` takes. Without a step the row gets the step after the run's last
+        one. Values are added to an existing row of the same step and progress. The row is committed when this
+        returns. In a job of ``hpctrack sbatch`` use `hpctrack.log`, which never waits.
 
-        Raises `errors.UsageError` for a step that is no integer or a progress that is no number,
-        `errors.StoreDenied` for somebody else's run.
+        Raises `errors.UsageError` for a step that is no integer of 64 bits or a progress that is no number,
+        `errors.StoreDenied` for another user's run.
         """
         measured = calls.flat_values(calls.joined(values or {}, metrics))
         if step is not None and (not isinstance(step, SupportsIndex) or abs(operator.index(step)) >= 1 << 63):
@@ -170,7 +170,7 @@ class Run:
         )
 
     def set_args(self, args: Mapping[str, Any] | Literal["auto"] | object = "auto", **more: Any) -> None:
-        """Set arguments of the run, in place of those that it has; secrets are masked.
+        """Replace the arguments of the run; secrets are masked.
 
         ``"auto"`` reads this program's command line as ``hpctrack run`` would; a mapping, or an object with
         attributes (``parser.parse_args()``), is stored as it is. Raises `errors.StoreDenied`.
@@ -178,7 +178,7 @@ class Run:
         self._set_args(args, more, merge=False)
 
     def add_args(self, args: Mapping[str, Any] | object = None, **more: Any) -> None:
-        """Add arguments to those that the run has, as `set_args` sets them."""
+        """Add arguments to the run's, in the forms that `set_args` takes. Raises `errors.StoreDenied`."""
         self._set_args({} if args is None else args, more, merge=True)
 
     def _set_args(self, args: Any, more: Mapping[str, Any], *, merge: bool) -> None:
@@ -186,7 +186,7 @@ class Run:
         self._change(lambda connection: tracked.set_args(connection, self.id, given, merge=merge))
 
     def set_comment(self, text: str | None) -> None:
-        """Set what people note about it; None removes that. Raises `errors.StoreDenied`."""
+        """Set the comment; None removes it. Raises `errors.StoreDenied`."""
         self._change(lambda connection: changes.note(connection, [self.id], text))
 
     def add_tags(self, *names: str, **values: Any) -> None:
@@ -195,7 +195,7 @@ class Run:
         self._change(lambda connection: changes.tag(connection, [self.id], tags))
 
     def remove_tags(self, *names: str) -> None:
-        """Remove tags; one that is not there is no error. Raises `errors.StoreDenied`."""
+        """Remove tags; a missing tag is no error. Raises `errors.StoreDenied`."""
         self._change(lambda connection: changes.untag(connection, [self.id], names))
 
     def add_link(self, kind: str, other: Run) -> None:
@@ -231,9 +231,9 @@ class Run:
     ) -> pd.DataFrame | pa.Table:
         """Return its metrics: a row per step and progress, in their order.
 
-        Columns: ``step``, ``progress``, ``time`` (of the node, UTC), then the metrics; with ``names`` those,
-        in the order given, and only rows with a value of one of them. What was not logged in a row is nan
-        (null in Arrow, which tells it from a logged nan).
+        Columns: ``step``, ``progress``, ``time`` (the node's clock, UTC), then the metrics. With ``names``
+        only these metrics, in this order, and only rows that have a value of one of them. A value that was
+        not logged is nan (null in Arrow, where it differs from a logged nan).
 
         Raises `errors.BadInput` for a metric that neither this run nor any column of the table has,
         `errors.MissingExtra` without pandas or pyarrow.
@@ -247,9 +247,9 @@ class Run:
     def usage(self, *, format: Literal["arrow"]) -> pa.Table: ...
 
     def usage(self, *, format: frames.Format = "pandas") -> pd.DataFrame | pa.Table:
-        """Return samples of what it used: a row per node and time.
+        """Return samples of the resources that it used: a row per node and time.
 
-        ``cpu_s``, ``read_bytes`` and ``write_bytes`` count up from the beginning of the attempt.
+        ``cpu_s``, ``read_bytes`` and ``write_bytes`` are totals since the beginning of the attempt.
         """
 
         def read(connection: Connection) -> Any:
@@ -260,11 +260,11 @@ class Run:
         return self.client.ask(read)
 
     def transitions(self) -> Records[Transition]:
-        """Return its timeline, in the order in which it was learnt."""
+        """Return its timeline, in the order in which hpctrack learnt of the changes."""
         return Records(self.client.ask(lambda connection: queries.transitions(connection, self.id)))
 
     def attempts(self) -> Records[Attempt]:
-        """Return its executions, the first one first."""
+        """Return its attempts, the oldest first."""
         return Records(self.client.ask(lambda connection: queries.attempts(connection, self.id)))
 
     def __eq__(self, other: object) -> bool:
@@ -274,7 +274,7 @@ class Run:
         return hash(self.id)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows; without the courses of metrics where PostgreSQL is away."""
+        """What a notebook shows; without charts of metrics if PostgreSQL can't be asked."""
         try:
             courses = self.client.ask(self._courses)
         except errors.HpctrackError:
@@ -300,8 +300,8 @@ class Runs(list[Run]):
     def export(self, path: str | Path) -> int:
         """Write their metrics into a file: ``.parquet``, ``.csv`` or ``.jsonl``; return the number of rows.
 
-        Rows stream through, however many they are, and the file is there whole or not at all. See
-        `export.write` for its columns and what is raised.
+        Rows are streamed, and the file is complete or missing. `export.write` says which columns it has and
+        what is raised; also raises `errors.BadInput` without runs.
         """
         target, ids = Path(path), [run.id for run in self]
         export.check(target)

@@ -1,4 +1,4 @@
-"""A row per run: its fields, arguments, tags, latest and extreme values."""
+"""A DataFrame with a row per run: fields, arguments, tags, latest and extreme values of metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = {field.frame: field for field in fields.FIELDS if field.frame is not 
 def frame(
     runs: Sequence[RunRow], extremes: Mapping[int, Mapping[str, Extremes]], now: datetime
 ) -> pd.DataFrame:
-    """Return the DataFrame; columns are there even without runs."""
+    """Return the DataFrame; without runs it has the columns of the fields."""
     pandas = frames.require("pandas", "DataFrames")
     facts = pandas.DataFrame([_facts(run, now) for run in runs], columns=list(_COLUMNS))
     for name, field in _COLUMNS.items():
@@ -36,7 +36,7 @@ def frame(
 
 
 def _typed(pandas: ModuleType, values: Any, kind: str) -> Any:
-    """Return a column with pandas' own type for values of a kind (see `fields.Field`), if there is one."""
+    """Return a column, with pandas' own type if it has one for this kind of values (see `fields.Field`)."""
     if kind == "time":
         return pandas.to_datetime(values, utc=True)
     if kind == "length":
@@ -50,7 +50,7 @@ def _facts(run: RunRow, now: datetime) -> list[Any]:
 
 
 def _measured(run: RunRow, extremes: Mapping[str, Extremes]) -> dict[str, Any]:
-    """Return what differs from script to script; lists stay whole."""
+    """Return the columns whose names the script chose: arguments, tags, metrics. Lists stay whole."""
     given = flat({"args": run.args, "tags": run.tags})
     return {
         **{name: value for name, value in given.items() if value is not None},
@@ -65,6 +65,6 @@ def _prefixed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ordered(columns: Sequence[str]) -> list[str]:
-    """Return columns by what they are about, and there in the order in which they came."""
+    """Return the columns by group; within a group their order stays."""
     groups = ("args", "tags", "last", "min", "max")
     return sorted(columns, key=lambda name: groups.index(name.partition(".")[0]))

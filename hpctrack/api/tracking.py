@@ -1,4 +1,4 @@
-"""What a run that a script tracks by itself says of its beginning and its end."""
+"""Start and end of a run that a script tracks by itself, without the wrapper (`Run.track`)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ _MAX_REASON = 1000  # characters
 
 
 class Terminated(SystemExit):
-    """SIGTERM arrived while a run was tracked."""
+    """SIGTERM arrived inside `Run.track`; exit code 143."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class Tracked:
-    """The context manager of `Run.track`."""
+    """The context manager of `Run.track`: notes that an attempt starts, and how it ends.
+
+    A SIGTERM inside raises `Terminated`; after the end is noted, the process sends itself the signal again.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -60,7 +63,7 @@ class Tracked:
         return self._run
 
     def _catch(self) -> None:
-        # Only the main thread may say what a signal does; one that is ignored stays so.
+        # Only the main thread may set a handler. An ignored signal stays ignored.
         self._catches = threading.current_thread() is threading.main_thread() and signal.getsignal(
             signal.SIGTERM
         ) not in (signal.SIG_IGN, None)
@@ -71,9 +74,9 @@ class Tracked:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if os.getpid() != self._pid:
-            return  # a child that was forked inside: the run goes on
+            return  # in a child forked inside the block: the run goes on
         if self._catches:
-            # A second SIGTERM, or one now, must not keep the end from being noted.
+            # A SIGTERM from now on must not prevent noting the end.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             self._note_end(error)
@@ -87,12 +90,12 @@ class Tracked:
             if self._catches:
                 signal.signal(signal.SIGTERM, self._previous)
         if isinstance(error, Terminated):
-            # As it would have gone without us.
+            # Let the handler that was there before act, as without `Run.track`.
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _note_end(self, error: BaseException | None) -> None:
         if isinstance(error, KeyboardInterrupt | SystemExit):
-            # psycopg 3.2 leaves a connection as it is when this comes in the middle of a statement.
+            # psycopg 3.2 does not clean up a connection if one of these interrupts a statement.
             self._run.client.close()
         how = end_of(error)
         self._run.client.change(lambda connection: tracked.end(connection, self._run.id, self._attempt, how))
@@ -104,7 +107,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def end_of(error: BaseException | None) -> tracked.End:
-    """Return what the exception that ended a run says, None for none."""
+    """Return how a run ended, by the exception that left the block; None: none did."""
     if error is None:
         return tracked.End(RunStatus.COMPLETED, 0)
     if isinstance(error, KeyboardInterrupt):
@@ -121,7 +124,7 @@ def end_of(error: BaseException | None) -> tracked.End:
 
 
 def origin() -> tracked.Origin:
-    """Return where a run of this process comes from."""
+    """Return the origin of a run that this process makes: its program, and its Slurm job if it has one."""
     environ = os.environ
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-", "-c") else None
     return tracked.Origin(
@@ -135,7 +138,11 @@ def origin() -> tracked.Origin:
 
 
 def stored_args(args: Any, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments as they are stored: secrets masked, everything such that JSON holds it."""
+    """Return arguments as they are stored: as JSON values, secrets masked.
+
+    ``args`` is a mapping, an object with attributes, or "auto", which reads this program's command line.
+    Raises `errors.UsageError` for any other text.
+    """
     redactor = _redactor()
     if isinstance(args, str):
         if args != "auto":

@@ -1,1 +1,1 @@
-"""The git repository that a submission comes from, read without starting anything of it."""
+"""The git repository of a submission, read without running any program that it names."""

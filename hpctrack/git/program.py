@@ -1,7 +1,7 @@
-"""The program git: the one doorway, through which it reads and starts nothing.
+"""The only module that starts git, so that git reads a repository and starts no other program.
 
-Variables ``GIT_*`` are taken away: they name programs, folders of programs, and files to write to. Nothing is
-fetched. What it says is bounded, and so is the time that it takes.
+git does not get the variables ``GIT_*``: they name programs, folders of programs, and files to write to. It
+fetches nothing. Its output and its time are bounded.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: More than any honest answer has.
+#: Bytes; no honest answer is as long.
 _MAX_OUTPUT = 64 << 20
 _PIECE = 1 << 16
-#: Seconds for a git that was killed to be gone.
+#: Seconds that a killed git gets to end.
 _GRACE = 0.1
-#: Only these variables of git's are harmless and of use: where not to look for a repository.
+#: The only variables that git keeps. They are harmless: they say where not to look for a repository.
 _KEPT = frozenset(("GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM"))
 _SAFETY = {
     "GIT_OPTIONAL_LOCKS": "0",  # no lock that a user's own git would meet
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_NO_LAZY_FETCH": "1",
-    "GIT_ALLOW_PROTOCOL": "",  # and where that is unknown: no way to fetch
+    "GIT_ALLOW_PROTOCOL": "",  # an older git does not know the line above: this leaves it no way to fetch
     "LC_ALL": "C",
 }
 _OPTIONS = ("--no-pager", "-c", "safe.bareRepository=explicit", "-c", "core.fsmonitor=false")
 
 
 class Git:
-    """git, for some questions that have until a deadline (`time.monotonic`) together."""
+    """git, for several questions that share one deadline (`time.monotonic`)."""
 
     def __init__(self, environ: Mapping[str, str], deadline: float) -> None:
         self._program = find(environ)
@@ -48,7 +48,7 @@ class Git:
     def ask(
         self, words: str, folder: Path, stand_in: Mapping[str, str] | None = None, given: bytes = b""
     ) -> str | None:
-        """Return what git says; None for a failure, or without an answer in time.
+        """Return git's output; None if it fails, or does not answer in time.
 
         ``words`` are its arguments, split at blanks; ``stand_in`` variables are set beside those of
         `environ`; ``given`` is its standard input. Raises OSError.
@@ -74,7 +74,7 @@ class Git:
         return output.decode("utf-8", "surrogateescape") if process.returncode == 0 else None
 
     def _exchange(self, process: subprocess.Popen[bytes], given: bytes) -> bytes:
-        """Write and read; raises `subprocess.TimeoutExpired` when time or space is up."""
+        """Write the input and return the output. Raises `subprocess.TimeoutExpired` beyond either bound."""
         output, left = bytearray(), memoryview(given)
         with selectors.DefaultSelector() as selector:
             for pipe, event in (
@@ -115,10 +115,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def find(environ: Mapping[str, str]) -> str:
-    """Return git's path; empty where there is none. Relative entries of PATH mean the tree itself."""
+    """Return git's path; empty if there is none. Relative entries of PATH may lead into the tree: skipped."""
     for folder in environ.get("PATH", os.defpath).split(os.pathsep):
         path = Path(folder, "git")
-        with contextlib.suppress(OSError):  # of a folder that one may not look into
+        with contextlib.suppress(OSError):  # we may not look into that folder
             if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
                 return str(path)
     return ""

@@ -1,12 +1,13 @@
-"""The git repository that a submission comes from: its state, asked for without being waited for long.
+"""The git repository that a job is submitted from: its commit, branch and remote, and whether it is dirty.
 
-A repository is written by whoever made it, and its configuration may name programs: filters, a monitor of the
-file system, hooks, helpers of remotes. None of them may run because somebody submits a job there.
+The submission waits a bounded time for the answer. Somebody else may have written the repository, and its
+configuration may name programs: filters, a file system monitor, hooks, helpers of remotes. None of them runs
+because somebody submits a job there.
 
-* Where the repository is, its commit and its configuration are asked of commands that only read.
-* Whether files differ from the commit is asked in the name of a git folder of our own, with the index and the
-  objects of the repository, and a configuration that names no program. Files that only a filter could compare
-  are neither clean nor dirty then: it is not known.
+* Commands that only read tell where the repository is, its commit and its configuration.
+* To tell whether files differ from the commit, git gets a git folder of our own: with the repository's index
+  and objects, and with a configuration that names no program. If only a filter could compare a file, it is
+  not known whether the repository is dirty.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from hpctrack.git.program import Git
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+#: Time for all questions about one repository.
 SECONDS = 1.0
-#: For a git that was killed to be gone.
+#: Seconds that a killed git gets to end.
 _GRACE = 0.2
-#: Submodules in submodules.
+#: Levels of submodules in submodules.
 _MAX_DEPTH = 5
 
 _PLACE = "rev-parse --show-toplevel --git-dir HEAD --symbolic-full-name HEAD"
@@ -38,7 +40,7 @@ _STATUS = "status --porcelain -z --untracked-files=no --ignore-submodules=dirty"
 _FILTERS = "check-attr -z --stdin filter"
 _INDEX = "ls-files --stage -z"
 
-#: What the comparison of files depends on besides, and what names no program (git-config(1)).
+#: Settings that the comparison of files depends on, and that name no program (git-config(1)).
 _PASSED_ON = frozenset(
     "core.repositoryformatversion core.filemode core.symlinks core.ignorecase core.precomposeunicode "
     "core.trustctime core.checkstat core.autocrlf core.eol extensions.objectformat".split()
@@ -47,17 +49,17 @@ _WORD = re.compile(r"[A-Za-z0-9]*")
 
 
 class State(TypedDict):
-    """What ``submissions.git`` holds. ``remote`` may hold a password: it is to be redacted."""
+    """The contents of ``submissions.git``. ``remote`` may hold a password: callers redact it."""
 
     commit: str | None
     branch: str | None
-    #: Whether files differ from the commit; None where that is not known.
+    #: Whether files differ from the commit; None: not known.
     dirty: bool | None
     remote: str | None
 
 
 class _Repository(NamedTuple):
-    """A repository with its files."""
+    """A repository that has a working tree."""
 
     top: Path
     git_dir: Path
@@ -67,7 +69,7 @@ class _Repository(NamedTuple):
 
 
 class Inquiry:
-    """A question to git that is under way; asked early, answered while other things are done."""
+    """A question to git that a thread asks, while the caller does other things."""
 
     def __init__(self, folder: str, environ: Mapping[str, str]) -> None:
         self._deadline = time.monotonic() + SECONDS
@@ -77,7 +79,7 @@ class Inquiry:
         self._thread.start()
 
     def answer(self) -> State | None:
-        """Return the state as far as it is known in time; None without git, a repository or a commit."""
+        """Return what is known of the state in time; None if there is no git, no repository or no commit."""
         self._thread.join(max(0.0, self._deadline - time.monotonic()) + _GRACE)
         return self._state
 
@@ -123,7 +125,7 @@ def _is_dirty(git: Git, repository: _Repository, depth: int = 0) -> bool | None:
 def _stand_in(git: Git, repository: _Repository, folder: Path) -> dict[str, str]:
     """Make a git folder that stands in for the repository's own; return the variables that name it."""
     common = repository.git_dir
-    with contextlib.suppress(FileNotFoundError):  # there is one in further work trees
+    with contextlib.suppress(FileNotFoundError):  # only linked work trees have this file
         told = files.read(str(common / "commondir"), 1 << 16, links=True)
         common = common / os.fsdecode(told).rstrip("\n")
     for name in ("refs", "info"):
@@ -156,7 +158,7 @@ def _attributes(environ: Mapping[str, str], config: Mapping[str, str]) -> str:
 def _differ(
     git: Git, repository: _Repository, paths: Sequence[str], stand_in: Mapping[str, str]
 ) -> bool | None:
-    """Whether files whose bytes differ really do; None if a filter, which is not run, may undo that."""
+    """Whether files with other bytes have changed; None if a filter, which we don't run, could undo it."""
     drivers = filters(repository.config)
     if not drivers:
         return True
@@ -179,7 +181,7 @@ def _submodules_are_dirty(
 
 
 def _any(answers: Collection[bool | None]) -> bool | None:
-    """Return True if an answer is True; else None if one is not known."""
+    """Return True if any answer is True, else None if any is None, else False."""
     if True in answers:
         return True
     return None if None in answers else False
@@ -196,7 +198,7 @@ def _submodule_is_dirty(git: Git, path: Path, depth: int) -> bool | None:
 
 
 def parse_config(listed: str) -> dict[str, str]:
-    """Read ``git config --null --list``: the last value of a name counts; without one it is true."""
+    """Read ``git config --null --list``. The last value of a name counts; without a value it is "true"."""
     found = {}
     for entry in listed.split("\0"):
         name, equals, value = entry.partition("\n")
@@ -205,19 +207,19 @@ def parse_config(listed: str) -> dict[str, str]:
 
 
 def remote(config: Mapping[str, str]) -> str | None:
-    """Return the address of the remote repository: of ``origin``, or else of any."""
+    """Return the URL of the remote ``origin``, or else of the first remote; None without any."""
     urls = (value for name, value in config.items() if re.fullmatch(r"remote\..*\.url", name, re.DOTALL))
     return config.get("remote.origin.url") or next(urls, None)
 
 
 def filters(config: Mapping[str, str]) -> set[str]:
-    """Return the names of the filters that change what git compares."""
+    """Return the names of the filters that git would run to compare a file."""
     found = (re.fullmatch(r"filter\.(.*)\.(?:clean|process)", name, re.DOTALL) for name in config)
     return {match[1] for match in found if match is not None}
 
 
 def stand_in_config(config: Mapping[str, str], attributes: str) -> str:
-    """Return a configuration that says what the comparison of files depends on, and names no program."""
+    """Return a configuration for comparing files: the settings that matter to it, and no program."""
     quoted = attributes.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
     lines = [f'[core]\n\tbare = false\n\tattributesFile = "{quoted}"\n']
     lines += [f"[{section}]\n\trenames = false\n" for section in ("diff", "status")]
@@ -229,7 +231,7 @@ def stand_in_config(config: Mapping[str, str], attributes: str) -> str:
 
 
 def parse_status(told: str) -> tuple[bool, list[str]]:
-    """Read ``git status --porcelain -z``: whether files are changed for sure, and which others may be."""
+    """Read ``git status --porcelain -z``: whether a file has changed for sure, and which others may have."""
     unsure = []
     for entry in told.split("\0"):
         staged, unstaged, path = entry[:1], entry[1:2], entry[3:]

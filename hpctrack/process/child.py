@@ -1,10 +1,10 @@
-"""What `children` starts: ``python -I -S child.py FOLDER ... -- MODULE:FUNCTION ARGUMENT ...``."""
+"""The file that `children` starts: ``python -I -S child.py FOLDER ... -- MODULE:FUNCTION ARGUMENT ...``."""
 
 import os
 import resource
 import sys
 
-# Python leaves a part of a .pyc where a file may not grow as large (ulimit -f), and fails over it ever after.
+# Where files may not grow so large (ulimit -f) Python leaves half a .pyc, over which each later start fails.
 sys.dont_write_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 

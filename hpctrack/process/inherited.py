@@ -1,8 +1,8 @@
-"""What this process was given by its parent, where Python changes it before its first line.
+"""Signals and LC_CTYPE as the parent of this process set them: Python changes them before its first line.
 
-Python ignores SIGPIPE and SIGXFSZ and, in the C locale, sets LC_CTYPE (PEP 538). What it starts for the user
-has to find both as they were. The kernel tells of the environment; of the signals the shell in front tells,
-by ``-X ignored=MASK``: SigIgn in the words of proc(5).
+Python ignores SIGPIPE and SIGXFSZ and, in the C locale, sets LC_CTYPE (PEP 538). A program that it starts for
+the user has to find both as they were. The kernel tells the environment (``/proc/self/environ``); the shell
+that started Python tells the ignored signals, by ``-X ignored=MASK`` (SigIgn of proc(5), in hexadecimal).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 import signal
 import sys
 
-#: What Python itself ignores from its start.
+#: Signals that Python itself ignores from its start.
 SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def environ() -> dict[str, str]:
-    """Return the environment of this process, with LC_CTYPE as it was given."""
+    """Return the environment of this process, with LC_CTYPE as its parent set it."""
     found = dict(os.environ)
     with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
         entries = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
@@ -28,7 +28,7 @@ def environ() -> dict[str, str]:
 
 
 def options() -> list[str]:
-    """Return the arguments that hand the ignored signals on to a Python that this process becomes."""
+    """Return the arguments that tell a Python, which this process becomes, the ignored signals."""
     mask = sys._xoptions.get("ignored")
     return ["-X", f"ignored={mask}"] if mask else []
 
@@ -43,6 +43,6 @@ def ignored() -> set[signal.Signals]:
 
 
 def restore_signals() -> None:
-    """Give `SIGNALS` back as they were, just before this process becomes a program of the user's."""
+    """Restore `SIGNALS`, just before this process becomes a program of the user's."""
     for signum in set(SIGNALS) - ignored():
         signal.signal(signum, signal.SIG_DFL)

@@ -1,8 +1,8 @@
 """Names of our own processes, as `ps`, `pkill` and `killall` see them.
 
-Scripts clear stray workers away by name (``pkill -9 python``, ``pkill -f train``). A supervisor or relay is a
-Python process whose command line held the script's path, and would die with them; so each takes a name that
-says nothing of Python, of the script or of a folder (proc(5): ``/proc/self/comm``, ``/proc/self/mem``).
+Scripts end stray workers by name (``pkill -9 python``, ``pkill -f train``). A supervisor or relay is a Python
+process started with the script's path, and would be ended with them. So each takes a name that contains
+neither "python" nor the script nor a folder (proc(5): ``/proc/self/comm``, ``/proc/self/mem``).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _MAX_COMM = 15
 
 
 def take(name: str) -> None:
-    """Show this process, and its children until they take others, under a name and nothing else.
+    """Replace name and command line of this process by a name; children have it until they take another.
 
-    Where the kernel refuses, the names stay as they are.
+    If the kernel refuses, they stay as they are.
     """
     mark(name)
     try:
@@ -32,7 +32,7 @@ def take(name: str) -> None:
 
 
 def mark(name: str) -> None:
-    """Give this process a command name; its command line stays."""
+    """Name this process; its command line stays."""
     try:
         with open("/proc/self/comm", "wb", buffering=0) as file:
             file.write(name.encode()[:_MAX_COMM])

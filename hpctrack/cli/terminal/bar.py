@@ -1,4 +1,4 @@
-"""A progress bar on standard error, if that is a terminal."""
+"""A progress bar on standard error; nothing is shown if that is no terminal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def shown(what: str, total: int | None, count: type[ProgressColumn]) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the caller works, and yield a function by which the caller reports progress.
+    """Show a bar inside the block; yield a function that the caller tells each further number of steps.
 
-    The cursor is not hidden, so that nothing has to be restored if we are killed.
+    The cursor stays visible, so that nothing has to be restored if this process is killed.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

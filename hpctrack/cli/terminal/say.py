@@ -1,8 +1,7 @@
 """Standard output and standard error of the verbs.
 
-Each line that a verb prints goes through here or through `table.Output`: no text in it commands the terminal.
-Bytes of files that are passed on as they are, and what programs read, are written by `logs`,
-`table.ForPrograms` and `raw`.
+Verbs print every line by this module or by `table.Output`, so that no text in it commands the terminal.
+Exceptions: `logs` passes the bytes of files on, and `table.ForPrograms` and `raw` write for programs.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ def out(*lines: str) -> None:
 
 
 def coloured(*lines: str) -> None:
-    """Write lines with the colours that we put there."""
+    """Write lines that contain our own colours."""
     sys.stdout.writelines(visible.coloured(line) + "\n" for line in lines)
     sys.stdout.flush()
 
 
 def raw(text: str) -> None:
-    """Write text of ours, and JSON of `jsonable.to_json`, which escapes what it holds."""
+    """Write text that holds no foreign text, or JSON of `jsonable.to_json`, which escapes it."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def json(value: object) -> None:
-    """Write an object of few keys in one line."""
+    """Write a small object as JSON, in one line."""
     import json
 
     raw(visible.in_json(json.dumps(value)) + "\n")
@@ -50,13 +49,13 @@ def err(*lines: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say something beside the output: one line on standard error, which begins with our name."""
+    """Write a message as one line to standard error, after "hpctrack: "."""
     err(f"hpctrack: {' '.join(text.split())}")
 
 
 @contextlib.contextmanager
 def logging_to(handler: logging.Handler, form: str, level: int) -> Iterator[None]:
-    """Log to this handler alone until the block ends; each message is one line, whatever names it holds."""
+    """Log to this handler alone, inside the block; each message is one line, whatever text it contains."""
     import logging
 
     class Formatter(logging.Formatter):

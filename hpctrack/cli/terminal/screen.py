@@ -1,9 +1,9 @@
-"""The terminal's other screen, for a verb that draws again and again, and the signals that interrupt it.
+"""The terminal's alternate screen, for a verb that draws repeatedly, and the signals that interrupt it.
 
-Open a `Screen`, then in turn `ask` what is to be shown, `draw` it and `wait`. While it is open, signals raise
-only inside `ask`; elsewhere their handlers take a note, on which `wait` acts. So no drawing is cut short, and
-the terminal is restored in one place, whatever ends the verb: q, Ctrl-C, a failure, SIGTERM, SIGHUP. Ctrl-Z
-restores it until the verb goes on.
+Open a `Screen`; then repeat: `ask` for the data, `draw` it, `wait`. While it is open, signals raise only
+inside `ask`; at other times their handlers note them, and `wait` acts on the notes. So no drawing is cut
+short, and one place restores the terminal, whatever ends the verb: q, Ctrl-C, a failure, SIGTERM, SIGHUP.
+Ctrl-Z restores the terminal until the verb is continued.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _T = TypeVar("_T")
 _ENTER, _LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[0m\x1b[?25h"
 _HOME = "\x1b[H"
-#: What ends a verb; after all but Ctrl-C it dies of the signal once the terminal is given back.
+#: Signals that end a verb. After all but Ctrl-C it dies of the signal, once the terminal is restored.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _OTHERS = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
 
 
 class Interrupted(BaseException):
-    """A signal ends the verb in the midst of `Screen.ask`."""
+    """A signal that ends the verb arrived inside `Screen.ask`."""
 
 
 class Screen:
-    """The other screen and the keyboard of a terminal, from ``with`` to its end."""
+    """The alternate screen and the keyboard of a terminal, inside a ``with`` block."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -62,7 +62,7 @@ class Screen:
             self._modes = termios.tcgetattr(self._keyboard)
         for number in (*_ENDING, *_OTHERS):
             before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # as nohup has it
+            if before is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 self._handlers[number] = before
                 signal.signal(number, self._note)
         try:
@@ -86,7 +86,7 @@ class Screen:
         return self._console.height
 
     def ask(self, question: Callable[[], _T]) -> _T:
-        """Ask something that may take long. Raises `Interrupted` when a signal ends the verb meanwhile."""
+        """Call a function that may take long. Raises `Interrupted` if a signal ends the verb meanwhile."""
         try:
             self._asking = True
             if self._ending is not None:
@@ -103,7 +103,7 @@ class Screen:
         _write(_HOME + captured.get())
 
     def wait(self, seconds: float) -> bool:
-        """Wait; True if the verb is to end: by a signal, or by q."""
+        """Wait; True if a signal or q ends the verb."""
         deadline = time.monotonic() + seconds
         while self._ending is None:
             self._catch_up()
@@ -125,7 +125,7 @@ class Screen:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGTSTP:
             self._pausing = True
-            if self._asking:  # nothing is drawn just now
+            if self._asking:  # no drawing is cut short
                 self._pause()
         elif number in _OTHERS:
             self._stale = True
@@ -136,7 +136,7 @@ class Screen:
                 raise Interrupted
 
     def _catch_up(self) -> None:
-        """Act on the signals that were noted: pause, or draw again."""
+        """Act on noted signals: pause, or draw again."""
         if self._pausing:
             self._pause()
         if self._stale and self._drawing is not None:
@@ -156,7 +156,7 @@ class Screen:
 
     def _take_keyboard(self) -> None:
         if self._keyboard is not None:
-            tty.setcbreak(self._keyboard, termios.TCSANOW)  # what is typed already stays
+            tty.setcbreak(self._keyboard, termios.TCSANOW)  # keeps keys that were pressed already
 
     def _open(self) -> None:
         self._take_keyboard()
@@ -171,7 +171,7 @@ class Screen:
                 termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._modes)
 
     def _give_back(self) -> None:
-        """Restore the terminal, then the handlers of signals, Ctrl-C last: until then it raises nothing."""
+        """Restore the terminal, then the handlers, that of Ctrl-C last: until then Ctrl-C raises nothing."""
         self._close()
         signal.set_wakeup_fd(-1)
         os.close(self._woken)

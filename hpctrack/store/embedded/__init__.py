@@ -1,10 +1,10 @@
-"""The embedded PostgreSQL of the personal mode: found, set up once, started on first use, ended.
+"""The embedded PostgreSQL of the personal mode: set up once, started on first use, ended when it is idle.
 
-`server` does that, and loads neither psycopg nor the wheel. Beside it: `owner` says which host may run the
-server of a folder that several share, `server_status` looks, `host_locks` keep others out of `host_folder`,
-`postgres_binaries` and `cluster_folder` set up, `postmaster` deals with processes, `listening` with
-addresses. `launch` starts the `keeper`, a process that starts the server and ends it, and that opens the
-`gate` to hosts which ask for it by `asking`.
+`server` has the public functions, and imports neither psycopg nor the wheel. `owner` says which host may run
+the server of a folder that several hosts share; `server_status` finds out whether it runs; `host_locks` lock
+its start, in the `host_folder`; `postgres_binaries` and `cluster_folder` set it up; `postmaster` deals with
+its processes, `listening` with addresses. `launch` starts the `keeper`, the process that starts and ends the
+server. The keeper opens the `gate` to hosts that ask for it (`asking`), and encrypts there (`encryption`).
 """
 
 from hpctrack.store.embedded.server import ensure, running, stop, take_over, use_mark

@@ -1,9 +1,10 @@
-"""How hosts that share a home let each other in: one asks, the keeper of the server on the other answers.
+"""How a host gets access to a server that another host of the same home runs: it asks, the keeper lets it in.
 
-A server listens on no network by itself. A command on another host leaves a file in ``asked``, with the
-addresses between the two; the keeper (`keeper`) opens a door there, for that host alone, and writes into
-``reach.json`` where it is, and beside it the certificate that it shows there. Hosts that have asked are let
-in again from each start on, until they have not come for a month.
+A server listens on no network by itself. A command on another host writes a file into ``asked``, with pairs
+of addresses: one of the server's host, and its own on the way there. The server's keeper (`keeper`) opens a
+door on the former, for the latter alone. It writes where the door is into ``reach.json``, and the certificate
+that it shows into a file beside that. Later servers open a door to these hosts from their start on, until a
+host has not come for a month.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ _AGAIN_SECONDS = 86400.0
 
 
 class Way(NamedTuple):
-    """A way from a host to the server's: the address to connect to, and the one that it comes from."""
+    """A way from a host to the server's: the address to connect to, and the address to connect from."""
 
     to: str
     source: str
 
 
 class Reach(NamedTuple):
-    """Where the server of one start can be reached, and by whom."""
+    """Where other hosts reach a server, and which may: the contents of ``reach.json``."""
 
-    #: Of the owner's record.
+    #: The token of its owner file.
     token: str
     port: int
     addresses: tuple[str, ...]
     #: Addresses that are let in.
     guests: tuple[str, ...]
-    #: What they have to say first (`gate`).
+    #: The key that their connections have to name (`gate`).
     key: str
-    #: Why nobody can be let in, if nobody can.
+    #: Why no host can be let in; empty if hosts can.
     problem: str = ""
 
 
 class Door(NamedTuple):
-    """Where a server answers."""
+    """Where the server of another host answers."""
 
     address: str
     port: int
@@ -61,10 +62,10 @@ class Door(NamedTuple):
     certificate: str
 
     def params(self) -> dict[str, str]:
-        """Return the libpq parameters that lead through it, whatever the environment says of encryption.
+        """Return the libpq parameters to connect through it. They override the environment's.
 
-        The certificate is the only one that is believed, so no name in it matters. No other is shown, and
-        no list of revoked ones is asked, which would have to be of all that sign (libpq's ``sslcrl``).
+        Only this certificate is trusted, so no host name is checked. The client shows none, and has no
+        revocation list: libpq (``sslcrl``) would need one for every authority.
         """
         return {
             "options": f"-c {setting(self.key)}",
@@ -79,12 +80,12 @@ class Door(NamedTuple):
 
 
 def setting(key: str) -> str:
-    """Return what a connection through a door has to set (libpq's ``options``)."""
+    """Return the setting by which a connection names the door's key (libpq's ``options``)."""
     return f"hpctrack.door={key}"
 
 
 def ask(place: Place, record: Owner, name: str) -> bool:
-    """Ask to be let in, by a host's name; False if that has been asked before, in the same words.
+    """Ask for a door, for the host of this name; False if the same question is already there.
 
     Raises OSError.
     """
@@ -101,7 +102,7 @@ def ask(place: Place, record: Owner, name: str) -> bool:
 
 
 def note_visit(place: Place, name: str) -> None:
-    """Keep the mark of a host that uses the door fresh, so that it is not forgotten."""
+    """Refresh a host's question once a day, when it uses the door, so that it does not lapse."""
     path = place.asked / name
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime > _AGAIN_SECONDS:
@@ -109,7 +110,7 @@ def note_visit(place: Place, name: str) -> None:
 
 
 def asked(place: Place) -> list[Way]:
-    """Return the ways of all hosts that have asked, and not been away for too long."""
+    """Return the ways of all hosts that have asked, or used the door, within a month."""
     ways: list[Way] = []
     try:
         entries = list(place.asked.iterdir())
@@ -124,7 +125,7 @@ def asked(place: Place) -> list[Way]:
 
 
 def read(place: Place, record: Owner) -> Reach | None:
-    """Return where the server of a record can be reached; None if its keeper has opened no door."""
+    """Return where the server of a record can be reached; None if its keeper has published nothing."""
     try:
         fields = json.loads(files.read(str(place.reach_file), _MAX_BYTES))
         reach = Reach(
@@ -141,13 +142,13 @@ def read(place: Place, record: Owner) -> Reach | None:
 
 
 def problem(place: Place, record: Owner) -> str:
-    """Return why the server of a record can let nobody in; empty if it says nothing of the kind."""
+    """Return why the server of a record can let no host in; empty if nothing is known to prevent it."""
     reach = read(place, record)
     return reach.problem if reach is not None else ""
 
 
 def publish(place: Place, reach: Reach, certificate: bytes = b"") -> None:
-    """Say where the server can be reached; ``certificate``: what it shows there, as PEM. Raises OSError."""
+    """Publish where the server can be reached; ``certificate``: its certificate, as PEM. Raises OSError."""
     path = place.certificate(reach.token)
     if certificate:
         files.replace(str(path), certificate)
@@ -158,13 +159,13 @@ def publish(place: Place, reach: Reach, certificate: bytes = b"") -> None:
 
 
 def is_published(place: Place, record: Owner, reach: Reach) -> bool:
-    """Whether ``reach`` still stands there as `publish` wrote it, and its certificate."""
+    """Whether the files that `publish` wrote for ``reach`` are still there."""
     is_shut = not reach.addresses
     return read(place, record) == reach and (is_shut or place.certificate(reach.token).exists())
 
 
 def withdraw(place: Place, record: Owner) -> None:
-    """Remove what `publish` wrote, unless it is about another server by now."""
+    """Remove the files of `publish`, unless they are another server's by now."""
     if read(place, record) is not None:
         place.reach_file.unlink(missing_ok=True)
     place.certificate(record.token).unlink(missing_ok=True)
@@ -182,7 +183,7 @@ def answering(place: Place, record: Owner) -> Door | None:
 
 
 def _ways(addresses: tuple[str, ...]) -> Iterator[Way]:
-    """Yield the ways to names and addresses; a name that means this host to itself leads nowhere."""
+    """Yield the ways to names and addresses, without names that resolve to loopback on this host."""
     seen = set()
     for address in addresses:
         for family, to in _resolved(address):
@@ -194,7 +195,7 @@ def _ways(addresses: tuple[str, ...]) -> Iterator[Way]:
 
 
 def _resolved(name: str) -> list[tuple[int, str]]:
-    """Return the addresses of a name in digits, each after its family; none for an unknown name."""
+    """Return the numeric addresses of a name, each after its family; none for an unknown name."""
     with contextlib.suppress(OSError):
         answers = socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM)
         return [(family, str(target[0])) for family, _, _, _, target in answers]

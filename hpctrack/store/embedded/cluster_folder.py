@@ -1,4 +1,4 @@
-"""The folder of the embedded PostgreSQL: what lies where, its initdb, its configuration, its login."""
+"""The folder of the embedded PostgreSQL: its paths, its initdb, its configuration, its login."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DBNAME = "hpctrack"
 PORT = 5432
-"""Part of the socket's name, in a folder where no other server has one."""
+"""Part of the socket's name only; the socket's folder is this server's alone."""
 _LONGEST_NAME = 63
 SOCKET = f".s.PGSQL.{PORT}"
 _CERTIFICATE = "certificate-"
@@ -45,24 +45,24 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "cluster_name": "hpctrack",  # what ps shows
-    # Statements' errors go to who sent them, so they need not be in the log, which `keeper` cuts.
+    # The client gets the errors of its statements: they need not fill the log, which `keeper` cuts.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] ",
 }
-#: A process that reaches the socket needs the password all the same (manual, "The pg_hba.conf File").
+#: Also a connection over the socket needs the password (manual, "The pg_hba.conf File").
 _HBA = "local all all scram-sha-256\n"
 
 
 class Place(NamedTuple):
-    """Where everything of an embedded PostgreSQL lies."""
+    """The paths of an embedded PostgreSQL's files."""
 
     base: Path
 
     @classmethod
     def of(cls, settings: Settings) -> Place:
-        """Return the place that the settings name; touches nothing."""
+        """Return the place that the settings name. Changes nothing."""
         return cls(Path(os.path.realpath(settings.data_dir)) / "postgres")
 
     @property
@@ -72,12 +72,12 @@ class Place(NamedTuple):
 
     @property
     def owner_file(self) -> Path:
-        """Who runs it."""
+        """The owner file, see `owner`."""
         return self.base / "owner.json"
 
     @property
     def passfile(self) -> Path:
-        """User and password as libpq reads them; in the data folder, so that both come into being at once."""
+        """User and password, in libpq's format. In the data folder, so that both are made in one rename."""
         return self.data / "passfile"
 
     @property
@@ -92,29 +92,29 @@ class Place(NamedTuple):
 
     @property
     def hosts(self) -> Path:
-        """Where each host's folder for socket and lock is named."""
+        """The folder of files that name each host's `host_folder`."""
         return self.base / "hosts"
 
     @property
     def asked(self) -> Path:
-        """What other hosts have asked for."""
+        """The folder of other hosts' questions, see `asking`."""
         return self.base / "asked"
 
     @property
     def reach_file(self) -> Path:
-        """Where other hosts reach the server."""
+        """The file that tells where other hosts reach the server, see `asking.Reach`."""
         return self.base / "reach.json"
 
     def certificate(self, token: str) -> Path:
-        """What the server of a record shows to other hosts."""
+        """The file of the certificate that a server shows to other hosts; ``token``: its owner file's."""
         return self.base / f"{_CERTIFICATE}{token}.pem"
 
     def certificates(self) -> list[Path]:
-        """Return those of all servers that left theirs."""
+        """Return the certificate files that exist, also of earlier servers."""
         return list(self.base.glob(f"{_CERTIFICATE}*.pem"))
 
     def make_base(self) -> None:
-        """Make the folder of it all, or check that it is this user's alone."""
+        """Make `base`, or check that only this user can enter it."""
         files.make_folder(str(self.base), within=str(self.base.parent))
 
     def read_postmaster_pid(self) -> list[str]:
@@ -126,9 +126,9 @@ class Place(NamedTuple):
 
 
 def initialise(place: Place, binaries: Binaries) -> None:
-    """Make the cluster, complete with password and database, in a folder beside, and move it in place.
+    """Make the cluster, with password and database, in a new folder, and rename that to `Place.data`.
 
-    A start that dies in here leaves only that folder, which the next one sweeps away.
+    A start that is killed here leaves only the new folder; the next start removes it (`sweep`).
     """
     import secrets
     import tempfile
@@ -156,7 +156,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def sweep(place: Place) -> None:
-    """Remove what initialising leaves, or left when it was killed."""
+    """Remove folders that `initialise` has left."""
     import shutil
 
     for leftover in place.base.glob("new-*"):
@@ -164,19 +164,19 @@ def sweep(place: Place) -> None:
 
 
 def sweep_sockets(folder: Path) -> None:
-    """Remove what a killed server left there. For the holder of both locks."""
+    """Remove the sockets of a killed server. Only the holder of both locks may call this."""
     for leftover in folder.glob(f"{SOCKET}*"):
         leftover.unlink(missing_ok=True)
 
 
 def configure(place: Place, record: Owner, major: int) -> None:
-    """Write what the server of a record is to go by."""
+    """Write the configuration files for the server of a record."""
     _write(place.data / "hpctrack.conf", configuration(record, major))
     _write(place.data / "pg_hba.conf", _HBA)
 
 
 def _user() -> str:
-    """Return the superuser's name: the user's, or ours where PostgreSQL reserves that ("CREATE ROLE")."""
+    """Return the superuser's name: the account's, or hpctrack's if PostgreSQL reserves it ("CREATE ROLE")."""
     import pwd
 
     try:
@@ -184,12 +184,12 @@ def _user() -> str:
     except KeyError:  # a container without accounts
         return DBNAME
     reserved = name.startswith("pg_") or name in ("public", "none")
-    # What owns an extension may hold none of these (src/backend/commands/extension.c).
+    # The owner of an extension must not contain these (src/backend/commands/extension.c).
     return DBNAME if reserved or set(name) & set("\"$'\\") or len(name.encode()) > _LONGEST_NAME else name
 
 
 def configuration(record: Owner, major: int) -> str:
-    """Render ``hpctrack.conf`` for the server of a record; major is PostgreSQL's version."""
+    """Return the text of ``hpctrack.conf`` for the server of a record; ``major`` is PostgreSQL's release."""
     values = {
         **_SETTINGS,
         **({"io_method": "sync"} if major >= 18 else {}),  # three processes less
@@ -199,7 +199,7 @@ def configuration(record: Owner, major: int) -> str:
 
 
 def connection_params(place: Place, host: str, port: int) -> dict[str, str]:
-    """Return libpq parameters; host is a socket folder, or an address."""
+    """Return libpq parameters; ``host`` is a socket folder, or an address."""
     user = re.split(r"(?<!\\):", place.passfile.read_text(encoding="utf-8"))[3]
     return {
         "host": host,

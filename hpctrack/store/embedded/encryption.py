@@ -1,8 +1,8 @@
-"""TLS at a keeper's door: a key and a certificate of its own, and a socket that speaks it without waiting.
+"""TLS at a keeper's door: the keeper's key and certificate, and sockets that don't block.
 
-`Identity.make` makes both anew at each start of a keeper. The key never leaves its memory; the certificate
-lies in the private folder (`asking`), from where a client takes it as the only one that it believes. So
-nobody has to sign it, no name stands in it, and it does not expire: it ends with its keeper.
+`Identity.make` makes both anew for each keeper. The key never leaves its memory. The certificate is in the
+private folder (`asking`), and a client that reads it there trusts no other. So no authority has to sign it,
+it holds no host name, and it need not expire: the next keeper has another one.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-#: A record of TLS holds at most 16 KiB; as long as more is asked for, none is left half read (RFC 8446, 5.1).
+#: More than a record of TLS holds (16 KiB; RFC 8446, 5.1), so that one call never leaves a part of it unread.
 _RECORD = 1 << 16
-#: How a client names the protocol if it begins with TLS at once (PostgreSQL manual, "Direct SSL").
+#: ALPN name that a client sends if it begins with TLS at once (PostgreSQL manual, "Direct SSL").
 _PROTOCOL = "postgresql"
 
 
@@ -34,7 +34,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def make(cls) -> Identity:
-        """Make a key and its certificate. Raises `errors.MissingExtra` where that can't be done."""
+        """Make a key and its certificate. Raises `errors.MissingExtra` if that fails."""
         try:
             key = _generate()
             certificate = _sign(key)
@@ -53,7 +53,7 @@ def _generate() -> EllipticCurvePrivateKey:
 
 
 def _sign(key: EllipticCurvePrivateKey) -> bytes:
-    """Return a certificate that a key has signed for itself, good at all times (RFC 5280, 4.1.2.5)."""
+    """Return a self-signed certificate that does not expire (RFC 5280, 4.1.2.5)."""
     from datetime import datetime
 
     from cryptography import x509
@@ -74,13 +74,13 @@ def _pem(key: EllipticCurvePrivateKey) -> bytes:
 
 
 def _context(chain: bytes) -> ssl.SSLContext:
-    """Return what speaks TLS 1.2 or later as the server; ``chain``: key and certificate, as PEM."""
+    """Return a server's context for TLS 1.2 or later; ``chain``: key and certificate, as PEM."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
     context.num_tickets = 0
     context.set_alpn_protocols([_PROTOCOL])
-    memory = os.memfd_create("key")  # ssl reads files only, and a home may cross the network in clear
+    memory = os.memfd_create("key")  # ssl reads files only; one in the home could cross the network
     try:
         os.write(memory, chain)
         context.load_cert_chain(f"/proc/self/fd/{memory}")
@@ -90,21 +90,21 @@ def _context(chain: bytes) -> ssl.SSLContext:
 
 
 def begin(context: ssl.SSLContext, connection: socket.socket) -> ssl.SSLSocket:
-    """Return a connection that speaks TLS from now on, and does not wait. Raises OSError."""
+    """Return a socket that speaks TLS on a connection from now on, and does not block. Raises OSError."""
     return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
 
 def is_spoken(connection: socket.socket) -> bool:
-    """Whether all that is received from a connection was encrypted.
+    """Whether all data received from a connection was encrypted.
 
-    It is asked of TLS itself: Pythons before August 2023 go on in clear, without a word, if the other side
-    has hung up before they begin (CVE-2023-40217).
+    ``version()`` asks TLS itself: a Python older than August 2023 silently goes on unencrypted if the other
+    side hung up before TLS began (CVE-2023-40217).
     """
     return isinstance(connection, ssl.SSLSocket) and connection.version() is not None
 
 
 def receive(connection: socket.socket) -> bytes | None:
-    """Receive what is there; None if nothing is, empty if the other side has ended. Raises OSError."""
+    """Receive available data; None if there is none, empty if the other side has closed. Raises OSError."""
     try:
         return connection.recv(_RECORD)
     except (BlockingIOError, ssl.SSLWantReadError):
@@ -112,9 +112,9 @@ def receive(connection: socket.socket) -> bytes | None:
 
 
 def send(connection: socket.socket, data: bytearray) -> int:
-    """Send the beginning of it, as much as can be; return how much that was. Raises OSError.
+    """Send the beginning of ``data``, as much as possible; return the number of bytes. Raises OSError.
 
-    What could not be sent has to be sent with the next call, and more may stand behind it by then.
+    The next call must begin with the bytes that were not sent; more may follow them by then.
     """
     try:
         return connection.send(data)
@@ -123,8 +123,8 @@ def send(connection: socket.socket, data: bytearray) -> int:
 
 
 def end(connection: socket.socket) -> None:
-    """Close a connection, and say so where TLS is spoken."""
+    """Close a connection; over TLS, tell the other side first."""
     if isinstance(connection, ssl.SSLSocket):
-        with contextlib.suppress(OSError, ValueError):  # it is not waited for what the other side says
+        with contextlib.suppress(OSError, ValueError):  # without waiting for its answer
             connection.unwrap()
     connection.close()

@@ -1,21 +1,21 @@
-"""The door to PostgreSQL's socket for other hosts: it lets in those that say the key, and bounds all others.
+"""The door to PostgreSQL's socket for other hosts: passes on a bounded number of connections with the key.
 
 PostgreSQL itself gives each connection one of its ``max_connections``, and waits ``authentication_timeout``
-until it says who it is: a few silent connections lock the owner out. So PostgreSQL listens on its private
-socket only, and this passes on what comes over TCP, within bounds that leave PostgreSQL room:
+for its login: a few silent connections lock the owner out. So PostgreSQL listens on its private socket only,
+and this module passes TCP connections on to it, within bounds that leave PostgreSQL room:
 
-* only from addresses that were let in (`Gate.open`); all others are hung up on at once;
-* only what was encrypted (`encryption`): in clear a client may ask for that, and for a statement to be
-  cancelled, as older clients can't do otherwise (PostgreSQL manual, "Canceling Requests in Progress");
-* a connection that has not said what it wants is known here only. Their number is bounded: the next one takes
-  the place of the oldest;
-* PostgreSQL sees a connection once its startup message is whole and holds the key of the door, which stands
-  in the private folder (PostgreSQL manual, "Message Flow"). The key comes as a setting, which PostgreSQL
-  ignores. It is no password: that is asked for behind the door;
-* the number of connections that log in is bounded, too, until PostgreSQL has let go of them; so is the number
-  of those that have logged in.
+* Only the addresses given to `Gate.open` are served; connections from others are closed at once.
+* Only encrypted data is passed on (`encryption`). Unencrypted, a client may ask for encryption, and for a
+  statement to be cancelled, since older clients can only do that unencrypted (PostgreSQL manual, "Canceling
+  Requests in Progress").
+* PostgreSQL does not see a connection until its startup message is complete and names the key of the door,
+  which is in the private folder (PostgreSQL manual, "Message Flow"). The number of such connections is
+  bounded: the next one replaces the oldest. The key is a setting in the message, which PostgreSQL ignores. It
+  is no password: PostgreSQL asks for that as well.
+* The number of connections that log in is bounded, too, until PostgreSQL has closed them; so is the number
+  of sessions.
 
-It is one thread: `turn` serves what is there, and returns. Nothing is kept beyond a few buffers.
+All runs in one thread: `turn` serves the connections that are ready, and returns. Each has a few buffers.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MAX_SILENT = 256
-#: Of PostgreSQL's 50 connections: those that log in, those that it has not let go of yet, and those that have
-#: logged in.
+#: Of PostgreSQL's 50 connections: those that log in, those whose client has gone before it had logged in, and
+#: sessions.
 _MAX_LOGINS = 6
 _MAX_LEAVING = 6
 _MAX_SESSIONS = 24
@@ -42,10 +42,10 @@ _LOGIN_SECONDS = 8.0
 _BUFFER = 1 << 18
 #: PostgreSQL refuses longer ones itself (MAX_STARTUP_PACKET_LENGTH).
 _MAX_STARTUP = 10000
-#: About encryption; a client asks two of them.
+#: Questions about encryption on one connection; clients ask two at most.
 _MAX_QUESTIONS = 8
 _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
-#: With which TLS begins where nobody has asked for it.
+#: The first byte if a client begins with TLS at once.
 _CLIENT_HELLO = b"\x16"
 _FULL = b"C53300\0Mtoo many sessions from other hosts\0"
 _IN_CLEAR = b"C28000\0Mother hosts are let in encrypted only (sslmode=verify-ca, as hpctrack psql does)\0"
@@ -53,7 +53,7 @@ _EPHEMERAL_ATTEMPTS = 20
 
 
 class _Link:
-    """A client, and once it has said what it wants, its connection to PostgreSQL."""
+    """A client's connection, and after its startup message its connection to PostgreSQL."""
 
     def __init__(self, client: socket.socket) -> None:
         self.client = client
@@ -63,11 +63,11 @@ class _Link:
         self.to_client = bytearray()
         #: How often it has asked for encryption.
         self.questions = 0
-        #: What PostgreSQL said that is not understood yet, until it is ready for statements.
+        #: PostgreSQL's answers that are not parsed yet; None once it is ready for statements.
         self.said: bytearray | None = bytearray()
         self.is_in = False
         self.is_encrypted = False
-        #: With which a statement of this session can be cancelled.
+        #: The contents of the request that cancels a statement of this session.
         self.cancel_key = b""
         self.ending = False
 
@@ -76,7 +76,7 @@ class _Link:
         return self.client.fileno() >= 0
 
     def hear(self, data: bytes) -> None:
-        """Take in what PostgreSQL says: whether the login has succeeded (AuthenticationOk), and its key."""
+        """Parse PostgreSQL's answers: whether the login succeeded (AuthenticationOk), and the cancel key."""
         if self.said is None:
             return
         self.said += data
@@ -98,7 +98,7 @@ class Gate:
     """Passes connections on to a Unix socket."""
 
     def __init__(self, target: str, key: str) -> None:
-        """``target``: path of the socket; ``key``: what a startup message has to hold."""
+        """``target``: path of the socket; ``key``: the key that a startup message has to name."""
         self._target = target
         self._key = asking.setting(key).encode()
         self._context: ssl.SSLContext | None = None
@@ -110,15 +110,15 @@ class Gate:
         self._silent: dict[_Link, None] = {}
         self._logins: dict[_Link, None] = {}
         self._sessions: dict[_Link, None] = {}
-        #: Connections to PostgreSQL that nobody is behind any more, and whether they have logged in.
+        #: Connections to PostgreSQL whose client has gone, and whether they had logged in.
         self._leaving: dict[socket.socket, bool] = {}
 
     def open(
         self, addresses: Iterable[str], guests: Iterable[str], context: ssl.SSLContext | None
     ) -> tuple[int, tuple[str, ...]]:
-        """Listen on those of the addresses that are of this host, for guests alone; without TLS on none.
+        """Listen on the addresses that this host has, for guests alone; without ``context`` on none.
 
-        Returns port and addresses. What was open elsewhere is closed; sessions stay. Raises OSError.
+        Returns port and addresses. Closes other listening sockets; sessions stay. Raises OSError.
         """
         self._guests = frozenset(guests)
         self._context = context
@@ -133,7 +133,7 @@ class Gate:
         return (listening[0][1] if listening else 0), tuple(name[0] for name in listening)
 
     def turn(self, seconds: float) -> None:
-        """Serve what comes within so many seconds, once."""
+        """Wait so many seconds at most for connections that are ready, and serve each once."""
         for key, events in self._selector.select(seconds):
             if key.data is None:
                 self._accept(key.fileobj)  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ class Gate:
                 continue
             try:
                 self._serve(link, side, events)
-            except (OSError, ValueError):  # the latter of a socket that is closed, also in `ssl`
+            except (OSError, ValueError):  # ValueError: the socket is closed
                 self._close(link)
         now = time.monotonic()
         for group in (self._silent, self._logins):
@@ -169,7 +169,7 @@ class Gate:
     def _accept(self, door: socket.socket) -> None:
         try:
             client, peer = door.accept()
-        except OSError:  # hung up already; or there are no descriptors left
+        except OSError:  # the client has closed, or no descriptors are left
             self._evict(self._silent, 1)
             return
         if peer[0] not in self._guests:
@@ -185,7 +185,7 @@ class Gate:
         self._arm(link)
 
     def _evict(self, group: dict[_Link, None], most: int) -> None:
-        """Make room for one more."""
+        """Close the oldest connections of a group, until it has room for one more."""
         while len(group) >= most:
             self._close(next(iter(group)))
 
@@ -204,7 +204,7 @@ class Gate:
             self._hear_server(link, link.server)
 
     def _hear_client(self, link: _Link) -> None:
-        """Read from a client; in clear no byte more than what it says there."""
+        """Read from a client; unencrypted, no byte beyond its current message."""
         if link.is_encrypted or self._begins_with_tls(link):
             data = encryption.receive(link.client)
         else:
@@ -217,7 +217,7 @@ class Gate:
             self._end(link, "client")
 
     def _hear_server(self, link: _Link, server: socket.socket) -> None:
-        """Read from PostgreSQL; a client that it lets in has a session from then on."""
+        """Read from PostgreSQL; once the login has succeeded the connection counts as a session."""
         data = encryption.receive(server)
         if data is None:
             return
@@ -238,12 +238,12 @@ class Gate:
     def _encrypt(self, link: _Link) -> None:
         if self._context is None:
             raise ConnectionAbortedError
-        self._wait_no_more_for(link.client)  # it becomes another socket
+        self._wait_no_more_for(link.client)  # `begin` replaces the socket
         link.client = encryption.begin(self._context, link.client)
         link.is_encrypted = True
 
     def _end(self, link: _Link, side: str) -> None:
-        """One side has hung up: the other gets what is left for it, and that is all."""
+        """Deal with a side that has closed; a client still gets the data that is left for it."""
         if side == "client" or not link.to_client:
             self._close(link)
         else:
@@ -257,7 +257,7 @@ class Gate:
             self._close(link)
 
     def _start(self, link: _Link) -> None:
-        """See what a client wants, as soon as it has said that."""
+        """Act on a client's first message once it is complete: a question, a cancellation, or a startup."""
         length, code = _announced(link.to_server)
         message = link.to_server[:length]
         if not 8 <= length <= _MAX_STARTUP:
@@ -276,7 +276,7 @@ class Gate:
             self._admit(link, self._key in message)
 
     def _cancel_keys(self) -> set[bytes]:
-        """Return the keys that cancel statements; a session that was not told its key yet has none."""
+        """Return the cancel keys of all sessions; a session has none until PostgreSQL has sent it."""
         return {link.cancel_key for link in self._sessions if link.cancel_key}
 
     def _answer(self, link: _Link, code: int) -> None:
@@ -286,12 +286,12 @@ class Gate:
             self._close(link)
             return
         link.to_server.clear()
-        link.client.send(b"S" if code == _SSL else b"N")  # there is room: nothing else has been sent
+        link.client.send(b"S" if code == _SSL else b"N")  # never blocks: it is the first byte sent
         if code == _SSL:
             self._encrypt(link)
 
     def _refuse(self, link: _Link, why: bytes) -> None:
-        """Tell a client why it can't come in (manual, "Error and Notice Message Fields")."""
+        """Send a client the reason of a refusal (manual, "Error and Notice Message Fields")."""
         fields = b"SFATAL\0VFATAL\0" + why + b"\0"
         link.to_client += b"E" + struct.pack("!I", 4 + len(fields)) + fields
         link.ending = True
@@ -300,7 +300,7 @@ class Gate:
         return sum(is_in is are_in for is_in in self._leaving.values())
 
     def _admit(self, link: _Link, may_come_in: bool) -> None:
-        """Connect a client to PostgreSQL, or hang up on it."""
+        """Connect a client to PostgreSQL, or close its connection."""
         if not may_come_in or self._count_leaving(False) >= _MAX_LEAVING:
             self._close(link)
             return
@@ -308,7 +308,7 @@ class Gate:
         server = socket.socket(socket.AF_UNIX)
         try:
             server.setblocking(False)
-            server.connect(self._target)  # at once, or not at all (unix(7))
+            server.connect(self._target)  # succeeds or fails at once (unix(7))
         except OSError:
             server.close()
             raise
@@ -330,7 +330,7 @@ class Gate:
             server.close()
 
     def _arm(self, link: _Link) -> None:
-        """Wait for what can go on: what is full or has ended is not read from."""
+        """Watch a link's sockets: to write if there is data, to read unless the buffer is full or it ends."""
         reads = not link.ending and len(link.to_server) < _BUFFER
         self._wait_for(link.client, (link, "client"), reads, bool(link.to_client))
         if link.server is not None:
@@ -376,17 +376,17 @@ class Gate:
 
 
 def _announced(said: bytearray) -> tuple[int, int]:
-    """Return the length of what a client begins to say, and its kind; before that is known, 8 and 0."""
+    """Return length and code of a client's first message; 8 and 0 until they have arrived."""
     return struct.unpack_from("!II", said) if len(said) >= 8 else (8, 0)
 
 
 def _missing(said: bytearray) -> int:
-    """Return how many bytes are still to come of that, as far as is known; one at least."""
+    """Return how many bytes of that message are missing, as far as is known; 1 at least."""
     return max(_announced(said)[0] - len(said), 1)
 
 
 def _listen(addresses: tuple[str, ...]) -> dict[str, socket.socket]:
-    """Listen on all the addresses that are of this host, on one port that is free on each of them."""
+    """Listen on all addresses that this host has, on one port that is free on each of them."""
     for _ in range(_EPHEMERAL_ATTEMPTS):
         doors: dict[str, socket.socket] = {}
         port = 0
@@ -396,7 +396,7 @@ def _listen(addresses: tuple[str, ...]) -> dict[str, socket.socket]:
                 if door is not None:
                     doors[address] = door
                     port = door.getsockname()[1]
-        except OSError:  # taken on one of them
+        except OSError:  # the port is taken on one of them
             for door in doors.values():
                 door.close()
             continue
@@ -405,7 +405,7 @@ def _listen(addresses: tuple[str, ...]) -> dict[str, socket.socket]:
 
 
 def _door(address: str, port: int) -> socket.socket | None:
-    """Listen on an address; None if it is none of this host. Raises OSError if the port is taken there."""
+    """Listen on an address; None if this host does not have it. Raises OSError if the port is taken."""
     import errno
 
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -1,11 +1,11 @@
-"""The folder of this host that holds lock and socket; if its name is taken all find the same other one.
+"""The folder on this host for lock and socket; if it can't be used, all commands agree on another one.
 
-It lies in /tmp, which is everybody's: the folder of data may be on a network file system, where Unix sockets
-do badly and there may be no locks; XDG_RUNTIME_DIR goes away at logout, which the server survives; and Unix
-socket paths end at 107 bytes (unix(7)). Its name is random, and stands in the folder of data, in
-``hosts/<host>.<number>``; the greatest number counts. Where the folder can't be had any more (a cleaner of
-/tmp removed it and another user took its name, or the file system is full), a file with the next number
-names another. Such a file is created by link(2), by one of those who try: so all agree.
+It is in /tmp, where every user may make files: the data folder may be on a network file system, where Unix
+sockets don't work well and there may be no locks; XDG_RUNTIME_DIR is removed at logout, which the server
+survives; and the path of a Unix socket has at most 107 bytes (unix(7)). Its name is random, and is stored in
+``hosts/<host>.<number>``, beside the data folder; the greatest number counts. If the folder can't be used any
+more (a cleaner of /tmp removed it and another user took its name, or the file system is full), a file with
+the next number names another. link(2) lets only one command create that file: so all agree.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from hpctrack.store.embedded.cluster_folder import Place
 
 _PARENTS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (a private folder inside)
-#: In one call. Each name lies in another parent than the one before.
+#: Folders that one call names at most. Each has another parent than the one before.
 _MAX_NAMES = 2 * len(_PARENTS)
 _MAX_ATTEMPTS = 100
 _MAX_BYTES = 4096
 
 
 def make(place: Place, host: str) -> Path:
-    """Return the folder of this host, made if it is missing. Raises OSError if there can't be one."""
+    """Return the folder of this host, made if it is missing. Raises OSError if none can be made."""
     files.make_folder(str(place.hosts), within=str(place.base))
     failure: OSError | None = None
     names = 0
@@ -51,7 +51,7 @@ def make(place: Place, host: str) -> Path:
 
 
 def current(place: Place, host: str) -> Path | None:
-    """Return what is named as the folder of this host; None if there is none yet. Changes nothing."""
+    """Return the path that is named as this host's folder; None if none is yet. Changes nothing."""
     return _latest(place, host)[1]
 
 
@@ -59,7 +59,7 @@ def _latest(place: Place, host: str) -> tuple[int, Path | None]:
     numbers = _numbers(place, host)
     while numbers:
         number = numbers.pop()
-        with contextlib.suppress(FileNotFoundError):  # another command has a greater one
+        with contextlib.suppress(FileNotFoundError):  # another command has named a greater one
             named = os.fsdecode(files.read(str(place.hosts / f"{host}.{number}"), _MAX_BYTES).strip())
             return number, Path(named) if str(Path(named).parent) in _PARENTS else None
         numbers = _numbers(place, host)
@@ -75,7 +75,7 @@ def _numbers(place: Place, host: str) -> list[int]:
 
 
 def _use(path: Path) -> Path:
-    """Make a folder, or see that it is this user's alone. Raises OSError."""
+    """Make a folder, or check that only this user can enter it. Raises OSError."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent}")
     if os.path.lexists(path) and not files.is_private(str(path)):
@@ -84,7 +84,7 @@ def _use(path: Path) -> Path:
 
 
 def _name_next(place: Place, host: str, number: int) -> None:
-    """Name another folder, unless somebody was faster, and forget what was named before."""
+    """Name another folder, unless another command has done so; remove the earlier names."""
     parent = _PARENTS[number % len(_PARENTS)]
     path = f"{parent}/hpctrack-{os.geteuid()}-{os.urandom(8).hex()}"
     files.create_whole(str(place.hosts / f"{host}.{number + 1}"), os.fsencode(path) + b"\n")

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def local_lock(place: Place, host: str, seconds: float) -> Iterator[Path]:
-    """Hold the lock among the processes of this host, in its folder, which is made if it is missing.
+    """Hold the lock among the processes of this host; yield its folder, which is made if it is missing.
 
-    Yields the folder. Raises `errors.EmbeddedError` when it stays taken, OSError.
+    Raises `errors.EmbeddedError` if another process holds it for ``seconds``, OSError.
     """
     deadline = time.monotonic() + seconds
     while True:
         folder, descriptor = _open(place, host)
         try:
             # Another process (`remove`, a cleaner of /tmp, a command that can't use the folder) may have
-            # removed it meanwhile: then this lock would guard nothing.
+            # removed the file meanwhile: then other processes can't see this lock.
             if files.try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                 if host_folder.current(place, host) == folder:
                     yield folder
@@ -46,22 +46,22 @@ def local_lock(place: Place, host: str, seconds: float) -> Iterator[Path]:
 def _open(place: Place, host: str) -> tuple[Path, int]:
     while True:
         folder = host_folder.make(place, host)
-        with contextlib.suppress(FileNotFoundError):  # `remove` was faster: it came between these two
+        with contextlib.suppress(FileNotFoundError):  # `remove` came between these two calls
             return folder, files.open_or_create(str(folder / "lock"))
 
 
 def remove(folder: Path) -> None:
-    """Remove the local lock and its folder. For the holder of the lock, as the last thing."""
-    with contextlib.suppress(OSError):  # somebody has made the lock anew: then the folder stays
+    """Remove the local lock and its folder. Only its holder may call this, as the last step."""
+    with contextlib.suppress(OSError):  # another process has made the lock anew: the folder stays
         (folder / "lock").unlink()
         folder.rmdir()
 
 
 @contextlib.contextmanager
 def folder_lock(place: Place) -> Iterator[int]:
-    """Hold the lock that the server inherits, and yield its file descriptor.
+    """Hold the lock that the server inherits; yield its file descriptor.
 
-    Raises `errors.OwnedElsewhere` when it is taken, or a process of an earlier server lives.
+    Raises `errors.OwnedElsewhere` if it is taken, or if a process of an earlier server lives.
     """
     path = place.base / "server.lock"
     descriptor = files.open_or_create(str(path))

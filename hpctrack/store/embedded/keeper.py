@@ -2,15 +2,15 @@
 
 `launch` starts this process, which starts the server as its child. From then on, every two seconds, it
 
-* ends the server once nobody has used it for ``idle_exit`` seconds: no command (`launch.note_use`), no
-  session that did something;
-* ends it when its folder is gone, or another's;
-* cuts the log where it grows;
+* ends the server if for ``idle_exit`` seconds no command has used it (`launch.note_use`) and no session has
+  done anything;
+* ends it if its folder is gone, or has another owner;
+* cuts the log if it has grown;
 * opens a door to hosts that have asked for one (`asking`, `gate`).
 
-It ends when the server ends; the server ends when it is killed (prctl(2), PR_SET_PDEATHSIG): so none stays
-for ever. Standard library only, until another host asks (`encryption`); it asks the server nothing, but looks
-at its processes.
+It ends when the server ends. If it is killed, the kernel ends the server (prctl(2), PR_SET_PDEATHSIG), so
+that no server stays for ever. It imports the standard library only, until another host asks (`encryption`).
+It sends the server no queries; it looks at its processes.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from hpctrack.store.embedded.owner import Owner
 
 _LOOK_SECONDS = 2.0
-#: As long as the owner's record may be away: it is moved aside for a moment when it is looked at.
+#: Looks for which the owner file may be missing: `owner.remove` renames it for a moment.
 _HOMELESS_LOOKS = 3
 _END_SECONDS = 10.0
-#: In which the process that started a server may begin to use it.
+#: The least ``idle_exit``: the process that started a server needs time to begin to use it.
 _LEAST_SECONDS = 1.0
-#: For a session to do something, at least: an idle collector does every ten seconds.
+#: The least ``idle_exit`` while there are sessions: an idle collector does something every ten seconds.
 _SESSION_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 
@@ -61,7 +61,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Start a server, and stay until it has ended."""
     if os.fork():
-        os._exit(0)  # nobody has to wait for what stays
+        os._exit(0)  # so that the starter need not wait for the keeper
     told = socket.socket(fileno=int(sys.argv[1]))
     orders = Orders(**json.loads(told.recv(launch.MAX_ORDERS)))
     place = Place(Path(orders.base))
@@ -123,7 +123,7 @@ class Keeper:
         self._homeless = 0
 
     def run(self) -> None:
-        """Look after the server until it has ended. A failure here is logged, and tried again."""
+        """Look after the server until it has ended. Failures are logged, and the next turn tries again."""
         pause = min(_LOOK_SECONDS, self._idle_exit / 4)
         due = 0.0
         while self._server.poll() is None:
@@ -149,7 +149,7 @@ class Keeper:
             self._open()
 
     def _is_homeless(self) -> bool:
-        """Whether the owner's record has been away, or another's, for some looks. Errors say nothing."""
+        """Whether the owner file was missing, or another's, at the last looks. Read errors don't count."""
         try:
             record = owner.read(self._place.owner_file)
         except (OSError, errors.HpctrackError):
@@ -176,7 +176,7 @@ class Keeper:
             _say("nobody has used this server for a while: it has ended")
 
     def _open(self) -> None:
-        """Open the door to those who have asked; say where it is, also where that was lost."""
+        """Open the door to hosts that have asked; publish where it is, again if that file was lost."""
         ways = asking.asked(self._place)
         wanted = listening.bound(self._listen) if self._listen else tuple(way.to for way in ways)
         guests = tuple(sorted({way.source for way in ways}))
@@ -191,7 +191,7 @@ class Keeper:
                 asking.publish(self._place, reach, identity.certificate if identity else b"")
 
     def _identify(self) -> tuple[encryption.Identity | None, str]:
-        """Return what is shown at the door, made when it is first needed; or why there is nothing to show."""
+        """Return key and certificate, made on first use; or None and the reason why they can't be made."""
         try:
             self._identity = self._identity or encryption.Identity.make()
         except errors.MissingExtra as error:
@@ -200,15 +200,15 @@ class Keeper:
 
 
 class _Sessions:
-    """The sessions of a server, by its processes: their titles say what they do (ps(1))."""
+    """The sessions of a server: its processes, whose titles tell what they do (ps(1))."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        #: How often each has been woken, by process.
+        #: By process id, how often the process has waited (`postmaster.switches`).
         self._switches: dict[int, str] = {}
 
     def exist(self) -> bool:
-        """Whether there was any when they were looked at last."""
+        """Whether there was a session at the last look."""
         return bool(self._switches)
 
     def did_something(self) -> bool:

@@ -1,4 +1,4 @@
-"""How a server of the personal mode is started: by a keeper of its own, which gets its orders here."""
+"""Starts the keeper of a server, which starts the server, and tells it its orders."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_ORDERS = 1 << 16
 
 
 class Orders(NamedTuple):
-    """What a keeper is told."""
+    """What a keeper needs to know. A command sends it as JSON."""
 
     base: str
     #: The owner's record.
     record: dict[str, object]
-    #: What starts the server.
+    #: Command line of the postmaster.
     command: list[str]
     #: Descriptor of the folder lock, for the server.
     lock: int
@@ -31,10 +31,10 @@ class Orders(NamedTuple):
 
 
 class Starting:
-    """A server that is being started. It ends with the process that starts it, until `keep`."""
+    """A server that is being started. Until `keep` is called it ends if this process ends."""
 
     def __init__(self, orders: Orders, log: BinaryIO) -> None:
-        """Start the keeper, which starts the server; both hold nothing of ours but the folder lock."""
+        """Start the keeper, which starts the server. They inherit the folder lock and ``log`` only."""
         import subprocess
 
         self._told, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -47,34 +47,34 @@ class Starting:
             )  # fmt: skip
             told.close()
             said = b""
-            with contextlib.suppress(OSError):  # it has died
+            with contextlib.suppress(OSError):  # the keeper has died
                 self._told.send(json.dumps(orders._asdict()).encode())
                 said = self._told.recv(64)
-            keeper.wait()  # it has forked
+            keeper.wait()  # the keeper forks: this is its parent half
         except BaseException:
             self.give_up()
             raise
         self.pid = int(said) if said else None
 
     def keep(self) -> None:
-        """Let the server live on without us."""
+        """Let the server go on after this process ends."""
         with contextlib.suppress(OSError):
             self._told.send(b"k")
         self._told.close()
 
     def give_up(self) -> None:
-        """Tell the keeper to end the server that it has started."""
+        """Have the keeper end the server."""
         self._told.close()
 
 
 def note_use(place: Place) -> None:
-    """Say that somebody uses the server now: it is not ended for a while."""
+    """Note that the server is used now: its keeper does not end it for `idle_exit` seconds."""
     with contextlib.suppress(OSError):
         os.utime(place.owner_file)
 
 
 def use_mark(place: Place) -> int:
-    """Return what changes whenever that is said."""
+    """Return a number that changes with each `note_use`; 0 without an owner file."""
     try:
         return place.owner_file.stat().st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""Addresses, and whether somebody answers at one: a door over TCP, PostgreSQL on a Unix socket."""
+"""Addresses, and whether a server answers there: a door over TCP, PostgreSQL on a Unix socket."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 def socket_accepts(path: Path) -> bool:
-    """Say whether somebody listens on a Unix socket."""
+    """Say whether a process listens on a Unix socket."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_PROBE_SECONDS)
         try:
@@ -50,14 +50,14 @@ def socket_accepts(path: Path) -> bool:
 
 
 def bound(listen: str) -> tuple[str, ...]:
-    """Return the addresses to bind for a list of them, as in ``listen_addresses``; for ``none``, none."""
+    """Return the addresses to bind for a list as in ``listen_addresses``; "none" means no address."""
     if listen.strip() == NONE:
         return ()
     return tuple(address for word in _listed(listen) for address in _EVERYWHERE.get(word, (word,)))
 
 
 def addresses(host: str, listen: str) -> tuple[str, ...]:
-    """Return where other hosts may reach this one, best first; ``listen``: what is configured, or empty."""
+    """Return this host's addresses for others, best first; ``listen``: the setting ``embedded_listen``."""
     listed = _listed(listen)
     if listed and listed != [NONE] and _EVERYWHERE.keys().isdisjoint(listed):
         return tuple(listed)
@@ -70,12 +70,12 @@ def _listed(listen: str) -> list[str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address, in digits, leads to the host itself."""
+    """Whether a numeric address leads to the host itself."""
     return address.startswith("127.") or address == "::1"
 
 
 def source_address(family: int, target: str) -> str | None:
-    """Return the address packets would leave from; connecting a UDP socket sends none (udp(7))."""
+    """Return the source address of packets to a target. Sends none: only connects a UDP socket (udp(7))."""
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((target, 9))
         return str(probe.getsockname()[0])

@@ -1,16 +1,16 @@
 """Which host may run the embedded PostgreSQL of a folder that several hosts share.
 
-The rules are one pure function, `decide`, over the owner file and what `server_status` sees
-of the world (is that process alive, does that port answer).
+The rules are one pure function, `decide`, of the owner file and of what `server_status` found out (whether
+the process is alive, whether the port answers).
 
-A server on a shared home is guarded three times, since each guard has a hole that another one covers:
+Three guards prevent a second server on a shared home, since each has a gap that another one covers:
 
 * the **owner file** names host, boot and process. It is created by link(2), which is atomic on NFS too
   (open(2) on Linux, O_EXCL); only its own host, or `server.take_over`, ever removes it;
 * the **local lock**, in a folder of this host, so that two commands on one host do not both take over;
 * the **folder lock**, flock(2) beside the data, whose file descriptor the server and all its children
-  inherit. While any of them lives on any host that shares locks, no second server starts. It needs no
-  judgement about process ids; but some file systems have no locks, hence the other two.
+  inherit. While any of them lives on any host that shares locks, no second server starts. It does not depend
+  on process ids; but some file systems have no locks, hence the other two.
 
 The two locks are in `host_locks`.
 """
@@ -28,12 +28,12 @@ from typing import NamedTuple
 
 from hpctrack import errors, files
 
-#: Of an owner file.
+#: Size of an owner file.
 _MAX_BYTES = 1 << 16
 
 
 class Host(NamedTuple):
-    """A host between two boots of it."""
+    """A host, during one boot."""
 
     name: str
     boot_id: str
@@ -46,21 +46,21 @@ class Host(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """What the owner file says: where the server of this folder runs, or last ran."""
+    """The contents of the owner file: where the server of this folder runs, or last ran."""
 
     host: str
     boot_id: str
-    #: Names and addresses of its host, best first; see `asking` for where it can be reached.
+    #: Names and addresses of its host, best first; `asking.Reach` has where it can be reached.
     addresses: tuple[str, ...]
     #: Its socket folder, local to its host.
     socket_dir: str
     #: UTC, ISO 8601.
     since: str
-    #: Random, so that a record is told from its successor.
+    #: Random, so that a record differs from its successor.
     token: str
     #: The postmaster; None while it is being started.
     pid: int | None = None
-    #: Clock ticks after boot (proc(5), field 22 of stat), so that a reused pid is not taken for it.
+    #: When that process started, in clock ticks after boot (proc(5), field 22 of stat): pids are reused.
     pid_start: int | None = None
 
     @property
@@ -70,12 +70,12 @@ class Owner(NamedTuple):
 
     @property
     def age(self) -> float:
-        """Seconds since it was made, as far as the hosts' clocks agree."""
+        """Seconds since `since`, by this host's clock."""
         return abs((datetime.now(timezone.utc) - datetime.fromisoformat(self.since)).total_seconds())
 
 
 class Action(Enum):
-    """What a command on this host has to do to get at the server."""
+    """What a command on this host has to do to connect to the server."""
 
     USE_HERE = "connect by the local socket"
     ADOPT = "its starter died: complete the record, then connect"
@@ -87,18 +87,18 @@ class Action(Enum):
 def decide(
     owner: Owner | None, here: Host, *, alive: bool = False, answers: bool = False, leftover: bool = False
 ) -> Action:
-    """Decide from the owner file and what was seen.
+    """Decide from the owner file and from what `server_status` found out.
 
-    ``alive``: a postmaster of this folder is a process of this host; means something only if the record is
-    of this host and boot. ``answers``: a PostgreSQL answers at the recorded addresses. ``leftover``: there
-    is a postmaster.pid, the mark of a server that did not end cleanly.
+    ``alive``: a process of this host is the postmaster of this folder; matters only if the record is of this
+    host and boot. ``answers``: a PostgreSQL answers at the recorded addresses. ``leftover``: there is no
+    record, but a postmaster.pid, so that a server runs or did not end cleanly.
     """
     if owner is None:
-        # No record, yet signs of a server: somebody deleted the record, perhaps of a living server elsewhere.
+        # The record was deleted, perhaps while its server lives on another host.
         return Action.REFUSE if leftover else Action.START
     if owner.host != here.name:
         return Action.USE_THERE if answers else Action.REFUSE
-    # Process ids of an earlier boot mean nothing now, whatever runs under them.
+    # Process ids of an earlier boot may belong to any process now.
     if owner.boot_id != here.boot_id or not alive:
         return Action.START
     return Action.USE_HERE if owner.pid is not None else Action.ADOPT
@@ -124,15 +124,15 @@ def create(path: Path, owner: Owner) -> bool:
 
 
 def replace(path: Path, owner: Owner) -> None:
-    """Replace the owner file. For the owner alone."""
+    """Replace the owner file. Only the owner may."""
     files.replace(str(path), _contents(owner), sync=True)
 
 
 def remove(path: Path, owner: Owner) -> bool:
     """Remove the owner file if it is still this record; False if another record has taken its place.
 
-    Looking first and unlinking then could hit a record made in between. So it is moved aside, looked at,
-    and put back if it is another's.
+    Between reading and unlinking it another process could replace it. So it is renamed first, then read, and
+    put back if it is another record.
     """
     aside = path.with_name(f"{path.name}.{owner.token}")
     try:

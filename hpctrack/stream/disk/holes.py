@@ -1,9 +1,9 @@
-"""Holes: acknowledged space inside a journal is freed, and the lines up to its end are counted.
+"""Holes: the space of acknowledged lines in a journal is freed, and the lines up to its end are counted.
 
-If PostgreSQL is restored from an older dump, freed lines can't be sent again. How many of them are missing
-then is the count less the lines that PostgreSQL knows (`hpctrack.store.ingest.progress`). It stands beside
-the journal, in ``<16 hex>.<kind>.hole``: the journal's name, the offset from where the lines behind the hole
-stand whole, and how many lines end at or before it.
+If PostgreSQL is restored from an older dump, freed lines can't be sent again. The number of missing lines is
+then the count less the lines that PostgreSQL knows (`hpctrack.store.ingest.progress`). A file beside the
+journal, ``<16 hex>.<kind>.hole``, has the journal's name, the offset of the first whole line behind the hole,
+and how many lines end at or before it.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 #: fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE.
 _PUNCH_HOLE = 0x01 | 0x02
 _CHUNK = 1 << 18
-#: Bytes that are counted at most for one answer; where space is given back it is little more than a hole.
+#: Bytes that are counted at most for one answer; between two holes there are far fewer.
 _MAX_COUNTED = 1 << 26
 _PATTERN = re.compile(rb"([0-9a-f]{16}) (00[0-9]{18}) (00[0-9]{18})\n")
 _SIZE = 16 + 1 + 20 + 1 + 20 + 1
-#: So many zeros in a row are no writer's.
+#: No writer writes so many zeros: they are a hole.
 ZEROS = bytes(64)
 
 
 class Counted(NamedTuple):
-    """How many lines (rows, and what can't be read) end at or before an offset, where a line ends."""
+    """How many rows and torn lines end at or before an offset, which is the end of a line."""
 
     end: int
     lines: int
 
 
 class Counts:
-    """Counts the lines of a journal from its begin, up to the offsets that are asked for, each line once."""
+    """Counts the lines of a journal from its beginning, up to a requested offset; each line is read once."""
 
     def __init__(self, path: str, read: Read) -> None:
         """``path`` is the journal's."""
         self._path = path[: -len("journal")] + "hole"
         self._read = read
         self._counted: Counted | None = None
-        #: The end of what was given back.
+        #: The end of the hole, and the lines up to it.
         self.hole: Counted | None = None
 
     def load(self, name: bytes) -> None:
-        """Take up what was counted of the journal of this name; it begins anew if it has another by now."""
+        """Load the count of a journal; if the file is about another name, counting begins at 0."""
         self.hole = self._load(name)
         self._counted = self.hole or Counted(0, 0)
 
     def lines(self, end: int) -> int | None:
-        """Return how many lines end at or before an offset, where one ends; None if nobody knows.
+        """Return how many lines end at or before an offset, the end of a line; None if that is not known.
 
         Raises OSError.
         """
@@ -68,7 +68,7 @@ class Counts:
         return None if self._counted is None else self._counted.lines
 
     def _next(self, counted: Counted, end: int) -> Counted | None:
-        """Count some more lines; None if what stands there was given back, or is no line."""
+        """Count some more lines; None at a hole, or if no line ends there."""
         data = self._read(counted.end, min(_CHUNK, end - counted.end))
         size = data.rfind(b"\n") + 1
         if not size or ZEROS in data:
@@ -76,9 +76,9 @@ class Counts:
         return Counted(counted.end + size, counted.lines + journal.count(data[:size]))
 
     def note(self, name: bytes, end: int) -> None:
-        """Write down how many lines end at or before ``end``: the space before it is about to be freed."""
+        """Write down how many lines end at or before ``end``; to be called before that space is freed."""
         self.hole = None
-        with contextlib.suppress(OSError):  # the number can't be told then, should it ever be asked for
+        with contextlib.suppress(OSError):  # then the number is not known, should it be needed
             lines = self.lines(end)
             if lines is None:
                 return
@@ -100,7 +100,7 @@ class Counts:
 
 
 def punch(descriptor: int, offset: int, size: int) -> bool:
-    """Free a range of a file (fallocate(2)); False where that can't be done."""
+    """Free a range of a file (fallocate(2)); False if the file system can't."""
     import ctypes  # late: few journals grow so long
 
     try:

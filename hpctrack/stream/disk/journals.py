@@ -1,6 +1,6 @@
-"""The journals that a relay looks after: the run's own, here and in the spool, and what was left behind.
+"""The journals of a relay's run: in the run folder, in the spool, and in folders of earlier attempts.
 
-`hpctrack.stream.disk.removal` says what is removed, when, and on which evidence.
+`hpctrack.stream.disk.removal` says which files are removed, when, and on which evidence.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Journals:
-    """All journals of a run that its relay knows of, and where their bytes are."""
+    """All journals of a run that its relay knows of, and up to where each is copied."""
 
     def __init__(
         self, config: Config, identity: folders.Identity, watermark: Callable[[tail.Tail], int]
     ) -> None:
-        """``watermark`` says up to which offset a journal is acknowledged."""
+        """``watermark`` returns the offset up to which a journal is acknowledged."""
         self._run_dir, self._spool_dir = config.run_dir, config.spool_dir
         self._several_nodes = config.several_nodes
         self._identity = identity
@@ -37,13 +37,13 @@ class Journals:
         self._leftovers: list[leftovers.Leftover] = []
         self._mirror = mirror.Mirror(config.spool_dir, identity)
         self._lock = folders.Lock(config.run_dir)
-        #: How often it turned out while copying that somebody had cut a journal.
+        #: How often a journal proved to be cut while it was copied.
         self.cuts = 0
-        #: How often somebody has taken the run folder away.
+        #: How often somebody removed the run folder.
         self.removed = 0
 
     def open(self) -> None:
-        """Say whose they are, and that somebody works here. Raises OSError."""
+        """Lock the run folder and write its identity; make the folder if it is gone. Raises OSError."""
         if not os.path.isdir(self._run_dir):
             self.removed += 1
             files.make_folder(self._run_dir, within=os.path.dirname(self._run_dir))
@@ -52,7 +52,7 @@ class Journals:
         folders.write_identity(self._run_dir, self._identity)
 
     def stay(self) -> int:
-        """Make the run folder anew where a script, or a cleaner, has taken it away; return how often it has.
+        """Make the run folder anew if a script or a cleaner removed it; return how often that has happened.
 
         Raises OSError.
         """
@@ -61,24 +61,24 @@ class Journals:
         return self.removed
 
     def note_script(self, pid: int, start: str) -> None:
-        """Write down which process may go on writing here though supervisor and relay are gone."""
+        """Write down the script's process, which may outlive supervisor and relay. Raises OSError."""
         self._identity = self._mirror.identity = self._identity._replace(script=pid, script_start=start)
         folders.write_identity(self._run_dir, self._identity)
 
     def identify(self, uuid: str) -> Iterator[tail.Tail]:
-        """Take in what the submission record says; yield the journals that earlier relays of the run left."""
+        """Note the UUID of the submission record; yield the journals that the run's earlier relays left."""
         identity = self._identity = self._mirror.identity = self._identity._replace(uuid=uuid)
         with contextlib.suppress(OSError):
             folders.write_identity(self._run_dir, identity)
         for path, in_spool in ((self._run_dir, False), (self._spool_dir, True)):
-            with contextlib.suppress(OSError):  # a place that can't be looked through is left to others
+            with contextlib.suppress(OSError):  # a folder that can't be listed is left to later relays
                 self._leftovers += leftovers.of_run(path, identity, in_spool=in_spool)
         for journal in leftovers.tails_of(self._leftovers):
             if self._tails.setdefault(journal.name, journal) is journal:
                 yield journal
 
     def new(self) -> Iterator[tail.Tail]:
-        """Yield journals that are there for the first time."""
+        """Yield journals that are new since the last call."""
         self._take_in()
         for watch in self._watches:
             for file in watch.new(time.time_ns()):
@@ -94,7 +94,7 @@ class Journals:
                 yield journal
 
     def _take_in(self, *, known: bool = False) -> None:
-        """Take in what a shell has put in the journal's place, where need be into a folder made anew."""
+        """Take in a file that a shell put in the journal's place; make the folder anew if it is gone."""
         with contextlib.suppress(OSError):  # it is tried again at the next look
             try:
                 self._name.take_in(known=known)
@@ -113,16 +113,16 @@ class Journals:
         return file
 
     def __iter__(self) -> Iterator[tail.Tail]:
-        """Return all of them."""
+        """Iterate over all journals."""
         return iter(self._tails.values())
 
     def here(self) -> list[tail.Tail]:
-        """Return those that stand in the run folder alone."""
+        """Return the journals whose files are in the run folder."""
         return [journal for journal in self if os.path.dirname(journal.files[0].path) == self._run_dir]
 
     @property
     def trouble(self) -> OSError | None:
-        """Why some of them can't be seen at this moment; None if all can."""
+        """Why some journals can't be seen now; None if all can."""
         troubles = [watch.trouble for watch in self._watches] + [journal.trouble for journal in self]
         return next(filter(None, troubles), None)
 
@@ -132,7 +132,7 @@ class Journals:
             journal.look()
 
     def end_lines(self) -> None:
-        """The script has ended: no line that this node wrote will be completed any more."""
+        """Void incomplete last lines of this node's journals: the script has ended."""
         self._take_in(known=True)
         places = (self._run_dir,) if self._several_nodes else (self._run_dir, self._spool_dir)
         for journal in self:
@@ -148,9 +148,9 @@ class Journals:
     def copy(self, limit: int, sent: Callable[[tail.Tail], bool]) -> int:
         """Copy up to about ``limit`` bytes that are not acknowledged to the spool; return how many.
 
-        A journal that can't be read now waits. One that was cut goes on as a new journal: the outbox sees to
-        that for those of which ``sent`` says that it sends them, this method for all others. Raises OSError
-        if the spool can't be written.
+        A journal that can't be read now waits. A journal that was cut continues as a new one: the outbox does
+        that for the journals that it sends (``sent`` tells), this method for all others. Raises OSError if
+        the spool can't be written.
         """
         copied = 0
         for journal in self.here():
@@ -167,7 +167,7 @@ class Journals:
         return copied
 
     def keep_house(self, *, in_spool_for_good: bool) -> None:
-        """Free the space of what is acknowledged; ``in_spool_for_good``: also of what is in the spool."""
+        """Free the space of acknowledged bytes; with ``in_spool_for_good`` also of bytes in the spool."""
         for journal in self:
             watermark = self._watermark(journal)
             journal.give_back(
@@ -176,17 +176,17 @@ class Journals:
             self._mirror.forget(journal, watermark)
 
     def refresh(self) -> None:
-        """Give a sign of life. Raises OSError."""
+        """Refresh the locks, to be called within each minute. Raises OSError."""
         if not self._lock.taken:
-            self._lock.take()  # somebody delivered from here before there was a relay
+            self._lock.take()  # a delivery had it when the relay started
         if self._lock.taken:
             self._lock.refresh()
         self._mirror.refresh()
 
     def clear(self, safe: Callable[[tail.Tail], int]) -> None:
-        """Delete what earlier relays have left, as far as it is delivered.
+        """Delete the files of earlier relays that are delivered.
 
-        ``safe`` returns up to which offset of a journal PostgreSQL has everything.
+        ``safe`` returns the offset up to which PostgreSQL has a journal.
         """
         if not self._leftovers:
             return
@@ -197,7 +197,7 @@ class Journals:
                     self._leftovers.remove(leftover)
 
     def _prover(self, safe: Callable[[tail.Tail], int]) -> Callable[[tail.File], removal.Proof | None]:
-        # Of two that hold a file, the later one counts.
+        # If two journals hold a file, the later one counts.
         holders = {file.path: journal for journal in self for file in journal.files}
 
         def prove(file: tail.File) -> removal.Proof | None:
@@ -212,7 +212,7 @@ class Journals:
         return prove
 
     def close(self, safe: Callable[[tail.Tail], int]) -> None:
-        """Delete what nobody needs any more, and leave the rest to later relays and ``hpctrack sync``."""
+        """Delete all files with a proof; later relays and ``hpctrack sync`` do the rest. Raises OSError."""
         self.look()
         self.clear(safe)
         for leftover in self._leftovers:
@@ -236,7 +236,7 @@ class Journals:
         self._lock.release()
 
     def _kept(self, journal: tail.Tail) -> int:
-        """Return up to which offset the spool has a journal, or that it holds nothing to keep."""
+        """Return the offset up to which the spool has a journal; its end if it is blank."""
         if journal.is_blank:
             return journal.end
         with contextlib.suppress(OSError):

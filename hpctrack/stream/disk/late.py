@@ -1,9 +1,9 @@
-"""What is appended late: files that somebody has made by the name by which the shells of a run append.
+"""Late files: files that shells make by a run's public name, after the run's end or on another node.
 
-They are of a run that is over, or lives on another node (`stream.disk.appending`), and never read as the
-run's. They stay where they are; their lines are counted, and the run's timeline tells of them, as soon as a
-relay, a collector or ``hpctrack sync`` of the user's finds them. The first to find them later than `KEPT`
-after the last line removes them. What was told stands in a note in the spool.
+See `stream.disk.appending`. Late files are never read as the run's journals, and stay where they are. When a
+relay, a collector or ``hpctrack sync`` of the user finds one, it counts the lines, and the run's timeline
+tells of them. The first of these that comes later than `KEPT` after the last line removes the file. A note in
+the spool says what was told.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ if TYPE_CHECKING:
 
     from hpctrack.stream.disk.folders import Identity
 
-#: The name of a run folder, and of an array task also base job and index, which the folder's does not tell.
+#: A public name: the run folder's name; for an array task also base job and index, which that does not tell.
 _NAME = re.compile(
     r"hpctrack-(\d+)\.(.+\.(\d+)\.[0-9a-f]{8})(?:\.(\d{1,18})_(\d{1,18}))?\.journal(?:\.[0-9a-f]{8})?\Z"
 )
 _NOTE = ".told"
-#: Seconds after the last line: lines are told then; they are removed then, and notes of them.
+#: Seconds after the last line until the timeline tells of a file.
 _REST = 5.0
+#: Seconds after the last line until the file is removed; its note goes after twice that time.
 KEPT = 30 * 86400.0
-#: So often each new line is told; after that when there are twice as many bytes, and before they go.
+#: So many times any new line is told; later only if the size has doubled, and before the file is removed.
 _TOLD_EACH = 10
-#: Files of which one pass tells.
+#: Files that one pass tells of.
 _MOST = 256
 _CHUNK = 1 << 20
 _MAX_NOTE = 256
 
 
 class _Late(NamedTuple):
-    """Such a file, at rest."""
+    """A late file to which nobody has appended for `_REST` seconds."""
 
     path: str
     #: The run folder's name.
     folder: str
-    #: Which run it is of; None if not of one that this spool knows.
+    #: The run whose name it has; None if this spool does not know the run.
     identity: Identity | None
     size: int
-    #: Whether it goes.
+    #: Whether it is to be removed.
     old: bool
 
 
 class _Note(NamedTuple):
-    """What has been told of such a file: lines, bytes, how often."""
+    """What the timeline was told of a late file: lines, bytes, how often."""
 
     lines: int = 0
     size: int = 0
@@ -61,9 +62,9 @@ class _Note(NamedTuple):
 
 
 def tell(spool: str, node_dir: str) -> int:
-    """Have timelines tell of what was appended late, here and on the shared home; return of how many files.
+    """Have timelines tell of late files, on this host and on the shared home; return the number of files.
 
-    A place or a file that can't be looked at, told of or removed is passed over for now.
+    A folder or file that can't be read, told of or removed is skipped until the next call.
     """
     told = 0
     for late in _found(spool, node_dir):
@@ -86,7 +87,7 @@ def _found(spool: str, node_dir: str) -> Iterator[_Late]:
 
 
 def _names(parent: str) -> Iterator[tuple[os.DirEntry[str], re.Match[str]]]:
-    """Yield what stands in a folder by a name of this user's by which shells append."""
+    """Yield the entries of a folder that have a public name of this user."""
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
             match = _NAME.match(entry.name)
@@ -95,7 +96,7 @@ def _names(parent: str) -> Iterator[tuple[os.DirEntry[str], re.Match[str]]]:
 
 
 def _late(spool: str, entry: os.DirEntry[str], match: re.Match[str]) -> _Late | None:
-    """Return what stands there, if that is its only name, and it is at rest. Raises OSError, ValueError."""
+    """Return an entry's late file, if it has no other name and is at rest. Raises OSError, ValueError."""
     found = entry.stat(follow_symlinks=False)
     age = abs(time.time() - found.st_mtime)
     if not appending.is_ours(found) or found.st_nlink > 1 or age <= _REST:
@@ -104,7 +105,7 @@ def _late(spool: str, entry: os.DirEntry[str], match: re.Match[str]) -> _Late | 
 
 
 def _identity(spool: str, match: re.Match[str]) -> Identity | None:
-    """Return which run a name is of; None if it is not of this spool. Raises OSError, ValueError."""
+    """Return the run of a public name; None if this spool does not know it. Raises OSError, ValueError."""
     if match[5] is None:
         identity = folders.guess_identity(spool, os.path.join(spool, match[2]))
     else:
@@ -118,9 +119,9 @@ def _identity(spool: str, match: re.Match[str]) -> Identity | None:
 
 
 def _is_taken_in(home: str, folder: str) -> bool:
-    """Whether somebody will take it for the run's: its relay, or who delivers what a dead one has left.
+    """Whether the file will be taken in as the run's, by its relay or by a delivery after a dead relay.
 
-    Raises OSError if that can't be told.
+    Raises OSError if that is not known.
     """
     path = os.path.join(home, folder)
     known = folders.read_identity(path)
@@ -129,7 +130,7 @@ def _is_taken_in(home: str, folder: str) -> bool:
 
 
 def _tell(spool: str, late: _Late) -> bool:
-    """Tell what is new in it, if there is enough, and let it go when it is old. Raises OSError."""
+    """Tell of new lines, if it is time to; remove the file if it is old. Raises OSError."""
     path = os.path.join(spool, runfolder.LASTING, f"{os.path.basename(late.path)}.{folders.host()}{_NOTE}")
     note = _read_note(path)
     if late.size < note.size:
@@ -145,8 +146,8 @@ def _tell(spool: str, late: _Late) -> bool:
 
 
 def _post(spool: str, late: _Late, note: _Note, path: str) -> None:
-    """Have the run's timeline tell of it, by way of the run's spool folder, and note that. Raises OSError."""
-    assert late.identity is not None  # noqa: S101 (that was asked)
+    """Write an event for the timeline into the run's spool folder, and the note. Raises OSError."""
+    assert late.identity is not None  # noqa: S101 (the caller has checked)
     complete, incomplete = _count(late.path, note.size, late.size)
     complete += note.lines
     lines = complete + incomplete
@@ -173,7 +174,7 @@ def _read_note(path: str) -> _Note:
 
 
 def _forget_old(folder: str) -> None:
-    """Remove notes of files that somebody else has cleaned away. Raises OSError."""
+    """Remove notes of late files that others have removed. Raises OSError."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(_NOTE) and abs(time.time() - entry.stat().st_mtime) > 2 * KEPT:

@@ -1,4 +1,4 @@
-"""Folders of journals that their relay has left: run folders of this host, and folders in the spool."""
+"""Folders of journals whose relay has ended: run folders of this host, and folders in the spool."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Leftover:
-    """One such folder."""
+    """A folder of journals whose relay has ended."""
 
     def __init__(self, path: str, identity: folders.Identity, *, in_spool: bool, ended: bool = False) -> None:
-        """``ended``: somebody who knows of all nodes says that this attempt of the run is over.
+        """``ended``: according to Slurm or PostgreSQL this attempt is over, on all nodes.
 
-        Raises OSError for a folder that can't be looked through.
+        Raises OSError if the folder can't be listed.
         """
         self.path = path
         self.identity = identity
@@ -28,7 +28,7 @@ class Leftover:
         self.files = tail.find(path)
 
     def take(self) -> bool:
-        """Make it ours; False if somebody works in it. Raises OSError if it can't be written."""
+        """Take its lock; False if another process works in it. Raises OSError if it can't be written."""
         if not self._lock.take():
             return False
         self.identity = folders.read_identity(self.path) or self.identity
@@ -44,9 +44,9 @@ class Leftover:
         return removal.nobody_writes(self.path, self.identity, in_spool=self.in_spool, ended=self._ended)
 
     def clear(self, prove: Callable[[tail.File], removal.Proof | None]) -> bool:
-        """Delete what is proven to be delivered; whether the folder is gone. Only after `take`.
+        """Delete files that are proven to be delivered; return whether the folder is gone. Only after `take`.
 
-        Raises OSError if it can't be looked through.
+        Raises OSError if it can't be listed.
         """
         now, over = self._lock.refresh(), self.is_over
         if not (over or self.in_spool or self.identity.withdrawn) and self._is_left_to_strangers():
@@ -59,17 +59,17 @@ class Leftover:
         )
 
     def refresh(self) -> None:
-        """Give a sign of life, to be repeated within a minute, if the folder is ours."""
+        """Refresh the lock if we hold it; to be called within each minute."""
         if self._lock.taken:
             self._lock.refresh()
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         self._lock.release()
 
 
 def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Leftover]:
-    """Yield the folders beside a run's own that hold journals of earlier attempts, each taken."""
+    """Yield the folders beside a run's own that hold journals of its earlier attempts, each taken."""
     parent, own = os.path.split(path)
     label = own.rpartition(".")[0].rpartition(".")[0]  # without attempt and random digits
     for other in folders.others(parent, path):
@@ -79,7 +79,7 @@ def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Left
         if identity is None or not _may_be(identity, run):
             continue
         with contextlib.suppress(OSError):
-            # Slurm starts an attempt when the one before is over, on all nodes.
+            # Slurm starts an attempt only when the one before has ended on all nodes.
             ended = identity.attempt < run.attempt
             leftover = Leftover(other, identity, in_spool=in_spool, ended=ended)
             if leftover.take():
@@ -87,12 +87,12 @@ def of_run(path: str, run: folders.Identity, *, in_spool: bool) -> Iterator[Left
 
 
 def _may_be(identity: folders.Identity, run: folders.Identity) -> bool:
-    """Whether an identity is a run's; one without a UUID was written before the record was found."""
+    """Whether an identity may be a run's: its UUID is null if the relay had not found the record."""
     return identity.uuid in (None, run.uuid) and identity.task == run.task
 
 
 def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
-    """Return one tail for each journal, whichever folders hold it."""
+    """Return one tail for each journal, also if several folders hold parts of it."""
     holders: dict[bytes, list[tuple[Leftover, tail.File]]] = {}
     cut = set()
     for leftover in found:
@@ -114,7 +114,7 @@ def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
 
 
 def _name(file: tail.File) -> tuple[bytes, bool]:
-    """Return the name of the journal in a file, and whether it is another one than was read last."""
+    """Return the name of the journal in a file, and whether it was cut since it was last read."""
     if not file.whole:
         return file.journal, False
     journal = tail.Tail([file])

@@ -1,11 +1,10 @@
 """Marks: the name under which a shell journal is sent, and checksums of what was already read of it.
 
-A shell may write ``>`` in place of ``>>``: what stands in the file then is another journal, of which
-PostgreSQL knows nothing, though the file is the same and may be as long as before. A relay that lives sees
-that (`tail`). For later readers of the journal a mark stands beside it, ``<16 hex>.shell.mark``: the
-name, the offset up to which it was read, and checksums of the first and the last block before that offset. It
-is written before anything that was read is sent, in place and of one size, so that it can be written on a
-full disk, too.
+If a shell writes ``>`` in place of ``>>``, the file holds another journal, of which PostgreSQL knows nothing;
+yet it is the same file, and may be as long as before. A living relay sees that (`tail`). For later readers
+there is a mark beside the journal, ``<16 hex>.shell.mark``: the name, the offset up to which the journal was
+read, and checksums of the first and the last block before that offset. The mark is written before anything
+that was read is sent: in place and with a fixed size, so that it can be written on a full disk, too.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     #: Returns up to so many bytes of a journal from an offset on. Raises OSError.
     Read = Callable[[int, int], bytes]
 
-#: Bytes that are remembered at the begin, and before what is read next. `tail` gives neither back.
+#: Size of the blocks with a checksum: at the beginning, and before the offset. `tail` frees neither.
 BLOCK = 4096
 _PATTERN = re.compile(rb"([0-9a-f]{16}) (00[0-9]{18}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 _SIZE = 16 + 1 + 20 + 1 + 8 + 1 + 8 + 1
@@ -38,12 +37,12 @@ class _Mark(NamedTuple):
 
 
 def next_name(name: bytes) -> bytes:
-    """Return the name of what is written in place of a journal that was cut or replaced."""
+    """Return the name of the journal that follows in the same file, after a cut or a replacement."""
     return ((int.from_bytes(name, "big") + 1) % (1 << 64)).to_bytes(8, "big")
 
 
 def begin(path: str) -> None:
-    """Mark a shell's own file, taken as a journal now, as uncut: it has no header, like one that was cut."""
+    """Mark a file that a shell made as uncut: it has no header, like a journal that was cut."""
     name = os.path.basename(path).partition(".")[0]
     if not os.path.lexists(_of(path)):
         Marks(path, lambda _offset, _size: b"").note(bytes.fromhex(name), 0)
@@ -64,7 +63,7 @@ class Marks:
         self._noted: tuple[bytes, int] | None = None
 
     def name(self, journal: bytes) -> tuple[bytes, bool]:
-        """Return the name under which what stands in a journal is sent, and whether it was cut unseen.
+        """Return the name under which a journal's lines are sent, and whether it was cut since the mark.
 
         ``journal`` is the name of its file. Raises OSError if it can't be read.
         """
@@ -78,13 +77,13 @@ class Marks:
         return next_name(journal), True
 
     def note(self, name: bytes, offset: int) -> None:
-        """Remember that a journal goes by a name, and is read up to an offset. What fails is tried again.
+        """Write a journal's name and the offset up to which it is read. If that fails, a later call does it.
 
-        Where the journal is gone somebody may be removing its folder, who expects nothing new there.
+        Nothing is written if the journal is gone: its folder may be under removal.
         """
         if self._noted == (name, offset) or not os.path.lexists(self._journal):
             return
-        with contextlib.suppress(OSError):  # nothing is lost by it, unless the relay dies and somebody cuts
+        with contextlib.suppress(OSError):  # harmless, unless the relay dies and then the journal is cut
             first, last = self._sums(offset)
             line = b"%s %020d %08x %08x\n" % (name.hex().encode(), offset, first, last)
             descriptor = files.open_or_create(self._path, os.O_WRONLY)

@@ -1,7 +1,7 @@
-"""The mirror: what is not acknowledged is copied from the node to the run's spool folder, each byte once.
+"""The mirror copies bytes that are not acknowledged from the node to the run's spool folder, each byte once.
 
-A part is named by the offset of its first byte and only ever appended to, up to the end of a complete line.
-Once the watermark has passed a part it is deleted.
+A part's name holds the offset of its first byte. Parts are only appended to, up to the end of a complete
+line. A part is deleted once the watermark has passed its end.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from hpctrack.stream.disk.tail import File, Tail
 
 _CHUNK = 1 << 18
-#: Bytes after which it is worth asking the disk whether it has them.
+#: Copied bytes after which fsync(2) is called.
 _SETTLE = 1 << 20
-#: Bytes of a copy that are compared with the journal before more is copied.
+#: Bytes at a copy's end that are compared with the journal before more is copied.
 _COMPARED = 1 << 16
 
 
 class _Part:
-    """A part that is being written; it is open while it is, for a job may have very many."""
+    """A part that is being written. It is open only during a write: a job may have very many parts."""
 
     def __init__(self, path: str, base: int) -> None:
         self.path = path
         self.base = self.end = base
-        #: Up to which offset the disk has it for sure.
+        #: The offset up to which the disk has it for sure.
         self.synced = base
-        #: Whether the file goes on behind `end`, with what the disk may not have.
+        #: Whether the file still holds bytes behind `end`, which were taken back and are yet to be cut off.
         self._overhangs = False
         descriptor = files.create(path, append=True)
         try:
@@ -46,7 +46,7 @@ class _Part:
             os.close(descriptor)
 
     def open(self, flags: int = os.O_RDONLY) -> int:
-        """Open the file that we made. Raises OSError if it is gone, or is no longer what we made of it."""
+        """Open the file that we made. Raises OSError if it is gone, replaced or changed."""
         self._cut()
         return self._open(flags)
 
@@ -58,7 +58,7 @@ class _Part:
         raise FileNotFoundError(errno.ENOENT, "another file has its name", self.path)
 
     def _is_ours(self, found: os.stat_result) -> bool:
-        """Whether a file is the one that we made, and ends where we left it, or behind what is to be cut."""
+        """Whether a file is the one that we made, and ends where we left it, unless it is yet to be cut."""
         same = (found.st_dev, found.st_ino) == self._identity
         return same and (self._overhangs or self.base + found.st_size == self.end)
 
@@ -68,7 +68,7 @@ class _Part:
             return not self._is_ours(os.lstat(self.path))
         except FileNotFoundError:
             return True
-        except OSError:  # nobody knows
+        except OSError:  # not known
             return False
 
     def append(self, descriptor: int, data: bytes) -> bool:
@@ -78,14 +78,14 @@ class _Part:
         return written == len(data)
 
     def sync(self) -> int:
-        """Have the disk take all of it; return up to which offset it has. Raises OSError."""
+        """Write all of it to the disk; return the offset up to which the disk has it. Raises OSError."""
         self._cut()
         if self.synced < self.end:
             descriptor = self.open()
             try:
                 os.fsync(descriptor)
             except OSError:
-                self.take_back(self.synced)  # asked again, the kernel may say that all is well
+                self.take_back(self.synced)  # a second fsync(2) may succeed although data was lost
                 raise
             finally:
                 os.close(descriptor)
@@ -93,10 +93,10 @@ class _Part:
         return self.synced
 
     def take_back(self, end: int) -> None:
-        """Cut off what the disk may not have: servers, and quotas, refuse what was written long ago.
+        """Cut off the bytes from ``end`` on: a server or a quota refused them after write(2) had taken them.
 
-        What stands before may be nowhere else by now, so the file stays; if it can't be cut, that is tried
-        again before anything else is done with it.
+        The bytes before may exist nowhere else by now, so the file stays. If it can't be cut now, that is
+        tried again before the next use of it.
         """
         self.end, self.synced, self._overhangs = end, min(self.synced, end), True
         with contextlib.suppress(OSError):
@@ -123,7 +123,7 @@ class Mirror:
         self._lock: folders.Lock | None = None
 
     def copy(self, tail: Tail, watermark: int, limit: int) -> int:
-        """Copy up to about ``limit`` bytes of what is not acknowledged and not copied yet; returns how many.
+        """Copy about ``limit`` bytes at most that are neither acknowledged nor copied; return how many.
 
         Raises OSError if the spool can't be written.
         """
@@ -145,9 +145,9 @@ class Mirror:
         return part.end - before
 
     def is_true(self, tail: Tail) -> bool:
-        """Whether what was copied of a journal last still stands there: a shell may have cut it.
+        """Whether a journal still holds the bytes that were copied last; if not, a shell has cut it.
 
-        Raises OSError if the copy can't be read; a journal that can't be waits.
+        Raises OSError if the copy can't be read. If the journal can't be read the answer is True.
         """
         part = self._parts.get(tail.name)
         if tail.kind != SHELL or part is None or part.is_gone():
@@ -176,7 +176,7 @@ class Mirror:
         return part
 
     def claim(self) -> None:
-        """Make the folder, if it is not there, and say whose it is. Raises OSError."""
+        """Make the folder if it is missing, lock it, and write its identity. Raises OSError."""
         if self._lock is None:
             folders.make(self.folder)
             lock = folders.Lock(self.folder)
@@ -186,22 +186,22 @@ class Mirror:
             folders.write_identity(self.folder, self.identity)
 
     def end(self, tail: Tail) -> int:
-        """Return up to which offset a journal is here; 0 if nothing of it is."""
+        """Return the offset up to which a journal is copied; 0 if nothing of it is."""
         part = self._parts.get(tail.name)
         return part.end if part is not None and not part.is_gone() else 0
 
     def refresh(self) -> None:
-        """Give a sign of life."""
+        """Refresh the lock, to be called within each minute."""
         if self._lock is not None:
             self._lock.refresh()
 
     def synced(self, tail: Tail) -> int:
-        """Return up to which offset the spool's disk has a journal for sure. Raises OSError."""
+        """Write a journal's copy to the spool's disk; return the offset up to which it is. Raises OSError."""
         part = self._parts.get(tail.name)
         return part.sync() if part is not None and not part.is_gone() else 0
 
     def settled(self, tail: Tail) -> int:
-        """Return what `synced` did, without having the disk asked for each line."""
+        """Return what `synced` last returned; calls fsync(2) only for each `_SETTLE` bytes."""
         part = self._parts.get(tail.name)
         if part is None or part.is_gone():
             return 0
@@ -224,9 +224,9 @@ class Mirror:
                 os.close(descriptor)
 
     def close(self, *, over: bool, prove: Callable[[File], removal.Proof | None]) -> None:
-        """Leave the spool folder to whoever delivers from it; delete what is proven to be delivered.
+        """Delete files that are proven to be delivered, and release the folder to later deliveries.
 
-        ``over``: nobody will write there any more. Raises OSError.
+        ``over``: no process will write there any more. Raises OSError.
         """
         for part in self._parts.values():
             if not part.is_gone():
@@ -243,7 +243,7 @@ class Mirror:
 
 
 def _complete_lines(tail: Tail, offset: int) -> bytes:
-    """Return what may be copied next. A line too long to be read is copied in pieces: it is torn anyway."""
+    """Return the next bytes to copy: complete lines, or a piece of a line that is too long to be read."""
     data = tail.raw(offset, _CHUNK)
     end = data.rfind(b"\n") + 1
     if not end and len(data) == _CHUNK:

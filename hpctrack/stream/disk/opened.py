@@ -1,6 +1,6 @@
-"""Files of journals that are read: of many journals few are open at a time.
+"""Files of journals that are read. Of many journals only few are open at a time.
 
-A file that is opened again must be the one that it was.
+A file that is opened again must have the same device and inode as before.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import resource
 import stat
 
-#: Journals that are open at a time, where the process may open so many.
+#: Most journals that are open at a time; fewer if the process may not open so many files.
 _MAX_OPEN = 256
 _REPLACED = "another file has its name"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -21,9 +21,9 @@ class Replaced(FileNotFoundError):
 
 
 class Opened:
-    """The file behind a path, always the same one: open while it is read, closed when others need room."""
+    """One file, opened when it is read, and closed when too many others are open."""
 
-    #: The open ones, the one that was used last at the end.
+    #: All open files and their descriptors, the last used one at the end.
     _open: dict[Opened, int] = {}  # noqa: RUF012 (of this process)
 
     def __init__(self, path: str) -> None:
@@ -53,7 +53,7 @@ class Opened:
         return descriptor
 
     def status(self) -> os.stat_result:
-        """Return what stat(2) says of the file, without opening it again. Raises OSError."""
+        """Return the file's status (stat(2)), without opening it again. Raises OSError."""
         descriptor = self._open.get(self)
         if descriptor is not None or self.identity is None:
             return os.fstat(self.descriptor())
@@ -63,7 +63,7 @@ class Opened:
         return found
 
     def open_to_write(self) -> int:
-        """Return another descriptor, for writing. Raises OSError."""
+        """Return a new descriptor, for writing; the caller closes it. Raises OSError, `Replaced`."""
         descriptor = os.open(
             self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         )
@@ -74,16 +74,16 @@ class Opened:
         return descriptor
 
     def close(self) -> None:
-        """Close it for now."""
+        """Close the file; the next use opens it again."""
         descriptor = self._open.pop(self, None)
         if descriptor is not None:
             os.close(descriptor)
 
 
 def open_own(path: str) -> int:
-    """Open a file for reading; one of this user's that its umask has shut is opened up. Raises OSError.
+    """Open a file for reading; if a umask took this user's own rights to it, give them back. Raises OSError.
 
-    It may have the name by which shells append as well.
+    Only for a regular file with at most two names: a journal's, and its public one.
     """
     try:
         return os.open(path, _READ)

@@ -1,32 +1,32 @@
-"""Removal: the only place that deletes journals and the folders that hold them.
+"""Removal: the only module that deletes journals and the folders that hold them.
 
-A file is deleted only when four things are proven of it, at that moment:
+A file is deleted only if four things are proven at that moment:
 
-1. **Its bytes are safe.** The watermark that the collector acknowledged under the run's key is not below the
-   size of the file, asked of the descriptor through which it was read (`Proof`; comments and blanks behind
-   the last row carry nothing). A run folder's relay may also bring the spool as proof, in place of
-   PostgreSQL: what it has copied there, and what fsync(2) has confirmed. If the run was deleted from
-   PostgreSQL all bytes count as safe: they can't be delivered any more.
+1. **Its bytes are safe.** The watermark that the collector acknowledged under the run's key is at or beyond
+   the size of the file, as the descriptor through which it was read tells it (`Proof`; comments and blanks
+   after the last row count as safe). A run folder's relay may prove it by the spool instead of PostgreSQL:
+   by the bytes that it has copied there and fsync(2) has confirmed. If the run was deleted from PostgreSQL
+   all bytes count as safe: they can't be delivered any more.
 2. **It is that file.** The path still leads to the device and inode of the descriptor.
-3. **Nobody writes to it.** The kernel grants a read lease (fcntl(2), F_SETLEASE), which it does only while no
-   process of this host has the file open for writing, and keeps it until the file is gone. File systems
-   without leases leave this to the next point.
-4. **Nobody will write to it.** `over`: the run's processes that may know the path have ended
-   (`nobody_writes`). Two kinds of files in the spool need no such proof: parts, whose only writer is the
-   relay that has let the folder go, and journals at rest of processes on other nodes, since `hpctrack.log`
-   finds its file gone and begins another.
+3. **No process has it open for writing.** The kernel grants a read lease (fcntl(2), F_SETLEASE) only while no
+   process of this host has, and the lease is held until the file is gone. On file systems without leases
+   the next point has to do.
+4. **No process will open it.** `over`: the run's processes that may know the path have ended
+   (`nobody_writes`). Two kinds of files in the spool need no such proof: parts, whose only writer is a relay
+   that has released the folder; and journals at rest of processes on other nodes, since `hpctrack.log`
+   notices that its file is gone and begins another.
 
-A run folder goes as a whole or not at all, since the script may append to its journals by their names; and
-only if nothing stands in it that is not hpctrack's. A spool folder's files go one by one, the folder after
-the last of them. Whatever can't be opened, read, listed or asked about stays.
+A run folder is deleted as a whole or not at all, since the script may append to its journals by their names;
+and only if all files in it are hpctrack's. In a spool folder files are deleted one by one, the folder after
+the last of them. A file stays if it can't be opened, read, listed or asked about.
 
-Who comes with which proof:
+Who brings which proof:
 
 ========================================  ==================================================================
 the relay, when its run ends              watermarks and the spool; it sees whether processes go on
 the relay of the next attempt             watermarks; Slurm starts an attempt when the one before is over
-``hpctrack sync``, the collector          watermarks; processes of this host, or PostgreSQL's word that the
-                                          run has ended some minutes ago
+``hpctrack sync``, the collector          watermarks; the processes of this host, or that the run ended
+                                          some minutes ago according to PostgreSQL
 ``hpctrack prune``, ``hpctrack delete``   that the run is deleted: PostgreSQL's table ``deletions`` says so
 the mirror, while the job runs            watermarks, for the parts that it alone writes
 ========================================  ==================================================================
@@ -50,22 +50,22 @@ if TYPE_CHECKING:
 
     from hpctrack.stream.disk.folders import Identity
 
-#: As a `Proof.safe`: all there is, since its run is deleted.
+#: A `Proof.safe` for all bytes, since the run is deleted.
 EVERYTHING = 1 << 63
-#: What stands in folders of journals besides journals.
+#: hpctrack's files in such folders, besides journals.
 _OURS = re.compile(
     r"([0-9a-f]{16}\.(shell\.mark|[a-z]+\.hole)|identity\.json(\.[0-9a-f]{8})?|lock|told|silent|slurm_script|relay\.log|python)\Z"
 )
-#: What says whose they were goes after all else.
+#: The file that is deleted last: it says whose the others were.
 _LAST = "identity.json"
-#: Errors of fcntl(2) where a file system knows no leases.
+#: Errors of fcntl(2) on a file system without leases.
 _NO_LEASES = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class Proof(NamedTuple):
-    """A journal's file as it was read, and up to where its bytes are safe."""
+    """A journal's file as it was read, and the offset up to which its bytes are safe."""
 
-    #: Through which it was read.
+    #: The descriptor through which it was read.
     descriptor: int
     #: Offset of its first byte in the journal, and the offset up to which the journal is safe.
     base: int
@@ -73,12 +73,12 @@ class Proof(NamedTuple):
 
 
 class Keeping(NamedTuple):
-    """What decides about a folder."""
+    """The facts that decide which files of a folder may be deleted."""
 
     in_spool: bool
-    #: Whether nobody will write there any more.
+    #: Whether no process will write there any more.
     over: bool
-    #: The time by the folder's server; None where nothing counts as at rest.
+    #: The time by the folder's server; None: no file counts as at rest.
     now: float | None = None
 
 
@@ -93,9 +93,9 @@ def nobody_writes(
 ) -> bool:
     """Whether the processes that may write into a folder have ended.
 
-    ``ended``: somebody who knows of all nodes, Slurm or PostgreSQL, says that the attempt is over.
-    ``ignored``: process ids of ours that write nothing there any more. ``but_strangers``: jobs that the run's
-    script has submitted may go on, though they have its variables.
+    ``ended``: according to Slurm or PostgreSQL, who know of all nodes, the attempt is over. ``ignored``: ids
+    of our processes that no longer write there. ``but_strangers``: processes of jobs that the run's script
+    has submitted may go on, though they have its variables.
     """
     if folders.script_lives(identity):
         return False
@@ -109,7 +109,7 @@ def nobody_writes(
 
 
 def clear(folder: str, keeping: Keeping, prove: Callable[[tail.File], Proof | None]) -> bool:
-    """Delete what is proven; whether the folder is gone. Raises OSError if it can't be looked through.
+    """Delete the files with a proof; return whether the folder is gone. Raises OSError if it can't be listed.
 
     ``prove`` returns the proof for a file, None if there is none.
     """
@@ -127,7 +127,7 @@ def clear(folder: str, keeping: Keeping, prove: Callable[[tail.File], Proof | No
 
 
 def _contents(folder: str) -> tuple[list[tail.File], bool]:
-    """Return the journals in a folder, and whether all that stands beside them is ours. Raises OSError."""
+    """Return the journals in a folder, and whether all other files are hpctrack's. Raises OSError."""
     files, others = [], []
     for name in os.listdir(folder):
         file = tail.parse_name(os.path.join(folder, name))
@@ -139,10 +139,10 @@ def _contents(folder: str) -> tuple[list[tail.File], bool]:
 
 
 def withdraw(folder: str, *, in_spool: bool) -> None:
-    """Take the name away by which shells append to a folder's journal: the run is over.
+    """Remove the public name of a folder's shell journal, because the run is over.
 
-    The journal keeps its own name in the folder. Another file that stands by that name stays, and is not the
-    run's (`hpctrack.stream.disk.late`).
+    The journal keeps its name in the folder. If the public name leads to another file, that stays; it is not
+    the run's (`hpctrack.stream.disk.late`).
     """
     identity = folders.read_identity(folder)
     if identity is None:
@@ -161,12 +161,12 @@ def withdraw(folder: str, *, in_spool: bool) -> None:
 
 
 def remove_part(path: str, proof: Proof) -> bool:
-    """Delete a part whose only writer asks for it; whether it is gone."""
+    """Delete a part for its only writer; return whether it is gone."""
     return _unlink(path, proof, alone=True)
 
 
 def remove_late(path: str, size: int) -> bool:
-    """Delete a file that was set aside (`stream.disk.late`), at its size then; whether it is gone."""
+    """Delete a late file (`stream.disk.late`) if it still has this size; return whether it is gone."""
     try:
         descriptor = opened.open_own(path)
     except OSError:
@@ -188,7 +188,7 @@ def _may_go(file: tail.File, keeping: Keeping) -> bool:
 
 
 def _is_proven(path: str, proof: Proof | None) -> bool:
-    """Whether a path leads to the file that was read, and all of that is safe."""
+    """Whether a path leads to the file that was read, and all its bytes are safe."""
     if proof is None:
         return False
     try:
@@ -200,9 +200,10 @@ def _is_proven(path: str, proof: Proof | None) -> bool:
 
 
 def _unlink(path: str, proof: Proof | None, *, alone: bool = False) -> bool:
-    """Delete a file, if that is proven while nobody has it open for writing.
+    """Delete a file if its proof holds and no process has it open for writing; return whether it is gone.
 
-    It loses its name first: who had just opened it by that shows in the lease, and gets it back.
+    It is renamed first. If a process opened it by its name just before, the lease tells, and the file gets
+    its name back.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -226,7 +227,7 @@ def _unlink(path: str, proof: Proof | None, *, alone: bool = False) -> bool:
 
 
 class _Lease:
-    """The kernel's word that nobody has a file open for writing."""
+    """A read lease (fcntl(2)): while it holds, no process has the file open for writing."""
 
     def __init__(self, descriptor: int, *, needed: bool) -> None:
         self._descriptor = descriptor
@@ -242,14 +243,14 @@ class _Lease:
             self._refused = error.errno not in _NO_LEASES
 
     def holds(self) -> bool:
-        """Whether nobody writes, as far as the file system can tell."""
-        if self._taken:  # while somebody waits to open it, this says what it would become
+        """Whether no process has it open for writing, as far as the file system can tell."""
+        if self._taken:  # while a process waits to open the file, the kernel names the lease that follows
             return fcntl.fcntl(self._descriptor, fcntl.F_GETLEASE) == fcntl.F_RDLCK
         return not self._refused
 
 
 def _remove_rest(folder: str) -> bool:
-    """Delete what is left in a folder without journals, and the folder."""
+    """Delete the other files of a folder without journals, and the folder; return whether it is gone."""
     try:
         for name in sorted(os.listdir(folder), key=_LAST.__eq__):
             path = os.path.join(folder, name)

@@ -1,4 +1,4 @@
-"""The run folder: where a run's journals and its script stand on the node's local disk."""
+"""The run folder: the folder on the node's local disk that holds a run's journals and its script."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from hpctrack.text.redact import Redactor
 
-#: So much of a script is looked at for secrets.
+#: Characters of a script that are searched for secrets.
 _MAX_SCRIPT = 1 << 20
 _SCRIPT = "slurm_script"
-#: How often a home is made anew that others remove.
+#: How often a user's folder is made anew if another process removes it meanwhile.
 _TRIES = 100
-#: The folder of the spool where names stand by which several nodes append; see `stream.disk.appending`.
+#: The folder in the spool for public names that several nodes use; see `stream.disk.appending`.
 LASTING = "appended"
 _MEMORY_BACKED = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 
@@ -65,7 +65,7 @@ def create(spool: str, node_dir: str, label: str, attempt: int) -> RunFolder:
 
 
 def _new(parent: str, name: str) -> str:
-    """Make a folder in this user's home there. Another run that is discarded may remove that meanwhile."""
+    """Make a folder in `_home`, which another run's `discard` may remove meanwhile. Raises OSError."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             path = os.path.join(_home(parent), name)
@@ -77,9 +77,9 @@ def _new(parent: str, name: str) -> str:
 
 
 def public_name(folder: str, base_job_id: int | None, task: int) -> str:
-    """Return the name by which shells append to the journal in a run folder, or in a run's spool folder.
+    """Return the public name of the shell journal in a run folder, or in a run's spool folder.
 
-    It tells whose it is: also base job and index of an array task, which the folder's name does not tell.
+    It tells the run: the folder's name, and of an array task also base job and index.
     """
     home, label = os.path.split(folder)
     if task >= 0:
@@ -91,9 +91,9 @@ def public_name(folder: str, base_job_id: int | None, task: int) -> str:
 
 
 def publish(journal: str, base_job_id: int | None, task: int) -> str:
-    """Give a journal the name by which shells append; return that, or nothing where it can't have one.
+    """Give a journal its public name; return that, or an empty text if it can't have one.
 
-    That is where there are no hard links, and where somebody else could put a link to another file there.
+    It can't on a file system without hard links, nor where another user's link would be followed.
     """
     name = public_name(os.path.dirname(journal), base_job_id, task)
     place = os.path.dirname(name)
@@ -118,11 +118,11 @@ def _is_safe(place: str) -> bool:
 
 
 def discard(path: str, spool_path: str = "", name: str = "") -> None:
-    """Remove a run's folders, in which nothing has been logged yet; what can't be removed stays.
+    """Remove the folders of a run that has logged nothing yet. Failures are ignored.
 
     ``name`` is the public name of its shell journal.
     """
-    import shutil  # late: hardly ever is there any need
+    import shutil  # late: rarely needed
 
     with contextlib.suppress(OSError):
         os.unlink(name)
@@ -133,7 +133,7 @@ def discard(path: str, spool_path: str = "", name: str = "") -> None:
 
 
 def create_journal(folder: str, kind: str, attempt: int, rank: int) -> str:
-    """Create a journal that holds its header; return its path."""
+    """Create a journal with its header; return its path. Raises OSError."""
     path = os.path.join(folder, f"{os.urandom(8).hex()}.{kind}.journal")
     descriptor = files.create(path, append=True)
     try:
@@ -144,10 +144,9 @@ def create_journal(folder: str, kind: str, attempt: int, rank: int) -> str:
 
 
 def _home(parent: str) -> str:
-    """Return this user's folder in there, made if need be.
+    """Return this user's folder in ``parent``, made if need be.
 
-    /tmp is everybody's: where another user has taken its name, it gets one that nobody can guess.
-    Raises OSError if there can't be one.
+    In /tmp another user may have taken its name; then it gets a random one. Raises OSError.
     """
     plain = os.path.join(parent, f"hpctrack-{os.geteuid()}")
     try:
@@ -165,7 +164,7 @@ def _home(parent: str) -> str:
 
 
 def _homes(parent: str) -> Iterator[str]:
-    """Yield the folders in there that `_home` has made for this user."""
+    """Yield the folders in ``parent`` that `_home` has made for this user."""
     plain = f"hpctrack-{os.geteuid()}"
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
@@ -175,8 +174,8 @@ def _homes(parent: str) -> Iterator[str]:
 
 
 def redactor(folder: str) -> Redactor:
-    """Return a redactor that knows the secrets of this environment and command, and of the script."""
-    from hpctrack.text import redact  # late: its patterns take longer to compile than all else to load
+    """Return a redactor of the secrets in this environment, this command line and the script."""
+    from hpctrack.text import redact  # late: compiling its patterns takes longer than loading everything else
 
     texts = []
     path = os.path.join(folder, _SCRIPT)
@@ -189,9 +188,9 @@ def redactor(folder: str) -> Redactor:
 
 
 def closed_homes(node_dir: str) -> list[str]:
-    """Return folders on this host that have the name of such a home, and are this user's but open to others.
+    """Return this user's folders on this host that have the name of a `_home` but are open to others.
 
-    Nothing in them is believed. Raises OSError for a place that can't be looked through.
+    hpctrack believes nothing in them. Raises OSError if a parent folder can't be listed.
     """
     plain = f"hpctrack-{os.geteuid()}"
     found = []
@@ -204,7 +203,7 @@ def closed_homes(node_dir: str) -> list[str]:
 
 
 def _is_open_to_others(path: str) -> bool:
-    """Whether this is a folder of this user's that others may look or write into."""
+    """Whether this is a folder of this user that others may enter, list or write."""
     if files.is_private(path):
         return False
     status = os.lstat(path)
@@ -217,7 +216,7 @@ def homes(node_dir: str) -> list[str]:
 
 
 def parents(node_dir: str) -> list[str]:
-    """Return where to try: what is configured, else disks before memory, which is charged to the job."""
+    """Return parents of `_home`, best first: ``node_dir``; else disks before memory, charged to the job."""
     if node_dir:
         return [node_dir]
     folders = ["/var/tmp", "/tmp"]  # noqa: S108 (private folders inside)

@@ -1,7 +1,7 @@
-"""Journals on disk: found in their folders, read as they grow, given back as they are acknowledged.
+"""Journals on disk: `find` and `Watch` find them, `Tail` reads one as it grows and frees acknowledged space.
 
-A journal that can't be opened or read says so (`Tail.trouble`) and is tried again at each look: nothing is
-concluded from what could not be seen.
+If a journal can't be opened or read, `Tail.trouble` says why, and each look tries again: nothing is concluded
+from bytes that could not be seen.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"([0-9a-f]{16})\.([a-z]+)\.(?:journal|([0-9]{1,18})(?:\.([0-9]{1,18}))?\.part)\Z")
 _CHUNK = 1 << 16
-#: Acknowledged bytes that are given back at once.
+#: Acknowledged bytes after which their space is freed.
 _PUNCH = 1 << 20
 _PAGE = 4096
-#: Nanoseconds for which a folder's time of change may stay the same although it has changed.
+#: Nanoseconds within which a folder may change without another time of change.
 _SETTLED = 2_000_000_000
-#: Bytes before what is read next that must be what they were: else somebody has written over the journal.
+#: Bytes before the offset that are compared at each read: if they differ, the journal was overwritten.
 _SEAM = 64
-#: The kind of journals that shells append to, by their names.
+#: The kind of journals that shells append to.
 SHELL = "shell"
 _REPLACED = "another file has its name"
 _IRREGULAR = "This is no regular file: move it away"
@@ -47,12 +47,12 @@ class File(NamedTuple):
     kind: str
     base: int
     whole: bool
-    #: How many lines end at or before ``base``; None where nobody knows.
+    #: How many lines end at or before ``base``; None: not known.
     lines: int | None = None
 
 
 def parse_name(path: str) -> File | None:
-    """Return what a path says about a journal; None for other files."""
+    """Return the journal's file that a path names; None for other files."""
     match = _NAME.match(os.path.basename(path))
     if match is None:
         return None
@@ -68,9 +68,9 @@ def part_name(name: bytes, kind: str, base: int, lines: int | None) -> str:
 
 
 def find(folder: str) -> list[File]:
-    """Return the journals in a folder; none where there is no such folder.
+    """Return the files of journals in a folder; none if the folder does not exist.
 
-    Raises OSError for a folder that can't be looked through to its end.
+    Raises OSError if it can't be listed to its end.
     """
     try:
         return [file for file, _ in _scan(folder)]
@@ -85,7 +85,7 @@ def _scan(folder: str) -> list[tuple[File, int]]:
 
 
 class Watch:
-    """Notices new journals in a folder, for the price of one stat(2)."""
+    """Notices new journals in a folder; a look at an unchanged folder costs one stat(2)."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -95,7 +95,7 @@ class Watch:
         self.trouble: OSError | None = None
 
     def new(self, now_ns: int) -> list[File]:
-        """Return what is there for the first time, also under a name that another file had before.
+        """Return the files that are new since the last look; a new file may have an old one's name.
 
         ``now_ns``: nanoseconds since the epoch.
         """
@@ -107,7 +107,7 @@ class Watch:
             scanned = _scan(self._folder)
         except FileNotFoundError:
             return []
-        except OSError as error:  # what is in there is not known: the next look looks again
+        except OSError as error:  # not known: the next look lists it again
             self._changed, self.trouble = -1, error
             return []
         self._changed = changed if changed < now_ns - _SETTLED else -1
@@ -123,38 +123,38 @@ class Tail:
     """Reads the complete lines of one journal, from the files that hold it."""
 
     def __init__(self, files: Iterable[File], name: bytes | None = None) -> None:
-        """``files`` hold the same journal, wholly or in parts; ``name``: what it goes by, if known."""
+        """``files`` hold the same journal, wholly or in parts; ``name``: its name, if it is known."""
         self.files = sorted(files, key=lambda file: (file.base, not file.whole))
         self.name = name or self.files[0].journal
         self.kind = self.files[0].kind
-        #: Everything before it has been read.
+        #: The bytes before it have been read.
         self.offset = self.files[0].base
         #: The journal's end, when it was last looked at.
         self.end = self.offset
         #: Lines that the writer could not append, and the attempt it belongs to.
         self.lost = 0
         self.attempt = 0
-        #: Masks strings and messages; to be set before anything is read.
+        #: Masks secrets in strings and messages; to be set before the first read.
         self.redactor: journal.Redactor | None = None
-        #: Takes what looks like a number and is none.
+        #: Collects values that look like numbers and are none.
         self.doubts: Doubts | None = None
-        #: Why something of it could not be seen when it was last tried.
+        #: Why the last look or read failed.
         self.trouble: OSError | None = None
         self._opened = {file.path: opened.Opened(file.path) for file in self.files}
         self._ends: dict[str, int] = {}
         self._time: float | None = None
         self._skipping = False
         self._incomplete = -1
-        #: A last line without an end will get none, and can't be voided where it stands.
+        #: The last line has no end and gets none, and the file can't be written to void it.
         self._void = False
-        #: What to do about a journal that a newer hpctrack wrote.
+        #: The error for a journal that a newer hpctrack wrote.
         self._newer: OSError | None = None
         self._punched = _PAGE
-        #: Where some bytes before the offset stand, and what they are.
+        #: Offset and contents of some bytes before `offset`.
         self._seam = 0, b""
         self._stamp = 0
         self._overwritten = self._zeros = False
-        #: Whether somebody has cut it since it was read last, by whomever.
+        #: Whether it was cut since any process last read it.
         self.was_cut = False
         whole = next((file for file in self.files if file.whole), None)
         self._marks = None if whole is None or whole.kind != SHELL else self._marks_of(whole)
@@ -170,23 +170,23 @@ class Tail:
         return marks.Marks(file.path, lambda offset, size: self._bytes(file, offset, size))
 
     def _find_name(self, file: File) -> None:
-        """Give a journal the next name if it was cut or replaced: PostgreSQL has what stood there before.
+        """Give a journal the next name if it was cut or replaced: PostgreSQL has other lines by the old name.
 
-        Shells alone do that by a ``>``, but anybody may remove a file and write another.
+        A ``>`` of a shell cuts only shell journals, but any file may be removed and written anew.
         """
         if file.whole and parse_name(file.path) == file:
             with contextlib.suppress(OSError):
                 self.name, self.was_cut = self._marks_of(file).name(file.journal)
 
     def begin_anew(self) -> None:
-        """Take what stands there for another journal than what was read: somebody has cut it."""
+        """Read from the beginning, under the next name: the journal was cut, and now holds other lines."""
         self.name = marks.next_name(self.name)
         self.seek(0)
         if self._counts is not None:
             self._counts.load(self.name)
 
     def note(self, offset: int) -> None:
-        """Remember that it is read up to an offset, before any of that is sent or copied."""
+        """Remember that it is read up to an offset; to be called before any of that is sent or copied."""
         if self._marks is not None:
             self._marks.note(self.name, offset)
 
@@ -196,7 +196,7 @@ class Tail:
             opened_file.close()
 
     def look(self) -> bool:
-        """Look how far the journal has grown; whether there is anything new to read."""
+        """Look how far the journal has grown; return whether there may be a new line."""
         self.trouble = None
         for file in self.files:
             try:
@@ -221,7 +221,7 @@ class Tail:
         self._stamp = found.st_mtime_ns
 
     def _miss(self, file: File, error: OSError) -> None:
-        """Remember that a file could not be seen; of one that is gone nothing more can be had."""
+        """Remember that a file could not be seen. If it is gone, the journal ends where it was read to."""
         if isinstance(error, FileNotFoundError):
             self._ends[file.path] = min(self._ends.get(file.path, file.base), max(self.offset, file.base))
         else:
@@ -229,29 +229,29 @@ class Tail:
             self._opened[file.path].close()  # the next look opens it again: a server may have come back
 
     def compare(self, copy: bytes, begin: int) -> bool:
-        """Whether what was copied of it still stands there; else somebody has cut it. Raises OSError."""
+        """Whether the journal still holds a copy's bytes at ``begin``; if not, it was cut. Raises OSError."""
         if self.raw(begin, len(copy)) != copy:
             self._overwritten = True
         return not self._overwritten
 
     @property
     def shrunk(self) -> bool:
-        """Whether somebody has cut the journal, and may have written on: ``>`` in place of ``>>``."""
+        """Whether the journal was cut or overwritten, as by ``>`` in place of ``>>``."""
         return self._overwritten or (self.end < self.offset and self.files[-1].whole)
 
     def _seam_range(self, more: int) -> tuple[int, int]:
-        """Return where to read the seam and some bytes behind the offset, and how many that are."""
+        """Return offset and size to read so that it covers the seam and ``more`` bytes behind the offset."""
         begin = self._seam[0] if self._seam[1] else self.offset
         return begin, self.offset - begin + more
 
     def _check_seam(self, data: bytes) -> bool:
         found, seam = data[: len(self._seam[1])], self._seam[1]
-        if found != seam and found.strip(b"\0"):  # what was given back reads as zeros
+        if found != seam and found.strip(b"\0"):  # freed space reads as zeros
             self._overwritten = True
         return not self._overwritten
 
     def _remember(self, data: bytes, begin: int) -> None:
-        """Keep what stands before the offset, but not the count of lost lines, which changes in place."""
+        """Keep the bytes before the offset, without the header's count of lost lines, which may change."""
         if len(self.files) > 1 or not self.files[0].whole:
             return
         first, last = max(begin, self.offset - _SEAM, journal_lines.HEADER_SIZE), self.offset
@@ -276,7 +276,7 @@ class Tail:
 
     @property
     def is_blank(self) -> bool:
-        """Whether nothing but its header stands in it, and no line was lost: nobody would miss it."""
+        """Whether it holds nothing but its header, and no line was lost, so that it may be deleted."""
         try:
             data = self._bytes(self.files[0], 0, journal_lines.HEADER_SIZE + 1)
         except OSError:
@@ -288,7 +288,7 @@ class Tail:
         return blank and not self.files[0].base
 
     def seek(self, offset: int) -> None:
-        """Go on reading from an offset, which is the begin of a line."""
+        """Go on reading at an offset, which must be the beginning of a line."""
         self.offset = offset
         self._skipping = self._overwritten = False
         self._incomplete = -1
@@ -297,7 +297,7 @@ class Tail:
             self._seam = offset - 1, b"\n"
 
     def read(self) -> list[journal.Line]:
-        """Read some more lines; none if there is no complete one left, or if they can't be read now."""
+        """Read some more lines; none if no complete line is left, or if they can't be read now."""
         if self._newer is not None:
             return []
         try:
@@ -312,9 +312,9 @@ class Tail:
     def _read(self) -> list[journal.Line]:
         while self.offset < self.end:
             left = [file for file in self.files if self._ends.get(file.path, 0) > self.offset]
-            # Parts come first: of a whole file space may have been given back, since they hold the same.
+            # Parts come first: space of the whole file may be freed, and the parts hold the same bytes.
             for file in sorted(left, key=lambda file: (max(file.base, self.offset), file.whole)):
-                if self.offset < file.base:  # acknowledged once, and not kept: PostgreSQL was set back
+                if self.offset < file.base:  # acknowledged and deleted; PostgreSQL is an older dump's now
                     self.seek(file.base)
                     return [self._gap(file.base, file.lines)]
                 lines = self._read_some(file)
@@ -327,7 +327,7 @@ class Tail:
         return []
 
     def _read_some(self, file: File) -> list[journal.Line] | None:
-        """Read a chunk, which may hold nothing of interest; None if no complete line is left in this file."""
+        """Read a chunk, which may hold no line; None if no complete line is left in this file."""
         begin, size = self._seam_range(_CHUNK)
         read = self._bytes(file, begin, size)
         if not self._check_seam(read):
@@ -362,7 +362,7 @@ class Tail:
         return lines
 
     def _read_without_end(self, data: bytes) -> list[journal.Line] | None:
-        """Read bytes in which no line ends: a part of a line, or of one that is too long."""
+        """Deal with bytes that hold no line's end: a line that is incomplete, or too long."""
         if len(data) > journal_lines.MAX_LINE or self._skipping:
             return self._skip(data)
         if data and self._void:
@@ -373,7 +373,7 @@ class Tail:
         return None
 
     def _skip(self, data: bytes) -> list[journal.Line] | None:
-        """Step over a part of a line that is too long to be read, without holding it; it counts as torn."""
+        """Skip a part of a line that is too long to be read; the line counts as torn."""
         if data and not self._skipping:
             self._note_torn(data)
         self._skipping = True
@@ -382,13 +382,13 @@ class Tail:
         return [] if data else None
 
     def _date(self, lines: list[journal.Line]) -> None:
-        """Give rows without a time that of the file's last change: they were written about then."""
+        """Give each row without a time the time of the file's last change: it was written about then."""
         for index, line in enumerate(lines):
             if isinstance(line, journal.Row) and line.time is None:
                 lines[index] = line._replace(time=self._time)
 
     def _hole(self) -> holes.Counted | None:
-        """Return the end of what was given back, if that is still to be read: PostgreSQL was set back."""
+        """Return the hole if it is still to be read: PostgreSQL was restored from an older dump."""
         hole = self._counts.hole if self._counts is not None else None
         return hole if hole is not None and self.offset < hole.end <= self.end else None
 
@@ -397,7 +397,7 @@ class Tail:
             journal.note_torn(self.doubts, line, self.redactor)
 
     def _note_zeros(self) -> None:
-        """Tell once that nobody knows how many rows stood where there are zeros."""
+        """Tell once that it is not known how many rows were where there are zeros."""
         if self.doubts is not None and not self._zeros:
             self._zeros = True
             self.doubts.note_gap()
@@ -413,7 +413,7 @@ class Tail:
         return os.pread(self._opened[file.path].descriptor(), size, offset - file.base)
 
     def raw(self, offset: int, size: int) -> bytes:
-        """Return bytes as they stand in the journal's first file. Raises OSError."""
+        """Return bytes of the journal's first file. Raises OSError."""
         return self._bytes(self.files[0], offset, size)
 
     def descriptor(self, file: File) -> int:
@@ -422,7 +422,7 @@ class Tail:
 
     @property
     def is_read(self) -> bool:
-        """Whether all that its files hold at this moment has been read."""
+        """Whether all bytes that its files hold now have been read."""
         ends = []
         for file in self.files:
             try:
@@ -436,7 +436,7 @@ class Tail:
         return self.trouble is None and not (cut or self.shrunk) and end <= self.offset
 
     def close_line(self) -> None:
-        """Void a last line that has no end: its writer is gone, and nobody may read half of it."""
+        """Void a last line without an end: its writer is gone, and half a line must not be read."""
         self.look()
         if self._newer is not None:
             return
@@ -458,13 +458,13 @@ class Tail:
             self._void = True
 
     def give_back(self, watermark: int) -> None:
-        """Free the disk space of what is acknowledged, where the file system can."""
+        """Free the disk space of acknowledged bytes, if the file system can."""
         end = max(0, watermark - marks.BLOCK) // _PAGE * _PAGE
         if end - self._punched < _PUNCH or not self.files[0].whole:
             return
         try:
             descriptor = self._opened[self.files[0].path].open_to_write()
-        except OSError:  # another file has its name, or there is none: nothing is to be given back
+        except OSError:  # another file has its name, or none: there is no space to free
             return
         self._note_hole(end, watermark)
         punched = holes.punch(descriptor, self._punched, end - self._punched)
@@ -472,14 +472,14 @@ class Tail:
         self._punched = end if punched else 1 << 62
 
     def _note_hole(self, end: int, watermark: int) -> None:
-        """Write down how many lines won't be had again: the last of them ends behind what is given back."""
+        """Write down how many lines can't be read again; the last of them ends behind the freed space."""
         if self._counts is not None:
             with contextlib.suppress(OSError):
                 data = self.raw(end, watermark - end)
                 self._counts.note(self.name, end + data.find(b"\n") + 1)
 
     def lines_before(self, offset: int) -> int | None:
-        """Return how many rows and torn lines end at or before an offset; None if nobody knows."""
+        """Return how many rows and torn lines end at or before an offset; None if that is not known."""
         with contextlib.suppress(OSError):
             return None if self._counts is None else self._counts.lines(offset)
         return None
