@@ -2,7 +2,7 @@
 
 A row says how COPY BINARY has the values, which values the type takes, and how they are read. Everybody who
 writes or reads columns asks the row, once for a whole column. A type without a row keeps what it has: nothing
-is written to such a column, and it is read as text.
+is written to such a column, it is read as text, and drawn if PostgreSQL can cast it to a number.
 """
 
 from __future__ import annotations
@@ -207,3 +207,13 @@ _OTHER = ColumnType("", None, "text", each(lambda value, modifier: None, object)
 def of(name: str) -> ColumnType:
     """Return the row of a type; of one that has none, how it is read."""
     return TYPES.get(name, _OTHER)
+
+
+def as_number(name: str, through: str | None) -> str | None:
+    """Return `ColumnType.as_number` of a type, also of one that has no row.
+
+    ``through``: the type through which PostgreSQL casts its values to double precision; None: it can't.
+    """
+    if name in TYPES:
+        return TYPES[name].as_number
+    return None if through is None else f"{{}}::{through}::double precision"

@@ -30,10 +30,10 @@ def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Ex
     Booleans are 0 and 1.
     """
     names = metric_names.fetch(connection, runs)
-    types = series.numeric_columns(connection)
+    columns = series.columns_as_numbers(connection)
     extremes: dict[int, dict[str, Extremes]] = {}
     for chunk in series.chunks(names):
-        aggregates = itertools.chain.from_iterable(_aggregates(name, types.get(name)) for name in chunk)
+        aggregates = itertools.chain.from_iterable(_aggregates(name, columns.get(name)) for name in chunk)
         query = composable("fetch_extremes").format(
             aggregates=sql.SQL(", ").join(aggregates), runs=list(runs)
         )
@@ -45,6 +45,6 @@ def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Ex
     return extremes
 
 
-def _aggregates(name: str, type_: str | None) -> tuple[sql.Composed, sql.Composed]:
-    value = series.number_of(name, type_)
+def _aggregates(name: str, as_number: str | None) -> tuple[sql.Composed, sql.Composed]:
+    value = series.number_of(name, as_number)
     return composable("least_value").format(value=value), composable("greatest_value").format(value=value)

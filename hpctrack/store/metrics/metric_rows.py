@@ -52,8 +52,8 @@ def iterate(
 
     PostgreSQL keeps the rows that were not asked for yet. Raises `errors.StoreError`.
     """
-    types = series.numeric_columns(connection)
-    placed = [name for name in names if name in types]
+    columns = series.columns_as_numbers(connection)
+    placed = [name for name in names if name in columns]
     query = composable("list_metric_rows").format(
         columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier("m", name)) for name in placed),
         names=sql.Literal(list(names)),
@@ -74,10 +74,10 @@ def last_values(
     connection: Connection, run_id: int, names: Sequence[str], span: series.Span
 ) -> list[LastValue]:
     """Return the latest value of each metric that has one."""
-    types = series.numeric_columns(connection)
+    columns = series.columns_as_numbers(connection)
     latest = []
     for name in names:
-        placed = [name] if name in types else []
+        placed = [name] if name in columns else []
         query = composable("fetch_last_value").format(
             column=sql.Identifier("m", name) if placed else sql.SQL("NULL"),
             name=sql.Literal(name),

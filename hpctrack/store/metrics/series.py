@@ -103,7 +103,7 @@ def fetch(
 
     Names without a numeric value in this run are left out.
     """
-    columns = numeric_columns(connection)
+    columns = columns_as_numbers(connection)
     values = {name: number_of(name, columns.get(name)) for name in names}
     axis = _axis(connection, run_id, span)
     if axis is None:
@@ -117,15 +117,15 @@ def fetch(
     ]
 
 
-def numeric_columns(connection: Connection) -> dict[str, str]:
-    """Return the columns that hold metrics, with their types; a domain's is the type that it is made of."""
-    return dict(rows.tuples(connection, "fetch_metric_columns"))
+def columns_as_numbers(connection: Connection) -> dict[str, str | None]:
+    """Return the columns that hold metrics, each with `ColumnType.as_number` of its type."""
+    columns = rows.tuples(connection, "fetch_metric_columns")
+    return {name: column_types.as_number(type_, through) for name, type_, through in columns}
 
 
-def number_of(name: str, type_: str | None) -> sql.Composable:
-    """Return the expression of a metric's value as a number; ``type_``: of its column, if it has one."""
+def number_of(name: str, as_number: str | None) -> sql.Composable:
+    """Return the expression of a metric's value as a number; ``as_number``: its column's, if it has one."""
     extra = sql.SQL("metric_number(m.extra -> {})").format(sql.Literal(name))
-    as_number = None if type_ is None else column_types.of(type_).as_number
     if as_number is None:
         return extra
     return sql.SQL("coalesce(" + as_number + ", {})").format(sql.Identifier("m", name), extra)

@@ -1,14 +1,29 @@
 -- Metrics of a run, made small enough to draw.
 
 -- name: fetch_metric_columns
--- The columns of metrics that hold metrics, with their types; of a domain, the type that it is made of.
-SELECT a.attname::text, coalesce(b.typname, t.typname)::text
-FROM pg_attribute a
-JOIN pg_type t ON t.oid = a.atttypid
-LEFT JOIN pg_type b ON b.oid = t.typbasetype
-WHERE a.attrelid = 'metrics'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-  AND a.attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
-ORDER BY a.attnum;
+-- The columns of metrics that hold metrics: name, type, and through which type PostgreSQL casts its numbers to double
+-- precision, null where it can't. A domain counts as the type under it. The cast of jsonb raises an error at all that
+-- is no number.
+WITH RECURSIVE columns (name, number, type) AS (
+    SELECT attname, attnum, atttypid
+    FROM pg_attribute
+    WHERE attrelid = 'metrics'::regclass AND attnum > 0 AND NOT attisdropped
+      AND attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
+    UNION ALL
+    SELECT c.name, c.number, t.typbasetype FROM columns c JOIN pg_type t ON t.oid = c.type WHERE t.typtype = 'd'
+)
+SELECT c.name::text, t.typname::text,
+       (SELECT target.typname::text
+        FROM pg_cast
+        JOIN pg_type target ON target.oid = casttarget
+        WHERE castsource = t.oid
+          AND (casttarget = 'float8'::regtype AND t.typname <> 'jsonb'
+               OR casttarget IN ('numeric'::regtype, 'int8'::regtype) AND t.typcategory = 'N')
+        ORDER BY casttarget = 'float8'::regtype DESC, casttarget = 'numeric'::regtype DESC
+        LIMIT 1)
+FROM columns c
+JOIN pg_type t ON t.oid = c.type AND t.typtype <> 'd'
+ORDER BY c.number;
 
 -- name: fetch_axis
 -- Over which steps and progress the rows of a run go; infinite progress can't be drawn.

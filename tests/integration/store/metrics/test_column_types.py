@@ -7,7 +7,7 @@ import datetime
 import numpy as np
 import pytest
 
-from hpctrack.store.metrics import column_types, metric_tables, series
+from hpctrack.store.metrics import column_types, extreme_values, metric_tables, series
 from tests.support.journals import Journal
 
 _DAYS_TO_2000 = 10_957
@@ -83,10 +83,47 @@ def test_a_type_without_a_row_is_not_written_and_read_as_text(connection, ingest
     assert series.fetch(connection, run_id, ["day"]) == []
 
 
-def test_a_domain_is_drawn_as_what_it_is_made_of(connection, run, insert):
-    connection.execute("CREATE DOMAIN share AS real CHECK (VALUE BETWEEN 0 AND 1)")
-    connection.execute("ALTER TABLE metrics ADD COLUMN acc share")
+#: A type as an extension brings it, which says itself how it is cast.
+_FIXED = """
+CREATE TYPE fixed;
+CREATE FUNCTION fixed_in(cstring) RETURNS fixed LANGUAGE internal IMMUTABLE STRICT AS 'float8in';
+CREATE FUNCTION fixed_out(fixed) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'float8out';
+CREATE TYPE fixed (INPUT = fixed_in, OUTPUT = fixed_out, LIKE = float8);
+CREATE CAST (fixed AS double precision) WITHOUT FUNCTION;
+"""
+
+
+@pytest.mark.parametrize(
+    "definition, type_",
+    [
+        pytest.param("CREATE DOMAIN share AS real CHECK (VALUE BETWEEN 0 AND 1)", "share", id="domain"),
+        pytest.param("CREATE DOMAIN a AS real; CREATE DOMAIN b AS a", "b", id="domain over a domain"),
+        pytest.param("CREATE DOMAIN price AS money", "price", id="domain over a type without a row"),
+        pytest.param("", "money", id="money"),
+        pytest.param(_FIXED, "fixed", id="type of an extension"),
+    ],
+)
+def test_what_postgresql_casts_to_a_number_is_drawn(connection, run, insert, definition, type_):
+    connection.execute(f"{definition}; ALTER TABLE metrics ADD COLUMN acc {type_}")
     run_id = run()
-    insert("metrics", run_id=run_id, step=0, attempt=0, acc=0.5)
+    insert("metrics", run_id=run_id, step=0, attempt=0, acc="0.5")
+    insert("metrics", run_id=run_id, step=1, attempt=0, acc="0.25")
+    insert("metrics", run_id=run_id, step=2, attempt=0, extra='{"acc": 1}')
     [accuracy] = series.fetch(connection, run_id, ["acc"])
-    assert accuracy.last == 0.5
+    assert (accuracy.first, accuracy.minimum, accuracy.last, accuracy.count) == (0.5, 0.25, 1.0, 3)
+    assert extreme_values.fetch(connection, [run_id])[run_id]["acc"] == (0.25, 1.0)
+
+
+def test_an_oid_is_drawn(connection, run, insert):
+    connection.execute("ALTER TABLE metrics ADD COLUMN object oid")
+    run_id = run()
+    insert("metrics", run_id=run_id, step=0, attempt=0, object=4_000_000_000)
+    [objects] = series.fetch(connection, run_id, ["object"])
+    assert objects.last == 4_000_000_000
+
+
+def test_json_that_may_be_no_number_is_not_drawn(connection, run, insert):
+    connection.execute("ALTER TABLE metrics ADD COLUMN acc jsonb")
+    run_id = run()
+    insert("metrics", run_id=run_id, step=0, attempt=0, acc='"high"')
+    assert series.fetch(connection, run_id, ["acc"]) == []
