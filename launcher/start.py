@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""The Python half of the command ``hpctrack``, started as ``python -I -S`` by the half in sh beside it.
+"""The Python half of the command ``hpctrack``. The half in sh, beside it, starts it as ``python -I -S``.
 
-What installs hpctrack writes its interpreter into the first line, where the other half reads it. The packages
-are those of the installation that this file belongs to: the interpreter's own, or the folder beside ``bin``
-(``--user``, ``--prefix``, ``--target``); PYTHONPATH serves for what else is wanted.
+The installer (pip, uv) writes the interpreter into the first line, where the half in sh reads it. Packages
+come from the installation that this file belongs to: from the interpreter's own folders, or from the folder
+beside ``bin`` (``--user``, ``--prefix``, ``--target``); then from PYTHONPATH.
 """
 
 import _signal
 import sys
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until the command line sees to it: no traceback
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # no traceback; the command line sets its own handler
 if "held" in sys._xoptions:
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])  # the other half has had it held
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])  # the half in sh has blocked it
 
 import os
 import resource
 
-# Python leaves a part of a .pyc where a file may not grow as large (ulimit -f), and fails over it ever after.
+# Where files may not grow so large (ulimit -f) Python leaves half a .pyc, over which each later start fails.
 sys.dont_write_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 TYPE_CHECKING = False
@@ -31,18 +31,18 @@ NAMES = (b"PYTHONEXECUTABLE", b"__PYVENV_LAUNCHER__")
 
 
 def main() -> None:
-    """Run the command line, or leave it to the other half, which does without Python."""
+    """Run the command line. If hpctrack can't be imported, the half in sh goes on without it."""
     if not (sys.flags.isolated and sys.flags.no_site):
         os.environb.pop(b"HPCTRACK_GIVEN", None)
         os.execv(sys.executable, [sys.executable, "-I", "-S", HERE, *sys.argv[1:]])
     if sys.argv[1:2] == ["--probe"]:
-        probe(sys.argv[-1])  # between stands what takes up room
+        probe(sys.argv[-1])  # the arguments before only take up room
         return
     hidden = restore()
     try:
         find_packages()
         run = load(sys.argv[1:])
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (there is another way)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (the half in sh goes on)
         if not hidden and any(name in os.environb for name in LINKER):
             start_hidden()
         give_up(error)
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def probe(pid: str) -> None:
-    """Print how the environment of this process differs from the one that the shell was given."""
+    """Print how this process's environment differs from the environment that the shell ``pid`` was given."""
     try:
         with open("/proc/" + pid + "/environ", "rb") as file:
             entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
@@ -63,7 +63,7 @@ def probe(pid: str) -> None:
 
 
 def restore() -> bool:
-    """Put back what the shell could not hold, and what Python would not start with: whether that was any."""
+    """Put back variables that the shell dropped or kept from Python; return whether a linker's was kept."""
     environ, hidden = os.environb, False
     for name in (*LINKER, *NAMES):
         value = environ.pop(b"HPCTRACK_GIVEN_" + name, None)
@@ -82,7 +82,7 @@ def restore() -> bool:
 
 
 def restore_locale() -> None:
-    """Put back LC_CTYPE, which Python sets in the C locale (PEP 538), as this process was given it."""
+    """Put back LC_CTYPE as this process was given it; in the C locale Python changes it (PEP 538)."""
     try:
         with open("/proc/self/environ", "rb") as file:
             entries = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
@@ -94,7 +94,7 @@ def restore_locale() -> None:
 
 
 def find_packages() -> None:
-    """Put the folders of this installation on the path, behind the standard library."""
+    """Append the folders of this installation to ``sys.path``, behind the standard library."""
     import site
 
     standard = list(sys.path)
@@ -112,7 +112,7 @@ def find_packages() -> None:
 
 
 def beside() -> "Iterator[str]":
-    """Return the folders beside this file in which its packages may be."""
+    """Yield the folders of this file's installation that may hold its packages."""
     prefix = os.path.dirname(os.path.dirname(HERE))
     version = "python{}.{}{}".format(*sys.version_info[:2], "t" if "t" in sys.abiflags else "")
     for library in ("lib", "lib64"):
@@ -125,7 +125,7 @@ def beside() -> "Iterator[str]":
 
 
 def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
-    """Import what a verb needs from the start, while there is still another way; return how to run it."""
+    """Import the modules of a verb, while a failure can still be handed over; return the main function."""
     from hpctrack import __version__  # noqa: F401 (which hpctrack-script brings)
     from hpctrack.cli import main, table_of_verbs
 
@@ -136,7 +136,7 @@ def load(arguments: "Sequence[str]") -> "Callable[[], NoReturn]":
 
 
 def start_hidden() -> "NoReturn":
-    """Start once more, without what the dynamic linker is told."""
+    """Start this file again, without the dynamic linker's variables."""
     environ = {name: value for name, value in os.environb.items() if name != b"HPCTRACK_GIVEN"}
     for name in (*LINKER, *NAMES):
         if name in environ:
@@ -145,13 +145,13 @@ def start_hidden() -> "NoReturn":
 
 
 def ignored() -> "list[str]":
-    """Return the argument that says which signals were ignored before Python ignored some itself."""
+    """Return the arguments that tell which signals were ignored before Python started."""
     mask = sys._xoptions.get("ignored")
     return ["-X", "ignored=" + str(mask)] if mask else []
 
 
 def give_up(error: BaseException) -> "NoReturn":
-    """Hand over to the other half, with signals as they were."""
+    """Hand over to the half in sh, with signals as they were."""
     mask = int(str(sys._xoptions.get("ignored", "0")), 16)
     for name in ("SIGPIPE", "SIGXFSZ"):  # which Python ignores
         signum = getattr(_signal, name)

@@ -15,7 +15,13 @@ from hpctrack.run import fields
 from tests.support.paths import DOCS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+IMPORT_RULES = ROOT / "tests" / "unit" / "test_imports.py"
+PACKAGE = ROOT / "hpctrack"
+DEVELOPER_PAGES = ("CONTRIBUTING.md", "docs/architecture.md", "tests/README.md", "benchmarks/README.md")
+PAGES = sorted({*DEVELOPER_PAGES, "README.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))})
 _INLINE_CODE = re.compile(r"`([^`]+)`")
+#: A dotted name that is a file's.
+_FILE = r".*\.(?:conf|json|log|md|py|sql|toml)"
 
 
 def test_the_tests_of_faults_exist():
@@ -77,20 +83,70 @@ def test_the_page_of_tests_names_every_module_that_they_share():
         assert sorted(names) == sorted(path.stem for path in (ROOT / "tests" / folder).glob("*.py"))
 
 
+def _text(page: str) -> str:
+    """Return a page without its blocks of code."""
+    return re.sub(
+        r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def _quoted(page: str, pattern: str) -> list[str]:
+    return [name for name in _INLINE_CODE.findall(_text(page)) if re.fullmatch(pattern, name)]
+
+
 def _is_there(path: str, folder: Path) -> bool:
-    return any(place.exists() for place in (ROOT / path, folder / path, folder / f"{path}.py"))
+    """Whether the repository has a path; ``folder``: the page's. Modules need no ``.py``."""
+    return any((place / f"{path}{end}").exists() for place in (ROOT, folder, PACKAGE) for end in ("", ".py"))
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "tests/README.md"])
-def test_what_pages_for_developers_name_exists(page):
-    text, folder = (ROOT / page).read_text(encoding="utf-8"), (ROOT / page).parent
-    links = re.findall(r"\]\(([\w./]+)\)", text)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_paths_that_pages_name_exist(page):
+    """A relative path is the repository's; one of a run is written with its folder: `<spool>/refused/`."""
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", _text(page))
+    paths = _quoted(page, r"\w[\w.-]*/[\w./-]*")
     assert [link for link in links if not (folder / link).exists()] == []
-    paths = [name for name in _INLINE_CODE.findall(text) if re.fullmatch(r"[\w.]+/[\w./]*", name)]
     assert [path for path in paths if not _is_there(path, folder)] == []
-    targets = re.findall(r"^(?:    | *`)make ([a-z-]+)", text, re.MULTILINE)
+
+
+def _is_defined(name: str) -> bool:
+    """Whether a dotted name is a module's, or of something in one; True for names of no module of ours."""
+    *parts, last = name.split(".")
+    if _is_there("/".join((*parts, last)), PACKAGE):
+        return True
+    modules = list(PACKAGE.rglob(f"{parts[-1]}.py"))
+    defined = re.compile(rf"^(?:(?:def|class) {last}\b|{last}\b.*=)", re.MULTILINE)
+    return not modules or any(defined.search(path.read_text(encoding="utf-8")) for path in modules)
+
+
+@pytest.mark.parametrize("page", DEVELOPER_PAGES)
+def test_the_dotted_names_in_pages_for_developers_exist(page):
+    names = _quoted(page, rf"(?!{_FILE}$)[a-z_]+(?:\.\w+)+")
+    assert [name for name in names if not _is_defined(name)] == []
+
+
+def test_the_targets_of_make_that_pages_name_exist():
+    pages = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    targets = set(re.findall(r"(?:^    |`)make ([a-z-]+)", pages, re.MULTILINE))
     known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert targets and set(targets) <= set(known)
+    assert len(targets) > 10
+    assert targets <= set(known)
+
+
+def test_the_order_of_imports_in_the_page_is_the_one_that_is_checked():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    orders = re.findall(
+        r"^```\n(.*?)^```", page.partition("## Who may import whom")[2], re.DOTALL | re.MULTILINE
+    )
+    checked = re.findall(
+        r'^(?:ORDER|STORE) = """\n(.*?)^"""',
+        IMPORT_RULES.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
+    for told, held in zip(orders, checked, strict=True):
+        assert [set(re.findall(r"[\w.]+", floor)) for floor in told.split("<")] == [
+            set(floor.split()) for floor in held.splitlines()
+        ]
 
 
 def test_every_setting_stands_in_the_configuration_page():
