@@ -78,10 +78,10 @@ def new_folder(path: str) -> None:
 def is_private(path: str) -> bool:
     """Whether a path is a folder, no link, that only this user can enter."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & _OTHERS
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & _OTHERS
 
 
 def create(path: str, *, append: bool = False, mode: int = 0o600) -> int:
@@ -105,9 +105,9 @@ def open_or_create(path: str, flags: int = os.O_RDWR) -> int:
             raise _untrusted(path, "is a symbolic link, not a regular file") from None
         raise
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise _untrusted(path, _why_foreign(found, (os.geteuid(),)))
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise _untrusted(path, _why_foreign(status, (os.geteuid(),)))
     except BaseException:
         os.close(descriptor)
         raise
@@ -195,27 +195,27 @@ def exposure(
     With ``inside`` also why somebody could put something into the folder. ``owners`` and ``groups`` may do
     both.
     """
-    place, found = path, None
+    place, status = path, None
     try:
-        for place, found in _steps(path):
-            if not _may_lead(found.st_uid) and found.st_uid not in owners:
-                return f"{place} belongs to another user (id {found.st_uid})"
-            if _may_be_swapped(place, found, groups):
-                return _may_be_changed(place, found)
+        for place, status in _steps(path):
+            if not _may_lead(status.st_uid) and status.st_uid not in owners:
+                return f"{place} belongs to another user (id {status.st_uid})"
+            if _may_be_swapped(place, status, groups):
+                return _may_be_changed(place, status)
     except OSError as error:
         return f"{error.filename or place}: {error.strerror}"
-    if inside and found is not None and _is_writable(place, found, groups):
-        return _may_be_changed(place, found)
+    if inside and status is not None and _is_writable(place, status, groups):
+        return _may_be_changed(place, status)
     return ""
 
 
 def changers(path: str) -> tuple[set[int], set[int]]:
     """Return the accounts and the groups that could replace a file or folder."""
     owners, groups = set(), set()
-    for _, found in _steps(path):
-        owners.add(found.st_uid)
-        if stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP:
-            groups.add(found.st_gid)
+    for _, status in _steps(path):
+        owners.add(status.st_uid)
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP:
+            groups.add(status.st_gid)
     return owners, groups
 
 
@@ -240,13 +240,13 @@ def try_lock(descriptor: int) -> bool:
 
 
 def _check_folder(path: str, say: Callable[[str], None]) -> None:
-    place, found = _resolve(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise _untrusted(path, _why_foreign(found, (os.geteuid(),), wanted="a folder"))
-    mode = stat.S_IMODE(found.st_mode)
+    place, status = _resolve(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise _untrusted(path, _why_foreign(status, (os.geteuid(),), wanted="a folder"))
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o777 == 0o700:
         return
-    if mode & stat.S_ISVTX or _is_everythings(found):
+    if mode & stat.S_ISVTX or _is_everythings(status):
         raise _untrusted(path, "is open to others, and not for hpctrack alone: choose another folder")
     os.chmod(place, mode & ~0o777 | 0o700)
     if os.stat(place).st_mode & _OTHERS:
@@ -255,11 +255,11 @@ def _check_folder(path: str, say: Callable[[str], None]) -> None:
         say(f"{path} was open to others (mode {mode:04o}): now only you can enter it")
 
 
-def _is_everythings(found: os.stat_result) -> bool:
+def _is_everythings(status: os.stat_result) -> bool:
     """Whether a folder is / or the home, which don't belong to hpctrack alone."""
     for place in ("/", os.environ.get("HOME", "")):
         try:
-            if place and os.path.samestat(os.stat(place), found):
+            if place and os.path.samestat(os.stat(place), status):
                 return True
         except OSError:
             pass
@@ -268,13 +268,13 @@ def _is_everythings(found: os.stat_result) -> bool:
 
 def _resolve(path: str) -> tuple[str, os.stat_result]:
     """Return where a path leads, and its status. Raises `errors.Untrusted` at another user's link."""
-    place, found = path, None
-    for place, found in _steps(path):
-        if stat.S_ISLNK(found.st_mode) and not _may_lead(found.st_uid):
+    place, status = path, None
+    for place, status in _steps(path):
+        if stat.S_ISLNK(status.st_mode) and not _may_lead(status.st_uid):
             why = "is a symbolic link" if place == path else f"leads through the symbolic link {place}"
-            raise _untrusted(path, f"{why} of another user (id {found.st_uid})")
-    assert found is not None  # noqa: S101 (there is a first step)
-    return place, found
+            raise _untrusted(path, f"{why} of another user (id {status.st_uid})")
+    assert status is not None  # noqa: S101 (there is a first step)
+    return place, status
 
 
 def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -288,9 +288,9 @@ def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
         if part in ("", "."):
             continue
         step = os.path.join(here, part)
-        found = os.lstat(step)
-        yield step, found
-        if not stat.S_ISLNK(found.st_mode):
+        status = os.lstat(step)
+        yield step, status
+        if not stat.S_ISLNK(status.st_mode):
             here = step
             continue
         links += 1
@@ -305,15 +305,15 @@ def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
 # ---- trust -----------------------------------------------------------------------------------------------
 
 
-def _check_file(path: str, place: str | int, found: os.stat_result, limit: int | None) -> None:
+def _check_file(path: str, place: str | int, status: os.stat_result, limit: int | None) -> None:
     """Raise `errors.Untrusted` if a file is not regular, too long, another user's, or writable by others."""
     owners = (os.geteuid(), 0)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners:
-        raise _untrusted(path, _why_foreign(found, owners))
-    if _is_writable(place, found):
-        mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
+        raise _untrusted(path, _why_foreign(status, owners))
+    if _is_writable(place, status):
+        mode = stat.S_IMODE(status.st_mode)
         raise _untrusted(path, f"may be written by others (mode {mode:04o}): mend it with chmod go-w")
-    if limit is not None and found.st_size > limit:
+    if limit is not None and status.st_size > limit:
         raise _untrusted(path, _too_long(limit))
 
 
@@ -321,29 +321,29 @@ def _too_long(limit: int) -> str:
     return f"has more than {limit} bytes"
 
 
-def _why_foreign(found: os.stat_result, owners: tuple[int, ...], wanted: str = "a regular file") -> str:
-    if found.st_uid not in owners:
-        return f"belongs to another user (id {found.st_uid})"
-    kind = next((word for test, word in _KINDS if test(found.st_mode)), "a device")
-    return f"is {'a regular file' if stat.S_ISREG(found.st_mode) else kind}, not {wanted}"
+def _why_foreign(status: os.stat_result, owners: tuple[int, ...], wanted: str = "a regular file") -> str:
+    if status.st_uid not in owners:
+        return f"belongs to another user (id {status.st_uid})"
+    kind = next((word for test, word in _KINDS if test(status.st_mode)), "a device")
+    return f"is {'a regular file' if stat.S_ISREG(status.st_mode) else kind}, not {wanted}"
 
 
-def _may_be_changed(place: str, found: os.stat_result) -> str:
-    return f"{place} may be changed by others (mode {stat.S_IMODE(found.st_mode):04o})"
+def _may_be_changed(place: str, status: os.stat_result) -> str:
+    return f"{place} may be changed by others (mode {stat.S_IMODE(status.st_mode):04o})"
 
 
-def _may_be_swapped(place: str, found: os.stat_result, groups: Collection[int]) -> bool:
+def _may_be_swapped(place: str, status: os.stat_result, groups: Collection[int]) -> bool:
     """Whether others may remove or rename files in a folder. In a sticky one only a file's owner may."""
-    if not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_ISVTX:
+    if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_ISVTX:
         return False
-    return _is_writable(place, found, groups)
+    return _is_writable(place, status, groups)
 
 
-def _is_writable(place: str | int, found: os.stat_result, groups: Collection[int] = ()) -> bool:
+def _is_writable(place: str | int, status: os.stat_result, groups: Collection[int] = ()) -> bool:
     """Whether somebody besides these groups may write. The group bits may be the mask of an ACL (acl(5))."""
-    if found.st_mode & _WRITABLE != 0o020:
-        return bool(found.st_mode & _WRITABLE)
-    return not (found.st_gid in groups or _is_own_group(found.st_gid)) or _has_acl(place)
+    if status.st_mode & _WRITABLE != 0o020:
+        return bool(status.st_mode & _WRITABLE)
+    return not (status.st_gid in groups or _is_own_group(status.st_gid)) or _has_acl(place)
 
 
 def _has_acl(place: str | int) -> bool:

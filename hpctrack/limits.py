@@ -65,14 +65,14 @@ def value(limit: Limit, given: Any) -> Any:
 
 def depth(given: Any) -> int:
     """Return how many levels of objects and lists a value has; beyond `DEPTH` the answer is `DEPTH` + 1."""
-    level, found = [given], 0
-    while found <= DEPTH:
+    level, levels = [given], 0
+    while levels <= DEPTH:
         level = [value for value in level if isinstance(value, dict | list | tuple)]
         if not level:
             break
-        found += 1
+        levels += 1
         level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
-    return found
+    return levels
 
 
 def cut(limit: Limit, given: str) -> str:
@@ -88,17 +88,17 @@ def cut(limit: Limit, given: str) -> str:
 
 def cut_object(limit: Limit, entry: Limit, given: dict[str, Any]) -> dict[str, Any]:
     """Return an object that fits: its texts are cut, and then its longest entries replaced by their sizes."""
-    found = {
+    shortened = {
         cut(WORD, name): cut(entry, item) if isinstance(item, str) else item for name, item in given.items()
     }
-    sizes = {name: _size({name: item}) for name, item in found.items()}
+    sizes = {name: _size({name: item}) for name, item in shortened.items()}
     total = sum(sizes.values())
     for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
         if total <= limit.most:
             break
-        found[name] = f"... ({sizes[name]:,} bytes)"
-        total -= sizes[name] - _size({name: found[name]})
-    return found
+        shortened[name] = f"... ({sizes[name]:,} bytes)"
+        total -= sizes[name] - _size({name: shortened[name]})
+    return shortened
 
 
 def _size(given: Any) -> int:

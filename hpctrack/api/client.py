@@ -204,7 +204,7 @@ def _time(given: str | datetime | None) -> datetime | None:
 
 
 def _states(given: _Several[str | RunStatus] | None) -> tuple[RunStatus, ...]:
-    return tuple(one if isinstance(one, RunStatus) else states.parse(one) for one in _several(given))
+    return tuple(state if isinstance(state, RunStatus) else states.parse(state) for state in _several(given))
 
 
 def _several(given: _One | Iterable[_One] | None) -> tuple[_One, ...]:

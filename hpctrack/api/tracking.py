@@ -147,10 +147,10 @@ def stored_args(args: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(args, str):
         if args != "auto":
             raise errors.UsageError(f"args are a mapping or 'auto', not {args!r}")
-        found: Any = parse_arguments(redactor.argv(sys.argv)[1:])
+        given: Any = parse_arguments(redactor.argv(sys.argv)[1:])
     else:
-        found = args if hasattr(args, "keys") else vars(args)
-    masked: dict[str, Any] = redactor.value(calls.jsonable({**found, **more}))
+        given = args if hasattr(args, "keys") else vars(args)
+    masked: dict[str, Any] = redactor.value(calls.jsonable({**given, **more}))
     return masked
 
 

@@ -85,13 +85,16 @@ class Inquiry:
 
     def _inquire(self, folder: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
-            found = _find(self._git, folder)
-            if found is not None:
+            repository = _find(self._git, folder)
+            if repository is not None:
                 known = State(
-                    commit=found.commit, branch=found.branch, dirty=None, remote=remote(found.config)
+                    commit=repository.commit,
+                    branch=repository.branch,
+                    dirty=None,
+                    remote=remote(repository.config),
                 )
                 self._state = known  # should the rest take too long
-                self._state = {**known, "dirty": _is_dirty(self._git, found)}
+                self._state = {**known, "dirty": _is_dirty(self._git, repository)}
 
 
 def _find(git: Git, folder: Path) -> _Repository | None:
@@ -188,10 +191,10 @@ def _any(answers: Collection[bool | None]) -> bool | None:
 
 
 def _submodule_is_dirty(git: Git, path: Path, depth: int) -> bool | None:
-    found = _find(git, path)
-    if found is None or found.top.resolve() != path.resolve():
+    submodule = _find(git, path)
+    if submodule is None or submodule.top.resolve() != path.resolve():
         return None
-    return _is_dirty(git, found, depth + 1)
+    return _is_dirty(git, submodule, depth + 1)
 
 
 # ---- what git says, read ---------------------------------------------------------------------------------
@@ -199,11 +202,11 @@ def _submodule_is_dirty(git: Git, path: Path, depth: int) -> bool | None:
 
 def parse_config(listed: str) -> dict[str, str]:
     """Read ``git config --null --list``. The last value of a name counts; without a value it is "true"."""
-    found = {}
+    config = {}
     for entry in listed.split("\0"):
         name, equals, value = entry.partition("\n")
-        found[name] = value if equals else "true"
-    return found
+        config[name] = value if equals else "true"
+    return config
 
 
 def remote(config: Mapping[str, str]) -> str | None:
@@ -214,8 +217,8 @@ def remote(config: Mapping[str, str]) -> str | None:
 
 def filters(config: Mapping[str, str]) -> set[str]:
     """Return the names of the filters that git would run to compare a file."""
-    found = (re.fullmatch(r"filter\.(.*)\.(?:clean|process)", name, re.DOTALL) for name in config)
-    return {match[1] for match in found if match is not None}
+    matches = (re.fullmatch(r"filter\.(.*)\.(?:clean|process)", name, re.DOTALL) for name in config)
+    return {match[1] for match in matches if match is not None}
 
 
 def stand_in_config(config: Mapping[str, str], attributes: str) -> str:

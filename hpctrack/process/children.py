@@ -54,11 +54,11 @@ def environ(given: Mapping[str, str]) -> dict[str, str]:
 
     If this process had to be started without a variable of the linker, so are its children.
     """
-    found = {name: value for name, value in given.items() if not name.startswith(GIVEN)}
+    passed_on = {name: value for name, value in given.items() if not name.startswith(GIVEN)}
     for name in (*NAMES, *_hidden()):
-        if name in found:
-            found[GIVEN + name] = found.pop(name)
-    return found
+        if name in passed_on:
+            passed_on[GIVEN + name] = passed_on.pop(name)
+    return passed_on
 
 
 def without_run(given: Mapping[str, str]) -> dict[str, str]:
@@ -67,12 +67,12 @@ def without_run(given: Mapping[str, str]) -> dict[str, str]:
     A run folder stays as long as any process has it in its environment, since that process may log.
     """
     name = os.path.basename(given.get("HPCTRACK_RUN_DIR", ""))
-    found = {}
+    kept = {}
     for variable, value in given.items():
         parts = [part for part in value.split(os.pathsep) if not name or name not in part]
         if parts:
-            found[variable] = os.pathsep.join(parts)
-    return found
+            kept[variable] = os.pathsep.join(parts)
+    return kept
 
 
 def restore(environ: os._Environ[str]) -> None:
@@ -96,12 +96,12 @@ def _hidden() -> list[str]:
 
 def folders() -> list[str]:
     """Return the folders from which this process imports, or would import, the packages of `OURS`."""
-    found = [os.path.dirname(resources.PACKAGE)]
-    rest = [entry for entry in _entries() if entry not in found]
+    chosen = [os.path.dirname(resources.PACKAGE)]
+    rest = [entry for entry in _entries() if entry not in chosen]
     for name in OURS:
-        if not any(_holds(folder, name) for folder in found):
-            found += _loaded_from(name) or [entry for entry in rest if _holds(entry, name)][:1]
-    return found
+        if not any(_holds(folder, name) for folder in chosen):
+            chosen += _loaded_from(name) or [entry for entry in rest if _holds(entry, name)][:1]
+    return chosen
 
 
 def _entries() -> list[str]:

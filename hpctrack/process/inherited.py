@@ -18,13 +18,13 @@ SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 def environ() -> dict[str, str]:
     """Return the environment of this process, with LC_CTYPE as its parent set it."""
-    found = dict(os.environ)
+    given = dict(os.environ)
     with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
         entries = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
-        found.pop("LC_CTYPE", None)
+        given.pop("LC_CTYPE", None)
         if entries:
-            found["LC_CTYPE"] = os.fsdecode(entries[0][len(b"LC_CTYPE=") :])
-    return found
+            given["LC_CTYPE"] = os.fsdecode(entries[0][len(b"LC_CTYPE=") :])
+    return given
 
 
 def options() -> list[str]:

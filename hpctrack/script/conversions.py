@@ -61,10 +61,10 @@ def number(value: Any) -> float:
     """Decimals, fractions, long doubles. What no float holds keeps its text."""
     if getattr(value, "imag", 0):
         raise TypeError(type(value))
-    found = float(value)
-    if abs(found) == float("inf") and "inf" not in str(value).lower():
+    converted = float(value)
+    if abs(converted) == float("inf") and "inf" not in str(value).lower():
         raise OverflowError(type(value))
-    return found
+    return converted
 
 
 def ordered(values: Iterable[Any]) -> list[Any]:

@@ -79,46 +79,46 @@ LAUNCHERS = (
 
 #: All that they set and that is looked at.
 VARIABLES = sorted(
-    {name for one in LAUNCHERS for name in (one.rank, one.size, *one.others) if name}
+    {name for launcher in LAUNCHERS for name in (launcher.rank, launcher.size, *launcher.others) if name}
     | {"LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
 )
 
 
 def outside(environ: Mapping[str, str]) -> str:
     """Return what an environment holds of launchers already."""
-    return " ".join(one.mark(environ) for one in LAUNCHERS if one.find(environ) is not None)
+    return " ".join(launcher.mark(environ) for launcher in LAUNCHERS if launcher.find(environ) is not None)
 
 
 def find(environ: Mapping[str, str]) -> tuple[int, str]:
     """Return the rank of a process, and the variable that says so; 0 and nothing outside of launchers."""
     known = environ.get(OUTSIDE, "").split()
-    found = [
-        (rank, one)
-        for one in LAUNCHERS
-        if (rank := one.find(environ)) is not None and one.mark(environ) not in known
+    ranks = [
+        (rank, launcher)
+        for launcher in LAUNCHERS
+        if (rank := launcher.find(environ)) is not None and launcher.mark(environ) not in known
     ]
-    if not found:
+    if not ranks:
         return 0, ""
-    rank, one = found[0]
-    for outer, other in found[1:]:
-        if other.rank == "LOCAL_RANK":  # torchrun's own
+    rank, launcher = ranks[0]
+    for outer_rank, outer in ranks[1:]:
+        if outer.rank == "LOCAL_RANK":  # torchrun's own
             continue
-        if one.rank == "RANK" and environ.get("GROUP_WORLD_SIZE") == "1" and outer:
+        if launcher.rank == "RANK" and environ.get("GROUP_WORLD_SIZE") == "1" and outer_rank:
             # Each task of an outer launcher has started a torchrun of its own: every one has a rank 0.
-            return outer * int(environ["WORLD_SIZE"]) + rank, other.rank
-        if _is_by_hand(one, rank, environ) and _starts_all(other, environ):
-            return outer, other.rank
-    return rank, one.rank
+            return outer_rank * int(environ["WORLD_SIZE"]) + rank, outer.rank
+        if _is_by_hand(launcher, rank, environ) and _starts_all(outer, environ):
+            return outer_rank, outer.rank
+    return rank, launcher.rank
 
 
-def _is_by_hand(one: Launcher, rank: int, environ: Mapping[str, str]) -> bool:
+def _is_by_hand(launcher: Launcher, rank: int, environ: Mapping[str, str]) -> bool:
     """Whether a script may have exported this itself, for all of its processes alike."""
-    if one.rank == "LOCAL_RANK":
+    if launcher.rank == "LOCAL_RANK":
         return not rank
-    return one.rank == "RANK" and "LOCAL_WORLD_SIZE" not in environ
+    return launcher.rank == "RANK" and "LOCAL_WORLD_SIZE" not in environ
 
 
-def _starts_all(other: Launcher, environ: Mapping[str, str]) -> bool:
+def _starts_all(launcher: Launcher, environ: Mapping[str, str]) -> bool:
     """Whether a launcher has started as many processes as there are said to be."""
-    size = environ.get(other.size, "")
+    size = environ.get(launcher.size, "")
     return size.isdecimal() and int(size) > 1 and environ.get("WORLD_SIZE", size) == size

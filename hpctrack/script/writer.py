@@ -146,16 +146,16 @@ class Writer:
     def _look(self, now: int) -> None:
         """Is the journal still there, the descriptor ours, and how much of it is not acknowledged?"""
         try:
-            found = os.fstat(self._fd)
-            ours = (found.st_dev, found.st_ino) == self._identity and found.st_nlink > 0
+            status = os.fstat(self._fd)
+            ours = (status.st_dev, status.st_ino) == self._identity and status.st_nlink > 0
         except OSError as error:
             _raise_foreign(error)
             ours = False
         if not ours:
             self._reopen()
-            found = os.fstat(self._fd)
+            status = os.fstat(self._fd)
         # The relay gives acknowledged space back to the file system.
-        self._full = min(found.st_blocks * 512, found.st_size) > self._cap
+        self._full = min(status.st_blocks * 512, status.st_size) > self._cap
         self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
         self._looked = now
         if self._counted < self._lost:
@@ -166,8 +166,8 @@ class Writer:
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(self._path, flags)
-            found = os.fstat(descriptor)
-            if (found.st_dev, found.st_ino) == self._identity:
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) == self._identity:
                 self._fd = _move_high(descriptor)
                 return
             os.close(descriptor)
@@ -208,9 +208,9 @@ class Writer:
                 raise
         finally:
             os.close(inside)
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
         self._path = path
-        self._identity = found.st_dev, found.st_ino
+        self._identity = status.st_dev, status.st_ino
         self._fd = _move_high(descriptor)
         self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
         self._looked = time_ns()
@@ -254,8 +254,8 @@ class Writer:
     def close(self) -> None:
         """Let go of the descriptor if it is still ours."""
         try:
-            found = os.fstat(self._fd)
-            if (found.st_dev, found.st_ino) == self._identity:
+            status = os.fstat(self._fd)
+            if (status.st_dev, status.st_ino) == self._identity:
                 os.close(self._fd)
         except OSError:
             pass
@@ -353,21 +353,21 @@ def _open_folder(path: str) -> tuple[int, int]:
     It is ours alone, or we are root, as under sudo, and it is one user's alone. Raises OSError otherwise.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    found = os.fstat(descriptor)
-    if os.geteuid() not in (found.st_uid, 0) or found.st_mode & 0o077:
+    status = os.fstat(descriptor)
+    if os.geteuid() not in (status.st_uid, 0) or status.st_mode & 0o077:
         os.close(descriptor)
         raise PermissionError(errno.EPERM, "not a private folder of this user", path)
-    return descriptor, found.st_uid
+    return descriptor, status.st_uid
 
 
 def _open_new(name: str, folder: int, owner: int) -> int:
     """Create a journal that its run's relay can read, whatever the umask says and whoever we are."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(name, flags, 0o600, dir_fd=folder)
-    found = os.fstat(descriptor)
-    if found.st_mode & 0o777 != 0o600:
+    status = os.fstat(descriptor)
+    if status.st_mode & 0o777 != 0o600:
         os.fchmod(descriptor, 0o600)
-    if found.st_uid != owner:
+    if status.st_uid != owner:
         os.fchown(descriptor, owner, -1)
     return descriptor
 

@@ -17,7 +17,7 @@ def to(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
 
     ``cutoff`` is how alike they have to be: 1 for the same.
     """
-    by_lower = {one.lower(): one for one in known}
+    by_lower = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[close[0]] if close else None
 

@@ -43,7 +43,7 @@ def _bytes(value: str) -> bytes:
 
 def _unquoted(value: str) -> tuple[str, str]:
     """What a value means if it is percent-encoded, and if it has backslashes."""
-    raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes([int(found[1], 16)]), _bytes(value))
+    raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match[1], 16)]), _bytes(value))
     plain = re.sub(r"""'(?:\\'|"'")'""", "'", value).replace("\\n", "\n")
     return raw.decode("utf-8", "surrogateescape"), re.sub(r"\\(.)", r"\1", plain)
 
@@ -60,9 +60,9 @@ def _parts(value: str) -> Iterator[str]:
 def _forms(value: str) -> Iterator[str]:
     """A value as it is, percent-encoded, in base64, and quoted for JSON, Python, libpq and shells."""
     raw = _bytes(value)
-    percent = re.sub(rb"[^A-Za-z0-9._~-]", lambda found: b"%%%02X" % ord(found[0]), raw).decode()
+    percent = re.sub(rb"[^A-Za-z0-9._~-]", lambda match: b"%%%02X" % ord(match[0]), raw).decode()
     yield from (value, percent, percent.replace("%20", "+"))
-    yield re.sub("%..", lambda found: found[0].lower(), percent)
+    yield re.sub("%..", lambda match: match[0].lower(), percent)
     for offset in range(3):  # within a longer encoded text: the characters that hold nothing but the value
         encoded = binascii.b2a_base64(bytes(offset) + raw, newline=False).decode()
         inner = encoded[(0, 2, 3)[offset] : (offset + len(raw)) * 8 // 6]
@@ -71,7 +71,7 @@ def _forms(value: str) -> Iterator[str]:
                 yield from (form, form.replace("+", "-").replace("/", "_"))
     escaped = value.translate(_JSON)
     ascii_only = re.sub(
-        r"[^\0-\x7f]", lambda found: re.sub("(....)", r"\\u\1", found[0].encode(*_UTF16).hex()), escaped
+        r"[^\0-\x7f]", lambda match: re.sub("(....)", r"\\u\1", match[0].encode(*_UTF16).hex()), escaped
     )
     yield from (escaped, ascii_only, escaped.translate(_JSON), ascii_only.translate(_JSON))
     yield repr(value)[1:-1]

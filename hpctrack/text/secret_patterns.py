@@ -285,31 +285,31 @@ def _behind_quotes(text: str, end: int) -> int:
 def _assigned(text: str) -> Iterator[tuple[int, int, bool]]:
     """Values under a secret name."""
     position = 0
-    while found := _ASSIGNMENT.search(text, position):
-        position = found.end()
-        how = _strength_of(found)
-        value = _value(text, found, how) if how else None
+    while match := _ASSIGNMENT.search(text, position):
+        position = match.end()
+        how = _strength_of(match)
+        value = _value(text, match, how) if how else None
         if value is None:
             continue
         kind, start, content = value
-        is_its_secret = is_secret(found[found.lastindex or 1], content)
+        is_its_secret = is_secret(match[match.lastindex or 1], content)
         if is_its_secret or how > _MAYBE:  # else what stands there may itself be an assignment
             position = max(position, start + len(content))
         if is_its_secret:
             is_word = kind == "bare" and bool(_IDENTIFIER.match(content))
-            yield start, start + len(content), not (is_word and _is_passed_on(text, found, content))
+            yield start, start + len(content), not (is_word and _is_passed_on(text, match, content))
 
 
-def _strength_of(found: re.Match[str]) -> int:
+def _strength_of(match: re.Match[str]) -> int:
     """What the name of an assignment tells of its value: nothing, if it is an option that takes none."""
-    group = found.lastindex or 1
-    is_switch = group == _OPTION_NAME and FLAG.match(found[group])
-    return _NONE if is_switch else strength(found[group])
+    group = match.lastindex or 1
+    is_switch = group == _OPTION_NAME and FLAG.match(match[group])
+    return _NONE if is_switch else strength(match[group])
 
 
-def _value(text: str, found: re.Match[str], how: int) -> tuple[str, int, str] | None:
+def _value(text: str, match: re.Match[str], how: int) -> tuple[str, int, str] | None:
     """What is assigned: its kind, where it starts, and its text; None where it is no value."""
-    position = found.end()
+    position = match.end()
     end = position + _MOST_RANDOM if how == _MAYBE else len(text)
     value = _SAID.match(text, position) or _VALUE.match(text, position, end)
     if value is None:
@@ -319,11 +319,11 @@ def _value(text: str, found: re.Match[str], how: int) -> tuple[str, int, str] | 
     if kind == "quoted" and value["quote"] == "'":
         content = text[start : _behind_quotes(text, start + len(content))]
         kind = "single"
-    if _says_nothing(kind, content) or _is_line_of_code(text, found):
+    if _says_nothing(kind, content) or _is_line_of_code(text, match):
         return None
     if kind == "bare":
         content = content.rstrip(":;,)}]>|")
-    if "\n" in content and not _may_have_lines(text, found):
+    if "\n" in content and not _may_have_lines(text, match):
         content = content[: content.index("\n")]
     return kind, start, content
 
@@ -337,47 +337,47 @@ def _says_nothing(kind: str, content: str) -> bool:
     return bool(may_refer and _REFERENCE.match(content)) or not _ANYTHING.search(content)
 
 
-def _around(text: str, found: re.Match[str]) -> tuple[str, str]:
+def _around(text: str, match: re.Match[str]) -> tuple[str, str]:
     """What stands before an assignment's name in its line, and what between the name and the value."""
-    begin, end = found.span(found.lastindex or 1)
-    return text[text.rfind("\n", 0, begin) + 1 : begin], text[end : found.end()]
+    begin, end = match.span(match.lastindex or 1)
+    return text[text.rfind("\n", 0, begin) + 1 : begin], text[end : match.end()]
 
 
-def _is_line_of_code(text: str, found: re.Match[str]) -> bool:
+def _is_line_of_code(text: str, match: re.Match[str]) -> bool:
     """Whether what looks like a name and its value in the next line is `if token:`, and a line of code."""
-    if found.lastindex != _PLAIN_NAME or "\n" not in found[0]:
+    if match.lastindex != _PLAIN_NAME or "\n" not in match[0]:
         return False
-    before, between = _around(text, found)
+    before, between = _around(text, match)
     return "\n" in between.replace("\\\n", "") and bool(before.strip("- \t\"'"))
 
 
-def _may_have_lines(text: str, found: re.Match[str]) -> bool:
+def _may_have_lines(text: str, match: re.Match[str]) -> bool:
     """Whether what is assigned is a shell's, whose quotes may hold several lines."""
-    return found[0].endswith("=") and bool(_DECLARATION.match(_around(text, found)[0]))
+    return match[0].endswith("=") and bool(_DECLARATION.match(_around(text, match)[0]))
 
 
-def _is_passed_on(text: str, found: re.Match[str], word: str) -> bool:
+def _is_passed_on(text: str, match: re.Match[str], word: str) -> bool:
     """Whether a word is an argument passed on (`token=args.token`), or stands behind a colon, as in prose.
 
     It is masked there, and not looked for elsewhere.
     """
-    name = found[found.lastindex or 1]
-    return ":" in _around(text, found)[1] or (is_secret_name(word) and not name.isupper())
+    name = match[match.lastindex or 1]
+    return ":" in _around(text, match)[1] or (is_secret_name(word) and not name.isupper())
 
 
 def given(text: str) -> Iterator[tuple[int, int]]:
     """Passwords and keys that commands take without a name: `mysql -pX`, `wandb login X`, `echo X|kinit`."""
     yield from _behind_options(text)
     literals = (secret_commands.LITERAL, secret_commands.LITERALS)
-    for found in itertools.chain(secret_commands.PIPED.finditer(text), _inside(text, *literals)):
-        if not _REFERENCE.match(found["secret"]):
-            yield found.span("secret")
+    for match in itertools.chain(secret_commands.PIPED.finditer(text), _inside(text, *literals)):
+        if not _REFERENCE.match(match["secret"]):
+            yield match.span("secret")
     yield from _in_sentences(text)
     yield from _set(text)
     logins = _inside(text, _ONE_RANDOM, secret_commands.LOGIN)
-    for found in itertools.chain(secret_commands.SHORT_OPTION.finditer(text), logins):
-        if _is_random(found["secret"]) and not is_plain(found["secret"]):
-            yield found.span("secret")
+    for match in itertools.chain(secret_commands.SHORT_OPTION.finditer(text), logins):
+        if _is_random(match["secret"]) and not is_plain(match["secret"]):
+            yield match.span("secret")
 
 
 def _inside(text: str, pattern: re.Pattern[str], where: re.Pattern[str]) -> Iterator[re.Match[str]]:
@@ -387,8 +387,8 @@ def _inside(text: str, pattern: re.Pattern[str], where: re.Pattern[str]) -> Iter
 
 def _behind_options(text: str) -> Iterator[tuple[int, int]]:
     """What stands behind a command's option for a password: `mysql -pX`, `curl -u "user:X"`."""
-    for found in secret_commands.COMMANDS.finditer(text):
-        start, quote = found.end(), found["user"] or found["quote"]
+    for match in secret_commands.COMMANDS.finditer(text):
+        start, quote = match.end(), match["user"] or match["quote"]
         end = text.find(quote, start) if quote else -1
         if end < 0:
             value = _VALUE.match(text, start)
@@ -400,10 +400,10 @@ def _behind_options(text: str) -> Iterator[tuple[int, int]]:
 
 def _in_sentences(text: str) -> Iterator[tuple[int, int]]:
     """Secrets in sentences: `the password is X`."""
-    for found in _SENTENCE.finditer(text):
-        told = found["secret"].rstrip(".,;:")
-        if _is_told(told, random=not (found["password"] or found["key"])):
-            yield found.start("secret"), found.start("secret") + len(told)
+    for match in _SENTENCE.finditer(text):
+        told = match["secret"].rstrip(".,;:")
+        if _is_told(told, random=not (match["password"] or match["key"])):
+            yield match.start("secret"), match.start("secret") + len(told)
 
 
 def _set(text: str) -> Iterator[tuple[int, int]]:
@@ -430,20 +430,20 @@ def _in_urls(text: str) -> Iterator[tuple[int, int, bool]]:
     start = text.find("://")
     while start >= 0:
         following = text.find("://", start + 3)
-        found = _USERINFO.match(text, start + 3, following if following >= 0 else len(text))
-        if found:
-            yield from _in_userinfo(found)
+        match = _USERINFO.match(text, start + 3, following if following >= 0 else len(text))
+        if match:
+            yield from _in_userinfo(match)
         start = following
 
 
-def _in_userinfo(found: re.Match[str]) -> Iterator[tuple[int, int, bool]]:
-    user, secret = found["user"], found["secret"] or found["slashed"] or found["digits"] or ""
+def _in_userinfo(match: re.Match[str]) -> Iterator[tuple[int, int, bool]]:
+    user, secret = match["user"], match["secret"] or match["slashed"] or match["digits"] or ""
     is_password = secret not in ("", "x-oauth-basic")  # the places where the token is the user
     if is_password and not _REFERENCE.match(secret):
-        yield found.end() - 1 - len(secret), found.end() - 1, True
-    bare = not is_password and ":" in found[0]
+        yield match.end() - 1 - len(secret), match.end() - 1, True
+    bare = not is_password and ":" in match[0]
     if (bare or _TOKEN_AS_USER.match(user)) and not _REFERENCE.match(user):
-        yield *found.span("user"), True
+        yield *match.span("user"), True
 
 
 def patterns(text: str) -> Iterator[tuple[int, int, bool]]:
@@ -452,27 +452,27 @@ def patterns(text: str) -> Iterator[tuple[int, int, bool]]:
     yield from _in_urls(text)
     for start, end in (*given(text), *_tokens(text), *_marked(text), *_key_tails(text)):
         yield start, end, True
-    for found in _PRIVATE_KEY.finditer(text):  # where the end was cut off, only what looks like a key
-        for line in (LINE if found["end"] else KEY_LINE).finditer(text, *found.span("body")):
+    for match in _PRIVATE_KEY.finditer(text):  # where the end was cut off, only what looks like a key
+        for line in (LINE if match["end"] else KEY_LINE).finditer(text, *match.span("body")):
             yield *line.span(), True
     for pattern in (_NO_SCHEME, _PGPASS, _BASIC):
-        for found in pattern.finditer(text):
-            secret = found["secret"]
+        for match in pattern.finditer(text):
+            secret = match["secret"]
             if not is_harmless(secret) and (pattern is not _BASIC or _is_user_and_password(secret)):
-                yield *found.span("secret"), True
+                yield *match.span("secret"), True
 
 
 def _tokens(text: str) -> Iterator[tuple[int, int]]:
     """What begins as a provider's tokens do."""
-    found = _PREFIX.search(text)
-    while found:
-        characters, least = _RESTS[found[0]]
-        end = found.end()
+    match = _PREFIX.search(text)
+    while match:
+        characters, least = _RESTS[match[0]]
+        end = match.end()
         rest = characters.match(text, end)
         if rest and len(rest[0]) >= least:
             end = rest.end()
-            yield found.start(), end
-        found = _PREFIX.search(text, end)
+            yield match.start(), end
+        match = _PREFIX.search(text, end)
 
 
 def _marked(text: str) -> Iterator[tuple[int, int]]:

@@ -475,5 +475,5 @@ def _waiting(configuration: Settings, connection: Connection) -> tuple[list[wait
     from hpctrack.stream.collector import backlog
 
     elsewhere = registration.elsewhere(configuration, connection)
-    found = backlog.look(configuration, lambda: connection)
-    return list(waiting.lines(found, elsewhere)), sum(elsewhere.values())
+    waits = backlog.look(configuration, lambda: connection)
+    return list(waiting.lines(waits, elsewhere)), sum(elsewhere.values())

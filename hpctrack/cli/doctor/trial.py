@@ -42,11 +42,11 @@ _END = 10.0
 
 
 def follow(
-    found: Iterator[Check], options: Sequence[str], seconds: float, config_path: str | None
+    given: Iterator[Check], options: Sequence[str], seconds: float, config_path: str | None
 ) -> Iterator[Check]:
     """Yield these checks and, if none is broken, those of a job; ``options`` are sbatch's."""
     broken = False
-    for check in found:
+    for check in given:
         broken = broken or check.state == "broken"
         yield check
     if broken:

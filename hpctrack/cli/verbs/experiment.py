@@ -43,12 +43,12 @@ def list_(*, as_json: bool, config_path: str | None) -> None:
     from hpctrack.store.write import experiments
 
     with common.connected(settings.load(config_path=config_path)) as connection:
-        found = experiments.list_all(connection)
+        listed = experiments.list_all(connection)
     if as_json:
-        say.raw(jsonable.to_json({"experiments": [_to_object(one) for one in found]}) + "\n")
-    elif found:
+        say.raw(jsonable.to_json({"experiments": [_to_object(experiment) for experiment in listed]}) + "\n")
+    elif listed:
         output = table.Output()
-        output.print(table.build(_columns(found), output.width))
+        output.print(table.build(_columns(listed), output.width))
     else:
         say.out("No experiments yet: hpctrack sbatch -E NAME makes one.")
 
@@ -64,23 +64,23 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     from hpctrack.store.write import experiments
 
     with common.connected(settings.load(config_path=config_path)) as connection:
-        found = experiments.get(connection, name)
-        links = experiments.links(connection, found)
-        rows = experiments.count_rows(connection, found)
+        experiment = experiments.get(connection, name)
+        links = experiments.links(connection, experiment)
+        rows = experiments.count_rows(connection, experiment)
         runs = lists.list_runs(connection, filters.RunFilter(experiment=name), _SHOWN)[::-1]
         now = queries.session(connection).now
     if as_json:
         newest = [jsonable.of_run(run, now) for run in runs]
         more = {"rows": rows, "links": [_link(link) for link in links], "newest_runs": newest}
-        say.raw(jsonable.to_json({**_to_object(found), **more}) + "\n")
+        say.raw(jsonable.to_json({**_to_object(experiment), **more}) + "\n")
         return
     output = table.Output()
-    output.print(table.facts(_facts(found, links, rows)))
+    output.print(table.facts(_facts(experiment, links, rows)))
     if runs:
         output.print(Text(), table.build(listing.usual(runs, now, plain=output.bare), output.width))
-    if len(runs) < found.runs:
-        rest = f"the newest {len(runs)} of {found.runs}: hpctrack status -E {render.clean(shlex.quote(name))}"
-        output.print(Text(rest, "dim"))
+    if len(runs) < experiment.runs:
+        whole_list = f"hpctrack status -E {render.clean(shlex.quote(name))}"
+        output.print(Text(f"the newest {len(runs)} of {experiment.runs}: {whole_list}", "dim"))
 
 
 @command.command()
@@ -112,41 +112,41 @@ def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> No
 
     configuration = settings.load(config_path=config_path)
     with common.connected(configuration) as connection:
-        found = experiments.get(connection, name)
-        experiments.check_rights(connection, found)
-        ids = experiments.run_ids(connection, found)
+        experiment = experiments.get(connection, name)
+        experiments.check_rights(connection, experiment)
+        ids = experiments.run_ids(connection, experiment)
         with delete.clearing(configuration, connection):
             deleted = delete.delete_runs(connection, ids, yes=yes, force=force)
-        experiments.delete(connection, found)
+        experiments.delete(connection, experiment)
     say.out(f"deleted {render.clean(name)} with {common.counted(deleted, 'run')}")
 
 
-def _columns(found: list[Experiment]) -> list[table.Column]:
+def _columns(listed: list[Experiment]) -> list[table.Column]:
     return [
-        table.column("experiment", [one.name for one in found], least=12),
-        table.column("runs", [str(one.runs) for one in found], justify="right"),
-        table.column("states", [_states(one) for one in found], least=20),
-        table.column("newest", [notation.moment(one.newest) for one in found], drop=2),
-        table.column("user", [one.user_name for one in found], least=6, drop=1),
-        table.column("tags", [notation.tags(one.tags) for one in found], least=6, drop=3),
+        table.column("experiment", [experiment.name for experiment in listed], least=12),
+        table.column("runs", [str(experiment.runs) for experiment in listed], justify="right"),
+        table.column("states", [_states(experiment) for experiment in listed], least=20),
+        table.column("newest", [notation.moment(experiment.newest) for experiment in listed], drop=2),
+        table.column("user", [experiment.user_name for experiment in listed], least=6, drop=1),
+        table.column("tags", [notation.tags(experiment.tags) for experiment in listed], least=6, drop=3),
     ]
 
 
-def _facts(one: Experiment, links: list[Link], rows: int) -> Iterator[tuple[str, Text | str | None]]:
-    yield "experiment", Text(render.clean(one.name), "bold")
-    yield "tags", notation.tags(one.tags)
-    yield "note", one.comment
-    yield "user", one.user_name
-    yield "created", notation.moment(one.time_created)
-    if one.newest:
-        yield "submitted", f"{notation.moment(one.first)} to {notation.moment(one.newest)}"
-    yield "runs", f"{one.runs}: {_states(one)}" if one.runs else "none"
+def _facts(experiment: Experiment, links: list[Link], rows: int) -> Iterator[tuple[str, Text | str | None]]:
+    yield "experiment", Text(render.clean(experiment.name), "bold")
+    yield "tags", notation.tags(experiment.tags)
+    yield "note", experiment.comment
+    yield "user", experiment.user_name
+    yield "created", notation.moment(experiment.time_created)
+    if experiment.newest:
+        yield "submitted", f"{notation.moment(experiment.first)} to {notation.moment(experiment.newest)}"
+    yield "runs", f"{experiment.runs}: {_states(experiment)}" if experiment.runs else "none"
     yield "metrics", common.counted(rows, "row") if rows else None
     yield "links", ", ".join(map(_link, links))
 
 
-def _states(one: Experiment) -> str:
-    counts = sorted(one.counts.items(), key=lambda item: -item[1])
+def _states(experiment: Experiment) -> str:
+    counts = sorted(experiment.counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{count} {state}" for state, count in counts)
 
 
@@ -154,5 +154,5 @@ def _link(link: Link) -> str:
     return " ".join(link)
 
 
-def _to_object(one: Experiment) -> dict[str, Any]:
-    return {**jsonable.of_record(one), "runs": one.runs}
+def _to_object(experiment: Experiment) -> dict[str, Any]:
+    return {**jsonable.of_record(experiment), "runs": experiment.runs}

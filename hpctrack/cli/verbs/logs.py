@@ -112,12 +112,12 @@ def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-def _is_theirs(found: os.stat_result, user: str) -> bool:
+def _is_theirs(status: os.stat_result, user: str) -> bool:
     """Whether a file belongs to the account of a login's name, or is for everybody to read."""
-    if found.st_mode & stat.S_IROTH:
+    if status.st_mode & stat.S_IROTH:
         return True
     try:
-        return found.st_uid == pwd.getpwnam(user).pw_uid
+        return status.st_uid == pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
         return False
 
@@ -127,7 +127,7 @@ def _skip_to_last(file: BinaryIO, lines: int | None) -> None:
     if lines is None:
         return
     position = end = file.seek(0, os.SEEK_END)
-    found = 0
+    newlines = 0
     while position > 0:
         size = min(_CHUNK, position)
         position = file.seek(position - size)
@@ -135,8 +135,8 @@ def _skip_to_last(file: BinaryIO, lines: int | None) -> None:
         # The newline at the very end ends the last line.
         at = len(chunk) - 1 if position + size == end and chunk.endswith(b"\n") else len(chunk)
         while (at := chunk.rfind(b"\n", 0, at)) >= 0:
-            found += 1
-            if found == lines:
+            newlines += 1
+            if newlines == lines:
                 file.seek(position + at + 1)
                 return
     file.seek(0 if lines else end)
@@ -219,12 +219,12 @@ class Growing:
 
     def _next(self) -> bytes:
         # Both in one read: between two, the file could be emptied and written anew.
-        found = os.pread(self._file.fileno(), len(self._end) + _CHUNK, self._at - len(self._end))
-        if not found.startswith(self._end):
+        data = os.pread(self._file.fileno(), len(self._end) + _CHUNK, self._at - len(self._end))
+        if not data.startswith(self._end):
             raise Rewritten
-        chunk = found[len(self._end) :]
+        chunk = data[len(self._end) :]
         self._at += len(chunk)
-        self._end = found[-_MARK:]
+        self._end = data[-_MARK:]
         return chunk
 
     def close(self) -> None:

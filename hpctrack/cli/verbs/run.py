@@ -168,18 +168,18 @@ def _deliver(configuration: settings.Settings, uuid: str) -> None:
     from hpctrack.stream.node import spool
 
     waiting = spool.pending(configuration.spool, configuration.node_dir)
-    if not any(one.identity.uuid == uuid for one in waiting):
+    if not any(folder.identity.uuid == uuid for folder in waiting):
         return
     with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
-        found = backlog.look(configuration, lambda: connection).ready
+        ready = backlog.look(configuration, lambda: connection).ready
 
     def addresses() -> list[str]:
         return list(configuration.collector) or launch.wait_for_addresses(configuration)
 
-    for one in found:
-        if one.spooled.identity.uuid == uuid:
+    for folder in ready:
+        if folder.spooled.identity.uuid == uuid:
             outcome = spool.ship(
-                one.spooled, configuration.spool, addresses, lambda _count: None, ended=one.ended
+                folder.spooled, configuration.spool, addresses, lambda _count: None, ended=folder.ended
             )
             if outcome is spool.Outcome.REMOVED:
-                say.note(f"r{one.run_id} is complete: it had ended before the collector knew of it")
+                say.note(f"r{folder.run_id} is complete: it had ended before the collector knew of it")

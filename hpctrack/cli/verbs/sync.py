@@ -36,13 +36,13 @@ def command(*, here: bool, config_path: str | None) -> None:
     waits for that one.
     """
     configuration = settings.load(config_path=config_path)
-    found = _register(configuration, everything=here)
-    ready, stuck = found.backlog.ready, found.backlog.stuck
-    if configuration.personal and (ready or found.live):
+    survey = _register(configuration, everything=here)
+    ready, stuck = survey.backlog.ready, survey.backlog.stuck
+    if configuration.personal and (ready or survey.live):
         _start_collector(configuration)
-    done = _deliver(configuration, ready, answering=found.answering)
-    say.out(_summary(found.registered, done, len(ready)))
-    left = waiting.lines(waiting.once(found.backlog)._replace(ready=[]), found.elsewhere)
+    done = _deliver(configuration, ready, answering=survey.answering)
+    say.out(_summary(survey.registered, done, len(ready)))
+    left = waiting.lines(waiting.once(survey.backlog)._replace(ready=[]), survey.elsewhere)
     for line in [*left, *done.problems[1:]]:
         say.note(str(line))
     if done.problems:
@@ -51,7 +51,7 @@ def command(*, here: bool, config_path: str | None) -> None:
         raise errors.BadInput(f"{common.counted(len(stuck), 'folder')} can't be judged, and stay")
 
 
-class _Found(NamedTuple):
+class _Survey(NamedTuple):
     """What waits once all submissions are registered that can be."""
 
     backlog: Backlog
@@ -65,7 +65,7 @@ class _Found(NamedTuple):
     """Whether a collector has told PostgreSQL lately that it lives."""
 
 
-def _register(configuration: Settings, *, everything: bool) -> _Found:
+def _register(configuration: Settings, *, everything: bool) -> _Survey:
     """Register submissions, those of waiting journals, too; return what waits then."""
     from hpctrack.store import database
     from hpctrack.store.write import collectors, registration
@@ -85,7 +85,7 @@ def _register(configuration: Settings, *, everything: bool) -> _Found:
             waits = backlog.look(configuration, lambda: connection)
         elsewhere = registration.elsewhere(configuration, connection)
         answering = any(row.live for row in collectors.fetch(connection))
-    return _Found(waits, registered, elsewhere, live, answering)
+    return _Survey(waits, registered, elsewhere, live, answering)
 
 
 def _start_collector(configuration: Settings) -> None:

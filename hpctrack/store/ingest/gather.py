@@ -93,7 +93,7 @@ class _Gathered:
         starts = table.runs()
         ends = np.append(starts[1:], len(table)) - 1
         timed = rows.last_rows(table.timed, starts)
-        found = list(
+        latest = list(
             map(
                 Latest,
                 table.run[ends].tolist(),
@@ -104,14 +104,14 @@ class _Gathered:
             )
         )
         for name, run, row, text in self._last_floats(table, ends):
-            latest = found[run]
-            noted = self._last.get(latest.run_id)
+            of_run = latest[run]
+            noted = self._last.get(of_run.run_id)
             if noted is None or row >= noted.get(name, (0, ""))[0]:
-                latest.values[name] = text
-        for latest in found:
-            for name, (_, text) in self._last.get(latest.run_id, {}).items():
-                latest.values.setdefault(name, text)
-        return found
+                of_run.values[name] = text
+        for of_run in latest:
+            for name, (_, text) in self._last.get(of_run.run_id, {}).items():
+                of_run.values.setdefault(name, text)
+        return latest
 
     def _last_floats(self, table: rows.Table, ends: model.Array) -> Iterator[tuple[str, int, int, str]]:
         """Yield metric, index of the run, row and text of each last value in the matrix."""
@@ -249,11 +249,11 @@ class _Gathered:
         else:
             texts = values.encode_array(given)
         for row, text in zip(where.tolist(), texts, strict=True):
-            found = extra[row]
-            if found is None:
+            entries = extra[row]
+            if entries is None:
                 extra[row] = {name: text}
             else:
-                found[name] = text
+                entries[name] = text
 
 
 class _Plan(NamedTuple):

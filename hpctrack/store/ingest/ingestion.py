@@ -300,15 +300,15 @@ class Ingestion:
         try:
             with database.translated(), self._connection.transaction():
                 self._connection.execute(statement("take_part_in_metrics"))
-                found = locked.find(self._connection, runs)
+                held = locked.find(self._connection, runs)
         except errors.StoreBusy:
             raise errors.StoreBusy(f"tables are {locked.describe(self._connection)}") from None
-        if not found and len(runs) == 1:
-            found = set(runs)
-        if found:
-            self._held.put_off(self._connection, found)
-            outcome.counts["put_off"] += sum(piece.run_id in found for piece in given)
-            parts = [[piece for piece in given if piece.run_id not in found]]
+        if not held and len(runs) == 1:
+            held = set(runs)
+        if held:
+            self._held.put_off(self._connection, held)
+            outcome.counts["put_off"] += sum(piece.run_id in held for piece in given)
+            parts = [[piece for piece in given if piece.run_id not in held]]
         else:  # held by what only a unique index shows: a row of metrics that is not committed
             parts = _halves(given, runs)
         for part in parts:

@@ -98,7 +98,7 @@ def _last(order: dict[_T, None], item: _T) -> None:
     order[item] = None
 
 
-def _ordered(found: Collection[_T], order: dict[_T, None]) -> Iterator[_T]:
+def _ordered(items: Collection[_T], order: dict[_T, None]) -> Iterator[_T]:
     """Yield what was found in an order; what is not in that comes last."""
-    yield from (item for item in order if item in found)
-    yield from (item for item in found if item not in order)
+    yield from (item for item in order if item in items)
+    yield from (item for item in items if item not in order)

@@ -145,12 +145,12 @@ def _columns_of(
     targets: Mapping[str, columns.Target],
     named: dict[tuple[str, ...], frozenset[str]],
 ) -> frozenset[str]:
-    found = named.get(block.names)
-    if found is None:
-        found = named[block.names] = frozenset(targets.keys() & set(block.names))
+    present = named.get(block.names)
+    if present is None:
+        present = named[block.names] = frozenset(targets.keys() & set(block.names))
     if block.columns:
-        found |= targets.keys() & {column.name for column in block.columns}
-    return found
+        present |= targets.keys() & {column.name for column in block.columns}
+    return present
 
 
 def fresh(table: Table, next_steps: Mapping[int, int]) -> model.Mask:

@@ -36,17 +36,17 @@ class Name:
         folder. Raises FileNotFoundError if the folder is gone, OSError.
         """
         try:
-            found = os.lstat(self.path)
+            status = os.lstat(self.path)
         except FileNotFoundError:
             return
-        if not is_ours(found):
+        if not is_ours(status):
             return
-        behind = found.st_dev, found.st_ino
+        behind = status.st_dev, status.st_ino
         new = os.path.join(self.folder, f"{os.urandom(8).hex()}.{tail.SHELL}.journal")
         if behind not in self._journals:
             self._journals[behind] = _journals(self.folder).get(behind, new)
             known = known or self._journals[behind] == new
-        if known and found.st_nlink == 1:
+        if known and status.st_nlink == 1:
             self._link(self._journals[behind])
 
     def _link(self, path: str) -> None:
@@ -57,21 +57,21 @@ class Name:
 
 def leads_into(name: str, folder: str) -> bool:
     """Whether a name leads to a journal in a folder. Raises OSError."""
-    found = os.lstat(name)
-    return (found.st_dev, found.st_ino) in _journals(folder)
+    status = os.lstat(name)
+    return (status.st_dev, status.st_ino) in _journals(folder)
 
 
-def is_ours(found: os.stat_result) -> bool:
+def is_ours(status: os.stat_result) -> bool:
     """Whether this is a regular file of this user."""
-    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _journals(folder: str) -> dict[tuple[int, int], str]:
     """Return a folder's journals by device and inode. Raises OSError."""
-    found = {}
+    journals = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".journal"):
                 status = entry.stat(follow_symlinks=False)
-                found[status.st_dev, status.st_ino] = entry.path
-    return found
+                journals[status.st_dev, status.st_ino] = entry.path
+    return journals

@@ -136,10 +136,10 @@ def find_record(spool: str, identity: Identity) -> records.Record | None:
         except FileNotFoundError:
             return None
     elif identity.base_job_id is not None:
-        found = records.find(spool, identity.cluster, identity.base_job_id)
-        if found is None:
+        by_job = records.find(spool, identity.cluster, identity.base_job_id)
+        if by_job is None:
             return None
-        record = found
+        record = by_job
     else:
         return None
     return record if identity.uuid in (None, record.uuid) else None

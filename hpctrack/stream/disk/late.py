@@ -97,11 +97,11 @@ def _names(parent: str) -> Iterator[tuple[os.DirEntry[str], re.Match[str]]]:
 
 def _late(spool: str, entry: os.DirEntry[str], match: re.Match[str]) -> _Late | None:
     """Return an entry's late file, if it has no other name and is at rest. Raises OSError, ValueError."""
-    found = entry.stat(follow_symlinks=False)
-    age = abs(time.time() - found.st_mtime)
-    if not appending.is_ours(found) or found.st_nlink > 1 or age <= _REST:
+    status = entry.stat(follow_symlinks=False)
+    age = abs(time.time() - status.st_mtime)
+    if not appending.is_ours(status) or status.st_nlink > 1 or age <= _REST:
         return None
-    return _Late(entry.path, match[2], _identity(spool, match), found.st_size, age > KEPT)
+    return _Late(entry.path, match[2], _identity(spool, match), status.st_size, age > KEPT)
 
 
 def _identity(spool: str, match: re.Match[str]) -> Identity | None:

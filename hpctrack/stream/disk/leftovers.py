@@ -91,11 +91,11 @@ def _may_be(identity: folders.Identity, run: folders.Identity) -> bool:
     return identity.uuid in (None, run.uuid) and identity.task == run.task
 
 
-def tails_of(found: Iterable[Leftover]) -> list[tail.Tail]:
+def tails_of(leftovers: Iterable[Leftover]) -> list[tail.Tail]:
     """Return one tail for each journal, also if several folders hold parts of it."""
     holders: dict[bytes, list[tuple[Leftover, tail.File]]] = {}
     cut = set()
-    for leftover in found:
+    for leftover in leftovers:
         for file in leftover.files:
             name, was_cut = _name(file)
             holders.setdefault(name, []).append((leftover, file))

@@ -40,8 +40,8 @@ class _Part:
         self._overhangs = False
         descriptor = files.create(path, append=True)
         try:
-            found = os.fstat(descriptor)
-            self._identity = found.st_dev, found.st_ino
+            status = os.fstat(descriptor)
+            self._identity = status.st_dev, status.st_ino
         finally:
             os.close(descriptor)
 
@@ -57,10 +57,10 @@ class _Part:
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, "another file has its name", self.path)
 
-    def _is_ours(self, found: os.stat_result) -> bool:
+    def _is_ours(self, status: os.stat_result) -> bool:
         """Whether a file is the one that we made, and ends where we left it, unless it is yet to be cut."""
-        same = (found.st_dev, found.st_ino) == self._identity
-        return same and (self._overhangs or self.base + found.st_size == self.end)
+        same = (status.st_dev, status.st_ino) == self._identity
+        return same and (self._overhangs or self.base + status.st_size == self.end)
 
     def is_gone(self) -> bool:
         """Whether somebody (``hpctrack sync``) has delivered and deleted it, or changed it."""

@@ -44,8 +44,8 @@ class Opened:
         while len(self._open) >= room:
             next(iter(self._open)).close()
         descriptor = open_own(self.path)
-        found = os.fstat(descriptor)
-        identity = found.st_dev, found.st_ino
+        status = os.fstat(descriptor)
+        identity = status.st_dev, status.st_ino
         if self.identity not in (None, identity):
             os.close(descriptor)
             raise Replaced(errno.ENOENT, _REPLACED, self.path)
@@ -57,18 +57,18 @@ class Opened:
         descriptor = self._open.get(self)
         if descriptor is not None or self.identity is None:
             return os.fstat(self.descriptor())
-        found = os.lstat(self.path)
-        if (found.st_dev, found.st_ino) != self.identity:
+        named = os.lstat(self.path)
+        if (named.st_dev, named.st_ino) != self.identity:
             raise Replaced(errno.ENOENT, _REPLACED, self.path)
-        return found
+        return named
 
     def open_to_write(self) -> int:
         """Return a new descriptor, for writing; the caller closes it. Raises OSError, `Replaced`."""
         descriptor = os.open(
             self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         )
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != self.identity:
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != self.identity:
             os.close(descriptor)
             raise Replaced(errno.ENOENT, _REPLACED, self.path)
         return descriptor
@@ -90,9 +90,9 @@ def open_own(path: str) -> int:
     except PermissionError:
         handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            found = os.fstat(handle)
-            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink <= 2
-            if not ours or found.st_mode & 0o600 == 0o600:
+            status = os.fstat(handle)
+            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink <= 2
+            if not ours or status.st_mode & 0o600 == 0o600:
                 raise
             os.chmod(f"/proc/self/fd/{handle}", 0o600)
         finally:

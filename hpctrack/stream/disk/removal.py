@@ -192,10 +192,10 @@ def _is_proven(path: str, proof: Proof | None) -> bool:
     if proof is None:
         return False
     try:
-        read, found = os.fstat(proof.descriptor), os.lstat(path)
+        read, named = os.fstat(proof.descriptor), os.lstat(path)
     except OSError:
         return False
-    same = (read.st_dev, read.st_ino) == (found.st_dev, found.st_ino) and stat.S_ISREG(read.st_mode)
+    same = (read.st_dev, read.st_ino) == (named.st_dev, named.st_ino) and stat.S_ISREG(read.st_mode)
     return same and proof.base + read.st_size <= proof.safe
 
 

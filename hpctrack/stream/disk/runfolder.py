@@ -193,13 +193,13 @@ def closed_homes(node_dir: str) -> list[str]:
     hpctrack believes nothing in them. Raises OSError if a parent folder can't be listed.
     """
     plain = f"hpctrack-{os.geteuid()}"
-    found = []
+    closed = []
     for parent in parents(node_dir):
         with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
             for entry in entries:
                 if entry.name.partition(".")[0] == plain and _is_open_to_others(entry.path):
-                    found.append(entry.path)
-    return found
+                    closed.append(entry.path)
+    return closed
 
 
 def _is_open_to_others(path: str) -> bool:

@@ -111,12 +111,12 @@ class Watch:
             self._changed, self.trouble = -1, error
             return []
         self._changed = changed if changed < now_ns - _SETTLED else -1
-        found = []
+        fresh = []
         for file, inode in scanned:
             if self._seen.get(file.path) != inode:
                 self._seen[file.path] = inode
-                found.append(file)
-        return found
+                fresh.append(file)
+        return fresh
 
 
 class Tail:
@@ -200,10 +200,10 @@ class Tail:
         self.trouble = None
         for file in self.files:
             try:
-                found = self._opened[file.path].status()
-                if not stat.S_ISREG(found.st_mode):
+                status = self._opened[file.path].status()
+                if not stat.S_ISREG(status.st_mode):
                     raise OSError(errno.EINVAL, _IRREGULAR, file.path)
-                self._take(file, found)
+                self._take(file, status)
             except OSError as error:
                 self._miss(file, error)
         self.end = max(self._ends.values(), default=self.offset)
@@ -212,13 +212,13 @@ class Tail:
             return False
         return self.end > max(self.offset, self._incomplete)
 
-    def _take(self, file: File, found: os.stat_result) -> None:
-        self._ends[file.path] = file.base + found.st_size
-        self._time = found.st_mtime
-        grown = found.st_size > self.offset and self.kind == SHELL
-        if found.st_mtime_ns != self._stamp and (found.st_size == self.offset or grown):
+    def _take(self, file: File, status: os.stat_result) -> None:
+        self._ends[file.path] = file.base + status.st_size
+        self._time = status.st_mtime
+        grown = status.st_size > self.offset and self.kind == SHELL
+        if status.st_mtime_ns != self._stamp and (status.st_size == self.offset or grown):
             self._check_seam(self._bytes(file, *self._seam_range(0)))
-        self._stamp = found.st_mtime_ns
+        self._stamp = status.st_mtime_ns
 
     def _miss(self, file: File, error: OSError) -> None:
         """Remember that a file could not be seen. If it is gone, the journal ends where it was read to."""
@@ -245,8 +245,8 @@ class Tail:
         return begin, self.offset - begin + more
 
     def _check_seam(self, data: bytes) -> bool:
-        found, seam = data[: len(self._seam[1])], self._seam[1]
-        if found != seam and found.strip(b"\0"):  # freed space reads as zeros
+        standing, seam = data[: len(self._seam[1])], self._seam[1]
+        if standing != seam and standing.strip(b"\0"):  # freed space reads as zeros
             self._overwritten = True
         return not self._overwritten
 

@@ -287,7 +287,7 @@ class Link:
         targets: list[Place] = []
         for entry in self._addresses():
             with contextlib.suppress(OSError, ValueError):  # UnicodeError is a ValueError
-                targets += [found for found in Address.parse(entry).resolve() if found not in targets]
+                targets += [place for place in Address.parse(entry).resolve() if place not in targets]
         self._targets = targets
         if not targets:
             self._target = None

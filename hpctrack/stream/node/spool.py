@@ -96,25 +96,25 @@ def _unseen(spool: str, node_dir: str) -> Iterator[Stuck]:
 
 def survey(spool: str, node_dir: str = "") -> Survey:
     """Look at the folders of the spool, and at the run folders of this host."""
-    found = Survey([], list(_unseen(spool, node_dir)))
+    result = Survey([], list(_unseen(spool, node_dir)))
     places = [(os.path.join(spool, "journals"), True)]
     places += [(home, False) for home in runfolder.homes(node_dir)]
     for place, in_spool in places:
         try:
             paths = sorted(folders.others(place, ""))
         except OSError as error:
-            found.stuck.append(_stuck(place, f"can't be looked through: {error.strerror}", _RIGHTS))
+            result.stuck.append(_stuck(place, f"can't be looked through: {error.strerror}", _RIGHTS))
             continue
         for path in paths:
-            _judge(found, spool, path, in_spool=in_spool)
-    return found
+            _judge(result, spool, path, in_spool=in_spool)
+    return result
 
 
 _RIGHTS = "see to its rights and its disk; it is tried again by hpctrack sync"
 _NO_RECORD = "without it nobody can prove whose it is; hpctrack prune clears it away when it is old"
 
 
-def _judge(found: Survey, spool: str, path: str, *, in_spool: bool) -> None:
+def _judge(result: Survey, spool: str, path: str, *, in_spool: bool) -> None:
     """Find out whose a folder is, and add it to what waits, or to what can't be judged."""
     identity = folders.read_identity(path) or folders.guess_identity(spool, path)
     if not in_spool and identity is not None and not folders.is_of(spool, identity):
@@ -126,13 +126,13 @@ def _judge(found: Survey, spool: str, path: str, *, in_spool: bool) -> None:
         if identity is None or folders.find_record(spool, identity) is None:
             if files:
                 keyless = _stuck(path, "its submission record is not to be found", _NO_RECORD)
-                found.stuck.append(keyless._replace(is_keyless=True, in_spool=in_spool))
+                result.stuck.append(keyless._replace(is_keyless=True, in_spool=in_spool))
             return
     except (OSError, ValueError) as error:
-        found.stuck.append(_unreadable(path, error))
+        result.stuck.append(_unreadable(path, error))
         return
     size, since = _measure(path)
-    found.waiting.append(Spooled(path, identity, in_spool, size, since))
+    result.waiting.append(Spooled(path, identity, in_spool, size, since))
 
 
 def _is_looked_after(path: str, identity: folders.Identity | None) -> bool:

@@ -335,9 +335,9 @@ def _wait(
             if status is not None:
                 return status
             continue
-        found = signals.reach(signum, inside, outside)
-        _pass_on(signum, pid, found)
-        event = {"time": time.time(), "name": "signal", "signal": signum, "reach": found.value}
+        reach = signals.reach(signum, inside, outside)
+        _pass_on(signum, pid, reach)
+        event = {"time": time.time(), "name": "signal", "signal": signum, "reach": reach.value}
         _tell(channel, {"event": event})
 
 
@@ -354,11 +354,11 @@ def _reap(pid: int, flags: int) -> int | None:
     return result
 
 
-def _pass_on(signum: int, pid: int, found: signals.Reach) -> None:
+def _pass_on(signum: int, pid: int, reach: signals.Reach) -> None:
     with contextlib.suppress(ProcessLookupError):
-        if found is signals.Reach.GROUP:
+        if reach is signals.Reach.GROUP:
             os.killpg(pid, signum)
-        elif found is signals.Reach.PROCESS:
+        elif reach is signals.Reach.PROCESS:
             os.kill(pid, signum)
 
 

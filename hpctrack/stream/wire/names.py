@@ -88,8 +88,8 @@ class Address(NamedTuple):
         """
         import socket  # late: who only parses needs none
 
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)
-        return list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+        answers = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)
+        return list(dict.fromkeys((family, place) for family, _, _, _, place in answers))
 
     @staticmethod
     def caller(family: int) -> socket.socket:

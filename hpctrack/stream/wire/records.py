@@ -173,8 +173,8 @@ def _stands(path: str) -> bool:
 def known_places(spool: str) -> dict[str, str]:
     """Return what databases, by the names of `Settings.place`, said of themselves when they were asked."""
     try:
-        found = json.loads(files.read(os.path.join(spool, _PLACES), _MAX_PLACES))
-        return {str(name): str(identity) for name, identity in found.items()}
+        places = json.loads(files.read(os.path.join(spool, _PLACES), _MAX_PLACES))
+        return {str(name): str(identity) for name, identity in places.items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
