@@ -71,11 +71,11 @@ def _datagrams(kind: str, victim: Run) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def _flood(datagrams: list[bytes], address: tuple[str, int]) -> Iterator[Callable[[], float]]:
+def _flood(flood: list[bytes], address: tuple[str, int]) -> Iterator[Callable[[], float]]:
     """Flood the collector meanwhile; gives what says afterwards how many datagrams a second were sent."""
     context = multiprocessing.get_context("fork")
     began, enough, rate = context.Event(), context.Event(), context.SimpleQueue()
-    process = context.Process(target=_send, args=(datagrams, address, began, enough, rate), daemon=True)
+    process = context.Process(target=_send, args=(flood, address, began, enough, rate), daemon=True)
     process.start()
     began.wait()
     try:
@@ -86,7 +86,7 @@ def _flood(datagrams: list[bytes], address: tuple[str, int]) -> Iterator[Callabl
 
 
 def _send(
-    datagrams: list[bytes], address: tuple[str, int], began: Event, enough: Event, rate: SimpleQueue[float]
+    flood: list[bytes], address: tuple[str, int], began: Event, enough: Event, rate: SimpleQueue[float]
 ) -> None:
     sock = mmsg.BatchSocket(Address("127.0.0.1", 0))
     target = struct.pack("=H", socket.AF_INET) + struct.pack(
@@ -100,7 +100,7 @@ def _send(
             time.sleep(_PAUSE)
             continue
         for number in range(sent, sent + due, 128):
-            batch = [(datagrams[n % _VARIETY], target) for n in range(number, min(number + 128, sent + due))]
+            batch = [(flood[n % _VARIETY], target) for n in range(number, min(number + 128, sent + due))]
             sock.send(batch)
         sent += due
     rate.put(sent / (time.monotonic() - start))

@@ -156,10 +156,10 @@ def _cancel(proven: Mapping[str | None, list[Job]], whole: set[int]) -> list[err
 
     failed: list[errors.HpctrackError] = []
     for cluster, members in proven.items():
-        jobs = [cancel.Job(job.job_id, job.array_job_id, job.array_task_id) for job in members]
+        targets = [cancel.Job(job.job_id, job.array_job_id, job.array_task_id) for job in members]
         if len(members) > 1:
             say.out(f"ends {common.named([job.run_id for job in members])}")
-        words = cancel.words(jobs, whole)
+        words = cancel.words(targets, whole)
         try:
             cancel.cancel(words, cluster, os.environ)
         except errors.SlurmError as error:

@@ -48,7 +48,7 @@ def read(words: list[str]) -> tuple[tuple[runids.RunRef, ...], rerun.Changes]:
     own = submission.Own()
     refs: tuple[runids.RunRef, ...] = ()
     assignments: list[tuple[str, str]] = []
-    options: list[str] = []
+    sbatch_options: list[str] = []
     rest = list(words)
     while rest:
         given, rest = submission.parse_own(rest)
@@ -59,14 +59,14 @@ def read(words: list[str]) -> tuple[tuple[runids.RunRef, ...], rerun.Changes]:
         if word == "--set" or word.startswith("--set="):
             assignments.append(_assignment(word, rest))
         elif refs:
-            options.append(word)
+            sbatch_options.append(word)
         elif word.startswith("-"):
             raise errors.UsageError(f"RUN comes before options of sbatch's: hpctrack rerun RUN {word} ...")
         else:
             refs = reading.runs(word)
     if not refs:
         raise errors.UsageError("Missing argument 'RUN'")
-    return refs, rerun.Changes(own, assignments, options)
+    return refs, rerun.Changes(own, assignments, sbatch_options)
 
 
 def _assignment(word: str, rest: list[str]) -> tuple[str, str]:

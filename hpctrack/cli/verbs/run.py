@@ -68,8 +68,8 @@ def command(experiment: str | None, tags: tuple[str, ...], note: str | None, arg
         untracked.execute_as_shells(list(argv), {**os.environ, "HPCTRACK_JOURNAL": os.devnull})
     told = _register_meanwhile(record.uuid)
     run = f"{record.uuid}:{TASK_NONE}"
-    options = [*node.words(configuration), "--record", path, "--run", run, *told]
-    supervisor = children.supervisor_argv("command", *options, "--", *argv)
+    arguments = [*node.words(configuration), "--record", path, "--run", run, *told]
+    supervisor = children.supervisor_argv("command", *arguments, "--", *argv)
     environ = {**children.environ(os.environ), "HPCTRACK_RUN": run}  # for who looks at /proc
     sys.stdout.flush()
     sys.stderr.flush()

@@ -266,8 +266,10 @@ class _Batch:
         for index, piece, line in lines[:: -(-len(lines) // _PROBES) or 1]:
             part = piece._replace(contents=pieces.cut(piece.contents, line, line + 1))
             self._try(index, part, writer, observe)
-        rows = sum(journal.rows for journal in self._journals)
-        counted = {"rows": rows, "messages": self.outcome.counts["messages"]}
+        counted = {
+            "rows": sum(journal.rows for journal in self._journals),
+            "messages": self.outcome.counts["messages"],
+        }
         return {kind for kind, count in counted.items() if count}
 
     def _try(
@@ -357,11 +359,11 @@ class _Batch:
 
     def _hold_latest(self, runs: list[int]) -> dict[int, tuple[int, int]]:
         """Lock what is latest of runs; return the next step of each, and the attempt that wrote last."""
-        rows = self._execute("lock_latest", runs=runs)
-        if len(rows) < len(runs):
+        latest = self._execute("lock_latest", runs=runs)
+        if len(latest) < len(runs):
             self._execute("insert_latest", runs=runs)
-            rows = self._execute("lock_latest", runs=runs)
-        return {run_id: (next_step, attempt or 0) for run_id, next_step, attempt in rows}
+            latest = self._execute("lock_latest", runs=runs)
+        return {run_id: (next_step, attempt or 0) for run_id, next_step, attempt in latest}
 
     def store_messages(self, observe: Observe) -> None:
         """Store what messages say."""
@@ -404,12 +406,12 @@ def _by_journal(given: Iterable[model.Piece]) -> dict[JournalKey, list[model.Pie
 
 def parameters(keys: Collection[JournalKey]) -> dict[str, list[Any]]:
     """Return journals as a statement takes them."""
-    return {"runs": [run_id for run_id, _ in keys], "journals": [journal for _, journal in keys]}
+    return {"runs": [key.run_id for key in keys], "journals": [key.journal for key in keys]}
 
 
-def watermarks(rows: Iterable[tuple[Any, ...]]) -> dict[JournalKey, int]:
+def watermarks(marks: Iterable[tuple[Any, ...]]) -> dict[JournalKey, int]:
     """Return what a statement says about journals, by journal."""
-    return {JournalKey(run_id, journal): watermark for run_id, journal, watermark in rows}
+    return {JournalKey(run_id, journal): watermark for run_id, journal, watermark in marks}
 
 
 def _joined(parts: Iterable[gather.Latest]) -> dict[int, gather.Latest]:

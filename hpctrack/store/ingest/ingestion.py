@@ -91,20 +91,20 @@ class Ingestion:
             ).fetchall()
         return dict.fromkeys(journals, 0) | batch.watermarks(rows)
 
-    def store(self, pieces: Sequence[model.Piece]) -> Outcome:
+    def store(self, given: Sequence[model.Piece]) -> Outcome:
         """Store a batch; pieces stand in the order in which they arrived.
 
         Raises `errors.StoreError` when PostgreSQL is in trouble; part of the batch may be stored then, and
         trying it again does no harm.
         """
-        self._add_columns(pieces)
+        self._add_columns(given)
         outcome = Outcome()
         began = self._clock()
-        alone = all(self._memory.is_apart(piece, began) or piece.run_id in self._held for piece in pieces)
+        alone = all(self._memory.is_apart(piece, began) or piece.run_id in self._held for piece in given)
         self._may_divide = alone or began >= self._memory.paid - _ADVANCE
         self._refusals_left = most = _REFUSALS if self._may_divide else _FEW_REFUSALS
         self._rolled_back = 0.0
-        left = self._store_what_was_held(pieces, outcome)
+        left = self._store_what_was_held(given, outcome)
         spent = self._clock() - began
         apart = [piece for piece in left if self._memory.is_apart(piece, began)]
         fresh: list[model.Piece] = []
@@ -201,29 +201,29 @@ class Ingestion:
         self._writer.forget()
         return taken
 
-    def _store_what_was_held(self, pieces: Sequence[model.Piece], outcome: Outcome) -> Sequence[model.Piece]:
+    def _store_what_was_held(self, given: Sequence[model.Piece], outcome: Outcome) -> Sequence[model.Piece]:
         """Store pieces of runs that were put off and can be had now; return those of all others.
 
         What is still put off is not acknowledged, and comes again. It may cost one wait at most.
         """
-        waiting = {piece.run_id for piece in pieces if piece.run_id in self._held}
+        waiting = {piece.run_id for piece in given if piece.run_id in self._held}
         if not waiting:
-            return pieces
+            return given
         for run_id in self._held.due(self._connection, waiting):
-            ordered = sorted((piece for piece in pieces if piece.run_id == run_id), key=_position)
+            ordered = sorted((piece for piece in given if piece.run_id == run_id), key=_position)
             self._store_run(ordered, outcome)
             if run_id in self._held or self._refusals_left <= 0:
                 break
-        return [piece for piece in pieces if piece.run_id not in waiting]
+        return [piece for piece in given if piece.run_id not in waiting]
 
-    def _add_columns(self, pieces: Iterable[model.Piece]) -> None:
+    def _add_columns(self, given: Iterable[model.Piece]) -> None:
         """Add columns for new numeric metrics, if that is wanted and possible now."""
         if self._adder is None or not self._adder.ready:
             return
         catalog = self._writer.load()
         if self._settled_for != catalog.signature:
             self._settled, self._settled_for = set(), catalog.signature
-        fresh = dict.fromkeys(names for names in _numeric_in(pieces) if names not in self._settled)
+        fresh = dict.fromkeys(names for names in _numeric_in(given) if names not in self._settled)
         candidates = list(dict.fromkeys(itertools.chain.from_iterable(fresh)))
         if not candidates:
             return

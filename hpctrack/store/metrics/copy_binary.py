@@ -146,12 +146,12 @@ def _with_nulls(table: Table, laid: _Laid, some: list[Field]) -> _Laid:
     widths = np.full(masks.shape[1], 8)
     widths[: len(some)] = [np.dtype(field.dtype).itemsize for field in some]
     width = widths[fields]
-    values = np.bincount(rows, weights=width, minlength=len(table)).astype(np.int64)
+    value_bytes = np.bincount(rows, weights=width, minlength=len(table)).astype(np.int64)
     head = len(laid.data) // len(table)
-    sizes = head + 4 * masks.shape[1] + values
+    sizes = head + 4 * masks.shape[1] + value_bytes
     ends = np.cumsum(sizes)
     starts = ends - sizes
-    before = np.cumsum(width) - width - (np.cumsum(values) - values)[rows]
+    before = np.cumsum(width) - width - (np.cumsum(value_bytes) - value_bytes)[rows]
     places = starts[rows] + head + 4 * fields + before
     out = np.full(int(ends[-1]), 0xFF, dtype=np.uint8)
     _scatter(out, starts, np.frombuffer(laid.data, np.uint8).reshape(len(table), head))
@@ -176,12 +176,12 @@ def _masks(table: Table, some: list[Field]) -> model.Mask:
     return np.column_stack([*masks, table.present.T])
 
 
-def _cells(values: model.Array, dtype: str) -> model.Array:
+def _cells(column: model.Array, dtype: str) -> model.Array:
     """Return fields with their length, one to a row of bytes."""
-    cells = np.empty(len(values), [("n", ">i4"), ("v", dtype)])
+    cells = np.empty(len(column), [("n", ">i4"), ("v", dtype)])
     cells["n"] = cells.dtype["v"].itemsize
-    cells["v"] = values
-    return cells.view(np.uint8).reshape(len(values), cells.itemsize)
+    cells["v"] = column
+    return cells.view(np.uint8).reshape(len(column), cells.itemsize)
 
 
 def _scatter(out: model.Array, places: model.Array, cells: model.Array) -> None:

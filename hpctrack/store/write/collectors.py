@@ -55,7 +55,7 @@ class Sender(NamedTuple):
     user: str
 
 
-def run_keys(connection: Connection, names: Collection[tuple[bytes, int]]) -> dict[RunName, Sender]:
+def run_keys(connection: Connection, names: Collection[RunName]) -> dict[RunName, Sender]:
     """Return the keys of runs; runs that do not exist are left out. Raises `errors.StoreError`."""
     return {
         RunName(submission.bytes, task): Sender(run_id, bytes(secret), user)
@@ -65,10 +65,10 @@ def run_keys(connection: Connection, names: Collection[tuple[bytes, int]]) -> di
     }
 
 
-def _names(names: Collection[tuple[bytes, int]]) -> dict[str, list[Any]]:
+def _names(names: Collection[RunName]) -> dict[str, list[Any]]:
     return {
-        "submissions": [UUID(bytes=submission) for submission, _ in names],
-        "tasks": [task for _, task in names],
+        "submissions": [UUID(bytes=name.submission) for name in names],
+        "tasks": [name.task for name in names],
     }
 
 
@@ -142,7 +142,7 @@ class KnownRun(NamedTuple):
     over: bool
 
 
-def known_runs(connection: Connection, names: Collection[tuple[bytes, int]]) -> dict[RunName, KnownRun]:
+def known_runs(connection: Connection, names: Collection[RunName]) -> dict[RunName, KnownRun]:
     """Return the runs that exist. Raises `errors.StoreError`."""
     return {
         RunName(submission.bytes, task): KnownRun(run_id, attempt, over)

@@ -127,9 +127,9 @@ class Committer(Worker):
     def step(self) -> float:
         """Store what has arrived, and acknowledge it."""
         try:
-            datagrams = self._intake.take(BATCH, _IDLE_SECONDS)
-            if datagrams:
-                self._take(datagrams)
+            received = self._intake.take(BATCH, _IDLE_SECONDS)
+            if received:
+                self._take(received)
         except errors.StoreError as error:
             _log.error("ending while PostgreSQL is in trouble; relays keep what is not stored: %s", error)
             self._given_up = True
@@ -142,8 +142,8 @@ class Committer(Worker):
         """Whether all is stored and nothing more will come, or PostgreSQL is not waited for any longer."""
         return self._given_up or self._intake.finished
 
-    def _take(self, datagrams: Sequence[Datagram]) -> None:
-        arrived = self._arrive(datagrams)
+    def _take(self, received: Sequence[Datagram]) -> None:
+        arrived = self._arrive(received)
         self._socket.send(arrived.answers)
         batch = arrived.batch
         while batch:
@@ -151,13 +151,13 @@ class Committer(Worker):
             self._socket.send([self._acknowledge(*newest) for newest in arrived.newest.items()])
             batch = self._reassembly.ready(arrived.newest)  # another collector may have closed a gap
 
-    def _arrive(self, datagrams: Sequence[Datagram]) -> _Arrived:
+    def _arrive(self, received: Sequence[Datagram]) -> _Arrived:
         """Put datagrams in order."""
-        keys = [JournalKey(datagram.run.run_id, datagram.header.journal.hex()) for datagram in datagrams]
-        self._learn_watermarks(dict(zip(keys, (datagram.run.user for datagram in datagrams), strict=True)))
+        keys = [JournalKey(datagram.run.run_id, datagram.header.journal.hex()) for datagram in received]
+        self._learn_watermarks(dict(zip(keys, (datagram.run.user for datagram in received), strict=True)))
         arrived = _Arrived([], {}, [])
         now = time.monotonic()
-        for key, datagram in zip(keys, datagrams, strict=True):
+        for key, datagram in zip(keys, received, strict=True):
             verdict, joined = self._reassembly.arrive(
                 key, datagram.header, datagram.body, now, datagram.contents
             )
@@ -173,8 +173,7 @@ class Committer(Worker):
         unknown = self._reassembly.unknown(users)
         if unknown:
             known = self._persistently(lambda store: store.watermarks(unknown))
-            for name, watermark in known.items():
-                key = JournalKey(*name)
+            for key, watermark in known.items():
                 self._reassembly.learn(key, watermark, time.monotonic(), users[key])
 
     def _store(self, batch: Sequence[tuple[JournalKey, Range]]) -> None:

@@ -90,13 +90,13 @@ class Intake:
         """Return the number of datagrams that wait."""
         return len(self._queue)
 
-    def put(self, datagrams: Sequence[Datagram]) -> int:
+    def put(self, verified: Sequence[Datagram]) -> int:
         """Add datagrams as far as there is room for their runs; returns how many were left out."""
         left_out, now = 0, time.monotonic()
         with self._changed:
             if not self._queue:
                 self._oldest = now
-            for datagram in datagrams:
+            for datagram in verified:
                 if datagram.run.run_id != self._last:
                     self._contended = now + _CONTENDED_SECONDS if self._last is not None else 0.0
                     self._last = datagram.run.run_id
@@ -215,11 +215,11 @@ class Receiver(Worker):
         self.bytes += sum(len(data) for data, _ in received)
         if self._floods:
             self._begin_period(time.monotonic())
-        datagrams = list(filter(None, map(self._judge, parked + received)))
-        if datagrams:
-            left_out = self._intake.put(datagrams)
+        verified = list(filter(None, map(self._judge, parked + received)))
+        if verified:
+            left_out = self._intake.put(verified)
             self.overflow += left_out
-            self.accepted += len(datagrams) - left_out
+            self.accepted += len(verified) - left_out
         return bool(received or parked)
 
     def _next(self, *, wait: bool) -> list[Addressed]:

@@ -96,21 +96,20 @@ class Collector:
 
     def figures(self) -> Figures:
         """Return what the collector did since it started, and how it is."""
-        storing = self._committer
         figures = Figures(
             uptime_s=round(time.monotonic() - self._started, 1),
             received=self._receiver.figures(),
-            stored=storing.figures(),
+            stored=self._committer.figures(),
             unknown_runs=self._keys.refused,
             kernel_drops=self._socket.dropped,
-            rejected=dict(storing.rejected),
+            rejected=dict(self._committer.rejected),
             waiting=len(self._intake),
             lag_s=round(self._intake.lag, 3),
-            streams=storing.streams,
-            held_bytes=storing.held_bytes,
-            commit_s=round(storing.commit_s, 4),
-            commit_total_s=round(storing.commit_total_s, 4),
-            trouble=storing.trouble or storing.refusing,
+            streams=self._committer.streams,
+            held_bytes=self._committer.held_bytes,
+            commit_s=round(self._committer.commit_s, 4),
+            commit_total_s=round(self._committer.commit_total_s, 4),
+            trouble=self._committer.trouble or self._committer.refusing,
             reconciling=False,
         )
         return figures if self._reconciler is None else self._reconciler.add_to(figures)
@@ -161,20 +160,19 @@ class Collector:
         if self._is_used():
             self._used = now
             return False
-        registrar = self._registrar
+        last_end, learnt_end = self._registrar.last_end, self._registrar.learnt_end
         return (
             now - self._used >= idle_exit
-            and registrar.live_runs == 0
-            and now >= end_of_idleness(registrar.last_end, registrar.learnt_end, idle_exit)
+            and self._registrar.live_runs == 0
+            and now >= end_of_idleness(last_end, learnt_end, idle_exit)
         )
 
     def _is_used(self) -> bool:
         """Whether something came since the last look, or others use PostgreSQL, or runs may live."""
         before, self._signs = self._signs, (self._receiver.accepted, embedded.use_mark(self._settings))
-        registrar = self._registrar
-        if registrar.live_runs is None or registrar.in_use or waits_for_registration(self._settings):
+        if self._registrar.live_runs is None or self._registrar.in_use:
             return True
-        return self._signs != before
+        return waits_for_registration(self._settings) or self._signs != before
 
     def _end(self) -> None:
         """Take in what has arrived, store it, acknowledge it, and only then close the socket."""

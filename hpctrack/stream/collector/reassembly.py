@@ -255,7 +255,7 @@ class Reassembly:
 
     def _make_room(self, key: JournalKey, size: int) -> bool:
         """Whether so many bytes more of a journal may be held; others who hold more give way to them."""
-        user, run = self._journals[key].user, key[0]
+        user, run = self._journals[key].user, key.run_id
         runs = self._runs.get(user) or Greatest()
         if self._journals[key].size + size > self._per_journal or runs[run] + size > self._per_run:
             return False
@@ -294,7 +294,7 @@ class Reassembly:
         self._charge(key, -len(whole.body) - _OVERHEAD)
 
     def _charge(self, key: JournalKey, size: int) -> None:
-        journal, run = self._journals[key], key[0]
+        journal, run = self._journals[key], key.run_id
         journal.size += size
         self.size += size
         self._users.add(journal.user, size)

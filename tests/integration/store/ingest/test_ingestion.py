@@ -15,6 +15,7 @@ from hpctrack.store import database as store
 from hpctrack.store import values
 from hpctrack.store.ingest import ingestion
 from hpctrack.store.metrics import columns
+from hpctrack.stream.wire.names import JournalKey
 from tests.support.journals import A, B, Journal, bits, metric_columns, one, stored
 
 
@@ -238,7 +239,7 @@ def test_only_what_continues_a_journal_is_stored(connection, ingest, run):
     assert ingest.store([overlapping]).watermarks == {(run_id, A): 300}
     assert [step for step, _ in stored(connection, run_id)] == [0, 1, 2]
     assert one(connection, "SELECT watermark, rows, duplicates FROM streams") == (300, 3, 3)
-    assert ingest.watermarks([(run_id, A), (run_id, B)]) == {(run_id, A): 300, (run_id, B): 0}
+    assert ingest.watermarks([JournalKey(run_id, A), JournalKey(run_id, B)]) == {(run_id, A): 300, (run_id, B): 0}
 
 
 def test_two_collectors_store_everything_once(database, connection, run):

@@ -12,6 +12,7 @@ from hpctrack import errors, reconcile
 from hpctrack.store import database as store
 from hpctrack.store.write import collectors, registration, retention
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import TASK_NONE, RunName
 from tests.support.slurm_says import T0, line
 
 DENIED = psycopg.errors.InsufficientPrivilege
@@ -172,7 +173,7 @@ def test_deletions_are_nobodys_to_write_and_prove_nothing_to_others(roles):
     alices = roles.record("alice")
     bobs = roles.record("bob")._replace(uuid=alices.uuid, secret=os.urandom(32).hex())
     bobs.submission["uuid"] = alices.uuid
-    name = uuid.UUID(alices.uuid).bytes, -1
+    name = RunName.of(alices.uuid, TASK_NONE)
 
     def deleted(record):
         key = records.fingerprint(record)

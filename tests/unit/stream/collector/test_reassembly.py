@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 
 from hpctrack.stream.collector import reassembly
 from hpctrack.stream.collector.reassembly import Verdict
+from hpctrack.stream.wire.names import JournalKey
 from tests.support.datagrams import JOURNAL, header
 
-KEY = (7, JOURNAL.hex())
+KEY = JournalKey(7, JOURNAL.hex())
 
 
 def at(watermark=0, **limits) -> reassembly.Reassembly:
-    found = reassembly.Reassembly(**limits)
-    found.learn(KEY, watermark, 0.0)
-    return found
+    order = reassembly.Reassembly(**limits)
+    order.learn(KEY, watermark, 0.0)
+    return order
 
 
 def arrive(order: reassembly.Reassembly, *args, body=b"x", now=0.0, **options):
     verdict, joined = order.arrive(KEY, header(*args, **options), body, now)
-    return verdict, [(one.header.start, one.header.end) for one in joined]
+    return verdict, [(whole.header.start, whole.header.end) for whole in joined]
 
 
 def test_what_continues_a_journal_joins_the_batch():
@@ -54,12 +55,12 @@ def test_a_closed_gap_lets_all_behind_it_join():
 def test_new_journals_do_not_drive_out_those_of_the_same_batch():
     order = at(10, journals=3)
     for number in range(2):
-        order.learn((number, "other"), 0, 0.0)
-    keys_of_batch = [KEY, (9, "new")]
+        order.learn(JournalKey(number, "other"), 0, 0.0)
+    keys_of_batch = [KEY, JournalKey(9, "new")]
     for key in order.unknown(keys_of_batch):
         order.learn(key, 0, 1.0)
     assert arrive(order, 10, 20) == (Verdict.JOINED, [(10, 20)])
-    assert order.unknown([(0, "other")]) == [(0, "other")]
+    assert order.unknown([JournalKey(0, "other")]) == [(0, "other")]
 
 
 def test_parts_join_when_they_are_complete_in_any_order():
@@ -82,7 +83,7 @@ def test_parts_beyond_a_gap_are_held_whole():
 
 def test_what_is_held_is_bounded_for_a_journal_and_in_all():
     order = at(per_journal=2000, in_all=3000)
-    other = (8, KEY[1])
+    other = KEY._replace(run_id=8)
     order.learn(other, 0, 0.0)
     verdicts = [arrive(order, start, start + 5, body=bytes(700))[0] for start in range(10, 60, 5)]
     assert verdicts == [Verdict.HELD] * 2 + [Verdict.DROPPED] * 8
@@ -93,7 +94,7 @@ def test_what_is_held_is_bounded_for_a_journal_and_in_all():
 
 def take_in(order, user, run, journal, *spans, body=bytes(700)):
     """Take in ranges of a journal; returns what became of each."""
-    key = (run, f"{journal:016x}")
+    key = JournalKey(run, f"{journal:016x}")
     if order.unknown([key]):
         order.learn(key, 0, 0.0, user)
     return [order.arrive(key, header(start, start + 10), body, 0.0)[0] for start in spans]
@@ -111,7 +112,7 @@ def test_whoever_holds_most_gives_way_to_others(attackers, runs, journals):
     assert order.size <= 800_000
     # One with a gap, of a range in many parts, and of ten ranges: all are held until the gap closes.
     assert take_in(order, "victim", 7, 1, *range(10, 110, 10)) == [Verdict.HELD] * 10
-    key = (7, f"{1:016x}")
+    key = JournalKey(7, f"{1:016x}")
     for part in range(10):
         parts = header(110, 200, part=part, parts=10)
         assert order.arrive(key, parts, bytes(700), 0.0)[0] is Verdict.HELD
@@ -119,7 +120,7 @@ def test_whoever_holds_most_gives_way_to_others(attackers, runs, journals):
         take_in(order, f"u{turn % attackers}", 1000 * (turn % attackers) + turn % runs, 3, 10 + 10 * turn)
     verdict, joined = order.arrive(key, header(0, 10), b"x", 0.0)
     assert verdict is Verdict.JOINED
-    assert [one.header.end for one in joined] == [*range(10, 111, 10), 200]
+    assert [whole.header.end for whole in joined] == [*range(10, 111, 10), 200]
     assert order.size <= 800_000
 
 
@@ -145,7 +146,7 @@ def test_a_batch_of_more_new_journals_than_anybody_has_is_taken_in():
     order = reassembly.Reassembly(journals=100)
     for number in range(100):
         take_in(order, f"user{number}", number, 1, 0)
-    batch = [(1000, f"{number:016x}") for number in range(60)]
+    batch = [JournalKey(1000, f"{number:016x}") for number in range(60)]
     for key in order.unknown(batch):
         order.learn(key, 0, 0.0, "a user with a large array")
     assert [order.arrive(key, header(0, 10), b"x", 0.0)[0] for key in batch] == [Verdict.JOINED] * 60
@@ -226,7 +227,7 @@ def test_a_watermark_that_moved_elsewhere_is_taken_over():
     arrive(order, 20, 30)
     arrive(order, 40, 50)
     order.learn(KEY, 20, 1.0)
-    assert [(one.header.start, one.header.end) for _, one in order.ready([KEY])] == [(20, 30)]
+    assert [(whole.header.start, whole.header.end) for _, whole in order.ready([KEY])] == [(20, 30)]
     assert order.tail(KEY) == 30
     order.learn(KEY, 60, 1.0)
     assert order.size == 0
@@ -267,9 +268,9 @@ def test_every_byte_joins_once_and_in_order_whatever_the_network_does(seed, loss
             if rng.random() >= loss:
                 pending += order.arrive(KEY, header(start, end, part=part, parts=parts), b"x", 0.0)[1]
         if rng.random() < 0.3:
-            for one in pending:
-                assert one.header.start == stored
-                stored = one.header.end
+            for whole in pending:
+                assert whole.header.start == stored
+                stored = whole.header.end
             pending = []
             order.learn(KEY, stored, 0.0)
     assert stored == tail
