@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hpctrack.run.states import RunStatus
-    from hpctrack.stream.wire.messages import Message
 
     Mask = NDArray[np.bool_]
     Array = NDArray[Any]
 
 Source = Literal["submit", "relay", "squeue", "sacct", "user"]
-Kind = Literal["batch", "command"]
+RunKind = Literal["batch", "command"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -118,7 +117,7 @@ class StoredRun(NamedTuple):
     """What the reconciler knows of a run: columns of ``runs`` that it reads or writes, and its attempts."""
 
     run_id: int
-    kind: Kind
+    kind: RunKind
     status: RunStatus
     slurm_user: str | None
     """Whose job it is for Slurm."""
@@ -185,14 +184,6 @@ class Change(NamedTuple):
     attempts: tuple[Attempt, ...] = ()
     """The attempts that are new or different."""
     transitions: tuple[Transition, ...] = ()
-
-
-class RunMessage(NamedTuple):
-    """A message of a node, checked, and the attempt that it is about."""
-
-    run_id: int
-    attempt: int
-    message: Message
 
 
 class NodeMessage(NamedTuple):

@@ -120,7 +120,7 @@ class Run:
 
     def elapsed(self) -> timedelta | None:
         """Return how long its latest attempt has run, by PostgreSQL's clock; None before it started."""
-        return self._row.elapsed(self.client.ask(queries.session).now)
+        return self._row.elapsed(self.client.ask(queries.now))
 
     def refresh(self) -> Run:
         """Read it again, and return it. Raises `errors.RunNotFound`."""

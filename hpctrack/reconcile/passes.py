@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.model import Change, RunMessage
+from hpctrack.model import Change
 from hpctrack.reconcile import matching, relayed
 from hpctrack.reconcile.inquiry import Inquiry
 from hpctrack.reconcile.plan import GRACE, plan, settle
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hpctrack.model import JobFacts, StoredRun
     from hpctrack.slurm.accounting import Backend
     from hpctrack.store.database import Connection
+    from hpctrack.stream.wire.messages import RunMessage
 
 #: Seconds without a word after which a run outside Slurm may be lost: relays tell of usage far more often.
 _SILENCE = 120.0

@@ -112,8 +112,8 @@ class _Case(NamedTuple):
         return when is not None and self.now - when >= self.grace
 
 
-class _Outcome(NamedTuple):
-    """What was decided about a run besides its attempts."""
+class _Conclusion(NamedTuple):
+    """What was concluded about a run besides its attempts."""
 
     over: bool
     missing: datetime | None = None
@@ -140,7 +140,7 @@ def settle(run: StoredRun, status: RunStatus, when: datetime, reason: str, now: 
     """Return the change that ends a run whose processes are gone, so that they can't tell how it ended."""
     history = History(run, now)
     history.conclude(status, when, "user", reason)
-    return _change(history, _Case(run, matching.NOTHING, now), _Outcome(over=True))
+    return _change(history, _Case(run, matching.NOTHING, now), _Conclusion(over=True))
 
 
 # ---- What is as it was -------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _batch(case: _Case) -> Change | None:
     if over or _tells_no_more(history, case):
         history.close_earlier()
     recheck = _recheck_after(history, case) if over else None
-    return _change(history, case, _Outcome(over, missing, long_gone, recheck))
+    return _change(history, case, _Conclusion(over, missing, long_gone, recheck))
 
 
 def _tells_no_more(history: History, case: _Case) -> bool:
@@ -323,12 +323,12 @@ def _command(case: _Case) -> Change | None:
     for fact in sorted(evidence.relay, key=lambda fact: numbering.order((fact.attempt or 0, fact))):
         history.take(fact.attempt or 0, fact)
     if history.ended or run.cluster is None:
-        return _change(history, case, _Outcome(history.ended))
+        return _change(history, case, _Conclusion(history.ended))
     missing = case.missing(history, listed=evidence.live is not None)
     long_gone = case.is_long_ago(missing)
     if long_gone:
         _end_with_job(history, evidence)
-    return _change(history, case, _Outcome(history.ended, missing, long_gone))
+    return _change(history, case, _Conclusion(history.ended, missing, long_gone))
 
 
 def _end_with_job(history: History, evidence: matching.Evidence) -> None:
@@ -343,10 +343,10 @@ def _end_with_job(history: History, evidence: matching.Evidence) -> None:
 # ---- What is to be written ---------------------------------------------------------------------------------
 
 
-def _change(history: History, case: _Case, outcome: _Outcome) -> Change | None:
+def _change(history: History, case: _Case, conclusion: _Conclusion) -> Change | None:
     """Return what is to be written, or None if all is as it was."""
     run = history.run
-    different = _differences(history, case, outcome)
+    different = _differences(history, case, conclusion)
     attempts = history.in_order
     written = tuple([attempt for attempt in attempts if attempt not in run.attempts])
     if not different and not written and not history.transitions:
@@ -355,15 +355,15 @@ def _change(history: History, case: _Case, outcome: _Outcome) -> Change | None:
     return Change(run, new, written, tuple(history.transitions))
 
 
-def _differences(history: History, case: _Case, outcome: _Outcome) -> dict[str, object]:
+def _differences(history: History, case: _Case, conclusion: _Conclusion) -> dict[str, object]:
     """Return the columns of the run's row that have another value by now."""
     run, evidence = case.run, case.evidence
-    fields: dict[str, object] = _attempt_fields(history, evidence, over=outcome.over)
+    fields: dict[str, object] = _attempt_fields(history, evidence, over=conclusion.over)
     fields["status"] = history.status
-    fields["missing_since"] = None if outcome.over else outcome.missing
-    fields["recheck_after"] = outcome.recheck
-    fields["reason"] = _reason(history, case, outcome)
-    fields["time_ended"] = _time_ended(history, over=outcome.over)
+    fields["missing_since"] = None if conclusion.over else conclusion.missing
+    fields["recheck_after"] = conclusion.recheck
+    fields["reason"] = _reason(history, case, conclusion)
+    fields["time_ended"] = _time_ended(history, over=conclusion.over)
     if run.kind == "batch":
         fields.update(_job_fields(run, evidence))
     different = {name: value for name, value in fields.items() if getattr(run, name) != value}
@@ -389,14 +389,14 @@ def _time_ended(history: History, *, over: bool) -> datetime | None:
     return (top.time_ended if top else None) or run.time_ended or run.missing_since or history.now
 
 
-def _reason(history: History, case: _Case, outcome: _Outcome) -> str | None:
+def _reason(history: History, case: _Case, conclusion: _Conclusion) -> str | None:
     """Return why the run is in its state, as Slurm says it, or we where it does not."""
     run, live = history.run, case.evidence.live
     if history.ended:
         return history.top.reason if history.top else history.inferred or run.reason
     if live:
         return live.reason if live.status in (history.status, None) else None
-    if outcome.long_gone:
+    if conclusion.long_gone:
         return _reason_unlisted(case)
     return run.reason if history.status is run.status and not history.heard else None
 

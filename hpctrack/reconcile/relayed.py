@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from hpctrack.model import JobFacts, RunMessage
+from hpctrack.model import JobFacts
 from hpctrack.reconcile.attempts import verdict_of
 from hpctrack.run import runids
 from hpctrack.run.states import RunStatus
@@ -13,6 +13,8 @@ from hpctrack.stream.wire.messages import Fin, Hello, Start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hpctrack.stream.wire.messages import RunMessage
 
 #: Reason of an end whose supervisor was killed before it.
 UNSEEN = "how it ended was not seen: its supervisor was killed"

@@ -24,7 +24,7 @@ from hpctrack.run.states import RunStatus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from hpctrack.run.fields import FieldRef, Kind
+    from hpctrack.run.fields import FieldKind, FieldRef
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "like"]
 Value: TypeAlias = "str | float | int | bool | datetime | timedelta | RunStatus"
@@ -301,7 +301,7 @@ def _json_value(text: str) -> Value:
     return _number(text) if _NUMBER.fullmatch(text) else text
 
 
-_READERS: Mapping[Kind, Callable[[str], Value]] = MappingProxyType(
+_READERS: Mapping[FieldKind, Callable[[str], Value]] = MappingProxyType(
     {
         "text": str,
         "state": states.parse,

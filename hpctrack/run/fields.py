@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 #: What values are: how they compare, and how people read them.
 #: ``id``: compares as a number, and is shown as a text. ``number``: a whole one; ``count``: never unknown.
 #: ``size``: bytes. ``share``: 1 is all of it. ``object``: a whole JSON object; ``json``: an element of one.
-Kind = Literal["text", "state", "id", "number", "count", "time", "length", "size", "share", "object", "json"]
+FieldKind = Literal[
+    "text", "state", "id", "number", "count", "time", "length", "size", "share", "object", "json"
+]
 _SAME = ""
 
 
@@ -42,7 +44,7 @@ class Field:
     name: str
     """In conditions, in ``--sort`` and in ``--format``."""
     help: str
-    kind: Kind
+    kind: FieldKind
     attribute: str = _SAME
     """Of the run's record; ``resources.cpu``: one of its parts'; ``elapsed()``: a method of the time."""
     column: str | None = _SAME
@@ -91,7 +93,7 @@ def _reader(attribute: str) -> Reader:
 def _aside(
     name: str,
     help_text: str,
-    kind: Kind,
+    kind: FieldKind,
     attribute: str,
     *,
     listed: bool = False,
@@ -104,7 +106,7 @@ def _aside(
     return Field(name, help_text, kind, attribute, None, listed, json, frame, fact, compare=None, whole=whole)
 
 
-def _used(name: str, help_text: str, kind: Kind, attribute: str) -> Field:
+def _used(name: str, help_text: str, kind: FieldKind, attribute: str) -> Field:
     return _aside(name, help_text, kind, f"resources.{attribute}", listed=True)
 
 
@@ -204,7 +206,7 @@ class FieldRef(NamedTuple):
     name: str
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FieldKind:
         """What its values are."""
         return BY_NAME[self.name].kind if self.scope == "run" else "json"
 

@@ -64,7 +64,7 @@ class PutOff:
     def _is_due(self, run: int, now: float) -> bool:
         return run in self._pauses and self._pauses[run].until <= now
 
-    def put_off(self, connection: Connection, runs: Collection[int]) -> None:
+    def add(self, connection: Connection, runs: Collection[int]) -> None:
         """Put runs off; of new ones the log says which session holds them. Raises `errors.StoreError`."""
         fresh = sorted(run for run in runs if run not in self._pauses)
         self.extend(runs)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from hpctrack.run.fields import Field, Kind, Reader
+    from hpctrack.run.fields import Field, FieldKind, Reader
     from hpctrack.store.read.lists import ArrayRow
     from hpctrack.store.read.queries import RunRow
 
@@ -31,7 +31,7 @@ class Column(NamedTuple):
     """A column of a list."""
 
     header: str
-    kind: Kind
+    kind: FieldKind
     read: Reader
     """Returns the value in a run's record."""
     array: Literal["own", "common"] | None = None

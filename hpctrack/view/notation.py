@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime, timedelta
 
-    from hpctrack.run.fields import Kind
+    from hpctrack.run.fields import FieldKind
     from hpctrack.run.states import RunStatus
 
 UNKNOWN = "-"
@@ -90,7 +90,7 @@ def _state(status: RunStatus) -> str:
     return status.value
 
 
-_BY_KIND: Mapping[Kind, Callable[[Any], str]] = MappingProxyType(
+_BY_KIND: Mapping[FieldKind, Callable[[Any], str]] = MappingProxyType(
     {
         "text": number,
         "state": _state,
@@ -109,6 +109,6 @@ _BY_KIND: Mapping[Kind, Callable[[Any], str]] = MappingProxyType(
 NUMERIC = frozenset(("number", "count", "length", "size", "share", "json"))
 
 
-def text(kind: Kind, value: Any) -> str:
+def text(kind: FieldKind, value: Any) -> str:
     """Return the value of a field."""
     return UNKNOWN if value is None else _BY_KIND[kind](value)

@@ -179,7 +179,7 @@ def ask(connection: Connection, question: Question, *, resources: bool = False) 
 
     ``resources``: whether those of each run's latest attempt are shown, too; arrays have none.
     """
-    session = queries.session(connection)
+    now = queries.now(connection)
     page = lists.fetch_page(
         connection,
         question.filter(connection),
@@ -192,4 +192,4 @@ def ask(connection: Connection, question: Question, *, resources: bool = False) 
     if resources:
         runs = [line for line in page.lines if not line.is_array]
         page = page._replace(lines=list(attempt_resources.add(connection, runs)))
-    return Answer(session.now, page, question.sort is None, queries.clusters(connection))
+    return Answer(now, page, question.sort is None, queries.clusters(connection))

@@ -86,7 +86,7 @@ def gather(connection: Connection, run: Run, *, buckets: int) -> Story:
     """Return the story of a run, with each metric's course in so many stretches."""
     names = metric_names.fetch(connection, [run.id])
     return Story(
-        now=queries.session(connection).now,
+        now=queries.now(connection),
         run=run,
         submission=queries.submission(connection, run.submission),
         transitions=queries.transitions(connection, run.id),

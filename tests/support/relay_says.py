@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 
 from hpctrack import reconcile
-from hpctrack.model import RunMessage
 from hpctrack.stream.wire import messages
 
 
-def said(run_id, kind, attempt=0, **body) -> RunMessage:
+def said(run_id, kind, attempt=0, **body) -> messages.RunMessage:
     """Return a message as it is read from what a node sends."""
     message = messages.read(kind, json.dumps(body))
     assert message is not None
-    return RunMessage(run_id, attempt, message)
+    return messages.RunMessage(run_id, attempt, message)
 
 
 def say(connection, run_id, kind, attempt=0, **body):

@@ -190,7 +190,7 @@ def _clock(connection: Connection) -> Check:
     from hpctrack.store.read import queries
 
     asked = time.time()
-    there = queries.clock(connection).timestamp()
+    there = queries.now(connection).timestamp()
     return judge_clock(there - (asked + time.time()) / 2)
 
 
@@ -403,7 +403,7 @@ def _reconciler(connection: Connection, name: str) -> Check:
     """Tell when the reconciler last got answers from this cluster."""
     from hpctrack.store.read import queries
 
-    now = queries.session(connection).now
+    now = queries.now(connection)
     cluster = next((cluster for cluster in queries.clusters(connection) if cluster.name == name), None)
     warning = remarks.on_cluster(cluster, now) if cluster else None
     if warning is not None:

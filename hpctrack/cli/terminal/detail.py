@@ -207,8 +207,8 @@ def _measured(story: Story, blocks: int) -> Iterator[_Metric]:
 
 
 def _drawn(series: Series, blocks: int) -> _Metric:
-    figures = (series.first, series.last, series.minimum, series.maximum)
-    first, last, minimum, maximum = map(notation.number, figures)
+    numbers = (series.first, series.last, series.minimum, series.maximum)
+    first, last, minimum, maximum = map(notation.number, numbers)
     course = Text(render.sparkline(series, blocks) if blocks else "", _COURSE)
     return _Metric(series.name, course, first, last, minimum, maximum, str(series.nonfinite or ""))
 

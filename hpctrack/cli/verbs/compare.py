@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Values longer than this stand below one another rather than side by side.
 _SIDE_BY_SIDE = 36
 _DIFF_STYLES = {"+": "#009e73", "-": "#e04030", "@": "dim"}
-#: Figures of a metric that a run does not have as numbers.
+#: Of a metric that a run does not have as numbers.
 _NOTHING = (None, None, None)
 
 
@@ -40,7 +40,7 @@ class _Measured(NamedTuple):
     maximum: tuple[float | None, ...]
 
     @property
-    def figures(self) -> tuple[tuple[float | None, ...], ...]:
+    def numbers(self) -> tuple[tuple[float | None, ...], ...]:
         """All three."""
         return self.last, self.minimum, self.maximum
 
@@ -64,7 +64,7 @@ def command(
         if len(ids) < 2:
             raise errors.UsageError("name at least two runs")
         runs = [queries.get_run(connection, run_id) for run_id in ids]
-        now = queries.session(connection).now
+        now = queries.now(connection)
         sides = [_side(connection, run, now, everything=everything) for run in runs]
         measured = list(_measure(connection, ids))
     sections = comparison.compare(sides)
@@ -212,17 +212,17 @@ def _text(section: str, name: str, value: Any) -> str:
 
 def _metric_columns(labels: Sequence[str], measured: Sequence[_Measured]) -> list[table.Column]:
     names: list[Text] = []
-    figures: list[Text] = []
+    which: list[Text] = []
     values: list[list[Text]] = [[] for _ in labels]
     for metric in measured:
-        for word, figure in zip(("last", "min", "max"), metric.figures, strict=True):
+        for word, numbers in zip(("last", "min", "max"), metric.numbers, strict=True):
             names.append(Text(render.clean(metric.name) if word == "last" else ""))
-            figures.append(Text(word, "dim"))
-            for column, value in zip(values, figure, strict=True):
+            which.append(Text(word, "dim"))
+            for column, value in zip(values, numbers, strict=True):
                 column.append(Text(notation.number(value)))
     return [
         table.Column("", names, least=12),
-        table.Column("", figures),
+        table.Column("", which),
         *(table.Column(label, column, "right") for label, column in zip(labels, values, strict=True)),
     ]
 

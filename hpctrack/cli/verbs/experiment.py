@@ -68,7 +68,7 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
         links = experiments.links(connection, experiment)
         rows = experiments.count_rows(connection, experiment)
         runs = lists.list_runs(connection, filters.RunFilter(experiment=name), _SHOWN)[::-1]
-        now = queries.session(connection).now
+        now = queries.now(connection)
     if as_json:
         newest = [jsonable.of_run(run, now) for run in runs]
         more = {"rows": rows, "links": [_link(link) for link in links], "newest_runs": newest}

@@ -63,20 +63,20 @@ def command(
     if as_csv and as_json:
         raise errors.UsageError("--csv and --json do not go together")
     form: _Form = "csv" if as_csv else "json" if as_json else "table"
-    window = series.Span(*steps, since, until)
+    span = series.Span(*steps, since, until)
     with common.connected(settings.load(config_path=config_path)) as connection:
         run_id = lookup.find_one(connection, ref)
         chosen = choose(connection, run_id, names)
         if last:
-            values = metric_rows.last_values(connection, run_id, chosen, window)
+            values = metric_rows.last_values(connection, run_id, chosen, span)
             _LAST_WRITERS[form](values, run_id)
         elif form == "table":
-            rows = list(metric_rows.iterate(connection, run_id, chosen, window, limit or _SHOWN))
+            rows = list(metric_rows.iterate(connection, run_id, chosen, span, limit or _SHOWN))
             run = queries.get_run(connection, run_id)
             _print_table(rows, chosen, run, is_cut=limit is None and len(rows) == _SHOWN)
         else:
             write = _print_csv if form == "csv" else _print_json
-            write(metric_rows.iterate(connection, run_id, chosen, window, limit), chosen, run_id)
+            write(metric_rows.iterate(connection, run_id, chosen, span, limit), chosen, run_id)
 
 
 def choose(connection: Connection, run_id: int, names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import click
 
 from hpctrack import errors, settings
 from hpctrack.cli import common, completers, options
-from hpctrack.cli.terminal import chart, figures, render, say, table
+from hpctrack.cli.terminal import chart, chart_files, render, say, table
 from hpctrack.cli.verbs import metrics
 from hpctrack.run import runids
 from hpctrack.run import words as reading
@@ -53,15 +53,15 @@ def command(
     NAME is a metric or a pattern such as 'train/*'. However long a series is, its peaks are drawn.
     """
     if path is not None:
-        figures.check(path)
-    window = series.Span(*steps, since, until)
+        chart_files.check(path)
+    span = series.Span(*steps, since, until)
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
     with common.connected(settings.load(config_path=config_path)) as connection:
         runs, names = _split(connection, words)
-        charts = _fetch(connection, runs, names, window, _FINE if path else chart.DOTS * width)
+        charts = _fetch(connection, runs, names, span, _FINE if path else chart.DOTS * width)
     if path is not None:
-        figures.write(path, charts)
+        chart_files.write(path, charts)
         return
     for metric in charts:
         say.coloured(*chart.draw(metric, width, colour=output.coloured))
@@ -123,13 +123,13 @@ def _have(known: set[str]) -> str:
 
 
 def _fetch(
-    connection: Connection, runs: list[queries.Run], names: list[str], window: series.Span, buckets: int
+    connection: Connection, runs: list[queries.Run], names: list[str], span: series.Span, buckets: int
 ) -> list[chart.Chart]:
     """Return a chart for each metric that has numbers. Raises `errors.UsageError` if none has."""
     lines: dict[str, list[chart.Line]] = {name: [] for name in names}
     for run in runs:
         label = render.clean(story.label(run))
-        for metric in series.fetch(connection, run.id, names, buckets, window):
+        for metric in series.fetch(connection, run.id, names, buckets, span):
             if metric.buckets:
                 lines[metric.name].append(chart.Line(label, metric))
     charts = [chart.Chart(render.clean(name), tuple(drawn)) for name, drawn in lines.items() if drawn]

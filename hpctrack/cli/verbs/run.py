@@ -181,5 +181,5 @@ def _deliver(configuration: settings.Settings, uuid: str) -> None:
             outcome = spool.ship(
                 folder.spooled, configuration.spool, addresses, lambda _count: None, ended=folder.ended
             )
-            if outcome is spool.Outcome.REMOVED:
+            if outcome is spool.Delivery.REMOVED:
                 say.note(f"r{folder.run_id} is complete: it had ended before the collector knew of it")

@@ -24,11 +24,15 @@ class _Rights(NamedTuple):
     show_details: bool | None
     """Whether everybody is to see details of others' runs; None leaves it as it is."""
 
-    def wanted(self) -> list[tuple[roles.Kind, str]]:
+    def wanted(self) -> list[tuple[roles.RoleKind, str]]:
         """Return each role with what it is for."""
-        from hpctrack.store.schema.roles import Kind
+        from hpctrack.store.schema.roles import RoleKind
 
-        kinds = {Kind.READER: self.readers, Kind.USER: self.users, Kind.COLLECTOR: self.collectors}
+        kinds = {
+            RoleKind.READER: self.readers,
+            RoleKind.USER: self.users,
+            RoleKind.COLLECTOR: self.collectors,
+        }
         return [(kind, role) for kind, names in kinds.items() for role in names]
 
 

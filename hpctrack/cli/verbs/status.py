@@ -192,7 +192,7 @@ def _print_rows(
     shown = chosen or columns.parse(columns.DEFAULT)
     resources = columns.need_resources(shown)
     if everything:
-        now = queries.session(connection).now
+        now = queries.now(connection)
         runs = _all_runs(connection, question, resources=resources)
         table.ForPrograms().writelines(write(shown, runs, now))
         return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hpctrack.settings import Settings
     from hpctrack.stream.collector.backlog import Backlog, Ready
-    from hpctrack.stream.node.spool import Outcome
+    from hpctrack.stream.node.spool import Delivery
 
 #: So many folders without an answer, none with one, and no collector that tells PostgreSQL that it lives:
 #: nobody is there.
@@ -111,9 +111,9 @@ def _deliver(configuration: Settings, ready: list[Ready], *, answering: bool) ->
     """Deliver one folder after the other: the trouble of one is its own."""
     from rich.progress import DownloadColumn
 
-    from hpctrack.stream.node.spool import Outcome
+    from hpctrack.stream.node.spool import Delivery
 
-    outcomes: list[tuple[Ready, Outcome]] = []
+    outcomes: list[tuple[Ready, Delivery]] = []
     problems: list[errors.HpctrackError] = []
     total = sum(folder.spooled.size for folder in ready)
     with bar.shown("delivering", total, DownloadColumn) as advance:
@@ -124,18 +124,18 @@ def _deliver(configuration: Settings, ready: list[Ready], *, answering: bool) ->
                 problems.append(error)
                 if not outcomes and not answering and _is_nobody_there(problems):
                     break
-    removed = [folder for folder, outcome in outcomes if outcome is Outcome.REMOVED]
+    removed = [folder for folder, outcome in outcomes if outcome is Delivery.REMOVED]
     others = [outcome for _, outcome in outcomes]
     return _Done(
         delivered=len(removed),
-        in_use=others.count(Outcome.IN_USE),
-        elsewhere=others.count(Outcome.ELSEWHERE),
+        in_use=others.count(Delivery.IN_USE),
+        elsewhere=others.count(Delivery.ELSEWHERE),
         size=sum(folder.spooled.size for folder in removed),
         problems=problems,
     )
 
 
-def _ship(configuration: Settings, folder: Ready, advance: Callable[[int], None]) -> Outcome:
+def _ship(configuration: Settings, folder: Ready, advance: Callable[[int], None]) -> Delivery:
     """Ship one folder. Raises `errors.HpctrackError` that names the folder."""
     from hpctrack.stream.collector import launch
     from hpctrack.stream.node import spool

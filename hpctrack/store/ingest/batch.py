@@ -13,7 +13,7 @@ from hpctrack.store import refusals, values
 from hpctrack.store.ingest import gather, messages, pieces, rows
 from hpctrack.store.ingest.progress import COUNTED, Journal, decide
 from hpctrack.store.statements import statement
-from hpctrack.stream.wire.messages import KINDS, read
+from hpctrack.stream.wire.messages import KINDS, RunMessage, read
 from hpctrack.stream.wire.names import JournalKey
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hpctrack.store.ingest import metrics
 
     #: Records what relays say about status: `hpctrack.reconcile.observe`.
-    Observe = Callable[[Connection, Iterable[model.RunMessage]], frozenset[int]]
+    Observe = Callable[[Connection, Iterable[RunMessage]], frozenset[int]]
 
 #: Microseconds since the epoch, of what Python's datetime can hold: readers in Python get a time.
 _FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -130,7 +130,7 @@ class _Batch:
         #: Entries and bytes in `rejected`, by run.
         self._set_aside_before: dict[int | None, tuple[int, int]] = {}
         self._logged: list[rows.Logged] = []
-        self._messages: list[model.RunMessage] = []
+        self._messages: list[RunMessage] = []
         self._lossy: set[int] = set()
         self.outcome = Outcome()
 
@@ -226,7 +226,7 @@ class _Batch:
             self.outcome.counts["malformed"] += 1
         else:
             self.outcome.counts["messages"] += 1
-            self._messages.append(model.RunMessage(piece.run_id, piece.attempt, checked))
+            self._messages.append(RunMessage(piece.run_id, piece.attempt, checked))
         return None
 
     def store_lines(self, writer: metrics.Writer, observe: Observe) -> None:

@@ -81,7 +81,6 @@ class Ingestion:
         self._rolled_back = 0.0
         self._may_divide = True
         self._memory = Memory() if memory is None else memory
-        self._held = self._memory.held
 
     def watermarks(self, journals: Collection[JournalKey]) -> dict[JournalKey, int]:
         """Return how far journals are in; 0 for those that are not known. Raises `errors.StoreError`."""
@@ -100,11 +99,13 @@ class Ingestion:
         self._add_columns(given)
         outcome = Outcome()
         began = self._clock()
-        alone = all(self._memory.is_apart(piece, began) or piece.run_id in self._held for piece in given)
+        alone = all(
+            self._memory.is_apart(piece, began) or piece.run_id in self._memory.put_off for piece in given
+        )
         self._may_divide = alone or began >= self._memory.paid - _ADVANCE
         self._refusals_left = most = _REFUSALS if self._may_divide else _FEW_REFUSALS
         self._rolled_back = 0.0
-        left = self._store_what_was_held(given, outcome)
+        left = self._store_what_was_put_off(given, outcome)
         spent = self._clock() - began
         apart = [piece for piece in left if self._memory.is_apart(piece, began)]
         fresh: list[model.Piece] = []
@@ -149,7 +150,7 @@ class Ingestion:
             if self._may_divide or self._refusals_left == left:  # only tried, it keeps its turn
                 memory.serve(group)
             is_clean = self._refusals_left == left and outcome.counts["rejected"] == refused
-            if is_clean and group[0].run_id not in self._held:
+            if is_clean and group[0].run_id not in self._memory.put_off:
                 memory.suspects.pop(group[0].run_id, None)
 
     def _store_run(self, ordered: Sequence[model.Piece], outcome: Outcome) -> None:
@@ -201,18 +202,20 @@ class Ingestion:
         self._writer.forget()
         return taken
 
-    def _store_what_was_held(self, given: Sequence[model.Piece], outcome: Outcome) -> Sequence[model.Piece]:
+    def _store_what_was_put_off(
+        self, given: Sequence[model.Piece], outcome: Outcome
+    ) -> Sequence[model.Piece]:
         """Store pieces of runs that were put off and can be had now; return those of all others.
 
         What is still put off is not acknowledged, and comes again. It may cost one wait at most.
         """
-        waiting = {piece.run_id for piece in given if piece.run_id in self._held}
+        waiting = {piece.run_id for piece in given if piece.run_id in self._memory.put_off}
         if not waiting:
             return given
-        for run_id in self._held.due(self._connection, waiting):
+        for run_id in self._memory.put_off.due(self._connection, waiting):
             ordered = sorted((piece for piece in given if piece.run_id == run_id), key=_position)
             self._store_run(ordered, outcome)
-            if run_id in self._held or self._refusals_left <= 0:
+            if run_id in self._memory.put_off or self._refusals_left <= 0:
                 break
         return [piece for piece in given if piece.run_id not in waiting]
 
@@ -279,13 +282,13 @@ class Ingestion:
         """Take in that PostgreSQL failed; a run that it fails over again and again is put off."""
         self._memory.lose(runs)
         if len(runs) == 1 and self._memory.losses[run_id := min(runs)] > _MAX_LOSSES:
-            self._held.extend([run_id])
+            self._memory.put_off.extend([run_id])
             _log.warning("rows of r%d wait: PostgreSQL fails whenever they are stored: %s", run_id, error)
 
     def _note(self, given: Iterable[model.Piece], stored: Outcome, outcome: Outcome) -> None:
         """Take in that pieces were stored."""
         runs = {piece.run_id for piece in given}
-        self._held.release(runs)
+        self._memory.put_off.release(runs)
         for run_id in runs & self._memory.losses.keys():
             del self._memory.losses[run_id]
         self._memory.streak.take(kind for kind in ("rows", "messages") if stored.counts[kind])
@@ -306,7 +309,7 @@ class Ingestion:
         if not held and len(runs) == 1:
             held = set(runs)
         if held:
-            self._held.put_off(self._connection, held)
+            self._memory.put_off.add(self._connection, held)
             outcome.counts["put_off"] += sum(piece.run_id in held for piece in given)
             parts = [[piece for piece in given if piece.run_id not in held]]
         else:  # held by what only a unique index shows: a row of metrics that is not committed
@@ -325,11 +328,11 @@ class Ingestion:
         )
         runs = sorted({piece.run_id for piece in given})
         if (
-            not all(run_id in self._held for run_id in runs)
+            not all(run_id in self._memory.put_off for run_id in runs)
             and (also := self._memory.log.admit(("refusing", given[0].owner))) is not None
         ):
             _log.warning("rows of r%d wait: %s%s", runs[0], outcome.refusing, also)
-        self._held.extend(runs)
+        self._memory.put_off.extend(runs)
         outcome.counts["put_off"] += len(given)
 
     def _set_aside(self, piece: model.Piece, refusal: errors.ContentRefused, outcome: Outcome) -> None:

@@ -42,7 +42,7 @@ class Memory:
         self.owing: dict[refusals.Owner, float] = {}
         #: Until when the time that was spent on what was refused is made up for.
         self.paid = 0.0
-        self.held = locked.PutOff()
+        self.put_off = locked.PutOff()
         self.streak = refusals.Streak()
         self.log = throttle.Throttle()
         #: How often the connection was lost, or the server failed, while something of a run was stored.

@@ -19,8 +19,8 @@ from hpctrack.stream.wire.messages import FIGURES, Args, Event, Figure, Fin, Tag
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from hpctrack.model import RunMessage
     from hpctrack.store.database import Connection
+    from hpctrack.stream.wire.messages import RunMessage
 
 _MAX_JSON = 64 << 10  # characters of a figure that is JSON
 #: Statements that change a run's arguments and tags.

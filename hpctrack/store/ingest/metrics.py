@@ -42,8 +42,8 @@ class Incoming(NamedTuple):
 
     signature: str = ""
     """Of its columns; empty while there is none."""
-    stream: str = ""
-    """The column that `metrics` does not have."""
+    journal_column: str = ""
+    """The column that `metrics` does not have: of which journal a row is."""
     used: bool = False
     """Whether this transaction has put rows there."""
 
@@ -143,28 +143,30 @@ class Writer:
         """Make the temporary table, or empty it of what this transaction may have put there."""
         if self.table.signature != self._catalog.signature:
             self._connection.execute(statement("drop_incoming"))
-            stream = _free_name(self._catalog.names)
-            self._connection.execute(composable("create_incoming").format(stream=sql.Identifier(stream)))
-            self.table = Incoming(self._catalog.signature, stream)
+            column = _free_name(self._catalog.names)
+            create = composable("create_incoming").format(journal_column=sql.Identifier(column))
+            self._connection.execute(create)
+            self.table = Incoming(self._catalog.signature, column)
         elif self.table.used:
             self._connection.execute(statement("truncate_incoming"))
         self.table = self.table._replace(used=True)
 
     def _merge(self, table: rows.Table) -> dict[int, int]:
-        names, data = copy_binary.encode(table, stream=self.table.stream)
+        names, data = copy_binary.encode(table, journal_column=self.table.journal_column)
         self._copy(_INCOMING, names, data)
         replaced: dict[int, int] = {}
         if table.attempt.any():
-            query = composable("count_replaced").format(stream=sql.Identifier("i", self.table.stream))
-            for stream, count in self._connection.execute(query).fetchall():
-                replaced[int(str(stream))] = int(str(count))
+            journal_column = sql.Identifier("i", self.table.journal_column)
+            query = composable("count_replaced").format(journal_column=journal_column)
+            for journal_index, count in self._connection.execute(query).fetchall():
+                replaced[int(str(journal_index))] = int(str(count))
         self._connection.execute(_merge_command(_touched(table, self._catalog.targets)))
         return replaced
 
 
 def _free_name(taken: Collection[str]) -> str:
     """Return the name of the journal's column: metrics may have any name, so it is one that none has."""
-    return next(name for number in itertools.count() if (name := f"stream {number}") not in taken)
+    return next(name for number in itertools.count() if (name := f"journal {number}") not in taken)
 
 
 @functools.lru_cache(maxsize=4096)

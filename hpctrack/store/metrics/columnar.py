@@ -28,8 +28,8 @@ class Cells(NamedTuple):
     """Which rows have a value; None: all."""
 
 
-class Kind(NamedTuple):
-    """What values of a kind are in an array."""
+class _ArrayType(NamedTuple):
+    """How an array holds the values of a kind."""
 
     dtype: Any
     null: Any
@@ -38,12 +38,12 @@ class Kind(NamedTuple):
 
 
 _KINDS = {
-    "bool": Kind(np.bool_, False, is_number=True),
-    "int": Kind(np.int64, 0, is_number=True),
-    "float": Kind(np.float64, np.nan, is_number=True),
-    "time": Kind(np.dtype("datetime64[us]"), np.datetime64("NaT", "us")),
-    "text": Kind(object, None),
-    "object": Kind(object, None),
+    "bool": _ArrayType(np.bool_, False, is_number=True),
+    "int": _ArrayType(np.int64, 0, is_number=True),
+    "float": _ArrayType(np.float64, np.nan, is_number=True),
+    "time": _ArrayType(np.dtype("datetime64[us]"), np.datetime64("NaT", "us")),
+    "text": _ArrayType(object, None),
+    "object": _ArrayType(object, None),
 }
 _NUMBERS = frozenset(name for name, kind in _KINDS.items() if kind.is_number)
 #: By the letter that numpy has for all sizes of a dtype.

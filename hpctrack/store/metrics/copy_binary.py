@@ -50,8 +50,8 @@ class _Fields(NamedTuple):
     extra: tuple[str, ...]
 
     @classmethod
-    def of(cls, table: Table, stream: str) -> _Fields:
-        fixed = _fixed(table, stream)
+    def of(cls, table: Table, journal_column: str) -> _Fields:
+        fixed = _fixed(table, journal_column)
         return cls(
             every=[field for field in fixed if field.present is None],
             dense=table.names if table.present is None else (),
@@ -75,12 +75,12 @@ class _Laid(NamedTuple):
     """Where each row ends."""
 
 
-def encode(table: Table, *, stream: str = "") -> tuple[tuple[str, ...], bytes]:
+def encode(table: Table, *, journal_column: str = "") -> tuple[tuple[str, ...], bytes]:
     """Return the columns, in their order, and the data of a COPY of all rows.
 
-    ``stream`` adds the column of the journal under this name, for the temporary table.
+    ``journal_column`` adds a column of this name, of which journal a row is, for the temporary table.
     """
-    fields = _Fields.of(table, stream)
+    fields = _Fields.of(table, journal_column)
     names = fields.names()
     laid = _lay_out(table, fields.every, len(names), floats=len(fields.dense))
     if fields.some or fields.sparse:
@@ -89,7 +89,7 @@ def encode(table: Table, *, stream: str = "") -> tuple[tuple[str, ...], bytes]:
     return names, b"".join((HEADER, data, TRAILER))
 
 
-def _fixed(table: Table, stream: str) -> list[Field]:
+def _fixed(table: Table, journal_column: str) -> list[Field]:
     """Return the fields of fixed size, but for the matrix."""
     times = column_types.of(column_types.TIMESTAMPTZ).to_copy(table.time)
     fields = [
@@ -99,8 +99,8 @@ def _fixed(table: Table, stream: str) -> list[Field]:
         Field("attempt", ">i4", table.attempt, None),
         Field("time", ">i8", times, _mask(table.timed)),
     ]
-    if stream:
-        fields.append(Field(stream, ">i4", table.journal_index, None))
+    if journal_column:
+        fields.append(Field(journal_column, ">i4", table.journal_index, None))
     for column in table.declared:
         type_ = column_types.of(column.target.type)
         if type_.dtype is not None:

@@ -258,7 +258,7 @@ def _compare_number(
     )
 
 
-_TYPES: Mapping[fields.Kind, str] = MappingProxyType(
+_TYPES: Mapping[fields.FieldKind, str] = MappingProxyType(
     {
         "text": "text",
         "state": "runstatus",

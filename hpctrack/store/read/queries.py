@@ -194,13 +194,6 @@ class Cluster:
     """Whether any run there is still to hear of Slurm."""
 
 
-class Session(NamedTuple):
-    """PostgreSQL's clock, and who is logged in."""
-
-    now: datetime
-    user_name: str
-
-
 def get_run(connection: Connection, run_id: int) -> Run:
     """Return one run. Raises `errors.RunNotFound`."""
     run = rows.one(connection, "get_run", Run, id=run_id)
@@ -273,19 +266,13 @@ def clusters(connection: Connection) -> list[Cluster]:
     return rows.records(connection, "fetch_clusters", Cluster)
 
 
-def clock(connection: Connection) -> datetime:
-    """Return PostgreSQL's clock at this moment."""
-    now: datetime = rows.scalar(connection, "fetch_clock")
-    return now
-
-
 def relay_lag(connection: Connection, run_id: int) -> float | None:
     """Return how many seconds after its relay's first words, by the node's clock, they were stored."""
     lag: float | None = rows.scalar(connection, "fetch_relay_lag", id=run_id)
     return lag
 
 
-def session(connection: Connection) -> Session:
-    """Return PostgreSQL's clock and who is logged in."""
-    (now_and_user,) = rows.records(connection, "fetch_now", Session)
-    return now_and_user
+def now(connection: Connection) -> datetime:
+    """Return the time by PostgreSQL's clock."""
+    time: datetime = rows.scalar(connection, "fetch_now")
+    return time

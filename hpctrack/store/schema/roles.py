@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 
-class Kind(enum.Enum):
+class RoleKind(enum.Enum):
     """What a role is for; each may do what those before it may."""
 
     READER = "reader"
@@ -61,7 +61,7 @@ _COLLECTOR = {
     "usage": "INSERT",
 }
 _FUNCTIONS = {
-    Kind.READER: (
+    RoleKind.READER: (
         "acts_for_all",
         "as_double",
         "count_number",
@@ -69,15 +69,15 @@ _FUNCTIONS = {
         "known_runs",
         "metric_number",
     ),
-    Kind.USER: ("register_submission",),
-    Kind.COLLECTOR: ("add_metric_columns",),
+    RoleKind.USER: ("register_submission",),
+    RoleKind.COLLECTOR: ("add_metric_columns",),
 }
 
 
 class Grant(NamedTuple):
     """A role that `apply` gave rights to."""
 
-    kind: Kind
+    kind: RoleKind
     role: str
     known: bool
     """Whether it had them before."""
@@ -96,7 +96,7 @@ class _Role(NamedTuple):
 
 
 def apply(
-    settings: Settings, wanted: Iterable[tuple[Kind, str]], *, show_details: bool | None = None
+    settings: Settings, wanted: Iterable[tuple[RoleKind, str]], *, show_details: bool | None = None
 ) -> list[Grant]:
     """Give roles their rights, and those that had theirs before the ones on new tables.
 
@@ -129,15 +129,15 @@ def _choose_details(connection: Connection, *, are_visible: bool) -> None:
     rows.execute(connection, "set_site_choice", name="details_visible", value=value)
 
 
-def _known(connection: Connection) -> dict[str, Kind]:
+def _known(connection: Connection) -> dict[str, RoleKind]:
     """Return the roles that have rights, and what for."""
     return {
-        role: Kind.COLLECTOR if collects else Kind.USER if submits else Kind.READER
+        role: RoleKind.COLLECTOR if collects else RoleKind.USER if submits else RoleKind.READER
         for role, collects, submits in rows.tuples(connection, "fetch_grantees")
     }
 
 
-def _refresh(connection: Connection, settings: Settings, known: Mapping[str, Kind]) -> None:
+def _refresh(connection: Connection, settings: Settings, known: Mapping[str, RoleKind]) -> None:
     """Give rights on tables that nobody has any on yet; what an administrator took away stays so."""
     fresh = [name for name, is_untouched in rows.tuples(connection, "fetch_relations") if is_untouched]
     for role, kind in known.items():
@@ -145,12 +145,12 @@ def _refresh(connection: Connection, settings: Settings, known: Mapping[str, Kin
 
 
 def _grant(
-    connection: Connection, settings: Settings, kind: Kind, role: str, known: Mapping[str, Kind]
+    connection: Connection, settings: Settings, kind: RoleKind, role: str, known: Mapping[str, RoleKind]
 ) -> Grant:
     notes: list[str] = []
     if role.lower() == PUBLIC:
         role = PUBLIC
-        if kind is Kind.COLLECTOR:
+        if kind is RoleKind.COLLECTOR:
             raise errors.BadInput(
                 "a collector is a role of its own, not everybody: createuser hpctrack_collector"
             )
@@ -161,8 +161,8 @@ def _grant(
     return Grant(kind, role, _at_least(known.get(role), kind), tuple(notes))
 
 
-def _at_least(had: Kind | None, kind: Kind) -> bool:
-    kinds = list(Kind)
+def _at_least(had: RoleKind | None, kind: RoleKind) -> bool:
+    kinds = list(RoleKind)
     return had is not None and kinds.index(had) >= kinds.index(kind)
 
 
@@ -187,10 +187,10 @@ class _Need(NamedTuple):
     is_vital: bool = False
 
 
-def _prepare(connection: Connection, kind: Kind, role: str, known: _Role) -> list[str]:
+def _prepare(connection: Connection, kind: RoleKind, role: str, known: _Role) -> list[str]:
     """Give what the schema itself does not need; return what could not be given and is not vital."""
     needs = [_connecting(connection, role, known)]
-    if kind is Kind.COLLECTOR:
+    if kind is RoleKind.COLLECTOR:
         needs += _collecting(connection, role, known)
     notes = []
     for need in needs:
@@ -253,7 +253,7 @@ def _execute(connection: Connection, commands: Iterable[sql.Composed]) -> None:
         connection.execute(command)
 
 
-def _commands(kind: Kind, role: str, schema: str, relations: Sequence[str]) -> Iterator[sql.Composed]:
+def _commands(kind: RoleKind, role: str, schema: str, relations: Sequence[str]) -> Iterator[sql.Composed]:
     """Yield what gives a role its rights on these tables and views of the schema."""
     to = sql.Identifier(role)
     yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), to)
@@ -261,15 +261,15 @@ def _commands(kind: Kind, role: str, schema: str, relations: Sequence[str]) -> I
     for relation in relations:
         for privileges in _privileges(kind, relation):
             yield grant.format(sql.SQL(privileges), sql.Identifier(schema, relation), to)
-    for each in list(Kind)[: list(Kind).index(kind) + 1]:
+    for each in list(RoleKind)[: list(RoleKind).index(kind) + 1]:
         for function in _FUNCTIONS[each]:
             yield sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(sql.Identifier(schema, function), to)
 
 
-def _privileges(kind: Kind, relation: str) -> Iterator[str]:
+def _privileges(kind: RoleKind, relation: str) -> Iterator[str]:
     if relation not in _PRIVATE:
         yield "SELECT"
-    if kind is not Kind.READER and relation in _USER:
+    if kind is not RoleKind.READER and relation in _USER:
         yield _USER[relation]
-    if kind is Kind.COLLECTOR and relation in _COLLECTOR:
+    if kind is RoleKind.COLLECTOR and relation in _COLLECTOR:
         yield _COLLECTOR[relation]

@@ -112,7 +112,7 @@ class Committer(Worker):
         return self._reassembly.size
 
     @property
-    def streams(self) -> int:
+    def journals(self) -> int:
         """Journals that are remembered."""
         return len(self._reassembly)
 

@@ -106,7 +106,7 @@ class Courier(Worker):
         except (errors.HpctrackError, OSError, ValueError) as error:
             self._say_once(path, str(error))
             return False
-        if outcome is spool.Outcome.REMOVED:
+        if outcome is spool.Delivery.REMOVED:
             _log.info("delivered %s", path)
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpctrack import errors
-from hpctrack.stream.collector.figures import Kind, Meaning, Program, told
+from hpctrack.stream.collector.figures import FigureKind, Meaning, Program, told
 
 try:
     import prometheus_client
@@ -32,7 +32,7 @@ class _Exporter(registry.Collector):
     def collect(self) -> Iterator[Metric]:
         figures = self._figures()
         for prefix, (name, meaning, value) in figures.walk():
-            if meaning.kind is not Kind.PART:
+            if meaning.kind is not FigureKind.PART:
                 yield _metric(meaning.name or prefix + name, meaning, value or 0)
         yield from _joined(figures)
         yield from _states(figures)
@@ -40,7 +40,7 @@ class _Exporter(registry.Collector):
 
 
 def _metric(name: str, meaning: Meaning, value: float) -> Metric:
-    family = CounterMetricFamily if meaning.kind is Kind.COUNTER else GaugeMetricFamily
+    family = CounterMetricFamily if meaning.kind is FigureKind.COUNTER else GaugeMetricFamily
     return family(f"hpctrack_{name}", meaning.help, value=value)
 
 
@@ -84,7 +84,7 @@ def _state(name: str, help_text: str, value: bool) -> Metric:
 def _programs(programs: Mapping[str, Program]) -> Iterator[Metric]:
     """Yield what each of Slurm's programs was asked."""
     for name, meaning, _ in told(Program()):
-        if meaning.kind is Kind.COUNTER:
+        if meaning.kind is FigureKind.COUNTER:
             values = {program: getattr(asked, name) or 0 for program, asked in programs.items()}
             yield _labelled(f"slurm_{name}", meaning.help, "program", values)
 

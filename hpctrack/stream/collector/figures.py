@@ -24,7 +24,7 @@ UNKNOWN_RUN = "unknown run"
 _T = TypeVar("_T")
 
 
-class Kind(enum.Enum):
+class FigureKind(enum.Enum):
     """What a figure is for Prometheus."""
 
     COUNTER = enum.auto()
@@ -47,7 +47,7 @@ class Line(NamedTuple):
 class Meaning(NamedTuple):
     """What a figure means."""
 
-    kind: Kind
+    kind: FigureKind
     help: str
     line: Line | None = None
     """None where the page says it in a sentence of its own, or does not."""
@@ -65,17 +65,17 @@ class Told(NamedTuple):
 
 def counter(text: str, line: Line | None = None, name: str = "") -> Any:
     """Declare a field that only grows."""
-    return _declare(Meaning(Kind.COUNTER, text, line, name))
+    return _declare(Meaning(FigureKind.COUNTER, text, line, name))
 
 
 def gauge(text: str, line: Line | None = None, name: str = "") -> Any:
     """Declare a field that tells how things are now."""
-    return _declare(Meaning(Kind.GAUGE, text, line, name))
+    return _declare(Meaning(FigureKind.GAUGE, text, line, name))
 
 
 def part(text: str, line: Line | None = None) -> Any:
     """Declare a field that Prometheus gets together with others."""
-    return _declare(Meaning(Kind.PART, text, line))
+    return _declare(Meaning(FigureKind.PART, text, line))
 
 
 def _declare(meaning: Meaning) -> Any:

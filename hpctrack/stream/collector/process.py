@@ -105,7 +105,7 @@ class Collector:
             rejected=dict(self._committer.rejected),
             waiting=len(self._intake),
             lag_s=round(self._intake.lag, 3),
-            streams=self._committer.streams,
+            streams=self._committer.journals,
             held_bytes=self._committer.held_bytes,
             commit_s=round(self._committer.commit_s, 4),
             commit_total_s=round(self._committer.commit_total_s, 4),

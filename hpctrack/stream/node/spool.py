@@ -66,7 +66,7 @@ class Survey(NamedTuple):
     stuck: list[Stuck]
 
 
-class Outcome(enum.Enum):
+class Delivery(enum.Enum):
     """What became of a folder."""
 
     REMOVED = "delivered, and removed"
@@ -208,7 +208,7 @@ def deliver(
     ended: bool = False,
 ) -> bool:
     """Do as `ship` does; whether the folder is gone, and not by others."""
-    return ship(spooled, spool, addresses, progress, ended=ended) is Outcome.REMOVED
+    return ship(spooled, spool, addresses, progress, ended=ended) is Delivery.REMOVED
 
 
 def ship(
@@ -218,7 +218,7 @@ def ship(
     progress: Callable[[int], None],
     *,
     ended: bool = False,
-) -> Outcome:
+) -> Delivery:
     """Ship a folder until all of it is acknowledged, and delete what nobody needs any more.
 
     ``addresses`` returns those of collectors; ``progress`` is told the number of bytes each time that some
@@ -239,9 +239,9 @@ def ship(
     except FileNotFoundError:
         if os.path.lexists(spooled.path):
             raise
-        return Outcome.ELSEWHERE
+        return Delivery.ELSEWHERE
     if not taken and not spooled.in_spool:
-        return Outcome.ELSEWHERE  # its relay ships it
+        return Delivery.ELSEWHERE  # its relay ships it
     link = Link(addresses)
     try:
         return _ship_taken(run, leftover, link, progress, taken=taken)
@@ -252,7 +252,7 @@ def ship(
 
 def _ship_taken(
     run: Run, leftover: leftovers.Leftover, link: Link, progress: Callable[[int], None], *, taken: bool
-) -> Outcome:
+) -> Delivery:
     """Ship a folder that nobody else ships, and what turns out meanwhile; delete it if it is `taken`."""
     journals = leftovers.tails_of([leftover])
     told = doubts.Doubts()
@@ -327,7 +327,7 @@ def _prove_all(journal: tail.Tail | None, file: tail.File) -> removal.Proof | No
         return None
 
 
-def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Outcome:
+def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Delivery:
     """Delete what is delivered; raise what kept some of it from being read."""
     holders = {file.path: journal for journal in box.tails() for file in journal.files}
 
@@ -342,16 +342,16 @@ def _conclude(box: Outbox, leftover: leftovers.Leftover, *, taken: bool) -> Outc
 
     try:
         if taken and leftover.clear(prove):
-            return Outcome.REMOVED
+            return Delivery.REMOVED
     except FileNotFoundError:
         if not os.path.lexists(leftover.path):
-            return Outcome.ELSEWHERE
+            return Delivery.ELSEWHERE
         raise
     for journal in box.tails():
         if journal.trouble is not None:
             path, why = journal.files[0].path, journal.trouble.strerror
             raise errors.BadInput(f"{path}: {why}; it stays, and is tried again by hpctrack sync")
-    return Outcome.IN_USE if taken else Outcome.ELSEWHERE
+    return Delivery.IN_USE if taken else Delivery.ELSEWHERE
 
 
 def _outbox(run: Run, journals: list[tail.Tail], redactor: Redactor, told: doubts.Doubts) -> Outbox:

@@ -237,6 +237,17 @@ class Tags(NamedTuple):
 
 
 Message: TypeAlias = Hello | Start | Usage | Event | Fin | Args | Tags
+
+
+class RunMessage(NamedTuple):
+    """A message that was read, and the attempt that it is about."""
+
+    run_id: int
+    """As PostgreSQL knows the run."""
+    attempt: int
+    message: Message
+
+
 #: By what stands behind ``!`` in the line.
 KINDS: dict[str, type[Message]] = {
     "hello": Hello,

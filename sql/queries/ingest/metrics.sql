@@ -35,7 +35,7 @@ DROP TABLE IF EXISTS pg_temp.incoming_metrics;
 -- Where rows go that may meet stored ones; without the constraints of metrics. A metric may have any name: the
 -- journal's column gets one that none has.
 CREATE TEMPORARY TABLE incoming_metrics ON COMMIT DELETE ROWS AS
-SELECT m.*, NULL::integer AS {stream} FROM metrics m WITH NO DATA;
+SELECT m.*, NULL::integer AS {journal_column} FROM metrics m WITH NO DATA;
 
 -- name: truncate_incoming
 -- Make room for the next rows of the same batch.
@@ -43,12 +43,12 @@ TRUNCATE pg_temp.incoming_metrics;
 
 -- name: count_replaced
 -- Rows of an earlier attempt that are about to be replaced, by journal.
-SELECT {stream}, count(*)
+SELECT {journal_column}, count(*)
 FROM pg_temp.incoming_metrics i
 CROSS JOIN LATERAL (SELECT FROM metrics m
                     WHERE m.run_id = i.run_id AND m.step = i.step AND m.progress = i.progress AND m.attempt < i.attempt
                     LIMIT 1) earlier
-GROUP BY {stream};
+GROUP BY {journal_column};
 
 -- name: merge_incoming
 -- Rows that may meet stored ones. Of each metric the later value stays, unless the earlier is of a later attempt.

@@ -78,11 +78,7 @@ FROM clusters
 ORDER BY name;
 
 -- name: fetch_now
--- PostgreSQL's clock and who is logged in.
-SELECT statement_timestamp() AS now, session_user AS user_name;
-
--- name: fetch_clock
--- PostgreSQL's clock, whenever the statement began.
+-- The time by PostgreSQL's clock, whenever the transaction began.
 SELECT clock_timestamp();
 
 -- name: fetch_relay_lag

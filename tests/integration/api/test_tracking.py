@@ -333,7 +333,7 @@ def logins(server, database, connection):
     for name in names:
         create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
         connection.execute(create.format(sql.Identifier(name), PASSWORD))
-    roles.apply(database, [(roles.Kind.USER, name) for name in names])
+    roles.apply(database, [(roles.RoleKind.USER, name) for name in names])
     clients = [
         Client(settings=database._replace(dsn={**database.dsn, "user": name, "password": PASSWORD}))
         for name in names
@@ -376,7 +376,7 @@ def test_users_of_a_site_write_their_own_runs_and_no_others(logins):
 def test_a_reader_may_write_nothing(logins, database, connection):
     reader = f"reader_{database.dsn['dbname']}"
     connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(reader), PASSWORD))
-    roles.apply(database, [(roles.Kind.READER, reader)])
+    roles.apply(database, [(roles.RoleKind.READER, reader)])
     Experiment(logins[0], name="digits")
     with Client(
         settings=database._replace(dsn={**database.dsn, "user": reader, "password": PASSWORD})

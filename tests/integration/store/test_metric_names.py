@@ -24,9 +24,9 @@ _AXES = ("run", "restarts")
 _ODD = (
     "%", "%s", "%%", "%(name)s", "%b", "{", "}", "{}", "{0}", "{columns}", "{{x}}", ":x", "::text", "$1",
     "?", "?|", "'", "''", '"', '""', "\\", "\\x", "--", "/*", "*/", ";", "a;b", "a.b", "metrics.m", "m.*",
-    "*", " ", "  ", "\t", "x y", " x", "x ", "=", "#", "!", "@", "NaN", "nan", "inf", "null", "NULL",
-    "true", "0", "-1", "1e5", "[0]", "()", "größe", "損失", "\u0301", "\u202e", "\U000e0041", "e\u0301",
-    "é", "İ", "ß", "ẞ", "\x01", "\x7f", "\x85", "\u2028", "x" * 63, "x" * 64, "ä" * 31, "ä" * 32,
+    "journal 0", "*", " ", "  ", "\t", "x y", " x", "x ", "=", "#", "!", "@", "NaN", "nan", "inf", "null",
+    "NULL", "true", "0", "-1", "1e5", "[0]", "()", "größe", "損失", "\u0301", "\u202e", "\U000e0041",
+    "e\u0301", "é", "İ", "ß", "ẞ", "\x01", "\x7f", "\x85", "\u2028", "x" * 63, "x" * 64, "ä" * 31, "ä" * 32,
     "y" * 62 + "ä", "z" * 200, "v0", "v1", "excluded.x", "pg_temp",
 )  # fmt: skip
 _AT_ONCE = 150
@@ -48,7 +48,7 @@ def _words(connection) -> list[str]:
     for path in resources.folder("sql").rglob("*.sql"):
         code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
         words.update(_WORD.findall(code))
-    words |= {word.upper() for word in ("m", "stream", "new", "old", "excluded", "value", "key", "last")}
+    words |= {word.upper() for word in ("m", "journal", "new", "old", "excluded", "value", "key", "last")}
     return sorted({*words, *_SYSTEM, *_AXES, *BASE, *_ODD})
 
 
@@ -162,7 +162,7 @@ def test_commands_show_metrics_of_every_name(logged, printed, tmp_path):
     [told] = [r for r in json.loads(printed("status", "--json"))["runs"] if r["run"] == f"r{run_id}"]
     assert told["last"] == given
     printed("show", f"r{run_id}")
-    for name in ("m", "stream", "value", "select", "%s", "{}", "x y", "run_id", "損失"):
+    for name in ("m", "journal_column", "value", "select", "%s", "{}", "x y", "run_id", "損失"):
         printed("plot", f"r{run_id}", name)
         column = f'metrics."{name}"'
         assert str(given[name]) in printed("status", "-o", column, "--csv", "--sort", column)
@@ -180,7 +180,7 @@ def test_the_api_reads_metrics_of_every_name(logged, database):
             columns = [table[name] for name in (table.column_names if how == "arrow" else table.columns)[3:]]
             found = [c.drop_null().to_pylist() if how == "arrow" else c.dropna().tolist() for c in columns]
             assert found == [[given[name]] for name in sorted(given)]
-        names = ["m", "stream", "%s", "{}", "x y"]
+        names = ["m", "journal_column", "%s", "{}", "x y"]
         assert mine.metrics(names).columns[3:].tolist() == names
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from hpctrack.api.client import Client
 from hpctrack.cli.terminal import used
-from hpctrack.model import RunMessage
 from hpctrack.store.ingest import messages as ingested
 from hpctrack.store.metrics import metric_tables
 from hpctrack.store.read import queries
@@ -37,7 +36,7 @@ def test_a_figure_comes_from_the_sampler_to_show(made_up, connection, run, datab
     kind, _, text = line.decode().removeprefix("!").partition(" ")
     sample = messages.read(kind, text)
     assert sample is not None
-    ingested.store(connection, [RunMessage(run_id, 0, sample)])
+    ingested.store(connection, [messages.RunMessage(run_id, 0, sample)])
     [total] = queries.usage(connection, run_id)
     assert total.totals["gpu_s"] == 7.5
     assert "gpu time 7.5 s" in str(used._sampled(total))

@@ -34,7 +34,7 @@ def test_names_and_keys_are_each_given_once():
 
 
 def test_every_kind_is_read_compared_and_written():
-    kinds = set(typing.get_args(fields.Kind))
+    kinds = set(typing.get_args(fields.FieldKind))
     assert set(notation._BY_KIND) == kinds
     assert set(conditions._READERS) == kinds - {"object"}
     assert set(filters._TYPES) == kinds - {"object", "json"}

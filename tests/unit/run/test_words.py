@@ -24,7 +24,7 @@ NEVER_ONE = {
     ("run.py", "len(ids)", " runs"),
     ("cancel.py", "job.run_id", " runs"),
     ("options.py", "len(more) + 1", " runs"),
-    ("figures.py", "path.suffix", " files"),
+    ("chart_files.py", "path.suffix", " files"),
     ("question.py", "page.total", " runs"),
     ("late.py", "lines", " lines"),
     ("question.py", "count", " lines"),

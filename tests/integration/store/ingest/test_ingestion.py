@@ -239,7 +239,10 @@ def test_only_what_continues_a_journal_is_stored(connection, ingest, run):
     assert ingest.store([overlapping]).watermarks == {(run_id, A): 300}
     assert [step for step, _ in stored(connection, run_id)] == [0, 1, 2]
     assert one(connection, "SELECT watermark, rows, duplicates FROM streams") == (300, 3, 3)
-    assert ingest.watermarks([JournalKey(run_id, A), JournalKey(run_id, B)]) == {(run_id, A): 300, (run_id, B): 0}
+    assert ingest.watermarks([JournalKey(run_id, A), JournalKey(run_id, B)]) == {
+        (run_id, A): 300,
+        (run_id, B): 0,
+    }
 
 
 def test_two_collectors_store_everything_once(database, connection, run):

@@ -38,7 +38,9 @@ def deliver(ingest, pieces) -> dict:
     marks, before = {}, None
     while before != marks:
         before = dict(marks)
-        ingest._held._pauses = dict.fromkeys(ingest._held._pauses, locked._Pause(0.0, 1.0))
+        ingest._memory.put_off._pauses = dict.fromkeys(
+            ingest._memory.put_off._pauses, locked._Pause(0.0, 1.0)
+        )
         waiting = [p for p in pieces if p.start >= marks.get((p.run_id, p.journal), 0)]
         marks |= ingest.store(waiting).watermarks if waiting else {}
     return marks

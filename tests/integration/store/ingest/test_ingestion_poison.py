@@ -205,7 +205,7 @@ def test_what_refuses_everything_sets_little_aside(connection, ingest, run):
     late = Journal(run())
     ingest.store([late.rows({"step": 5, "x": 1.0})])
     assert len(stored(connection, late.run_id)) == 1
-    ingest._held._pauses = dict.fromkeys(ingest._held._pauses, locked._Pause(0.0, 1.0))
+    ingest._memory.put_off._pauses = dict.fromkeys(ingest._memory.put_off._pauses, locked._Pause(0.0, 1.0))
     while any(marks.get((log.run_id, A), 0) < log.end for log in logs):
         store_the_rest()
     total = sum(len(stored(connection, log.run_id)) for log in logs)

@@ -120,7 +120,7 @@ def test_nothing_is_set_aside_and_all_arrives_later(roles, trouble):
     memory, marks = store_memory.Memory(), {}
 
     def attempt(connection):
-        memory.held._pauses = dict.fromkeys(memory.held._pauses, locked._Pause(0.0, 1.0))
+        memory.put_off._pauses = dict.fromkeys(memory.put_off._pauses, locked._Pause(0.0, 1.0))
         ingest = ingestion.Ingestion(connection, lambda *_: frozenset(), memory=memory, clock=lambda: 0.0)
         waiting = [p for p in pieces if p.start >= marks.get((p.run_id, A), 0)]
         with contextlib.suppress(errors.StoreError):

@@ -57,8 +57,8 @@ def gathered(*logged, targets=FLOAT8, next_steps=None):
     return table, latest
 
 
-def logged(run, block_, attempt=0, stream=0):
-    return rows.Logged(run, attempt, stream, block_)
+def logged(run, block_, attempt=0, journal=0):
+    return rows.Logged(run, attempt, journal, block_)
 
 
 def read(names, data) -> list[dict]:
@@ -204,16 +204,16 @@ def test_a_numeric_column_takes_exact_decimals():
 
 def test_rows_of_one_key_are_merged():
     table, _ = gathered(
-        logged(1, block([1, 2], times=[10, 20], a=[1.0, 2.0]), stream=0),
-        logged(1, block([2, 3], times=[30, None], b=[5.0, 6.0]), stream=1),
+        logged(1, block([1, 2], times=[10, 20], a=[1.0, 2.0]), journal=0),
+        logged(1, block([2, 3], times=[30, None], b=[5.0, 6.0]), journal=1),
     )
     merged, replaced = rows.merge(table)
-    found = encoded(merged, stream="stream")
+    found = encoded(merged, journal_column="journal")
     assert [struct.unpack(">q", row["step"])[0] for row in found] == [1, 2, 3]
     assert [double(row["a"]) for row in found] == [1.0, 2.0, None]
     assert [double(row["b"]) for row in found] == [None, 5.0, 6.0]
     assert struct.unpack(">q", found[1]["time"])[0] == 30 - EPOCH
-    assert struct.unpack(">i", found[1]["stream"])[0] == 1
+    assert struct.unpack(">i", found[1]["journal"])[0] == 1
     assert replaced == {}
 
 
@@ -237,8 +237,8 @@ def test_the_last_value_of_a_key_counts_wherever_it_lives():
 
 def test_a_later_attempt_replaces_and_is_counted():
     table, latest = gathered(
-        logged(1, block([1, 2], a=[1.0, 1.0], b=[9.0, 9.0]), attempt=0, stream=0),
-        logged(1, block([2], a=[2.0]), attempt=1, stream=3),
+        logged(1, block([1, 2], a=[1.0, 1.0], b=[9.0, 9.0]), attempt=0, journal=0),
+        logged(1, block([2], a=[2.0]), attempt=1, journal=3),
     )
     merged, replaced = rows.merge(table)
     found = encoded(merged)

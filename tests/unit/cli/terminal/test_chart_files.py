@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hpctrack.cli.terminal import chart, figures
+from hpctrack.cli.terminal import chart, chart_files
 from hpctrack.store.metrics.series import Bucket, Series
 from tests.support.paths import ROOT
 
@@ -40,7 +40,7 @@ def test_images_hold_no_formulas_scripts_or_links(tmp_path, suffix, name):
     path = tmp_path / f"x.{suffix}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.write(path, [one_chart(name), one_chart(name)._replace(lines=one_chart(name).lines[:1])])
+        chart_files.write(path, [one_chart(name), one_chart(name)._replace(lines=one_chart(name).lines[:1])])
     if suffix == "svg":
         text = path.read_text()
         tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(text).iter()}
@@ -53,7 +53,7 @@ def test_images_hold_no_formulas_scripts_or_links(tmp_path, suffix, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_pages_hold_no_tags(tmp_path, name):
     path = tmp_path / "x.html"
-    figures.write(path, [one_chart(name)])
+    chart_files.write(path, [one_chart(name)])
     text = path.read_text()
     drawn = text[text.rindex("Plotly.newPlot") :]
     assert re.findall("<[^>]*>", drawn) == re.findall("<[^>]*>", "</script></div></body></html>")
@@ -69,7 +69,7 @@ def test_pages_hold_no_tags(tmp_path, name):
 def test_the_greatest_and_smallest_values_are_drawn(tmp_path, capfd, values):
     found = one_chart("loss", *values)
     for suffix in ("svg", "html"):
-        figures.write(tmp_path / f"x.{suffix}", [found])
+        chart_files.write(tmp_path / f"x.{suffix}", [found])
     assert len(chart.draw(found, 80)) > 10
     assert capfd.readouterr() == ("", "")
 
@@ -86,8 +86,10 @@ def test_a_folder_tells_nothing_about_how_to_draw(tmp_path, kind):
         (tmp_path / "matplotlibrc").write_text(SETTINGS)
     code = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from hpctrack.cli.terminal import figures; path = pathlib.Path('x.svg'); figures.check(path)\n"
-        "from tests.unit.cli.terminal.test_figures import one_chart; figures.write(path, [one_chart('$x$')])"
+        "from hpctrack.cli.terminal import chart_files\n"
+        "path = pathlib.Path('x.svg'); chart_files.check(path)\n"
+        "from tests.unit.cli.terminal.test_chart_files import one_chart\n"
+        "chart_files.write(path, [one_chart('$x$')])"
     )
     root = ROOT
     done = subprocess.run(
@@ -103,7 +105,7 @@ def test_the_users_own_settings_serve_but_for_tex(tmp_path, monkeypatch):
     import matplotlib
 
     monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
-    figures.write(tmp_path / "x.svg", [one_chart("$x$")])
+    chart_files.write(tmp_path / "x.svg", [one_chart("$x$")])
     assert "<!-- $x$ -->" in (tmp_path / "x.svg").read_text()
 
 
@@ -116,7 +118,7 @@ def lines_of(count):
 def test_legends_hide_nothing_and_colours_differ(count):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = figures._draw([lines_of(count), lines_of(2)])
+    figure = chart_files._draw([lines_of(count), lines_of(2)])
     FigureCanvasAgg(figure).draw()
     drawn = [axes.get_tightbbox() for axes in figure.axes if axes.lines]
     legends = [axes.get_legend().get_window_extent() for axes in figure.axes if axes.get_legend()]
