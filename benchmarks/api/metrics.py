@@ -16,7 +16,7 @@ from benchmarks.site import Site, personal
 from hpctrack import Client
 
 #: What the names of its results begin with.
-RESULTS = ("read.metrics",)
+RESULTS = ("api.metrics",)
 
 ROWS = 1_000_000
 ROUNDS = 5
@@ -31,7 +31,7 @@ def measure() -> Iterator[Result]:
         for name, run in (("metrics", dense), ("metrics_with_gaps", sparse)):
             floor, ours = _in_turn(lambda run=run: _fetch(site, run), lambda run=run: _frame(site, run))
             note = f"DataFrame of {ROWS:,} rows; floor: binary fetch into objects"
-            yield Result(f"read.{name}", ours, "s", floor, 0.5, note=note)
+            yield Result(f"api.{name}", ours, "s", floor, 0.5, note=note)
 
 
 def fill(site: Site, rows: int, *, every: int) -> int:

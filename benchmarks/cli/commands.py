@@ -18,7 +18,7 @@ from hpctrack.store import database
 from hpctrack.store.read import filters, lists
 
 #: What the names of its results begin with.
-RESULTS = ("read.help", "read.status", "read.plot")
+RESULTS = ("cli.help", "cli.status", "cli.plot")
 
 SMALL = 10_000
 LARGE = int(os.environ.get("HPCTRACK_BENCH_RUNS", "1000000"))
@@ -33,7 +33,7 @@ _PAGE = lists.Look(filters.RunFilter(), lists.NEWEST_FIRST, None, True, (), 51)
 def measure() -> Iterator[Result]:
     """Measure ``--help``, ``status`` and ``plot``, each beside what it can't do without."""
     bare, ours = processes([[sys.executable, "-c", "pass"], [*_MAIN, "--help"]])
-    yield Result("read.help", ours, "ms", bare, target=4)
+    yield Result("cli.help", ours, "ms", bare, target=4)
     with contextlib.ExitStack() as stack:
         small, large = stack.enter_context(personal()), stack.enter_context(personal())
         for site, runs in ((small, SMALL), (large, LARGE)):
@@ -47,20 +47,20 @@ def measure() -> Iterator[Result]:
 def _status(small: Site, large: Site) -> Iterator[Result]:
     floor, few, many = processes([_floor(large), _command(small, "status"), _command(large, "status")])
     yield Result(
-        "read.status", many, "ms", floor, target=1.5, note=f"{LARGE} runs; floor: imports, bare query"
+        "cli.status", many, "ms", floor, target=1.5, note=f"{LARGE} runs; floor: imports, bare query"
     )
-    yield Result("read.status.growth", many, "ms", few, target=1.2, note=f"floor: with {SMALL} runs")
+    yield Result("cli.status.growth", many, "ms", few, target=1.2, note=f"floor: with {SMALL} runs")
 
 
 def _conditions(site: Site) -> Iterator[Result]:
     for name, condition in (("common", _COMMON), ("rare", _RARE)):
         (found,) = processes([_command(site, "status", "--where", condition)], rounds=5)
-        yield Result(f"read.status.where.{name}", found, "ms", target=1000, note=condition)
+        yield Result(f"cli.status.where.{name}", found, "ms", target=1000, note=condition)
 
 
 def _plot(site: Site) -> Iterator[Result]:
     (found,) = processes([_command(site, "plot", f"r{LARGE}", "val_loss")], rounds=5)
-    yield Result("read.plot", found, "ms", target=1500, note=f"{bigdata.LONG_SERIES} steps")
+    yield Result("cli.plot", found, "ms", target=1500, note=f"{bigdata.LONG_SERIES} steps")
 
 
 def _command(site: Site, *arguments: str) -> list[str]:

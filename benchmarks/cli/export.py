@@ -16,7 +16,7 @@ from benchmarks.site import Site, personal
 from hpctrack.stream.collector import launch
 
 #: What the names of its results begin with.
-RESULTS = ("read.export",)
+RESULTS = ("cli.export",)
 
 ROWS = 20_000_000
 RUNS = 10
@@ -31,8 +31,8 @@ def measure() -> Iterator[Result]:
         peak = _export(site, runs, Path(site.settings.data_dir) / "runs.parquet")
         speed = ROWS / (time.monotonic() - began)
     note = f"resident, {ROWS:,} rows of {len(metrics.NAMES)} metrics into Parquet"
-    yield Result("read.export.peak", peak, "MB", target=300, note=note)
-    yield Result("read.export.rows", speed, "rows/s")
+    yield Result("cli.export.peak", peak, "MB", target=300, note=note)
+    yield Result("cli.export.rows", speed, "rows/s")
 
 
 def _export(site: Site, runs: Sequence[int], path: Path) -> float:

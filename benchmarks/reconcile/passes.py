@@ -16,7 +16,7 @@ from hpctrack.run.states import RunStatus
 from hpctrack.slurm import parse
 
 #: What the names of its results begin with.
-RESULTS = ("slurm.",)
+RESULTS = ("reconcile.",)
 
 RUNS = 100_000
 QUEUED = 20_000
@@ -49,20 +49,20 @@ def measure() -> Iterator[Result]:
     text = _text(rows)
     fields = list(parse.SACCT_FIELDS)
     spent = _seconds(lambda: parse.sacct(text, _D, fields, _T0))
-    yield Result("slurm.parse_sacct_100k_rows", spent, "s", target=1.5)
+    yield Result("reconcile.parse_sacct_100k_rows", spent, "s", target=1.5)
 
     stored = [_run(n) for n in range(RUNS)]
     facts = [_fact(n, RunStatus.RUNNING) for n in range(RUNS)]
     survey = Survey(queue=True)
     spent = _seconds(lambda: plan(facts, stored, _T0, survey=survey))
-    yield Result("slurm.plan_100k_runs", spent, "s", target=2.0, note="nothing changed")
+    yield Result("reconcile.plan_100k_runs", spent, "s", target=2.0, note="nothing changed")
     facts[::50] = [_fact(n, RunStatus.COMPLETING) for n in range(0, RUNS, 50)]
     spent = _seconds(lambda: plan(facts, stored, _T0, survey=survey))
-    yield Result("slurm.plan_100k_runs_2k_changes", spent, "s", target=2.0)
+    yield Result("reconcile.plan_100k_runs_2k_changes", spent, "s", target=2.0)
 
     every = [_fact(n, RunStatus.COMPLETING) for n in range(RUNS)]
     spent = _seconds(lambda: plan(every, stored, _T0, survey=survey))
-    yield Result("slurm.plan_100k_runs_all_change", spent, "s", note="the worst case")
+    yield Result("reconcile.plan_100k_runs_all_change", spent, "s", note="the worst case")
 
     with site.personal() as place, contextlib.closing(place.connect()) as connection:
         connection.execute(_SUBMIT, {"count": QUEUED, "time": _T0})
@@ -70,7 +70,7 @@ def measure() -> Iterator[Result]:
         asked = Prepared()
         reconcile.run_once(connection, asked, "mini")
         spent = _seconds(lambda: reconcile.run_once(connection, asked, "mini"))
-        yield Result("slurm.cycle_20k_jobs", spent, "s", target=1.0, note="load, parse and plan")
+        yield Result("reconcile.cycle_20k_jobs", spent, "s", target=1.0, note="load, parse and plan")
 
 
 class Prepared:

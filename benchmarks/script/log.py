@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.result import ENVIRON, Result, processes, quantile
 
 #: What the names of its results begin with.
-RESULTS = ("stream.import", "stream.log")
+RESULTS = ("script.import", "script.log")
 
 CALLS = 20_000
 #: Runs in a process of its own, as a tracked script does; prints nanoseconds, floor and ours in turn.
@@ -56,7 +56,7 @@ def _import() -> Iterator[Result]:
         [sys.executable, "-c", listed], check=True, capture_output=True, text=True, env=ENVIRON
     ).stdout.split()
     note = f"{len(modules)} modules: {' '.join(sorted(modules))}"
-    yield Result("stream.import", ours - bare, "ms", target=15, note=note)
+    yield Result("script.import", ours - bare, "ms", target=15, note=note)
 
 
 def _log() -> Iterator[Result]:
@@ -74,5 +74,5 @@ def _log() -> Iterator[Result]:
             [sys.executable, "-c", _LOG], check=True, capture_output=True, env={**ENVIRON, **variables}
         ).stdout
     floor, ours = ([nanoseconds / 1000 for nanoseconds in column] for column in json.loads(output))
-    yield Result("stream.log.median", statistics.median(ours), "us", statistics.median(floor), target=6)
-    yield Result("stream.log.p99", quantile(ours, 0.99), "us", quantile(floor, 0.99), target=15)
+    yield Result("script.log.median", statistics.median(ours), "us", statistics.median(floor), target=6)
+    yield Result("script.log.p99", quantile(ours, 0.99), "us", quantile(floor, 0.99), target=15)

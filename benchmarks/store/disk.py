@@ -11,7 +11,7 @@ from benchmarks.stream import collector as load
 from hpctrack.store.database import Connection
 
 #: What the names of its results begin with.
-RESULTS = ("stream.disk",)
+RESULTS = ("store.disk",)
 
 ROWS = 120_000
 _VALUES = 5
@@ -40,7 +40,7 @@ def _measure(name: str, sets: Sequence[tuple[str, ...]], runs: int, target: floa
             ours = _bytes(connection, "metrics")
             connection.execute(_BY_VALUE)
             others = _bytes(connection, "by_value")
-    yield Result(f"stream.disk.{name}", ours, "B/value", target=target, note=f"row per value: {others:.0f}")
+    yield Result(f"store.disk.{name}", ours, "B/value", target=target, note=f"row per value: {others:.0f}")
 
 
 def _bytes(connection: Connection, table: str) -> float:
