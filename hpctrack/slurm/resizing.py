@@ -55,9 +55,9 @@ def _used(parts: list[JobFacts]) -> dict[str, object]:
     resources = dict(parts[-1].resources)
     resources["elapsed_s"] = _elapsed(parts)
     for name, reckon in _OF_PARTS.items():
-        figures = [part.resources[name] for part in parts if name in part.resources]
-        if figures:
-            resources[name] = reckon(figures)
+        values = [part.resources[name] for part in parts if name in part.resources]
+        if values:
+            resources[name] = reckon(values)
     if not resources.get("cpu_s"):
         resources.pop("cpu_s", None)  # before 26.05 Slurm closes the steps without a measurement
     return resources

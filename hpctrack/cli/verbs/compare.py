@@ -121,13 +121,13 @@ def _resource_facts(resources: Sequence[Resources]) -> dict[str, Any]:
 
 def _measure(connection: Connection, ids: Sequence[int]) -> Iterator[_Measured]:
     """Yield the metrics that any of the runs has as numbers."""
-    of_runs = [_figures(connection, run_id) for run_id in ids]
+    of_runs = [_numbers(connection, run_id) for run_id in ids]
     for name in sorted(set().union(*of_runs)):
         last, minimum, maximum = zip(*(metrics.get(name, _NOTHING) for metrics in of_runs), strict=True)
         yield _Measured(name, last, minimum, maximum)
 
 
-def _figures(connection: Connection, run_id: int) -> dict[str, tuple[float | None, ...]]:
+def _numbers(connection: Connection, run_id: int) -> dict[str, tuple[float | None, ...]]:
     """Return the last, least and greatest value of each metric of a run."""
     names = metric_names.fetch(connection, [run_id])
     return {
