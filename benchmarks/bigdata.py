@@ -163,10 +163,10 @@ def _runs(
     submissions: list[_Submission], counts: Counts, chance: random.Random
 ) -> Iterator[tuple[object, ...]]:
     number = 0
-    for one in submissions:
-        for task in range(max(one.tasks, 1)):
+    for submission in submissions:
+        for task in range(max(submission.tasks, 1)):
             number += 1
-            yield number, *_run_row(one, task, counts.runs - number < _LIVE_RUNS, chance)
+            yield number, *_run_row(submission, task, counts.runs - number < _LIVE_RUNS, chance)
 
 
 def _run_row(one: _Submission, task: int, live: bool, chance: random.Random) -> tuple[object, ...]:

@@ -80,7 +80,9 @@ class _Sender:
         self._socket = mmsg.BatchSocket(Address("127.0.0.1", 0), buffer=_BUFFER)
         host = socket.inet_aton(address[0])
         self._target = struct.pack("=H", socket.AF_INET) + struct.pack(">H4s8x", address[1], host)
-        self._by_name = {(one.datagrams[0][4:24], one.datagrams[0][30:38]): one for one in streams}
+        self._by_name = {
+            (stream.datagrams[0][4:24], stream.datagrams[0][30:38]): stream for stream in streams
+        }
         self._open = dict.fromkeys(map(id, streams))
         self._streams = streams
         self._limit = window.FIRST_LIMIT
@@ -88,7 +90,7 @@ class _Sender:
 
     def greet(self) -> None:
         """Wait until the collector answers for each journal, as relays do before they send what they have."""
-        silent = {one.ping[4:38]: one.ping for one in self._streams}
+        silent = {stream.ping[4:38]: stream.ping for stream in self._streams}
         while silent:
             self._socket.send([(ping, self._target) for ping in itertools.islice(silent.values(), _GREETED)])
             while self._socket.wait(0.05):
@@ -107,18 +109,18 @@ class _Sender:
     def _send(self) -> None:
         now = time.monotonic()
         wanted: list[mmsg.Addressed] = []
-        for one in self._streams:
-            first = one.sent
+        for stream in self._streams:
+            first = stream.sent
             while (
                 self._flying < self._limit
-                and one.sent < len(one.ends)
-                and (one.ends[one.sent] <= one.credit or one.sent == one.acknowledged)
+                and stream.sent < len(stream.ends)
+                and (stream.ends[stream.sent] <= stream.credit or stream.sent == stream.acknowledged)
             ):
-                wanted.append((one.datagrams[one.sent], self._target))
-                one.sent += 1
+                wanted.append((stream.datagrams[stream.sent], self._target))
+                stream.sent += 1
                 self._flying += 1
-            if one.sent > first == one.acknowledged:
-                one.since = now
+            if stream.sent > first == stream.acknowledged:
+                stream.since = now
             if self._flying >= self._limit:
                 break
         self._socket.send(wanted)
@@ -127,27 +129,27 @@ class _Sender:
         answers = self._socket.receive()
         for data, _ in answers:
             header = datagrams.peek(data)
-            one = self._by_name[data[4:24], data[30:38]]
+            stream = self._by_name[data[4:24], data[30:38]]
             if header.kind != layout.ACK:
                 continue
-            one.credit = header.end
-            before = one.acknowledged
-            while one.acknowledged < len(one.ends) and one.ends[one.acknowledged] <= header.start:
-                one.acknowledged += 1
-            if one.acknowledged > before:
-                one.since = time.monotonic()
-                one.sent = max(one.sent, one.acknowledged)
-                self._flying = max(0, self._flying - (one.acknowledged - before))
-                self._limit = min(self._limit + one.acknowledged - before, window.MAX_LIMIT)
-            if one.acknowledged == len(one.ends) and id(one) in self._open:
-                del self._open[id(one)]
-                self._streams.remove(one)
+            stream.credit = header.end
+            before = stream.acknowledged
+            while stream.acknowledged < len(stream.ends) and stream.ends[stream.acknowledged] <= header.start:
+                stream.acknowledged += 1
+            if stream.acknowledged > before:
+                stream.since = time.monotonic()
+                stream.sent = max(stream.sent, stream.acknowledged)
+                self._flying = max(0, self._flying - (stream.acknowledged - before))
+                self._limit = min(self._limit + stream.acknowledged - before, window.MAX_LIMIT)
+            if stream.acknowledged == len(stream.ends) and id(stream) in self._open:
+                del self._open[id(stream)]
+                self._streams.remove(stream)
         return len(answers)
 
     def _look_for_losses(self) -> None:
         late = time.monotonic() - _TIMEOUT
-        for one in self._streams:
-            if one.sent > one.acknowledged and one.since < late:
-                self._flying -= one.sent - one.acknowledged
-                one.sent, one.since = one.acknowledged, time.monotonic()
+        for stream in self._streams:
+            if stream.sent > stream.acknowledged and stream.since < late:
+                self._flying -= stream.sent - stream.acknowledged
+                stream.sent, stream.since = stream.acknowledged, time.monotonic()
                 self._limit = max(self._limit // 2, window.FIRST_LIMIT)

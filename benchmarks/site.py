@@ -61,7 +61,9 @@ class Site:
         parameters = {"name": str(name), "secret": secret, "last": count - 1}
         with contextlib.closing(self.connect()) as connection:
             ids = sorted(int(str(row[0])) for row in connection.execute(_SUBMIT, parameters).fetchall())
-        return [Run(one, name.bytes, task, ciphers.run_key(secret, task)) for task, one in enumerate(ids)]
+        return [
+            Run(run_id, name.bytes, task, ciphers.run_key(secret, task)) for task, run_id in enumerate(ids)
+        ]
 
     @contextlib.contextmanager
     def collector(self) -> Iterator[Collector]:
@@ -81,9 +83,9 @@ class Site:
     def _address(self, process: subprocess.Popen[bytes]) -> tuple[str, int]:
         deadline = time.monotonic() + _PATIENCE
         while True:
-            found = launch.read_addresses(self.settings)
-            if found:
-                return "127.0.0.1", int(found[0].rpartition(":")[2])
+            addresses = launch.read_addresses(self.settings)
+            if addresses:
+                return "127.0.0.1", int(addresses[0].rpartition(":")[2])
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the collector did not start")
             time.sleep(0.02)
@@ -99,8 +101,8 @@ class Collector:
     def peak_mb(self) -> float:
         """Most memory that it had resident so far (VmHWM of proc(5))."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        return int(found[1]) / 1024 if found else 0.0
+        match = re.search(r"VmHWM:\s+(\d+) kB", status)
+        return int(match[1]) / 1024 if match else 0.0
 
 
 @contextlib.contextmanager

@@ -97,17 +97,17 @@ def daemon_pids(directory: str) -> dict[str, int]:
 
 def step_pids(spool: Path) -> set[int]:
     """Find slurmstepds by the working directory that their slurmd gave them, and all that runs below them."""
-    parents, found = {}, set()
+    parents, pids = {}, set()
     for pid in all_pids():
         with contextlib.suppress(OSError):
             # The command, in parentheses, may hold anything; after it come state and parent.
             command, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
             parents[pid] = int(rest.split()[1])
             if command.endswith("(slurmstepd") and Path(f"/proc/{pid}/cwd").readlink().is_relative_to(spool):
-                found.add(pid)
-    while below := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= below
-    return found
+                pids.add(pid)
+    while below := {pid for pid, parent in parents.items() if parent in pids} - pids:
+        pids |= below
+    return pids
 
 
 def end(find: Callable[[], Iterable[int]], number: int = signal.SIGTERM) -> None:

@@ -54,13 +54,13 @@ def _status(small: Site, large: Site) -> Iterator[Result]:
 
 def _conditions(site: Site) -> Iterator[Result]:
     for name, condition in (("common", _COMMON), ("rare", _RARE)):
-        (found,) = processes([_command(site, "status", "--where", condition)], rounds=5)
-        yield Result(f"cli.status.where.{name}", found, "ms", target=1000, note=condition)
+        (only,) = processes([_command(site, "status", "--where", condition)], rounds=5)
+        yield Result(f"cli.status.where.{name}", only, "ms", target=1000, note=condition)
 
 
 def _plot(site: Site) -> Iterator[Result]:
-    (found,) = processes([_command(site, "plot", f"r{LARGE}", "val_loss")], rounds=5)
-    yield Result("cli.plot", found, "ms", target=1500, note=f"{bigdata.LONG_SERIES} steps")
+    (only,) = processes([_command(site, "plot", f"r{LARGE}", "val_loss")], rounds=5)
+    yield Result("cli.plot", only, "ms", target=1500, note=f"{bigdata.LONG_SERIES} steps")
 
 
 def _command(site: Site, *arguments: str) -> list[str]:

@@ -46,8 +46,8 @@ def _export(site: Site, runs: Sequence[int], path: Path) -> float:
     )
     peak = 0.0
     while process.poll() is None:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-        peak = max(peak, int(found[1]) / 1024 if found else 0.0)
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        peak = max(peak, int(match[1]) / 1024 if match else 0.0)
         time.sleep(0.05)
     out, _ = process.communicate()
     if f"{ROWS:,} rows" not in out:

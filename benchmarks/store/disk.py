@@ -45,5 +45,5 @@ def _measure(name: str, sets: Sequence[tuple[str, ...]], runs: int, target: floa
 
 def _bytes(connection: Connection, table: str) -> float:
     query = "SELECT pg_total_relation_size(%s::regclass)"
-    found = connection.execute(query, (table,)).fetchone()
-    return int(str(found[0])) / (ROWS * _VALUES) if found else 0.0
+    rows = connection.execute(query, (table,)).fetchone()
+    return int(str(rows[0])) / (ROWS * _VALUES) if rows else 0.0

@@ -48,17 +48,17 @@ def measure() -> Iterator[Result]:
     with personal() as few, few.collector() as one, personal() as many, many.collector() as other:
         ship(few, one, SENDERS, ROWS // 10, [_NAMES])  # makes the columns
         ship(many, other, 200, ROWS // 10, subsets(200))
-        found: dict[str, list[float]] = defaultdict(list)
+        speeds: dict[str, list[float]] = defaultdict(list)
         for _ in range(ROUNDS):
-            found["floor"].append(_floor(few, merged=True))
-            found["rows"].append(ship(few, one, SENDERS, ROWS, [_NAMES]))
-            found["copy"].append(_floor(few, merged=False))
-            found["single_set"].append(ship(many, other, SENDERS, ROWS, subsets(1)))
-            found["1000_subsets"].append(ship(many, other, 1000, ROWS, subsets(1000)))
-            found["1000_same"].append(ship(many, other, 1000, ROWS, subsets(1)))
-            found["1000_distinct"].append(ship(many, other, 1000, ROWS // 2, _distinct(1000)))
+            speeds["floor"].append(_floor(few, merged=True))
+            speeds["rows"].append(ship(few, one, SENDERS, ROWS, [_NAMES]))
+            speeds["copy"].append(_floor(few, merged=False))
+            speeds["single_set"].append(ship(many, other, SENDERS, ROWS, subsets(1)))
+            speeds["1000_subsets"].append(ship(many, other, 1000, ROWS, subsets(1000)))
+            speeds["1000_same"].append(ship(many, other, 1000, ROWS, subsets(1)))
+            speeds["1000_distinct"].append(ship(many, other, 1000, ROWS // 2, _distinct(1000)))
         peaks = one.peak_mb, other.peak_mb
-    speed = {name: statistics.median(values) for name, values in found.items()}
+    speed = {name: statistics.median(values) for name, values in speeds.items()}
     rows = speed["rows"]
     yield Result(
         "stream.collector.rows", rows, "rows/s", speed["floor"], 1.0, at_least=True, note="4 streams"
@@ -92,13 +92,13 @@ def ship(site: Site, collector: Collector, runs: int, rows: int, sets: Sequence[
     seconds = replay.replay(collector.address, loads)
     ids = [run.run_id for run in registered]
     with contextlib.closing(site.connect()) as connection:
-        found = connection.execute(
+        row = connection.execute(
             "SELECT count(*), (SELECT sum(rows)::bigint FROM streams WHERE run_id = ANY (%(ids)s))"
             " FROM metrics WHERE run_id = ANY (%(ids)s)",
             {"ids": ids},
         ).fetchone()
-    if found != (each * runs, each * runs):
-        raise RuntimeError(f"{found} rows arrived, not {each * runs}")
+    if row != (each * runs, each * runs):
+        raise RuntimeError(f"{row} rows arrived, not {each * runs}")
     return each * runs / seconds
 
 

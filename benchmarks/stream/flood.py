@@ -63,11 +63,11 @@ def _datagrams(kind: str, victim: Run) -> list[bytes]:
         return [rng.randbytes(layout.MAX_DATAGRAM) for _ in range(_VARIETY)]
     header = datagrams.Header(layout.DATA, victim.submission, victim.task, 0, bytes(8), 0, 100)
     content = rng.randbytes(layout.MAX_BODY)
-    found = []
+    flood = []
     for number in range(_VARIETY):
         name = victim.submission if kind == "wrong_key" else rng.randbytes(16)
-        found.append(datagrams.seal(bytes(32), header._replace(submission=name, echo=number), content))
-    return found
+        flood.append(datagrams.seal(bytes(32), header._replace(submission=name, echo=number), content))
+    return flood
 
 
 @contextlib.contextmanager

@@ -60,10 +60,10 @@ def _watch(site: Site) -> list[tuple[int, float]]:
     query = "SELECT run_id, step FROM metrics ORDER BY run_id DESC, step DESC LIMIT 1"
     with contextlib.closing(site.connect()) as connection:
         while not seen or seen[-1][0] < RATE * _SECONDS - 1:
-            found = connection.execute(query).fetchone()
+            rows = connection.execute(query).fetchone()
             now = time.time()
-            if found and (not seen or found[1] > seen[-1][0]):
-                seen.append((int(str(found[1])), now))
+            if rows and (not seen or rows[1] > seen[-1][0]):
+                seen.append((int(str(rows[1])), now))
             elif process.poll():
                 raise RuntimeError("the script failed")
             time.sleep(0.005)

@@ -78,8 +78,8 @@ def _on_processor(pid: int) -> float:
     process = psutil.Process(pid)
     threads = (
         path
-        for one in (process, *process.children(recursive=True))
-        for path in Path(f"/proc/{one.pid}/task").glob("*/schedstat")
+        for member in (process, *process.children(recursive=True))
+        for path in Path(f"/proc/{member.pid}/task").glob("*/schedstat")
     )
     return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 

@@ -144,8 +144,8 @@ class Account:
 
     def shown(self, run: str | int) -> dict[str, Any]:
         """Return ``hpctrack show --json`` of a run."""
-        found: dict[str, Any] = json.loads(self.hpctrack("show", str(run), "--json").stdout)
-        return found
+        told: dict[str, Any] = json.loads(self.hpctrack("show", str(run), "--json").stdout)
+        return told
 
     def listed(self, *argv: str) -> list[dict[str, Any]]:
         """Return the runs of ``hpctrack status --json``."""

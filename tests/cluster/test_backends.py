@@ -45,11 +45,11 @@ def jobs(
     cluster: Any, command: Callable[..., str], await_until: Callable[..., Any]
 ) -> Iterator[dict[str, int]]:
     """Jobs of all sorts, by name; those that end have ended."""
-    found: dict[str, int] = {}
+    states: dict[str, int] = {}
 
     def submit(name: str, *options: object, script: str) -> None:
         argv = ("--parsable", "-o", "/dev/null", "-t", "2", *options, "--wrap", script)
-        found[name] = int(command("sbatch", *argv))
+        states[name] = int(command("sbatch", *argv))
 
     submit("held", "-H", "-J", NAME, script="true")
     submit("running", "-p", "hidden", "-w", "n1", "-t", "1:02:03", script="sleep 200")
@@ -62,16 +62,16 @@ def jobs(
     submit("requeued", script='[ "${SLURM_RESTART_COUNT:-0}" -ge 1 ] && exit 5; exit 111')
     try:
         lasting = ("held", "running", "tasks held")
-        ending = set(found.values()) - {found[name] for name in lasting}
-        await_until(lambda: _state(command, found["cancelled"]) == "RUNNING", 60, "the job to cancel")
-        command("scancel", found["cancelled"])
+        ending = set(states.values()) - {states[name] for name in lasting}
+        await_until(lambda: _state(command, states["cancelled"]) == "RUNNING", 60, "the job to cancel")
+        command("scancel", states["cancelled"])
         await_until(lambda: not ending & _listed(command), 90, "the ends of the jobs")
-        await_until(lambda: _state(command, found["running"]) == "RUNNING", 60, "the running job")
-        await_until(lambda: _books(command, found["requeued"]) == ["REQUEUED", "FAILED"], 30, "the books")
+        await_until(lambda: _state(command, states["running"]) == "RUNNING", 60, "the running job")
+        await_until(lambda: _books(command, states["requeued"]) == ["REQUEUED", "FAILED"], 30, "the books")
         time.sleep(2)  # slurmdbd learns of a job a moment after squeue has let it go
-        yield found
+        yield states
     finally:
-        command("scancel", *found.values())
+        command("scancel", *states.values())
 
 
 def _state(command: Callable[..., str], job: int) -> str:

@@ -87,11 +87,11 @@ class Uncertain(Listening):
     def _asked(self, name: str, ask: Callable[[], list[JobFacts]]) -> list[JobFacts]:
         if name in self.failing:
             raise errors.SlurmUnavailable(f"{name} fails")
-        found = ask()
+        answer = ask()
         happens, self.happens = self.happens, None
         if happens:
             happens()
-        return found
+        return answer
 
 
 @dataclass
@@ -187,9 +187,9 @@ class Fate(Lab):
         cluster = self.backend.cluster or ""
         report = reconcile.run_once(self.connection, self.backend, cluster, grace=GRACE, only=only)
         over = {
-            one.run.slurm_job_id: one.run.run_id
-            for one in report.changes
-            if one.run.time_ended and not one.before.time_ended
+            change.run.slurm_job_id: change.run.run_id
+            for change in report.changes
+            if change.run.time_ended and not change.before.time_ended
         }
         listed = self.root("squeue", "-a", "-h", "-o", "%A").split() if over else []
         self.premature += [run for job, run in over.items() if str(job) in listed]

@@ -40,9 +40,9 @@ def release(cluster: Any) -> tuple[int, int]:
     said = subprocess.run(
         ["sbatch", "--version"], check=True, env=cluster.env(), capture_output=True, text=True
     )
-    found = re.search(r"(\d+)\.(\d+)", said.stdout)
-    assert found, said
-    return int(found[1]), int(found[2])
+    match = re.search(r"(\d+)\.(\d+)", said.stdout)
+    assert match, said
+    return int(match[1]), int(match[2])
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_an_expedited_requeue(lab, needs):
     lab.command("scontrol", "release", job)
     run = ended(lab, "expedited", 120)
     rows = lab.accounted(job)
-    assert [one["status"] for one in lab.attempts("expedited")] == [row["State"] for row in rows]
+    assert [attempt["status"] for attempt in lab.attempts("expedited")] == [row["State"] for row in rows]
     assert (run["status"], run["attempt"]) == ("COMPLETED", 1)
 
 

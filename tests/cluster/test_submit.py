@@ -143,7 +143,7 @@ class Submitter:
         if any(re.search(r"JobState=(PENDING|CONFIGURING|RUNNING|COMPLETING)", line) for line in shown):
             return None
         return sorted(
-            [found[0] for name in FACTS if (found := re.search(rf"\b{name}=.*?(?= [\w/:]+=|$)", line))]
+            [match[0] for name in FACTS if (match := re.search(rf"\b{name}=.*?(?= [\w/:]+=|$)", line))]
             for line in shown
         )
 

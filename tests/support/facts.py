@@ -54,9 +54,9 @@ def row(state, start=5, end=50, **fields):
 
 
 def relay(kind, attempt=0, when=6, run_id=1, **body):
-    found = relayed.fact_of(said(run_id, kind, attempt, time=at(when).timestamp(), **body), at(2000))
-    assert found
-    return found
+    told = relayed.fact_of(said(run_id, kind, attempt, time=at(when).timestamp(), **body), at(2000))
+    assert told
+    return told
 
 
 def decide(stored, *facts, now=1000, survey=ALL, grace=GRACE):

@@ -45,11 +45,11 @@ class Journal:
 
 
 def metric_columns(connection) -> list[str]:
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT attname FROM pg_attribute"
         " WHERE attrelid = 'metrics'::regclass AND attnum > 0 AND NOT attisdropped"
     )
-    return [name for (name,) in found if name not in BASE]
+    return [name for (name,) in rows if name not in BASE]
 
 
 def stored(connection, run_id) -> dict:
@@ -57,14 +57,14 @@ def stored(connection, run_id) -> dict:
     names = metric_columns(connection)
     listed = sql.SQL(", ").join(map(sql.Identifier, [*BASE, *names]))
     query = sql.SQL("SELECT {} FROM metrics WHERE run_id = {}").format(listed, run_id)
-    found = {}
+    rows = {}
     for _, step, progress, _, _, extra, *cells in connection.execute(query):
         in_columns = {name: cell for name, cell in zip(names, cells, strict=True) if cell is not None}
         elsewhere = {name: values.decode(value) for name, value in (extra or {}).items()}
         assert not in_columns.keys() & elsewhere.keys(), "a value lives in one place"
         assert extra != {}
-        found[step, progress] = in_columns | elsewhere
-    return found
+        rows[step, progress] = in_columns | elsewhere
+    return rows
 
 
 def one(connection, query, *parameters):

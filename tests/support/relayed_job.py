@@ -90,39 +90,39 @@ class MemoryCollector:
             self.held.setdefault(header.journal, {})[header.start] = (header, body)
         held = self.held.get(header.journal, {})
         while watermark in held:
-            found, body = held.pop(watermark)
+            earlier, body = held.pop(watermark)
             self.bodies.setdefault(header.journal, []).append(body)
             self.attempts[header.journal] = header.attempt
-            watermark = self.watermarks[header.journal] = found.end
+            watermark = self.watermarks[header.journal] = earlier.end
         if header.end <= watermark:
             return datagrams.answer(header, self.key, watermark, watermark + (1 << 20))
         return datagrams.held(header, self.key, watermark, watermark + (1 << 20))
 
     def blocks(self) -> list[tuple[bytes, int, bytes]]:
         """Return (journal, kind, contents) of all blocks."""
-        found = []
+        listed = []
         for journal, bodies in self.bodies.items():
             for body in bodies:
                 rest = body
                 while rest:
                     kind, size = struct.unpack_from("<BI", rest)
-                    found.append((journal, kind, rest[5 : 5 + size]))
+                    listed.append((journal, kind, rest[5 : 5 + size]))
                     rest = rest[5 + size :]
-        return found
+        return listed
 
     def steps(self) -> list[int]:
         """Return the steps of all rows; those of one block are equally spaced here, or one."""
-        found = []
+        listed = []
         for _, kind, block in self.blocks():
             if kind == layout.ROWS:
                 count, mode, _, _, table = struct.unpack_from("<HBBBxH", block)
                 assert mode in (layout.AFFINE, layout.RAW)
                 if mode == layout.AFFINE:
                     first, stride = struct.unpack_from("<qq", block, 8 + table)
-                    found += [first + i * stride for i in range(count)]
+                    listed += [first + i * stride for i in range(count)]
                 else:
-                    found += struct.unpack_from(f"<{count}q", block, 8 + table)
-        return found
+                    listed += struct.unpack_from(f"<{count}q", block, 8 + table)
+        return listed
 
     def torn(self) -> int:
         return sum(struct.unpack("<I", block)[0] for _, kind, block in self.blocks() if kind == layout.TORN)
@@ -131,12 +131,12 @@ class MemoryCollector:
         return [struct.unpack("<Q", block)[0] for _, kind, block in self.blocks() if kind == layout.GAP]
 
     def messages(self, kind: str) -> list[dict]:
-        found = []
+        listed = []
         for _, block_kind, block in self.blocks():
             size = block[0]
             if block_kind == layout.MESSAGE and block[1 : 1 + size].decode() == kind:
-                found.append(json.loads(block[1 + size :]))
-        return found
+                listed.append(json.loads(block[1 + size :]))
+        return listed
 
 
 class Job:
@@ -203,11 +203,11 @@ class Job:
         """Kill supervisor, relay, script, sentinels; return when they are gone, and with them their locks."""
         supervisor = psutil.Process(process.pid)
         everybody = [supervisor, *supervisor.children(recursive=True)]
-        for one in everybody:
+        for member in everybody:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                member.kill()
         process.wait(30)
-        eventually(lambda: not any(folders.started_at(one.pid) for one in everybody))
+        eventually(lambda: not any(folders.started_at(member.pid) for member in everybody))
 
     def run_dir(self) -> Path:
         (path,) = eventually(lambda: list(self.node.glob("hpctrack-*/*")))

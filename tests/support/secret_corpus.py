@@ -36,13 +36,13 @@ _WORD = _ALNUM + "_-"
 def draw(count: int, of: str = _ALNUM) -> str:
     """Return so many characters, with a digit, a small and a capital letter where there may be."""
     while True:
-        found = "".join(_RANDOM.choices(of, k=count))
+        drawn = "".join(_RANDOM.choices(of, k=count))
         if all(
-            any(c in some for c in found)
+            any(c in some for c in drawn)
             for some in (string.digits, string.ascii_letters)
             if set(some) & set(of)
         ):
-            return found
+            return drawn
 
 
 def _uuid() -> str:
@@ -83,11 +83,11 @@ def tokens() -> dict[str, str]:
 
 
 def _positions() -> list[Case]:
-    found = []
+    cases = []
     for provider, token in tokens().items():
-        found += [Case(f"token of {provider}", text, token) for text in (
+        cases += [Case(f"token of {provider}", text, token) for text in (
             f"run it with {token} please", f'client = Client("{token}")', f"curl https://api.example.org/{token}", f"error: invalid credentials ({token})")]  # fmt: skip
-    return found
+    return cases
 
 
 def positives() -> list[Case]:
@@ -165,7 +165,7 @@ def positives() -> list[Case]:
             f"Authorization: Basic {pair}", f"> Authorization: Bearer {slow}", f"Proxy-Authorization: Basic {pair}", f"sent Basic {pair} to x", f"got 401 for Bearer {new(32)}", f"Cookie: session={new(32)}", f"X-Auth-Token: {slow}", f"x-amz-security-token: {new(80)}", f"Set-Cookie: sessionid={new(32)}; Path=/",
         ],
     }  # fmt: skip
-    found = _positions()
+    corpus = _positions()
     values |= {
         word,
         hexa,
@@ -180,13 +180,13 @@ def positives() -> list[Case]:
     }
     for kind, texts in cases.items():
         for text in texts:
-            found.append(Case(kind, text, max((value for value in values if value in text), key=len)))
+            corpus.append(Case(kind, text, max((value for value in values if value in text), key=len)))
     key = [draw(64, _ALNUM + "+/") for _ in range(4)]
     for label in ("RSA ", "OPENSSH ", "EC ", "", "ENCRYPTED ", "PGP "):
         end = "PRIVATE KEY" + (" BLOCK" if label == "PGP " else "")
         pem = "\n".join([f"-----BEGIN {label}{end}-----", *key, f"-----END {label}{end}-----"])
-        found += [Case("private keys", text, key[2]) for text in (pem, f"cat > k <<'EOF'\n{pem}\nEOF", json.dumps({"k": pem}), pem[:200], pem[40:])]  # fmt: skip
-    return found
+        corpus += [Case("private keys", text, key[2]) for text in (pem, f"cat > k <<'EOF'\n{pem}\nEOF", json.dumps({"k": pem}), pem[:200], pem[40:])]  # fmt: skip
+    return corpus
 
 
 NEGATIVES = """

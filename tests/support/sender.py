@@ -63,13 +63,13 @@ class Sender:
             return None
         assert datagrams.verified(self.key, data)
         assert len(data) <= layout.HEADER_SIZE + layout.MAC_SIZE
-        found = datagrams.peek(data)
-        if found.kind == layout.PONG and self.is_heard:
+        header = datagrams.peek(data)
+        if header.kind == layout.PONG and self.is_heard:
             return self.answer(seconds)  # a busy machine: it was asked again before it could answer
         self.is_heard = True
-        if found.kind == layout.ACK:
-            self.acknowledged[found.journal] = max(found.start, self.acknowledged.get(found.journal, 0))
-        return found
+        if header.kind == layout.ACK:
+            self.acknowledged[header.journal] = max(header.start, self.acknowledged.get(header.journal, 0))
+        return header
 
     def ping(self) -> None:
         """Wait until the collector answers under the key."""
@@ -95,7 +95,7 @@ class Sender:
             if self.loss:
                 self.rng.shuffle(flight)
                 flight += self.rng.sample(flight, len(flight) // 4)
-                flight = [one for one in flight if self.rng.random() >= self.loss]
+                flight = [datagram for datagram in flight if self.rng.random() >= self.loss]
             self.send(*flight)
             while self.answer(0.05 if first * 100 == self.acknowledged.get(name, 0) else 0.0) is not None:
                 pass

@@ -53,8 +53,8 @@ class Tracked:
         """Return the relay's pid."""
 
         def hello() -> str:
-            found = next(self.node.glob("hpctrack-*/*/*.relay.journal"), None)
-            return found.read_text().partition("!hello ")[2] if found else ""
+            path = next(self.node.glob("hpctrack-*/*/*.relay.journal"), None)
+            return path.read_text().partition("!hello ")[2] if path else ""
 
         return json.loads(eventually(hello).partition("\n")[0])["pid"]
 
@@ -107,11 +107,11 @@ class Tracked:
                 return connection.execute(query, [run_id]).fetchone() == (len(expected), 0)
 
             eventually(accounted)
-            found = connection.execute(
+            rows = connection.execute(
                 "SELECT step, x, bits, n FROM metrics WHERE run_id = %s ORDER BY step", [run_id]
             ).fetchall()
             rejected = connection.execute("SELECT count(*) FROM rejected").fetchone()
-        assert [(step, bits(x), bits(y), int(n)) for step, x, y, n in found] == expected
+        assert [(step, bits(x), bits(y), int(n)) for step, x, y, n in rows] == expected
         assert rejected == (0,)
 
 

@@ -179,7 +179,7 @@ def _commands(name: str) -> dict[str, click.Command]:
     assert command is not None
     if not isinstance(command, click.Group):
         return {name: command}
-    return {f"{name} {sub}": found for sub, found in command.commands.items()}
+    return {f"{name} {sub}": nested for sub, nested in command.commands.items()}
 
 
 def test_what_json_prints_is_described_of_every_command_that_has_it():

@@ -88,7 +88,7 @@ def name_of(path: Path) -> str:
 
 def imports(source: str) -> set[str]:
     """Return everything that a module imports when it runs, late imports included, as dotted names."""
-    found: set[str] = set()
+    names: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -96,15 +96,15 @@ def imports(source: str) -> set[str]:
                 visit(child)
             return
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
         for child in ast.iter_child_nodes(node):
             visit(child)
 
     visit(ast.parse(source))
-    return found
+    return names
 
 
 def starts_processes(source: str) -> bool:
@@ -152,7 +152,11 @@ def modules(names: set[str], known: frozenset[str]) -> set[str]:
     """Return which modules of hpctrack are meant: ``hpctrack.errors.UsageError`` means ``errors``."""
     inside = (name.removeprefix("hpctrack").lstrip(".") for name in names if is_in(name, ["hpctrack"]))
     return {
-        max((one for one in known if name == one or name.startswith(one + ".")), key=len, default="")
+        max(
+            (module for module in known if name == module or name.startswith(module + ".")),
+            key=len,
+            default="",
+        )
         for name in inside
     }
 

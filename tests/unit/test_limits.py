@@ -15,11 +15,11 @@ CHARACTERS = ["x", "\u00e9", "\u4e2d", "\U0001f600", "e\u0301"]
 def test_no_character_is_cut_in_two(limit, character):
     for ahead in range(5):
         whole = "y" * ahead + character * (limit.most // len(character.encode()) + 1)
-        found = limits.cut(limit, whole)
-        kept, _, said = found.rpartition("... (")
-        assert len(found.encode()) <= limit.most < len(whole.encode())
+        shortened = limits.cut(limit, whole)
+        kept, _, said = shortened.rpartition("... (")
+        assert len(shortened.encode()) <= limit.most < len(whole.encode())
         assert whole.startswith(kept) and said == f"{len(whole.encode()):,} bytes)"
-        assert len(found.encode()) > limit.most - 4
+        assert len(shortened.encode()) > limit.most - 4
 
 
 @pytest.mark.parametrize("limit", TEXTS, ids=lambda limit: limit.what)

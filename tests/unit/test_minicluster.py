@@ -161,8 +161,8 @@ def test_a_start_that_was_interrupted_at_once_can_be_repeated(tmp_path):
 
 def test_a_cluster_keeps_its_name_and_finds_ports_that_are_free(monkeypatch, layout):
     monkeypatch.setattr(processes, "is_listening", lambda port: port < config.PORT_BLOCKS[-1])
-    found = machine.detect_layout(layout, 2)
-    assert (found.name, found.nodes, found.base_port) == ("mine", 2, config.PORT_BLOCKS[-1])
+    layout_ = machine.detect_layout(layout, 2)
+    assert (layout_.name, layout_.nodes, layout_.base_port) == ("mine", 2, config.PORT_BLOCKS[-1])
     monkeypatch.setattr(processes, "is_listening", lambda port: True)
     with pytest.raises(minicluster.ClusterError, match="no 4 free ports"):
         machine.detect_layout(layout, 2)

@@ -21,11 +21,11 @@ def load(home, overrides=None, config_path=None, **environ):
 
 
 def test_without_any_configuration_it_is_the_personal_mode(home):
-    found = load(home)
-    assert found.personal
-    assert found.schema == "hpctrack"
-    assert found.data_dir == str(home / ".local/share/hpctrack")
-    assert found.spool == str(home / ".local/share/hpctrack/spool")
+    loaded = load(home)
+    assert loaded.personal
+    assert loaded.schema == "hpctrack"
+    assert loaded.data_dir == str(home / ".local/share/hpctrack")
+    assert loaded.spool == str(home / ".local/share/hpctrack/spool")
 
 
 def test_the_stronger_source_wins(home):
@@ -36,9 +36,11 @@ def test_the_stronger_source_wins(home):
     here.write_text("schema = of_folder\nflush = 2\nhost = h2\n")
     assert load(home).schema == "of_folder"
     assert load(home, HPCTRACK_SCHEMA="of_environment").schema == "of_environment"
-    found = load(home, {"schema": "of_option", "dsn_host": "h4"}, HPCTRACK_SCHEMA="e", HPCTRACK_DSN_HOST="h3")
-    assert (found.schema, found.flush, found.ranks) == ("of_option", 2.0, "all")
-    assert found.dsn == {"host": "h4", "user": "u1"}
+    loaded = load(
+        home, {"schema": "of_option", "dsn_host": "h4"}, HPCTRACK_SCHEMA="e", HPCTRACK_DSN_HOST="h3"
+    )
+    assert (loaded.schema, loaded.flush, loaded.ranks) == ("of_option", 2.0, "all")
+    assert loaded.dsn == {"host": "h4", "user": "u1"}
 
 
 def test_none_on_the_command_line_overrides_nothing(home):
@@ -48,14 +50,14 @@ def test_none_on_the_command_line_overrides_nothing(home):
 def test_config_path_replaces_the_usual_files(home):
     (home / "hpctrack.conf").write_text("schema = usual\nflush = 3\n")
     (home / "other.conf").write_text("schema = other\n")
-    found = load(home, config_path=str(home / "other.conf"))
-    assert (found.schema, found.flush) == ("other", 5.0)
+    loaded = load(home, config_path=str(home / "other.conf"))
+    assert (loaded.schema, loaded.flush) == ("other", 5.0)
 
 
 def test_a_dsn_makes_it_a_site(home):
-    found = load(home, HPCTRACK_DSN_HOST="db", HPCTRACK_DSN_DATABASE="tracking")
-    assert not found.personal
-    assert found.dsn == {"host": "db", "dbname": "tracking"}
+    loaded = load(home, HPCTRACK_DSN_HOST="db", HPCTRACK_DSN_DATABASE="tracking")
+    assert not loaded.personal
+    assert loaded.dsn == {"host": "db", "dbname": "tracking"}
 
 
 @pytest.mark.parametrize(

@@ -119,12 +119,12 @@ def test_json_lines_leave_out_what_is_missing(hpctrack, logged, tmp_path):
     code, out, _ = hpctrack("export", f"r{logged[0]}", f"r{logged[1]}", "--to", path, "--json")
     assert code == 0
     assert json.loads(out) == {"file": str(path), "runs": 2, "rows": 4, "bytes": path.stat().st_size}
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    told = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     wanted = expected(logged)
     wanted[0]["time"] = "2026-01-31T12:00:00.000000+00:00"
     wanted[1]["loss"] = "nan"
     wanted[3]["mixed"] = 1 << 70
-    assert sorted_(found) == sorted_(wanted)
+    assert sorted_(told) == sorted_(wanted)
 
 
 def test_the_api_exports_too(database, logged, tmp_path):
@@ -158,8 +158,8 @@ def test_an_existing_file_is_replaced_and_a_failure_keeps_it(hpctrack, logged, t
     ],
 )
 def test_bad_input_is_one_line(hpctrack, words, code, said):
-    found, _, err = hpctrack("export", *words)
-    assert (found, err.count("\n")) == (code, 1)
+    exit_code, _, err = hpctrack("export", *words)
+    assert (exit_code, err.count("\n")) == (code, 1)
     assert said in err
 
 
@@ -185,14 +185,14 @@ def test_runs_without_metrics_make_a_file_without_rows(hpctrack, run, tmp_path):
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_rows_of_several_chunks(hpctrack, run, tmp_path, connection, monkeypatch, ending):
     monkeypatch.setattr(copy_out, "ROWS", 100)
-    one = run()
+    run_id = run()
     connection.execute(
         "INSERT INTO metrics (run_id, step, extra) SELECT %s, n, jsonb_build_object('n', n)"
         " FROM generate_series(1, 1050) n",
-        (one,),
+        (run_id,),
     )
     path = tmp_path / f"runs.{ending}"
-    assert hpctrack("export", f"r{one}", "--to", path)[1] == f"{path}: 1,050 rows of 1 run\n"
+    assert hpctrack("export", f"r{run_id}", "--to", path)[1] == f"{path}: 1,050 rows of 1 run\n"
     if ending == "parquet":
         assert pq.read_table(path)["n"].to_pylist() == list(range(1, 1051))
     else:
@@ -203,17 +203,17 @@ def test_rows_of_several_chunks(hpctrack, run, tmp_path, connection, monkeypatch
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_export_that_is_interrupted_leaves_nothing(config, run, connection, tmp_path, number, code):
-    one = run()
+    run_id = run()
     connection.execute(
         "INSERT INTO metrics (run_id, step, extra)"
         " SELECT %s, n, jsonb_build_object('text', repeat('x', 2000)) FROM generate_series(1, 60000) n",
-        (one,),
+        (run_id,),
     )
     folder = tmp_path / "out"
     folder.mkdir()
     program = "from hpctrack.cli import main; main.main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "export", "-c", config, f"r{one}", "--to", folder / "runs.jsonl"],
+        [sys.executable, "-c", program, "export", "-c", config, f"r{run_id}", "--to", folder / "runs.jsonl"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip

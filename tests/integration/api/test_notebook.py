@@ -63,8 +63,8 @@ def test_names_can_not_break_out_of_the_page(client, insert, connection):
     insert("transitions", run_id=run_id, status="FAILED", source="user", reason=bad)
     run = client.run(run_id)
     shown = [run, client.runs(), client.experiment(bad), run.transitions(), run.attempts()]
-    for one in shown:
-        assert "script" not in Page(one._repr_html_()).tags
+    for item in shown:
+        assert "script" not in Page(item._repr_html_()).tags
     assert bad in "".join(Page(run._repr_html_()).texts)
 
 
@@ -79,13 +79,13 @@ def test_a_list_shows_the_newest_and_says_of_how_many(client, insert):
 
 
 def test_a_run_is_shown_also_where_postgresql_is_away(client, run, monkeypatch):
-    one = client.run(run())
+    mine = client.run(run())
 
     def away(question):
         raise errors.StoreUnavailable
 
     monkeypatch.setattr(client, "ask", away)
-    assert "●\xa0RUNNING" in Page(one._repr_html_()).texts
+    assert "●\xa0RUNNING" in Page(mine._repr_html_()).texts
 
 
 def test_the_walk_through_runs_as_it_stands(database, tmp_path, monkeypatch, capsys):

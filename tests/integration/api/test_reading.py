@@ -64,10 +64,10 @@ def test_metrics_are_a_data_frame(client, run, columns, log):
 
 def test_metrics_as_arrow_tell_a_gap_from_nan(client, run, columns, log):
     columns(loss="double precision")
-    one = run()
-    log(one, 1, loss=math.nan)
-    log(one, 2)
-    table = client.run(one).metrics(format="arrow")
+    run_id = run()
+    log(run_id, 1, loss=math.nan)
+    log(run_id, 2)
+    table = client.run(run_id).metrics(format="arrow")
     assert isinstance(table, pa.Table)
     assert table["loss"].is_null().to_pylist() == [False, True]
     assert math.isnan(table["loss"][0].as_py())
@@ -76,22 +76,22 @@ def test_metrics_as_arrow_tell_a_gap_from_nan(client, run, columns, log):
 
 def test_chosen_metrics_leave_out_rows_without_them(client, run, columns, log):
     columns(loss="double precision", val="double precision")
-    one = run()
+    run_id = run()
     for step in range(4):
-        log(one, step, loss=float(step), **({"val": 1.0} if step % 2 else {}))
-    frame = client.run(one).metrics(["val", "loss"])
+        log(run_id, step, loss=float(step), **({"val": 1.0} if step % 2 else {}))
+    frame = client.run(run_id).metrics(["val", "loss"])
     assert list(frame.columns) == ["step", "progress", "time", "val", "loss"]
     assert len(frame) == 4
-    assert client.run(one).metrics("val")["step"].tolist() == [1, 3]
+    assert client.run(run_id).metrics("val")["step"].tolist() == [1, 3]
 
 
 def test_a_metric_without_a_column_is_read_alike(client, run, columns, log):
     columns(loss="double precision")
-    one = run()
-    log(one, 1, loss=0.5, extra={"word": "a", "count": 3, "flag": True, "big": {"int": str(1 << 70)}})
-    log(one, 2, extra={"loss": {"float": "inf"}, "count": 4, "word": "b", "flag": False})
-    log(one, 3, loss=0.25, extra={"count": 5})
-    frame = client.run(one).metrics()
+    run_id = run()
+    log(run_id, 1, loss=0.5, extra={"word": "a", "count": 3, "flag": True, "big": {"int": str(1 << 70)}})
+    log(run_id, 2, extra={"loss": {"float": "inf"}, "count": 4, "word": "b", "flag": False})
+    log(run_id, 3, loss=0.25, extra={"count": 5})
+    frame = client.run(run_id).metrics()
     assert list(frame.columns[3:]) == ["big", "count", "flag", "loss", "word"]
     assert frame["loss"].tolist() == [0.5, math.inf, 0.25]
     assert frame["count"].tolist() == [3, 4, 5]
@@ -100,7 +100,7 @@ def test_a_metric_without_a_column_is_read_alike(client, run, columns, log):
     assert frame["flag"].tolist() == [True, False, pd.NA]
     assert frame["word"].tolist()[:2] == ["a", "b"]
     assert frame["big"][0] == 1 << 70
-    assert client.run(one).metrics("word")["step"].tolist() == [1, 2]
+    assert client.run(run_id).metrics("word")["step"].tolist() == [1, 2]
 
 
 def test_columns_of_the_users_own_types(client, run, columns, log):
@@ -108,25 +108,25 @@ def test_columns_of_the_users_own_types(client, run, columns, log):
         epoch="integer", small="real", note="text", good="boolean", cost="numeric(9,3)", day="date",
         done="timestamptz",
     )  # fmt: skip
-    one = run()
-    log(one, 1, epoch=3, small=0.5, note="é", good=True, cost=1.125, day=T0.date(), done=T0)
-    log(one, 2)
-    table = client.run(one).metrics(format="arrow")
+    run_id = run()
+    log(run_id, 1, epoch=3, small=0.5, note="é", good=True, cost=1.125, day=T0.date(), done=T0)
+    log(run_id, 2)
+    table = client.run(run_id).metrics(format="arrow")
     first, second = table.to_pylist()
     assert {name: first[name] for name in ("epoch", "small", "note", "good", "cost", "day", "done")} == {
         "epoch": 3, "small": 0.5, "note": "é", "good": True, "cost": 1.125, "day": "2026-01-31", "done": T0,
     }  # fmt: skip
     assert {second[name] for name in ("epoch", "small", "note", "good", "cost", "day", "done")} == {None}
-    assert client.run(one).metrics()["epoch"].dtype == "Int32"
+    assert client.run(run_id).metrics()["epoch"].dtype == "Int32"
 
 
 def test_names_of_metrics_may_be_anything(client, run, columns, log):
     name = 'a "quoted" {name}'
     columns(**{name: "double precision"})
-    one = run()
-    log(one, 1, **{name: 1.0}, extra={"time": 5, "it's": 1})
-    log(one, 2, extra={"100%": 1.5})
-    frame = client.run(one).metrics([name, "time", "it's", "100%"])
+    run_id = run()
+    log(run_id, 1, **{name: 1.0}, extra={"time": 5, "it's": 1})
+    log(run_id, 2, extra={"100%": 1.5})
+    frame = client.run(run_id).metrics([name, "time", "it's", "100%"])
     assert frame[[name, "time_", "it's"]].values.tolist()[0] == [1.0, 5, 1]
     assert frame["100%"][1] == 1.5
     assert client.runs().frame()["max.100%"].tolist() == [1.5]
@@ -134,11 +134,11 @@ def test_names_of_metrics_may_be_anything(client, run, columns, log):
 
 
 def test_what_came_through_the_collectors_door(client, run, ingest, columns):
-    one = run()
-    ingest.store([Journal(one).rows({"step": 1, "loss": 0.5, "word": "a"}, {"step": 2, "loss": math.nan})])
-    frame = client.run(one).metrics()
+    run_id = run()
+    ingest.store([Journal(run_id).rows({"step": 1, "loss": 0.5, "word": "a"}, {"step": 2, "loss": math.nan})])
+    frame = client.run(run_id).metrics()
     assert frame["loss"].isna().tolist() == [False, True]
-    assert client.run(one).last["word"] == "a"
+    assert client.run(run_id).last["word"] == "a"
 
 
 def test_an_unknown_metric_is_named_and_the_known_are_listed(client, run, columns, log):
@@ -161,26 +161,26 @@ def small_chunks(monkeypatch):
 @pytest.mark.usefixtures("small_chunks")
 def test_more_rows_than_a_chunk_holds(client, run, columns, connection):
     columns(loss="double precision", val="double precision")
-    one = run()
+    run_id = run()
     connection.execute(
         "INSERT INTO metrics (run_id, step, loss, val)"
         " SELECT %s, n, n * 0.5, CASE WHEN n %% 10 = 0 THEN n END FROM generate_series(1, 7500) n",
-        (one,),
+        (run_id,),
     )
-    frame = client.run(one).metrics()
+    frame = client.run(run_id).metrics()
     assert (frame["step"] == np.arange(1, 7501)).all()
     assert (frame["loss"] == np.arange(1, 7501) * 0.5).all()
     assert frame["val"].notna().sum() == 750
-    assert client.run(one).metrics("val")["val"].sum() == sum(range(10, 7501, 10))
+    assert client.run(run_id).metrics("val")["val"].sum() == sum(range(10, 7501, 10))
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_reader_that_loses_interest_leaves_a_usable_connection(connection, run, columns):
-    one = run()
+    run_id = run()
     connection.execute(
-        "INSERT INTO metrics (run_id, step) SELECT %s, n FROM generate_series(1, 20000) n", (one,)
+        "INSERT INTO metrics (run_id, step) SELECT %s, n FROM generate_series(1, 20000) n", (run_id,)
     )
-    parts = metric_tables.read(connection, [one], [])
+    parts = metric_tables.read(connection, [run_id], [])
     assert next(parts).rows == 1000
     parts.close()
     assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -188,14 +188,14 @@ def test_a_reader_that_loses_interest_leaves_a_usable_connection(connection, run
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_failure_in_the_middle_is_told(database, connection, run):
-    one = run()
+    run_id = run()
     connection.execute(
         "INSERT INTO metrics (run_id, step, extra)"
         " SELECT %s, n, jsonb_build_object('a', repeat('much', 500)) FROM generate_series(1, 10000) n",
-        (one,),
+        (run_id,),
     )
     with contextlib.closing(store.connect(database, autocommit=True)) as reader:
-        parts = metric_tables.read(reader, [one], ["a"])
+        parts = metric_tables.read(reader, [run_id], ["a"])
         next(parts)
         connection.execute("SELECT pg_terminate_backend(%s)", (reader.info.backend_pid,))
         with pytest.raises(errors.StoreUnavailable):
@@ -208,16 +208,16 @@ def large_run(client, run, columns, connection, insert, monkeypatch):
     monkeypatch.setattr("hpctrack.api.run._LARGE", 1000)
     monkeypatch.setattr(packed_columns, "_ROWS", 70)
     columns(a="double precision", b="double precision", c="double precision", d="double precision")
-    one = run()
-    insert("run_latest", run_id=one, rows=1000, last={"a": 1, "b": 2, "c": 3, "d": 4})
+    run_id = run()
+    insert("run_latest", run_id=run_id, rows=1000, last={"a": 1, "b": 2, "c": 3, "d": 4})
     connection.execute(
         "INSERT INTO metrics (run_id, step, progress, time, a, b, c, d)"
         " SELECT %s, 3 * (n / 4) - 100, n %% 4 - 0.5, to_timestamp(1e9 + n), n, -n,"
         " CASE WHEN n %% 5 = 0 THEN n END, CASE WHEN n %% 7 = 0 THEN 'NaN'::float8 ELSE n END"
         " FROM generate_series(0, 999) n",
-        (one,),
+        (run_id,),
     )
-    return client.run(one)
+    return client.run(run_id)
 
 
 def test_a_large_run_is_read_through_one_connection_where_there_is_no_other(large_run, monkeypatch):
@@ -268,17 +268,17 @@ def test_metrics_of_an_experiment_name_the_run(client, run, columns, log):
 def test_an_experiments_frame_has_a_row_per_run(client, insert, columns, log):
     columns(loss="double precision")
     experiment = insert("experiments", name="digits")
-    one = insert(
+    run_id = insert(
         "runs", experiment_id=experiment, status="COMPLETED", args={"lr": 0.1, "model": {"layers": 2}},
         tags={"baseline": True}, time_started=T0, slurm_job_id=14, exit_code=0,
     )  # fmt: skip
     other = insert("runs", experiment_id=experiment, status="PENDING")
     for step, loss in enumerate((0.5, 0.125, math.nan, 0.25)):
-        log(one, step, loss=loss, extra={"acc": step, "word": "x"})
-    insert("run_latest", run_id=one, last_step=3, last={"loss": 0.25, "acc": 3, "word": "x"}, rows=4)
+        log(run_id, step, loss=loss, extra={"acc": step, "word": "x"})
+    insert("run_latest", run_id=run_id, last_step=3, last={"loss": 0.25, "acc": 3, "word": "x"}, rows=4)
     frame = client.experiment("digits").frame().set_index("run")
-    assert frame.index.tolist() == [one, other]
-    first = frame.loc[one]
+    assert frame.index.tolist() == [run_id, other]
+    first = frame.loc[run_id]
     assert (first["status"], first["job"], first["args.lr"], first["args.model.layers"]) == (
         "COMPLETED", "14", 0.1, 2,
     )  # fmt: skip
@@ -318,7 +318,7 @@ def test_of_names_that_nothing_has_there_is_a_warning(client, insert, asked, sai
     )  # fmt: skip
     insert("run_latest", run_id=run, last={"loss": 1})
     assert client.runs(experiment="digits", where="args.opt.name = sgd", tag="baseline", user="alice") == []
-    assert [str(one.message) for one in recwarn] == []
+    assert [str(told.message) for told in recwarn] == []
     assert client.runs(**asked) == []
     (warning,) = recwarn
     assert said in str(warning.message)
@@ -397,54 +397,59 @@ def test_a_run_is_found_by_number_job_and_name(client, insert):
 
 
 def test_a_run_is_as_it_was_until_it_is_read_again(client, run, connection):
-    one = client.run(run())
+    mine = client.run(run())
     connection.execute("UPDATE runs SET status = 'COMPLETED', comment = 'done'")
-    assert one.status is RunStatus.RUNNING
-    assert one.refresh().status is RunStatus.COMPLETED
-    assert one.comment == "done"
-    assert one == client.run(one.id)
+    assert mine.status is RunStatus.RUNNING
+    assert mine.refresh().status is RunStatus.COMPLETED
+    assert mine.comment == "done"
+    assert mine == client.run(mine.id)
 
 
 def test_timeline_attempts_and_usage(client, run, insert):
-    one = run()
-    insert("transitions", run_id=one, status="PENDING", time=T0, source="submit")
-    insert("transitions", run_id=one, status="RUNNING", time=T0, source="relay", reason="hello")
-    insert("attempts", run_id=one, attempt=0, status="RUNNING", time_started=T0, resources={"elapsed_s": 3})
+    run_id = run()
+    insert("transitions", run_id=run_id, status="PENDING", time=T0, source="submit")
+    insert("transitions", run_id=run_id, status="RUNNING", time=T0, source="relay", reason="hello")
+    insert(
+        "attempts", run_id=run_id, attempt=0, status="RUNNING", time_started=T0, resources={"elapsed_s": 3}
+    )
     for second in range(2):
         insert(
-            "usage", run_id=one, attempt=0, node="n1", time=T0 + datetime.timedelta(seconds=second),
+            "usage", run_id=run_id, attempt=0, node="n1", time=T0 + datetime.timedelta(seconds=second),
             cpu_s=1.5 * second, memory_bytes=1 << 30, gpu={"util": 5},
         )  # fmt: skip
-    found = client.run(one)
-    assert [change.status for change in found.transitions()] == [RunStatus.PENDING, RunStatus.RUNNING]
-    assert found.transitions().frame()["status"].tolist() == ["PENDING", "RUNNING"]
-    assert found.attempts()[0].resources == {"elapsed_s": 3}
-    usage = found.usage()
+    mine = client.run(run_id)
+    assert [change.status for change in mine.transitions()] == [RunStatus.PENDING, RunStatus.RUNNING]
+    assert mine.transitions().frame()["status"].tolist() == ["PENDING", "RUNNING"]
+    assert mine.attempts()[0].resources == {"elapsed_s": 3}
+    usage = mine.usage()
     assert usage["cpu_s"].tolist() == [0.0, 1.5]
     assert usage["node"].tolist() == ["n1", "n1"]
-    assert found.usage(format="arrow")["memory_bytes"].to_pylist() == [1 << 30, 1 << 30]
+    assert mine.usage(format="arrow")["memory_bytes"].to_pylist() == [1 << 30, 1 << 30]
 
 
 def test_a_lost_connection_is_made_anew(client, run, connection):
-    one = client.run(run())
+    mine = client.run(run())
     connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    assert one.refresh().status is RunStatus.RUNNING
+    assert mine.refresh().status is RunStatus.RUNNING
     client.close()
-    assert one.refresh().status is RunStatus.RUNNING
+    assert mine.refresh().status is RunStatus.RUNNING
 
 
 def test_a_client_is_shared_by_threads_and_forks(client, run):
     ids = [run() for _ in range(8)]
-    found = []
-    threads = [threading.Thread(target=lambda one=one: found.append(client.run(one).id)) for one in ids]
+    read_ids = []
+    threads = [
+        threading.Thread(target=lambda run_id=run_id: read_ids.append(client.run(run_id).id))
+        for run_id in ids
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(found) == ids
+    assert sorted(read_ids) == ids
     child = os.fork()
     if child == 0:
         os._exit(0 if client.run(ids[0]).id == ids[0] else 1)
@@ -458,7 +463,7 @@ def test_another_format_is_refused(client, run):
 
 
 def test_without_pandas_it_is_said_what_to_install(client, run, monkeypatch):
-    one = client.run(run())
+    mine = client.run(run())
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(errors.MissingExtra, match=r"need pandas.*pip install 'hpctrack\[analysis\]'"):
-        one.metrics()
+        mine.metrics()

@@ -26,13 +26,15 @@ def tracked(client):
 
 
 def states(run):
-    return [(one.status.value, one.source, one.reason) for one in run.transitions()]
+    return [
+        (transition.status.value, transition.source, transition.reason) for transition in run.transitions()
+    ]
 
 
 def test_an_experiment_is_made_once(client):
-    one = Experiment(client, name="digits")
-    assert Experiment(client, name="digits").id == one.id
-    assert client.experiment("digits").id == one.id
+    experiment = Experiment(client, name="digits")
+    assert Experiment(client, name="digits").id == experiment.id
+    assert client.experiment("digits").id == experiment.id
     with pytest.raises(errors.ExperimentNotFound):
         client.experiment("digit")
 
@@ -129,7 +131,7 @@ def test_a_run_that_is_tracked_again_is_another_attempt(client, tracked):
         raise ValueError
     with client.run(tracked.id).track() as again:
         again.add_metrics(step=1, loss=0.5)
-    assert [(one.attempt, one.status.value) for one in tracked.attempts()] == [
+    assert [(attempt.attempt, attempt.status.value) for attempt in tracked.attempts()] == [
         (0, "FAILED"),
         (1, "COMPLETED"),
     ]

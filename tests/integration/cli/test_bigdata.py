@@ -28,8 +28,8 @@ def test_a_generated_database_is_like_a_real_one(cli, connection, filled):
     assert {"COMPLETED", "FAILED", "RUNNING", "PENDING"} <= set(told["counts"])
     assert any(run["array_job_id"] for run in told["runs"])
     assert told["runs"][-1]["last_step"] == 2999
-    (found,) = series.fetch(connection, 600, ["val_loss"], buckets=50)
-    assert (found.count, found.maximum) == (3000, bigdata.SPIKE)
+    (only,) = series.fetch(connection, 600, ["val_loss"], buckets=50)
+    assert (only.count, only.maximum) == (3000, bigdata.SPIKE)
     # The keys hold, although they were not checked when it was loaded.
     for table, key in (("runs", "submission"), ("attempts", "run_id"), ("metrics", "run_id")):
         target = "submissions s WHERE s.uuid" if key == "submission" else "runs s WHERE s.id"

@@ -62,24 +62,24 @@ def test_a_name_is_inserted_as_it_is_or_not_at_all(database, connection, insert,
     program.chmod(0o755)
     command, begin = SHELLS[shell]
     environ = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(tmp_path), "HISTFILE": "/dev/null"}
-    one = Terminal(database, [], 100, command=["env", "-C", str(work), *command], **environ)
+    screen = Terminal(database, [], 100, command=["env", "-C", str(work), *command], **environ)
 
     def was_told():
-        one.drain()
+        screen.drain()
         return told.exists()
 
     try:
-        one.type(begin + "\n")
-        one.read_until(lambda text: text.count("ready> ") >= 2)
+        screen.type(begin + "\n")
+        screen.read_until(lambda text: text.count("ready> ") >= 2)
         given = {}
         for name in NAMES:
             connection.execute("DELETE FROM experiments")
             insert("experiments", name=name)
-            one.type("hpctrack export -E \t\n")
+            screen.type("hpctrack export -E \t\n")
             eventually(was_told)
             given[name] = json.loads(told.read_text())[2:]
             told.unlink()
     finally:
-        one.close()
+        screen.close()
     assert given == {name: [] if name in LEFT_OUT[shell] else [name] for name in NAMES}
     assert os.listdir(work) == ["a"]

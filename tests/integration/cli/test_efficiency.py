@@ -47,7 +47,7 @@ def test_show_tells_shares_and_what_was_asked_for_in_vain(printed, run):
     ]
     told = json.loads(printed("show", "14", "--json"))
     assert told["hints"] == lines[start : start + 3]
-    assert [one["cpu_efficiency"] for one in told["resources"]] == [28000 / 28800, 0.025]
+    assert [resources["cpu_efficiency"] for resources in told["resources"]] == [28000 / 28800, 0.025]
     page = (DOCS / "json.md").read_text(encoding="utf-8")
     assert all(f"`{key}`" in page for key in told["resources"][0])
 

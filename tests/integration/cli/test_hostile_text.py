@@ -127,8 +127,8 @@ def spoilt(connection, insert):
     kept = set()
     for table in tables:
         for column, kind in text_columns(connection, table).items():
-            one = " WHERE id = 1" if (table, column) == ("experiments", "name") else ""
-            change = sql.SQL("UPDATE {} SET {} = %s" + one).format(
+            condition = " WHERE id = 1" if (table, column) == ("experiments", "name") else ""
+            change = sql.SQL("UPDATE {} SET {} = %s" + condition).format(
                 sql.Identifier(table), sql.Identifier(column)
             )
             kept.add((table, column))

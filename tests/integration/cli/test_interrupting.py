@@ -23,14 +23,14 @@ VERBS = [
 
 @pytest.fixture
 def logged(connection, run):
-    one = run(status="COMPLETED", slurm_job_id=14)
+    run_id = run(status="COMPLETED", slurm_job_id=14)
     run(status="COMPLETED", slurm_job_id=15)
     connection.execute(
         "INSERT INTO metrics (run_id, step, extra)"
         " SELECT %s, i, jsonb_build_object('loss', i) FROM generate_series(1, 50) i",
-        (one,),
+        (run_id,),
     )
-    return f"r{one}"
+    return f"r{run_id}"
 
 
 @pytest.mark.parametrize("server", ["wheel"], indirect=True)
@@ -70,24 +70,24 @@ def test_where_ctrl_c_falls_into_a_callback_it_comes_again(tmp_path):
 
 
 def test_a_prompt_is_left(terminal, logged):
-    one = terminal("delete", logged)
-    one.read_until(lambda text: "[y/N]" in text)
+    screen = terminal("delete", logged)
+    screen.read_until(lambda text: "[y/N]" in text)
 
     def left():
-        one.type("\x03")  # what comes just before Python waits is heard with the next
-        one.drain()
-        return one.process.poll() is not None
+        screen.type("\x03")  # what comes just before Python waits is heard with the next
+        screen.drain()
+        return screen.process.poll() is not None
 
     eventually(left)
-    assert one.finish() in (130, -signal.SIGINT)
-    assert "Traceback" not in one.text
+    assert screen.finish() in (130, -signal.SIGINT)
+    assert "Traceback" not in screen.text
 
 
 def test_following_a_file_is_left(terminal, run, tmp_path):
     (tmp_path / "out").write_text("\x1b[31mred\n")
     ref = run(stdout_path=str(tmp_path / "out"), slurm_job_id=14)
-    one = terminal("logs", "-f", f"r{ref}")
-    one.read_until(lambda text: "red" in text)
-    one.type("\x03")
-    assert one.finish() == 130
-    assert one.text.endswith("\x1b[0m") and "Traceback" not in one.text
+    screen = terminal("logs", "-f", f"r{ref}")
+    screen.read_until(lambda text: "red" in text)
+    screen.type("\x03")
+    assert screen.finish() == 130
+    assert screen.text.endswith("\x1b[0m") and "Traceback" not in screen.text

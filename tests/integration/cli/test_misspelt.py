@@ -96,8 +96,8 @@ def test_nothing_is_said_of_names_that_there_are(cli, known, arguments):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_other_verbs_say_it_too(cli, known, connection, insert, arguments, code, said):
-    found, _, err = cli(*arguments)
-    assert found == code
+    exit_code, _, err = cli(*arguments)
+    assert exit_code == code
     assert said in err
 
 

@@ -28,8 +28,8 @@ def test_a_database_that_does_not_serve_is_one_line(cli, monkeypatch, changes, c
     for name, value in changes.items():
         monkeypatch.setenv(f"HPCTRACK_DSN_{name}", value)
     for arguments in VERBS:
-        found, out, err = cli(*arguments)
-        assert (found, out) == (code, ""), arguments
+        exit_code, out, err = cli(*arguments)
+        assert (exit_code, out) == (code, ""), arguments
         assert said in err
         assert err.count("\n") == 1
 
@@ -49,7 +49,7 @@ def nobody(connection, database, monkeypatch):
 def test_who_has_no_rights_is_told_in_one_line(cli, nobody):
     nobody()
     for arguments in VERBS:
-        found, out, err = cli(*arguments)
-        assert (found, out) == (77, ""), arguments
+        exit_code, out, err = cli(*arguments)
+        assert (exit_code, out) == (77, ""), arguments
         assert "ask whoever set it up" in err
         assert err.count("\n") == 1

@@ -71,7 +71,7 @@ def meant(connection, *texts):
 def test_a_filtered_list_means_what_matches(printed, connection, crowd, seed, asked):
     crowd(seed)
     wide = tuple(word for word in asked if word not in ("--limit", "2"))
-    matching = {one["id"] for one in json.loads(printed("status", "--json", *wide))["runs"]}
+    matching = {row["id"] for row in json.loads(printed("status", "--json", *wide))["runs"]}
     found = selections(printed("status", *asked))
     assert found or not matching
     both = [(meant(connection, run), meant(connection, job)) for run, job in found]
@@ -162,7 +162,7 @@ def test_an_array_of_thousands_is_taken_back(printed, connection, run):
         " FROM generate_series(0, 4999) n, submissions"
     )
     ((runs, job),) = selections(printed("status", "--state", "FAILED"))
-    failed = {one.id for one in lists.list_runs(connection, RunFilter(statuses=(RunStatus.FAILED,)), None)}
+    failed = {row.id for row in lists.list_runs(connection, RunFilter(statuses=(RunStatus.FAILED,)), None)}
     assert len(failed) == 2500
     assert meant(connection, runs) == meant(connection, job) == failed
 

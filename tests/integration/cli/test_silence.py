@@ -33,11 +33,11 @@ def run(insert):
 
 
 def silent(printed, run_id):
-    found = json.loads(printed("show", f"r{run_id}", "--json"))
+    told = json.loads(printed("show", f"r{run_id}", "--json"))
     (row,) = json.loads(printed("status", f"r{run_id}", "--json"))["runs"]
-    assert row["silent_since"] == found["silent_since"]
-    assert found["state"] == row["state"] == "RUNNING"
-    return found["silent_since"] and datetime.fromisoformat(found["silent_since"])
+    assert row["silent_since"] == told["silent_since"]
+    assert told["state"] == row["state"] == "RUNNING"
+    return told["silent_since"] and datetime.fromisoformat(told["silent_since"])
 
 
 def test_a_silent_machine_is_told(printed, run, connection):

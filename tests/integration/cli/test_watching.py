@@ -16,49 +16,49 @@ from tests.support.terminals import Terminal
 
 def test_watching_follows_the_database_until_q(terminal, run, connection):
     run(status="PENDING")
-    one = terminal("status", "--watch", "--interval", "0.2")
-    one.read_until(lambda text: "PENDING" in text)
+    screen = terminal("status", "--watch", "--interval", "0.2")
+    screen.read_until(lambda text: "PENDING" in text)
     connection.execute("UPDATE runs SET status = 'RUNNING'")
-    one.read_until(lambda text: "RUNNING" in text)
-    one.type("q")
-    assert one.finish() == 0
-    assert one.text.count("\x1b[?1049h") == one.text.count("\x1b[?1049l") == 1
-    after = one.text.rpartition("\x1b[?1049l")[2]
+    screen.read_until(lambda text: "RUNNING" in text)
+    screen.type("q")
+    assert screen.finish() == 0
+    assert screen.text.count("\x1b[?1049h") == screen.text.count("\x1b[?1049l") == 1
+    after = screen.text.rpartition("\x1b[?1049l")[2]
     assert "RUNNING" in after
-    assert "Traceback" not in one.text
+    assert "Traceback" not in screen.text
 
 
 def test_watching_ends_cleanly_on_ctrl_c_and_gives_the_terminal_back(terminal, run):
     run()
-    one = terminal("status", "--watch", "--interval", "30")
-    one.read_until(lambda text: "RUNNING" in text)
-    one.process.send_signal(signal.SIGINT)
-    assert one.finish() == 0
-    assert "\x1b[?1049l" in one.text
-    assert "Traceback" not in one.text
+    screen = terminal("status", "--watch", "--interval", "30")
+    screen.read_until(lambda text: "RUNNING" in text)
+    screen.process.send_signal(signal.SIGINT)
+    assert screen.finish() == 0
+    assert "\x1b[?1049l" in screen.text
+    assert "Traceback" not in screen.text
 
 
 def test_watching_named_runs_ends_with_them(terminal, run, connection):
     run(slurm_job_id=14)
-    one = terminal("status", "--watch", "--interval", "0.2", "14")
-    one.read_until(lambda text: "RUNNING" in text)
+    screen = terminal("status", "--watch", "--interval", "0.2", "14")
+    screen.read_until(lambda text: "RUNNING" in text)
     connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
-    assert one.finish() == 0
-    assert "COMPLETED" in one.text
+    assert screen.finish() == 0
+    assert "COMPLETED" in screen.text
 
 
 def test_watching_survives_a_postgresql_that_drops_connections(terminal, run, connection):
     run(status="PENDING")
-    one = terminal("status", "--watch", "--interval", "0.2")
-    one.read_until(lambda text: "PENDING" in text)
+    screen = terminal("status", "--watch", "--interval", "0.2")
+    screen.read_until(lambda text: "PENDING" in text)
     connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'hpctrack' AND pid <> pg_backend_pid() AND datname = current_database()"
     )
     connection.execute("UPDATE runs SET status = 'RUNNING'")
-    one.read_until(lambda text: "RUNNING" in text)
-    one.type("q")
-    assert one.finish() == 0
+    screen.read_until(lambda text: "RUNNING" in text)
+    screen.type("q")
+    assert screen.finish() == 0
 
 
 def test_watching_into_a_pipe_writes_what_changed(database, run, connection):
@@ -108,53 +108,53 @@ def test_whenever_a_signal_comes_the_terminal_is_given_back(database, run, tmp_p
 
 def test_ctrl_z_gives_the_terminal_back_until_the_verb_goes_on(database, run):
     run()
-    one = Terminal(database, [], 100, command=["bash", "--norc", "--noediting", "-i"])
+    screen = Terminal(database, [], 100, command=["bash", "--norc", "--noediting", "-i"])
     try:
-        one.type(f"{sys.executable} -m hpctrack.cli.main status --watch --interval 30\n")
-        one.read_until(lambda text: "RUNNING" in text)
-        one.type("\x1a")
-        one.read_until(lambda text: "Stopped" in text)
-        assert one.text.count("\x1b[?1049h") == one.text.count("\x1b[?1049l") == 1
-        one.type("fg\n")
-        one.read_until(lambda text: text.rpartition("Stopped")[2].count("RUNNING") >= 1)
-        one.type("q")
-        one.read_until(lambda text: text.count("\x1b[?1049l") == 2)
-        one.type("exit\n")
-        assert one.finish() == 0
-        assert one.text.count("\x1b[?1049h") == 2
+        screen.type(f"{sys.executable} -m hpctrack.cli.main status --watch --interval 30\n")
+        screen.read_until(lambda text: "RUNNING" in text)
+        screen.type("\x1a")
+        screen.read_until(lambda text: "Stopped" in text)
+        assert screen.text.count("\x1b[?1049h") == screen.text.count("\x1b[?1049l") == 1
+        screen.type("fg\n")
+        screen.read_until(lambda text: text.rpartition("Stopped")[2].count("RUNNING") >= 1)
+        screen.type("q")
+        screen.read_until(lambda text: text.count("\x1b[?1049l") == 2)
+        screen.type("exit\n")
+        assert screen.finish() == 0
+        assert screen.text.count("\x1b[?1049h") == 2
     finally:
-        one.close()
+        screen.close()
 
 
 def test_a_terminal_that_changes_its_size_is_drawn_anew(terminal, run):
     run()
-    one = terminal("status", "--watch", "--interval", "30")
-    one.read_until(lambda text: "RUNNING" in text)
-    one.process.send_signal(signal.SIGWINCH)
-    one.read_until(lambda text: text.count("every 30 s") == 2)
-    one.type("q")
-    assert one.finish() == 0
+    screen = terminal("status", "--watch", "--interval", "30")
+    screen.read_until(lambda text: "RUNNING" in text)
+    screen.process.send_signal(signal.SIGWINCH)
+    screen.read_until(lambda text: text.count("every 30 s") == 2)
+    screen.type("q")
+    assert screen.finish() == 0
 
 
 def test_ctrl_c_while_postgresql_does_not_answer(terminal, run, connection):
     run()
-    one = terminal("status", "--watch", "--interval", "0.2")
-    one.read_until(lambda text: "RUNNING" in text)
+    screen = terminal("status", "--watch", "--interval", "0.2")
+    screen.read_until(lambda text: "RUNNING" in text)
     with connection.transaction():
         connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
         while connection.execute(waits, (connection.info.dbname,)).fetchone() == (0,):
             time.sleep(0.02)
-        one.process.send_signal(signal.SIGINT)
-        assert one.finish() == 0
-    assert one.text.count("\x1b[?1049h") == one.text.count("\x1b[?1049l") == 1
+        screen.process.send_signal(signal.SIGINT)
+        assert screen.finish() == 0
+    assert screen.text.count("\x1b[?1049h") == screen.text.count("\x1b[?1049l") == 1
 
 
 def test_a_terminal_without_another_screen_gets_lines(terminal, run, connection):
     run(slurm_job_id=14)
-    one = terminal("status", "14", "--watch", "--interval", "0.2", TERM="dumb")
-    one.read_until(lambda text: "RUNNING" in text)
+    screen = terminal("status", "14", "--watch", "--interval", "0.2", TERM="dumb")
+    screen.read_until(lambda text: "RUNNING" in text)
     connection.execute("UPDATE runs SET status = 'COMPLETED', time_ended = now()")
-    assert one.finish() == 0
-    assert "COMPLETED" in one.text
-    assert "\x1b" not in one.text
+    assert screen.finish() == 0
+    assert "COMPLETED" in screen.text
+    assert "\x1b" not in screen.text

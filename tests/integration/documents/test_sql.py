@@ -22,12 +22,12 @@ class Question(NamedTuple):
 
 def questions() -> list[Question]:
     """Read the page."""
-    found = []
+    asked = []
     for section in PAGE.read_text().split("\n## ")[1:]:
         title = section.partition("\n")[0]
         blocks = re.findall(r"```sql\n(.*?)```\n(?:\n```\n(.*?)```\n)?", section, re.DOTALL)
-        found += [Question(title, query, answer) for query, answer in blocks]
-    return found
+        asked += [Question(title, query, answer) for query, answer in blocks]
+    return asked
 
 
 def answer(connection, query: str) -> str:

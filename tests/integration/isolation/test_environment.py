@@ -37,8 +37,10 @@ def troubles(tmp_path_factory):
 def _libraries() -> list[str]:
     """Return what Python is linked with and sbatch is not."""
     told = subprocess.run(["ldd", sys.executable], capture_output=True, text=True, check=True).stdout
-    found = [line.split()[0] for line in told.splitlines() if "=>" in line]
-    return [name for name in found if not name.startswith(("libc.", "libm.", "libpthread", "libdl", "librt"))]
+    libraries = [line.split()[0] for line in told.splitlines() if "=>" in line]
+    return [
+        name for name in libraries if not name.startswith(("libc.", "libm.", "libpthread", "libdl", "librt"))
+    ]
 
 
 @pytest.mark.parametrize("name", TROUBLES)

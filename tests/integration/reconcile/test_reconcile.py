@@ -334,7 +334,7 @@ def test_elapsed_stands_still_while_a_run_waits_to_be_started_again(slurm, regis
     used = connection.execute("SELECT elapsed_s FROM attempt_resources ORDER BY attempt").fetchall()
     assert used == [(45,), (None,)]
     chosen = filters.RunFilter(where=conditions.parse("elapsed = 45s"))
-    assert [found.id for found in lists.list_runs(connection, chosen)] == [run_id]
+    assert [listed.id for listed in lists.list_runs(connection, chosen)] == [run_id]
 
 
 def test_what_slurm_did_not_answer_is_no_news_when_nobody_waits_for_it(slurm, register, once, connection):

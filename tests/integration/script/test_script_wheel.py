@@ -164,8 +164,8 @@ def test_in_a_run_its_rows_arrive(alone, chain, tmp_path):
     done = chain.hpctrack("run", "--", "sh", "-c", f'exec env -i {handed_on} "$@"', "sh", alone, "-I", script)
     assert (done.returncode, done.stderr) == (0, "")
     run_id = chain.ended()
-    found = [row["loss"] for _, row in sorted(stored(chain.connection, run_id).items())]
-    assert found == [step / 7 for step in range(20)]
+    rows = [row["loss"] for _, row in sorted(stored(chain.connection, run_id).items())]
+    assert rows == [step / 7 for step in range(20)]
     assert chain.accounts(run_id) == (20, 0, 0)
 
 

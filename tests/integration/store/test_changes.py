@@ -262,8 +262,8 @@ def test_nobody_is_asked_without_a_terminal(cli, connection, run):
 )
 def test_failures_are_one_line(cli, run, arguments, code, said):
     run()
-    found, out, err = cli(*arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = cli(*arguments)
+    assert (exit_code, out) == (code, "")
     assert said in err
     assert err.count("\n") == 1
 

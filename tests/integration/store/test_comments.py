@@ -33,8 +33,8 @@ def test_what_has_no_comment_would_be_noticed(connection):
         "COMMENT ON TYPE runstatus IS NULL",
     ):
         connection.execute(statement)
-    found = [name for (name,) in connection.execute(_UNEXPLAINED).fetchall()]
-    assert found == ["column run_overview.args", "function metric_number", "relation runs", "type runstatus"]
+    rows = [name for (name,) in connection.execute(_UNEXPLAINED).fetchall()]
+    assert rows == ["column run_overview.args", "function metric_number", "relation runs", "type runstatus"]
 
 
 def test_comments_are_one_line_that_a_table_of_psql_can_show(connection):

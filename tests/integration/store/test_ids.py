@@ -198,10 +198,10 @@ def _twice_at_once(roles):
     record = roles.record("alice")._replace(tasks="0-3")
     names = ("alice", "alice", "collector")
     connections = [store.connect(roles.of(name), autocommit=True) for name in names]
-    calls = [functools.partial(registration.register, one, record) for one in connections]
+    calls = [functools.partial(registration.register, connection, record) for connection in connections]
     assert _at_once(*calls) == [None] * len(calls)
-    for one in connections:
-        one.close()
+    for connection in connections:
+        connection.close()
     return 4
 
 
@@ -384,8 +384,8 @@ def collect():
         return started[-1]
 
     yield run
-    for one in started:
-        one.end(signal.SIGKILL)
+    for process in started:
+        process.end(signal.SIGKILL)
 
 
 def test_ids_are_in_the_order_of_tasks_whatever_the_plan(connection, register):

@@ -138,8 +138,8 @@ def test_how_a_tracked_block_ends(roles, clients, raised, status):
     run = sqltrack.Experiment(clients("alice"), name="e").get_run()
     with pytest.raises(raised), run.track():
         raise raised
-    found = roles.query("alice", "SELECT status::text, time_ended IS NOT NULL FROM runs")
-    assert found == [(status, True)]
+    rows = roles.query("alice", "SELECT status::text, time_ended IS NOT NULL FROM runs")
+    assert rows == [(status, True)]
     run.start()
     assert roles.query("alice", "SELECT status::text, time_ended FROM runs") == [("RUNNING", None)]
 

@@ -177,8 +177,8 @@ def test_a_state_that_is_refused_keeps_no_other_from_its_own(roles, slurm, submi
     roles.query("owner", "ALTER TABLE transitions ADD CHECK (run_id % 3 > 0 OR status = 'PENDING')")
     slurm.says("squeue", *(line(job, UserName="bobs") for job in range(30, 36)))
     report = one_pass()
-    found = dict(roles.query("owner", "SELECT id, status::text FROM runs"))
-    assert found == {run: "PENDING" if run % 3 == 0 else "RUNNING" for run in runs}
+    states = dict(roles.query("owner", "SELECT id, status::text FROM runs"))
+    assert states == {run: "PENDING" if run % 3 == 0 else "RUNNING" for run in runs}
     assert set(report.changed) == {run for run in runs if run % 3}
     assert {f"r{run} can't be corrected" in caplog.text for run in runs if run % 3 == 0} == {True}
 

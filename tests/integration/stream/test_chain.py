@@ -31,10 +31,10 @@ def exact(values):
 
 def check(chain, run_id, expected, rows=None):
     """Compare all of a run with what was logged, by step and progress; ``rows`` were logged in all."""
-    found = stored(chain.connection, run_id)
-    assert found.keys() == expected.keys()
+    stored_rows = stored(chain.connection, run_id)
+    assert stored_rows.keys() == expected.keys()
     for key, logged in expected.items():
-        assert exact(found[key]) == exact(logged), key
+        assert exact(stored_rows[key]) == exact(logged), key
     assert chain.accounts(run_id) == (len(expected) if rows is None else rows, 0, 0)
 
 

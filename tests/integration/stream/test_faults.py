@@ -34,14 +34,14 @@ def sync(settings) -> str:
 def test_collectors_killed_ten_times_under_load(collect, track):
     """Each comes back under another address, which the relays read again."""
     rng = random.Random(3)
-    one = collect()
-    one.address()
+    collecting = collect()
+    collecting.address()
     scripts = [track(ROWS, RATE, name=name) for name in ("first", "second")]
     eventually(scripts[0].rows)
     for _ in range(10):
         time.sleep(rng.uniform(0.0, 0.3))
-        one.end(signal.SIGKILL)
-        one = collect()
+        collecting.end(signal.SIGKILL)
+        collecting = collect()
         before = scripts[0].rows()
         eventually(lambda before=before: scripts[0].rows() > before or scripts[0].process.poll() is not None)
     for script in scripts:
@@ -134,11 +134,11 @@ def test_a_relay_moves_to_the_second_collector_and_back(collect, track, settings
     script = track(ROWS, RATE / 10, settings=settings._replace(collector=places))
     eventually(script.rows)
     eventually(lambda: stopped_in_mid_batch(first, connection))
-    for one in (first, second):
-        one.process.send_signal(signal.SIGSTOP)
+    for collecting in (first, second):
+        collecting.process.send_signal(signal.SIGSTOP)
         before = script.rows()
         eventually(lambda before=before: script.rows() > before)
-        one.process.send_signal(signal.SIGCONT)
+        collecting.process.send_signal(signal.SIGCONT)
     assert script.wait() == 0
     script.check()
 

@@ -50,11 +50,11 @@ def test_a_full_disk_loses_lines_and_the_run_says_how_many(collect, track, setti
     eventually(lambda: sum(connection.execute(accounts, [run_id]).fetchone()) == ROWS)
     rows, lost = connection.execute(accounts, [run_id]).fetchone()
     assert lost > 100
-    found = connection.execute("SELECT step, x, bits, n FROM metrics WHERE run_id = %s", [run_id]).fetchall()
-    assert len(found) == rows
-    stored_rows = [(step, bits(x), bits(y), int(n)) for step, x, y, n in found]
+    kept = connection.execute("SELECT step, x, bits, n FROM metrics WHERE run_id = %s", [run_id]).fetchall()
+    assert len(kept) == rows
+    stored_rows = [(step, bits(x), bits(y), int(n)) for step, x, y, n in kept]
     assert [row for row in stored_rows if row != expected_row(row[0])] == []
-    assert {0, ROWS - 1} < {step for step, *_ in found}
+    assert {0, ROWS - 1} < {step for step, *_ in kept}
     assert f"{lost} lost" in show(settings, run_id)
 
 
@@ -138,8 +138,8 @@ def test_a_late_sync_of_an_attempt_whose_steps_were_rewritten(attempt, connectio
             merged = {key: {**first.get(key, {}), **second.get(key, {})} for key in first | second}
             assert stored(connection, run_id) == merged
             assert chain.accounts(run_id) == (20, 0, 0)
-        found = connection.execute("SELECT attempt FROM attempts WHERE run_id = %s ORDER BY 1", [run_id])
-        assert found.fetchall() == [(0,), (1,)]
+        rows = connection.execute("SELECT attempt FROM attempts WHERE run_id = %s ORDER BY 1", [run_id])
+        assert rows.fetchall() == [(0,), (1,)]
         assert connection.execute("SELECT attempt FROM runs").fetchone() == (1,)
     finally:
         chain.close()

@@ -32,9 +32,9 @@ def settings(settings):
 
 @pytest.fixture
 def collector(collect):
-    one = collect()
-    one.address()
-    return one
+    collecting = collect()
+    collecting.address()
+    return collecting
 
 
 def peak_mb(pid: int) -> float:
@@ -88,10 +88,10 @@ def test_ten_million_rows_of_one_script(settings, collector, track, record_prope
         accounts = "SELECT rows, lost FROM run_latest WHERE run_id = %s"
         eventually(lambda: sum(connection.execute(accounts, [run_id]).fetchone()) == _MANY, 300)
         assert connection.execute(accounts, [run_id]).fetchone() == (_MANY, 0)
-        found = connection.execute(
+        rows = connection.execute(
             "SELECT count(*), min(step), max(step), bool_and(x = step / 7::float8 AND n = step)"
             " FROM metrics WHERE run_id = %s",
             [run_id],
         ).fetchone()
-        assert found == (_MANY, 0, _MANY - 1, True)
+        assert rows == (_MANY, 0, _MANY - 1, True)
     assert most < _CAP + (16 << 20)

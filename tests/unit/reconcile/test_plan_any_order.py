@@ -81,11 +81,11 @@ def test_whenever_messages_arrive_the_end_is_the_same(life, shuffle):
         events.insert(shuffle.randrange(len(events) + 1), (message, Survey()))
     late = [event for event in events if event[1] != QUEUE and shuffle.random() < 0.3]
     stored = run()
-    for found, survey in [event for event in events if event not in late]:
-        stored, _ = decide(stored, found, now=clock, survey=survey)
+    for fact, survey in [event for event in events if event not in late]:
+        stored, _ = decide(stored, fact, now=clock, survey=survey)
     stored = finished(stored, rows, clock)
-    for found, survey in late:
-        stored, _ = decide(stored, found, now=clock + 9999, survey=survey)
+    for fact, survey in late:
+        stored, _ = decide(stored, fact, now=clock + 9999, survey=survey)
     assert essence(stored) == essence(expected)
     assert (stored.status, stored.time_ended) == (rows[-1].status, rows[-1].time_ended)
     assert [(a.status, a.time_started, a.time_ended, a.slurm_exit_code) for a in stored.attempts] == [

@@ -78,44 +78,44 @@ def histories(draw):
         started = now + draw(st.integers(0, 9))
         ended = started + draw(st.integers(20, 60))
         status = draw(st.sampled_from(REQUEUED if again else FINAL))
-        one = Execution(now, started, ended, status, number)
+        execution = Execution(now, started, ended, status, number)
         word = number + (again and draw(st.booleans()))  # slurmctld was started anew while it completed
-        draw_rows(draw, one, str(word))
-        draw_lines(draw, one, number, again=again)
+        draw_rows(draw, execution, str(word))
+        draw_lines(draw, execution, number, again=again)
         if draw(st.booleans()):
-            one.messages += [relay("hello", number, started, node="n1")]
-            one.messages += [relay("fin", number, ended, exit_code=number)] * draw(st.integers(0, 1))
-        history.append(one)
+            execution.messages += [relay("hello", number, started, node="n1")]
+            execution.messages += [relay("fin", number, ended, exit_code=number)] * draw(st.integers(0, 1))
+        history.append(execution)
         now = ended + draw(st.integers(1, 5))
     return history
 
 
-def draw_rows(draw, one, word):
+def draw_rows(draw, execution, word):
     """Divide an execution where the job changes its size; its steps hang on any of the parts."""
-    cuts = sorted(draw(st.sets(st.integers(one.started + 1, one.ended - 1), max_size=2)))
-    begins, parts = [one.submitted, *cuts], []
-    for begin, end in zip(begins, [*cuts, one.ended], strict=True):
-        state = one.status.value if end == one.ended else "RESIZING"
-        start = one.started if begin == one.submitted else begin
+    cuts = sorted(draw(st.sets(st.integers(execution.started + 1, execution.ended - 1), max_size=2)))
+    begins, parts = [execution.submitted, *cuts], []
+    for begin, end in zip(begins, [*cuts, execution.ended], strict=True):
+        state = execution.status.value if end == execution.ended else "RESIZING"
+        start = execution.started if begin == execution.submitted else begin
         parts.append(record("10", state, begin, start, end, Restarts=word, TotalCPU="00:00:00"))
-    parts[-1]["ExitCode"] = f"{one.code}:0"
+    parts[-1]["ExitCode"] = f"{execution.code}:0"
     at_part = draw(st.integers(0, len(parts) - 1))
-    one.cpu, one.rss = float(7 + one.code), 1024 * (9 + one.code)
-    parts[at_part] |= {"TotalCPU": f"00:00:0{7 + one.code}"}
-    step = record("10.batch", "COMPLETED", 0, one.started, one.ended, MaxRSS=f"{one.rss}")
-    one.rows = [*parts[: at_part + 1], step, *parts[at_part + 1 :]]
+    execution.cpu, execution.rss = float(7 + execution.code), 1024 * (9 + execution.code)
+    parts[at_part] |= {"TotalCPU": f"00:00:0{7 + execution.code}"}
+    step = record("10.batch", "COMPLETED", 0, execution.started, execution.ended, MaxRSS=f"{execution.rss}")
+    execution.rows = [*parts[: at_part + 1], step, *parts[at_part + 1 :]]
 
 
-def draw_lines(draw, one, number, *, again):
+def draw_lines(draw, execution, number, *, again):
     """What squeue says of it in passing."""
-    line = {"attempt": number, "time_submitted": at(one.submitted)}
-    begun = {**line, "start": one.started}
-    one.lines = [squeue("PENDING", **line, time=at(one.submitted))]
+    line = {"attempt": number, "time_submitted": at(execution.submitted)}
+    begun = {**line, "start": execution.started}
+    execution.lines = [squeue("PENDING", **line, time=at(execution.submitted))]
     for state in draw(st.lists(st.sampled_from(["RUNNING", "SUSPENDED", "RESIZING"]), max_size=3)):
-        one.lines.append(squeue(state, **begun, time=at(one.started + len(one.lines))))
+        execution.lines.append(squeue(state, **begun, time=at(execution.started + len(execution.lines))))
     if draw(st.booleans()):
         completing = {**begun, "attempt": number + again}
-        one.lines.append(squeue("COMPLETING", **completing, time=at(one.ended)))
+        execution.lines.append(squeue("COMPLETING", **completing, time=at(execution.ended)))
 
 
 def _asked_about(draw, lines, seen, *, counted):
@@ -130,21 +130,21 @@ def passes_of(draw, history, *, counted):
     """Divide what is said into passes: pairs of facts and what was asked."""
     passes = []
     blind = draw(st.booleans())
-    for number, one in enumerate(history):
+    for number, execution in enumerate(history):
         kept = [earlier for earlier in history[:number] if draw(st.integers(0, 3))]
         seen = [row for earlier in kept for row in earlier.rows]
         if not blind:
-            passes += _asked_about(draw, one.lines, seen, counted=counted)
-        for message in one.messages:
+            passes += _asked_about(draw, execution.lines, seen, counted=counted)
+        for message in execution.messages:
             passes.insert(draw(st.integers(0, len(passes))), ([message], Survey()))
         if blind and draw(st.booleans()):  # its row comes alone, or with some of those before
-            passes.append((read([*seen, *one.rows], counted=counted), ALL))
+            passes.append((read([*seen, *execution.rows], counted=counted), ALL))
     return passes
 
 
 def end(stored, history, *, counted):
     """Let accounting tell all, twice over, until nothing can follow any more."""
-    rows = [row for one in history for row in one.rows]
+    rows = [row for execution in history for row in execution.rows]
     for now in (history[-1].ended + 1, *(history[-1].ended + 1000 * n for n in (1, 2, 3))):
         stored, _ = decide(stored, *read(rows, counted=counted), *read(rows, counted=counted), now=now)
     return stored
@@ -160,7 +160,7 @@ def test_a_run_tells_what_was_executed(counted, data):
         stored, _ = decide(stored, *facts, now=history[-1].ended, survey=survey)
     stored = end(stored, history, counted=counted)
     assert [attempt.attempt for attempt in stored.attempts] == list(range(len(history)))
-    assert [told(attempt) for attempt in stored.attempts] == [one.told for one in history]
+    assert [told(attempt) for attempt in stored.attempts] == [execution.told for execution in history]
     assert (stored.status, stored.time_ended) == (history[-1].status, at(history[-1].ended))
     assert all(attempt.status.stage is Stage.ENDED for attempt in stored.attempts)
     assert end(stored, history, counted=counted) == stored

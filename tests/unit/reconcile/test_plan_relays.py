@@ -88,9 +88,9 @@ def test_while_accounting_does_not_answer_nothing_is_decided():
 def test_odd_bodies_are_left_out():
     for body in ({}, {"time": "x", "exit_code": "0", "node": 5}, {"time": 1e300, "exit_code": 1 << 40}):
         for kind in ("hello", "start", "fin"):
-            found = relayed.fact_of(said(1, kind, **body), at(7))
-            assert found
-            assert (found.time, found.exit_code, found.batch_host, found.job_id) == (at(7), None, None, None)
+            fact = relayed.fact_of(said(1, kind, **body), at(7))
+            assert fact
+            assert (fact.time, fact.exit_code, fact.batch_host, fact.job_id) == (at(7), None, None, None)
     assert relayed.fact_of(said(1, "args"), at(7)) is None
     text = relayed.fact_of(said(1, "fin", stderr_tail="a\x00\udcff" + "b" * 9999), at(7))
     assert text

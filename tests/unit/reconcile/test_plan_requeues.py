@@ -334,8 +334,8 @@ def test_more_rows_than_the_job_was_executed_are_of_one_that_had_the_id():
     ],
 )
 def test_another_job_with_the_same_id(stranger):
-    for found in (squeue("RUNNING", **stranger), row("FAILED", **stranger)):
-        stored, moves = decide(run(), found)
+    for fact in (squeue("RUNNING", **stranger), row("FAILED", **stranger)):
+        stored, moves = decide(run(), fact)
         assert (stored.status, moves, stored.missing_since) == (S.PENDING, [], at(1000))
 
 

@@ -41,15 +41,15 @@ from hpctrack.run.arguments import parse_arguments
     ],
 )
 def test_common_forms(line, expected):
-    found = parse_arguments(shlex.split(line))
-    assert found == expected
-    assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]
+    arguments = parse_arguments(shlex.split(line))
+    assert arguments == expected
+    assert [type(value) for value in arguments.values()] == [type(value) for value in expected.values()]
 
 
 @given(st.lists(st.text(alphabet=st.characters(codec="utf-8"), max_size=12), max_size=8))
 def test_anything_becomes_plain_json(argv):
-    found = parse_arguments(argv)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    arguments = parse_arguments(argv)
+    assert json.loads(json.dumps(arguments, allow_nan=False)) == arguments
 
 
 @given(
@@ -62,8 +62,8 @@ def test_numbers_come_back_with_their_type_in_both_spellings(values):
     separate = [token for name, value in values.items() for token in ("--" + name, repr(value))]
     joined = [f"--{name}={value!r}" for name, value in values.items()]
     for argv in (separate, joined):
-        found = parse_arguments(argv)
-        assert found == values
-        assert {name: type(value) for name, value in found.items()} == {
+        arguments = parse_arguments(argv)
+        assert arguments == values
+        assert {name: type(value) for name, value in arguments.items()} == {
             name: type(value) for name, value in values.items()
         }

@@ -11,14 +11,14 @@ def side(label, script=None, **facts):
 
 
 def test_only_what_differs_is_told_and_the_rest_counted():
-    found = comparison.compare(
+    sections = comparison.compare(
         [
             side("r1", args={"lr": 0.1, "seed": 3, "model": "a", "none": None}, tags={}),
             side("r2", args={"lr": 0.2, "seed": 3, "amp": True}, tags={}),
             side("r3", args={"lr": 0.1, "seed": 3, "model": "a"}, tags={}),
         ]
     )
-    assert found == [
+    assert sections == [
         Section(
             "args",
             (
@@ -33,10 +33,10 @@ def test_only_what_differs_is_told_and_the_rest_counted():
 
 
 def test_true_is_not_one_and_a_missing_section_has_no_values():
-    found = comparison.compare(
+    sections = comparison.compare(
         [side("r1", args={"a": True, "b": 1}), side("r2", args={"a": 1, "b": 1.0}), side("r3")]
     )
-    assert found[0].differences == (Difference("a", (True, 1, None)), Difference("b", (1, 1.0, None)))
+    assert sections[0].differences == (Difference("a", (True, 1, None)), Difference("b", (1, 1.0, None)))
     (section,) = comparison.compare(
         [side("r1", args={"a": True, "b": 1}), side("r2", args={"a": 1, "b": 1.0})]
     )

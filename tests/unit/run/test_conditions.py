@@ -60,8 +60,8 @@ def test_what_is_written_is_understood(text, expected):
 
 
 def test_times_are_dates_or_so_long_ago():
-    found = conditions.parse("submitted >= 2026-01-31T12:00:00+00:00")
-    assert found.value == datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+    condition = conditions.parse("submitted >= 2026-01-31T12:00:00+00:00")
+    assert condition.value == datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
     ago = datetime.now(timezone.utc) - conditions.parse("started < 2d").value
     assert abs(ago - timedelta(days=2)) < timedelta(minutes=1)
 
@@ -149,8 +149,8 @@ def test_the_page_about_conditions_names_every_field_and_its_examples_are_unders
 )
 def test_globs(pattern, matching, others):
     # What PostgreSQL and Python agree about.
-    found = re.compile(filters.glob(pattern))
-    assert [name for name in [*matching, *others] if found.search(name)] == matching
+    compiled = re.compile(filters.glob(pattern))
+    assert [name for name in [*matching, *others] if compiled.search(name)] == matching
 
 
 def test_a_glob_that_can_not_be_read_is_told():

@@ -17,7 +17,7 @@ def row(word, seconds, source="relay", attempt=0):
 
 
 def told(*rows):
-    return [one.raw or one.status.name for one in timeline.arranged(rows)]
+    return [transition.raw or transition.status.name for transition in timeline.arranged(rows)]
 
 
 def test_an_event_that_is_learnt_late_is_told_where_it_happened():

@@ -30,8 +30,8 @@ def test_arguments_and_tags(run_folder):
     calls.set_args(types.SimpleNamespace(nan=math.nan, inf=-math.inf, d=datetime.date(2026, 1, 2), nul="a\0"))
     calls.set_tags("baseline", "debug", dataset="cifar")
     calls.set_tags()
-    found = [(line.kind, json.loads(line.text)) for line in lines(run_folder)]
-    assert found == [
+    told = [(line.kind, json.loads(line.text)) for line in lines(run_folder)]
+    assert told == [
         ("args", {"lr": 0.1, "nested": {"a": [1, [2, [3]]]}, "path": "/a", "batch": 8, "none": None}),
         ("args", {"nan": "nan", "inf": "-inf", "d": "2026-01-02", "nul": "a\ufffd"}),
         ("tags", {"baseline": True, "debug": True, "dataset": "cifar"}),
@@ -219,8 +219,8 @@ def test_what_can_not_be_had_of_a_mapping_is_lost_alone(run_folder, capfd):
 def test_arguments_of_a_configuration_are_what_can_be_had_of_it(run_folder):
     calls.set_args(Config(a="???", b=Config(c="???", d=ListConfig(1, "???", Config(e=2)))))
     calls.set_args(f=collections.deque([1, 2]), g=range(3))
-    found = [json.loads(line.text) for line in lines(run_folder)]
-    assert found == [{"b": {"d": [1, None, {"e": 2}]}}, {"f": [1, 2], "g": "range(0, 3)"}]
+    told = [json.loads(line.text) for line in lines(run_folder)]
+    assert told == [{"b": {"d": [1, None, {"e": 2}]}}, {"f": [1, 2], "g": "range(0, 3)"}]
 
 
 def test_a_configuration_with_what_is_missing_keeps_the_rest(run_folder, capfd):
@@ -255,8 +255,8 @@ def test_arguments_that_are_too_long_are_told(run_folder, capfd):
 def test_arguments_that_are_too_long_take_no_others_along(run_folder, capfd, call):
     long = ["x" * 90_000] * 20
     call({"before": 1, "long": long, "many": {f"k{i}": "y" * 1000 for i in range(300)}, "after": 2})
-    found = {}
+    args = {}
     for line in lines(run_folder):
-        found |= json.loads(line.text)
-    assert (found["before"], found["after"], len(found["many"]), "long" in found) == (1, 2, 300, False)
+        args |= json.loads(line.text)
+    assert (args["before"], args["after"], len(args["many"]), "long" in args) == (1, 2, 300, False)
     assert "long: 1" in capfd.readouterr().err

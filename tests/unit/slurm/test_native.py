@@ -63,8 +63,8 @@ def test_what_is_on_record_is_the_same():
     ours = by_execution(rows)
     theirs = by_execution(native.accounted_fact(job, NOW) for job in recorded("ended"))
     missing = ours.keys() - theirs.keys()
-    assert [ours[one].status for one in missing] == [RunStatus.REQUEUED], "pyslurm has the newest only"
-    assert {ours[one].status for one in theirs} >= {
+    assert [ours[job_id].status for job_id in missing] == [RunStatus.REQUEUED], "pyslurm has the newest only"
+    assert {ours[job_id].status for job_id in theirs} >= {
         RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.OUT_OF_MEMORY,
     }  # fmt: skip
     for execution, fact in theirs.items():

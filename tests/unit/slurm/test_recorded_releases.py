@@ -29,9 +29,9 @@ def lines():
 
 def named(rows, name):
     """The rows of the job of this name, and nothing of others."""
-    found = [row for row in rows if row.job_name == name]
-    assert len({row.job_id for row in found}) == 1
-    return found
+    ours = [row for row in rows if row.job_name == name]
+    assert len({row.job_id for row in ours}) == 1
+    return ours
 
 
 def judged(*rows):
@@ -61,9 +61,12 @@ def test_both_executions_are_said_to_be_the_second(rows):
         first, second = (row for row in rows if row.job_id == job)
         assert (first.attempt, second.attempt) == (1, 1), "as recorded"
         stored = judged(first, second)
-        assert [(one.attempt, one.status) for one in stored.attempts] == [(0, S.REQUEUED), (1, S.FAILED)]
+        assert [(attempt.attempt, attempt.status) for attempt in stored.attempts] == [
+            (0, S.REQUEUED),
+            (1, S.FAILED),
+        ]
         assert (stored.status, stored.attempt) == (S.FAILED, 1)
-        assert [one.attempt for one in judged(first).attempts] == [0]
+        assert [attempt.attempt for attempt in judged(first).attempts] == [0]
 
 
 def test_executions_are_told_one_after_the_other(rows):
@@ -71,7 +74,7 @@ def test_executions_are_told_one_after_the_other(rows):
     for job in {row.job_id for row in rows if row.status is S.REQUEUED}:
         own = [row for row in rows if row.job_id == job]
         stored = judged(*own)
-        assert [(one.attempt, one.status) for one in stored.attempts] == list(
+        assert [(attempt.attempt, attempt.status) for attempt in stored.attempts] == list(
             enumerate(row.status for row in own)
         )
 
@@ -87,8 +90,8 @@ def test_a_job_that_changed_its_size_is_one_execution(rows, name):
 
 def test_an_expedited_requeue_is_one(rows):
     stored = judged(*named(rows, "expedited"))
-    assert [one.status for one in stored.attempts] == [S.REQUEUED, S.COMPLETED]
-    assert [one.slurm_exit_code for one in stored.attempts] == [3, 0]
+    assert [attempt.status for attempt in stored.attempts] == [S.REQUEUED, S.COMPLETED]
+    assert [attempt.slurm_exit_code for attempt in stored.attempts] == [3, 0]
 
 
 def test_a_component_without_a_script_is_a_component(rows):

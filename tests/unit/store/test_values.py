@@ -82,8 +82,8 @@ def test_objects_of_metrics_have_quoted_names():
 
 def test_arguments_are_made_storable():
     given_ = {"a\0": [float("nan"), float("inf"), -float("inf"), "\ud800", 1e22, None, True], "n": {"x": 1}}
-    found = json.loads(values.to_json(given_))
-    assert found == {"a\ufffd": ["NaN", "Infinity", "-Infinity", "\ufffd", 1e22, None, True], "n": {"x": 1}}
+    told = json.loads(values.to_json(given_))
+    assert told == {"a\ufffd": ["NaN", "Infinity", "-Infinity", "\ufffd", 1e22, None, True], "n": {"x": 1}}
 
 
 def test_deep_nesting_ends_somewhere():

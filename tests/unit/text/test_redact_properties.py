@@ -108,8 +108,8 @@ def test_time_grows_with_the_text(unit: str) -> None:
         text = (unit * size)[:size]
         texts = [text, f"token={text}!", f"key={text}"]
         began = time.process_time()
-        for one in texts:
-            known.text(one)
+        for sample in texts:
+            known.text(sample)
         return time.process_time() - began
 
     for _ in range(5):  # a busy machine may be in the way once

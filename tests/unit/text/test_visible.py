@@ -37,16 +37,16 @@ def test_all_of_unicode_is_seen_or_written_out():
 
 def decoded(line: str) -> str:
     """Take back what `visible.line` wrote out."""
-    found, at = "", 0
+    text, at = "", 0
     while at < len(line):
         width = {"x": 4, "u": 6, "U": 10, "n": 2, "r": 2, "t": 2, "\\": 2}.get(line[at + 1 : at + 2], 0)
         if line[at] == "\\" and width:
-            found += line[at : at + width].encode("latin-1").decode("unicode_escape")
+            text += line[at : at + width].encode("latin-1").decode("unicode_escape")
             at += width
         else:
-            found += line[at]
+            text += line[at]
             at += 1
-    return found
+    return text
 
 
 @given(NASTY)

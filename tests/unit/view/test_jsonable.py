@@ -22,12 +22,12 @@ def test_json_is_json_whatever_the_values_are():
         last={"a": float("nan"), "b": float("-inf"), "c": 2**70, "d": "x\x1b", "e": None},
         tags={"t": None},
     )
-    found = json.loads(jsonable.to_json(jsonable.of_run(run, NOW)), parse_constant=pytest.fail)
-    assert found["last"] == {"a": "nan", "b": "-inf", "c": 2**70, "d": "x\x1b", "e": None}
-    assert found["run"] == "r7"
-    assert found["job_id"] == "14_3"
-    assert found["state"] == "RUNNING"
-    assert found["elapsed_s"] == 540
-    assert found["time_limit_s"] == 3600
-    assert found["time_created"] == "2026-01-31T11:50:00+00:00"
-    assert found["time_ended"] is None
+    told = json.loads(jsonable.to_json(jsonable.of_run(run, NOW)), parse_constant=pytest.fail)
+    assert told["last"] == {"a": "nan", "b": "-inf", "c": 2**70, "d": "x\x1b", "e": None}
+    assert told["run"] == "r7"
+    assert told["job_id"] == "14_3"
+    assert told["state"] == "RUNNING"
+    assert told["elapsed_s"] == 540
+    assert told["time_limit_s"] == 3600
+    assert told["time_created"] == "2026-01-31T11:50:00+00:00"
+    assert told["time_ended"] is None

@@ -174,8 +174,8 @@ def test_failures_are_one_line(cli, scancel, run, monkeypatch, arguments, path, 
     scancel.lists(13)
     if path:
         monkeypatch.setenv("PATH", path)
-    found, out, err = cli("cancel", *arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = cli("cancel", *arguments)
+    assert (exit_code, out) == (code, "")
     assert said in err
     assert err.count("\n") == 1
 

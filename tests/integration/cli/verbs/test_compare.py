@@ -72,19 +72,19 @@ def test_what_differs_stands_side_by_side(cli, pair):
 
 def test_json_has_the_documented_keys(cli, pair):
     code, out, _ = cli("compare", "r2", "r1", "--json")
-    found = json.loads(out)
+    told = json.loads(out)
     assert code == 0
     section = (
         DOCUMENTED.read_text(encoding="utf-8")
         .split("`hpctrack compare RUN RUN... --json`")[1]
         .split("\n## ")[0]
     )
-    assert set(found) == set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
-    assert found["runs"] == ["r2", "r1"]
-    assert found["differences"]["args"] == {"lr": [0.2, 0.1]}
-    assert found["differences"]["run"]["elapsed"] == [7200, 3600]
-    assert found["metrics"]["loss"] == {"last": [0.5, 2], "minimum": [0.5, 1], "maximum": [4, 3]}
-    assert found["scripts"][0].startswith("--- r2\n+++ r1\n")
+    assert set(told) == set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
+    assert told["runs"] == ["r2", "r1"]
+    assert told["differences"]["args"] == {"lr": [0.2, 0.1]}
+    assert told["differences"]["run"]["elapsed"] == [7200, 3600]
+    assert told["metrics"]["loss"] == {"last": [0.5, 2], "minimum": [0.5, 1], "maximum": [4, 3]}
+    assert told["scripts"][0].startswith("--- r2\n+++ r1\n")
 
 
 def test_tasks_of_an_array_and_runs_without_anything_can_be_compared(cli, insert, run):
@@ -104,7 +104,7 @@ def test_tasks_of_an_array_and_runs_without_anything_can_be_compared(cli, insert
 )
 def test_failures_are_one_line(cli, run, arguments, code, said):
     run()
-    found, out, err = cli("compare", *arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = cli("compare", *arguments)
+    assert (exit_code, out) == (code, "")
     assert said in err
     assert err.count("\n") == 1

@@ -75,8 +75,8 @@ def doctor(settings, slurm, monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def collector(collect, settings):
     """A collector that PostgreSQL knows of."""
-    found = collect("--reconcile")
-    host, port = found.address()
+    collecting = collect("--reconcile")
+    host, port = collecting.address()
     with store.connect(settings, autocommit=True) as connection:
         eventually(lambda: [row for row in collectors.fetch(connection) if row.live])
     return f"{host}:{port}"
@@ -262,9 +262,9 @@ def test_a_reader_may_not_submit_and_a_user_may(roles, slurm):
     ],
 )
 def test_clocks(skew, state, says):
-    found = checks.judge_clock(skew)
-    assert (found.state, bool(found.do)) == (state, state != "ok")
-    assert says in found.says
+    check = checks.judge_clock(skew)
+    assert (check.state, bool(check.do)) == (state, state != "ok")
+    assert says in check.says
 
 
 def test_options_of_sbatchs_need_the_job(capsys):

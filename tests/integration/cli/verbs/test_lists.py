@@ -40,7 +40,7 @@ def listed(connection):
     def call(condition=None, **which):
         if condition is not None:
             which["where"] = conditions.parse(condition)
-        return [one.id for one in lists.list_runs(connection, RunFilter(**which))]
+        return [row.id for row in lists.list_runs(connection, RunFilter(**which))]
 
     return call
 
@@ -50,8 +50,8 @@ def test_lists_are_pages_by_rising_age(connection, run):
     first = lists.list_runs(connection, RunFilter(), limit=3)
     second = lists.list_runs(connection, RunFilter(), limit=3, after=first[-1].id)
     last = lists.list_runs(connection, RunFilter(), limit=3, after=second[-1].id)
-    assert [one.id for one in (*first, *second, *last)] == made[::-1]
-    assert [one.id for one in lists.iterate_runs(connection, RunFilter())] == made[::-1]
+    assert [row.id for row in (*first, *second, *last)] == made[::-1]
+    assert [row.id for row in lists.iterate_runs(connection, RunFilter())] == made[::-1]
 
 
 def test_filters(connection, run, listed):
@@ -144,7 +144,7 @@ def five(run):
 
 
 def test_conditions(five, listed):
-    found = {text: "".join(sorted(five[one] for one in listed(text))) for text in CONDITIONS}
+    found = {text: "".join(sorted(five[run_id] for run_id in listed(text))) for text in CONDITIONS}
     assert found == CONDITIONS
 
 
@@ -169,16 +169,16 @@ def test_pages_in_any_order_join_up(connection, run):
     }
     for descending, wanted in expected.items():
         sort = Sort(fields.parse("metrics.loss"), descending=descending)
-        found, after = [], None
+        ids, after = [], None
         while True:
             page = lists.fetch_page(connection, RunFilter(), 2, after, sort)
-            found += [line.id for line in page.lines]
+            ids += [line.id for line in page.lines]
             assert page.total == len(made)
             if not page.more:
                 break
-            after = found[-1]
-        assert found[:5] == wanted[:5]
-        assert sorted(found) == made
+            after = ids[-1]
+        assert ids[:5] == wanted[:5]
+        assert sorted(ids) == made
 
 
 @pytest.mark.parametrize("name", [*fields.ASKED, "args.lr", "tags.a", "metrics.loss"])
@@ -242,22 +242,22 @@ def test_a_folded_array_of_which_no_task_runs_stands_still(connection, array):
 
 
 def test_pages_of_folded_arrays_show_each_once(connection, run, array, monkeypatch):
-    one = array(1, *["RUNNING"] * 6)
+    first_array = array(1, *["RUNNING"] * 6)
     between = run()
     two = array(2, *["PENDING"] * 6)
     last = run()
     # The window holds less than one array, as it would be with an array of tens of thousands.
     monkeypatch.setattr(lists, "WINDOW", 4)
-    found, after = [], None
+    ids, after = [], None
     while True:
         page = lists.fetch_page(connection, RunFilter(), 1, after, fold=True)
-        found += [line.id for line in page.lines]
+        ids += [line.id for line in page.lines]
         if not page.more:
             break
-        after = found[-1]
-    assert found == [last, two[-1], between, one[-1]]
+        after = ids[-1]
+    assert ids == [last, two[-1], between, first_array[-1]]
     everything = lists.fetch_page(connection, RunFilter(), 4, fold=True)
-    assert [line.id for line in everything.lines] == found
+    assert [line.id for line in everything.lines] == ids
     assert [len(line.tasks) for line in everything.lines if isinstance(line, lists.ArrayRow)] == [6, 6]
 
 

@@ -65,8 +65,8 @@ def test_the_last_lines_of_a_large_file(database, run, tmp_path):
     path = tmp_path / "out"
     path.write_bytes(b"".join(b"%d\n" % number for number in range(100_000)))
     run(slurm_job_id=14, stdout_path=str(path), time_started=NOW)
-    found = output(database, "14", "--lines", "30000")[1].splitlines()
-    assert found == [b"%d" % number for number in range(70_000, 100_000)]
+    lines = output(database, "14", "--lines", "30000")[1].splitlines()
+    assert lines == [b"%d" % number for number in range(70_000, 100_000)]
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def follower(database, run, tmp_path):
 
 
 def read_until(stream, wanted):
-    found = b""
+    data = b""
     deadline = time.monotonic() + 30
-    while wanted not in found:
+    while wanted not in data:
         ready, _, _ = select.select([stream], [], [], max(deadline - time.monotonic(), 0))
-        assert ready, f"{wanted!r} never came: {found!r}"
-        found += os.read(stream.fileno(), 65536)
-    return found
+        assert ready, f"{wanted!r} never came: {data!r}"
+        data += os.read(stream.fileno(), 65536)
+    return data
 
 
 def test_following_goes_on_across_a_requeue_to_the_end(follower, connection, tmp_path):
@@ -235,8 +235,8 @@ def test_a_log_keeps_its_colours_and_commands_no_terminal(terminal, cli, run, tm
         b"\x1b[1;31mred\x1b[0m \x1b[2J\x1b]0;t\x07 \xff \xe2\x80\xae\n 10%\r 20%\n\x1b[8mhidden\x1b["
     )
     run(stdout_path=str(log))
-    one = terminal("logs", "r1")
-    assert one.finish() == 0
-    assert one.text.replace("\r\n", "\n") == (
+    screen = terminal("logs", "r1")
+    assert screen.finish() == 0
+    assert screen.text.replace("\r\n", "\n") == (
         "\x1b[1;31mred\x1b[0m \\x1b[2J\\x1b]0;t\\x07 \\xff \\u202e\n 10%\r 20%\n\\x1b[8mhidden\\x1b["
     )

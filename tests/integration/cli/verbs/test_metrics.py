@@ -109,14 +109,14 @@ def documented_keys(heading):
 
 def test_json_has_the_documented_keys(cli, logged):
     _, out, _ = cli("metrics", logged, "odd", "loss", "--steps", "4:5", "--json")
-    found = json.loads(out, parse_constant=pytest.fail)
-    assert found["run"] == logged
-    assert [row["values"] for row in found["rows"]] == [{"odd": "nan", "loss": 6.5}, {"loss": 2**60}]
+    told = json.loads(out, parse_constant=pytest.fail)
+    assert told["run"] == logged
+    assert [row["values"] for row in told["rows"]] == [{"odd": "nan", "loss": 6.5}, {"loss": 2**60}]
     _, out, _ = cli("metrics", logged, "odd", "--last", "--json")
     last = json.loads(out, parse_constant=pytest.fail)
     assert last["last"]["odd"]["value"] == "nan"
     keys = documented_keys("`hpctrack metrics RUN --json`")
-    assert {*found, *found["rows"][0], *last, *last["last"]["odd"]} == keys
+    assert {*told, *told["rows"][0], *last, *last["last"]["odd"]} == keys
 
 
 def test_a_run_without_metrics_says_so(cli, run):
@@ -158,8 +158,8 @@ def test_a_table_stops_at_fifty_rows(cli, connection, run):
     ],
 )
 def test_failures_are_one_line(cli, logged, arguments, code, said):
-    found, out, err = cli(*arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = cli(*arguments)
+    assert (exit_code, out) == (code, "")
     assert err.startswith("hpctrack: ")
     assert said in err
     assert err.count("\n") == 1
@@ -200,9 +200,9 @@ def spiky(connection, run):
 
 
 def test_a_spike_of_one_step_stays_visible(cli, connection, spiky):
-    (found,) = series.fetch(connection, spiky, ["loss"], buckets=100)
-    assert len(found.buckets) == 100
-    assert [bucket.maximum for bucket in found.buckets if bucket.maximum] == [77]
+    (only,) = series.fetch(connection, spiky, ["loss"], buckets=100)
+    assert len(only.buckets) == 100
+    assert [bucket.maximum for bucket in only.buckets if bucket.maximum] == [77]
     _, out, _ = cli("plot", f"r{spiky}", "loss")
     # The line goes up to the spike: through all rows of the chart.
     assert sum(bool(re.search("[⠁-⣿]", line)) for line in out.splitlines()) >= 12

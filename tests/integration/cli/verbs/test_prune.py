@@ -90,10 +90,10 @@ def test_a_dry_run_counts_what_the_act_then_does(cli, submit, connection, databa
                 tracked.add_metrics(step=step, loss=0.5)
     connection.execute("UPDATE runs SET time_ended = now() - interval '100 days' WHERE id = %s", [tracked.id])
     told = [json.loads(cli("prune", "--older-than", "90d", "--json", flag)[1]) for flag in ("-n", "-y")]
-    assert [one.pop("dry_run") for one in told] == [True, False]
+    assert [answer.pop("dry_run") for answer in told] == [True, False]
     assert told[0] == told[1]
     assert (told[1]["deleted"], told[1]["records"]) == (7, 2)
-    assert {one["experiment"]: one["rows"] for one in told[1]["experiments"]}["by hand"] == 20
+    assert {answer["experiment"]: answer["rows"] for answer in told[1]["experiments"]}["by hand"] == 20
 
 
 def test_nobody_is_asked_without_a_terminal(cli, submit, connection):

@@ -150,8 +150,8 @@ def test_failures_are_one_line(stored, rerun, words, code, said):
         " INSERT INTO runs (experiment_id, submission)"
         " SELECT 1, NULL UNION ALL SELECT 1, uuid FROM s RETURNING id"
     )
-    found, out, err = rerun(*words)
-    assert (found, out) == (code, "")
+    exit_code, out, err = rerun(*words)
+    assert (exit_code, out) == (code, "")
     assert said in err
     assert err.count("\n") == 1
 

@@ -34,7 +34,7 @@ def test_a_brief_command_is_complete_when_it_has_ended(settings, quiet_collector
     """The collector is warm: the relay itself delivers, or who registered the command does."""
     os.mkdir(settings.node_dir)
     done = [run(settings, script) for script in BRIEF.values()]
-    assert [one.returncode for one in done] == [0, 0, 0, 3]
+    assert [ended.returncode for ended in done] == [0, 0, 0, 3]
     states = ["COMPLETED", "COMPLETED", "COMPLETED", "FAILED"]
     assert found(settings) == [(state, 1) for state in states]
 

@@ -37,12 +37,12 @@ def execute(settings, *statements):
 
 
 def columns(settings):
-    found = query(
+    rows = query(
         settings,
         "SELECT attname FROM pg_attribute WHERE attrelid = 'hpctrack.metrics'::regclass AND attnum > 0"
         " AND NOT attisdropped",
     )
-    return {name for (name,) in found}
+    return {name for (name,) in rows}
 
 
 @pytest.fixture

@@ -213,8 +213,8 @@ def test_the_environment_is_the_submissions_with_what_differs_on_the_node(cli, f
     ],
 )
 def test_failures_are_one_line(cli, bare, arguments, code, said):
-    found, out, err = cli("show", *arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = cli("show", *arguments)
+    assert (exit_code, out) == (code, "")
     assert err.startswith("hpctrack: ")
     assert said in err
     assert err.count("\n") == 1
@@ -234,42 +234,42 @@ def test_an_array_lists_its_tasks(cli, full, insert, connection):
 def test_json_has_just_the_documented_keys(cli, full, log):
     log(full, [{"loss": 1.0}])
     code, out, _ = cli("show", "14_3", "--json")
-    found = json.loads(out, parse_constant=pytest.fail)
+    told = json.loads(out, parse_constant=pytest.fail)
     assert code == 0
     status, show = DOCUMENTED.read_text(encoding="utf-8").split("Each run:")[1].split("\n## ")[:2]
     tables = status + show
     rows = [line.split("|") for line in tables.splitlines() if line.startswith("| `")]
-    assert set(found) == {key for row in rows for key in re.findall(r"`(\w+)`", row[1])}
+    assert set(told) == {key for row in rows for key in re.findall(r"`(\w+)`", row[1])}
     meanings = {key: row[2] for row in rows for key in re.findall(r"`(\w+)`", row[1])}
     for key in ("transitions", "attempts", "usage", "metrics"):
-        for one in found[key]:
-            assert set(one) <= set(re.findall(r"`(\w+)`", meanings[key]))
-    assert found["attempts"][0]["exit_signal"] == 15
-    assert found["attempts"][1]["stderr_tail"] == "Traceback\n  boom\x1b[2J\n"
-    assert found["losses"] == {
+        for entry in told[key]:
+            assert set(entry) <= set(re.findall(r"`(\w+)`", meanings[key]))
+    assert told["attempts"][0]["exit_signal"] == 15
+    assert told["attempts"][1]["stderr_tail"] == "Traceback\n  boom\x1b[2J\n"
+    assert told["losses"] == {
         "lost": 10,
         "torn": 1,
         "rejected": 2,
         "replaced": 4,
         "reasons": {"out of range": 2},
     }
-    assert found["env"] == {"API_KEY": "****", "CUDA_VISIBLE_DEVICES": "0", "PATH": "/bin"}
-    assert found["submission"]["script"] == SCRIPT
-    assert found["links"] == ["r1 submitted r2"]
+    assert told["env"] == {"API_KEY": "****", "CUDA_VISIBLE_DEVICES": "0", "PATH": "/bin"}
+    assert told["submission"]["script"] == SCRIPT
+    assert told["links"] == ["r1 submitted r2"]
 
 
 def test_json_of_a_run_of_which_nothing_is_known(cli, bare):
     code, out, _ = cli("show", "r1", "--json")
-    found = json.loads(out)
+    told = json.loads(out)
     assert code == 0
-    assert (found["submission"], found["env"], found["metrics"]) == (None, None, [])
+    assert (told["submission"], told["env"], told["metrics"]) == (None, None, [])
 
 
 # --- metrics -----------------------------------------------------------------------------------------------
 
 
-def by_name(found):
-    return {one.name: one for one in found}
+def by_name(metrics):
+    return {metric.name: metric for metric in metrics}
 
 
 def test_columns_and_extra_are_read_as_one(connection, bare, log):
@@ -279,10 +279,10 @@ def test_columns_and_extra_are_read_as_one(connection, bare, log):
     connection.execute("UPDATE metrics SET extra = extra || '{\"loss\": 1.5}' WHERE step >= 2")
     names = metric_names.fetch(connection, [bare])
     assert names == ["gain", "loss", "o'dd %s"]
-    found = by_name(series.fetch(connection, bare, names))
-    assert [bucket.minimum for bucket in found["loss"].buckets] == [10.0, 9.0, 1.5, 1.5]
-    assert (found["gain"].count, found["gain"].first, found["gain"].last) == (4, 0.0, 3.0)
-    assert found["o'dd %s"].maximum == 3.0
+    metrics = by_name(series.fetch(connection, bare, names))
+    assert [bucket.minimum for bucket in metrics["loss"].buckets] == [10.0, 9.0, 1.5, 1.5]
+    assert (metrics["gain"].count, metrics["gain"].first, metrics["gain"].last) == (4, 0.0, 3.0)
+    assert metrics["o'dd %s"].maximum == 3.0
 
 
 def test_names_come_from_what_the_collector_saw(connection, bare, insert, log):
@@ -339,8 +339,8 @@ def test_a_metric_that_never_was_finite_has_no_course(connection, bare, log):
 
 def test_sparse_metrics_have_their_own_first_and_last(connection, bare, log):
     log(bare, [{"loss": index, **({"test": index * 10} if index in (3, 6) else {})} for index in range(9)])
-    found = by_name(series.fetch(connection, bare, ["loss", "test"]))
-    assert (found["test"].count, found["test"].first, found["test"].last) == (2, 30.0, 60.0)
+    metrics = by_name(series.fetch(connection, bare, ["loss", "test"]))
+    assert (metrics["test"].count, metrics["test"].first, metrics["test"].last) == (2, 30.0, 60.0)
 
 
 def test_progress_is_the_axis_where_steps_stand_still(connection, bare, log):
@@ -368,13 +368,13 @@ def test_what_is_no_number_is_left_out(connection, bare, log):
     connection.execute("UPDATE metrics SET phase = 'warm up', fine = true")
     names = metric_names.fetch(connection, [bare])
     assert {"phase", "fine", "words", "list"} <= set(names)
-    assert [(one.name, one.last) for one in series.fetch(connection, bare, names)] == [("fine", 1.0)]
+    assert [(metric.name, metric.last) for metric in series.fetch(connection, bare, names)] == [("fine", 1.0)]
 
 
 def test_many_metrics_need_several_statements(connection, bare, log):
     names = [f"metric_{number}" for number in range(450)]
     log(bare, [{name: number for number, name in enumerate(names)}])
-    assert [one.last for one in series.fetch(connection, bare, names)] == [float(n) for n in range(450)]
+    assert [metric.last for metric in series.fetch(connection, bare, names)] == [float(n) for n in range(450)]
 
 
 def test_a_run_without_metrics_has_none(connection, bare):
@@ -441,7 +441,7 @@ def test_another_user_sees_the_run_but_not_what_is_private(other_user, full):
         assert queries.submission(theirs, run.submission) is None
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             theirs.execute("SELECT * FROM run_keys")
-        (row,) = [one for one in lists.list_runs(theirs, filters.RunFilter()) if one.id == full]
+        (row,) = [line for line in lists.list_runs(theirs, filters.RunFilter()) if line.id == full]
         assert row.args is None
 
 

@@ -241,8 +241,8 @@ def test_an_empty_list_says_what_to_do_next(cli, run):
     ],
 )
 def test_failures_are_one_line(cli, arguments, code, said):
-    found, out, err = cli("status", *arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = cli("status", *arguments)
+    assert (exit_code, out) == (code, "")
     assert err.startswith("hpctrack: ")
     assert said in err
     assert err.count("\n") == 1
@@ -267,15 +267,15 @@ def test_json_has_just_the_documented_keys(cli, run, insert):
     )
     insert("clusters", name="demo")
     code, out, _ = cli("status", "--json")
-    found = json.loads(out, parse_constant=pytest.fail)
+    told = json.loads(out, parse_constant=pytest.fail)
     assert code == 0
     documented = set().union(*documented_keys("`hpctrack status --json`"))
-    assert {*found, *found["runs"][0]} == documented
-    assert set(found["clusters"][0]) == {"name", "time_checked", "unreachable_since", "error", "awaited"}
-    assert found["runs"][0]["last"] == {"x": "nan"}
-    assert found["runs"][0]["time_started"] is None
-    assert datetime.fromisoformat(found["runs"][0]["time_created"]) == NOW
-    assert found["counts"] == {"RUNNING": 1}
+    assert {*told, *told["runs"][0]} == documented
+    assert set(told["clusters"][0]) == {"name", "time_checked", "unreachable_since", "error", "awaited"}
+    assert told["runs"][0]["last"] == {"x": "nan"}
+    assert told["runs"][0]["time_started"] is None
+    assert datetime.fromisoformat(told["runs"][0]["time_created"]) == NOW
+    assert told["counts"] == {"RUNNING": 1}
 
 
 def test_json_of_nothing_is_still_an_object(cli):
@@ -300,10 +300,10 @@ def test_it_fits_the_terminal_and_is_coloured(terminal, run, columns):
         array_job_id=14, array_task_id=3, status="OUT_OF_MEMORY", job_name="forty-characters-" * 3,
         reason="oom", latest={"last": {f"metric_{i}": i for i in range(9)}},
     )  # fmt: skip
-    one = terminal("status", columns=columns)
-    assert one.finish() == 0
-    assert "\x1b[1;38" in one.text
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", one.text)
+    screen = terminal("status", columns=columns)
+    assert screen.finish() == 0
+    assert "\x1b[1;38" in screen.text
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", screen.text)
     lines = plain.replace("\r", "").splitlines()
     assert all(len(line) <= columns for line in lines)
     assert "14_3" in plain
@@ -312,18 +312,18 @@ def test_it_fits_the_terminal_and_is_coloured(terminal, run, columns):
 
 def test_no_color_is_respected(terminal, run):
     run(status="FAILED")
-    one = terminal("status", NO_COLOR="1")
-    assert one.finish() == 0
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9;]*m", one.text)
-    assert "✗ FAILED" in one.text
+    screen = terminal("status", NO_COLOR="1")
+    assert screen.finish() == 0
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9;]*m", screen.text)
+    assert "✗ FAILED" in screen.text
 
 
 def test_a_terminal_without_unicode_gets_words(terminal, run):
     run(status="FAILED", job_name="größe")
-    one = terminal("status", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
-    assert one.finish() == 0
-    assert "  FAILED  " in one.text
-    assert "✗" not in one.text
+    screen = terminal("status", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert screen.finish() == 0
+    assert "  FAILED  " in screen.text
+    assert "✗" not in screen.text
 
 
 def test_a_reader_that_goes_away_is_no_error(database, run):

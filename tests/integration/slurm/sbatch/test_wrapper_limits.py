@@ -121,8 +121,8 @@ def test_a_user_who_may_have_few_processes(everybodys, processes, shell):
     text = f'#!/bin/{shell}\nread -r children < /proc/$$/task/$$/children\necho "ran $children"\nexit 3\n'
     subprocess.run(["chmod", "-R", "a+rX", tmp_path / "package"], check=True)
     _, wrapped = submit(tmp_path, text, python, str(package))
-    for one in (tmp_path, wrapped):
-        os.chown(one, user, user)
+    for folder in (tmp_path, wrapped):
+        os.chown(folder, user, user)
     told = f"ulimit -u {processes}"
     code, output, errors = run(wrapped, told, user=user, group=user, extra_groups=[])
     assert (code, output) == (3, "ran \n"), errors

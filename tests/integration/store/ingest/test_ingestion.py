@@ -44,9 +44,9 @@ def test_values_come_back_bit_for_bit(connection, ingest, plain, run, auto):
     ]  # fmt: skip
     log = Journal(run_id)
     (ingest if auto else plain).store([log.rows(*({"step": i, "v": value} for i, value in enumerate(given)))])
-    found = stored(connection, run_id)
+    rows = stored(connection, run_id)
     for i, value in enumerate(given):
-        got = found[i, 0.0]["v"]
+        got = rows[i, 0.0]["v"]
         if auto and type(value) is int and abs(value) <= 1 << 53:
             value = float(value)  # noqa: PLW2901 (as a column gives it back)
         assert bits(got) == bits(value)
@@ -163,9 +163,9 @@ def test_declared_columns_take_what_they_give_back(connection, ingest, run):
         ingest.store(
             [log.rows(*({"step": step, **row} for step, row in zip(steps, (fits, not_), strict=True)))]
         )
-        found = stored(connection, run_id)
+        rows = stored(connection, run_id)
         at = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, datetime.timezone.utc)
-        assert found[0, 0.0] == {**fits, "at": at, "doubled": 1.0, "always": 1.5}
+        assert rows[0, 0.0] == {**fits, "at": at, "doubled": 1.0, "always": 1.5}
         elsewhere = one(connection, "SELECT extra FROM metrics WHERE step = 1")[0]
         assert {name: values.decode(value) for name, value in elsewhere.items()} == not_
 
@@ -277,9 +277,9 @@ def test_two_collectors_store_everything_once(database, connection, run):
         thread.join(60)
     assert failures == []
     assert one(connection, "SELECT sum(rows), sum(watermark) FROM streams") == (240, 12000)
-    found = stored(connection, run_id)
-    assert sum("y" in row for row in found.values()) == 120
-    assert {step: row["x"] for (step, _), row in found.items() if "x" in row} == {
+    rows = stored(connection, run_id)
+    assert sum("y" in row for row in rows.values()) == 120
+    assert {step: row["x"] for (step, _), row in rows.items() if "x" in row} == {
         10 * i + offset: float(i) for i in range(60) for offset in (0, 1)
     }
 
@@ -321,8 +321,8 @@ def test_rows_without_a_step_are_numbered_and_a_second_attempt_goes_on(connectio
     first, second = Journal(run_id), Journal(run_id, B, attempt=1)
     ingest.store([first.rows({"x": 0.0}, {"x": 1.0}, {"step": 10, "x": 2.0}, {"x": 3.0})])
     ingest.store([second.rows({"x": 4.0}), first.rows({"x": 5.0})])
-    found = stored(connection, run_id)
-    assert {step: row["x"] for (step, _), row in found.items()} == {
+    rows = stored(connection, run_id)
+    assert {step: row["x"] for (step, _), row in rows.items()} == {
         0: 0.0, 1: 1.0, 10: 2.0, 11: 3.0, 12: 5.0, 13: 4.0,
     }  # fmt: skip
     assert one(connection, "SELECT next_step FROM run_latest") == (14,)
@@ -338,11 +338,11 @@ def test_a_later_attempt_wins_whenever_the_earlier_one_arrives(connection, inges
     assert one(connection, "SELECT sum(replaced) FROM streams WHERE journal_id = %s", B) == (2,)
     ingest.store([second.rows({"step": 3, "loss": 2.0, "mixed": "b"})])
     ingest.store([late])
-    found = stored(connection, run_id)
-    assert found[0, 0.0] == {"loss": 1.0, "old": 1.0, "mixed": "a"}
-    assert found[1, 0.0] == {"loss": 2.0, "old": 1.0, "mixed": 1.0}
-    assert found[2, 0.0] == {"loss": 2.0, "old": 1.0, "mixed": "a"}
-    assert found[3, 0.0] == {"loss": 2.0, "old": 3.0, "mixed": "b"}
+    rows = stored(connection, run_id)
+    assert rows[0, 0.0] == {"loss": 1.0, "old": 1.0, "mixed": "a"}
+    assert rows[1, 0.0] == {"loss": 2.0, "old": 1.0, "mixed": 1.0}
+    assert rows[2, 0.0] == {"loss": 2.0, "old": 1.0, "mixed": "a"}
+    assert rows[3, 0.0] == {"loss": 2.0, "old": 3.0, "mixed": "b"}
     latest = one(connection, "SELECT last, last_step FROM run_latest")
     assert latest == ({"loss": 2.0, "old": 1.0, "mixed": "b"}, 3)
     assert dict(connection.execute("SELECT step, attempt FROM metrics").fetchall()) == {

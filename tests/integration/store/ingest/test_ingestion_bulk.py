@@ -23,15 +23,15 @@ ROWS = 2 * metrics._MANY
 
 def pieces(run_id: int, *, first: int = 0, **values: float) -> list[model.Piece]:
     """Return a whole journal, as many rows as it takes."""
-    found = []
+    made = []
     for start in range(first, first + ROWS, 100):
         lines = [
             journal.Row.of(0, step, None, None, values or {"x": 1.0}) for step in range(start, start + 100)
         ]
         body, _ = bodies.pack(lines, 1 << 20)
         end = start + 100
-        found.append(model.Piece(run_id, A, 0, start, end, arrays.decode(body), body))
-    return found
+        made.append(model.Piece(run_id, A, 0, start, end, arrays.decode(body), body))
+    return made
 
 
 def count(connection, condition="true") -> int:
@@ -48,10 +48,10 @@ def lookups(connection):
 
     def ask() -> int:
         connection.execute("SELECT pg_stat_force_next_flush()")
-        found = connection.execute(
+        rows = connection.execute(
             "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'runs_pkey'"
         )
-        return found.fetchone()[0]
+        return rows.fetchone()[0]
 
     return ask
 
@@ -194,5 +194,5 @@ def test_values_of_a_large_batch_come_back_bit_for_bit(connection, run):
         batch.append(model.Piece(run_id, A, 0, start, start + 100, arrays.decode(body), body))
     ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset(), auto_columns=True)
     assert ingest.store(batch).counts["rows"] == ROWS
-    found = connection.execute("SELECT x FROM metrics ORDER BY step").fetchall()
-    assert [bits(value) for (value,) in found] == [bits(value) for value in given]
+    rows = connection.execute("SELECT x FROM metrics ORDER BY step").fetchall()
+    assert [bits(value) for (value,) in rows] == [bits(value) for value in given]

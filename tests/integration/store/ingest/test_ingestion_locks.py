@@ -150,8 +150,8 @@ def test_what_a_relay_says_of_a_run_that_a_session_holds_comes_again(database, c
         stored = ingest.store([piece(held, 0, hello), piece(other, 0, hello)])
         assert stored.watermarks == {(other, A): 100}
     assert eventually(lambda: ingest.store([piece(held, 0, hello)]).watermarks) == {(held, A): 100}
-    found = connection.execute("SELECT batch_host FROM attempts WHERE run_id = %s", [held]).fetchall()
-    assert found == [("n1",)]
+    rows = connection.execute("SELECT batch_host FROM attempts WHERE run_id = %s", [held]).fetchall()
+    assert rows == [("n1",)]
 
 
 def test_whole_tables_that_a_session_holds_are_trouble_that_names_it(database, connection, run):

@@ -32,13 +32,13 @@ def test_a_row_that_a_constraint_refuses_is_set_aside_alone(connection, ingest, 
     assert len(stored(connection, good_id)) == 40
     assert len(stored(connection, bad_id)) == 78
     assert outcome.watermarks == {(good_id, A): 4000, (bad_id, A): 4000}
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT run_id, journal_id, start_offset, end_offset, sqlstate, payload FROM rejected ORDER BY id"
     ).fetchall()
-    assert [row[:5] for row in found] == [
+    assert [row[:5] for row in rows] == [
         (bad_id, A, 700, 800, "23514"), (bad_id, A, 2300, 2400, "23514"),
     ]  # fmt: skip
-    again = arrays.decode(bytes(found[0][5])).blocks[0]
+    again = arrays.decode(bytes(rows[0][5])).blocks[0]
     assert (again.rows, again.steps[0], again.matrix[0, 0]) == (1, 7, 1000.0)
     assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", bad_id) == (2,)
     assert one(connection, "SELECT lost FROM run_latest WHERE run_id = %s", bad_id) == (2,)
@@ -273,8 +273,8 @@ def test_what_is_set_aside_is_bounded_for_each_run_and_for_deleted_ones(connecti
         ingest.store([log.lines(unknown) for _ in range(3)])
         ingest.store([gone.lines(unknown) for _ in range(3)])
     ingest.store([other.lines(unknown)])
-    found = connection.execute("SELECT run_id, count(*) FROM rejected GROUP BY run_id").fetchall()
-    assert dict(found) == {run_id: 4, None: 4, other_id: 1}
+    rows = connection.execute("SELECT run_id, count(*) FROM rejected GROUP BY run_id").fetchall()
+    assert dict(rows) == {run_id: 4, None: 4, other_id: 1}
     assert one(connection, "SELECT rejected FROM streams WHERE run_id = %s", run_id) == (9,)
 
 

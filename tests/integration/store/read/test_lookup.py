@@ -232,11 +232,11 @@ def complete(database, tmp_path):
 
 
 def test_a_real_bash_completes(complete, connection, insert, run):
-    one = run(user_name=ME, slurm_job_id=4711, tags=Jsonb({"baseline": True}))
+    run_id = run(user_name=ME, slurm_job_id=4711, tags=Jsonb({"baseline": True}))
     insert("experiments", name="two words; $(rm)")
     assert complete("hpctrack show 47") == ["4711"]
     assert complete("hpctrack status --state PD,comp") == ["PD,COMPLETED", "PD,COMPLETING"]
-    connection.execute("INSERT INTO metrics (run_id, step, extra) VALUES (%s, 0, '{\"loss\": 1}')", (one,))
+    connection.execute("INSERT INTO metrics (run_id, step, extra) VALUES (%s, 0, '{\"loss\": 1}')", (run_id,))
     assert complete("hpctrack metrics 4711 l") == complete("hpctrack plot 4711 l") == ["loss"]
     assert complete("hpctrack plot 47") == complete("hpctrack plot 4711 loss 47") == ["4711"]
     assert complete("hpctrack untag 4711 ba") == ["baseline"]

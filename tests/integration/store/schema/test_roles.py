@@ -116,8 +116,8 @@ def test_what_can_not_be_is_one_line_and_nothing_is_given(roles):
         ("owner", "--grant-collector", roles.role("users"), 65, "LOGIN"),
         ("alice", "--grant-read", roles.role("nobody"), 77, f"belongs to {roles.role('owner')}"),
     ):
-        found, _, err = roles.run(who, "setup", "--grant-read", roles.role("nobody"), option, role)
-        assert (found, err.count("\n")) == (code, 1)
+        exit_code, _, err = roles.run(who, "setup", "--grant-read", roles.role("nobody"), option, role)
+        assert (exit_code, err.count("\n")) == (code, 1)
         assert said in err
     assert roles.query("owner", _RIGHTS) == given
 

@@ -159,8 +159,8 @@ def test_a_valid_key_with_absurd_contents_is_set_aside(connection, collect, subm
     bodies = [rows(0), b"\x01\xff\xff\xff\xff", random.Random(1).randbytes(1000), rows(3)]
     sender.ship(b"journal1", bodies)
     assert logged(connection, run_id) == whole(6)
-    found = connection.execute("SELECT start_offset, payload FROM rejected ORDER BY id").fetchall()
-    assert found == [(100, bodies[1]), (200, bodies[2])]
+    entries = connection.execute("SELECT start_offset, payload FROM rejected ORDER BY id").fetchall()
+    assert entries == [(100, bodies[1]), (200, bodies[2])]
 
 
 def test_a_poisoned_row_stops_nobody(connection, collect, submit):

@@ -73,9 +73,9 @@ def test_a_collector_that_was_started_without_slurm_finds_it_once_somebody_submi
     monkeypatch.delenv("SLURM_CONF", raising=False)
     site.note_client(submitter, settings.cache)
     assert "SECRET" not in (tmp_path / "data" / "cache" / "slurm-client.json").read_text()
-    found = verb._find_slurm(settings)
-    assert found.cluster == "mini"
-    found.backend.queue()
+    find = verb._find_slurm(settings)
+    assert find.cluster == "mini"
+    find.backend.queue()
     [environ] = asked(programs)
     assert (environ["SLURM_CONF"], environ["PATH"]) == ("/site/slurm.conf", submitter["PATH"])
 
@@ -112,15 +112,15 @@ def test_what_slurm_was_asked_is_exported(database, register, programs, monkeypa
 
         def failed():
             with contextlib.suppress(OSError):
-                found = scrape(settings)
-                return found if found.get("slurm_up") == 0 else None
+                scraped = scrape(settings)
+                return scraped if scraped.get("slurm_up") == 0 else None
             return None
 
-        found = eventually(failed)
+        scraped = eventually(failed)
     finally:
         collector.end()
-    assert found["slurm_commands_total squeue"] >= 1
-    assert found["slurm_commands_total sacct"] >= found["slurm_failures_total sacct"] >= 1
-    assert found["slurm_failures_total squeue"] == 0
-    assert found["slurm_seconds_total squeue"] > 0
-    assert (found["slurm_up"], found["slurm_passes_total"] >= 1) == (0, True)
+    assert scraped["slurm_commands_total squeue"] >= 1
+    assert scraped["slurm_commands_total sacct"] >= scraped["slurm_failures_total sacct"] >= 1
+    assert scraped["slurm_failures_total squeue"] == 0
+    assert scraped["slurm_seconds_total squeue"] > 0
+    assert (scraped["slurm_up"], scraped["slurm_passes_total"] >= 1) == (0, True)

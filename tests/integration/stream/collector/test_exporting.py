@@ -34,10 +34,10 @@ def settings(settings):
 
 @pytest.fixture
 def collector(settings):
-    one = Collector(settings)
+    started = Collector(settings)
     eventually(lambda: is_open(settings.metrics_port))
-    yield one
-    one.end(signal.SIGKILL)
+    yield started
+    started.end(signal.SIGKILL)
 
 
 def test_what_happens_is_counted(connection, settings, collector, submit):
@@ -53,26 +53,26 @@ def test_what_happens_is_counted(connection, settings, collector, submit):
     sender.ship(NAME, [rows(0), rows(3), message("args", lr=1), rows(2000)])
 
     def counted():
-        found = scrape(settings)
-        arrived = found["refused_datagrams_total wrong magic"] and not found["queued_datagrams"]
-        return found if arrived else None
+        scraped = scrape(settings)
+        arrived = scraped["refused_datagrams_total wrong magic"] and not scraped["queued_datagrams"]
+        return scraped if arrived else None
 
-    found = eventually(counted)
-    assert found["stored_rows_total"] == 6
-    assert found["stored_messages_total"] == 1
-    assert found["stored_rejected_total"] == found["rejected_rows_total 23514"] == 3
-    assert found["refused_datagrams_total wrong MAC"] == 1
-    assert found["refused_datagrams_total wrong magic"] == 1
-    assert found["arrived_datagrams_total committed"] >= 1
-    assert found["arrived_datagrams_total held"] == 1
-    assert found["held_bytes"] > 0
-    assert found["open_streams"] == 1
-    assert found["commit_seconds_count"] == found["stored_batches_total"] >= 1
-    assert found["commit_seconds_sum"] > 0
-    assert found["received_datagrams_total"] >= 7
-    assert found["received_bytes_total"] > 700
-    assert (found["postgresql_up"], found["reconciling"]) == (1, 0)
-    assert "slurm_up" not in found, "who does not ask Slurm says nothing of it"
+    scraped = eventually(counted)
+    assert scraped["stored_rows_total"] == 6
+    assert scraped["stored_messages_total"] == 1
+    assert scraped["stored_rejected_total"] == scraped["rejected_rows_total 23514"] == 3
+    assert scraped["refused_datagrams_total wrong MAC"] == 1
+    assert scraped["refused_datagrams_total wrong magic"] == 1
+    assert scraped["arrived_datagrams_total committed"] >= 1
+    assert scraped["arrived_datagrams_total held"] == 1
+    assert scraped["held_bytes"] > 0
+    assert scraped["open_streams"] == 1
+    assert scraped["commit_seconds_count"] == scraped["stored_batches_total"] >= 1
+    assert scraped["commit_seconds_sum"] > 0
+    assert scraped["received_datagrams_total"] >= 7
+    assert scraped["received_bytes_total"] > 700
+    assert (scraped["postgresql_up"], scraped["reconciling"]) == (1, 0)
+    assert "slurm_up" not in scraped, "who does not ask Slurm says nothing of it"
     assert collector.end() == 0
 
 

@@ -130,8 +130,8 @@ def job(site, network, head):
         return started[-1]
 
     yield run
-    for one in started:
-        one.close()
+    for process in started:
+        process.close()
 
 
 def test_datagrams_cross(head, job):

@@ -24,9 +24,9 @@ _SEED = 20260101
 
 @pytest.fixture
 def collector(settings):
-    one = Collector(settings)
-    yield one
-    one.end(signal.SIGKILL)
+    started = Collector(settings)
+    yield started
+    started.end(signal.SIGKILL)
 
 
 def everything(connection) -> dict[str, list]:
@@ -80,8 +80,8 @@ def test_a_key_is_good_for_the_journals_of_its_own_run(connection, collector, su
     forged = Sender(address, other, secret)
     forged.send(datagrams.seal(forged.key, forged.header(THEIRS, 100, 200), rows(70)))
     assert forged.answer() is None
-    found = connection.execute("SELECT run_id, count(*), min(step) FROM metrics GROUP BY 1 ORDER BY 1")
-    assert found.fetchall() == [(mine, 6, 50), (theirs, 3, 0)]
+    counted = connection.execute("SELECT run_id, count(*), min(step) FROM metrics GROUP BY 1 ORDER BY 1")
+    assert counted.fetchall() == [(mine, 6, 50), (theirs, 3, 0)]
     marks = connection.execute("SELECT run_id, watermark FROM streams ORDER BY 1").fetchall()
     assert marks == [(mine, 200), (theirs, 100)]
 
@@ -130,8 +130,8 @@ def test_absurd_contents_under_a_valid_key_harm_nobody_and_can_be_shown(
             good.ship(MINE, [rows(3 * i) for i in range(1 + number // 10)])
     villain.ship(b"the last", [rows(100)])
     assert collector.process.poll() is None
-    found = connection.execute("SELECT count(*) FROM metrics WHERE run_id = %s", [honest_id]).fetchone()
-    assert found == (3 * (1 + number // 10),)
+    row = connection.execute("SELECT count(*) FROM metrics WHERE run_id = %s", [honest_id]).fetchone()
+    assert row == (3 * (1 + number // 10),)
     for verb in ("show", "status"):
         run = subprocess.run(
             [sys.executable, "-c", PROGRAM, verb, f"r{run_id}"],
@@ -212,6 +212,6 @@ def test_damaged_bodies_under_a_valid_key_harm_nobody_else(connection, collector
         if number % 100 == 0:
             good.ship(MINE, [rows(3 * i) for i in range(1 + number // 100)])
     assert collector.process.poll() is None
-    found = connection.execute("SELECT count(*) FROM metrics WHERE run_id = %s", [honest_id]).fetchone()
-    assert found == (60,)
+    row = connection.execute("SELECT count(*) FROM metrics WHERE run_id = %s", [honest_id]).fetchone()
+    assert row == (60,)
     assert collector.end() == 0

@@ -44,6 +44,6 @@ def test_a_unit_that_is_wrong_would_be_noticed(unit):
 def test_it_may_do_little(unit):
     """systemd's own measure: 0 is safest, above 5 is called exposed."""
     told = analyze("security", "--offline=yes", unit)
-    found = re.search(r"exposure level for .*: ([0-9.]+)", told)
-    assert found
-    assert float(found[1]) < 3
+    match = re.search(r"exposure level for .*: ([0-9.]+)", told)
+    assert match
+    assert float(match[1]) < 3

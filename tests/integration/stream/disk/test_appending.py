@@ -77,9 +77,9 @@ def test_what_is_appended_late_to_a_task_of_an_array_is_told(job, collector, mon
     )  # what its own relay has left, since it has no key of this task here
     child(job)
     assert late.tell(str(job.spool), str(job.node)) == 1
-    (found,) = job.spooled()
-    assert "3 lines were appended" in Path(found.path).read_text()
-    assert '"task": 5' in Path(found.path).with_name("identity.json").read_text()
+    (only,) = job.spooled()
+    assert "3 lines were appended" in Path(only.path).read_text()
+    assert '"task": 5' in Path(only.path).with_name("identity.json").read_text()
 
 
 def test_a_child_on_another_node_appends_to_a_file_of_its_own(job, collector, monkeypatch):
@@ -259,5 +259,5 @@ def test_what_is_removed_before_the_relay_has_looked_is_taken_in_later(tmp_path,
     name.unlink()
     looking = journals.Journals(config, folders.identity(config, os.getpid()), lambda _one: 0)
     name.write_text("step=7 loss=1\n")
-    sizes = [one.end for one in looking.new()]
+    sizes = [file.end for file in looking.new()]
     assert 14 in sizes

@@ -48,11 +48,11 @@ def age(left: Left, seconds: float = 1000.0) -> None:
 
 def test_folders_of_deleted_runs_keep_no_other_from_being_delivered(settings, request):
     gone = [Left(settings) for _ in range(4)]
-    for one in gone:
-        one.journal(lines(1000, 10))
+    for folder in gone:
+        folder.journal(lines(1000, 10))
     registration.register_pending(settings)
-    for one in gone:
-        delete(settings, one)
+    for folder in gone:
+        delete(settings, folder)
     left = Left(settings)
     left.journal(lines(0, 10))
     request.getfixturevalue("quiet_collector")
@@ -63,10 +63,10 @@ def test_folders_of_deleted_runs_keep_no_other_from_being_delivered(settings, re
     again = hpctrack(settings, "sync")
     assert (again.stdout, again.stderr) == ("nothing waits\n", ""), "it is said once"
     assert "4 folders of journals" in hpctrack(settings, "doctor").stdout, "doctor says all there is"
-    assert all(os.path.exists(one.folder) for one in gone)
+    assert all(os.path.exists(folder.folder) for folder in gone)
     pruned = hpctrack(settings, "prune", "--older-than", "90d", "--yes")
     assert "4 folders of their journals" in pruned.stdout, pruned.stderr
-    assert not any(os.path.exists(one.folder) for one in gone)
+    assert not any(os.path.exists(folder.folder) for folder in gone)
     assert hpctrack(settings, "sync").stdout == "nothing waits\n"
 
 
@@ -290,8 +290,8 @@ def test_what_tells_databases_apart(settings, one, other, same):
 
 def test_two_syncs_at_once_do_not_trip_over_each_other(settings, quiet_collector):
     left = [Left(settings) for _ in range(12)]
-    for index, one in enumerate(left):
-        one.journal(lines(100 * index, 100))
+    for index, folder in enumerate(left):
+        folder.journal(lines(100 * index, 100))
     environ = environment(settings)
     syncs = [
         subprocess.Popen(
@@ -303,7 +303,7 @@ def test_two_syncs_at_once_do_not_trip_over_each_other(settings, quiet_collector
     told = [sync.communicate(timeout=120) for sync in syncs]
     assert [sync.returncode for sync in syncs] == [0, 0, 0], told
     assert logged(settings) == whole(1200)
-    eventually(lambda: not any(os.path.exists(one.folder) for one in left))
+    eventually(lambda: not any(os.path.exists(folder.folder) for folder in left))
 
 
 def test_a_folder_that_can_not_be_judged_is_told_and_stops_nobody(settings, quiet_collector):

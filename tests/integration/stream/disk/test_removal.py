@@ -400,8 +400,8 @@ def test_processes_that_may_write_are_found(tmp_path):
 def test_a_spool_that_can_not_be_looked_through_is_no_empty_one(tmp_path, part):
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / part).write_text("in the way")
-    found = spool.survey(str(tmp_path / "spool"), str(tmp_path / "node"))
-    assert [stuck.path for stuck in found.stuck] == [str(tmp_path / "spool" / part)]
+    survey = spool.survey(str(tmp_path / "spool"), str(tmp_path / "node"))
+    assert [stuck.path for stuck in survey.stuck] == [str(tmp_path / "spool" / part)]
     with pytest.raises(OSError, match="Not a directory"):
         tail.find(str(tmp_path / "spool" / part))
 

@@ -60,12 +60,12 @@ class Network:
             threading.Thread(target=carry, daemon=True).start()
 
     def close(self) -> None:
-        for one in (self._near, self._far):
+        for sock in (self._near, self._far):
             with contextlib.suppress(
                 OSError
             ):  # of a socket that is not connected; it wakes its thread all the same
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
     def _carry_questions(self) -> None:
         while True:
@@ -112,9 +112,9 @@ class Network:
 
 @pytest.fixture
 def collector(database):
-    one = Collector(database._replace(collector_bind="127.0.0.1", auto_columns=True))
-    yield one
-    one.end(signal.SIGKILL)
+    started = Collector(database._replace(collector_bind="127.0.0.1", auto_columns=True))
+    yield started
+    started.end(signal.SIGKILL)
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ def test_a_relay_that_knows_only_the_document(connection, relay, network, submit
         assert stored(connection, run_id) == expected
     query = "SELECT status::text, exit_code, args->>'lr', length(args->>'note') FROM runs WHERE id = %s"
     eventually(lambda: connection.execute(query, [run_id]).fetchone() == ("FAILED", 3, "0.1", 5000))
-    found = connection.execute("SELECT journal_id, watermark, rows, torn, rejected FROM streams ORDER BY 1")
-    assert found.fetchall() == [
+    rows = connection.execute("SELECT journal_id, watermark, rows, torn, rejected FROM streams ORDER BY 1")
+    assert rows.fetchall() == [
         (RELAY_JOURNAL, len(hello + fin), 0, 0, 0),
         (JOURNAL, text.rindex(b"\n") + 1, len(expected), 2, 0),
     ]

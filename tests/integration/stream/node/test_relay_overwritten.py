@@ -137,27 +137,27 @@ for i in 100 101 102; do echo "step=$i loss=1" > $HPCTRACK_JOURNAL; sleep 2.5; d
 def test_what_was_given_back_is_not_taken_for_something_else(tmp_path):
     path = tmp_path / f"{'0' * 15}1.log.journal"
     path.write_bytes(b"a=1\n" * (1 << 19))
-    one = tail.Tail([tail.parse_name(str(path))])
-    while one.read():
+    journal_tail = tail.Tail([tail.parse_name(str(path))])
+    while journal_tail.read():
         pass
-    one.give_back(one.end)
+    journal_tail.give_back(journal_tail.end)
     with path.open("ab") as file:
         file.write(b"b=2\n")
-    assert one.look() and not one.shrunk
-    assert [row.values for row in one.read()] == [{"b": 2}]
-    one.seek(1 << 20)  # PostgreSQL was set back
-    assert one.look() and one.read() and not one.shrunk
+    assert journal_tail.look() and not journal_tail.shrunk
+    assert [row.values for row in journal_tail.read()] == [{"b": 2}]
+    journal_tail.seek(1 << 20)  # PostgreSQL was set back
+    assert journal_tail.look() and journal_tail.read() and not journal_tail.shrunk
 
 
 def test_what_is_appended_while_a_journal_is_read_is_no_cut(tmp_path):
     path = tmp_path / f"{'0' * 15}1.log.journal"
     path.write_bytes(journal_lines.format_header(0, 0) + b"a=1\n")
-    one = tail.Tail([tail.parse_name(str(path))])
+    journal_tail = tail.Tail([tail.parse_name(str(path))])
     with path.open("ab") as file:
         file.write(b"a=2\n")
     box = outbox.Outbox(outbox.Run(RunName(bytes(16), -1), bytes(32)))
-    box.add(one)
+    box.add(journal_tail)
     while list(box.datagrams(0.0)):
         pass
-    assert one.offset == path.stat().st_size
+    assert journal_tail.offset == path.stat().st_size
     assert not box.renew() and box.cuts == 0

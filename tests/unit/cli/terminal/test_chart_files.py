@@ -30,8 +30,8 @@ NAMES = [
 
 def one_chart(name, *values):
     buckets = tuple(Bucket(float(x), 1, value, value) for x, value in enumerate(values or (1.0, 2.0)))
-    found = Series(name, "step", 2, 0, 1.0, 2.0, 1.0, 2.0, buckets)
-    return chart.Chart(name, (chart.Line(f"r1 {name}", found), chart.Line(f"r2 {name}", found)))
+    drawn = Series(name, "step", 2, 0, 1.0, 2.0, 1.0, 2.0, buckets)
+    return chart.Chart(name, (chart.Line(f"r1 {name}", drawn), chart.Line(f"r2 {name}", drawn)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,10 +67,10 @@ def test_pages_hold_no_tags(tmp_path, name):
     "values", [(1.7e308, -1.7e308), (1.7e308, 1.7e308), (5e-324, 0.0), (2.0**63, 2.0**63)]
 )
 def test_the_greatest_and_smallest_values_are_drawn(tmp_path, capfd, values):
-    found = one_chart("loss", *values)
+    drawn = one_chart("loss", *values)
     for suffix in ("svg", "html"):
-        chart_files.write(tmp_path / f"x.{suffix}", [found])
-    assert len(chart.draw(found, 80)) > 10
+        chart_files.write(tmp_path / f"x.{suffix}", [drawn])
+    assert len(chart.draw(drawn, 80)) > 10
     assert capfd.readouterr() == ("", "")
 
 
@@ -123,11 +123,11 @@ def test_legends_hide_nothing_and_colours_differ(count):
     drawn = [axes.get_tightbbox() for axes in figure.axes if axes.lines]
     legends = [axes.get_legend().get_window_extent() for axes in figure.axes if axes.get_legend()]
     assert len(drawn) == len(legends) == 2
-    assert not any(legend.overlaps(one) for legend in legends for one in drawn)
+    assert not any(legend.overlaps(box) for legend in legends for box in drawn)
     assert not legends[0].overlaps(legends[1])
     assert all(legend.x0 >= 0 and legend.y0 >= 0 for legend in legends)
     assert len({line.get_color() for line in figure.axes[0].lines}) == count
-    assert all(one.height > 300 for one in drawn)
+    assert all(box.height > 300 for box in drawn)
 
 
 def test_lines_in_terminals_and_pages_differ_too():

@@ -19,10 +19,10 @@ from hpctrack.view import jsonable
 def test_no_text_can_command_the_terminal(text):
     line = render.clean(text)
     assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in line)
-    for one in render.clean_lines(text):
-        assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in one)
-    for one in (visible.in_json(text), jsonable.to_json({text: text})):
-        assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in one.replace("\n", ""))
+    for cleaned in render.clean_lines(text):
+        assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in cleaned)
+    for cleaned in (visible.in_json(text), jsonable.to_json({text: text})):
+        assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in cleaned.replace("\n", ""))
     assert json.loads(jsonable.to_json({text: text})) == {text: text}
 
 

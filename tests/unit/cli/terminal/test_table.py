@@ -50,7 +50,7 @@ def test_thousands_of_columns_are_looked_at_once():
 
     columns = [Looked(f"layer{n}/w", [Text("0.5")], drop=3000 - n or None) for n in range(3001)]
     fitted = table.fit(columns, 40)
-    assert [one.header for one, _ in fitted] == ["layer0/w", "layer1/w", "layer3000/w"]
+    assert [shown.header for shown, _ in fitted] == ["layer0/w", "layer1/w", "layer3000/w"]
     assert len(looks) == len(columns)
 
 
@@ -82,8 +82,10 @@ def test_what_can_neither_shrink_nor_go_stays():
 )
 def test_fitting_ends_and_only_narrows(columns, width):
     fitted = table.fit(columns, width)
-    assert all(cells <= one.width for one, cells in fitted)
-    assert [one for one in columns if one.drop is None] == [one for one, _ in fitted if one.drop is None]
+    assert all(cells <= column.width for column, cells in fitted)
+    assert [column for column in columns if column.drop is None] == [
+        column for column, _ in fitted if column.drop is None
+    ]
 
 
 NUMBERS = st.one_of(st.integers(-(10**20), 10**20), st.floats(allow_nan=False)).map(notation.number)
@@ -107,9 +109,9 @@ def test_a_number_is_whole_or_has_a_sign_that_it_is_cut(drawn, width):
         table.Column("h", [Text(number) for number in numbers], justify, least, drop)
         for numbers, justify, least, drop in drawn
     ]
-    kept = [one for one, _ in table.fit(columns, width)]
+    kept = [column for column, _ in table.fit(columns, width)]
     for index, line in enumerate(table.build(columns, width).plain.split("\n")[1:]):
-        whole = [one.cells[index].plain for one in kept]
+        whole = [column.cells[index].plain for column in kept]
         words = line.split()
         assert len(line) <= width
         assert len(line) >= width - 1 or len(words) == len(whole)
@@ -205,10 +207,10 @@ def test_a_chart_falls_where_the_metric_falls():
     lines = chart.draw(one_line(line(*(10.0 - x for x in range(11)))), 60)
     assert "r7: loss" in lines[0]
     assert lines[-1].strip() == "step"
-    assert all(len(one) <= 60 for one in lines)
-    body = [one.partition("┤")[2] or one.partition("│")[2] for one in lines[2:-3]]
-    marks = [[x for x, char in enumerate(one) if "⠁" <= char <= "⣿"] for one in body]
-    starts = [min(one) for one in marks if one]
+    assert all(len(drawn) <= 60 for drawn in lines)
+    body = [drawn.partition("┤")[2] or drawn.partition("│")[2] for drawn in lines[2:-3]]
+    marks = [[x for x, char in enumerate(drawn) if "⠁" <= char <= "⣿"] for drawn in body]
+    starts = [min(drawn) for drawn in marks if drawn]
     assert len(starts) > 8
     assert starts == sorted(starts)
 
@@ -233,12 +235,12 @@ def test_lines_of_several_runs_are_told_apart_without_colours():
 def test_a_chart_of_several_runs_reaches_over_all_of_them():
     both = chart.Chart("loss", (chart.Line("r7", line(1.0, 2.0)), chart.Line("r8", line(*range(41)))))
     lines = chart.draw(both, 70)
-    assert [one.split("┤")[0].strip() for one in lines if "┤" in one] == ["40", "30", "20", "10", "0"]
+    assert [drawn.split("┤")[0].strip() for drawn in lines if "┤" in drawn] == ["40", "30", "20", "10", "0"]
 
 
 def test_ticks_are_round():
     lines = chart.draw(one_line(line(*range(41))), 70)
-    assert [one.split("┤")[0].strip() for one in lines if "┤" in one] == ["40", "30", "20", "10", "0"]
+    assert [drawn.split("┤")[0].strip() for drawn in lines if "┤" in drawn] == ["40", "30", "20", "10", "0"]
     assert lines[-2].split() == ["10", "20", "30", "40"]
 
 

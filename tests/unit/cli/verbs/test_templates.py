@@ -15,7 +15,9 @@ def test_the_gallery_is_listed(command_line):
     code, out, err = command_line("templates")
     assert (code, err) == (0, "")
     assert {line.split()[0] for line in out.splitlines()} == GALLERY
-    assert {one["name"] for one in json.loads(command_line("templates", "--json")[1])["templates"]} == GALLERY
+    assert {
+        template["name"] for template in json.loads(command_line("templates", "--json")[1])["templates"]
+    } == GALLERY
 
 
 @pytest.mark.parametrize("name", sorted(GALLERY))
@@ -46,4 +48,4 @@ def test_an_unknown_name_is_answered_with_the_known_ones(command_line):
 
 
 def test_every_template_has_a_line():
-    assert all(0 < len(one.about) < 110 for one in templates.gallery())
+    assert all(0 < len(template.about) < 110 for template in templates.gallery())

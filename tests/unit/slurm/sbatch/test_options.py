@@ -221,9 +221,9 @@ def request(line, environ=None, script=None):
 def test_command_line_over_environment_over_script():
     environ = {"SBATCH_JOB_NAME": "env", "SBATCH_PARTITION": "env", "SBATCH_TIMELIMIT": "5"}
     script = "-J script -p script -A script --array=1-3 -t 10 -q script"
-    found = request("-J line x", environ, script)
-    assert (found.job_name, found.partition, found.account, found.qos) == ("line", "env", "script", "script")
-    assert (found.time_limit, found.array) == (300.0, "1-3")
+    asked = request("-J line x", environ, script)
+    assert (asked.job_name, asked.partition, asked.account, asked.qos) == ("line", "env", "script", "script")
+    assert (asked.time_limit, asked.array) == (300.0, "1-3")
     assert request("x") == options.Request()
 
 
@@ -235,10 +235,10 @@ def test_clusters_by_option_and_by_variable():
 
 
 def test_of_a_heterogeneous_job_the_first_component_counts():
-    found = request("-p a -J one : -p b -J two x")
-    assert (found.partition, found.job_name, found.components) == ("a", "one", 2)
-    found = request("x", {}, "-p a : -p b")
-    assert (found.partition, found.components) == ("a", 2)
+    asked = request("-p a -J one : -p b -J two x")
+    assert (asked.partition, asked.job_name, asked.components) == ("a", "one", 2)
+    asked = request("x", {}, "-p a : -p b")
+    assert (asked.partition, asked.components) == ("a", 2)
 
 
 def test_test_only_counts_wherever_it_stands():

@@ -196,14 +196,14 @@ def test_a_secret_that_is_known_is_masked_in_every_text_of_a_submission():
 
     def texts(value):
         if isinstance(value, dict):
-            return [one for pair in value.items() for part in pair for one in texts(part)]
+            return [inner for pair in value.items() for part in pair for inner in texts(part)]
         if isinstance(value, list):
-            return [one for part in value for one in texts(part)]
+            return [inner for part in value for inner in texts(part)]
         return [value] if isinstance(value, str) else []
 
     stored = texts([record.submission, record.run])
-    assert not any(SECRET in one for one in stored)
-    assert sum("***" in one for one in stored) >= 17
+    assert not any(SECRET in inner for inner in stored)
+    assert sum("***" in inner for inner in stored) >= 17
     assert (record.run["job_name"], record.run["experiment"], record.run["comment"]) == ("<***>",) * 3
     assert record.run["tags"] == {"<***>": "<***>", "a": "<***>"}
     assert record.submission["script_sha256"] == submission.fingerprint(source.script)

@@ -21,18 +21,18 @@ def listed(found):
 
 
 def test_parts_of_a_column_stand_one_behind_the_other():
-    found = columnar.joined([(2, cells([1.5, 2.5]), {}), (1, cells([3.5]), {})])
-    assert (listed(found), found.present, found.values.dtype) == ([1.5, 2.5, 3.5], None, np.float64)
+    column = columnar.joined([(2, cells([1.5, 2.5]), {}), (1, cells([3.5]), {})])
+    assert (listed(column), column.present, column.values.dtype) == ([1.5, 2.5, 3.5], None, np.float64)
 
 
 def test_values_beside_the_column_fill_its_gaps():
-    found = columnar.joined([(3, cells([1.5, math.nan, math.nan], [True, False, False]), {2: 7})])
-    assert (listed(found), found.values.dtype) == ([1.5, None, 7.0], np.float64)
+    column = columnar.joined([(3, cells([1.5, math.nan, math.nan], [True, False, False]), {2: 7})])
+    assert (listed(column), column.values.dtype) == ([1.5, None, 7.0], np.float64)
 
 
 def test_a_metric_without_a_column():
-    found = columnar.joined([(3, None, {1: 4}), (2, None, {})])
-    assert (listed(found), found.values.dtype) == ([None, 4, None, None, None], np.int64)
+    column = columnar.joined([(3, None, {1: 4}), (2, None, {})])
+    assert (listed(column), column.values.dtype) == ([None, 4, None, None, None], np.int64)
 
 
 @pytest.mark.parametrize(
@@ -50,19 +50,19 @@ def test_a_metric_without_a_column():
     ],
 )
 def test_kinds_of_values(values, dtype):
-    found = columnar.joined([(len(values), None, dict(enumerate(values)))])
-    assert found.values.dtype == dtype
-    assert found.values.tolist() == values
+    column = columnar.joined([(len(values), None, dict(enumerate(values)))])
+    assert column.values.dtype == dtype
+    assert column.values.tolist() == values
 
 
 def test_a_column_of_integers_with_a_text_beside_keeps_both():
-    found = columnar.joined([(2, cells([5, 0], [True, False]), {1: "none"})])
-    assert found.values.tolist() == [5, "none"]
+    column = columnar.joined([(2, cells([5, 0], [True, False]), {1: "none"})])
+    assert column.values.tolist() == [5, "none"]
 
 
 def test_a_column_without_any_value_keeps_its_type():
-    found = columnar.joined([(2, cells([0, 0], [False, False]), {})])
-    assert (listed(found), found.values.dtype) == ([None, None], np.int64)
+    column = columnar.joined([(2, cells([0, 0], [False, False]), {})])
+    assert (listed(column), column.values.dtype) == ([None, None], np.int64)
 
 
 def test_a_part_without_a_value_does_not_change_the_kind():

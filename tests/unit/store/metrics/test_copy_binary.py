@@ -52,7 +52,7 @@ def sparse(name, cells) -> model.MetricColumn:
 
 def gathered(*logged, targets=FLOAT8, next_steps=None):
     table, latest = gather.gather(
-        logged, targets, next_steps or dict.fromkeys({one.run_id for one in logged}, 0)
+        logged, targets, next_steps or dict.fromkeys({entry.run_id for entry in logged}, 0)
     )
     return table, latest
 
@@ -64,13 +64,13 @@ def logged(run, block_, attempt=0, journal=0):
 def read(names, data) -> list[dict]:
     """Read COPY BINARY as PostgreSQL does; fields by column, None for NULL."""
     assert data[:11] == b"PGCOPY\n\xff\r\n\0"
-    position, found = 19, []
+    position, records = 19, []
     while True:
         (count,) = struct.unpack_from(">h", data, position)
         position += 2
         if count == -1:
             assert position == len(data)
-            return found
+            return records
         assert count == len(names)
         row = {}
         for name in names:
@@ -78,7 +78,7 @@ def read(names, data) -> list[dict]:
             position += 4
             row[name] = None if size < 0 else data[position : position + size]
             position += max(size, 0)
-        found.append(row)
+        records.append(row)
 
 
 def double(raw):
@@ -103,21 +103,21 @@ def test_absent_values_are_null():
         logged(1, block([0, 1], times=[None, 5], a=[1.0, 2.0], others=[sparse("b", [None, 3.0])])),
         logged(2, block([0], c=[4.0])),
     )
-    found = encoded(table)
-    assert [double(row["a"]) for row in found] == [1.0, 2.0, None]
-    assert [double(row["b"]) for row in found] == [None, 3.0, None]
-    assert [double(row["c"]) for row in found] == [None, None, 4.0]
-    assert [row["time"] is None for row in found] == [True, False, True]
+    records = encoded(table)
+    assert [double(row["a"]) for row in records] == [1.0, 2.0, None]
+    assert [double(row["b"]) for row in records] == [None, 3.0, None]
+    assert [double(row["c"]) for row in records] == [None, None, 4.0]
+    assert [row["time"] is None for row in records] == [True, False, True]
 
 
 def test_metrics_without_a_column_go_to_extra():
     table, _ = gathered(
         logged(1, block([0, 1], a=[1.0, 2.0], z=[0.5, 1e22], others=[sparse("text", ["x", None])]))
     )
-    found = encoded(table)
-    assert [row["extra"][:1] for row in found] == [b"\x01", b"\x01"]
-    assert json.loads(found[0]["extra"][1:]) == {"z": 0.5, "text": "x"}
-    assert json.loads(found[1]["extra"][1:]) == {"z": {"float": "1e+22"}}
+    records = encoded(table)
+    assert [row["extra"][:1] for row in records] == [b"\x01", b"\x01"]
+    assert json.loads(records[0]["extra"][1:]) == {"z": 0.5, "text": "x"}
+    assert json.loads(records[1]["extra"][1:]) == {"z": {"float": "1e+22"}}
 
 
 def test_a_table_of_extra_alone_with_gaps():
@@ -127,18 +127,18 @@ def test_a_table_of_extra_alone_with_gaps():
 
 def test_integers_go_into_double_precision_as_far_as_it_is_exact():
     table, _ = gathered(logged(1, block([0, 1, 2], others=[sparse("a", [3, 1 << 53, (1 << 53) + 1])])))
-    found = encoded(table)
-    assert [double(row["a"]) for row in found] == [3.0, float(1 << 53), None]
-    assert json.loads(found[2]["extra"][1:]) == {"a": {"int": str((1 << 53) + 1)}}
+    records = encoded(table)
+    assert [double(row["a"]) for row in records] == [3.0, float(1 << 53), None]
+    assert json.loads(records[2]["extra"][1:]) == {"a": {"int": str((1 << 53) + 1)}}
 
 
 def test_booleans_and_strings_are_no_numbers():
     table, _ = gathered(
         logged(1, block([0, 1], others=[sparse("a", [True, None]), sparse("b", ["1", None])]))
     )
-    found = encoded(table)
-    assert (found[0]["a"], found[0]["b"]) == (None, None)
-    assert json.loads(found[0]["extra"][1:]) == {"a": True, "b": "1"}
+    records = encoded(table)
+    assert (records[0]["a"], records[0]["b"]) == (None, None)
+    assert json.loads(records[0]["extra"][1:]) == {"a": True, "b": "1"}
 
 
 DECLARED = {
@@ -208,12 +208,12 @@ def test_rows_of_one_key_are_merged():
         logged(1, block([2, 3], times=[30, None], b=[5.0, 6.0]), journal=1),
     )
     merged, replaced = rows.merge(table)
-    found = encoded(merged, journal_column="journal")
-    assert [struct.unpack(">q", row["step"])[0] for row in found] == [1, 2, 3]
-    assert [double(row["a"]) for row in found] == [1.0, 2.0, None]
-    assert [double(row["b"]) for row in found] == [None, 5.0, 6.0]
-    assert struct.unpack(">q", found[1]["time"])[0] == 30 - EPOCH
-    assert struct.unpack(">i", found[1]["journal"])[0] == 1
+    records = encoded(merged, journal_column="journal")
+    assert [struct.unpack(">q", row["step"])[0] for row in records] == [1, 2, 3]
+    assert [double(row["a"]) for row in records] == [1.0, 2.0, None]
+    assert [double(row["b"]) for row in records] == [None, 5.0, 6.0]
+    assert struct.unpack(">q", records[1]["time"])[0] == 30 - EPOCH
+    assert struct.unpack(">i", records[1]["journal"])[0] == 1
     assert replaced == {}
 
 
@@ -221,7 +221,7 @@ def test_the_last_value_of_a_key_counts_wherever_it_lives():
     cells = [1.0, "abc", 2.0]
     for order in ([0, 1, 2], [0, 1], [1, 0], [1, 2, 1]):
         blocks = [block([5], others=[sparse("a", [cells[index]])]) for index in order]
-        table, latest = gathered(*(logged(1, one) for one in blocks))
+        table, latest = gathered(*(logged(1, content) for content in blocks))
         merged, _ = rows.merge(table)
         (row,) = encoded(merged)
         last = cells[order[-1]]
@@ -241,9 +241,9 @@ def test_a_later_attempt_replaces_and_is_counted():
         logged(1, block([2], a=[2.0]), attempt=1, journal=3),
     )
     merged, replaced = rows.merge(table)
-    found = encoded(merged)
-    assert [double(row["a"]) for row in found] == [1.0, 2.0]
-    assert [double(row["b"]) for row in found] == [9.0, 9.0]
+    records = encoded(merged)
+    assert [double(row["a"]) for row in records] == [1.0, 2.0]
+    assert [double(row["b"]) for row in records] == [9.0, 9.0]
     assert replaced == {3: 1}
     assert (latest[0].attempt, latest[0].step, latest[0].values["a"]) == (1, 2, "2.0")
 
@@ -263,7 +263,7 @@ def test_rows_without_a_step_follow_the_greatest():
     assert table.step.tolist() == [4, 10, 11, 3, 12, 0, 1]
     assert rows.advance(table, {1: 4, 2: 0}) == {1: 13, 2: 2}
     assert rows.fresh(table, {1: 4, 2: 0}).tolist() == [True, True, True, False, True, True, True]
-    assert [one.step for one in latest] == [12, 1]
+    assert [item.step for item in latest] == [12, 1]
 
 
 def test_the_greatest_of_all_steps_leaves_no_number():
@@ -312,35 +312,35 @@ def test_merging_is_what_a_dictionary_would_do(given_rows):
         present = {name: cell for name, cell in cells.items() if cell is not None}
         expected.setdefault((run, step), {}).update(present)
         last.setdefault(run, {}).update(present)
-    found = {}
+    merged_rows = {}
     for row in encoded(merged):
         cells = {name: double(row[name]) for name in "ab" if row.get(name) is not None}
         extra = json.loads(row["extra"][1:]) if row.get("extra") else {}
         assert not cells.keys() & extra.keys()
-        found[struct.unpack(">qq", row["run_id"] + row["step"])] = cells | extra
+        merged_rows[struct.unpack(">qq", row["run_id"] + row["step"])] = cells | extra
 
     def plain(cell):
         return {"int": str(cell)} if cell == 1 << 60 else cell
 
-    assert found == {
+    assert merged_rows == {
         key: {name: plain(cell) for name, cell in cells.items()} for key, cells in expected.items()
     }
-    assert {one.run_id: {name: json.loads(text) for name, text in one.values.items()} for one in latest} == {
-        run: {name: plain(cell) for name, cell in cells.items()} for run, cells in last.items()
-    }
+    assert {
+        item.run_id: {name: json.loads(text) for name, text in item.values.items()} for item in latest
+    } == {run: {name: plain(cell) for name, cell in cells.items()} for run, cells in last.items()}
 
 
 def test_tables_are_kept_narrow_and_small():
     targets = {f"m{i}": columns.Target(f"m{i}", "float8") for i in range(300)}
     many = [logged(run, block([0], **{f"m{run * 5 + i}": [1.0] for i in range(5)})) for run in range(60)]
     parts = list(rows.partition(many, targets))
-    assert sorted(one.run_id for part in parts for one in part) == list(range(60))
+    assert sorted(entry.run_id for part in parts for entry in part) == list(range(60))
     assert 1 < len(parts) < 30
     long = [logged(1, block(list(range(1000)), a=[0.0] * 1000)) for _ in range(150)]
     parts = list(rows.partition(long, FLOAT8))
     assert 1 < len(parts) < 10
     assert all(len(part) * 1000 * 2 <= rows._MAX_CELLS for part in parts)
-    assert [one for part in parts for one in part] == long
+    assert [entry for part in parts for entry in part] == long
 
 
 def test_long_runs_are_spread_and_nothing_is_lost():

@@ -40,7 +40,7 @@ def test_statements_end_where_psql_ends_them(text, expected):
 
 def test_lines_are_those_of_the_first_word():
     statements = sqlfile.split("-- head\n\nSELECT 1;\n/* two\nlines */ SELECT\n2;\n\n\nBEGIN;")
-    assert [(one.line, one.words) for one in statements] == [
+    assert [(statement.line, statement.words) for statement in statements] == [
         (3, ("SELECT",)),
         (5, ("SELECT",)),
         (9, ("BEGIN",)),
@@ -60,7 +60,7 @@ def test_our_own_migrations_are_cut_into_many():
     for file in migrate.built_in():
         statements = sqlfile.split(file.text)
         assert len(statements) > 40
-        assert {one.words[0] for one in statements} <= {
+        assert {statement.words[0] for statement in statements} <= {
             "CREATE",
             "COMMENT",
             "ALTER",

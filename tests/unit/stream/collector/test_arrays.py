@@ -184,14 +184,14 @@ def test_a_block_of_an_unknown_kind_is_kept_as_it_came():
 
 
 def test_a_name_with_a_nul_is_kept_as_far_as_postgresql_can():
-    (found,) = arrays.decode(rows_block(1, column(1, 0, b"a\0b"), bytes(8))).blocks
-    assert found.names == ("a\ufffdb",)
+    (only,) = arrays.decode(rows_block(1, column(1, 0, b"a\0b"), bytes(8))).blocks
+    assert only.names == ("a\ufffdb",)
 
 
 def test_times_at_the_end_of_time_do_not_overflow():
     data = struct.pack("<qI", (1 << 63) - 1, 5)
-    (found,) = arrays.decode(rows_block(1, modes=(0, 0, layout.DELTAS), data=data)).blocks
-    assert found.times[0] > 1 << 62
+    (only,) = arrays.decode(rows_block(1, modes=(0, 0, layout.DELTAS), data=data)).blocks
+    assert only.times[0] > 1 << 62
 
 
 @given(st.binary(max_size=1400) | st.sampled_from(list(MALFORMED.values())).flatmap(

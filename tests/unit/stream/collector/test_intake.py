@@ -66,8 +66,8 @@ def test_a_flood_of_invented_runs_is_bounded():
     kept = sum(cache.want(name, (b"d", b"f")) for name in names(5000))
     assert kept == keys.MAX_WANTED
     assert len(cache.wait(0)) == keys.MAX_WANTED
-    one = keys.Keys(Clock())
-    assert sum(one.want(names(1)[0], (b"d", b"f")) for _ in range(100)) == 4
+    known = keys.Keys(Clock())
+    assert sum(known.want(names(1)[0], (b"d", b"f")) for _ in range(100)) == 4
 
 
 def test_keys_do_not_show_themselves():
@@ -158,10 +158,10 @@ class Running:
         self.receiver.stop()
         self.thread.join(30)
         assert not self.thread.is_alive()
-        found = []
+        queued = []
         while not self.intake.finished:
-            found += self.intake.take(1000, 0)
-        return found
+            queued += self.intake.take(1000, 0)
+        return queued
 
     def unanswered(self) -> bool:
         self.client.setblocking(False)
@@ -190,10 +190,10 @@ def sealed(body=b"body", key=RUN.key, **options) -> bytes:
 def test_verified_datagrams_are_queued_with_their_run(running):
     for echo in range(1, 301):
         running.client.send(sealed(str(echo).encode(), echo=echo))
-    found = running.finish()
-    assert [one.header.echo for one in found] == list(range(1, 301))
-    assert found[0].body == b"1"
-    assert found[0].run == RUN
+    queued = running.finish()
+    assert [taken.header.echo for taken in queued] == list(range(1, 301))
+    assert queued[0].body == b"1"
+    assert queued[0].run == RUN
     assert running.receiver.accepted == 300
     assert running.receiver.datagrams == 300
 
@@ -215,8 +215,8 @@ def test_a_ping_is_answered_at_once_and_no_longer_than_it_was(running):
     pong = running.client.recv(2000)
     assert len(pong) <= len(ping)
     assert datagrams.verified(RUN.key, pong)
-    found = datagrams.peek(pong)
-    assert (found.kind, found.echo, found.start) == (layout.PONG, 99, 42)
+    answer = datagrams.peek(pong)
+    assert (answer.kind, answer.echo, answer.start) == (layout.PONG, 99, 42)
     assert running.finish() == []
 
 
@@ -273,8 +273,8 @@ def test_a_new_runs_first_datagram_is_not_lost(running):
     running.client.send(datagrams.seal(key.key, header(task=4), b"hello"))
     wanted = running.keys.wait(10)
     running.keys.learn(wanted, {(SUBMISSION, 4): key})
-    found = running.intake.take(10, 10)
-    assert [(one.body, one.run.run_id) for one in found] == [(b"hello", 9)]
+    queued = running.intake.take(10, 10)
+    assert [(taken.body, taken.run.run_id) for taken in queued] == [(b"hello", 9)]
 
 
 def test_drops_by_the_kernel_are_counted():

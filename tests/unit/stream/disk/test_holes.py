@@ -31,39 +31,39 @@ def path(tmp_path, request):
 
 
 def opened(path) -> tail.Tail:
-    one = tail.Tail([tail.parse_name(str(path))])
-    one.doubts = doubts.Doubts()
-    return one
+    journal_tail = tail.Tail([tail.parse_name(str(path))])
+    journal_tail.doubts = doubts.Doubts()
+    return journal_tail
 
 
-def read(one: tail.Tail) -> list[journal.Line]:
-    one.look()
-    found = []
-    while lines := one.read():
-        found += [line for line in lines if not isinstance(line, journal.Message)]
-    return [line._replace(time=None) if isinstance(line, journal.Row) else line for line in found]
+def read(journal_tail: tail.Tail) -> list[journal.Line]:
+    journal_tail.look()
+    rows = []
+    while lines := journal_tail.read():
+        rows += [line for line in lines if not isinstance(line, journal.Message)]
+    return [line._replace(time=None) if isinstance(line, journal.Row) else line for line in rows]
 
 
 def punched(path) -> tuple[tail.Tail, list[journal.Line]]:
     """Read a journal, and have all of it given back that may be."""
-    one = opened(path)
-    lines = read(one)
-    assert one.lines_before(one.offset) == len(lines)
-    one = opened(path)
-    read(one)
-    one.give_back(one.offset)
+    journal_tail = opened(path)
+    lines = read(journal_tail)
+    assert journal_tail.lines_before(journal_tail.offset) == len(lines)
+    journal_tail = opened(path)
+    read(journal_tail)
+    journal_tail.give_back(journal_tail.offset)
     if b"\0" * 4096 not in path.read_bytes():
         pytest.skip("the file system can't punch holes")
-    return one, lines
+    return journal_tail, lines
 
 
 @pytest.mark.parametrize("by", ["whoever gave it back", "another"])
 @pytest.mark.parametrize("at", [0, 10, 20, 2000, ROWS // 2])
 def test_what_was_given_back_is_counted_to_the_last_line(path, by, at):
-    one, lines = punched(path)
-    one = one if by == "whoever gave it back" else opened(path)
-    one.seek(lines[at - 1].end if at else 0)
-    again = read(one)
+    journal_tail, lines = punched(path)
+    journal_tail = journal_tail if by == "whoever gave it back" else opened(path)
+    journal_tail.seek(lines[at - 1].end if at else 0)
+    again = read(journal_tail)
     (gap,) = [line for line in again if isinstance(line, journal.Gap)]
     index = again.index(gap)
     assert again[:index] == lines[at : at + index], "what stands before the hole is read"
@@ -75,10 +75,10 @@ def test_what_was_given_back_is_counted_to_the_last_line(path, by, at):
 def test_where_nobody_has_counted_the_timeline_says_so(path):
     punched(path)
     os.unlink(str(path).removesuffix("journal") + "hole")
-    one = opened(path)
-    again = read(one)
+    journal_tail = opened(path)
+    again = read(journal_tail)
     assert not any(isinstance(line, journal.Gap) for line in again)
-    assert one.doubts.take().count(doubts.UNCOUNTED) == 1
+    assert journal_tail.doubts.take().count(doubts.UNCOUNTED) == 1
 
 
 def test_what_was_given_back_is_read_from_the_spool(path, tmp_path):
@@ -93,15 +93,15 @@ def test_what_was_given_back_is_read_from_the_spool(path, tmp_path):
     _, lines = punched(path)
     copied.close(over=True, prove=lambda file: None)
     (part,) = tail.find(str(spool))
-    one = tail.Tail([tail.parse_name(str(path)), part], part.journal)
-    assert read(one) == lines
+    journal_tail = tail.Tail([tail.parse_name(str(path)), part], part.journal)
+    assert read(journal_tail) == lines
 
 
 def test_a_journal_that_is_another_by_now_is_counted_anew(path):
-    one, _ = punched(path)
+    journal_tail, _ = punched(path)
     path.write_bytes(journal_lines.format_header(0, 0) + line(1) + line(2))
-    one.begin_anew()
-    assert len(read(one)) == 2 and one.lines_before(one.offset) == 2
+    journal_tail.begin_anew()
+    assert len(read(journal_tail)) == 2 and journal_tail.lines_before(journal_tail.offset) == 2
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_count_that_means_nothing_counts_for_nothing(path, text):
     _, lines = punched(path)
     with open(str(path).removesuffix("journal") + "hole", "w", encoding="ascii") as file:
         file.write(text)
-    one = opened(path)
-    again = read(one)
+    journal_tail = opened(path)
+    again = read(journal_tail)
     assert not any(isinstance(line, journal.Gap) for line in again) and again[-1] == lines[-1]
-    assert one.doubts.take().count(doubts.UNCOUNTED) == 1
+    assert journal_tail.doubts.take().count(doubts.UNCOUNTED) == 1

@@ -27,8 +27,8 @@ def journal(tmp_path):
 def grow(path, steps) -> tail.Tail:
     with path.open("ab") as file:
         file.write(b"".join(map(line, steps)))
-    (found,) = tail.find(str(path.parent))
-    return tail.Tail([found])
+    (only,) = tail.find(str(path.parent))
+    return tail.Tail([only])
 
 
 def damaged(path, begin: int) -> None:

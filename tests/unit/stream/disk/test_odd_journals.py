@@ -22,16 +22,16 @@ def read(tmp_path, kind: str, *parts: bytes) -> tuple[list[int | None], int, lis
     with open(tmp_path / f"{'a' * 16}.{kind}.journal", "wb") as file:
         for part in parts:
             file.write(part)
-    (one,) = [tail.Tail([file]) for file in tail.find(str(tmp_path))]
-    one.doubts = doubts.Doubts()
-    one.close_line()
-    one.look()
+    (journal_tail,) = [tail.Tail([file]) for file in tail.find(str(tmp_path))]
+    journal_tail.doubts = doubts.Doubts()
+    journal_tail.close_line()
+    journal_tail.look()
     lines: list[journal.Line] = []
-    while not one.is_read:
-        lines += one.read()
-    one.close()
+    while not journal_tail.is_read:
+        lines += journal_tail.read()
+    journal_tail.close()
     steps = [line.step for line in lines if isinstance(line, journal.Row)]
-    return steps, sum(isinstance(line, journal.Torn) for line in lines), one.doubts.take()
+    return steps, sum(isinstance(line, journal.Torn) for line in lines), journal_tail.doubts.take()
 
 
 @pytest.mark.parametrize("kind", ["shell", "log"])

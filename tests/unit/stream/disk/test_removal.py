@@ -39,7 +39,7 @@ ALLOWED = {
 
 def removals(source: str) -> set[tuple[str, str]]:
     """Return which functions of a module call something that removes, and what."""
-    found = set()
+    calls = set()
 
     def visit(node: ast.AST, path: tuple[str, ...]) -> None:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -48,12 +48,12 @@ def removals(source: str) -> set[tuple[str, str]]:
             of = ast.unparse(node.func.value)
             name = node.func.attr
             if (name in REMOVERS and of in ("os", "shutil", "libc")) or name in ("unlink", "rmtree", "rmdir"):
-                found.add((".".join(path), f"{of}.{name}"))
+                calls.add((".".join(path), f"{of}.{name}"))
         for child in ast.iter_child_nodes(node):
             visit(child, path)
 
     visit(ast.parse(source), ())
-    return found
+    return calls
 
 
 COLLECTOR = sorted((PACKAGE / "stream" / "collector").glob("*.py"))

@@ -31,8 +31,8 @@ def answering(answer):
                 if not data:
                     return
                 arrived.append(data)
-                for one in answer(data):
-                    sock.sendto(one, address)
+                for reply in answer(data):
+                    sock.sendto(reply, address)
 
         thread = threading.Thread(target=serve)
         thread.start()

@@ -26,20 +26,20 @@ HEADER = datagrams.Header(layout.DATA, bytes(range(16)), 7, 2, b"journal!", 100,
 
 def decode(body: bytes) -> list[tuple]:
     """Read a body as the document says: rows as (step, progress, microseconds, values)."""
-    found: list[tuple] = []
+    lines: list[tuple] = []
     while body:
         kind, length = struct.unpack_from("<BI", body)
         block, body = body[5 : 5 + length], body[5 + length :]
         assert len(block) == length
         if kind == 1:
-            found += decode_rows(block)
+            lines += decode_rows(block)
         elif kind == 2:
             size = block[0]
-            found.append((block[1 : 1 + size].decode(), json.loads(block[1 + size :])))
+            lines.append((block[1 : 1 + size].decode(), json.loads(block[1 + size :])))
         else:
             assert kind == 3 and length == 4 and not body
-            found.append(("torn", struct.unpack("<I", block)[0]))
-    return found
+            lines.append(("torn", struct.unpack("<I", block)[0]))
+    return lines
 
 
 def decode_rows(block: bytes) -> list[tuple]:
@@ -65,7 +65,7 @@ def decode_rows(block: bytes) -> list[tuple]:
         if mode == 2:
             present = bitmap()
             values = iter(take(format_, sum(present)))
-            return [next(values) if one else None for one in present]
+            return [next(values) if is_there else None for is_there in present]
         if mode == 3 and format_ == "q":
             first, stride = take("q", 2)
             return [first + row * stride for row in range(count)]
@@ -93,7 +93,7 @@ def decode_rows(block: bytes) -> list[tuple]:
             values = [json.loads(bytes(take("B", size))) for size in take("I", number)]
         else:
             values = list(take({1: "d", 2: "q", 3: "?"}[kind], number))
-        having = [row for row, one in zip(rows, present, strict=True) if one]
+        having = [row for row, is_there in zip(rows, present, strict=True) if is_there]
         for row, value in zip(having, values, strict=True):
             assert name not in row[3]
             row[3][name] = value
@@ -108,14 +108,14 @@ def microseconds(time: float | None) -> int | None:
 
 def plain(lines: list[journal.Line]) -> list[tuple]:
     """Return lines as `decode` gives them back."""
-    found: list[tuple] = []
+    decoded: list[tuple] = []
     for line in lines:
         if isinstance(line, Row):
-            found.append((line.step, line.progress, microseconds(line.time), line.values))
+            decoded.append((line.step, line.progress, microseconds(line.time), line.values))
         elif isinstance(line, Message):
-            found.append((line.kind, json.loads(line.text)))
+            decoded.append((line.kind, json.loads(line.text)))
     torn = sum(isinstance(line, Torn) for line in lines)
-    return [*found, ("torn", torn)] if torn else found
+    return [*decoded, ("torn", torn)] if torn else decoded
 
 
 values = st.one_of(
@@ -144,15 +144,15 @@ lines = st.lists(st.one_of(rows, rows, messages, st.just(Torn(1))), min_size=1, 
 @example([Row.of(1, 1, None, time, {}) for time in (5.0, 4.0)])
 @example([Row.of(1, 1, None, time, {}) for time in (5.0, 4299.9, 4300.0)])
 def test_everything_arrives_in_order(lines):
-    found: list[tuple] = []
+    decoded: list[tuple] = []
     left = list(lines)
     while left:
         body, count = bodies.pack(left)
         assert count and len(body) <= layout.MAX_BODY
         assert decode(body) == plain(left[:count])
-        found += left[:count]
+        decoded += left[:count]
         left = left[count:]
-    assert found == lines
+    assert decoded == lines
 
 
 @given(lines, st.integers(50, 400))
@@ -270,7 +270,7 @@ def test_what_others_may_not_see_is_encrypted_as_the_document_says(body, is_hidd
         assert (datagram[58] == 1) == is_hidden
         if is_hidden:
             stream = hashlib.shake_128(derived(b"cipher") + nonce).digest(len(content))
-            content = bytes(one ^ other for one, other in zip(content, stream, strict=True))
+            content = bytes(byte ^ other for byte, other in zip(content, stream, strict=True))
         else:
             content = datagram[59:-16]
         pieces.append(content)

@@ -23,13 +23,13 @@ WORDS = [
 
 @pytest.mark.parametrize("text", NUMBERISH)
 def test_what_looks_like_a_number_is_kept_and_told_once_with_its_line(text):
-    found = doubts.Doubts()
+    noted = doubts.Doubts()
     data = f"step=1 loss={text} acc=1\nstep=2 loss={text}\n".encode()
-    first, second = journal.parse(data, 0, None, found)
+    first, second = journal.parse(data, 0, None, noted)
     assert (first.values["loss"], second.values["loss"]) == (text, text)
-    told = found.take()
+    told = noted.take()
     assert told == [f"loss is text, since {text} is no number: step=1 loss={text} acc=1"]
-    assert found.take() == []
+    assert noted.take() == []
 
 
 @pytest.mark.parametrize("text", WORDS)
@@ -39,27 +39,27 @@ def test_words_dates_and_versions_are_what_they_are(text):
 
 @given(st.one_of(st.integers(), st.floats()).map(repr))
 def test_numbers_are_in_no_doubt(text):
-    found = doubts.Doubts()
-    (row,) = journal.parse(f"a={text}\n".encode(), 0, None, found)
+    noted = doubts.Doubts()
+    (row,) = journal.parse(f"a={text}\n".encode(), 0, None, noted)
     assert not isinstance(row.values["a"], str)
-    assert found.take() == []
+    assert noted.take() == []
 
 
 def test_quoted_texts_are_meant_so():
-    found = doubts.Doubts()
-    list(journal.parse(b'a="0,25" b="93.5%"\na="x y" b=93.5%\n', 0, None, found))
-    assert found.take() == ['b is text, since 93.5% is no number: a="x y" b=93.5%']
+    noted = doubts.Doubts()
+    list(journal.parse(b'a="0,25" b="93.5%"\na="x y" b=93.5%\n', 0, None, noted))
+    assert noted.take() == ['b is text, since 93.5% is no number: a="x y" b=93.5%']
 
 
 def test_little_is_told_and_no_secret():
-    found = doubts.Doubts()
+    noted = doubts.Doubts()
     lines = "".join(f"m{number}=0,5 {'long' * 100}=1\n" for number in range(100))
-    list(journal.parse(lines.encode(), 0, None, found))
-    told = found.take()
+    list(journal.parse(lines.encode(), 0, None, noted))
+    told = noted.take()
     assert len(told) == 5 and all(len(text) < 400 for text in told)
-    found, masked = doubts.Doubts(), Redactor(["q7Xv-9zKw2mB"])
-    list(journal.parse(b"b=0,5 word=q7Xv-9zKw2mB\n", 0, masked, found))
-    assert found.take() == ["b is text, since 0,5 is no number: b=0,5 word=***"]
+    noted, masked = doubts.Doubts(), Redactor(["q7Xv-9zKw2mB"])
+    list(journal.parse(b"b=0,5 word=q7Xv-9zKw2mB\n", 0, masked, noted))
+    assert noted.take() == ["b is text, since 0,5 is no number: b=0,5 word=***"]
 
 
 BOM = "\ufeff".encode()

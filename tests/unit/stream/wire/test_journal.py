@@ -31,9 +31,9 @@ def only(line: bytes) -> journal.Line | None:
 
 
 def row(text: str) -> dict[str, journal_lines.Value]:
-    found = only(text.encode() + b"\n")
-    assert isinstance(found, Row), found
-    return found.values
+    line = only(text.encode() + b"\n")
+    assert isinstance(line, Row), line
+    return line.values
 
 
 def same(a: object, b: object) -> bool:
@@ -53,14 +53,14 @@ def same(a: object, b: object) -> bool:
 @example({"a": -0.0, "b": 5e-324, "c": 1.7976931348623157e308, "d": float("-inf")}, None, 0.0)
 def test_what_is_written_comes_back(given_values, step, progress):
     line = journal_lines.format_row(given_values, step, progress, 1.5)
-    found = only(line)
-    assert isinstance(found, Row)
-    assert (found.end, found.step, found.time) == (len(line), step, 1.5)
-    assert found.progress is None if progress is None else same(found.progress, progress)
-    assert list(found.values) == list(given_values)
+    parsed = only(line)
+    assert isinstance(parsed, Row)
+    assert (parsed.end, parsed.step, parsed.time) == (len(line), step, 1.5)
+    assert parsed.progress is None if progress is None else same(parsed.progress, progress)
+    assert list(parsed.values) == list(given_values)
     for name, value in given_values.items():
-        assert same(found.values[name], value) or (
-            value != value and found.values[name] != found.values[name]
+        assert same(parsed.values[name], value) or (
+            value != value and parsed.values[name] != parsed.values[name]
         )
 
 
@@ -77,21 +77,21 @@ def test_what_is_packed_comes_back_bit_for_bit(given_values, step, progress, tim
     packer = journal_lines.packer(given_values, codes)
     assert packer is not None
     line = journal_lines.format_packed(packer[0], packer[1](*given_values.values()), step, progress, time_ns)
-    found = only(line)
-    assert isinstance(found, Row)
-    assert (found.end, found.step) == (len(line), step)
-    assert found.time == time_ns / 1e9
-    assert found.progress is None if progress is None else same(found.progress, progress)
-    assert list(found.values) == list(given_values)
-    assert all(same(found.values[name], value) for name, value in given_values.items())
+    parsed = only(line)
+    assert isinstance(parsed, Row)
+    assert (parsed.end, parsed.step) == (len(line), step)
+    assert parsed.time == time_ns / 1e9
+    assert parsed.progress is None if progress is None else same(parsed.progress, progress)
+    assert list(parsed.values) == list(given_values)
+    assert all(same(parsed.values[name], value) for name, value in given_values.items())
 
 
 def test_the_payload_of_a_nan_survives():
     nan = struct.unpack("<d", bytes.fromhex("efbeadde0000f87f"))[0]
     packer = journal_lines.packer(["a"], "d")
     assert packer is not None
-    found = only(journal_lines.format_packed(packer[0], packer[1](nan), 1, None, 5))
-    assert isinstance(found, Row) and struct.pack("<d", found.values["a"]).hex() == "efbeadde0000f87f"
+    parsed = only(journal_lines.format_packed(packer[0], packer[1](nan), 1, None, 5))
+    assert isinstance(parsed, Row) and struct.pack("<d", parsed.values["a"]).hex() == "efbeadde0000f87f"
 
 
 @pytest.mark.parametrize("names_", [["a b"], ["a,b"], ["a=b"], ['"'], [""], [], ["\n"], ["a", "b\t"], ["#x"]])
@@ -346,13 +346,13 @@ def test_any_text_is_read_as_something(text):
 def test_a_journal_of_a_newer_version_is_left_as_it_is(tmp_path, line):
     path = tmp_path / f"{'a' * 16}.log.journal"
     path.write_bytes(line + b"step=1 x=1\nstep=2 x=")
-    one = tail.Tail(tail.find(str(tmp_path)))
-    one.look()
-    assert one.read() == []
-    one.close_line()
-    assert not one.is_read
-    assert not one.is_blank
-    assert "newer hpctrack" in one.trouble.strerror
+    journal_tail = tail.Tail(tail.find(str(tmp_path)))
+    journal_tail.look()
+    assert journal_tail.read() == []
+    journal_tail.close_line()
+    assert not journal_tail.is_read
+    assert not journal_tail.is_blank
+    assert "newer hpctrack" in journal_tail.trouble.strerror
     assert path.read_bytes() == line + b"step=1 x=1\nstep=2 x="
 
 
@@ -361,6 +361,6 @@ def test_a_journal_of_a_newer_version_is_left_as_it_is(tmp_path, line):
 )
 def test_other_comments_name_no_version(tmp_path, line):
     (tmp_path / f"{'a' * 16}.shell.journal").write_bytes(line + b"step=1 x=1\n")
-    one = tail.Tail(tail.find(str(tmp_path)))
-    one.look()
-    assert [row.step for row in one.read()] == [1]
+    journal_tail = tail.Tail(tail.find(str(tmp_path)))
+    journal_tail.look()
+    assert [row.step for row in journal_tail.read()] == [1]

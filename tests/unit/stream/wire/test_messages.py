@@ -84,8 +84,8 @@ VALUES = st.recursive(
 def test_any_object_is_read_or_refused(data, kind):
     names = [*messages.KINDS[kind]._fields, *FIGURES]
     body = data.draw(st.dictionaries(st.sampled_from(names) | st.text(max_size=3), VALUES))
-    found = messages.read(kind, json.dumps(body))
-    assert found is None or type(found) is messages.KINDS[kind]
+    message = messages.read(kind, json.dumps(body))
+    assert message is None or type(message) is messages.KINDS[kind]
 
 
 def documented() -> dict[str, set[str]]:
