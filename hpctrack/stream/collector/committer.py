@@ -1,4 +1,4 @@
-"""The storing side of the collector: batches of datagrams into PostgreSQL, and only then acknowledgements.
+"""The committer: batches of datagrams into PostgreSQL, and only then acknowledgements.
 
 For each batch from the queue the thread learns how far its journals are in, puts the datagrams in order
 (`reassembly`), stores what continues the journals in one transaction (`ingestion`), and acknowledges it.

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 class Registrar(Worker):
     """Runs errands until it is stopped; then says that the collector ends."""
 
-    NAME = "keep"
+    NAME = "register"
     _session: Session
 
     def __init__(
