@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 from typing import TYPE_CHECKING, Any
+
+from hpctrack.stream.wire.messages import storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 EXACT = 1 << 53
 #: Floats from here (or 0.0) to there are written as plain decimals: no exponent, few digits, a point.
 _PLAIN_FROM, _PLAIN_BELOW = 1e-20, 1e16
-_FOREIGN = re.compile("[\0\ud800-\udfff]")
 _MAX_DEPTH = 100
 _NONFINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 #: How the texts are read that stand for values, by the key of their object.
@@ -45,7 +45,7 @@ def encode(value: float | int | bool | str) -> str:
         return repr(value) if _is_plain(value) else f'{{"float": "{value!r}"}}'
     if isinstance(value, int):
         return repr(value) if -EXACT <= value <= EXACT else f'{{"int": "{_digits(value)}"}}'
-    if _FOREIGN.search(value):
+    if storable(value) != value:
         return f'{{"text": {json.dumps(json.dumps(value))}}}'
     return json.dumps(value, ensure_ascii=False)
 
@@ -98,28 +98,23 @@ def to_json(value: Any) -> str:
     Not exact where PostgreSQL can't be: nan and the infinities become strings, NUL and lone surrogates
     U+FFFD, and what is nested very deeply "...".
     """
-    return json.dumps(_storable(value, _MAX_DEPTH), ensure_ascii=False, allow_nan=False)
+    return json.dumps(_as_json(value, _MAX_DEPTH), ensure_ascii=False, allow_nan=False)
 
 
-def to_text(value: str) -> str:
-    """Return a text that PostgreSQL can hold: without NUL and lone surrogates."""
-    return _FOREIGN.sub("\ufffd", value)
-
-
-def _storable(value: Any, depth: int) -> Any:
+def _as_json(value: Any, depth: int) -> Any:
     if isinstance(value, str):
-        return to_text(value)
+        return storable(value)
     if isinstance(value, float) and not math.isfinite(value):
         return _NONFINITE[repr(value)]
-    return _storable_all(value, depth) if isinstance(value, (dict, list)) else value
+    return _all_as_json(value, depth) if isinstance(value, (dict, list)) else value
 
 
-def _storable_all(values: dict[Any, Any] | list[Any], depth: int) -> Any:
+def _all_as_json(values: dict[Any, Any] | list[Any], depth: int) -> Any:
     if depth == 0:
         return "..."
     if isinstance(values, dict):
-        return {to_text(str(key)): _storable(value, depth - 1) for key, value in values.items()}
-    return [_storable(value, depth - 1) for value in values]
+        return {storable(str(key)): _as_json(value, depth - 1) for key, value in values.items()}
+    return [_as_json(value, depth - 1) for value in values]
 
 
 def _is_plain(value: float) -> bool:

@@ -13,7 +13,7 @@ from hpctrack.store import refusals, values
 from hpctrack.store.ingest import gather, messages, pieces, rows
 from hpctrack.store.ingest.progress import COUNTED, Journal, decide
 from hpctrack.store.statements import statement
-from hpctrack.stream.wire.messages import KINDS, RunMessage, read
+from hpctrack.stream.wire.messages import KINDS, RunMessage, read, storable
 from hpctrack.stream.wire.names import JournalKey
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class _Batch:
                 start=piece.start,
                 end=piece.end,
                 sqlstate=piece.sqlstate,
-                reason=values.to_text(piece.fault or "")[:_MAX_REASON],
+                reason=storable(piece.fault or "")[:_MAX_REASON],
                 payload=piece.body,
             )
         lines = max(1, pieces.count(piece.contents))

@@ -15,6 +15,7 @@ import numpy as np
 from psycopg.types.numeric import DecimalBinaryDumper
 
 from hpctrack.store import values
+from hpctrack.stream.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +129,7 @@ def each(convert: Callable[[Any, int], bytes | int | None], dtype: Any) -> Calla
 
 
 def _to_text(value: Any, modifier: int) -> bytes | None:
-    if not isinstance(value, str) or values.to_text(value) != value:
+    if not isinstance(value, str) or messages.storable(value) != value:
         return None
     # atttypmod of varchar(n) is n + 4.
     return None if 0 <= modifier < len(value) + 4 else value.encode()

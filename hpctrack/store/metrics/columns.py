@@ -14,9 +14,10 @@ from psycopg import sql
 
 from hpctrack import errors
 from hpctrack.backoff import Backoff
-from hpctrack.store import database, values
+from hpctrack.store import database
 from hpctrack.store.metrics import column_types
 from hpctrack.store.statements import statement
+from hpctrack.stream.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -112,7 +113,7 @@ def choose(candidates: Iterable[str], catalog: Catalog) -> list[str]:
 
 def _is_name(metric: str) -> bool:
     """Whether PostgreSQL takes the name of a metric for a column's, as it is."""
-    return values.to_text(metric) == metric and 0 < len(metric.encode()) <= _MAX_NAME
+    return messages.storable(metric) == metric and 0 < len(metric.encode()) <= _MAX_NAME
 
 
 class Adder:
