@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, ov
 from hpctrack import errors
 from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
-from hpctrack.script import calls
+from hpctrack.script import calls, journal_lines
 from hpctrack.store.metrics import extreme_values, metric_names, metric_tables, packed_columns, series
 from hpctrack.store.read import queries
 from hpctrack.store.write import changes, tracked
@@ -158,7 +158,9 @@ class Run:
         `errors.StoreDenied` for another user's run.
         """
         measured = calls.flat_values(calls.joined(values or {}, metrics))
-        if step is not None and (not isinstance(step, SupportsIndex) or abs(operator.index(step)) >= 1 << 63):
+        if step is not None and (
+            not isinstance(step, SupportsIndex) or operator.index(step) not in journal_lines.INT64
+        ):
             raise errors.UsageError(f"step must be an integer of 64 bits, not {step!r}")
         if not isinstance(progress, SupportsFloat) or math.isnan(progress):
             raise errors.UsageError(f"progress must be a number, not {progress!r}")

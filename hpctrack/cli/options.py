@@ -13,6 +13,7 @@ import click
 from hpctrack import errors
 from hpctrack.cli import completers
 from hpctrack.run import runids, states, words
+from hpctrack.script import journal_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from hpctrack.run.states import RunStatus
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
-#: Steps of an int64.
-_STEPS = 1 << 63
 
 
 # --- how words are read -------------------------------------------------------------------------------------
@@ -83,7 +82,7 @@ def _bound(word: str, text: str) -> int | None:
         bound = int(word)
     except ValueError:
         raise _no_steps(text) from None
-    if abs(bound) >= _STEPS:
+    if bound not in journal_lines.INT64:
         raise _no_steps(text)
     return bound
 

@@ -30,7 +30,7 @@ _MAX_DEPTH = 8
 _MAX_ARRAY = 1000
 #: Bits of an integer that readers take for one (`journal`): of others they make a float, which is infinite.
 _MAX_BITS = 1300
-_MIN, _MAX = -(1 << 63), (1 << 63) - 1
+_MIN, _MAX = journal_lines.INT64[0], journal_lines.INT64[-1]
 _END = _MAX  # of a list, in a slice
 
 

@@ -32,6 +32,7 @@ _MAX_LOST = 10**12 - 1
 #: Types of packed values, as in `struct`: double, 64-bit integer, boolean.
 CODES = "dq?"
 _CODE_OF = {float: "d", int: "q", bool: "?"}
+#: Integers of 64 bits: steps, and what a packed row or a column of PostgreSQL holds.
 INT64 = range(-(1 << 63), 1 << 63)
 #: The event that tells of a journal that somebody has cut.
 CUT = "a journal was overwritten (> in place of >>): lines may be lost"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hpctrack import errors
+from hpctrack.script import journal_lines
 from hpctrack.store.metrics import columns
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _SHARED_COLUMNS = 64
 _MAX_CELLS = 64_000
 #: Rows of a run, at once, that take several pages of an index.
 _LONG = 500
-_MAX_STEP = (1 << 63) - 1
+_MAX_STEP = journal_lines.INT64[-1]
 #: Stands in for lesser steps while rows are numbered: none of those is a run's greatest.
 _LOW = -(1 << 62)
 

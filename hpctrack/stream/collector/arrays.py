@@ -25,13 +25,12 @@ _MAX_KIND = 64
 
 #: A journal has no more lines than bytes.
 _MOST_LINES = (1 << 48) - 1
-_INT64 = range(-(1 << 63), 1 << 63)
 #: What decoded things take in CPython: an array 112 bytes and its elements, a string or integer about 64.
 _MESSAGE_BYTES, _BLOCK_BYTES, _ROW_BYTES = 256, 1200, 16
 _COLUMN_BYTES, _LIST_BYTES, _TEXT_BYTES = 224, 192, 64
 #: 0, 1, 2 ...: steps are made from it.
 _COUNTED = np.arange(layout.MAX_LINES, dtype=np.int64)
-_LAST_FIRST = (1 << 63) - (1 << 32)
+_LAST_FIRST = journal_lines.INT64.stop - (1 << 32)
 
 _Mask: TypeAlias = "model.Mask | None"
 
@@ -216,7 +215,7 @@ def _entry(reader: _Reader) -> tuple[str, int, int]:
 def _steps(reader: _Reader, rows: int, mode: int) -> tuple[np.ndarray | None, _Mask]:
     if mode == layout.AFFINE:
         first, stride = layout.STEPS.unpack_from(reader.body, reader.take(layout.STEPS.size))
-        if first + (rows - 1) * stride not in _INT64:
+        if first + (rows - 1) * stride not in journal_lines.INT64:
             _refuse("steps leave the range of 64 bits")
         return _COUNTED[:rows] * stride + first, None
     return _optional(reader, "<i8", rows, mode)

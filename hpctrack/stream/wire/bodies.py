@@ -11,6 +11,7 @@ import json
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hpctrack.script import journal_lines
 from hpctrack.stream.wire import journal, layout
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ _CLOSE = 4294.0  # seconds: their microseconds fit into 32 bits
 #: Seconds since the epoch that PostgreSQL's timestamps can hold.
 _FIRST_TIME, _LAST_TIME = -2e11, 9e12
 _ANY = 1 << 62
-_INT64 = range(-(1 << 63), 1 << 63)
 
 
 def pack(lines: Iterable[journal.Line], budget: int = layout.MAX_BODY) -> tuple[bytes, int]:
@@ -168,7 +168,7 @@ class Rows:
         elif len(self._rows) == 2:
             first = self._rows[0].step
             self._stride = step - (first or 0)
-            self._affine = first is not None and self._stride in _INT64
+            self._affine = first is not None and self._stride in journal_lines.INT64
             self._next_step = step + self._stride
 
     def _fits(self, room: int) -> bool:
@@ -285,7 +285,7 @@ def _encode_steps(steps: Sequence[int | None]) -> tuple[int, bytes]:
     if first is not None and None not in steps:
         stride = (steps[1] or 0) - first if len(steps) > 1 else 0
         # A stride of zero takes part: several rows of one step.
-        if stride in _INT64 and steps == [first + i * stride for i in range(len(steps))]:
+        if stride in journal_lines.INT64 and steps == [first + i * stride for i in range(len(steps))]:
             return layout.AFFINE, layout.STEPS.pack(first, stride)
     return _encode_optional("q", steps)
 

@@ -20,6 +20,7 @@ from _operator import _compare_digest
 from typing import NamedTuple
 
 from hpctrack import errors
+from hpctrack.script import journal_lines
 from hpctrack.stream.wire import ciphers, layout
 
 #: Bytes of a DATA datagram at least, by the first byte of its content.
@@ -123,7 +124,7 @@ def peek(datagram: bytes) -> Header:
         raise errors.WireError("wrong version")
     if part >= parts or parts > layout.MAX_PARTS:
         raise errors.WireError("wrong part")
-    if kind == layout.DATA and not start < end < 1 << 63:
+    if kind == layout.DATA and not start < end < journal_lines.INT64.stop:
         raise errors.WireError("wrong range")
     if kind == layout.DATA and len(datagram) < _LEAST.get(
         datagram[layout.HEADER_SIZE], layout.MAX_DATAGRAM + 1

@@ -64,7 +64,6 @@ _TOKEN = re.compile(
 #: Lines that begin with white space or a byte order mark, as shells may write them.
 _ODD = re.compile(rb"\n(?:[ \t\r\v\f]|\xef\xbb\xbf)")
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
-_INT64 = range(-(1 << 63), 1 << 63)
 # Longer ones would meet Python's limit on digits, and mean a float to everyone.
 _MAX_DIGITS = 400
 #: Bytes of a torn line that are looked at to show it.
@@ -107,7 +106,7 @@ class Row(NamedTuple):
         """Return the row that has these values."""
         cells = tuple(values.values())
         shape = _shape_of(tuple(values), tuple(map(type, cells)))
-        if "q" in shape.codes and not all(cell in _INT64 for cell in cells if type(cell) is int):
+        if "q" in shape.codes and not all(cell in journal_lines.INT64 for cell in cells if type(cell) is int):
             shape = _shape(shape.names, "".join(map(_code, cells)))
         return cls(end, step, progress, time, shape, cells)
 
@@ -124,7 +123,7 @@ def _shape_of(names: tuple[str, ...], types: tuple[type[Value], ...]) -> Shape:
 
 def _code(value: Value) -> str:
     code = _CODES[type(value)]
-    return "s" if code == "q" and value not in _INT64 else code
+    return "s" if code == "q" and value not in journal_lines.INT64 else code
 
 
 class Message(NamedTuple):
@@ -234,7 +233,7 @@ def _unpack(line: bytes, end: int) -> Line:
 
 def _int64(text: bytes) -> int:
     value = int(text)
-    if len(text) > 18 and value not in _INT64:
+    if len(text) > 18 and value not in journal_lines.INT64:
         raise ValueError(text)
     return value
 
@@ -340,7 +339,7 @@ def _row(reserved: Mapping[str, Value], values: dict[str, Value], end: int) -> L
     step = reserved.get("step")
     if isinstance(step, float) and step.is_integer():
         step = int(step)
-    if step is not None and (type(step) is not int or step not in _INT64):
+    if step is not None and (type(step) is not int or step not in journal_lines.INT64):
         return Torn(end)
     if any(
         len(name) > journal_lines.MAX_NAME // 4

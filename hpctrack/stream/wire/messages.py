@@ -22,13 +22,13 @@ from hpctrack.script import journal_lines
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-_INT32, _INT64 = 1 << 31, 1 << 63
+_INT32 = range(-(1 << 31), 1 << 31)
 #: Seconds since the epoch: the year 9892.
 _LAST_TIME = 2.5e11
 _MAX_NODE, _MAX_EVENT, _MAX_TAIL = 255, 400, 4096  # characters
 #: Of how many journals of a run, and how many lines of each, the relay may report losses.
 _MAX_JOURNALS = 4096
-_MAX_LOST = 1 << 48
+_LOST = range(1, 1 << 48)
 _JOURNAL = re.compile(r"[0-9a-f]{16}")
 _FOREIGN = re.compile("[\0\ud800-\udfff]")
 
@@ -87,19 +87,19 @@ def _time(value: object) -> float | None:
     return time if time is not None and 0 <= time <= _LAST_TIME else None
 
 
-def _integer(value: object, first: int, limit: int) -> int | None:
-    """Return an integer from ``first`` on and below the limit; None for anything else."""
+def _integer(value: object, among: range) -> int | None:
+    """Return an integer of a range; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and first <= value < limit else None
+    return value if type(value) is int and value in among else None
 
 
 def _int32(value: object) -> int | None:
-    return _integer(value, -_INT32, _INT32)
+    return _integer(value, _INT32)
 
 
 def _int64(value: object) -> int | None:
-    return _integer(value, -_INT64, _INT64)
+    return _integer(value, journal_lines.INT64)
 
 
 def _text(value: object) -> str | None:
@@ -129,9 +129,7 @@ def _environment(value: object) -> dict[str, str] | None:
 def _losses(value: object) -> dict[str, int]:
     """Return how many lines could not be written, by journal."""
     lost = sorted(value.items())[:_MAX_JOURNALS] if isinstance(value, dict) else ()
-    counts = {
-        journal: _integer(count, 1, _MAX_LOST) for journal, count in lost if _JOURNAL.fullmatch(journal)
-    }
+    counts = {journal: _integer(count, _LOST) for journal, count in lost if _JOURNAL.fullmatch(journal)}
     return {journal: count for journal, count in counts.items() if count is not None}
 
 
@@ -142,8 +140,8 @@ def _figures(value: Mapping[str, Any]) -> dict[str, Any]:
 #: How a figure is checked.
 _OF_TYPE: dict[str, Callable[[object], Any]] = {
     "float8": _number,
-    "int8": lambda value: _integer(value, 0, _INT64),
-    "int4": lambda value: _integer(value, 0, _INT32),
+    "int8": lambda value: _integer(value, range(journal_lines.INT64.stop)),
+    "int4": lambda value: _integer(value, range(_INT32.stop)),
     "jsonb": lambda value: value,
 }
 
