@@ -22,6 +22,8 @@ CANCEL = b"\x18"
 MAX_LINE = 1 << 20
 MAX_NAME = 1024  # bytes
 
+#: The file in a folder of journals that says whose they are.
+IDENTITY = "identity.json"
 #: What every journal begins with.
 MAGIC = b"# hpctrack journal "
 _HEADER = MAGIC.decode() + "1 attempt={:06d} rank={:06d} lost={:012d}\n"

@@ -23,7 +23,6 @@ _DESCRIPTORS = (1000, 200, 20)
 #: Nanoseconds between two looks at the journal: is it still there, how much is not acknowledged.
 _LOOK_INTERVAL = 1_000_000_000
 _VOID = journal_lines.CANCEL + b"\n"
-_IDENTITY = "identity.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: What keeps a journal from being created now, and may pass.
 _PASSING = (*_FULL, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS)
@@ -380,7 +379,7 @@ def claim_spool(folder: str, attempt: int) -> None:
     """
     os.stat(os.path.dirname(os.path.dirname(folder)))
     make_private(folder)
-    if os.path.exists(os.path.join(folder, _IDENTITY)):
+    if os.path.exists(os.path.join(folder, journal_lines.IDENTITY)):
         return
     try:
         _write_identity(folder, attempt)
@@ -393,7 +392,7 @@ def _write_identity(folder: str, attempt: int) -> None:
 
     inside, owner = _open_folder(folder)
     try:
-        descriptor = _open_new(_IDENTITY, inside, owner)
+        descriptor = _open_new(journal_lines.IDENTITY, inside, owner)
     finally:
         os.close(inside)
     with open(descriptor, "w", encoding="ascii") as file:

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import files
+from hpctrack.script import journal_lines
 from hpctrack.stream.wire import records
 from hpctrack.stream.wire.names import TASK_NONE
 
@@ -79,13 +80,13 @@ def identity(config: Config, supervisor: int) -> Identity:
 def write_identity(folder: str, identity: Identity) -> None:
     """Write or replace a folder's ``identity.json``."""
     text = json.dumps(records.to_object(identity))
-    files.replace(os.path.join(folder, "identity.json"), text.encode("ascii"))
+    files.replace(os.path.join(folder, journal_lines.IDENTITY), text.encode("ascii"))
 
 
 def read_identity(folder: str) -> Identity | None:
     """Read a folder's ``identity.json``; None if there is none, or another user could have written it."""
     try:
-        values = json.loads(files.read(os.path.join(folder, "identity.json"), _MAX_IDENTITY))
+        values = json.loads(files.read(os.path.join(folder, journal_lines.IDENTITY), _MAX_IDENTITY))
         return Identity(**records.fields_of(Identity, values))
     except (OSError, ValueError, TypeError):
         return None

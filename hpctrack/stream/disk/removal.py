@@ -43,6 +43,7 @@ import signal
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpctrack.script import journal_lines
 from hpctrack.stream.disk import appending, folders, opened, runfolder, tail
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ if TYPE_CHECKING:
 EVERYTHING = 1 << 63
 #: hpctrack's files in such folders, besides journals.
 _OURS = re.compile(
-    r"([0-9a-f]{16}\.(shell\.mark|[a-z]+\.hole)|identity\.json(\.[0-9a-f]{8})?|lock|told|silent|slurm_script|relay\.log|python)\Z"
+    r"([0-9a-f]{16}\.(shell\.mark|[a-z]+\.hole)"
+    rf"|{re.escape(journal_lines.IDENTITY)}(\.[0-9a-f]{{8}})?"
+    r"|lock|told|silent|slurm_script|relay\.log)\Z"
 )
-#: The file that is deleted last: it says whose the others were.
-_LAST = "identity.json"
 #: Errors of fcntl(2) on a file system without leases.
 _NO_LEASES = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -252,16 +253,11 @@ class _Lease:
 def _remove_rest(folder: str) -> bool:
     """Delete the other files of a folder without journals, and the folder; return whether it is gone."""
     try:
-        for name in sorted(os.listdir(folder), key=_LAST.__eq__):
+        for name in sorted(os.listdir(folder), key=journal_lines.IDENTITY.__eq__):  # it goes last
             path = os.path.join(folder, name)
             if not _OURS.match(name):
                 return False
-            if name == "python":
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(path, "hpctrack"))
-                os.rmdir(path)
-            else:
-                os.unlink(path)
+            os.unlink(path)
         os.rmdir(folder)
     except FileNotFoundError:
         return not os.path.lexists(folder)
