@@ -10,6 +10,7 @@ Beside them each run has names of its own, in one of the `SCOPES`: ``args.NAME``
 
 from __future__ import annotations
 
+import functools
 import operator
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -90,20 +91,8 @@ def _reader(attribute: str) -> Reader:
     return lambda run, _: get(run)
 
 
-def _aside(
-    name: str,
-    help_text: str,
-    kind: FieldKind,
-    attribute: str,
-    *,
-    listed: bool = False,
-    json: str | None = None,
-    frame: str | None = None,
-    fact: str | None = None,
-    whole: bool = False,
-) -> Field:
-    """Make a field that appears only where its row says so, and never in conditions."""
-    return Field(name, help_text, kind, attribute, None, listed, json, frame, fact, compare=None, whole=whole)
+#: Makes a field that appears only where its row says so, and never in conditions.
+_aside = functools.partial(Field, column=None, listed=False, json=None, frame=None, fact=None, compare=None)
 
 
 def _used(name: str, help_text: str, kind: FieldKind, attribute: str) -> Field:
