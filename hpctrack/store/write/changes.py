@@ -13,14 +13,12 @@ from psycopg.types.json import Jsonb
 
 from hpctrack import errors, limits
 from hpctrack.store import database, rows
+from hpctrack.store.write import retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from hpctrack.store.database import Connection
-
-#: Runs deleted in one transaction: locks stay short.
-_BATCH = 200
 
 
 def tag(connection: Connection, ids: Collection[int], tags: Mapping[str, Any]) -> None:
@@ -83,14 +81,12 @@ def delete(
     """
     deleted = 0
     _check_rights(connection, ids)
-    for start in range(0, len(ids), _BATCH):
-        batch = sorted(ids[start : start + _BATCH])
-        with rows.transaction(connection):
-            submissions = rows.column(connection, "delete_runs", ids=batch)
-            own = sorted(set(submissions) - {None})
-            rows.execute(connection, "prune_submissions", submissions=own)
-        deleted += len(submissions)
-        progress(len(submissions))
+    for start in range(0, len(ids), retention.BATCH):
+        gone = retention.delete_by(
+            connection, "delete_runs", ids=sorted(ids[start : start + retention.BATCH])
+        )
+        deleted += gone
+        progress(gone)
     return deleted
 
 

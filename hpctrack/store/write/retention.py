@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from hpctrack.store import rows
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 #: Runs in one transaction: locks stay short, and what was deleted stays so if the rest is interrupted.
-_BATCH = 200
+BATCH = 200
 
 
 class Prunable(NamedTuple):
@@ -46,16 +46,23 @@ def prune(
     """
     total = 0
     while True:
-        with rows.transaction(connection):
-            submissions = rows.column(
-                connection, "prune_runs", before=before, experiment=experiment, limit=_BATCH
-            )
-            if own := sorted(set(submissions) - {None}):
-                rows.execute(connection, "prune_submissions", submissions=own)
-        if not submissions:
+        gone = delete_by(connection, "prune_runs", before=before, experiment=experiment, limit=BATCH)
+        if not gone:
             return total
-        total += len(submissions)
-        progress(len(submissions))
+        total += gone
+        progress(gone)
+
+
+def delete_by(connection: Connection, name: str, **parameters: Any) -> int:
+    """Delete runs by a statement, and the submissions of which none is left; return how many runs.
+
+    It is one transaction; ``connection`` is in autocommit mode.
+    """
+    with rows.transaction(connection):
+        submissions = rows.column(connection, name, **parameters)
+        if own := sorted(set(submissions) - {None}):
+            rows.execute(connection, "prune_submissions", submissions=own)
+    return len(submissions)
 
 
 def deleted(connection: Connection, keys: Mapping[str, bytes], doomed: Collection[int] = ()) -> set[str]:
