@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 _ANSWER = re.compile(rb"Submitted batch job (\d+)(?: on cluster (\S+))?\s*\Z")
 #: What ``--parsable`` prints, and what a site's own program around sbatch may print of something else.
 _NUMBER = re.compile(rb"(\d+)(?:;(\S+))?\s*\Z")
-#: A base job id, and the cluster where it is told.
-_Named = tuple[int, "str | None"]
 _QUERY_SECONDS = 2.0
 #: Seconds after which a failing sbatch may have run into a time limit with its job submitted all the same.
 _SLOW = 5.0
@@ -170,25 +168,28 @@ class _Job:
         with contextlib.suppress(Exception):  # nothing of ours may keep a job from being submitted
             self._git = repository.Inquiry(str(Path(wrapped.script.path).parent), environ)
 
-    def learn(self, base_job_id: int, cluster: str | None) -> None:
-        """Write the job's record and deliver it; what fails is told in one line."""
+    def learn(self, named: submission.Job) -> None:
+        """Write the job's record and deliver it; what fails is told in one line.
+
+        ``named``: its id, and its cluster where that is told.
+        """
         if self.known:
             return
         self.known = True
         try:
-            cluster = cluster or site.cluster_name(self._order.environ, self._order.settings.cache)
-            record = self._record(base_job_id, cluster)
+            cluster = named.cluster or site.cluster_name(self._order.environ, self._order.settings.cache)
+            record = self._record(named._replace(cluster=cluster))
             self._listener.deliver(self._write(record))
         except Exception as error:  # noqa: BLE001 (the job is submitted: this must not look as if it were not)
             why = error or type(error).__name__
-            self._listener.say(f"job {base_job_id} is submitted, but not tracked: {why}")
+            self._listener.say(f"job {named.base_job_id} is submitted, but not tracked: {why}")
 
     def look_up(self) -> None:
         """Ask Slurm for the job where sbatch has not named it: nobody else's script has this path."""
         with contextlib.suppress(errors.SlurmError):
             job = _find(self._wrapped.path, self._wrapped.request.clusters, self._order.environ)
             if job is not None:
-                self.learn(*job)
+                self.learn(job)
 
     def give_up(self) -> None:
         """Say that neither sbatch nor Slurm tells which job it is."""
@@ -199,7 +200,7 @@ class _Job:
         """Nothing is going to be submitted."""
         return self._wrapped.request.test_only
 
-    def _record(self, base_job_id: int, cluster: str) -> records.Record:
+    def _record(self, named: submission.Job) -> records.Record:
         request, script = self._wrapped.request, self._wrapped.script
         source = submission.Source(
             argv=self._order.line,
@@ -212,9 +213,7 @@ class _Job:
             script_path=script.path,
             rerun_of=self._order.rerun_of,
         )
-        job = submission.Job(
-            cluster=cluster,
-            base_job_id=base_job_id,
+        job = named._replace(
             tasks=request.array,
             het=request.components > 1,
             name=request.job_name or script.name,
@@ -242,7 +241,7 @@ def _run(stack: contextlib.ExitStack, environ: Mapping[str, str], plan: Plan, jo
     """Run sbatch on a wrapped script, and learn which job it made."""
     started = time.monotonic()
     output = None if plan.quiet else subprocess.PIPE
-    numbers: list[_Named] = []
+    numbers: list[submission.Job] = []
     process = stack.enter_context(_running(["sbatch", *plan.argv], environ, output))
     if plan.quiet:
         returncode = _wait(process, job)
@@ -258,13 +257,13 @@ def _run(stack: contextlib.ExitStack, environ: Mapping[str, str], plan: Plan, jo
     return returncode
 
 
-def _listen(process: subprocess.Popen[Any], plan: Plan, job: _Job) -> list[_Named]:
+def _listen(process: subprocess.Popen[Any], plan: Plan, job: _Job) -> list[submission.Job]:
     """Pass on what sbatch prints, to its end, and learn the job from it; return the bare numbers among it."""
     numbers = []
     for line in process.stdout or ():
         _pass_on(line)
         if (answer := _ANSWER.match(line)) is not None:
-            job.learn(*_named(answer))
+            job.learn(_named(answer))
         elif (answer := _NUMBER.match(line)) is not None and not job.known:
             numbers.append(_named(answer))
             if plan.waits:  # there may be hours until its last line
@@ -272,11 +271,11 @@ def _listen(process: subprocess.Popen[Any], plan: Plan, job: _Job) -> list[_Name
     return numbers
 
 
-def _choose(numbers: list[_Named], job: _Job) -> None:
+def _choose(numbers: list[submission.Job], job: _Job) -> None:
     """Learn the job from bare numbers: the last one, unless Slurm says which of several it is."""
     if len(numbers) > 1:
         job.look_up()
-    job.learn(*numbers[-1])
+    job.learn(numbers[-1])
 
 
 def _look_up_at_last(job: _Job, *, succeeded: bool) -> None:
@@ -288,8 +287,8 @@ def _look_up_at_last(job: _Job, *, succeeded: bool) -> None:
         job.give_up()
 
 
-def _named(answer: re.Match[bytes]) -> _Named:
-    return int(answer[1]), os.fsdecode(answer[2]) if answer[2] else None
+def _named(answer: re.Match[bytes]) -> submission.Job:
+    return submission.Job(os.fsdecode(answer[2]) if answer[2] else None, int(answer[1]))
 
 
 def _wait(process: subprocess.Popen[Any], job: _Job) -> int:
@@ -349,20 +348,20 @@ def _pass_on(line: bytes) -> None:
             line = line[os.write(1, line) :]
 
 
-def _find(path: str, clusters: str | None, environ: Mapping[str, str]) -> tuple[int, str | None] | None:
-    """Find the job that was submitted from this file: (base job id, cluster if Slurm says it).
+def _find(path: str, clusters: str | None, environ: Mapping[str, str]) -> submission.Job | None:
+    """Find the job that was submitted from this file: its id, and its cluster if Slurm says it.
 
     Of a heterogeneous job the first component leads, and has the smallest id.
     """
     argv = ["squeue", "--noheader", "--all", "--states=all", "--format=%F %o"]
     argv += ["--user", account.user_name()]
     argv += ["--clusters", clusters] if clusters else []
-    jobs: list[tuple[int, str | None]] = []
+    jobs: dict[int, submission.Job] = {}
     cluster = None
     for line in command.run(argv, timeout=_QUERY_SECONDS, environ=environ).stdout.splitlines():
         if line.startswith("CLUSTER: "):
             cluster = line[len("CLUSTER: ") :].strip()
         job_id, _, script = line.partition(" ")
         if script.startswith(path) and job_id.isdecimal():
-            jobs.append((int(job_id), cluster))
-    return min(jobs, default=None)
+            jobs[int(job_id)] = submission.Job(cluster, int(job_id))
+    return jobs[min(jobs)] if jobs else None
