@@ -161,8 +161,8 @@ def expression(
     value = _value(tree.field, parameters)
     if isinstance(tree, conditions.IsNull):
         return sql.SQL("{} IS NOT NULL" if negated else "{} IS NULL").format(value)
-    there = "coalesce({} <> 'false', false)"
-    return sql.SQL(f"NOT {there}" if negated else there).format(value)
+    there = sql.SQL("coalesce({} <> 'false', false)").format(value)
+    return sql.SQL("NOT {}").format(there) if negated else there
 
 
 def _one_of(tree: conditions.In, parameters: Parameters, *, negated: bool) -> sql.Composable:
@@ -199,14 +199,15 @@ def _compare(tree: conditions.Compare, parameters: Parameters, *, negated: bool 
     value = _element(tree.field, parameters)
     operator = sql.SQL(_OPPOSITES[tree.operator] if negated else tree.operator.upper())
     if tree.field.kind != "json":
-        type_ = "bigint" if isinstance(tree.value, int) else _TYPES[tree.field.kind]
-        return sql.SQL(f"{{}} {{}} {{}}::{type_}").format(value, operator, parameters.add(_plain(tree.value)))
+        type_ = sql.SQL("bigint" if isinstance(tree.value, int) else _TYPES[tree.field.kind])
+        wanted = parameters.add(_plain(tree.value))
+        return sql.SQL("{} {} {}::{}").format(value, operator, wanted, type_)
     comparison = _compare_element(tree, operator, value, parameters)
     # PostgreSQL has no statistics of what is inside JSON, and takes every comparison for one that hardly any
     # run meets; of a CASE it thinks that half of them do, and reads each table once. Where there must be
     # latest values, it need not join runs without any before it looks at them.
-    there = "last IS NOT NULL AND " if tree.field.scope == "metrics" else ""
-    return sql.SQL(f"({there}CASE WHEN {{}} THEN true ELSE false END)").format(comparison)
+    there = sql.SQL("last IS NOT NULL AND " if tree.field.scope == "metrics" else "")
+    return sql.SQL("({}CASE WHEN {} THEN true ELSE false END)").format(there, comparison)
 
 
 def _compare_element(
@@ -237,25 +238,21 @@ def _compare_number(
     order texts come before numbers, and objects, which stand for special numbers of metrics, behind them.
     """
     upwards = operator.as_string(None) in (">", ">=", "!=")
-    # PostgreSQL takes nan for greater than all numbers.
-    number = "nullif({number}, 'NaN')" if upwards and not math.isnan(wanted) else "{number}"
-    form = f"{number} {{operator}} {{wanted}}::double precision"
-    if math.isfinite(wanted) and field.scope == "args":
-        form = "{value} {operator} {json}::jsonb AND jsonb_typeof({value}) = 'number'"
-    elif math.isfinite(wanted) and field.scope == "metrics" and upwards:
-        form = f"{{value}} {{operator}} {{json}}::jsonb AND (jsonb_typeof({{value}}) = 'number' OR {form})"
-    elif math.isfinite(wanted) and field.scope == "metrics":
-        form = (
-            "{value} {operator} {json}::jsonb AND jsonb_typeof({value}) = 'number'"
-            f" OR {{value}} >= '{{{{}}}}' AND {form}"
-        )
-    return sql.SQL(form).format(
-        value=value,
-        number=_number(field, value),
-        operator=operator,
-        wanted=parameters.add(wanted),
-        json=parameters.add(repr(wanted)),
-    )
+    number = _number(field, value)
+    if upwards and not math.isnan(wanted):  # PostgreSQL takes nan for greater than all numbers
+        number = sql.SQL("nullif({}, 'NaN')").format(number)
+    as_number = sql.SQL("{} {} {}::double precision").format(number, operator, parameters.add(wanted))
+    if not math.isfinite(wanted) or field.scope == "tags":
+        return as_number
+    as_json = sql.SQL("{} {} {}::jsonb").format(value, operator, parameters.add(repr(wanted)))
+    is_number = sql.SQL("jsonb_typeof({}) = 'number'").format(value)
+    if field.scope == "args":
+        form = "{as_json} AND {is_number}"
+    elif upwards:
+        form = "{as_json} AND ({is_number} OR {as_number})"
+    else:
+        form = "{as_json} AND {is_number} OR {value} >= '{{}}' AND {as_number}"
+    return sql.SQL(form).format(as_json=as_json, is_number=is_number, as_number=as_number, value=value)
 
 
 _TYPES: Mapping[fields.FieldKind, str] = MappingProxyType(
