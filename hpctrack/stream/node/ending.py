@@ -57,7 +57,7 @@ class Ending:
             return now
         if voyage.answered:
             return self.deadline
-        voyage.hurry(_HURRY)
+        voyage.outbox.hurry(_HURRY)
         return self._first_answer(
             self._began if voyage.first_sent is None else voyage.first_sent, voyage, now
         )

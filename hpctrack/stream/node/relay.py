@@ -283,7 +283,7 @@ class Relay:
     def _add(self, tail: Tail) -> None:
         """Ship a journal. Before the first answer only the relay's own goes, which then holds ids only."""
         voyage = self._voyage
-        if voyage is None or voyage.carries(tail):
+        if voyage is None or voyage.outbox.holds(tail):
             return
         if voyage.answered or (tail.kind == "relay" and tail in self._journals.here()):
             tail.redactor = self._mask()
@@ -298,7 +298,7 @@ class Relay:
 
     def _outbox_of(self, tail: Tail) -> Outbox | None:
         """Return the outbox if a journal is on its way in it."""
-        return self._voyage.outbox if self._voyage is not None and self._voyage.carries(tail) else None
+        return self._voyage.outbox if self._voyage is not None and self._voyage.outbox.holds(tail) else None
 
     def _carries(self, tail: Tail) -> bool:
         return self._outbox_of(tail) is not None
@@ -315,7 +315,7 @@ class Relay:
 
     def _ship(self, voyage: Voyage, now: float) -> bool:
         """Read, receive and send; whether there is more that can be sent at once."""
-        if voyage.look():
+        if voyage.outbox.look():
             self._active = now
         if voyage.receive(now):
             self._introduce(voyage)

@@ -1,8 +1,9 @@
 """The voyage: a run's journals on their way to its collector.
 
 The relay begins it when it has found the submission record, which holds the run's key: nothing can be sent
-before. Each round it calls `look`, `receive` and `send`. Until the collector's first answer the relay adds
-its own journal only, which then holds ids only; from then on (`answered`) all of them.
+before. Each round it has the `outbox` look at the journals, and calls `receive` and `send`. Until the
+collector's first answer the relay adds its own journal only, which then holds ids only; from then on
+(`answered`) all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from hpctrack.stream.node.timetable import Timetable
 from hpctrack.stream.wire import records
 
 if TYPE_CHECKING:
-    from hpctrack.stream.disk.tail import Tail
     from hpctrack.stream.node.options import Config
     from hpctrack.stream.wire.records import Record
 
@@ -49,10 +49,6 @@ class Voyage:
             return files.read(self._site_address, records.MAX_ADDRESSES).decode("ascii").split()
         return []
 
-    def look(self) -> bool:
-        """Look for what was appended to the journals; whether there is anything to read."""
-        return self.outbox.look()
-
     def receive(self, now: float) -> bool:
         """Take in what has arrived; whether the collector has just answered for the first time."""
         for datagram in self._link.receive():
@@ -77,14 +73,6 @@ class Voyage:
         if sent and self.first_sent is None:
             self.first_sent = now
         return sent >= BURST
-
-    def carries(self, tail: Tail) -> bool:
-        """Whether a journal is on its way."""
-        return self.outbox.holds(tail)
-
-    def hurry(self, pause: float) -> None:
-        """Try for a first answer after each of so many seconds."""
-        self.outbox.hurry(pause)
 
     def filenos(self) -> list[int]:
         """Return the sockets to poll."""

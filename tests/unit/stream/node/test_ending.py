@@ -12,7 +12,8 @@ BEGAN, ENDED, FLUSH = 1000.0, 1100.0, 5.0
 def voyage(**changes):
     """A voyage whose collector has not answered to what was sent at the end."""
     hurried = []
-    usual = {"by_spool": False, "answered": False, "first_sent": ENDED, "hurry": hurried.append}
+    outbox = SimpleNamespace(hurry=hurried.append)
+    usual = {"by_spool": False, "answered": False, "first_sent": ENDED, "outbox": outbox}
     return SimpleNamespace(hurried=hurried, **{**usual, **changes})
 
 
