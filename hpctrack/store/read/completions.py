@@ -56,14 +56,14 @@ class _Run(NamedTuple):
 @contextlib.contextmanager
 def source(settings: Settings) -> Iterator[Source]:
     """Connect to a PostgreSQL that runs already. Raises what `database.connect` raises."""
-    dsn = settings.dsn if settings.dsn is not None else _embedded(settings)
+    dsn = settings.dsn if settings.dsn is not None else _running(settings)
     settings = settings._replace(dsn={**dsn, "connect_timeout": _CONNECT_TIMEOUT})
     with contextlib.closing(database.connect(settings, autocommit=True, check=False)) as connection:
         rows.execute(connection, "limit_statements")
         yield Source(connection)
 
 
-def _embedded(settings: Settings) -> dict[str, str]:
+def _running(settings: Settings) -> dict[str, str]:
     from hpctrack.store import embedded  # late: sites have none
 
     parameters = embedded.running(settings)
