@@ -13,8 +13,8 @@ from rich.console import Group
 from rich.text import Text
 
 from hpctrack import errors
-from hpctrack.cli import common
 from hpctrack.cli.terminal import listing, render, screen, table
+from hpctrack.store.write import registration
 from hpctrack.view import columns
 from hpctrack.view.question import ask
 
@@ -67,7 +67,7 @@ class _Asker:
         self.trouble = ""
         self._question = question
         self._resources = columns.need_resources(chosen)
-        self._session = common.session(settings)
+        self._session = registration.session(settings)
 
     def ask(self) -> Answer:
         """Return the newest answer; ``trouble`` says why it is not newer."""

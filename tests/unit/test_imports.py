@@ -313,7 +313,7 @@ BAD = {
     "api.client": "from hpctrack.stream.collector import launch",
     "view.story": "from rich.text import Text",
     "view.question": "import click",
-    "cli.terminal.table": "from hpctrack.cli import common",
+    "cli.terminal.table": "from hpctrack.cli import sessions",
     "cli.verbs.run": "import sys\nargv = [sys.executable, '-c', 'pass']",
     "cli.doctor.trial": "argv = ['/usr/bin/python3', '-c', 'pass']",
     "cli.verbs.sync": "def argv(python): return [python, '-m', 'hpctrack']",

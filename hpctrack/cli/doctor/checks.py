@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hpctrack import account, errors, files, settings
-from hpctrack.cli import common
 from hpctrack.cli.terminal import waiting
+from hpctrack.run.words import counted
 from hpctrack.stream.wire import names
 from hpctrack.view import notation, remarks
 
@@ -379,7 +379,7 @@ def _queue() -> Check:
     except errors.SlurmError as error:
         return Check("squeue", "broken", str(error), "is slurmctld up? scontrol ping")
     count, seconds = len(listed.splitlines()), time.monotonic() - started
-    return Check("squeue", "ok", f"{common.counted(count, 'job')} of yours, in {seconds:.1f} s")
+    return Check("squeue", "ok", f"{counted(count, 'job')} of yours, in {seconds:.1f} s")
 
 
 def _accounting() -> Check:
@@ -444,7 +444,7 @@ def _spool(configuration: Settings, connection: Connection | None) -> Iterator[C
         yield Check("spool", "broken", str(error), "see to its rights: it is to be yours alone")
         return
     if submissions:
-        says = f"{common.counted(submissions, 'submission')} wait to be delivered"
+        says = f"{counted(submissions, 'submission')} wait to be delivered"
         lines.insert(0, waiting.Line(says, "hpctrack sync"))
     refused = [
         Check("spool", "broken", f"{path} can't be registered: {reason}", "hpctrack sync tries it again")
@@ -464,7 +464,7 @@ def _waiting_unjudged(configuration: Settings) -> list[waiting.Line]:
     survey = spool.survey(configuration.spool, configuration.node_dir)
     lines = list(waiting.stuck(survey.stuck))
     if survey.waiting:
-        runs = common.counted(len(survey.waiting), "run")
+        runs = counted(len(survey.waiting), "run")
         lines.insert(0, waiting.Line(f"journals of {runs} wait to be delivered", "hpctrack sync"))
     return lines
 

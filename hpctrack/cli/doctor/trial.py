@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpctrack import errors, settings
-from hpctrack.cli import common
+from hpctrack.cli import sessions
 from hpctrack.cli.doctor import checks
 from hpctrack.cli.doctor.checks import Check
 from hpctrack.process import children
@@ -62,7 +62,7 @@ def _try(options: Sequence[str], seconds: float, configuration: Settings) -> Ite
         do = "give the options that jobs need here: hpctrack doctor --job -- -A ACCOUNT -p PARTITION"
         yield Check("job", "broken", said, do)
         return
-    with common.connected(configuration) as connection:
+    with sessions.connected(configuration) as connection:
         try:
             run_id = lookup.find_one(connection, runids.parse(job))
         except errors.RunNotFound:

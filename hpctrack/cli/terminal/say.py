@@ -2,6 +2,7 @@
 
 Verbs print every line by this module or by `table.Output`, so that no text in it commands the terminal.
 Exceptions: `logs` passes the bytes of files on, and `table.ForPrograms` and `raw` write for programs.
+`confirm` asks before what can't be undone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from hpctrack import errors
 from hpctrack.text import visible
 
 if TYPE_CHECKING:
@@ -51,6 +53,18 @@ def err(*lines: str) -> None:
 def note(text: str) -> None:
     """Write a message as one line to standard error, after "hpctrack: "."""
     err(f"hpctrack: {' '.join(text.split())}")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless ``yes``. Raises `click.Abort` for a no, `errors.UsageError` without a terminal."""
+    import click
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise errors.UsageError("nobody to ask: say --yes")
+    sys.stdout.flush()
+    click.confirm(visible.shown(question), abort=True, err=True)
 
 
 @contextlib.contextmanager

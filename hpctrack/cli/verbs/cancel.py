@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import render, say
 from hpctrack.run import runids
+from hpctrack.run.words import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ def command(*, refs: tuple[runids.RunRef, ...], config_path: str | None) -> None
     from hpctrack.store.read import jobs, lookup
 
     configuration = settings.load(config_path=config_path)
-    with common.connected(configuration) as connection:
+    with sessions.connected(configuration) as connection:
         meant = jobs.fetch(connection, lookup.find_each(connection, refs))
         live = [job for job in meant if not _is_told_over(job)]
         proof = _prove([job for job in live if job.kind == "batch"], configuration)
@@ -158,7 +159,7 @@ def _cancel(proven: Mapping[str | None, list[Job]], whole: set[int]) -> list[err
     for cluster, members in proven.items():
         targets = [cancel.Job(job.job_id, job.array_job_id, job.array_task_id) for job in members]
         if len(members) > 1:
-            say.out(f"ends {common.named([job.run_id for job in members])}")
+            say.out(f"ends {named([job.run_id for job in members])}")
         words = cancel.words(targets, whole)
         try:
             cancel.cancel(words, cluster, os.environ)

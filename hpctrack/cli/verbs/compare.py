@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.run import comparison, fields, runids
 from hpctrack.store.metrics import metric_names, series
@@ -59,7 +59,7 @@ def command(
 
     RUN may be a job array, to compare its tasks.
     """
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         if len(ids) < 2:
             raise errors.UsageError("name at least two runs")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import render, say
 from hpctrack.run import runids
+from hpctrack.run.words import counted, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,14 +37,14 @@ def command(
     from hpctrack.store.read import lookup
 
     configuration = settings.load(config_path=config_path)
-    with common.connected(configuration) as connection:
+    with sessions.connected(configuration) as connection:
         ids = lookup.find_each(connection, refs)
         with clearing(configuration, connection):
             deleted = delete_runs(connection, ids, yes=yes, force=force, quiet=as_json)
     if as_json:
         say.json({"deleted": deleted})
     else:
-        say.out(f"deleted {common.counted(deleted, 'run')}")
+        say.out(f"deleted {counted(deleted, 'run')}")
 
 
 @contextlib.contextmanager
@@ -79,7 +80,7 @@ def delete_runs(
     if not quiet:
         say.out(*map(_describe, doomed) if doomed else ["no runs"])
     if doomed:
-        common.confirm("Delete them for good?", yes=yes)
+        say.confirm("Delete them for good?", yes=yes)
     return changes.delete(connection, ids)
 
 
@@ -88,12 +89,12 @@ def _check_over(doomed: Sequence[Doomed]) -> None:
     live = [run for group in doomed for run in group.live]
     if live:
         raise errors.UsageError(
-            f"not over yet: {common.named(sorted(live))}; hpctrack cancel ends jobs, --force "
+            f"not over yet: {named(sorted(live))}; hpctrack cancel ends jobs, --force "
             "deletes what is known of them"
         )
 
 
 def _describe(group: Doomed) -> str:
-    what = f"{common.named(group.ids)} with {common.counted(group.rows, 'row')} of metrics"
+    what = f"{named(group.ids)} with {counted(group.rows, 'row')} of metrics"
     not_over = f", {len(group.live)} not over" if group.live else ""
     return f"{render.clean(group.experiment)}: {what}{not_over}"

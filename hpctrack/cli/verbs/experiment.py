@@ -9,9 +9,10 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers, options
+from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.cli.verbs import delete
+from hpctrack.run.words import counted
 from hpctrack.view import jsonable, notation
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def list_(*, as_json: bool, config_path: str | None) -> None:
     """List experiments, the one with the newest run last."""
     from hpctrack.store.write import experiments
 
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         listed = experiments.list_all(connection)
     if as_json:
         say.raw(jsonable.to_json({"experiments": [_to_object(experiment) for experiment in listed]}) + "\n")
@@ -63,7 +64,7 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
     from hpctrack.store.read import filters, lists, queries
     from hpctrack.store.write import experiments
 
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         experiment = experiments.get(connection, name)
         links = experiments.links(connection, experiment)
         rows = experiments.count_rows(connection, experiment)
@@ -93,7 +94,7 @@ def rename(*, name: str, new: str, config_path: str | None) -> None:
 
     if not new.strip():
         raise errors.UsageError("an experiment needs a name")
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         experiments.rename(connection, experiments.get(connection, name), new)
     say.out(f"{render.clean(name)} is {render.clean(new)} now")
 
@@ -111,14 +112,14 @@ def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> No
     from hpctrack.store.write import experiments
 
     configuration = settings.load(config_path=config_path)
-    with common.connected(configuration) as connection:
+    with sessions.connected(configuration) as connection:
         experiment = experiments.get(connection, name)
         experiments.check_rights(connection, experiment)
         ids = experiments.run_ids(connection, experiment)
         with delete.clearing(configuration, connection):
             deleted = delete.delete_runs(connection, ids, yes=yes, force=force)
         experiments.delete(connection, experiment)
-    say.out(f"deleted {render.clean(name)} with {common.counted(deleted, 'run')}")
+    say.out(f"deleted {render.clean(name)} with {counted(deleted, 'run')}")
 
 
 def _columns(listed: list[Experiment]) -> list[table.Column]:
@@ -141,7 +142,7 @@ def _facts(experiment: Experiment, links: list[Link], rows: int) -> Iterator[tup
     if experiment.newest:
         yield "submitted", f"{notation.moment(experiment.first)} to {notation.moment(experiment.newest)}"
     yield "runs", f"{experiment.runs}: {_states(experiment)}" if experiment.runs else "none"
-    yield "metrics", common.counted(rows, "row") if rows else None
+    yield "metrics", counted(rows, "row") if rows else None
     yield "links", ", ".join(map(_link, links))
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import bar, render, say
 from hpctrack.run import runids
+from hpctrack.run.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,14 +54,14 @@ def command(
     export.check(path)
     # Otherwise the half of a file would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         ids = _ids(connection, refs, experiment)
         with _bar(connection, ids) as progress:
             rows = export.write(connection, ids, path, progress)
     if as_json:
         say.json({"file": str(path), "runs": len(ids), "rows": rows, "bytes": path.stat().st_size})
     else:
-        say.out(f"{render.clean(path)}: {common.counted(rows, 'row')} of {common.counted(len(ids), 'run')}")
+        say.out(f"{render.clean(path)}: {counted(rows, 'row')} of {counted(len(ids), 'run')}")
 
 
 def _ids(connection: Connection, refs: tuple[runids.RunRef, ...], experiment: str | None) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers, options
+from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import render, say
 
 
@@ -28,7 +28,7 @@ def command(*, origin: str, kind: str, target: str, remove: bool, config_path: s
     if not kind:
         raise errors.UsageError("KIND says what the link means: hpctrack link r8 evaluates r7")
     refs = options.one_run(origin), options.one_run(target)
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         from_id, to_id = (lookup.find_one(connection, ref) for ref in refs)
         if not remove:
             changes.link(connection, from_id, kind, to_id)

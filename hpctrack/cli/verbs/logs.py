@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options
 from hpctrack.cli.terminal import render, say
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import visible
@@ -49,8 +49,10 @@ def command(
 
     The file must be visible from here, and yours to read.
     """
+    from hpctrack.store.write import registration
+
     configuration = settings.load(config_path=config_path)
-    with contextlib.closing(common.session(configuration)) as session:
+    with contextlib.closing(registration.session(configuration)) as session:
         run_id = session.ask(lambda connection: lookup.find_one(connection, ref))
 
         def ask() -> queries.Run:

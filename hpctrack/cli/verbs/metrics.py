@@ -13,7 +13,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers, options
+from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.run import runids
 from hpctrack.store.metrics import metric_names, metric_rows, series
@@ -64,7 +64,7 @@ def command(
         raise errors.UsageError("--csv and --json do not go together")
     form: _Form = "csv" if as_csv else "json" if as_json else "table"
     span = series.Span(*steps, since, until)
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         run_id = lookup.find_one(connection, ref)
         chosen = choose(connection, run_id, names)
         if last:

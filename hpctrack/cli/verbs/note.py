@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from hpctrack import settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import say
 from hpctrack.run import runids
+from hpctrack.run.words import named
 
 
 @click.command()
@@ -22,7 +23,7 @@ def command(refs: tuple[runids.RunRef, ...], text: str, config_path: str | None)
     from hpctrack.store.read import lookup
     from hpctrack.store.write import changes
 
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         changes.note(connection, ids, text.strip() or None)
-    say.out(f"{common.named(ids)}: {'noted' if text.strip() else 'note removed'}")
+    say.out(f"{named(ids)}: {'noted' if text.strip() else 'note removed'}")

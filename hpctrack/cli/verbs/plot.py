@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers, options
+from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import chart, chart_files, render, say, table
 from hpctrack.cli.verbs import metrics
 from hpctrack.run import runids
@@ -57,7 +57,7 @@ def command(
     span = series.Span(*steps, since, until)
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         runs, names = _split(connection, words)
         charts = _fetch(connection, runs, names, span, _FINE if path else chart.DOTS * width)
     if path is not None:

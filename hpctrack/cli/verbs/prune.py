@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hpctrack import settings
-from hpctrack.cli import common, misspelt, options
+from hpctrack.cli import misspelt, options
 from hpctrack.cli.terminal import render, say
+from hpctrack.run.words import counted, named
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -80,7 +81,7 @@ def command(
 def _delete(connection: Connection, before: datetime, experiment: str | None, *, yes: bool) -> int:
     from hpctrack.store.write import retention
 
-    common.confirm("Delete them for good?", yes=yes)
+    say.confirm("Delete them for good?", yes=yes)
     return retention.prune(connection, before, experiment)
 
 
@@ -88,8 +89,8 @@ def _summary(prunable: list[Prunable], before: datetime) -> str:
     if not prunable:
         return f"no run ended before {before:%Y-%m-%d %H:%M}"
     lines = [
-        f"{render.clean(group.experiment)}: {common.named(group.ids)} with "
-        f"{common.counted(group.rows, 'row')} of metrics, {_ends(group)}"
+        f"{render.clean(group.experiment)}: {named(group.ids)} with "
+        f"{counted(group.rows, 'row')} of metrics, {_ends(group)}"
         for group in prunable
     ]
     return "\n".join(lines)
@@ -101,9 +102,9 @@ def _ends(group: Prunable) -> str:
 
 
 def _told(what: str, runs: int, removed: _Removed) -> str:
-    folders = f", and {common.counted(removed.folders, 'folder')} of their journals"
-    recorded = f"{common.counted(removed.records, 'submission record')} in the spool"
-    return f"{what} {common.counted(runs, 'run')} and {recorded}{folders if removed.folders else ''}"
+    folders = f", and {counted(removed.folders, 'folder')} of their journals"
+    recorded = f"{counted(removed.records, 'submission record')} in the spool"
+    return f"{what} {counted(runs, 'run')} and {recorded}{folders if removed.folders else ''}"
 
 
 def _keys(group: Prunable) -> dict[str, object]:

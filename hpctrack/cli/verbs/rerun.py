@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import account, errors, settings
-from hpctrack.cli import common, completers, options
+from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import say
 from hpctrack.process import inherited
 from hpctrack.run import runids
 from hpctrack.run import words as reading
+from hpctrack.run.words import named
 from hpctrack.slurm.sbatch import rerun, submission
 
 if TYPE_CHECKING:
@@ -130,13 +131,11 @@ def _find(configuration: Settings, refs: tuple[runids.RunRef, ...]) -> tuple[rer
     """Return what was submitted, and its UUID; say which runs it is, where they are several."""
     from hpctrack.store.read import lookup, queries
 
-    with common.connected(configuration) as connection:
+    with sessions.connected(configuration) as connection:
         members = lookup.find_runs(connection, refs)
         ids = sorted({member.id for member in members})
         if not _is_one_submission(members):
-            raise errors.AmbiguousRun(
-                f"{common.named(ids)} were not submitted together: rerun them one by one"
-            )
+            raise errors.AmbiguousRun(f"{named(ids)} were not submitted together: rerun them one by one")
         run = queries.get_run(connection, members[0].id)
         submitted = queries.submission(connection, run.submission)
         mine = lookup.my_names(connection)
@@ -148,7 +147,7 @@ def _find(configuration: Settings, refs: tuple[runids.RunRef, ...]) -> tuple[rer
         again = f"cd {shlex.quote(submitted.work_dir or '.')} && {submitted.submit_line}"
         raise errors.UsageError(f"{name} is no job but a command; run it again: {again}")
     if len(ids) > 1:
-        say.note(f"submits {common.named(ids)} again")
+        say.note(f"submits {named(ids)} again")
     original = rerun.Original(
         name=name,
         line=_words(name, submitted.submit_line),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import detail, render, say, table, waiting
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.read import lookup, queries
@@ -47,7 +47,7 @@ def command(
     if sum((bool(plots), script, env, as_json)) > 1:
         raise errors.UsageError("--plot, --script, --env and --json do not go together")
     configuration = settings.load(config_path=config_path)
-    with common.connected(configuration) as connection:
+    with sessions.connected(configuration) as connection:
         run = queries.get_run(connection, lookup.find_one(connection, ref))
         if plots:
             _plot(connection, run, plots)

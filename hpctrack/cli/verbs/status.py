@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, completers, misspelt, options
+from hpctrack.cli import completers, misspelt, options, sessions
 from hpctrack.cli.terminal import listing, render, say, table, waiting
 from hpctrack.run import conditions, runids, words
 from hpctrack.store.read import attempt_resources, filters, lists, queries
@@ -123,7 +123,7 @@ def command(
     if watch:
         _watch(configuration, question, interval, chosen)
         return
-    with common.connected(configuration) as connection:
+    with sessions.connected(configuration) as connection:
         if count:
             _print_counts(connection, question)
         elif form:

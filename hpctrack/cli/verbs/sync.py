@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import common, options
+from hpctrack.cli import options
 from hpctrack.cli.terminal import bar, say, waiting
+from hpctrack.run.words import counted
 from hpctrack.view import notation
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def command(*, here: bool, config_path: str | None) -> None:
     if done.problems:
         raise done.problems[0]
     if stuck:
-        raise errors.BadInput(f"{common.counted(len(stuck), 'folder')} can't be judged, and stay")
+        raise errors.BadInput(f"{counted(len(stuck), 'folder')} can't be judged, and stay")
 
 
 class _Survey(NamedTuple):
@@ -165,11 +166,9 @@ def _summary(registered: int, done: _Done, ready: int) -> str:
     if not registered and not ready:
         return "nothing waits"
     left = ready - done.delivered - done.in_use - done.elsewhere
-    journals = (
-        f"{common.counted(done.delivered, 'folder')} of journals delivered ({notation.size(done.size)})"
-    )
+    journals = f"{counted(done.delivered, 'folder')} of journals delivered ({notation.size(done.size)})"
     parts = {
-        f"{common.counted(registered, 'submission')} registered": registered,
+        f"{counted(registered, 'submission')} registered": registered,
         journals: done.delivered,
         f"{done.in_use} delivered that stay while their processes may write": done.in_use,
         f"{done.elsewhere} with another delivery": done.elsewhere,

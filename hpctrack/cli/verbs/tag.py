@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from hpctrack import errors, settings
-from hpctrack.cli import annotation, common, completers, options
+from hpctrack.cli import annotation, completers, options, sessions
 from hpctrack.cli.terminal import render, say
+from hpctrack.run.words import named
 from hpctrack.slurm.sbatch import submission
 
 
@@ -31,7 +32,7 @@ def command(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | No
     read = submission.tags(texts)
     if len(read) < len(set(texts)) and any(text.startswith("=") for text in texts):
         raise errors.UsageError("a tag has a name: write name or name=value")
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         changes.tag(connection, ids, read)
-    say.out(f"{common.named(ids)}: tagged {', '.join(map(render.clean, texts))}")
+    say.out(f"{named(ids)}: tagged {', '.join(map(render.clean, texts))}")

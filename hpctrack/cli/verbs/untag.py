@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from hpctrack import settings
-from hpctrack.cli import annotation, common, completers, options
+from hpctrack.cli import annotation, completers, options, sessions
 from hpctrack.cli.terminal import render, say
+from hpctrack.run.words import named
 from hpctrack.text import nearest
 
 
@@ -24,10 +25,10 @@ def command(words: tuple[str, ...], tags: tuple[str, ...], config_path: str | No
 
     refs, texts = annotation.split(words, tags)
     names = [text.partition("=")[0] for text in texts]
-    with common.connected(settings.load(config_path=config_path)) as connection:
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
         ids = lookup.find_each(connection, refs)
         known = known_names.tags(connection, ids)
         changes.untag(connection, ids, names)
     for name in (name for name in names if name not in known):
-        say.note(f"{common.named(ids)} had no tag {name!r}: {nearest.hint(name, known)}")
-    say.out(f"{common.named(ids)}: not tagged {', '.join(map(render.clean, names))} any more")
+        say.note(f"{named(ids)} had no tag {name!r}: {nearest.hint(name, known)}")
+    say.out(f"{named(ids)}: not tagged {', '.join(map(render.clean, names))} any more")
