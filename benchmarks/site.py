@@ -85,7 +85,7 @@ class Site:
         while True:
             addresses = launch.read_addresses(self.settings)
             if addresses:
-                return "127.0.0.1", int(addresses[0].rpartition(":")[2])
+                return "127.0.0.1", addresses[0].port
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the collector did not start")
             time.sleep(0.02)

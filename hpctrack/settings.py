@@ -52,8 +52,8 @@ class Settings(NamedTuple):
     schema: str = "hpctrack"
     #: The user's data folder on the shared home: database, spool, owner file.
     data_dir: str = "~/.local/share/hpctrack"
-    #: Where relays find the collector (`Address.parse`); empty means the address file in the spool.
-    collector: tuple[str, ...] = ()
+    #: Where relays find the collector ; empty means the address file in the spool.
+    collector: tuple[Address, ...] = ()
     #: Address and UDP port that ``hpctrack collector`` binds; port 0 takes any free one.
     collector_bind: str = "0.0.0.0"  # noqa: S104 (compute nodes must reach it; every datagram carries a MAC)
     collector_port: int = 0
@@ -182,11 +182,8 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _addresses(text: str) -> tuple[str, ...]:
-    entries = tuple(text.replace(",", " ").split())
-    for entry in entries:
-        Address.parse(entry)
-    return entries
+def _addresses(text: str) -> tuple[Address, ...]:
+    return tuple(map(Address.parse, text.replace(",", " ").split()))
 
 
 def _folder(text: str) -> str:

@@ -11,6 +11,7 @@ import sys
 import psutil
 
 from hpctrack.stream.collector import launch
+from hpctrack.stream.wire.names import Address
 from tests.support.commands import PROGRAM, environment
 from tests.support.waiting import PATIENCE, eventually
 
@@ -27,13 +28,12 @@ class Collector:
         os.makedirs(settings.data_dir, exist_ok=True)
         self.process = subprocess.Popen(command, env=environment(settings), cwd=settings.data_dir)
 
-    def address(self) -> tuple[str, int]:
+    def address(self) -> Address:
         def listening():
             assert self.process.poll() is None
             return launch.read_addresses(self.settings)
 
-        host, _, port = eventually(listening)[0].rpartition(":")
-        return host, int(port)
+        return eventually(listening)[0]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

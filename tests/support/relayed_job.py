@@ -20,6 +20,7 @@ import psutil
 from hpctrack.stream.disk import folders, tail
 from hpctrack.stream.node import spool
 from hpctrack.stream.wire import ciphers, datagrams, layout, records
+from hpctrack.stream.wire.names import Address
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
@@ -226,7 +227,11 @@ class Job:
         """Deliver what waits, as ``hpctrack sync`` does; ``ended``: the run is over on all nodes."""
         return [
             spool.deliver(
-                waiting, str(self.spool), lambda: [collector.address], lambda count: None, ended=ended
+                waiting,
+                str(self.spool),
+                lambda: [Address.parse(collector.address)],
+                lambda count: None,
+                ended=ended,
             )
             for waiting in spool.pending(str(self.spool), str(self.node))
         ]

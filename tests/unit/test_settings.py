@@ -6,6 +6,7 @@ import pwd
 import pytest
 
 from hpctrack import errors, settings
+from hpctrack.stream.wire.names import Address
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_dsn_makes_it_a_site(home):
         ("flush", "2min", 120.0),
         ("usage_interval", "0", 0.0),
         ("journal_cap", "2 MB", 2 << 20),
-        ("collector", "h1:5000, [::1]:6000", ("h1:5000", "[::1]:6000")),
+        ("collector", "h1:5000, [::1]:6000", (Address("h1", 5000), Address("::1", 6000))),
         ("tags", "a, b c", ("a", "b", "c")),
         ("python_path", "off", False),
         ("auto_columns", "YES", True),

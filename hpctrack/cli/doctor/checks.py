@@ -233,13 +233,13 @@ def _start(configuration: Settings) -> Check | None:
     return None
 
 
-def _addresses(configuration: Settings, live: list[CollectorRow]) -> list[str]:
+def _addresses(configuration: Settings, live: list[CollectorRow]) -> list[names.Address]:
     """Return where relays would look for a collector."""
     from hpctrack.stream.collector import launch
 
     if configuration.collector or configuration.personal:
         return list(configuration.collector) or launch.read_addresses(configuration)
-    return [address for row in live for address in row.addresses]
+    return names.Address.known(address for row in live for address in row.addresses)
 
 
 def _heartbeats(configuration: Settings, live: list[CollectorRow]) -> Check:
@@ -254,7 +254,7 @@ def _heartbeats(configuration: Settings, live: list[CollectorRow]) -> Check:
     )  # fmt: skip
 
 
-def _echoes(connection: Connection, addresses: list[str]) -> Iterator[Check]:
+def _echoes(connection: Connection, addresses: list[names.Address]) -> Iterator[Check]:
     """Ask each address for an echo under a key that is there for as long as that takes."""
     from hpctrack.stream.wire import ciphers
 
@@ -303,7 +303,7 @@ def remove(connection: Connection, run_id: int) -> None:
         experiments.delete(connection, experiments.get(connection, EXPERIMENT))
 
 
-def _echo(address: str, submission: bytes, secret: bytes) -> Check:
+def _echo(address: names.Address, submission: bytes, secret: bytes) -> Check:
     from hpctrack.stream.node import echo
 
     try:

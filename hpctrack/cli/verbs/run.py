@@ -25,7 +25,7 @@ from hpctrack.slurm.sbatch import submission
 from hpctrack.stream.node import options as node
 from hpctrack.stream.node import untracked
 from hpctrack.stream.wire import records
-from hpctrack.stream.wire.names import TASK_NONE
+from hpctrack.stream.wire.names import TASK_NONE, Address
 
 #: Programs that are less of a name than the script they run.
 _INTERPRETERS = ("python", "bash", "sh", "zsh", "Rscript", "julia", "perl", "ruby", "node")
@@ -173,7 +173,7 @@ def _deliver(configuration: settings.Settings, uuid: str) -> None:
     with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
         ready = backlog.look(configuration, lambda: connection).ready
 
-    def addresses() -> list[str]:
+    def addresses() -> list[Address]:
         return list(configuration.collector) or launch.wait_for_addresses(configuration)
 
     for folder in ready:

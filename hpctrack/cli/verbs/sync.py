@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.stream.collector.backlog import Backlog, Ready
     from hpctrack.stream.node.spool import Delivery
+    from hpctrack.stream.wire.names import Address
 
 #: So many folders without an answer, none with one, and no collector that tells PostgreSQL that it lives:
 #: nobody is there.
@@ -113,6 +114,7 @@ def _deliver(configuration: Settings, ready: list[Ready], *, answering: bool) ->
     from rich.progress import DownloadColumn
 
     from hpctrack.stream.node.spool import Delivery
+    from hpctrack.stream.wire.names import Address
 
     outcomes: list[tuple[Ready, Delivery]] = []
     problems: list[errors.HpctrackError] = []
@@ -141,14 +143,14 @@ def _ship(configuration: Settings, folder: Ready, advance: Callable[[int], None]
     from hpctrack.stream.collector import launch
     from hpctrack.stream.node import spool
 
-    def addresses() -> list[str]:
+    def addresses() -> list[Address]:
         return list(configuration.collector) or launch.read_addresses(configuration)
 
     try:
         return spool.ship(folder.spooled, configuration.spool, addresses, advance, ended=folder.ended)
     except errors.CollectorUnavailable:
         # Nobody answers what nobody can verify, either: the collector is away, or the run was deleted.
-        places = ", ".join(addresses()) or "no address is known"
+        places = ", ".join(map(str, addresses())) or "no address is known"
         raise errors.CollectorUnavailable(
             f"no collector answers for {folder.spooled.path} ({places}): see hpctrack collector --status"
         ) from None

@@ -212,7 +212,7 @@ def mint(settings: Settings, time: float) -> records.Record:
         tasks=None,
         submission={},
         run={},
-        collector=settings.collector,
+        collector=tuple(map(str, settings.collector)),
         transport=settings.transport,
         flush=settings.flush,
         usage_interval=settings.usage_interval,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import socket
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,7 +13,7 @@ from hpctrack.stream.collector.mmsg import BatchSocket
 from hpctrack.stream.wire.names import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from hpctrack.settings import Settings
 
@@ -24,28 +23,19 @@ if TYPE_CHECKING:
 _MAX_ADDRESSES = 8
 
 
-def bind(settings: Settings, before: Sequence[str]) -> BatchSocket:
+def bind(settings: Settings, before: Sequence[Address]) -> BatchSocket:
     """Bind as configured; where any port will do, the one of ``before`` if it is free: relays know it.
 
     Raises `errors.CollectorUnavailable`.
     """
     wanted = _everywhere(Address(settings.collector_bind, settings.collector_port))
     failure: OSError | None = None
-    for port in (wanted.port,) if wanted.port else (*_ports(before), 0):
+    for port in (wanted.port,) if wanted.port else (*sorted({address.port for address in before}), 0):
         try:
             return BatchSocket(wanted._replace(port=port))
         except OSError as error:
             failure = error
     raise errors.CollectorUnavailable(f"can't listen on {wanted}: {failure}") from failure
-
-
-def _ports(addresses: Iterable[str]) -> list[int]:
-    """Return the ports in what a file says; lines that are no addresses say nothing."""
-    ports = set()
-    for text in addresses:
-        with contextlib.suppress(ValueError):
-            ports.add(Address.parse(text).port)
-    return sorted(ports)
 
 
 def _everywhere(wanted: Address) -> Address:
@@ -56,12 +46,12 @@ def _everywhere(wanted: Address) -> Address:
     return wanted._replace(host=str(ipaddress.IPv6Address(0))) if versions == {6} else wanted
 
 
-def reachable(bound: Address) -> list[str]:
+def reachable(bound: Address) -> list[Address]:
     """Return where others reach a socket that is bound to an address, best first."""
     if not bound.is_everywhere:
-        return [str(bound)]
+        return [bound]
     hosts = filter(None, [_name(), *_interfaces(with_ipv6=":" in bound.host)])
-    return [str(bound._replace(host=host)) for host in dict.fromkeys(hosts)][:_MAX_ADDRESSES]
+    return [bound._replace(host=host) for host in dict.fromkeys(hosts)][:_MAX_ADDRESSES]
 
 
 def _name() -> str | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hpctrack.settings import Settings
     from hpctrack.store.session import Session
+    from hpctrack.stream.wire.names import Address
 
 #: Seconds from one look to the next; the first soon, for brief jobs that ended before there was a collector.
 _FIRST, _INTERVAL = 5.0, 30.0
@@ -43,7 +44,7 @@ class Courier(Worker):
     DELAY = _FIRST
     _session: Session
 
-    def __init__(self, settings: Settings, addresses: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, addresses: Sequence[Address]) -> None:
         """``addresses``: where this collector is."""
         super().__init__(session(settings))
         self._settings = settings
@@ -110,7 +111,7 @@ class Courier(Worker):
             _log.info("delivered %s", path)
         return True
 
-    def _addresses(self) -> Sequence[str]:
+    def _addresses(self) -> Sequence[Address]:
         # Asked for whenever nobody answers: here a delivery can be left without harm.
         if self._stopping.is_set():
             raise _Stopped

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hpctrack import errors, files
 from hpctrack.process import children
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,24 +221,25 @@ def environment(settings: Settings) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def write_addresses(settings: Settings, addresses: Sequence[str]) -> None:
+def write_addresses(settings: Settings, addresses: Sequence[Address]) -> None:
     """Say in the spool where the collector is. Raises OSError."""
     files.make_folder(settings.spool, within=settings.data_dir)
-    files.replace(address_path(settings), "".join(address + "\n" for address in addresses).encode())
+    files.replace(address_path(settings), "".join(f"{address}\n" for address in addresses).encode())
 
 
-def read_addresses(settings: Settings) -> list[str]:
+def read_addresses(settings: Settings) -> list[Address]:
     """Return what the address file says; nothing if there is none."""
     try:
-        return files.read(address_path(settings), records.MAX_ADDRESSES).decode("utf-8").split()
+        said = files.read(address_path(settings), records.MAX_ADDRESSES).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return []
+    return Address.known(said.split())
 
 
-def wait_for_addresses(settings: Settings, seconds: float = 10.0) -> list[str]:
+def wait_for_addresses(settings: Settings, seconds: float = 10.0) -> list[Address]:
     """Wait until a collector that is being started says where it is, at most so long."""
     deadline = time.monotonic() + seconds
     while not (addresses := read_addresses(settings)) and time.monotonic() < deadline:
@@ -245,7 +247,7 @@ def wait_for_addresses(settings: Settings, seconds: float = 10.0) -> list[str]:
     return addresses
 
 
-def remove_addresses(settings: Settings, addresses: Sequence[str]) -> None:
+def remove_addresses(settings: Settings, addresses: Sequence[Address]) -> None:
     """Take the address file away if it still says this."""
     if read_addresses(settings) == list(addresses):
         with contextlib.suppress(OSError):

@@ -68,7 +68,11 @@ class Collector:
         )
         self._committer = committer.Committer(settings, self._socket, self._intake, self._keys, self._ended)
         self._receiver = intake.Receiver(self._socket, self._keys, self._intake, self._committer.watermark)
-        identity = {"host": socket.gethostname(), "pid": os.getpid(), "addresses": self.addresses}
+        identity = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "addresses": [*map(str, self.addresses)],
+        }
         self._registrar = registrar.Registrar(
             settings, self._keys, self.id, identity, self.figures, reconciles=slurm is not None
         )
@@ -84,7 +88,7 @@ class Collector:
         ``homeless`` says whether the folder that it works for is gone: then it ends, too. Returns whether it
         ended for want of runs. Raises `errors.HpctrackError` if a part of it failed.
         """
-        _log.info("collector %s listens on %s", self.id, " ".join(self.addresses))
+        _log.info("collector %s listens on %s", self.id, " ".join(map(str, self.addresses)))
         with self._exported():
             for worker in (self._receiver, self._committer, *self._others()):
                 worker.start(self._fail)

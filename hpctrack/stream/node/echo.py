@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 _PAUSE = 0.25
 
 
-def ping(address: str, submission: bytes, secret: bytes, seconds: float) -> float | None:
-    """Return how many seconds an echo from an `Address` takes; None if none comes in time.
+def ping(address: Address, submission: bytes, secret: bytes, seconds: float) -> float | None:
+    """Return how many seconds an echo from an address takes; None if none comes in time.
 
     The run is that of a submission without tasks. Raises `errors.CollectorUnavailable` for a host that has no
     address, or on which nobody listens.
     """
     key = ciphers.run_key(secret, TASK_NONE)
     try:
-        family, place = Address.parse(address).resolve()[0]
+        family, place = address.resolve()[0]
     except (OSError, ValueError) as error:  # UnicodeError is a ValueError
         raise errors.CollectorUnavailable(f"{address} can't be found: {error}") from None
     with Address.caller(family) as sock:

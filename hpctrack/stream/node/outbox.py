@@ -263,8 +263,8 @@ class Outbox:
 class Link:
     """The addresses where the collector may be, and a socket for each family of them that was tried."""
 
-    def __init__(self, addresses: Callable[[], Sequence[str]]) -> None:
-        """``addresses`` returns them as `Address.parse` reads them; it is asked again at each `turn`."""
+    def __init__(self, addresses: Callable[[], Sequence[Address]]) -> None:
+        """``addresses`` returns them; it is asked again at each `turn`."""
         self._addresses = addresses
         self._targets: list[Place] = []
         self._sockets: dict[int, socket.socket] = {}
@@ -285,9 +285,9 @@ class Link:
     def turn(self) -> None:
         """Try the next address."""
         targets: list[Place] = []
-        for entry in self._addresses():
+        for address in self._addresses():
             with contextlib.suppress(OSError, ValueError):  # UnicodeError is a ValueError
-                targets += [place for place in Address.parse(entry).resolve() if place not in targets]
+                targets += [place for place in address.resolve() if place not in targets]
         self._targets = targets
         if not targets:
             self._target = None

@@ -24,6 +24,7 @@ from hpctrack.stream.wire.names import TASK_NONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from hpctrack.stream.wire.names import Address
     from hpctrack.text.redact import Redactor
 
 #: Seconds without any answer after which nobody is there.
@@ -202,7 +203,7 @@ def _rows_of(path: str) -> int:
 def deliver(
     spooled: Spooled,
     spool: str,
-    addresses: Callable[[], Sequence[str]],
+    addresses: Callable[[], Sequence[Address]],
     progress: Callable[[int], None],
     *,
     ended: bool = False,
@@ -214,7 +215,7 @@ def deliver(
 def ship(
     spooled: Spooled,
     spool: str,
-    addresses: Callable[[], Sequence[str]],
+    addresses: Callable[[], Sequence[Address]],
     progress: Callable[[int], None],
     *,
     ended: bool = False,

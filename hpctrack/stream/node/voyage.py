@@ -16,6 +16,7 @@ from hpctrack import files
 from hpctrack.stream.node.outbox import BURST, Link, Outbox, Run
 from hpctrack.stream.node.timetable import Timetable
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import Address
 
 if TYPE_CHECKING:
     from hpctrack.stream.node.options import Config
@@ -41,12 +42,13 @@ class Voyage:
         self._link = Link(self._addresses)
         self._timetable = Timetable()
 
-    def _addresses(self) -> list[str]:
+    def _addresses(self) -> list[Address]:
         """Return where the collector is: the record says it, or the file of a personal collector."""
         if self.record.collector:
-            return list(self.record.collector)
+            return Address.known(self.record.collector)
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return files.read(self._site_address, records.MAX_ADDRESSES).decode("ascii").split()
+            said = files.read(self._site_address, records.MAX_ADDRESSES).decode("ascii")
+            return Address.known(said.split())
         return []
 
     def receive(self, now: float) -> bool:

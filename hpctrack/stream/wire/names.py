@@ -10,10 +10,12 @@ socket of `Address.caller`; a collector receives with the socket of `Address.lis
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
     from typing import TypeAlias
 
     #: An address family, and a socket address of it.
@@ -63,6 +65,15 @@ class Address(NamedTuple):
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"{text!r} is not {ADDRESS}")
         return cls(host.strip("[]"), int(port))
+
+    @classmethod
+    def known(cls, texts: Iterable[str]) -> list[Address]:
+        """Read several; a text that is no address is left out."""
+        found = []
+        for text in texts:
+            with contextlib.suppress(ValueError):
+                found.append(cls.parse(text))
+        return found
 
     @classmethod
     def of(cls, listener: socket.socket) -> Address:

@@ -15,6 +15,7 @@ from hpctrack.slurm import site as slurm_site
 from hpctrack.stream.collector import launch
 from hpctrack.stream.disk import folders
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import Address
 from tests.support.requirements import root_only
 
 STRANGER = 65534
@@ -121,7 +122,7 @@ class Home:
         if thing == "cache/slurm-client.json":
             return slurm_site.client_environ({"PATH": "/bin"}, self.settings.cache)["PATH"] == "/evil"
         if thing == "spool/collector":
-            return launch.read_addresses(self.settings) == ["evil:1"]
+            return launch.read_addresses(self.settings) == [Address("evil", 1)]
         if thing == "collector.lock":
             return launch.Lock(self.settings).process() == 1
         if thing.endswith("identity.json"):

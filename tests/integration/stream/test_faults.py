@@ -130,7 +130,7 @@ def test_a_relay_moves_to_the_second_collector_and_back(collect, track, settings
     """
     first = collect(data_dir=str(tmp_path / "first"))
     second = collect(data_dir=str(tmp_path / "second"))
-    places = tuple(f"{host}:{port}" for host, port in (first.address(), second.address()))
+    places = (first.address(), second.address())
     script = track(ROWS, RATE / 10, settings=settings._replace(collector=places))
     eventually(script.rows)
     eventually(lambda: stopped_in_mid_batch(first, connection))

@@ -18,6 +18,7 @@ from hpctrack.stream.collector import courier, launch
 from hpctrack.stream.disk import folders
 from hpctrack.stream.node import spool
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import Address
 from tests.support.commands import PROGRAM, environment, hpctrack
 from tests.support.sender import whole
 from tests.support.spooled import Left, lines, logged
@@ -110,7 +111,7 @@ def test_what_is_no_journal_keeps_none_from_delivery_and_is_named(
 def test_without_a_collector_everything_stays_and_one_line_says_so(settings):
     left = Left(settings)
     path = left.journal(lines(0, 10))
-    settings = settings._replace(collector=("127.0.0.1:9",))
+    settings = settings._replace(collector=(Address("127.0.0.1", 9),))
     run = hpctrack(settings, "sync")
     assert run.returncode == 69
     assert "no collector answers" in run.stderr.splitlines()[-1]

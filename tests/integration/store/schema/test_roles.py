@@ -309,8 +309,7 @@ def test_only_a_collector_registers_for_others(roles):
 def test_what_users_run_goes_through_a_collector_that_is_no_superuser(roles, tmp_path):
     collector = Collector(roles.of("collector")._replace(collector_bind="127.0.0.1", auto_columns=True))
     try:
-        host, port = collector.address()
-        alice = roles.of("alice")._replace(collector=(f"{host}:{port}",))
+        alice = roles.of("alice")._replace(collector=(collector.address(),))
         tracked = Tracked(alice, tmp_path, 3000, 1e6)
         assert tracked.wait() == 0
         # A script that is over before its run was known left its journals in the spool.

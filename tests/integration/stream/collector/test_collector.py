@@ -253,8 +253,8 @@ def test_no_password_and_no_key_is_logged_or_published(connection, settings, sub
         command, env={**environment(settings), "HPCTRACK_DEBUG": "1"}, stderr=subprocess.PIPE, text=True,
         cwd=settings.data_dir if os.path.isdir(settings.data_dir) else None,
     )  # fmt: skip
-    host, _, port = eventually(lambda: launch.read_addresses(settings))[0].rpartition(":")
-    Sender((host, int(port)), name, secret).ship(b"journal1", [rows(0)])
+    host, port = eventually(lambda: launch.read_addresses(settings))[0]
+    Sender((host, port), name, secret).ship(b"journal1", [rows(0)])
     published = connection.execute("SELECT to_jsonb(c)::text FROM collectors c").fetchall()
     process.terminate()
     said = process.communicate(timeout=PATIENCE)[1] + str(published)

@@ -16,6 +16,7 @@ from hpctrack.store import database as store
 from hpctrack.store import embedded
 from hpctrack.stream.collector import launch
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import Address
 from tests.support.collectors import detached
 from tests.support.commands import PROGRAM, environment
 from tests.support.sender import Sender, logged, rows, whole
@@ -48,11 +49,11 @@ def test_the_first_submission_starts_one_collector_which_does_everything(persona
     said = [command.communicate(timeout=PATIENCE)[0].strip() for command in commands]
     assert sorted(said) == ["False", "False", "True"]
     assert capfd.readouterr().err.count("hpctrack: started a collector on ") == 1
-    host, _, port = eventually(lambda: launch.read_addresses(personal))[0].rpartition(":")
+    host, port = eventually(lambda: launch.read_addresses(personal))[0]
     eventually(lambda: len(detached(personal)) == 1)
     assert not launch.ensure_running(personal)
     # It sets up PostgreSQL, and registers what waits in the spool: then the run's key is known.
-    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
+    sender = Sender((host, port), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
     sender.ship(b"journal1", [rows(0)])
     with store.connect(personal, autocommit=True) as connection:
         assert connection.execute("SELECT count(x) FROM metrics").fetchone() == (3,)
@@ -79,8 +80,8 @@ def test_an_idle_collector_ends_and_ends_postgresql(personal):
     personal = personal._replace(idle_exit=1.0)
     made = record(personal)
     assert launch.ensure_running(personal)
-    host, _, port = eventually(lambda: launch.read_addresses(personal))[0].rpartition(":")
-    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
+    host, port = eventually(lambda: launch.read_addresses(personal))[0]
+    sender = Sender((host, port), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
     sender.ship(b"journal1", [rows(0)])
     with store.connect(personal, autocommit=True) as connection:
         connection.execute("UPDATE runs SET time_ended = now()")
@@ -98,8 +99,8 @@ def test_an_idle_collector_ends_and_ends_postgresql(personal):
 def test_postgresql_restarts_in_mid_stream(personal):
     made = record(personal)
     assert launch.ensure_running(personal)
-    host, _, port = eventually(lambda: launch.read_addresses(personal))[0].rpartition(":")
-    sender = Sender((host, int(port)), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
+    host, port = eventually(lambda: launch.read_addresses(personal))[0]
+    sender = Sender((host, port), uuid.UUID(made.uuid), bytes.fromhex(made.secret))
     bodies = [rows(3 * i) for i in range(300)]
     for done in (100, 200, 300):
         sender.ship(b"journal1", bodies[: done - 50])
@@ -129,7 +130,7 @@ def test_settings_reach_the_collector_that_is_started(personal):
     changed = personal._replace(
         auto_columns=False,
         journal_cap=12345,
-        collector=("a:1", "b:2"),
+        collector=(Address("a", 1), Address("::1", 2)),
         tags=("x", "y"),
         idle_exit=2.5,
         dsn=None,

@@ -28,10 +28,11 @@ ORDINARY = ("setpriv", "--bounding-set=-all", "--")
 DELIVER = """
 import sys
 from hpctrack.stream.node import spool
+from hpctrack.stream.wire.names import Address
 folder, node, address = sys.argv[1:]
 for waiting in spool.pending(folder, node):
     try:
-        print(spool.ship(waiting, folder, lambda: [address], lambda count: None).name)
+        print(spool.ship(waiting, folder, lambda: [Address.parse(address)], lambda count: None).name)
     except Exception as error:
         print(type(error).__name__, error)
 """

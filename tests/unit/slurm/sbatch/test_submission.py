@@ -15,6 +15,7 @@ from hpctrack.settings import Settings
 from hpctrack.slurm.sbatch import environment, preparation, submission
 from hpctrack.slurm.sbatch.submission import Job, Own, Parent, Source
 from hpctrack.stream.wire import records
+from hpctrack.stream.wire.names import Address
 
 SECRET = "s3cr3t-Value-42"
 
@@ -134,7 +135,9 @@ def make(**changes):
     )
     job = Job("hpc", 14, "0-3", name="train.sh", partition="main", time_limit=300.0)
     return submission.make(
-        Settings(collector=("h:1",), transport="spool", flush=1.0, usage_interval=2.0, journal_cap=9),
+        Settings(
+            collector=(Address("h", 1),), transport="spool", flush=1.0, usage_interval=2.0, journal_cap=9
+        ),
         source._replace(**changes),
         Own("exp", ("a=1", "b"), "a note"),
         job,

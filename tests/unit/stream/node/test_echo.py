@@ -12,7 +12,7 @@ import pytest
 from hpctrack import errors
 from hpctrack.stream.node import echo
 from hpctrack.stream.wire import ciphers, datagrams, layout
-from hpctrack.stream.wire.names import TASK_NONE
+from hpctrack.stream.wire.names import TASK_NONE, Address
 
 SUBMISSION, SECRET = uuid.uuid4().bytes, b"s" * 32
 KEY = ciphers.run_key(SECRET, TASK_NONE)
@@ -37,7 +37,7 @@ def answering(answer):
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"127.0.0.1:{sock.getsockname()[1]}", arrived
+            yield Address.of(sock), arrived
         finally:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
                 own.sendto(b"", sock.getsockname())
@@ -88,8 +88,8 @@ def test_what_is_no_echo_does_not_count(answer):
 def test_nobody_there_is_told():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        free = sock.getsockname()[1]
-    with pytest.raises(errors.CollectorUnavailable, match=f"nobody listens at 127.0.0.1:{free}"):
-        echo.ping(f"127.0.0.1:{free}", SUBMISSION, SECRET, 5.0)
+        free = Address.of(sock)
+    with pytest.raises(errors.CollectorUnavailable, match=f"nobody listens at 127.0.0.1:{free.port}"):
+        echo.ping(free, SUBMISSION, SECRET, 5.0)
     with pytest.raises(errors.CollectorUnavailable, match="can't be found"):
-        echo.ping("no.such.host.invalid:1", SUBMISSION, SECRET, 1.0)
+        echo.ping(Address("no.such.host.invalid", 1), SUBMISSION, SECRET, 1.0)

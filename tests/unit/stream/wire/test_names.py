@@ -28,6 +28,10 @@ def test_what_is_no_address_is_refused(text):
         Address.parse(text)
 
 
+def test_of_several_words_those_are_known_that_are_addresses():
+    assert Address.known(["h:1", "nowhere", "h:0", "[::1]:2"]) == [("h", 1), ("::1", 2)]
+
+
 def test_a_host_may_stand_for_several_places():
     assert (socket.AF_INET, ("127.0.0.1", 80)) in Address("localhost", 80).resolve()
     assert Address("127.0.0.1", 80).resolve() == [(socket.AF_INET, ("127.0.0.1", 80))]
