@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpctrack.run import states
 from hpctrack.run.states import RunStatus
 from hpctrack.text import visible
-from hpctrack.view import columns, notation, remarks, story
+from hpctrack.view import columns, experiments, notation, remarks, story
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -66,7 +66,9 @@ def _value(column: Column, row: RunRow, now: datetime) -> object:
 
 def experiment(info: Experiment) -> str:
     """Return an experiment: its name, the number of runs by state, its comment."""
-    counts = " ".join(f"{count}&nbsp;{status(state)}" for state, count in _by_state(info.counts))
+    counts = " ".join(
+        f"{count}&nbsp;{status(RunStatus(state))}" for state, count in experiments.by_state(info)
+    )
     comment = f"<div>{_escape(info.comment)}</div>" if info.comment else ""
     return f"<div><b>{_escape(info.name)}</b> {counts or 'no runs'}</div>{comment}"
 
@@ -148,7 +150,3 @@ def _pairs(values: Any) -> str:
         return "" if values is None else str(values)
     listed = [f"{name} {_plain(value)}" for name, value in list(values.items())[:_PAIRS]]
     return ", ".join(listed) + (" ..." if len(values) > _PAIRS else "")
-
-
-def _by_state(counts: Mapping[str, int]) -> list[tuple[RunStatus, int]]:
-    return sorted(((RunStatus(name), count) for name, count in counts.items()), key=lambda item: -item[1])

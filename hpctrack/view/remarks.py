@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from hpctrack.store.read.lists import ArrayRow
-    from hpctrack.store.read.queries import Cluster, RunRow
+    from hpctrack.store.read.queries import Cluster, Losses, RunRow
 
 #: Reasons that say no more than the state does.
 _SILENT_REASONS = frozenset((None, "", "None", "NonZeroExitCode", "RaisedSignal"))
@@ -59,6 +59,18 @@ def _incomplete(line: RunRow | ArrayRow) -> list[str]:
     """Return what is missing of metrics, for now or for good."""
     lost = [f"{line.lost} lost"] if line.lost > 0 else []
     return lost + ([f"{words.counted(line.waiting, 'row')} waiting in spool"] if line.waiting > 0 else [])
+
+
+def on_losses(losses: Losses) -> list[str]:
+    """Return what was not stored of a run's metrics, by kind."""
+    reasons = ", ".join(reason for reason, _ in losses.reasons)
+    counts = {
+        "lost": losses.lost,
+        "torn": losses.torn,
+        f"rejected ({reasons})" if reasons else "rejected": losses.rejected,
+        "of an earlier attempt replaced": losses.replaced,
+    }
+    return [f"{count} {word}" for word, count in counts.items() if count]
 
 
 def on_cluster(cluster: Cluster, now: datetime) -> str | None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from hpctrack.run import efficiency, fields
+from hpctrack.run import efficiency, fields, words
 from hpctrack.run.states import Ends, RunStatus, Stage
 from hpctrack.store.metrics import metric_names, series
 from hpctrack.store.read import attempt_resources, queries
-from hpctrack.view import notation
+from hpctrack.view import executions, notation, remarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,6 +71,15 @@ class Story:
             return []
         return efficiency.hints(self.resources[-1], completed=self.run.status is RunStatus.COMPLETED)
 
+    def arrived(self) -> str:
+        """Return how much of metrics arrived, and what did not; empty where there is nothing to say."""
+        rows = [words.counted(self.run.rows, "row")] if self.run.rows else []
+        return ", ".join([*rows, *remarks.on_losses(self.losses)])
+
+    def stderr_tail(self) -> str | None:
+        """Return the end of what the latest attempt with a failure had to say."""
+        return next((row.stderr_tail for row in reversed(self.attempts) if row.stderr_tail), None)
+
     def facts(self) -> Iterator[Fact]:
         """Yield what is known, in the order in which it is told."""
         subject = Subject(self.run, self.now, self.attempts)
@@ -115,13 +124,6 @@ def title(run: RunRow) -> list[str]:
 def label(run: RunRow) -> str:
     """Return the same in short: ``r7 14 train.sh``."""
     return " ".join(word for word in (run.ref, run.job, run.job_name) if word)
-
-
-def slurm_exit(attempt: Attempt) -> str:
-    """Return sacct's ``code:signal``; empty where accounting has none."""
-    if attempt.slurm_exit_code is None:
-        return ""
-    return f"{attempt.slurm_exit_code}:{attempt.slurm_exit_signal or 0}"
 
 
 def facts(subject: Subject) -> Iterator[Fact]:
@@ -188,7 +190,7 @@ def _so_far(status: RunStatus, ran: str) -> str:
 def _exit(subject: Subject) -> str:
     """Return how the script itself ended and what Slurm's books say: they may differ."""
     run = subject.run
-    slurm = slurm_exit(subject.attempts[-1]) if subject.attempts else ""
+    slurm = executions.slurm_exit(subject.attempts[-1]) if subject.attempts else ""
     parts = [f"{run.exit} (the script's own)"] if run.exit is not None else []
     parts += [f"{slurm} (Slurm's)"] if slurm else []
     if run.slurm_state and run.slurm_state != run.status.value:

@@ -17,11 +17,13 @@ from hpctrack.text import visible
 from hpctrack.view import notation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import ConsoleOptions, ConsoleRenderable, RenderableType
     from rich.segment import Segment
     from rich.table import Table
+
+    from hpctrack.view.story import Told
 
 _GAP = 2
 _PIPE_WIDTH = 100_000
@@ -232,8 +234,8 @@ def _rendered(part: RenderableType) -> str:
     return file.getvalue().removesuffix("\n")
 
 
-def facts(rows: Iterable[tuple[str, Text | str | None]]) -> Table:
-    """Return a table of dim names beside their values, without empty values."""
+def facts(rows: Iterable[tuple[str, Text | Told]]) -> Table:
+    """Return a table of dim names beside what is told by them, without those that tell nothing."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, _GAP, 0, 0))
@@ -241,5 +243,11 @@ def facts(rows: Iterable[tuple[str, Text | str | None]]) -> Table:
     grid.add_column(overflow="fold")
     for name, value in rows:
         if value:
-            grid.add_row(name, value if isinstance(value, Text) else Text(render.clean(value)))
+            grid.add_row(name, _told(value))
     return grid
+
+
+def _told(value: Text | str | Mapping[str, object]) -> Text:
+    if isinstance(value, Text):
+        return value
+    return Text(render.clean(value)) if isinstance(value, str) else render.pairs(value)

@@ -13,12 +13,11 @@ from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.cli.verbs import delete
 from hpctrack.run.words import counted
+from hpctrack.view import experiments as told
 from hpctrack.view import jsonable, notation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from hpctrack.store.write.experiments import Experiment, Link
+    from hpctrack.store.write.experiments import Experiment
 
 #: Newest runs that ``experiment show`` lists.
 _SHOWN = 10
@@ -72,11 +71,12 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
         now = queries.now(connection)
     if as_json:
         newest = [jsonable.of_run(run, now) for run in runs]
-        more = {"rows": rows, "links": [_link(link) for link in links], "newest_runs": newest}
+        more = {"rows": rows, "links": [told.link(link) for link in links], "newest_runs": newest}
         say.raw(jsonable.to_json({**_to_object(experiment), **more}) + "\n")
         return
     output = table.Output()
-    output.print(table.facts(_facts(experiment, links, rows)))
+    title = ("experiment", Text(render.clean(experiment.name), "bold"))
+    output.print(table.facts([title, *told.facts(experiment, links, rows)]))
     if runs:
         output.print(Text(), table.build(listing.usual(runs, now, plain=output.bare), output.width))
     if len(runs) < experiment.runs:
@@ -126,33 +126,11 @@ def _columns(listed: list[Experiment]) -> list[table.Column]:
     return [
         table.column("experiment", [experiment.name for experiment in listed], least=12),
         table.column("runs", [str(experiment.runs) for experiment in listed], justify="right"),
-        table.column("states", [_states(experiment) for experiment in listed], least=20),
+        table.column("states", map(told.states, listed), least=20),
         table.column("newest", [notation.moment(experiment.newest) for experiment in listed], drop=2),
         table.column("user", [experiment.user_name for experiment in listed], least=6, drop=1),
         table.column("tags", [notation.tags(experiment.tags) for experiment in listed], least=6, drop=3),
     ]
-
-
-def _facts(experiment: Experiment, links: list[Link], rows: int) -> Iterator[tuple[str, Text | str | None]]:
-    yield "experiment", Text(render.clean(experiment.name), "bold")
-    yield "tags", notation.tags(experiment.tags)
-    yield "note", experiment.comment
-    yield "user", experiment.user_name
-    yield "created", notation.moment(experiment.time_created)
-    if experiment.newest:
-        yield "submitted", f"{notation.moment(experiment.first)} to {notation.moment(experiment.newest)}"
-    yield "runs", f"{experiment.runs}: {_states(experiment)}" if experiment.runs else "none"
-    yield "metrics", counted(rows, "row") if rows else None
-    yield "links", ", ".join(map(_link, links))
-
-
-def _states(experiment: Experiment) -> str:
-    counts = sorted(experiment.counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{count} {state}" for state, count in counts)
-
-
-def _link(link: Link) -> str:
-    return " ".join(link)
 
 
 def _to_object(experiment: Experiment) -> dict[str, Any]:

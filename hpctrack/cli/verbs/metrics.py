@@ -6,7 +6,6 @@ import csv
 import fnmatch
 import json
 import sys
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -146,10 +145,10 @@ def _print_table(
 
 
 def _axis_columns(rows: Sequence[metric_rows.MetricRow]) -> Iterator[table.Column]:
-    yield _numbers("step", map(attrgetter("step"), rows))
-    if any(map(attrgetter("progress"), rows)):
-        yield _numbers("progress", map(attrgetter("progress"), rows))
-    if any(map(attrgetter("attempt"), rows)):
+    yield _numbers("step", (row.step for row in rows))
+    if any(row.progress for row in rows):
+        yield _numbers("progress", (row.progress for row in rows))
+    if any(row.attempt for row in rows):
         yield _numbers("attempt", map(_attempt, rows))
     yield table.Column("time", [Text(notation.moment(row.time)) for row in rows], drop=1)
 
@@ -197,7 +196,7 @@ def _last_as_table(values: list[metric_rows.LastValue], _run_id: int) -> None:
     columns = [
         table.Column("metric", [Text(render.clean(value.name)) for value in values], least=12),
         table.Column("value", [Text(notation.number(value.value)) for value in values], "right", least=10),
-        _numbers("step", map(attrgetter("step"), values)),
+        _numbers("step", (value.step for value in values)),
         table.Column("time", [Text(notation.moment(value.time)) for value in values], drop=1),
     ]
     output.print(table.build(columns, output.width))

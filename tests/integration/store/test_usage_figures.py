@@ -7,12 +7,12 @@ import re
 import pytest
 
 from hpctrack.api.client import Client
-from hpctrack.cli.terminal import used
 from hpctrack.store.ingest import messages as ingested
 from hpctrack.store.metrics import metric_tables
 from hpctrack.store.read import queries
 from hpctrack.stream.node import usage
 from hpctrack.stream.wire import messages
+from hpctrack.view import used
 from tests.support.paths import ROOT
 
 MADE_UP = messages.Figure("gpu_s", "float8", "Seconds that GPUs worked", "gpu time", "s")
@@ -39,7 +39,7 @@ def test_a_figure_comes_from_the_sampler_to_show(made_up, connection, run, datab
     ingested.store(connection, [messages.RunMessage(run_id, 0, sample)])
     [total] = queries.usage(connection, run_id)
     assert total.totals["gpu_s"] == 7.5
-    assert "gpu time 7.5 s" in str(used._sampled(total))
+    assert used.sampled(total)["gpu time"] == "7.5 s"
     with Client(settings=database) as client:
         assert client.run(run_id).usage()["gpu_s"].tolist() == [7.5]
 

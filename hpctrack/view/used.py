@@ -1,41 +1,36 @@
-"""What a run used, and how well. Pure."""
+"""What a run used, and how well: in lines of names with values. Pure."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from hpctrack.cli.terminal import render, table
 from hpctrack.stream.wire import messages
 from hpctrack.view import notation
+from hpctrack.view.story import Fact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from rich.table import Table
-    from rich.text import Text
-
-    from hpctrack.model import Attempt
     from hpctrack.run.efficiency import Resources
     from hpctrack.store.read.queries import Usage
+    from hpctrack.view.story import Story
 
 
-def draw(attempts: Sequence[Attempt], usage: Sequence[Usage], resources: Sequence[Resources]) -> Table | None:
-    """Return Slurm's figures, our samples, and the shares that they make; None for nothing."""
-    several = len(attempts) > 1 or len(usage) > 1
+def facts(story: Story) -> Iterator[Fact]:
+    """Yield Slurm's figures, our samples, and the shares that they make, of each attempt."""
+    several = len(story.attempts) > 1 or len(story.usage) > 1
     lines = [
-        *(("Slurm", attempt.attempt, _accounted(attempt.resources)) for attempt in attempts),
-        *(("sampled", samples.attempt, _sampled(samples)) for samples in usage),
-        *(("efficiency", used.attempt, _shares(used)) for used in resources),
+        *(("Slurm", attempt.attempt, _accounted(attempt.resources)) for attempt in story.attempts),
+        *(("sampled", samples.attempt, sampled(samples)) for samples in story.usage),
+        *(("efficiency", used.attempt, _shares(used)) for used in story.resources),
     ]
-    shown = [
-        (f"{name}, {notation.attempt(attempt)}" if several else name, line) for name, attempt, line in lines
-    ]
-    facts = table.facts(shown)
-    return facts if facts.row_count else None
+    for name, attempt, told in lines:
+        if told:
+            yield Fact(f"{name}, {notation.attempt(attempt)}" if several else name, told)
 
 
-def _accounted(resources: Mapping[str, Any]) -> Text:
+def _accounted(resources: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Slurm's accounting says an attempt used and was given."""
     requested, allocated = _tres(resources.get("req_tres")), _tres(resources.get("alloc_tres"))
     return _known(
@@ -46,8 +41,8 @@ def _accounted(resources: Mapping[str, Any]) -> Text:
     )
 
 
-def _known(**facts: object) -> Text:
-    return render.pairs({name: value for name, value in facts.items() if value is not None})
+def _known(**values: object) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _tres(tres: Any) -> str | None:
@@ -58,7 +53,8 @@ def _tres(tres: Any) -> str | None:
     return ", ".join(f"{name} {amount}" for name, amount in amounts.items() if name != "billing") or None
 
 
-def _sampled(usage: Usage) -> Text:
+def sampled(usage: Usage) -> dict[str, Any]:
+    """Return what samples say that an attempt used, by the labels of `messages.TOTALS`."""
     totals = {figure.label: _with_unit(usage.totals[figure.name], figure.unit) for figure in messages.TOTALS}
     if totals["cpu"] and usage.cores is not None:
         totals["cpu"] += f" ({usage.cores:.{2 if usage.cores < 1 else 1}f} cores)"
@@ -79,7 +75,7 @@ def _with_unit(value: Any, unit: str) -> Any:
     return _bytes(value) if unit == "bytes" else value
 
 
-def _shares(used: Resources) -> Text:
+def _shares(used: Resources) -> dict[str, Any]:
     """Return the shares that seff and reportseff tell, each with what it is a share of."""
     limit = None if used.time_limit_s is None else timedelta(seconds=used.time_limit_s)
     return _known(
