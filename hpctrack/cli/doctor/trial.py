@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from hpctrack import errors, settings
 from hpctrack.cli import sessions
-from hpctrack.cli.doctor import checks
-from hpctrack.cli.doctor.checks import Check
+from hpctrack.cli.doctor import postgresql
+from hpctrack.cli.doctor.check import Check
 from hpctrack.process import children
 from hpctrack.run import runids
 from hpctrack.run.states import RunStatus
 from hpctrack.store.read import lookup, queries
+from hpctrack.store.write import changes, experiments
 from hpctrack.stream.collector import launch
 from hpctrack.stream.wire import names
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
 
+#: Experiment of the runs that are made to try something, and go again.
+_EXPERIMENT = "hpctrack-doctor"
 #: Logs one row, and stays for long enough that the row arrives while the job runs.
 _SCRIPT = """\
 #!/bin/sh
@@ -77,7 +81,7 @@ def _submit(options: Sequence[str], configuration: Settings) -> tuple[str | None
         script = Path(folder, "hpctrack-doctor")
         script.write_text(_SCRIPT, encoding="ascii")
         done = subprocess.run(
-            children.argv("hpctrack.cli.main:main", "sbatch", "-E", checks.EXPERIMENT, "--parsable",
+            children.argv("hpctrack.cli.main:main", "sbatch", "-E", _EXPERIMENT, "--parsable",
                           *options, str(script)),
             env=children.environ({**os.environ, **launch.environment(configuration)}),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
@@ -101,7 +105,14 @@ def _watch(
     yield from _way(connection, run, configuration.transport)
     run = _await(connection, run_id, time.monotonic() + _END, _is_over)
     if _is_over(run):
-        checks.remove(connection, run_id)
+        _remove(connection, run_id)
+
+
+def _remove(connection: Connection, run_id: int) -> None:
+    """Take a run away again, and its experiment if nothing else is in it."""
+    changes.delete(connection, [run_id])
+    with contextlib.suppress(errors.HpctrackError):  # somebody else's, or somebody looks at the same time
+        experiments.delete(connection, experiments.get(connection, _EXPERIMENT))
 
 
 def _await_row(connection: Connection, run_id: int, seconds: float) -> queries.Run:
@@ -164,4 +175,4 @@ def _way(connection: Connection, run: queries.Run, transport: str) -> Iterator[C
     yield Check("way", "ok", "by datagrams")
     lag = queries.relay_lag(connection, run.id)
     if lag is not None:
-        yield checks.judge_clock(lag, "node's clock", "the node's")
+        yield postgresql.judge_clock(lag, "node's clock", "the node's")

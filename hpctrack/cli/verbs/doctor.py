@@ -10,6 +10,7 @@ from rich.text import Text
 from hpctrack import errors
 from hpctrack.cli import options
 from hpctrack.cli.doctor import checks
+from hpctrack.cli.doctor.check import Check
 from hpctrack.cli.terminal import say, table
 from hpctrack.text import visible
 from hpctrack.view import jsonable
@@ -54,14 +55,14 @@ def command(
 
 
 def _try(
-    examined: Iterator[checks.Check], sbatch_options: tuple[str, ...], wait: float, config_path: str | None
-) -> Iterator[checks.Check]:
+    examined: Iterator[Check], sbatch_options: tuple[str, ...], wait: float, config_path: str | None
+) -> Iterator[Check]:
     from hpctrack.cli.doctor import trial
 
     return trial.follow(examined, sbatch_options, wait, config_path)
 
 
-def _tell(examined: Iterable[checks.Check]) -> list[checks.Check]:
+def _tell(examined: Iterable[Check]) -> list[Check]:
     """Print each check as soon as it is done; return them all."""
     output = table.Output()
     told = []

@@ -114,7 +114,6 @@ def _deliver(configuration: Settings, ready: list[Ready], *, answering: bool) ->
     from rich.progress import DownloadColumn
 
     from hpctrack.stream.node.spool import Delivery
-    from hpctrack.stream.wire.names import Address
 
     outcomes: list[tuple[Ready, Delivery]] = []
     problems: list[errors.HpctrackError] = []

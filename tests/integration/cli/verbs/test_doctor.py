@@ -11,7 +11,7 @@ import uuid
 import pytest
 
 from hpctrack.cli import main
-from hpctrack.cli.doctor import checks
+from hpctrack.cli.doctor import folders, postgresql
 from hpctrack.store import database as store
 from hpctrack.store.write import collectors
 from hpctrack.stream.wire import records
@@ -262,7 +262,7 @@ def test_a_reader_may_not_submit_and_a_user_may(roles, slurm):
     ],
 )
 def test_clocks(skew, state, says):
-    check = checks.judge_clock(skew)
+    check = postgresql.judge_clock(skew)
     assert (check.state, bool(check.do)) == (state, state != "ok")
     assert says in check.says
 
@@ -275,22 +275,22 @@ def test_options_of_sbatchs_need_the_job(capsys):
 def test_a_full_disk_is_told(small_disk, settings):
     full = settings._replace(data_dir=str(small_disk / "data"))
     small_disk.chmod(0o700)
-    assert checks._data_folder(full).state == "ok"
+    assert folders.data_folder(full).state == "ok"
     with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
         while True:
             filler.write(bytes(1 << 16))
-    check = checks._data_folder(full)
+    check = folders.data_folder(full)
     assert (check.state, "No space left" in check.says) == ("broken", True)
     assert not list((small_disk / "data").rglob("doctor.*"))
 
 
 def test_a_full_folder_of_the_node_is_told(small_disk, settings):
     full = settings._replace(node_dir=str(small_disk))
-    assert checks._node_folder(full).state == "ok"
+    assert folders.node_folder(full).state == "ok"
     with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
         while True:
             filler.write(bytes(1 << 16))
-    check = checks._node_folder(full)
+    check = folders.node_folder(full)
     assert (check.state, "No space left" in check.says) == ("broken", True)
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
-    assert checks._node_folder(settings._replace(node_dir="/nowhere")).state == "note"
+    assert folders.node_folder(settings._replace(node_dir="/nowhere")).state == "note"
