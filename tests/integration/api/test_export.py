@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from hpctrack import Client
 from hpctrack.cli import main
 from hpctrack.store.metrics import copy_out
+from tests.support.waiting import eventually
 
 T0 = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
 
@@ -217,11 +217,12 @@ def test_an_export_that_is_interrupted_leaves_nothing(config, run, connection, t
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 10_000_000 for path in folder.iterdir()):
+
+    def is_in_the_midst():
         assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+        return any(path.stat().st_size > 10_000_000 for path in folder.iterdir())
+
+    eventually(is_in_the_midst, pause=0.002)
     process.send_signal(number)
     assert process.wait(60) == code
     assert list(folder.iterdir()) == []

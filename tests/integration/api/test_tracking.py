@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from psycopg import sql
 from hpctrack import Client, Experiment, errors
 from hpctrack.run.states import RunStatus
 from hpctrack.store.schema import roles
+from tests.support.waiting import eventually
 
 PASSWORD = "a user's own"
 
@@ -192,10 +192,7 @@ def test_a_signal_in_the_middle_of_a_statement(client, connection, program):
     process = program(SLOW_STATEMENT)
     run = client.run(int(process.stdout.readline()))
     asleep = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
-    deadline = time.monotonic() + 60
-    while connection.execute(asleep).fetchone() != (1,):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: connection.execute(asleep).fetchone() == (1,), pause=0.01)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM, said

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.support import interrupts
 from tests.support.terminals import Terminal
+from tests.support.waiting import eventually
 
 
 def test_watching_follows_the_database_until_q(terminal, run, connection):
@@ -142,9 +142,8 @@ def test_ctrl_c_while_postgresql_does_not_answer(terminal, run, connection):
     screen.read_until(lambda text: "RUNNING" in text)
     with connection.transaction():
         connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
-        while connection.execute(waits, (connection.info.dbname,)).fetchone() == (0,):
-            time.sleep(0.02)
+        waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        eventually(lambda: connection.execute(waits).fetchall())
         screen.process.send_signal(signal.SIGINT)
         assert screen.finish() == 0
     assert screen.text.count("\x1b[?1049h") == screen.text.count("\x1b[?1049l") == 1

@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
 from hpctrack.store import database as store
 from hpctrack.stream.collector import launch
 from tests.support.paths import ROOT
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,10 @@ def test_setup_collector_and_a_tracked_command_work_from_the_wheel(fresh_bin, em
             argv, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
         )
 
+    def ended():
+        runs = json.loads(run("hpctrack", "status", "-E", "wheel", "--json").stdout)["runs"]
+        return next((run for run in runs if run["time_ended"]), None)
+
     assert run("hpctrack", "--version").stdout.startswith("hpctrack ")
     done = run("hpctrack", "setup")
     assert done.returncode == 0, done.stderr
@@ -54,22 +58,13 @@ def test_setup_collector_and_a_tracked_command_work_from_the_wheel(fresh_bin, em
         ["hpctrack", "collector", "--no-reconcile"], env=environ, cwd=tmp_path
     ) as collector:
         try:
-            while not launch.read_addresses(empty_database):
-                assert collector.poll() is None
-                time.sleep(0.1)
+            eventually(lambda: collector.poll() is not None or launch.read_addresses(empty_database))
+            assert collector.poll() is None
             script = "import hpctrack; hpctrack.log(step=1, loss=0.5); raise SystemExit(6)"
             # The command's Python is another one, in which hpctrack is not installed.
             done = run("hpctrack", "run", "-E", "wheel", "--", "/usr/bin/python3", "-c", script)
             assert (done.returncode, done.stderr) == (6, "")
-            deadline = time.monotonic() + 60
-            while True:
-                [shown] = json.loads(run("hpctrack", "status", "-E", "wheel", "--json").stdout)["runs"] or [
-                    {}
-                ]
-                if shown.get("time_ended"):
-                    break
-                assert time.monotonic() < deadline, shown
-                time.sleep(0.5)
+            shown = eventually(ended, pause=0.5)
         finally:
             collector.terminate()
     assert (shown["state"], shown["exit_code"], shown["last"]) == ("FAILED", 6, {"loss": 0.5})

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.places import Place
 from tests.support.requirements import root_only
+from tests.support.waiting import eventually
 
 SCRIPT = "#!/bin/sh\necho hello\n"
 
@@ -407,14 +407,10 @@ def test_the_process_that_was_started_is_the_one_that_runs(place: Place):
     with subprocess.Popen(
         [place.installation.command, "run", "--", "sleep", "100"], env=place.environ, cwd=place.work
     ) as process:
-        deadline = time.monotonic() + 60
-        while b"hpct-supervisor" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        line = Path(f"/proc/{process.pid}/cmdline")
+        eventually(lambda: b"hpct-supervisor" in line.read_bytes())
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not children.read_text().split():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: children.read_text().split())
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == -signal.SIGTERM
 

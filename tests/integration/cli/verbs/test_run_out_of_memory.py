@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hpctrack.stream.node import report
 from tests.support.paths import ROOT
+from tests.support.waiting import eventually
 
 MAIN = ROOT / "hpctrack" / "stream" / "__main__.py"
 CGROUPS = Path("/sys/fs/cgroup")
@@ -31,12 +31,13 @@ def cgroup():
     except OSError as error:
         pytest.skip(f"no cgroup with a limit of memory can be made here: {error}")
     yield folder
-    deadline = time.monotonic() + 10
-    while folder.is_dir():  # a relay may still be ending in it
+
+    def is_removed():
         with contextlib.suppress(OSError):
             folder.rmdir()
-        assert time.monotonic() < deadline, "somebody stays"
-        time.sleep(0.05)
+        return not folder.is_dir()
+
+    eventually(is_removed, 10, "a relay that was ending in it is gone")
 
 
 def ending_of(folder, cgroup, script):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hpctrack.slurm.sbatch import batch_script
 from hpctrack.store import database as store
 from hpctrack.stream.wire import records
 from tests.support.site_of_fakes import MAIN
+from tests.support.waiting import eventually
 
 
 def untracked(site):
@@ -82,10 +82,7 @@ def test_quiet_and_wait_is_known_while_it_runs(site, tmp_path):
         "FAKE_EXIT": "3",
     }
     with site.start("-QW", site.script(), environ=environ) as process:
-        deadline = time.monotonic() + 30
-        while site.record(21) is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: site.record(21) is not None)
         assert process.poll() is None
         (tmp_path / "end").touch()
         process.communicate(timeout=30)
@@ -119,10 +116,7 @@ def test_wait_prints_and_registers_at_once(stored, tmp_path):
     environ = {"FAKE_UNTIL": str(tmp_path / "end"), "FAKE_EXIT": "5"}
     with stored.start("--wait", stored.script(), environ=environ) as process:
         assert process.stdout.readline() == b"Submitted batch job 14\n"
-        deadline = time.monotonic() + 30
-        while not stored.query("SELECT FROM runs"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: stored.query("SELECT FROM runs"))
         assert process.poll() is None
         (tmp_path / "end").touch()
         process.communicate(timeout=30)

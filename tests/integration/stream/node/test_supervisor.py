@@ -177,8 +177,7 @@ while signal.sigwait({signal.SIGUSR1, signal.SIGUSR2}) == signal.SIGUSR1:
         file.write(who + "\\n")
 """
     job = SupervisedScript(tmp_path, script)
-    while not (tmp_path / "script.ready").exists() or not (tmp_path / "child.ready").exists():
-        time.sleep(0.05)
+    eventually(lambda: (tmp_path / "script.ready").exists() and (tmp_path / "child.ready").exists())
     send(job)
     time.sleep(0.6)
     seen = "".join(sorted((tmp_path / "seen").read_text().splitlines(keepends=True)))
