@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import sys
@@ -15,6 +14,7 @@ from hpctrack.cli.doctor import folders, postgresql
 from hpctrack.store import database as store
 from hpctrack.store.write import collectors
 from hpctrack.stream.wire import records
+from tests.support.disks import fill
 from tests.support.waiting import eventually
 
 SLURM = """\
@@ -276,9 +276,7 @@ def test_a_full_disk_is_told(small_disk, settings):
     full = settings._replace(data_dir=str(small_disk / "data"))
     small_disk.chmod(0o700)
     assert folders.data_folder(full).state == "ok"
-    with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
-        while True:
-            filler.write(bytes(1 << 16))
+    fill(small_disk)
     check = folders.data_folder(full)
     assert (check.state, "No space left" in check.says) == ("broken", True)
     assert not list((small_disk / "data").rglob("doctor.*"))
@@ -287,9 +285,7 @@ def test_a_full_disk_is_told(small_disk, settings):
 def test_a_full_folder_of_the_node_is_told(small_disk, settings):
     full = settings._replace(node_dir=str(small_disk))
     assert folders.node_folder(full).state == "ok"
-    with (small_disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
-        while True:
-            filler.write(bytes(1 << 16))
+    fill(small_disk)
     check = folders.node_folder(full)
     assert (check.state, "No space left" in check.says) == ("broken", True)
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
