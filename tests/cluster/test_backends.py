@@ -229,7 +229,7 @@ def _key(fact: JobFacts) -> tuple[object, ...]:
 
 
 def _comparable(fact: JobFacts) -> JobFacts:
-    """A fact without what the two may differ in (docs/states.md)."""
+    """A fact without what the two may differ in (docs/site.md, "Load")."""
     passing = {"cpu_s"} if fact.time_ended else {"cpu_s", "elapsed_s"}
     resources = {name: value for name, value in fact.resources.items() if name not in passing}
     raw = fact.raw.split()[0]

@@ -109,6 +109,22 @@ def test_the_paths_that_pages_name_exist(page):
     assert [path for path in paths if not _is_there(path, folder)] == []
 
 
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_headings_that_exist():
+    links = [
+        (page, ROOT / page if not target else (ROOT / page).parent / target, anchor)
+        for page in PAGES
+        for target, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", _text(page))
+    ]
+    assert len(links) > 3
+    assert [(page, anchor) for page, target, anchor in links if anchor not in _anchors(target)] == []
+
+
 def _is_defined(name: str) -> bool:
     """Whether a dotted name is a module's, or of something in one; True for names of no module of ours."""
     *parts, last = name.split(".")

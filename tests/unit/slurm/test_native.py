@@ -32,7 +32,7 @@ def by_execution(facts):
 
 
 def comparable(fact):
-    """Without what the two differ in; docs/states.md has the list."""
+    """Without what the two differ in; docs/site.md, "Load", has the list."""
     resources = {name: value for name, value in fact.resources.items() if name != "cpu_s"}
     array = fact.array_job_id if fact.array_task_id is not None else None
     tasks = tuple(range(task, task + 1) for part in fact.array_tasks for task in part)
