@@ -88,7 +88,7 @@ _SUBMISSIONS = "submissions (uuid, user_name, cluster, time, submit_line, script
 _RUNS = (
     "runs (id, experiment_id, status, time_created, time_started, time_ended, tags, args, env, submission,"
     " task, user_name, cluster, slurm_job_id, array_job_id, array_task_id, job_name, partition, account,"
-    " time_limit, stdout_path, exit_code, reason, node_list, slurm_state, time_seen)"
+    " time_limit, stdout_path, exit_code, reason, node_list, slurm_state, time_seen, kind)"
 )
 #: No trigger has drawn ids while triggers were off.
 _IDS = """
@@ -191,7 +191,7 @@ def _run_row(one: _Submission, task: int, live: bool, chance: random.Random) -> 
         one.job + task, one.job if array else None, task if array else None,
         f"train-{one.job % 300}.sh", chance.choice(("main", "gpu", "long")), "lab", timedelta(hours=8),
         f"/home/{one.user}/net/slurm-{one.job}.out", 1 if state == "FAILED" else 0, None, f"n{task % 64}",
-        state, ended,
+        state, ended, "batch",
     )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 Source = Literal["submit", "relay", "squeue", "sacct", "user"]
-RunKind = Literal["batch", "command"]
+#: Who says that a run is over: Slurm, its supervisor, or whoever made it.
+RunKind = Literal["batch", "command", "client"]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 

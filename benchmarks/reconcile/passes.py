@@ -32,8 +32,8 @@ WITH e AS (INSERT INTO experiments (name) VALUES ('cycle') RETURNING id),
      n AS (SELECT n, gen_random_uuid() AS uuid FROM generate_series(0, %(count)s - 1) n),
      s AS (INSERT INTO submissions (uuid, user_name, cluster, time)
            SELECT uuid, 'alice', 'mini', %(time)s FROM n RETURNING uuid)
-INSERT INTO runs (experiment_id, submission, task, cluster, slurm_job_id, user_name)
-SELECT e.id, n.uuid, -1, 'mini', n.n, 'alice' FROM e, n JOIN s USING (uuid)
+INSERT INTO runs (experiment_id, submission, task, cluster, slurm_job_id, user_name, kind)
+SELECT e.id, n.uuid, -1, 'mini', n.n, 'alice', 'batch' FROM e, n JOIN s USING (uuid)
 """
 _OF_ALL = "0 alice main lab normal 1:00:00"
 _WAITING = f"{{0}} {{0}} N/A N/A PENDING 0 {{1}} N/A N/A {_OF_ALL} 0:00 N/A N/A Priority s9{{0:012}} train"

@@ -159,6 +159,12 @@ def _user(subject: Subject) -> str:
     return run.user_name + (f" on {run.cluster}" if run.cluster else "")
 
 
+def _kind(subject: Subject) -> str | None:
+    """Return who ends a run where that is neither Slurm nor `hpctrack run`."""
+    is_client = subject.run.kind == "client"
+    return "client: ended by whoever made it" if is_client else None
+
+
 def _started(subject: Subject) -> str | None:
     run, waited = subject.run, subject.run.waited(subject.now)
     if run.time_started is not None:
@@ -208,6 +214,7 @@ _TOLD: Mapping[str, Callable[[Subject], Told]] = MappingProxyType(
     {
         "tags": lambda subject: notation.tags(subject.run.tags),
         "user": _user,
+        "kind": _kind,
         "started": _started,
         "ended": _ended,
         "exit": _exit,

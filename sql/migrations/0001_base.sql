@@ -215,13 +215,14 @@ CREATE TABLE runs (
     node_list     text,
     slurm_state   text,
     time_seen     timestamptz,
-    kind          text NOT NULL DEFAULT 'batch' CHECK (kind IN ('batch', 'command')),
+    kind          text NOT NULL DEFAULT 'client' CHECK (kind IN ('batch', 'command', 'client')),
     missing_since timestamptz,
     recheck_after timestamptz,
     time_stopped  timestamptz,
     suspended     interval NOT NULL DEFAULT '0',
     sluid         text,
     UNIQUE (submission, task),
+    CONSTRAINT ended_by_client CHECK (kind <> 'client' OR submission IS NULL),
     CONSTRAINT plain_id CHECK (id BETWEEN 1 AND 2147483647),
     CONSTRAINT plain_times CHECK (is_plain(time_created, time_started, time_updated, time_ended, time_seen,
                                            missing_since, recheck_after, time_stopped)),
@@ -295,7 +296,8 @@ COMMENT ON COLUMN runs.reason IS 'Slurm''s reason (why pending, who cancelled), 
 COMMENT ON COLUMN runs.node_list IS 'Nodes of the latest attempt, in Slurm''s notation: n[1-4]';
 COMMENT ON COLUMN runs.slurm_state IS 'Slurm''s latest word for the state, unchanged, also where runstatus does not know it';
 COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run; while it lives, renewed every five minutes';
-COMMENT ON COLUMN runs.kind IS 'batch: a job, whose end is Slurm''s word; command: hpctrack run, whose end is its own';
+COMMENT ON COLUMN runs.kind IS
+    'Who ends it. batch: Slurm; command: hpctrack run; client: whoever made it, in SQL, with SQLTrack''s client or the API';
 COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
 COMMENT ON COLUMN runs.sluid IS 'What Slurm calls the latest execution besides (SLURM_JOB_SLUID, from 24.11 on), also while it waits';
 COMMENT ON COLUMN runs.time_stopped IS
@@ -315,7 +317,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION note_end IS 'Trigger: when a run ended that SQL or a client of SQLTrack made';
 CREATE TRIGGER note_end BEFORE UPDATE OF status ON runs
-    FOR EACH ROW WHEN (NEW.submission IS NULL AND NEW.status <> OLD.status
+    FOR EACH ROW WHEN (NEW.kind = 'client' AND NEW.status <> OLD.status
                        AND NEW.time_ended IS NOT DISTINCT FROM OLD.time_ended)
     EXECUTE FUNCTION note_end();
 
@@ -590,7 +592,7 @@ COMMENT ON FUNCTION note_latest IS 'Trigger: the latest values of a run that SQL
 -- A trigger needs no right to fire, but one to be made: on a temporary table of anybody's, say.
 REVOKE EXECUTE ON FUNCTION note_latest FROM PUBLIC;
 CREATE TRIGGER note_latest AFTER UPDATE OF status, time_updated ON runs
-    FOR EACH ROW WHEN (NEW.submission IS NULL
+    FOR EACH ROW WHEN (NEW.kind = 'client'
                        AND (NEW.status <> OLD.status OR NEW.time_updated IS DISTINCT FROM OLD.time_updated))
     EXECUTE FUNCTION note_latest();
 
@@ -790,10 +792,15 @@ SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
        r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
        r.time_stopped, r.suspended, r.sluid,
-       CASE WHEN r.kind = 'command' AND r.cluster IS NULL AND r.submission IS NOT NULL AND r.time_ended IS NULL
+       CASE WHEN r.time_ended IS NOT NULL THEN NULL
+            WHEN r.kind = 'command' AND r.cluster IS NULL AND r.submission IS NOT NULL
             THEN (SELECT h.heard FROM (SELECT greatest(r.time_seen, r.time_started, max(s.time_last)) AS heard
                                        FROM streams s WHERE s.run_id = r.id) h
-                  WHERE h.heard < now() - interval '2 minutes') END AS silent_since,
+                  WHERE h.heard < now() - interval '2 minutes')
+            -- Its program says nothing between two rows of metrics.
+            WHEN r.kind = 'client' AND r.status = 'RUNNING'
+                 AND greatest(r.time_updated, r.time_started, l.last_time) < now() - interval '10 minutes'
+            THEN greatest(r.time_updated, r.time_started, l.last_time) END AS silent_since,
        l.last_step, l.last_time, l.last, coalesce(l.rows, 0) AS rows, coalesce(l.lost, 0) AS lost,
        coalesce(l.waiting, 0) AS waiting
 FROM runs r
@@ -802,7 +809,7 @@ LEFT JOIN run_latest l ON l.run_id = r.id;
 COMMENT ON VIEW run_overview IS 'Everybody''s runs with their experiment and latest values; what hpctrack status lists';
 COMMENT ON COLUMN run_overview.experiment IS 'Name of the experiment';
 COMMENT ON COLUMN run_overview.silent_since IS
-    'When a command outside Slurm that is not over was last heard of, if that is some minutes ago: its machine may be down';
+    'When a client''s run, or a command outside Slurm, that is not over was last heard of, if that is some minutes ago';
 
 CREATE VIEW attempt_overview AS
 SELECT a.run_id, a.attempt, a.slurm_job_id, a.status, a.time_submitted, a.time_started, a.time_ended, a.exit_code,

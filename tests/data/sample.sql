@@ -15,14 +15,15 @@ INSERT INTO submissions (uuid, user_name, slurm_user, cluster, time, submit_line
 -- digits: an array over three learning rates, with two seeds each.
 INSERT INTO runs (id, experiment_id, status, time_created, time_started, time_ended, tags, args, submission, task, user_name,
                   cluster, slurm_job_id, array_job_id, array_task_id, job_name, partition, account, time_limit, exit_code,
-                  node_list, reason)
+                  node_list, reason, kind)
 OVERRIDING SYSTEM VALUE
 SELECT 1 + t, 1, (ARRAY['FAILED', 'COMPLETED', 'COMPLETED', 'COMPLETED', 'TIMEOUT', 'COMPLETED'])[1 + t]::runstatus,
        '2026-02-02 09:00Z', started, started + CASE t WHEN 0 THEN interval '21 min' WHEN 4 THEN interval '2 h' ELSE interval '1 h' END,
        CASE WHEN t = 3 THEN '{"baseline": true}'::jsonb END,
        jsonb_build_object('lr', (ARRAY[0.1, 0.01, 0.001])[1 + t / 2], 'seed', t % 2, 'layers', 4),
        '00000000-0000-0000-0000-000000000001', t, 'alice', 'mini', 1200 + t, 1200, t, 'digits', 'gpu', 'lab', '2 h',
-       CASE t WHEN 0 THEN 1 WHEN 4 THEN NULL ELSE 0 END, 'g' || 1 + t % 2, NULL
+       CASE t WHEN 0 THEN 1 WHEN 4 THEN NULL ELSE 0 END, 'g' || 1 + t % 2, NULL,
+       'batch'
 FROM generate_series(0, 5) AS t, LATERAL (SELECT timestamptz '2026-02-02 09:10Z' + t / 2 * interval '2 h' AS started) s;
 
 INSERT INTO metrics (run_id, step, progress, time, attempt, loss, val_loss, extra)
@@ -38,11 +39,12 @@ WHERE r.experiment_id = 1 AND (r.id <> 1 OR step <= 7);
 -- speech: what happens to jobs.
 INSERT INTO runs (id, experiment_id, status, time_created, time_started, time_ended, args, submission, task, user_name,
                   cluster, slurm_job_id, job_name, partition, account, time_limit, attempt, exit_code, exit_signal, node_list,
-                  reason)
+                  reason, kind)
 OVERRIDING SYSTEM VALUE
 SELECT id, 2, status::runstatus, now() - submitted::interval, now() - started::interval, now() - ended::interval,
        jsonb_build_object('lr', 0.01, 'width', width, 'layers', 6), '00000000-0000-0000-0000-000000000002', id::integer, 'bob',
-       'mini', 1293 + id, 'speech', partition, 'lab', '12 h', attempt, exit_code, exit_signal, node_list, reason
+       'mini', 1293 + id, 'speech', partition, 'lab', '12 h', attempt, exit_code, exit_signal, node_list, reason,
+       'batch'
 FROM (VALUES
     (7, 'OUT_OF_MEMORY', '5 d', '5 d', '4 d 22 h', 4096, 'gpu', 0, NULL, 9, 'g1', NULL),
     (8, 'COMPLETED', '4 d', '3 d 10 h', '3 d', 512, 'scav', 2, 0, NULL, 'g2', NULL),

@@ -184,21 +184,22 @@ def _by_cluster(
 
 
 def _hints(live: Iterable[Job]) -> list[errors.HpctrackError]:
-    """Return in one error how the commands among these are ended."""
+    """Return in one error how those of these are ended that are no jobs."""
     hints = [_hint(job) for job in live if job.kind != "batch"]
     return [errors.UsageError("; ".join(hints))] if hints else []
 
 
 def _hint(job: Job) -> str:
-    """Say how a command is ended that hpctrack run tracks."""
+    """Say how a run is ended that is no job of its own."""
+    what = "a command" if job.kind == "command" else "a client's run"
     if job.job_id is not None and not job.own:
         return (
-            f"r{job.run_id} is a command inside a job, by the word of {job.owner} number {job.job_id}: "
+            f"r{job.run_id} is {what} inside a job, by the word of {job.owner} number {job.job_id}: "
             f"look whose that is before it is ended as a whole (squeue -j {job.job_id})"
         )
     if job.job_id is not None:
-        return (
-            f"r{job.run_id} is a command inside job {job.job_id}, which ends as a whole: scancel {job.job_id}"
-        )
+        return f"r{job.run_id} is {what} inside job {job.job_id}, which ends as a whole: scancel {job.job_id}"
     where = f" on {job.host}" if job.host else ""
+    if job.kind == "client":
+        return f"r{job.run_id} is ended by the program that made it{where}: end that"
     return f"r{job.run_id} runs{where} outside Slurm: press Ctrl-C there, or kill its process"

@@ -121,7 +121,7 @@ def _jobs(ref: runids.RunRef, runs: list[Candidate]) -> list[list[Candidate]]:
 
 
 def _scripts(runs: list[Candidate]) -> list[Candidate]:
-    """Return the runs that are batch jobs; if there is none, the commands that `hpctrack run` tracks."""
+    """Return the runs that are batch jobs; if there is none, what says that it runs inside the job."""
     return [run for run in runs if run.kind == "batch"] or runs
 
 
@@ -132,7 +132,7 @@ def _own_jobs(connection: Connection, jobs: list[list[Candidate]]) -> list[list[
 
 
 def _job_key(ref: runids.RunRef, candidate: Candidate) -> Hashable:
-    if ref.job_id is not None and candidate.kind == "command":
+    if ref.job_id is not None and candidate.kind != "batch":
         return candidate.cluster, candidate.user_name
     return candidate.submission or candidate.id
 

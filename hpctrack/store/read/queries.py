@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from psycopg import sql
 
 from hpctrack import errors
-from hpctrack.model import Attempt, Transition
+from hpctrack.model import Attempt, RunKind, Transition
 from hpctrack.run import runids, timeline, words
 from hpctrack.run.states import RunStatus
 from hpctrack.store import rows
@@ -47,6 +47,8 @@ class RunRow:
     """None also where its owner keeps it to himself."""
     user_name: str
     cluster: str | None
+    kind: RunKind
+    """Who ends it."""
     slurm_job_id: int | None
     array_job_id: int | None
     array_task_id: int | None
@@ -69,7 +71,7 @@ class RunRow:
     missing_since: datetime | None
     """Since when neither squeue nor accounting knows the job."""
     silent_since: datetime | None
-    """Since when nothing has been heard of a command outside Slurm that is not over; no verdict."""
+    """Since when a client or a command outside Slurm that is not over has said nothing; no verdict."""
     last_step: int | None
     last: dict[str, Any]
     """Latest value of each metric."""
@@ -125,8 +127,6 @@ class Run(RunRow):
     stderr_path: str | None
     time_seen: datetime | None
     """When Slurm or the relay last vouched for it."""
-    kind: str
-    """``batch``, or ``command`` (hpctrack run)."""
 
 
 @dataclass(frozen=True)

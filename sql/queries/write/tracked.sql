@@ -5,7 +5,7 @@
 -- A run that waits for its start.
 INSERT INTO runs (experiment_id, status, kind, job_name, cluster, slurm_job_id, array_job_id, array_task_id, partition,
                   time_updated)
-VALUES (%(experiment)s, 'PENDING', 'command', %(job_name)s, %(cluster)s, %(job_id)s, %(array_job_id)s, %(task)s,
+VALUES (%(experiment)s, 'PENDING', 'client', %(job_name)s, %(cluster)s, %(job_id)s, %(array_job_id)s, %(task)s,
         %(partition)s, now())
 RETURNING id;
 

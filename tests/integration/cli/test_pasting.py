@@ -157,8 +157,10 @@ def test_an_array_of_thousands_is_taken_back(printed, connection, run):
         "INSERT INTO submissions (uuid, user_name, time) VALUES (gen_random_uuid(), 'a', now())"
     )
     connection.execute(
-        "INSERT INTO runs (experiment_id, status, time_ended, submission, task, array_job_id, array_task_id)"
-        " SELECT 1, CASE WHEN n % 2 = 0 THEN 'FAILED' ELSE 'COMPLETED' END::runstatus, now(), uuid, n, 14, n"
+        "INSERT INTO runs (experiment_id, kind, status, time_ended, submission, task, array_job_id,"
+        " array_task_id)"
+        " SELECT 1, 'batch', CASE WHEN n % 2 = 0 THEN 'FAILED' ELSE 'COMPLETED' END::runstatus, now(), uuid,"
+        " n, 14, n"
         " FROM generate_series(0, 4999) n, submissions"
     )
     ((runs, job),) = selections(printed("status", "--state", "FAILED"))

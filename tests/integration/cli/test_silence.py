@@ -22,7 +22,9 @@ def run(insert):
         started = NOW - timedelta(hours=1)
         defaults = {"status": "RUNNING", "kind": "command", "time_started": started, "time_seen": started}
         run_id = insert(
-            "runs", experiment_id=experiment, submission=submission, task=-1, **{**defaults, **values}
+            "runs",
+            experiment_id=experiment,
+            **{"submission": submission, "task": -1, **defaults, **values},
         )
         for journal, ago in (("a", 50), ("b", minutes)):
             heard = NOW - timedelta(minutes=ago)
@@ -62,6 +64,23 @@ def test_a_silent_machine_is_told(printed, run, connection):
 )
 def test_others_are_not(printed, run, minutes, values):
     assert silent(printed, run(minutes, **values)) is None
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(11, True), (9, False)])
+def test_a_client_that_says_nothing_is_told(printed, run, insert, minutes, told):
+    """Its program says nothing between two rows of metrics: it is given more time."""
+    heard = NOW - timedelta(minutes=minutes)
+    values = {"submission": None, "task": None, "time_seen": None, "kind": "client"}
+    run_id = run(50, time_updated=NOW - timedelta(minutes=30), **values)
+    insert("run_latest", run_id=run_id, last_time=heard)
+    assert silent(printed, run_id) == (heard if told else None)
+
+
+@pytest.mark.parametrize("status", ["PENDING", "COMPLETED"])
+def test_a_client_that_has_not_begun_or_has_ended_is_not_silent(printed, run, status):
+    values = {"submission": None, "task": None, "time_seen": None, "kind": "client"}
+    run_id = run(50, status=status, time_ended=NOW if status == "COMPLETED" else None, **values)
+    assert json.loads(printed("show", f"r{run_id}", "--json"))["silent_since"] is None
 
 
 def test_what_is_over_is_not_silent(printed, run):

@@ -254,8 +254,8 @@ def test_an_end_that_is_no_success_is_asked_about_once_more(slurm, register, onc
 def test_what_has_ended_costs_nothing_however_much_it_is(register, connection):
     register(10)
     connection.execute(
-        "INSERT INTO runs (experiment_id, status, submission, task, cluster, time_ended)"
-        " SELECT experiment_id, 'FAILED', submission, n, cluster, now() FROM runs,"
+        "INSERT INTO runs (experiment_id, status, submission, task, cluster, time_ended, kind)"
+        " SELECT experiment_id, 'FAILED', submission, n, cluster, now(), kind FROM runs,"
         " generate_series(1, 20000) n"
     )
     connection.execute("ANALYZE runs")

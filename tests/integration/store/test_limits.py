@@ -42,6 +42,7 @@ BAD = {
     "a job's name": {"run": {"job_name": "x" * 5000}},
     "a job id": {"run": {"job_id": "x"}},
     "a kind": {"run": {"kind": "neither"}},
+    "a client's run, which nobody submits": {"run": {"kind": "client"}},
     "tags": {"run": {"tags": {"a": "x" * (1 << 20)}}},
     "deep args": {"run": {"args": json.loads(nested(900))}},
     "NUL": {"run": {"comment": "a\0b"}},

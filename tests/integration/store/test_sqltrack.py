@@ -126,6 +126,9 @@ def test_hpctrack_shows_such_runs_like_any_other(roles, clients):
     assert (code, err) == (0, "")
     [told] = json.loads(out)["runs"]
     assert (told["experiment"], told["state"], told["user"]) == ("e", "COMPLETED", roles.role("alice"))
+    assert told["kind"] == "client"
+    for condition, count in (("kind = client", 1), ("kind != client", 0)):
+        assert len(json.loads(roles.run("bob", "status", "--json", "--where", condition)[1])["runs"]) == count
     assert (told["last"]["loss"], told["rows"]) == (0.25, 3)
     code, out, err = roles.run("alice", "show", f"r{run.id}")
     assert (code, err) == (0, "")

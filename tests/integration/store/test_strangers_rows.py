@@ -425,8 +425,8 @@ def test_jobs_that_one_login_invents_cost_few_questions(roles, slurm, submit, on
         "WITH s AS (INSERT INTO submissions (uuid, user_name, cluster, time)"
         " SELECT gen_random_uuid(), user_name, 'mini', time FROM submissions, generate_series(1, 6000)"
         " RETURNING uuid, user_name)"
-        " INSERT INTO runs (experiment_id, submission, task, cluster, user_name, slurm_job_id)"
-        " SELECT 1, uuid, -1, 'mini', user_name, 1000 + row_number() OVER () FROM s",
+        " INSERT INTO runs (experiment_id, submission, task, cluster, user_name, slurm_job_id, kind)"
+        " SELECT 1, uuid, -1, 'mini', user_name, 1000 + row_number() OVER (), 'batch' FROM s",
     )
     (bobs,) = submit("bob", user="bobs", job_id=7).values()
     slurm.says("sacct", row(7, User="bobs"))

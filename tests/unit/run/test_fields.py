@@ -12,7 +12,7 @@ from tests.support.a_run import NOW, RUN
 
 WHOLE = queries.Run(
     **{field.name: getattr(RUN, field.name) for field in dataclasses.fields(RUN)},
-    env=None, submission=None, stdout_path=None, stderr_path=None, time_seen=NOW, kind="batch",
+    env=None, submission=None, stdout_path=None, stderr_path=None, time_seen=NOW,
 )  # fmt: skip
 USED = efficiency.Resources(7, 0, False, 60.0, 3600.0, 2, 90.0, 1 << 30, 1 << 20)
 

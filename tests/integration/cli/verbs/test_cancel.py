@@ -63,7 +63,7 @@ def run(insert):
     experiment = insert("experiments", name="digits")
 
     def make(**values):
-        defaults = {"status": "RUNNING", "cluster": "mini", "time_created": NOW}
+        defaults = {"status": "RUNNING", "cluster": "mini", "time_created": NOW, "kind": "batch"}
         return insert("runs", experiment_id=experiment, **{**defaults, **values})
 
     return make
@@ -143,12 +143,15 @@ def test_commands_are_told_how_they_end(cli, scancel, run, insert):
     laptop = run(kind="command", cluster=None)
     insert("attempts", run_id=laptop, attempt=0, batch_host="laptop")
     inside = run(kind="command", slurm_job_id=30)
+    script, client = run(kind="client", slurm_job_id=30), run(kind="client", cluster=None)
     job = run(slurm_job_id=7)
     scancel.lists(7)
-    code, out, err = cli("cancel", f"r{laptop}", f"r{inside}", f"r{job}")
+    code, out, err = cli("cancel", f"r{laptop}", f"r{inside}", f"r{job}", f"r{script}", f"r{client}")
     assert (code, out) == (2, "scancel: 7\n")
     assert f"r{laptop} runs on laptop outside Slurm: press Ctrl-C there, or kill its process" in err
     assert f"r{inside} is a command inside job 30, which ends as a whole: scancel 30" in err
+    assert f"r{script} is a client's run inside job 30, which ends as a whole: scancel 30" in err
+    assert f"r{client} is ended by the program that made it: end that" in err
 
 
 def test_a_strangers_word_of_the_job_that_a_command_is_in_is_no_order(cli, scancel, run):

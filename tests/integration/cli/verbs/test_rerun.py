@@ -147,8 +147,8 @@ def test_failures_are_one_line(stored, rerun, words, code, said):
     stored.query(
         "WITH s AS (INSERT INTO submissions (uuid, user_name, time, submit_line, work_dir)"
         " VALUES (gen_random_uuid(), 'u', now(), 'hpctrack run -- ls', '/w') RETURNING uuid)"
-        " INSERT INTO runs (experiment_id, submission)"
-        " SELECT 1, NULL UNION ALL SELECT 1, uuid FROM s RETURNING id"
+        " INSERT INTO runs (experiment_id, submission, kind)"
+        " SELECT 1, NULL, 'client' UNION ALL SELECT 1, uuid, 'command' FROM s RETURNING id"
     )
     exit_code, out, err = rerun(*words)
     assert (exit_code, out) == (code, "")

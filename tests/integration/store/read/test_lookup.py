@@ -146,8 +146,8 @@ def test_ones_own_job_comes_before_runs_for_which_others_claim_its_id(connection
 def test_the_name_of_a_large_array_means_all_its_tasks(connection, submission, run):
     array, first = submission(), run(job_name="other")
     connection.execute(
-        "INSERT INTO runs (experiment_id, job_name, submission, task, array_job_id, array_task_id)"
-        " SELECT 1, 'big', %s, t, 5, t FROM generate_series(1, 1500) t",
+        "INSERT INTO runs (experiment_id, job_name, submission, task, array_job_id, array_task_id, kind)"
+        " SELECT 1, 'big', %s, t, 5, t, 'batch' FROM generate_series(1, 1500) t",
         [array],
     )
     found = lookup.find_each(connection, [runids.parse("bi")])

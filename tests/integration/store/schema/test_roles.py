@@ -236,7 +236,8 @@ _FORBIDDEN = (
     "INSERT INTO runs (experiment_id, user_name) SELECT id, 'root' FROM experiments",
     "INSERT INTO experiments (name, user_name) VALUES ('new', 'root')",
     "UPDATE runs SET submission = %(submission)s, task = 5 WHERE user_name = session_user",
-    "INSERT INTO runs (experiment_id, submission, task) VALUES (%(experiment)s, %(submission)s, 7)",
+    "INSERT INTO runs (experiment_id, submission, task, kind)"
+    " VALUES (%(experiment)s, %(submission)s, 7, 'batch')",
     "INSERT INTO transitions (run_id, source) VALUES (%(run)s, 'sacct')",
     "UPDATE transitions SET reason = 'no' WHERE run_id = %(run)s",
     "INSERT INTO submissions (uuid, user_name, time) VALUES (gen_random_uuid(), session_user, now())",
