@@ -58,9 +58,10 @@ class Client:
         info = self.ask(lambda connection: experiments.get(connection, name))
         return Experiment(self, name, info=info)
 
-    def experiments(self) -> list[Experiment]:
-        """Return all experiments, the one with the newest run last."""
-        return [Experiment(self, info.name, info=info) for info in self.ask(experiments.list_all)]
+    def experiments(self, *, archived: bool = False) -> list[Experiment]:
+        """Return all experiments, the one with the newest run last; ``archived``: archived ones, too."""
+        found = self.ask(lambda connection: experiments.list_all(connection, archived=archived))
+        return [Experiment(self, info.name, info=info) for info in found]
 
     def run(self, ref: int | str) -> Run:
         """Return one run.
@@ -90,6 +91,7 @@ class Client:
         since: str | datetime | None = None,
         until: str | datetime | None = None,
         where: str | None = None,
+        archived: bool = False,
         sort: str | None = None,
         after: int | str | None = None,
         limit: int | None = None,
@@ -105,6 +107,7 @@ class Client:
         * ``name``: a pattern of the job's name, ``"train*"``; ``partition``: one or several.
         * ``since``, ``until``: submitted at that time or later, and before it: a time, or a text (``"2d"``).
         * ``where``: a condition such as ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
+        * ``archived``: archived runs, too; ``refs`` name them anyway, and ``where`` may ask for them.
         * ``sort``: the field to order by, ``"metrics.val_loss"``; ``"-elapsed"`` reverses the order.
         * ``after``: the next page: the first run of the page before it, or with ``sort`` its last.
 
@@ -130,6 +133,7 @@ class Client:
             since=_time(since),
             until=_time(until),
             where=_read(conditions.parse, where),
+            archived=archived,
             sort=_read(filters.Sort.parse, sort),
             after=None if after is None else _ref(after),
         )

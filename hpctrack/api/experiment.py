@@ -53,6 +53,11 @@ class Experiment:
         return self.info.tags or {}
 
     @property
+    def archived(self) -> bool:
+        """Whether lists leave it out."""
+        return self.info.archived
+
+    @property
     def time_created(self) -> datetime:
         """When it was made."""
         return self.info.time_created
@@ -87,6 +92,14 @@ class Experiment:
         """Remove tags; a missing tag is no error. Raises `errors.StoreDenied`."""
         self._change(lambda connection: experiments.untag(connection, self.info, names))
 
+    def archive(self) -> None:
+        """Leave it and the caller's runs in it out of lists. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: experiments.archive(connection, self.info))
+
+    def unarchive(self) -> None:
+        """List it and the caller's runs in it again. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: experiments.archive(connection, self.info, archived=False))
+
     def add_link(self, kind: str, other: Experiment) -> None:
         """Link it to another one: ``paper.add_link("continues", draft)``. Raises `errors.StoreDenied`."""
         self._change(lambda connection: experiments.link(connection, self.info, kind, other.id))
@@ -95,7 +108,7 @@ class Experiment:
         """Remove a link; a missing link is no error. Raises `errors.StoreDenied`."""
         self._change(lambda connection: experiments.unlink(connection, self.info, kind, other.id))
 
-    def _change(self, what: Callable[[Connection], None]) -> None:
+    def _change(self, what: Callable[[Connection], object]) -> None:
         self.client.change(what)
         self.info = self.client.ask(lambda connection: experiments.get(connection, self.name))
 

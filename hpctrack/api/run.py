@@ -94,6 +94,11 @@ class Run:
         return self._row.tags or {}
 
     @property
+    def archived(self) -> bool:
+        """Whether lists leave it out."""
+        return self._row.archived
+
+    @property
     def comment(self) -> str | None:
         """What people noted about it; None if nothing."""
         return self.info.comment
@@ -200,6 +205,14 @@ class Run:
         """Remove tags; a missing tag is no error. Raises `errors.StoreDenied`."""
         self._change(lambda connection: changes.untag(connection, [self.id], names))
 
+    def archive(self) -> None:
+        """Leave it out of lists; its id goes on to name it. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: changes.archive(connection, [self.id]))
+
+    def unarchive(self) -> None:
+        """List it again. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: changes.archive(connection, [self.id], archived=False))
+
     def add_link(self, kind: str, other: Run) -> None:
         """Link it to another run: ``run.add_link("continues", earlier)``. Raises `errors.StoreDenied`."""
         self.client.change(lambda connection: changes.link(connection, self.id, kind, other.id))
@@ -212,7 +225,7 @@ class Run:
         """Return its links to other runs, in both directions."""
         return Records(self.client.ask(lambda connection: queries.relatives(connection, self.id)))
 
-    def _change(self, what: Callable[[Connection], None]) -> None:
+    def _change(self, what: Callable[[Connection], object]) -> None:
         self.client.change(what)
         self.refresh()
 

@@ -118,6 +118,7 @@ yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 force = click.option(
     "-f", "--force", is_flag=True, help="Also runs that are not over; tasks of an array that lives come back."
 )
+archived = click.option("--archived", is_flag=True, help="Archived runs, too.")
 note = click.option("--note", metavar="TEXT", help="A remark.")
 steps = click.option(
     "--steps", callback=_read_steps, metavar="FROM:TO", help="Only these steps: 100:200, 100:, :200."

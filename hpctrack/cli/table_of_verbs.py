@@ -48,6 +48,8 @@ VERBS = {
     "untag": Verb("Change", "Take tags off runs."),
     "note": Verb("Change", "Note something about a run."),
     "link": Verb("Change", "Link a run to another."),
+    "archive": Verb("Change", "Leave runs or an experiment out of lists."),
+    "unarchive": Verb("Change", "List archived runs or an experiment again."),
     "experiment": Verb("Change", "List, show, rename, delete experiments."),
     "delete": Verb("Change", "Delete runs with all that belongs to them."),
     "setup": Verb("Keep", "Create or migrate the schema; apply SQL files; give rights."),

@@ -172,7 +172,7 @@ class _Parser:
             return _negated(self._in(what), negated)
         operator = self._operator(negated=negated)
         if operator is None:
-            if what.kind == "json":
+            if what.kind in ("json", "flag"):
                 return Has(what)
             self._fail(f"expected a comparison of {what.name}, such as = or <")
         return _negated(Compare(what, operator, self._value(what, operator)), negated)
@@ -292,6 +292,12 @@ def _number(text: str) -> float | int:
     raise ValueError(f"{text!r} is no number")
 
 
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
 def _json_value(text: str) -> Value:
     lowered = text.lower()
     if lowered in ("true", "false"):
@@ -312,6 +318,7 @@ _READERS: Mapping[FieldKind, Callable[[str], Value]] = MappingProxyType(
         "length": _length,
         "size": _number,
         "share": _number,
+        "flag": _flag,
         "json": _json_value,
     }
 )

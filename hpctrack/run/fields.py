@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 #: What values are: how they compare, and how people read them.
 #: ``id``: compares as a number, and is shown as a text. ``number``: a whole one; ``count``: never unknown.
-#: ``size``: bytes. ``share``: 1 is all of it. ``object``: a whole JSON object; ``json``: an element of one.
+#: ``size``: bytes. ``share``: 1 is all of it. ``flag``: true or false. ``object``: a whole JSON object;
+#: ``json``: an element of one.
 FieldKind = Literal[
-    "text", "state", "id", "number", "count", "time", "length", "size", "share", "object", "json"
+    "text", "state", "id", "number", "count", "time", "length", "size", "share", "flag", "object", "json"
 ]
 _SAME = ""
 
@@ -125,6 +126,7 @@ FIELDS = (
     Field("user", "whose run it is", "text", "user_name", array="common"),
     Field("cluster", "Slurm's ClusterName", "text", fact="user", array="common"),
     Field("kind", "who ends it: batch (Slurm), command, client", "text", compare=None, array="common"),
+    Field("archived", "whether lists leave it out", "flag", compare=None, array="common"),
     Field("partition", "Slurm's partition", "text", fact="queue", array="common"),
     Field("account", "Slurm's account", "text", fact="queue", array="common"),
     Field("qos", "Slurm's quality of service", "text", fact="queue", array="common"),

@@ -32,6 +32,13 @@ def link(found: Link) -> str:
     return " ".join(found)
 
 
+def _archived(experiment: Experiment) -> str:
+    """Return what of an experiment is archived."""
+    parts = ["the experiment"] if experiment.archived else []
+    parts += [words.counted(experiment.archived_runs, "run")] if experiment.archived_runs else []
+    return ", ".join(parts)
+
+
 def facts(experiment: Experiment, links: Sequence[Link], rows: int) -> Iterator[Fact]:
     """Yield what is known of an experiment besides its name; it has so many rows of metrics."""
     span = f"{notation.moment(experiment.first)} to {notation.moment(experiment.newest)}"
@@ -42,6 +49,7 @@ def facts(experiment: Experiment, links: Sequence[Link], rows: int) -> Iterator[
         "created": notation.moment(experiment.time_created),
         "submitted": span if experiment.newest else None,
         "runs": f"{experiment.runs}: {states(experiment)}" if experiment.runs else "none",
+        "archived": _archived(experiment),
         "metrics": words.counted(rows, "row") if rows else None,
         "links": ", ".join(map(link, links)),
     }

@@ -101,6 +101,7 @@ _BY_KIND: Mapping[FieldKind, Callable[[Any], str]] = MappingProxyType(
         "length": duration,
         "size": size,
         "share": percent,
+        "flag": number,
         "object": number,
         "json": number,
     }

@@ -42,6 +42,8 @@ class Question:
     since: datetime | None = None
     until: datetime | None = None
     where: conditions.Expression | None = None
+    archived: bool = False
+    """Archived runs, too. They are there anyway where runs are named, or a condition asks for the field."""
     sort: filters.Sort | None = None
     """None: the newest, and of those the newest last."""
     after: RunRef | None = None
@@ -62,8 +64,13 @@ class Question:
             return "No run matches. hpctrack status without filters lists all runs."
         return (
             "No runs yet. Submit one: hpctrack sbatch train.sh, "
-            "or run one here: hpctrack run -- python train.py"
+            "or run one here: hpctrack run -- python train.py (archived ones: --archived)"
         )
+
+    @property
+    def _takes_archived(self) -> bool:
+        asked = () if self.where is None else conditions.fields_of(self.where)
+        return self.archived or bool(self.refs) or FieldRef("run", "archived") in asked
 
     @property
     def order(self) -> filters.Sort:
@@ -92,6 +99,7 @@ class Question:
             since=self.since,
             until=self.until,
             where=self.where,
+            archived=self._takes_archived,
         )
 
     def last(self, connection: Connection) -> int | None:

@@ -215,6 +215,7 @@ _TOLD: Mapping[str, Callable[[Subject], Told]] = MappingProxyType(
         "tags": lambda subject: notation.tags(subject.run.tags),
         "user": _user,
         "kind": _kind,
+        "archived": lambda subject: "yes" if subject.run.archived else None,
         "started": _started,
         "ended": _ended,
         "exit": _exit,

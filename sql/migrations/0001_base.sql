@@ -104,6 +104,7 @@ CREATE TABLE experiments (
     comment      text,
     tags         jsonb,
     user_name    text NOT NULL DEFAULT session_user,
+    archived     boolean NOT NULL DEFAULT false,
     CONSTRAINT plain_id CHECK (id BETWEEN 1 AND 2147483647),
     CONSTRAINT plain_times CHECK (is_plain(time_created)),
     CONSTRAINT fitting_name CHECK (octet_length(name) <= 1000),
@@ -124,6 +125,8 @@ COMMENT ON COLUMN experiments.name IS 'Its name, as given with --experiment';
 COMMENT ON COLUMN experiments.comment IS 'Whatever people note about it';
 COMMENT ON COLUMN experiments.tags IS 'Object whose keys are the tags; the value is true, or what was given as name=value';
 COMMENT ON COLUMN experiments.user_name IS 'Who named it first: who may rename, tag and delete it. Anybody''s runs may belong to it; default is the site''s own';
+
+COMMENT ON COLUMN experiments.archived IS 'Whether lists leave it out, as long as all its runs are archived, too';
 
 CREATE TABLE experiment_relationships (
     from_id bigint NOT NULL REFERENCES experiments ON DELETE CASCADE,
@@ -216,6 +219,7 @@ CREATE TABLE runs (
     slurm_state   text,
     time_seen     timestamptz,
     kind          text NOT NULL DEFAULT 'client' CHECK (kind IN ('batch', 'command', 'client')),
+    archived      boolean NOT NULL DEFAULT false,
     missing_since timestamptz,
     recheck_after timestamptz,
     time_stopped  timestamptz,
@@ -259,6 +263,8 @@ CREATE INDEX runs_het_job ON runs (het_job_id) WHERE het_job_id IS NOT NULL;
 -- What the reconciler looks at: few rows, however many have ended.
 CREATE INDEX runs_open ON runs (cluster, user_name, id)
     WHERE (time_ended IS NULL OR recheck_after IS NOT NULL) AND submission IS NOT NULL;
+-- What lists look at: few rows, however many are archived.
+CREATE INDEX runs_listed ON runs (id) WHERE NOT archived;
 CREATE INDEX runs_sluid ON runs (sluid) WHERE sluid IS NOT NULL;
 -- Those that Slurm may still requeue.
 CREATE INDEX runs_ended ON runs (cluster, time_ended) WHERE time_ended IS NOT NULL AND submission IS NOT NULL;
@@ -298,6 +304,7 @@ COMMENT ON COLUMN runs.slurm_state IS 'Slurm''s latest word for the state, uncha
 COMMENT ON COLUMN runs.time_seen IS 'When Slurm or the relay last vouched for the run; while it lives, renewed every five minutes';
 COMMENT ON COLUMN runs.kind IS
     'Who ends it. batch: Slurm; command: hpctrack run; client: whoever made it, in SQL, with SQLTrack''s client or the API';
+COMMENT ON COLUMN runs.archived IS 'Whether lists leave it out unless they are asked for such runs; it is tracked all the same';
 COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
 COMMENT ON COLUMN runs.sluid IS 'What Slurm calls the latest execution besides (SLURM_JOB_SLUID, from 24.11 on), also while it waits';
 COMMENT ON COLUMN runs.time_stopped IS
@@ -790,7 +797,7 @@ SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.
        CASE WHEN (SELECT details_visible()) OR r.user_name = session_user THEN r.env END AS env,
        r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
-       r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.missing_since,
+       r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.archived, r.missing_since,
        r.time_stopped, r.suspended, r.sluid,
        CASE WHEN r.time_ended IS NOT NULL THEN NULL
             WHEN r.kind = 'command' AND r.cluster IS NULL AND r.submission IS NOT NULL
@@ -856,7 +863,8 @@ SELECT o.id AS run_id,
        o.attempt AS restarts, o.time_created AS submitted, o.time_started AS started, o.time_ended AS ended,
        coalesce(o.time_ended, o.time_stopped, CASE WHEN o.time_started IS NOT NULL THEN now() END)
            - o.time_started - o.suspended AS elapsed,
-       o.time_limit, o.node_list, o.exit_code, o.exit_signal, o.reason, o.last_step, o.last_time, o.last, o.lost
+       o.time_limit, o.node_list, o.exit_code, o.exit_signal, o.reason, o.last_step, o.last_time, o.last, o.lost,
+       o.archived
 FROM run_overview o;
 COMMENT ON VIEW jobs IS 'Everybody''s runs in sacct''s words, with their latest metrics';
 COMMENT ON COLUMN jobs.run_id IS 'The run''s own id, written r7';

@@ -36,14 +36,15 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("list")
+@click.option("--archived", is_flag=True, help="Archived experiments and runs, too.")
 @options.as_json
 @options.config_path
-def list_(*, as_json: bool, config_path: str | None) -> None:
+def list_(*, archived: bool, as_json: bool, config_path: str | None) -> None:
     """List experiments, the one with the newest run last."""
     from hpctrack.store.write import experiments
 
     with sessions.connected(settings.load(config_path=config_path)) as connection:
-        listed = experiments.list_all(connection)
+        listed = experiments.list_all(connection, archived=archived)
     if as_json:
         say.raw(jsonable.to_json({"experiments": [_to_object(experiment) for experiment in listed]}) + "\n")
     elif listed:
@@ -55,19 +56,21 @@ def list_(*, as_json: bool, config_path: str | None) -> None:
 
 @command.command()
 @_name_argument
+@options.archived
 @options.as_json
 @options.config_path
-def show(*, name: str, as_json: bool, config_path: str | None) -> None:
+def show(*, name: str, archived: bool, as_json: bool, config_path: str | None) -> None:
     """Tell about one experiment: its runs by state, its links, its newest runs."""
     from hpctrack.cli.terminal import listing
     from hpctrack.store.read import filters, lists, queries
     from hpctrack.store.write import experiments
 
     with sessions.connected(settings.load(config_path=config_path)) as connection:
-        experiment = experiments.get(connection, name)
+        experiment = experiments.get(connection, name, archived=archived)
         links = experiments.links(connection, experiment)
         rows = experiments.count_rows(connection, experiment)
-        runs = lists.list_runs(connection, filters.RunFilter(experiment=name), _SHOWN)[::-1]
+        which = filters.RunFilter(experiment=name, archived=archived)
+        runs = lists.list_runs(connection, which, _SHOWN)[::-1]
         now = queries.now(connection)
     if as_json:
         newest = [jsonable.of_run(run, now) for run in runs]
@@ -81,6 +84,7 @@ def show(*, name: str, as_json: bool, config_path: str | None) -> None:
         output.print(Text(), table.build(listing.usual(runs, now, plain=output.bare), output.width))
     if len(runs) < experiment.runs:
         whole_list = f"hpctrack status -E {render.clean(shlex.quote(name))}"
+        whole_list += " --archived" if archived else ""
         output.print(Text(f"the newest {len(runs)} of {experiment.runs}: {whole_list}", "dim"))
 
 
@@ -115,7 +119,7 @@ def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> No
     with sessions.connected(configuration) as connection:
         experiment = experiments.get(connection, name)
         experiments.check_rights(connection, experiment)
-        ids = experiments.run_ids(connection, experiment)
+        ids = experiments.run_ids(connection, experiment, archived=True)
         with delete.clearing(configuration, connection):
             deleted = delete.delete_runs(connection, ids, yes=yes, force=force)
         experiments.delete(connection, experiment)

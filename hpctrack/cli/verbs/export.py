@@ -27,6 +27,7 @@ _TERMINATED = 128 + signal.SIGTERM
 @click.command()
 @options.optional_runs
 @options.experiment("All runs of this experiment.")
+@options.archived
 @click.option(
     "-o", "--output", "--to", "path", required=True,
     type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -38,6 +39,7 @@ def command(
     *,
     refs: tuple[runids.RunRef, ...],
     experiment: str | None,
+    archived: bool,
     path: Path,
     as_json: bool,
     config_path: str | None,
@@ -55,7 +57,7 @@ def command(
     # Otherwise the half of a file would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     with sessions.connected(settings.load(config_path=config_path)) as connection:
-        ids = _ids(connection, refs, experiment)
+        ids = _ids(connection, refs, experiment, archived=archived)
         with _bar(connection, ids) as progress:
             rows = export.write(connection, ids, path, progress)
     if as_json:
@@ -64,15 +66,19 @@ def command(
         say.out(f"{render.clean(path)}: {counted(rows, 'row')} of {counted(len(ids), 'run')}")
 
 
-def _ids(connection: Connection, refs: tuple[runids.RunRef, ...], experiment: str | None) -> list[int]:
+def _ids(
+    connection: Connection, refs: tuple[runids.RunRef, ...], experiment: str | None, *, archived: bool
+) -> list[int]:
     from hpctrack.store.read import lookup
     from hpctrack.store.write import experiments
 
     if experiment is None:
         return list(lookup.find_each(connection, refs))
-    ids = experiments.run_ids(connection, experiments.get(connection, experiment))
+    chosen = experiments.get(connection, experiment)
+    ids = experiments.run_ids(connection, chosen, archived=archived)
     if not ids:
-        raise errors.BadInput(f"experiment {experiment!r} has no runs")
+        but = f" but {chosen.archived_runs} archived ones (--archived)" if chosen.archived_runs else ""
+        raise errors.BadInput(f"experiment {experiment!r} has no runs{but}")
     return ids
 
 

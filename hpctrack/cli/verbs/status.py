@@ -76,6 +76,7 @@ def _format(
     "--sort", callback=_sort, metavar="FIELD", shell_complete=completers.fields,
     help="Order by submitted, elapsed, metrics.val_loss, args.lr ...; -FIELD turns it round.",
 )  # fmt: skip
+@options.archived
 @options.limit("So many lines.", default=50, show_default=True)
 @click.option("--after", callback=_after, metavar="RUN", help="The next page, behind the run that ended one.")
 @click.option("--all", "everything", is_flag=True, help="No limit; for --csv and --parsable.")

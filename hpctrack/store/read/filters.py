@@ -22,6 +22,8 @@ from hpctrack.run.states import RunStatus
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: As the index of what lists look at has it.
+LISTED = sql.SQL("NOT archived")
 #: Fields that are no column of run_overview, but worked out from some.
 _WORKED_OUT: Mapping[str, str] = MappingProxyType(
     {"elapsed()": "(coalesce(time_ended, time_stopped, now()) - time_started - suspended)"}
@@ -50,6 +52,8 @@ class RunFilter:
     until: datetime | None = None
     """Created earlier."""
     where: conditions.Expression | None = None
+    archived: bool = True
+    """Whether archived runs are among them."""
 
 
 class Sort(NamedTuple):
@@ -90,6 +94,8 @@ def condition(which: RunFilter, parameters: Parameters) -> sql.Composable:
         if value is not None
     ]
     parts += [_tag(name, value, parameters) for name, value in which.tags]
+    if not which.archived:
+        parts.append(LISTED)
     if which.where is not None:
         parts.append(expression(which.where, parameters))
     return _joined(" AND ", parts) if parts else sql.SQL("true")
@@ -199,7 +205,7 @@ def _compare(tree: conditions.Compare, parameters: Parameters, *, negated: bool 
     value = _element(tree.field, parameters)
     operator = sql.SQL(_OPPOSITES[tree.operator] if negated else tree.operator.upper())
     if tree.field.kind != "json":
-        type_ = sql.SQL("bigint" if isinstance(tree.value, int) else _TYPES[tree.field.kind])
+        type_ = sql.SQL("bigint" if type(tree.value) is int else _TYPES[tree.field.kind])
         wanted = parameters.add(_plain(tree.value))
         return sql.SQL("{} {} {}::{}").format(value, operator, wanted, type_)
     comparison = _compare_element(tree, operator, value, parameters)
@@ -265,6 +271,7 @@ _TYPES: Mapping[fields.FieldKind, str] = MappingProxyType(
         "time": "timestamptz",
         "length": "interval",
         "size": "double precision",
+        "flag": "boolean",
         "share": "double precision",
     }
 )

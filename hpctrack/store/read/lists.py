@@ -226,7 +226,8 @@ def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any
                (SELECT count(*) FROM found) < 10000
                    AND NOT EXISTS (SELECT FROM run_overview WHERE true ... OFFSET 20000 LIMIT 1) AS complete;
 
-    Values go as parameters. ``true`` stands where the page has no page before it (``behind``).
+    Values go as parameters. ``true`` stands where the page has no page before it (``behind``); where archived
+    runs are left out, ``NOT archived`` stands beside it and in the condition.
     """
     parameters = filters.Parameters()
     order = filters.order(look.sort, after=look.after, parameters=parameters)
@@ -239,11 +240,14 @@ def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any
     filled: sql.Composable = sql.SQL("false")
     complete: sql.Composable = sql.SQL("true")
     if newest:
+        reached = order.behind
+        if not look.which.archived:
+            reached = sql.SQL("{} AND {}").format(order.behind, filters.LISTED)
         reach, most = parameters.add(_REACH), parameters.add(WINDOW)
-        runs = composable("newest_runs").format(behind=order.behind, reach=reach)
+        runs = composable("newest_runs").format(behind=reached, reach=reach)
         window = composable("page_window").format(window=most)
         filled = composable("page_filled").format(window=most)
-        complete = composable("page_complete").format(behind=order.behind, reach=reach, window=most)
+        complete = composable("page_complete").format(behind=reached, reach=reach, window=most)
     lines = composable("folded_lines" if look.fold else "page_lines")
     folded = sql.SQL("CASE WHEN array_task_id IS NOT NULL THEN submission END")
     query = composable("fetch_page").format(

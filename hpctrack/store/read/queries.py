@@ -49,6 +49,8 @@ class RunRow:
     cluster: str | None
     kind: RunKind
     """Who ends it."""
+    archived: bool
+    """Whether lists leave it out."""
     slurm_job_id: int | None
     array_job_id: int | None
     array_task_id: int | None

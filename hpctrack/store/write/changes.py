@@ -1,8 +1,8 @@
-"""What people change about their runs: tags, notes, links, and whether they are there at all.
+"""What people change about their runs: tags, notes, links, whether they are listed or there at all.
 
-Each function takes ids of runs and changes all of them or none (`delete` goes in batches), and raises
-`errors.StoreDenied` for a run of somebody else, `errors.UsageError` for what does not fit. Connections are in
-autocommit mode.
+Each function takes ids of runs and changes all of them or none (`delete` and `archive` go in batches), and
+raises `errors.StoreDenied` for a run of somebody else, `errors.UsageError` for what does not fit. Connections
+are in autocommit mode.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from hpctrack.store.database import Connection
 
+#: Runs that are archived in one transaction: locks stay short.
+_ARCHIVED = 1000
+
 
 def tag(connection: Connection, ids: Collection[int], tags: Mapping[str, Any]) -> None:
     """Add tags: names to values, true for none."""
@@ -36,6 +39,20 @@ def note(connection: Connection, ids: Collection[int], text: str | None) -> None
     """Set the note; None removes it."""
     note = None if text is None else limits.text(limits.NOTE, database.without_secrets(text))
     _update(connection, "note_runs", ids, note=note)
+
+
+def archive(connection: Connection, ids: Collection[int], *, archived: bool = True) -> int:
+    """Leave runs out of lists, or list them again; return how many were not so before.
+
+    Goes in batches: what was changed before a failure stays changed.
+    """
+    ordered, changed = sorted(ids), 0
+    _check_rights(connection, ordered)
+    for start in range(0, len(ordered), _ARCHIVED):
+        batch = ordered[start : start + _ARCHIVED]
+        with rows.transaction(connection):
+            changed += len(rows.column(connection, "archive_runs", ids=batch, archived=archived))
+    return changed
 
 
 def link(connection: Connection, from_id: int, kind: str, to_id: int) -> None:

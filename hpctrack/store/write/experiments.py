@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from hpctrack import errors, limits
 from hpctrack.store import database, rows
 from hpctrack.store.read import known_names
+from hpctrack.store.write import changes
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ class Experiment:
     time_created: datetime
     comment: str | None
     tags: Any
+    archived: bool
+    """Whether lists leave it out."""
     counts: dict[str, int]
-    """Number of runs by state."""
+    """Number of runs by state; archived ones only where they were asked for."""
+    archived_runs: int
+    """Number of archived runs."""
     first: datetime | None
     """When its oldest run was submitted."""
     newest: datetime | None
@@ -51,14 +56,17 @@ class Link(NamedTuple):
     target: str
 
 
-def list_all(connection: Connection) -> list[Experiment]:
-    """Return all experiments, the one with the newest run last."""
-    return rows.records(connection, "list_experiments", Experiment)
+def list_all(connection: Connection, *, archived: bool = False) -> list[Experiment]:
+    """Return all experiments, the one with the newest run last; archived ones, and runs, if asked for.
+
+    An archived one that has runs which are not archived is there in any case.
+    """
+    return rows.records(connection, "list_experiments", Experiment, archived=archived)
 
 
-def get(connection: Connection, name: str) -> Experiment:
-    """Return one experiment. Raises `errors.ExperimentNotFound`."""
-    experiment = rows.one(connection, "get_experiment", Experiment, name=name)
+def get(connection: Connection, name: str, *, archived: bool = False) -> Experiment:
+    """Return one experiment; archived runs are counted if asked for. Raises `errors.ExperimentNotFound`."""
+    experiment = rows.one(connection, "get_experiment", Experiment, name=name, archived=archived)
     if experiment is None:
         hint = nearest.hint(name, known_names.experiments(connection))
         raise errors.ExperimentNotFound(f"no experiment {name!r}: {hint} (hpctrack experiment list)")
@@ -83,9 +91,9 @@ def count_rows(connection: Connection, experiment: Experiment) -> int:
     return int(rows.scalar(connection, "count_experiment_rows", id=experiment.id))
 
 
-def run_ids(connection: Connection, experiment: Experiment) -> list[int]:
-    """Return the ids of an experiment's runs."""
-    return rows.column(connection, "fetch_experiment_runs", id=experiment.id)
+def run_ids(connection: Connection, experiment: Experiment, *, archived: bool) -> list[int]:
+    """Return the ids of an experiment's runs, archived ones among them or not."""
+    return rows.column(connection, "fetch_experiment_runs", id=experiment.id, archived=archived)
 
 
 def check_rights(connection: Connection, experiment: Experiment) -> None:
@@ -120,6 +128,17 @@ def delete(connection: Connection, experiment: Experiment) -> None:
     check_rights(connection, experiment)
     if not rows.execute(connection, "delete_experiment", id=experiment.id):
         raise errors.StoreBusy(f"experiment {experiment.name!r} has got new runs meanwhile: try again")
+
+
+def archive(connection: Connection, experiment: Experiment, *, archived: bool = True) -> list[int]:
+    """Leave an experiment and the caller's runs in it out of lists, or list them again; return their ids.
+
+    Nobody's runs disappear from lists because somebody else wishes so. Raises `errors.StoreDenied`.
+    """
+    _change(connection, experiment, "archive_experiment", archived=archived)
+    ids = rows.column(connection, "fetch_own_runs", id=experiment.id)
+    changes.archive(connection, ids, archived=archived)
+    return ids
 
 
 def set_comment(connection: Connection, experiment: Experiment, text: str | None) -> None:

@@ -4,7 +4,7 @@
 -- The caller's newest runs, for completion.
 SELECT id, slurm_job_id, array_job_id, array_task_id, job_name, status
 FROM run_overview
-WHERE user_name = ANY (%(users)s)
+WHERE user_name = ANY (%(users)s) AND NOT archived
 ORDER BY id DESC
 LIMIT %(limit)s;
 
@@ -12,7 +12,7 @@ LIMIT %(limit)s;
 -- Experiments whose name begins so, for completion.
 SELECT name, user_name
 FROM experiments
-WHERE starts_with(name, %(beginning)s)
+WHERE starts_with(name, %(beginning)s) AND NOT archived
 ORDER BY id DESC
 LIMIT %(limit)s;
 

@@ -3,7 +3,7 @@
 -- name: list_runs
 -- Runs that match, in some order.
 SELECT id, experiment, status, time_created, time_started, time_ended, for_lists(tags) AS tags,
-       for_lists(args) AS args, user_name, cluster, kind,
+       for_lists(args) AS args, user_name, cluster, kind, archived,
        slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, account, qos, comment,
        time_limit, attempt, exit_code, exit_signal, reason, node_list, slurm_state, missing_since, silent_since,
        time_stopped, suspended, last_step, for_lists(last) AS last, rows, lost, waiting

@@ -3,7 +3,7 @@
 
 -- name: get_run
 -- Everything about one run that is in its own row.
-SELECT id, experiment, status, time_created, time_started, time_ended, tags, args, user_name, cluster, kind,
+SELECT id, experiment, status, time_created, time_started, time_ended, tags, args, user_name, cluster, kind, archived,
        slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, time_limit, attempt, exit_code,
        exit_signal, reason, node_list, slurm_state, missing_since, silent_since, time_stopped, suspended,
        last_step, last,

@@ -22,6 +22,15 @@ UPDATE runs r SET comment = %(note)s, time_updated = now()
 FROM chosen WHERE r.id = chosen.id
 RETURNING r.id;
 
+-- name: archive_runs
+-- Leave runs out of lists, or list them again.
+WITH chosen AS (
+    SELECT id FROM runs WHERE id = ANY (%(ids)s) AND archived <> %(archived)s ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE runs r SET archived = %(archived)s, time_updated = now()
+FROM chosen WHERE r.id = chosen.id
+RETURNING r.id;
+
 -- name: find_others_runs
 -- Those of the runs that the caller may not change, and whose they are.
 SELECT id, user_name FROM run_overview

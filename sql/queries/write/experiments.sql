@@ -2,25 +2,34 @@
 
 -- name: list_experiments
 -- Experiments, the one with the newest run last, with the number of runs by state: all runs are read once.
-SELECT e.id, e.name, e.user_name, e.time_created, e.comment, for_lists(e.tags) AS tags, coalesce(r.counts, '{}') AS counts, r.first,
-       r.newest
+-- Archived ones are left out, unless asked for, but for those that have runs which are not.
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, for_lists(e.tags) AS tags, e.archived,
+       coalesce(r.counts, '{}') AS counts, coalesce(r.archived, 0) AS archived_runs, r.first, r.newest
 FROM experiments e
 LEFT JOIN (
-    SELECT s.experiment_id, jsonb_object_agg(s.status, s.count) AS counts, min(s.first) AS first, max(s.newest) AS newest
-    FROM (SELECT experiment_id, status, count(*), min(time_created) AS first, max(time_created) AS newest
-          FROM run_overview GROUP BY experiment_id, status) s
+    SELECT s.experiment_id, jsonb_object_agg(s.status, s.count) FILTER (WHERE s.count > 0) AS counts,
+           sum(s.archived)::bigint AS archived, min(s.first) AS first, max(s.newest) AS newest
+    FROM (SELECT experiment_id, status, count(*) FILTER (WHERE listed) AS count,
+                 count(*) FILTER (WHERE archived) AS archived, min(time_created) FILTER (WHERE listed) AS first,
+                 max(time_created) FILTER (WHERE listed) AS newest
+          FROM (SELECT *, %(archived)s OR NOT archived AS listed FROM run_overview) o GROUP BY experiment_id, status) s
     GROUP BY s.experiment_id
 ) r ON r.experiment_id = e.id
+WHERE %(archived)s OR NOT e.archived OR r.counts IS NOT NULL
 ORDER BY coalesce(r.newest, e.time_created), e.id;
 
 -- name: get_experiment
 -- The one of a name: its runs are found by their index.
-SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, r.counts, r.first, r.newest
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, e.archived, r.counts, r.archived AS archived_runs,
+       r.first, r.newest
 FROM experiments e
 CROSS JOIN LATERAL (
-    SELECT coalesce(jsonb_object_agg(s.status, s.count), '{}') AS counts, min(s.first) AS first, max(s.newest) AS newest
-    FROM (SELECT status, count(*), min(time_created) AS first, max(time_created) AS newest
-          FROM run_overview o WHERE o.experiment_id = e.id GROUP BY status) s
+    SELECT coalesce(jsonb_object_agg(s.status, s.count) FILTER (WHERE s.count > 0), '{}') AS counts,
+           coalesce(sum(s.archived), 0)::bigint AS archived, min(s.first) AS first, max(s.newest) AS newest
+    FROM (SELECT status, count(*) FILTER (WHERE listed) AS count, count(*) FILTER (WHERE archived) AS archived,
+                 min(time_created) FILTER (WHERE listed) AS first, max(time_created) FILTER (WHERE listed) AS newest
+          FROM (SELECT *, %(archived)s OR NOT archived AS listed FROM run_overview
+                WHERE experiment_id = e.id) o GROUP BY status) s
 ) r
 WHERE e.name = %(name)s;
 
@@ -45,8 +54,18 @@ JOIN experiments t ON t.id = l.to_id
 ORDER BY f.name, l.kind, t.name;
 
 -- name: fetch_experiment_runs
--- The runs of an experiment.
-SELECT id FROM run_overview WHERE experiment_id = %(id)s ORDER BY id;
+-- The runs of an experiment, archived ones among them or not.
+SELECT id FROM run_overview WHERE experiment_id = %(id)s AND (%(archived)s OR NOT archived) ORDER BY id;
+
+-- name: fetch_own_runs
+-- Those of its runs that the caller may change.
+SELECT id FROM run_overview
+WHERE experiment_id = %(id)s AND (user_name = session_user OR NOT row_security_active('runs'))
+ORDER BY id;
+
+-- name: archive_experiment
+-- Leave an experiment out of lists, or list it again.
+UPDATE experiments SET archived = %(archived)s WHERE id = %(id)s AND archived <> %(archived)s;
 
 -- name: check_experiment_rights
 -- An experiment, if the caller may change it.
