@@ -646,6 +646,79 @@ REVOKE EXECUTE ON FUNCTION note_deletion FROM PUBLIC;
 CREATE TRIGGER note_deletion AFTER DELETE ON runs REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION note_deletion();
 
+-- What changed, for those who act on it: ids only. Who acts asks what is so now. No foreign keys: an event of a deletion
+-- outlives its run.
+CREATE TABLE events (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id        bigint,
+    experiment_id bigint,
+    kind          text NOT NULL CHECK (kind IN ('created', 'status', 'ended', 'args', 'tags', 'note', 'moved', 'archived',
+                                                'deleted')),
+    time          timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT of_one CHECK (num_nonnulls(run_id, experiment_id) = 1)
+);
+COMMENT ON TABLE events IS 'That something changed, a row a change, until somebody has acted on it or a day has passed';
+COMMENT ON COLUMN events.id IS 'Number in the order in which they were written; they become visible in another';
+COMMENT ON COLUMN events.run_id IS 'The run; NULL for a change of an experiment';
+COMMENT ON COLUMN events.experiment_id IS 'The experiment; NULL for a change of a run';
+COMMENT ON COLUMN events.kind IS 'What changed. ended: it is over for good, beside its status; moved: into another experiment';
+COMMENT ON COLUMN events.time IS 'When';
+
+-- Anybody who can connect may listen, and may fill the queue of notifications, which all databases of a server share, by
+-- listening and never reading: then a transaction that notifies can't be committed. So half of the queue is left alone:
+-- nobody depends on being told, whoever listens looks by himself from time to time.
+CREATE FUNCTION announce(channel text) RETURNS void
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify(channel, '');
+    END IF;
+END $$;
+COMMENT ON FUNCTION announce IS
+    'Tell those who listen, when the transaction is committed, that something changed; the channel has the schema''s name';
+REVOKE EXECUTE ON FUNCTION announce FROM PUBLIC;
+
+CREATE FUNCTION note_event() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF TG_LEVEL = 'STATEMENT' THEN
+        INSERT INTO events (run_id, kind) SELECT id, TG_ARGV[0] FROM changed;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
+    ELSIF TG_TABLE_NAME = 'runs' THEN
+        INSERT INTO events (run_id, kind) VALUES (NEW.id, TG_ARGV[0]);
+    ELSE
+        INSERT INTO events (experiment_id, kind) VALUES (NEW.id, TG_ARGV[0]);
+    END IF;
+    PERFORM announce(TG_TABLE_SCHEMA);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION note_event IS 'Trigger: that a run or an experiment changed; the argument is the kind of the event';
+REVOKE EXECUTE ON FUNCTION note_event FROM PUBLIC;
+CREATE TRIGGER event_created AFTER INSERT ON runs REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION note_event('created');
+CREATE TRIGGER event_deleted AFTER DELETE ON runs REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION note_event('deleted');
+CREATE TRIGGER event_status AFTER UPDATE OF status ON runs
+    FOR EACH ROW WHEN (NEW.status <> OLD.status) EXECUTE FUNCTION note_event('status');
+CREATE TRIGGER event_ended AFTER UPDATE OF status, time_ended ON runs
+    FOR EACH ROW WHEN (NEW.time_ended IS NOT NULL AND OLD.time_ended IS NULL) EXECUTE FUNCTION note_event('ended');
+CREATE TRIGGER event_args AFTER UPDATE OF args ON runs
+    FOR EACH ROW WHEN (NEW.args IS DISTINCT FROM OLD.args) EXECUTE FUNCTION note_event('args');
+CREATE TRIGGER event_tags AFTER UPDATE OF tags ON runs
+    FOR EACH ROW WHEN (NEW.tags IS DISTINCT FROM OLD.tags) EXECUTE FUNCTION note_event('tags');
+CREATE TRIGGER event_note AFTER UPDATE OF comment ON runs
+    FOR EACH ROW WHEN (NEW.comment IS DISTINCT FROM OLD.comment) EXECUTE FUNCTION note_event('note');
+CREATE TRIGGER event_moved AFTER UPDATE OF experiment_id ON runs
+    FOR EACH ROW WHEN (NEW.experiment_id <> OLD.experiment_id) EXECUTE FUNCTION note_event('moved');
+CREATE TRIGGER event_archived AFTER UPDATE OF archived ON runs
+    FOR EACH ROW WHEN (NEW.archived <> OLD.archived) EXECUTE FUNCTION note_event('archived');
+CREATE TRIGGER event_archived AFTER UPDATE OF archived ON experiments
+    FOR EACH ROW WHEN (NEW.archived <> OLD.archived) EXECUTE FUNCTION note_event('archived');
+
 CREATE TABLE collectors (
     id        uuid PRIMARY KEY,
     host      text NOT NULL,
@@ -786,6 +859,7 @@ CREATE POLICY own_update ON attempts FOR UPDATE
     USING (EXISTS (SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user));
 
 ALTER TABLE run_keys ENABLE ROW LEVEL SECURITY;
+ALTER TABLE events ENABLE ROW LEVEL SECURITY;
 
 -- Everybody's runs for every reader; what they may not see is NULL. These views hide columns and no rows, so they
 -- need no security_barrier, which would make every list read and sort all runs.
@@ -974,6 +1048,7 @@ BEGIN
     INSERT INTO run_keys (submission, secret) VALUES (the_uuid, secret) ON CONFLICT DO NOTHING;
     -- To try whether collectors answer under this key: a run would take an id for that.
     IF cardinality(tasks) = 0 THEN
+        PERFORM announce(current_schema());  -- of runs a trigger tells
         RETURN;
     END IF;
 

@@ -73,8 +73,8 @@ def _initialise(binaries: Path, folder: Path, prefix: list[str]) -> None:
     assert made.returncode == 0, made.stderr
 
 
-def run(binaries: Path, folder: Path) -> Iterator[Server]:
-    """Run a server in a folder until the generator is closed."""
+def run(binaries: Path, folder: Path, **settings: object) -> Iterator[Server]:
+    """Run a server in a folder, with more settings, until the generator is closed."""
     folder.chmod(0o700)
     prefix = _AS_SOMEBODY if os.geteuid() == 0 else []
     _initialise(binaries, folder, prefix)
@@ -82,6 +82,7 @@ def run(binaries: Path, folder: Path) -> Iterator[Server]:
     options = {
         "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off",
         "full_page_writes": "off", "shared_buffers": "64MB", "autovacuum": "off", "timezone": "UTC",
+        **settings,
     }  # fmt: skip
     arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     # The server ends with the tests, also when they are killed.

@@ -34,7 +34,7 @@ class RoleKind(enum.Enum):
 #: Everybody who can connect to the database (PostgreSQL's own word).
 PUBLIC = "public"
 #: Tables that readers see nothing of. All others, and views, also of the site's own, they may SELECT from.
-_PRIVATE = frozenset(("run_keys",))
+_PRIVATE = frozenset(("events", "run_keys"))
 _ALL = "INSERT, UPDATE, DELETE"
 #: Beside SELECT, by table. Users: their own rows.
 _USER = {
@@ -55,6 +55,7 @@ _USER = {
 _COLLECTOR = {
     "clusters": "INSERT, UPDATE",
     "collectors": _ALL,
+    "events": "SELECT, UPDATE, DELETE",  # UPDATE: to lock what is taken
     "rejected": "INSERT",
     "run_keys": "SELECT",
     "streams": "INSERT, UPDATE",

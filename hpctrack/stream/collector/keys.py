@@ -2,13 +2,19 @@
 
 The receiver calls `find`, and `want` for a run that is not in memory: some of its datagrams are parked. The
 registrar `wait`s for wanted runs, asks PostgreSQL for all of them in one query, and calls `learn`; then the
-receiver gets the parked datagrams from `unparked`. Everything is bounded: floods of invented runs reach
+receiver gets the parked datagrams from `unparked`. Datagrams of a run that does not exist stay parked as long
+as there is room: when the registrar hears of changes in PostgreSQL, and calls `look_again`, it is asked for
+once more, and its relay need not send them again. Everything is bounded: floods of invented runs reach
 neither PostgreSQL nor memory, for a run that does not exist is asked for once in a second at most.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import threading
+import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +36,8 @@ ABSENT = Backoff(0.1, 1.0)
 #: Datagrams that wait for the key of their run, per run and in all.
 _PARKED_PER_RUN = 4
 _MAX_PARKED = 1000
+#: Runs that are looked for again at once: invented ones must leave room for others.
+_LOOKED_AGAIN = 100
 
 
 class RunKey(NamedTuple):
@@ -53,13 +61,16 @@ class Keys:
         self._clock = clock
         self._wake = wake
         self._lock = threading.Lock()
-        self._asked = threading.Event()
+        self._asked = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._asked)
         self._keys: OrderedDict[RunName, RunKey] = OrderedDict()
         self._absent: dict[RunName, tuple[float, float]] = {}  # until when, and for how long
         self._wanted: dict[RunName, list[Addressed]] = {}
+        #: Datagrams of runs that did not exist when they were asked for, the oldest first.
+        self._early: OrderedDict[RunName, list[Addressed]] = OrderedDict()
         self._parked = 0
         self._unparked: list[Addressed] = []
-        #: Datagrams that waited for runs that turned out not to exist.
+        #: Datagrams that waited for runs that did not exist, each time that these were asked for.
         self.refused = 0
 
     # --- the receiving thread ---
@@ -78,13 +89,19 @@ class Keys:
             if parked is None:
                 if len(self._wanted) >= MAX_WANTED:
                     return False
-                parked = self._wanted[name] = []
-                self._asked.set()
-            if len(parked) >= _PARKED_PER_RUN or self._parked >= _MAX_PARKED:
+                parked = self._wanted[name] = self._early.pop(name, [])
+                self.wake()
+            if len(parked) >= _PARKED_PER_RUN or not self._has_room():
                 return False
             parked.append(datagram)
             self._parked += 1
             return True
+
+    def _has_room(self) -> bool:
+        """Whether one more datagram can be parked; the oldest of runs that do not exist give way."""
+        while self._parked >= _MAX_PARKED and self._early:
+            self._parked -= len(self._early.popitem(last=False)[1])
+        return self._parked < _MAX_PARKED
 
     def unparked(self) -> list[Addressed]:
         """Return parked datagrams whose keys have been learnt meanwhile."""
@@ -96,16 +113,33 @@ class Keys:
 
     # --- the thread that asks ---
 
-    def wait(self, seconds: float) -> list[RunName]:
-        """Wait until runs are wanted, for so long at most; return them."""
-        self._asked.wait(seconds)
+    def wait(self, seconds: float, *others: int) -> list[RunName]:
+        """Wait until runs are wanted, for so long at most; return them.
+
+        Ends, too, when one of the other descriptors has something to read.
+        """
+        poll = select.poll()
+        for descriptor in (self._asked, *others):
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(seconds * 1000)
         with self._lock:
-            self._asked.clear()
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._asked)
             return list(self._wanted)
 
     def wake(self) -> None:
         """End the `wait` that goes on, or else the next."""
-        self._asked.set()
+        os.eventfd_write(self._asked, 1)
+
+    def look_again(self) -> None:
+        """Have runs asked for that did not exist: the latest of those whose datagrams are here, at once."""
+        with self._lock:
+            self._absent.clear()
+            for _ in range(min(len(self._early), _LOOKED_AGAIN, MAX_WANTED - len(self._wanted))):
+                name, parked = self._early.popitem()
+                self._wanted[name] = parked
+            if self._wanted:
+                self.wake()
 
     def learn(self, asked: list[RunName], keys: Mapping[RunName, RunKey]) -> None:
         """Take in the answer for runs that were asked for; the others do not exist."""
@@ -115,14 +149,16 @@ class Keys:
                 self._absent.clear()
             for name in asked:
                 parked = self._wanted.pop(name, [])
-                self._parked -= len(parked)
                 key = keys.get(name)
                 if key is None:
+                    if parked:
+                        self._early[name] = parked
                     pause = ABSENT.after(self._absent.get(name, (now, 0.0))[1])
                     self._absent[name] = now + pause, pause
                     self.refused += len(parked)
                     continue
                 self._absent.pop(name, None)
+                self._parked -= len(parked)
                 self._keys[name] = key
                 self._unparked += parked
             while len(self._keys) > _MAX_KEYS:

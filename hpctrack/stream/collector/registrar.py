@@ -1,15 +1,16 @@
-"""The collector's errands: keys of new runs, heartbeat, lease, and what waits to be registered."""
+"""The collector's errands: keys of new runs, heartbeat, lease, old events, and what waits in the spool."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from hpctrack import errors
 from hpctrack.run import words
-from hpctrack.store.write import collectors, registration
+from hpctrack.store.write import collectors, events, registration
 from hpctrack.stream.collector.keys import RunKey
 from hpctrack.stream.collector.worker import Worker, session
 from hpctrack.stream.wire import ciphers
@@ -36,6 +37,9 @@ _QUERY_SECONDS = 0.02
 #: Seconds after which a collector that PostgreSQL waits for is taken to stand still.
 _STANDSTILL = 15.0
 
+#: How long events stay that nobody takes, and seconds between two looks for those.
+_EVENTS_KEPT, _DISCARD_SECONDS = timedelta(days=1), 600.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +60,7 @@ class Registrar(Worker):
         reconciles: bool,
     ) -> None:
         """``identity``: host, pid and addresses of the row in ``collectors``; ``reconciles``: it may lead."""
-        super().__init__(session(settings))
+        super().__init__(session(settings, opened=self._listen))
         self._settings = settings
         self._keys = keys
         self._collector = collector
@@ -65,6 +69,8 @@ class Registrar(Worker):
         self._reconciles = reconciles
         self._last_registration = -_REGISTER_SECONDS
         self._last_beat = -_IDLE_BEAT_SECONDS
+        self._last_discard = -_DISCARD_SECONDS
+        self._has_news = False
         self._signs: Figures | None = None
         #: Whether this is the collector that reconciles.
         self.leads = False
@@ -101,10 +107,33 @@ class Registrar(Worker):
     def _run_errands(self, connection: Connection) -> None:
         self._register(connection, _REGISTER_SECONDS)
         self._beat(connection)
-        wanted = self._keys.wait(_BEAT_SECONDS)
-        if wanted:
-            self._keys.learn(wanted, self._fetch_keys(connection, wanted))
-            time.sleep(_QUERY_SECONDS)
+        self._discard_events(connection)
+        wanted = self._keys.wait(_BEAT_SECONDS, connection.fileno())
+        if not wanted:
+            events.hear(connection)
+        if self._has_news:
+            self._has_news = False
+            self._keys.look_again()
+            wanted = self._keys.wait(0)
+        elif not wanted:
+            return
+        self._keys.learn(wanted, self._fetch_keys(connection, wanted))
+        time.sleep(_QUERY_SECONDS)
+
+    def _listen(self, connection: Connection) -> None:
+        """Be told on a new connection when something changes; what changed before it was not told."""
+        events.listen(connection, self._note_news)
+        self._note_news()
+
+    def _note_news(self) -> None:
+        self._has_news = True
+
+    def _discard_events(self, connection: Connection) -> None:
+        now = time.monotonic()
+        if now < self._last_discard + _DISCARD_SECONDS:
+            return
+        events.discard(connection, _EVENTS_KEPT)
+        self._last_discard = now
 
     def _fetch_keys(self, connection: Connection, wanted: Sequence[RunName]) -> dict[RunName, RunKey]:
         """Return the keys of the runs that exist. Raises `errors.StoreError`."""

@@ -142,7 +142,13 @@ def test_no_number_of_the_schema_can_be_chosen_or_moved_by_a_user(roles):
         " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid"
         " WHERE s.relkind = 'S' AND s.relnamespace = 'hpctrack'::regnamespace",
     )
-    assert {table for _, table, _ in sequences} == {"experiments", "rejected", "runs", "transitions"}
+    assert {table for _, table, _ in sequences} == {
+        "events",
+        "experiments",
+        "rejected",
+        "runs",
+        "transitions",
+    }
     for sequence, table, column in sequences:
         for name in ("alice", "reader", "nobody"):
             role = roles.role(name)

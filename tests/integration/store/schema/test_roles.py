@@ -155,13 +155,13 @@ def test_a_role_that_leaves_takes_its_rights_along_and_leaves_its_runs(roles):
 # --- looking ------------------------------------------------------------------------------------------------
 
 
-def test_everything_can_be_read_but_keys(filled):
+def test_everything_can_be_read_but_keys_and_events(filled):
     roles, _ = filled
     for name in ("alice", "bob", "reader", "collector"):
         for relation in relations(roles):
-            if relation == "run_keys" and name != "collector":
-                with pytest.raises(DENIED, match="run_keys"):
-                    roles.query(name, "SELECT * FROM run_keys")
+            if relation in ("events", "run_keys") and name != "collector":
+                with pytest.raises(DENIED, match=relation):
+                    roles.query(name, f"SELECT * FROM {relation}")
             else:
                 roles.query(name, f"SELECT * FROM {relation}")
     assert len(roles.query("collector", "SELECT * FROM run_keys")) == 2

@@ -25,7 +25,8 @@ def test_functions_that_act_for_the_owner_are_nobodys_to_use(roles):
     )
     rights = dict(roles.query("owner", query))
     assert set(rights) == {
-        "add_metric_columns", "give_id", "known_runs", "note_deletion", "note_latest", "register_submission",
+        "add_metric_columns", "give_id", "known_runs", "note_deletion", "note_event",
+        "note_latest", "register_submission",
     }  # fmt: skip
     assert not [name for name, acl in rights.items() if acl is None or acl.startswith("{=X")]
 

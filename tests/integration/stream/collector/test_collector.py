@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 
 import psutil
 import pytest
@@ -35,6 +36,26 @@ def test_rows_are_acknowledged_once_they_are_committed(connection, collect, subm
     assert answer.end > 100
     assert logged(connection, run_id) == whole(3)
     assert connection.execute("SELECT watermark FROM streams").fetchall() == [(100,)]
+
+
+def test_a_relay_that_is_early_is_answered_as_soon_as_its_run_is_registered(connection, collect):
+    """It need not send again: that may be seconds later."""
+    address, secret = collect().address(), os.urandom(32)
+    name = uuid.uuid4()
+    sender = Sender(address, name, secret)
+    for _ in range(6):  # the run is asked for once a second by then
+        sender.send(datagrams.seal(sender.key, sender.header(b"journal1", 0, 100), rows(0)))
+        assert sender.answer(0.4) is None
+    submission = {"uuid": str(name), "user_name": "alice", "time": "2026-01-31T12:00:00Z"}
+    run = {"experiment": "e", "kind": "command"}
+    connection.execute(
+        "SELECT * FROM register_submission(%s, %s, %s, '{-1}')",
+        (json.dumps(submission), secret, json.dumps(run)),
+    )
+    before = time.monotonic()
+    answer = eventually(sender.answer)
+    assert (answer.kind, answer.start) == (layout.ACK, 100)
+    assert time.monotonic() - before < 5  # a slow machine; it takes some milliseconds
 
 
 def test_each_case_is_answered_as_the_wire_says(collect, submit):

@@ -61,6 +61,41 @@ def test_a_run_that_does_not_exist_is_asked_for_once_in_a_while():
     assert cache.wait(0) == [name]
 
 
+def test_a_run_that_has_come_to_exist_need_not_send_again():
+    cache = keys.Keys(Clock())
+    (name,) = names(1)
+    assert cache.want(name, (b"d", b"f"))
+    cache.learn(cache.wait(0), {})
+    assert cache.wait(0) == []
+    cache.look_again()
+    assert cache.wait(0) == [name]
+    cache.learn([name], {name: RUN})
+    assert cache.unparked() == [(b"d", b"f")]
+    assert cache.want(names(2)[1], (b"d", b"f"))
+
+
+def test_runs_that_do_not_exist_leave_room_for_others():
+    clock = Clock()
+    cache = keys.Keys(clock)
+    for start in range(0, 5000, 500):
+        invented = names(start + 500)[start:]
+        assert sum(cache.want(name, (b"d", b"f")) for name in invented) == 500
+        cache.learn(cache.wait(0), {})
+    cache.look_again()
+    looked = cache.wait(0)
+    assert 0 < len(looked) <= keys.MAX_WANTED / 2
+    assert looked[0] == names(5000)[-1]
+    assert cache.want((SUBMISSION, -1), (b"d", b"f"))
+
+
+def test_whoever_waits_for_runs_hears_others_too():
+    cache = keys.Keys(Clock())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        assert cache.wait(60, ours.fileno()) == []
+
+
 def test_a_flood_of_invented_runs_is_bounded():
     cache = keys.Keys(Clock())
     kept = sum(cache.want(name, (b"d", b"f")) for name in names(5000))
