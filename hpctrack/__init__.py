@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "log": "hpctrack.script.calls",
+    "goal": "hpctrack.script.calls",
     "set_args": "hpctrack.script.calls",
     "set_tags": "hpctrack.script.calls",
     "Client": "hpctrack.api",
@@ -15,13 +16,14 @@ _HOMES = {
     "Run": "hpctrack.api",
 }
 # What works wherever a job runs: "from hpctrack import *" in a script must not ask for numpy and psycopg.
-__all__ = ["__version__", "log", "set_args", "set_tags"]
+__all__ = ["__version__", "goal", "log", "set_args", "set_tags"]
 
 TYPE_CHECKING = False  # the module typing takes longer to load than all of this
 if TYPE_CHECKING:
     from hpctrack.api import Client as Client
     from hpctrack.api import Experiment as Experiment
     from hpctrack.api import Run as Run
+    from hpctrack.script.calls import goal as goal
     from hpctrack.script.calls import log as log
     from hpctrack.script.calls import set_args as set_args
     from hpctrack.script.calls import set_tags as set_tags

@@ -24,6 +24,7 @@ EXPERIMENT = Limit("the name of an experiment", 1000)
 LINK = Limit("the kind of a link", 255)
 NOTE = Limit("a note", 64 << 10)
 TAGS = Limit("tags", 256 << 10)
+GOALS = Limit("goals", 64 << 10)
 ARGS = Limit("arguments", 1 << 20)
 #: Not typed by people: these come along with a submission.
 WORD = Limit("a name", 255)

@@ -53,6 +53,11 @@ class Experiment:
         return self.info.tags or {}
 
     @property
+    def goals(self) -> dict[str, str]:
+        """Of metrics ``"max"`` or ``"min"``: whether more is better, or less."""
+        return self.info.goals
+
+    @property
     def archived(self) -> bool:
         """Whether lists leave it out."""
         return self.info.archived
@@ -91,6 +96,15 @@ class Experiment:
     def remove_tags(self, *names: str) -> None:
         """Remove tags; a missing tag is no error. Raises `errors.StoreDenied`."""
         self._change(lambda connection: experiments.untag(connection, self.info, names))
+
+    def set_goal(self, metric: str, better: Literal["max", "min"]) -> None:
+        """Say whether more of a metric is better, or less. Raises `errors.StoreDenied`."""
+        goals = {metric: better}
+        self._change(lambda connection: experiments.set_goals(connection, self.info, goals))
+
+    def remove_goal(self, metric: str) -> None:
+        """Forget what was said of a metric. Raises `errors.StoreDenied`."""
+        self._change(lambda connection: experiments.set_goals(connection, self.info, {}, [metric]))
 
     def archive(self) -> None:
         """Leave it and the caller's runs in it out of lists. Raises `errors.StoreDenied`."""

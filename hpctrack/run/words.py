@@ -91,6 +91,14 @@ def tag(text: str) -> tuple[str, str | None]:
     return name, value if equals else None
 
 
+def goal(text: str) -> tuple[str, str]:
+    """Read when a metric is better: ``max:val/acc`` is ``("val/acc", "max")``. Raises `errors.UsageError`."""
+    better, _, metric = text.partition(":")
+    if better not in ("max", "min") or not metric:
+        raise errors.UsageError(f"{text!r} is no goal: write max:METRIC or min:METRIC")
+    return metric, better
+
+
 def runs(text: str) -> tuple[runids.RunRef, ...]:
     """Read what may name several runs, as lists write them: ``14_[0-3,7]``, ``r3-26,30``, ``14,15_2``.
 

@@ -1,4 +1,4 @@
-"""What the user's script calls: `log`, `set_args`, `set_tags`. Never raises into it, never blocks.
+"""What the user's script calls: `log`, `set_args`, `set_tags`, `goal`. Never raises into it, never blocks.
 
 Each call appends one line to its process's journal with one write(2): the page cache keeps it even if the
 process is killed the next instant. No thread, no socket, no lock. Runs in any Python from 3.8 on, also where
@@ -103,6 +103,24 @@ def set_tags(*tags: Any, **more: Any) -> None:
                 _pass_over("set_tags", "set_tags() failed", error)
     except RecursionError:
         _put_off[_END:] = [(set_tags, tags, more)]
+
+
+def goal(metric: str, better: str) -> None:
+    """Say when a metric is better: ``goal("val/acc", "max")``, or ``"min"``. The run's experiment keeps it.
+
+    Outside a tracked run it does nothing. It never raises.
+    """
+    try:
+        try:
+            if better in ("max", "min"):
+                _send("goal", {_cut(conversions.clean(str(metric))): better})
+            else:
+                _warn("goal", f'goal() takes "max" or "min", not {trouble.shown(better)}')
+        except Exception as error:  # noqa: BLE001
+            if _pass_over is not None:
+                _pass_over("goal", "goal() failed", error)
+    except RecursionError:
+        _put_off[_END:] = [(goal, (metric, better), {})]
 
 
 def _tags(tags: tuple[Any, ...]) -> dict[str, Any]:
@@ -253,7 +271,7 @@ def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[
     for key, value in values.items():
         name = prefix + trouble.shown(key, str)
         try:
-            name = _clean(prefix + str(key))
+            name = conversions.clean(prefix + str(key))
             if value is None:
                 continue
             if hasattr(value, "items") and hasattr(value, "keys") and depth < _MAX_DEPTH:
@@ -266,7 +284,7 @@ def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[
 
 def _leave_out(name: Any, error: Exception) -> None:
     _left_out[0] += 1
-    named = _clean(trouble.shown(name, str))
+    named = conversions.clean(trouble.shown(name, str))
     _pass_over(f"value {named}", f"{named} is left out", error)
 
 
@@ -279,16 +297,12 @@ def _cut(name: str) -> str:
     return encoded[: journal_lines.MAX_NAME - 16].decode("utf-8", "ignore")
 
 
-def _clean(text: str) -> str:
-    return text.replace("\0", "\ufffd")  # PostgreSQL has no NUL in text
-
-
 def _plain(name: str, value: Any) -> journal_lines.Value:
     """Turn anything into what a journal holds."""
     if isinstance(value, str):
         if len(value) > _MAX_STRING:
             _warn("string " + name, f"{name}: strings are cut to {_MAX_STRING} characters")
-        return _clean(str(value[:_MAX_STRING]))
+        return conversions.clean(str(value[:_MAX_STRING]))
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -304,7 +318,7 @@ def _plain(name: str, value: Any) -> journal_lines.Value:
         except Exception as error:  # noqa: BLE001 (an array of many elements, a property that fails)
             trouble.raise_foreign(error)
     _warn(f"type {type(value)}", f"{name} is of type {type(value).__name__}: stored as text")
-    return _clean(str(value)[:_MAX_TEXT])
+    return conversions.clean(str(value)[:_MAX_TEXT])
 
 
 def _step(step: Any) -> int | None:
@@ -377,7 +391,7 @@ def _of_array(value: Any, depth: int) -> Any:
 def _members(values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
     """Yield what can be had of a dictionary; one value that can't takes no other along."""
     for key in list(values.keys()):
-        name = _clean(str(key))
+        name = conversions.clean(str(key))
         try:
             yield name, jsonable(values[key], depth + 1)
         except Exception as error:  # noqa: BLE001 (OmegaConf's ???, a property that fails)
@@ -396,11 +410,7 @@ def _arguments(args: Any) -> Mapping[str, Any]:
     """Return what was given as arguments; of a class, its attributes."""
     if hasattr(args, "keys"):
         return dict(_members(args, 0))
-    fields = conversions.fields(args)
-    if fields is None and isinstance(args, type):
-        fields = {
-            name: value for name, value in vars(args).items() if name[:1] != "_" and not callable(value)
-        }
+    fields = conversions.of_class(args) if isinstance(args, type) else conversions.fields(args)
     if fields is None:
         said = "a dictionary, an object with fields, or keyword arguments"
         _warn("set_args", f"set_args() takes {said}, not {type(args).__name__}")
@@ -435,15 +445,15 @@ def _start() -> Writer | None:
     every_rank = environ.get("HPCTRACK_RANKS") == "all"
     run_dir, spool_dir = environ.get("HPCTRACK_RUN_DIR", ""), environ.get("HPCTRACK_SPOOL_DIR", "")
     if rank and not every_rank:
-        tell_silent(run_dir, spool_dir, _integer("HPCTRACK_ATTEMPT", 0), rank, variable)
+        tell_silent(run_dir, spool_dir, conversions.variable("HPCTRACK_ATTEMPT", 0), rank, variable)
         return _state.setdefault("writer", None)
     try:
         writer = Writer(
             run_dir,
             spool_dir,
-            attempt=_integer("HPCTRACK_ATTEMPT", 0),
+            attempt=conversions.variable("HPCTRACK_ATTEMPT", 0),
             rank=rank,
-            cap=_integer("HPCTRACK_JOURNAL_CAP", _DEFAULT_CAP),
+            cap=conversions.variable("HPCTRACK_JOURNAL_CAP", _DEFAULT_CAP),
             suffix=f"@{rank}" if every_rank else "",
             warn=lambda message: _warn("journal", message),
         )
@@ -455,11 +465,6 @@ def _start() -> Writer | None:
     if first is not writer:  # another thread was faster
         writer.discard()
     return first
-
-
-def _integer(variable: str, default: int) -> int:
-    text = os.environ.get(variable, "")
-    return int(text) if text.isdecimal() else default
 
 
 def _after_fork() -> None:

@@ -97,6 +97,22 @@ def _attributes(value: Any) -> Mapping[str, Any] | None:
     return fields
 
 
+def of_class(kind: type) -> Mapping[str, Any]:
+    """Return what a class used as a configuration sets."""
+    return {name: value for name, value in vars(kind).items() if name[:1] != "_" and not callable(value)}
+
+
+def clean(text: str) -> str:
+    """Return a text without NUL, which PostgreSQL has not."""
+    return text.replace("\0", "\ufffd")
+
+
+def variable(name: str, default: int) -> int:
+    """Return a variable of the environment that is a number."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
 def had(
     values: Any, keys: Iterable[Any], leave_out: Callable[[Any, Exception], None]
 ) -> Iterator[tuple[Any, Any]]:

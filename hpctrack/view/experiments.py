@@ -12,7 +12,7 @@ from hpctrack.view import notation
 from hpctrack.view.story import Fact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hpctrack.store.write.experiments import Experiment, Link
 
@@ -32,6 +32,11 @@ def link(found: Link) -> str:
     return " ".join(found)
 
 
+def goals(found: Mapping[str, str]) -> str:
+    """Return goals as they are given: ``max:val/acc, min:loss``."""
+    return ", ".join(f"{better}:{metric}" for metric, better in sorted(found.items()))
+
+
 def _archived(experiment: Experiment) -> str:
     """Return what of an experiment is archived."""
     parts = ["the experiment"] if experiment.archived else []
@@ -49,6 +54,7 @@ def facts(experiment: Experiment, links: Sequence[Link], rows: int) -> Iterator[
         "created": notation.moment(experiment.time_created),
         "submitted": span if experiment.newest else None,
         "runs": f"{experiment.runs}: {states(experiment)}" if experiment.runs else "none",
+        "goals": goals(experiment.goals),
         "archived": _archived(experiment),
         "metrics": words.counted(rows, "row") if rows else None,
         "links": ", ".join(map(link, links)),

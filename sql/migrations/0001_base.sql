@@ -105,11 +105,17 @@ CREATE TABLE experiments (
     tags         jsonb,
     user_name    text NOT NULL DEFAULT session_user,
     archived     boolean NOT NULL DEFAULT false,
+    goals        jsonb NOT NULL DEFAULT '{}',
     CONSTRAINT plain_id CHECK (id BETWEEN 1 AND 2147483647),
     CONSTRAINT plain_times CHECK (is_plain(time_created)),
     CONSTRAINT fitting_name CHECK (octet_length(name) <= 1000),
     CONSTRAINT fitting_comment CHECK (octet_length(comment) <= 65536),
-    CONSTRAINT fitting_tags CHECK (is_fitting(tags, 524288))
+    CONSTRAINT fitting_tags CHECK (is_fitting(tags, 524288)),
+    CONSTRAINT fitting_goals CHECK (is_fitting(goals, 131072)),
+    CONSTRAINT max_or_min CHECK (
+        CASE jsonb_typeof(goals) WHEN 'object'
+             THEN NOT jsonb_path_exists(goals, 'strict $.* ? (@.type() != "string" || (@ != "max" && @ != "min"))')
+             ELSE false END)
 );
 ALTER SEQUENCE experiments_id_seq OWNED BY experiments.id;
 CREATE TRIGGER give_id BEFORE INSERT ON experiments FOR EACH ROW EXECUTE FUNCTION give_id('experiments_id_seq');
@@ -126,6 +132,7 @@ COMMENT ON COLUMN experiments.comment IS 'Whatever people note about it';
 COMMENT ON COLUMN experiments.tags IS 'Object whose keys are the tags; the value is true, or what was given as name=value';
 COMMENT ON COLUMN experiments.user_name IS 'Who named it first: who may rename, tag and delete it. Anybody''s runs may belong to it; default is the site''s own';
 
+COMMENT ON COLUMN experiments.goals IS 'Object: of metrics whether more is better ("max") or less ("min")';
 COMMENT ON COLUMN experiments.archived IS 'Whether lists leave it out, as long as all its runs are archived, too';
 
 CREATE TABLE experiment_relationships (
@@ -652,7 +659,7 @@ CREATE TABLE events (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_id        bigint,
     experiment_id bigint,
-    kind          text NOT NULL CHECK (kind IN ('created', 'status', 'ended', 'args', 'tags', 'note', 'moved', 'archived',
+    kind          text NOT NULL CHECK (kind IN ('created', 'status', 'ended', 'args', 'tags', 'note', 'moved', 'archived', 'goals',
                                                 'deleted')),
     time          timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT of_one CHECK (num_nonnulls(run_id, experiment_id) = 1)
@@ -716,6 +723,8 @@ CREATE TRIGGER event_moved AFTER UPDATE OF experiment_id ON runs
     FOR EACH ROW WHEN (NEW.experiment_id <> OLD.experiment_id) EXECUTE FUNCTION note_event('moved');
 CREATE TRIGGER event_archived AFTER UPDATE OF archived ON runs
     FOR EACH ROW WHEN (NEW.archived <> OLD.archived) EXECUTE FUNCTION note_event('archived');
+CREATE TRIGGER event_goals AFTER UPDATE OF goals ON experiments
+    FOR EACH ROW WHEN (NEW.goals <> OLD.goals) EXECUTE FUNCTION note_event('goals');
 CREATE TRIGGER event_archived AFTER UPDATE OF archived ON experiments
     FOR EACH ROW WHEN (NEW.archived <> OLD.archived) EXECUTE FUNCTION note_event('archived');
 

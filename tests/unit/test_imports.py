@@ -389,7 +389,8 @@ def test_the_first_log_loads_nothing_large():
 
 def test_a_script_loads_what_the_wheel_for_scripts_has():
     """`outlast` takes them out of `sys.modules`, hence in the midst of it."""
-    calls = "hpctrack.set_args(a=1); hpctrack.set_tags('b'); hpctrack.log(step=1, loss=0.5)"
+    calls = "hpctrack.set_args(a=1); hpctrack.set_tags('b'); hpctrack.goal('a', 'max')"
+    calls += "; hpctrack.log(step=1, loss=0.5)"
     statement = f"import hpctrack, hpctrack.script.outlast; {calls}"
     loaded = {name for name in loaded_by(statement) if is_in(name, ["hpctrack"])}
     assert loaded == {f"hpctrack.{name_of(PACKAGE / name)}".rstrip(".") for name in SCRIPT_WHEEL}

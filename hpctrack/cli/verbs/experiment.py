@@ -12,6 +12,7 @@ from hpctrack import errors, settings
 from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.cli.verbs import delete
+from hpctrack.run import words
 from hpctrack.run.words import counted
 from hpctrack.view import experiments as told
 from hpctrack.view import jsonable, notation
@@ -101,6 +102,35 @@ def rename(*, name: str, new: str, config_path: str | None) -> None:
     with sessions.connected(settings.load(config_path=config_path)) as connection:
         experiments.rename(connection, experiments.get(connection, name), new)
     say.out(f"{render.clean(name)} is {render.clean(new)} now")
+
+
+@command.command()
+@_name_argument
+@click.argument("goals", nargs=-1, metavar="[max:METRIC|min:METRIC ...]")
+@click.option("--remove", multiple=True, metavar="METRIC", help="Forget what was said of this metric.")
+@options.as_json
+@options.config_path
+def goal(
+    *, name: str, goals: tuple[str, ...], remove: tuple[str, ...], as_json: bool, config_path: str | None
+) -> None:
+    """Say of metrics whether more is better, or less; without any, tell what was said.
+
+    \b
+    hpctrack experiment goal digits max:val/acc min:loss
+    hpctrack experiment goal digits --remove loss
+    """
+    from hpctrack.store.write import experiments
+
+    given = dict(map(words.goal, goals))
+    with sessions.connected(settings.load(config_path=config_path)) as connection:
+        experiment = experiments.get(connection, name)
+        if given or remove:
+            experiments.set_goals(connection, experiment, given, remove)
+            experiment = experiments.get(connection, name)
+    if as_json:
+        say.json({"experiment": name, "goals": experiment.goals})
+    else:
+        say.out(f"{render.clean(name)}: {render.clean(told.goals(experiment.goals)) or 'no goals'}")
 
 
 @command.command("delete")

@@ -1,4 +1,4 @@
-"""Messages of nodes, stored: usage, events, arguments, tags, losses.
+"""Messages of nodes, stored: usage, events, arguments, tags, goals, losses.
 
 `store` takes checked records (`hpctrack.stream.wire.messages`), inside the caller's transaction. What they
 say about status is the reconciler's: of a ``fin`` only the losses are stored here.
@@ -7,17 +7,17 @@ say about status is the reconciler's: of a ``fin`` only the losses are stored he
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
 
 from hpctrack.run import words
 from hpctrack.store import values
 from hpctrack.store.statements import composable, statement
-from hpctrack.stream.wire.messages import FIGURES, Args, Event, Figure, Fin, Tags, Usage
+from hpctrack.stream.wire.messages import FIGURES, Args, Event, Figure, Fin, Goal, Tags, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from hpctrack.store.database import Connection
     from hpctrack.stream.wire.messages import RunMessage
@@ -27,6 +27,8 @@ _MAX_JSON = 64 << 10  # characters of a figure that is JSON
 _MERGES: dict[type[Args | Tags], str] = {Args: "merge_args", Tags: "merge_tags"}
 #: Events of a run that are kept.
 _MAX_EVENTS = 1000
+#: Characters of what a timeline says of goals that were not taken.
+_MAX_REFUSAL = 400
 #: Whom a signal was meant for (`hpctrack.stream.node.signals.Reach`).
 _REACHES = {
     "container": "sent to every process of the job",
@@ -45,6 +47,8 @@ def store(connection: Connection, given: Iterable[RunMessage]) -> set[int]:
     _execute(connection, statement("insert_event"), _that_fit(connection, list(_events(messages))))
     for (run_id, merge), merged in _merged(messages).items():
         connection.execute(statement(merge), {"run_id": run_id, "value": values.to_json(merged)})
+    for said in _goals(messages):
+        _merge_goals(connection, said)
     lost = list(_losses(messages))
     _execute(connection, statement("update_stream_lost"), lost)
     return {loss["run_id"] for loss in lost}
@@ -124,6 +128,45 @@ def _merged(messages: Iterable[RunMessage]) -> dict[tuple[int, str], dict[str, A
         if isinstance(message, (Args, Tags)) and message.values:
             merged.setdefault((run_id, _MERGES[type(message)]), {}).update(message.values)
     return merged
+
+
+class _Goals(NamedTuple):
+    """What a run says of its experiment's metrics."""
+
+    run_id: int
+    attempt: int
+    values: Mapping[str, str]
+
+
+def _goals(messages: Iterable[RunMessage]) -> Iterable[_Goals]:
+    """Return what is said of goals, in one for each run."""
+    said: dict[int, _Goals] = {}
+    for run_id, attempt, message in messages:
+        if isinstance(message, Goal):
+            before = said[run_id].values if run_id in said else {}
+            said[run_id] = _Goals(run_id, attempt, {**before, **message.values})
+    return said.values()
+
+
+def _merge_goals(connection: Connection, said: _Goals) -> None:
+    """Merge goals into those of the run's experiment if the run's owner may; its timeline says if not.
+
+    Raises psycopg's LockNotAvailable while somebody holds the experiment.
+    """
+    value = values.to_json(said.values)
+    [(experiment, name, owner, is_taken, is_known)] = connection.execute(
+        statement("find_goals"), {"run_id": said.run_id, "value": value}
+    ).fetchall()
+    if not is_taken:
+        why = f"experiment {name!r} belongs to {owner}"
+        if name == "default":
+            why = "name an experiment of your own (-E)"
+        raw = f"goals not taken: {', '.join(said.values)}: {why}"[:_MAX_REFUSAL]
+        refusal = {"run_id": said.run_id, "attempt": said.attempt, "raw": raw}
+        connection.execute(statement("note_refusal"), refusal)
+    elif not is_known:
+        connection.execute(statement("lock_experiment"), {"id": experiment})
+        connection.execute(statement("merge_goals"), {"id": experiment, "value": value})
 
 
 def _losses(messages: Iterable[RunMessage]) -> Iterator[dict[str, Any]]:

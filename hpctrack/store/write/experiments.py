@@ -32,6 +32,8 @@ class Experiment:
     time_created: datetime
     comment: str | None
     tags: Any
+    goals: dict[str, str]
+    """Of metrics ``max`` or ``min``: what is better."""
     archived: bool
     """Whether lists leave it out."""
     counts: dict[str, int]
@@ -162,6 +164,22 @@ def tag(connection: Connection, experiment: Experiment, tags: Mapping[str, Any])
 def untag(connection: Connection, experiment: Experiment, names: Collection[str]) -> None:
     """Remove tags by name; one that is not there is no error."""
     _change(connection, experiment, "untag_experiment", names=database.without_secrets(list(names)))
+
+
+def set_goals(
+    connection: Connection, experiment: Experiment, goals: Mapping[str, str], remove: Collection[str] = ()
+) -> None:
+    """Say of metrics which values are better: ``max`` or ``min``. What is in ``remove`` is forgotten.
+
+    Raises `errors.UsageError` also for any other word.
+    """
+    for metric, better in goals.items():
+        if better not in ("max", "min"):
+            raise errors.UsageError(f"a goal is max or min, not {better!r} ({metric})")
+    merged = {name: word for name, word in experiment.goals.items() if name not in remove} | dict(goals)
+    limits.value(limits.GOALS, merged)
+    stored = database.without_secrets(dict(goals))
+    _change(connection, experiment, "set_goals", goals=Jsonb(stored), remove=list(remove))
 
 
 def link(connection: Connection, experiment: Experiment, kind: str, other: int) -> None:

@@ -29,6 +29,8 @@ _MAX_NODE, _MAX_EVENT, _MAX_TAIL = 255, 400, 4096  # characters
 #: Of how many journals of a run, and how many lines of each, the relay may report losses.
 _MAX_JOURNALS = 4096
 _LOST = range(1, 1 << 48)
+#: Of how many metrics one message may say whether more is better.
+_MAX_GOALS = 200
 _JOURNAL = re.compile(r"[0-9a-f]{16}")
 _FOREIGN = re.compile("[\0\ud800-\udfff]")
 
@@ -133,6 +135,12 @@ def _losses(value: object) -> dict[str, int]:
     return {journal: count for journal, count in counts.items() if count is not None}
 
 
+def _goals(value: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return ``max`` and ``min`` by metric; None if there is neither."""
+    known = [(name, better) for name, better in value.items() if better in ("max", "min")]
+    return {storable(name): better for name, better in known[:_MAX_GOALS] if name} or None
+
+
 def _figures(value: Mapping[str, Any]) -> dict[str, Any]:
     return {figure.name: _OF_TYPE[figure.type](value.get(figure.name)) for figure in FIGURES}
 
@@ -155,6 +163,7 @@ Node = Annotated[str, _node]
 #: Fields of these types are not one key of the object: they are all of it.
 Figures = Annotated[Mapping[str, Any], _figures]
 Object = Annotated[Mapping[str, Any], dict]
+Goals = Annotated[Mapping[str, str], _goals]
 _WHOLE = frozenset(("figures", "values"))
 
 
@@ -234,7 +243,13 @@ class Tags(NamedTuple):
     values: Object
 
 
-Message: TypeAlias = Hello | Start | Usage | Event | Fin | Args | Tags
+class Goal(NamedTuple):
+    """What ``goal()`` says: merged into the goals of the run's experiment."""
+
+    values: Goals
+
+
+Message: TypeAlias = Hello | Start | Usage | Event | Fin | Args | Tags | Goal
 
 
 class RunMessage(NamedTuple):
@@ -255,6 +270,7 @@ KINDS: dict[str, type[Message]] = {
     "fin": Fin,
     "args": Args,
     "tags": Tags,
+    "goal": Goal,
 }
 _KINDS = {record: kind for kind, record in KINDS.items()}
 

@@ -3,7 +3,7 @@
 -- name: list_experiments
 -- Experiments, the one with the newest run last, with the number of runs by state: all runs are read once.
 -- Archived ones are left out, unless asked for, but for those that have runs which are not.
-SELECT e.id, e.name, e.user_name, e.time_created, e.comment, for_lists(e.tags) AS tags, e.archived,
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, for_lists(e.tags) AS tags, for_lists(e.goals) AS goals, e.archived,
        coalesce(r.counts, '{}') AS counts, coalesce(r.archived, 0) AS archived_runs, r.first, r.newest
 FROM experiments e
 LEFT JOIN (
@@ -20,7 +20,7 @@ ORDER BY coalesce(r.newest, e.time_created), e.id;
 
 -- name: get_experiment
 -- The one of a name: its runs are found by their index.
-SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, e.archived, r.counts, r.archived AS archived_runs,
+SELECT e.id, e.name, e.user_name, e.time_created, e.comment, e.tags, e.goals, e.archived, r.counts, r.archived AS archived_runs,
        r.first, r.newest
 FROM experiments e
 CROSS JOIN LATERAL (
@@ -91,6 +91,10 @@ UPDATE experiments SET tags = coalesce(tags, '{}') || %(tags)s WHERE id = %(id)s
 -- name: untag_experiment
 -- Remove tags by name.
 UPDATE experiments SET tags = tags - %(names)s::text[] WHERE id = %(id)s;
+
+-- name: set_goals
+-- Of which metrics more is better, or less; of some nothing is said any more.
+UPDATE experiments SET goals = (goals - %(remove)s::text[]) || %(goals)s WHERE id = %(id)s;
 
 -- name: link_experiments
 -- Link two experiments, once.

@@ -83,6 +83,7 @@ CALLS = {
     "log text": "hpctrack.log({'a': 'b c', 'd': {'e': 1}}, step=2, progress=0.5)",
     "set_args": "hpctrack.set_args(a=1, b={'c': [1.5]})",
     "set_tags": "hpctrack.set_tags('a', b=1)",
+    "goal": "hpctrack.goal('a', 'max')",
 }
 
 

@@ -127,6 +127,7 @@ def test_both_have_the_license():
 
 def test_outside_a_run_it_is_silent_and_makes_nothing(alone, tmp_path):
     program = "import hpctrack; hpctrack.log(loss=1); hpctrack.set_args(a=1); hpctrack.set_tags('b')"
+    program += "; hpctrack.goal('a', 'max')"
     done = run(alone, "-W", "error", "-c", program, folder=tmp_path, SLURM_JOB_ID="14", SLURM_PROCID="0")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []

@@ -30,12 +30,31 @@ def test_arguments_and_tags(run_folder):
     calls.set_args(types.SimpleNamespace(nan=math.nan, inf=-math.inf, d=datetime.date(2026, 1, 2), nul="a\0"))
     calls.set_tags("baseline", "debug", dataset="cifar")
     calls.set_tags()
+    calls.goal("val/\0acc", "max")
     told = [(line.kind, json.loads(line.text)) for line in lines(run_folder)]
     assert told == [
         ("args", {"lr": 0.1, "nested": {"a": [1, [2, [3]]]}, "path": "/a", "batch": 8, "none": None}),
         ("args", {"nan": "nan", "inf": "-inf", "d": "2026-01-02", "nul": "a\ufffd"}),
         ("tags", {"baseline": True, "debug": True, "dataset": "cifar"}),
+        ("goal", {"val/\ufffdacc": "max"}),
     ]
+
+
+class Liar:
+    __hash__ = None
+
+    def __eq__(self, other):
+        raise ValueError("no")
+
+    def __str__(self):
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("given", [("loss", "most"), ("loss", None), ("loss", Liar()), (Liar(), "max")])
+def test_a_goal_that_is_none_is_told_and_raises_nothing(run_folder, capfd, given):
+    calls.goal(*given)
+    assert list(lines(run_folder)) == []
+    assert capfd.readouterr().err.count("\n") == 1
 
 
 class Optimizer(enum.Enum):

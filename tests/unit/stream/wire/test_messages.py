@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrack.stream.wire import messages
-from hpctrack.stream.wire.messages import Event, Fin, Hello, Start, Tags, Usage
+from hpctrack.stream.wire.messages import Event, Fin, Goal, Hello, Start, Tags, Usage
 from tests.support.paths import ROOT
 
 OF_TYPE = {"float8": 1.5, "int8": 1 << 40, "int4": 7, "jsonb": [{"util": 1}]}
@@ -24,6 +24,7 @@ SAID = [
     Fin(1.5, None, 9, "Killed", {"0123456789abcdef": 3}, out_of_memory=True),
     Fin(1.5, 0, lost={}, out_of_memory=False),
     Tags({"a": None, "b": [1]}),
+    Goal({"loss": "min", "val/acc": "max"}),
 ]
 
 
@@ -50,6 +51,7 @@ def test_what_is_not_known_is_null():
         ("event", '{"time": 1, "name": ""}'), ("event", '{"time": -1, "name": "x"}'),
         ("usage", '{"time": 1}'), ("usage", '{"time": true, "node": "n"}'),
         ("usage", '{"time": NaN, "node": "n"}'),
+        ("goal", "{}"), ("goal", '{"a": "most", "b": ["max"], "": "min"}'),
     ],
 )  # fmt: skip
 def test_what_can_not_be_used_is_none(kind, text):
