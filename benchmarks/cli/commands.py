@@ -27,7 +27,7 @@ _COMMON = "args.lr < 0.01 and metrics.val_loss < 0.6"
 _RARE = "args.lr < 0.00002 and metrics.val_loss < 0.4925"
 _MAIN = [sys.executable, "-c", "from hpctrack.cli.main import main; main()"]
 _IMPORTS = "import click, psycopg"
-_PAGE = lists.Look(filters.RunFilter(), lists.NEWEST_FIRST, None, True, (), 51)
+_PAGE = lists.Look(filters.RunFilter(archived=False), lists.NEWEST_FIRST, None, True, (), 51)
 
 
 def measure() -> Iterator[Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 from psycopg import OperationalError
@@ -164,3 +165,21 @@ def test_whole_tables_that_a_session_holds_are_trouble_that_names_it(database, c
         with pytest.raises(errors.StoreBusy, match=f"session {session.info.backend_pid}, open for"):
             ingest.store([piece(run_id, 0, row)])
     assert ingest.store([piece(run_id, 0, row)]).watermarks == {(run_id, A): 100}
+
+
+def test_an_experiment_that_its_owner_holds_puts_off_only_the_runs_that_say_goals(database, connection, run):
+    held, other = run(user_name="alice", experiment="held"), run(user_name="bob", experiment="free")
+    connection.execute("UPDATE experiments SET user_name = 'alice' WHERE name = 'held'")
+    ingest = ingestion.Ingestion(connection, lambda _c, _m: frozenset())
+    goal = piece(held, 0, journal.Message(0, "goal", '{"loss": "min"}'))._replace(owner="alice")
+    row = piece(other, 0, journal.Row.of(0, 0, None, None, {"loss": 0.5}))._replace(owner="bob")
+    with store.connect(database) as owner:
+        owner.execute("UPDATE experiments SET comment = 'x' WHERE name = 'held'")
+        began = time.monotonic()
+        stored = ingest.store([goal, row])
+        assert (stored.watermarks, stored.counts["rejected"]) == ({(other, A): 100}, 0)
+        assert time.monotonic() - began < 5
+    eventually(lambda: ingest.store([goal]).watermarks == {(held, A): 100})
+    assert connection.execute("SELECT goals FROM experiments WHERE name = 'held'").fetchone() == (
+        {"loss": "min"},
+    )
