@@ -84,7 +84,7 @@ class Client:
         not_state: _Several[str | RunStatus] | None = None,
         experiment: str | None = None,
         user: _Several[str] | None = None,
-        mine: bool = False,
+        mine: bool | None = None,
         tag: _Several[str] | None = None,
         name: str | None = None,
         partition: _Several[str] | None = None,
@@ -102,7 +102,8 @@ class Client:
 
         * ``refs``: these runs, as `run` takes them, also several in one text: ``"14_[0-3]"``, ``"r7-9"``.
         * ``state``, ``not_state``: one of Slurm's job states, or several: ``["PENDING", "RUNNING"]``.
-        * ``user``: one or several; ``mine``: only the caller's.
+        * ``user``: one or several; ``mine``: only the caller's, or not. As on the command line, on a site's
+          server runs are the caller's unless refs, users or ``mine=False`` say otherwise.
         * ``tag``: ``"set=cifar"``, or ``"baseline"`` with any value; of several tags a run needs all.
         * ``name``: a pattern of the job's name, ``"train*"``; ``partition``: one or several.
         * ``since``, ``until``: submitted at that time or later, and before it: a time, or a text (``"2d"``).
@@ -125,7 +126,7 @@ class Client:
             statuses=statuses,
             not_statuses=_states(not_state),
             users=users,
-            mine=mine,
+            mine=bool(mine),
             experiment=experiment,
             tags=tuple(map(words.tag, _several(tag))),
             name=name,
@@ -137,6 +138,8 @@ class Client:
             sort=_read(filters.Sort.parse, sort),
             after=None if after is None else _ref(after),
         )
+        if mine is None:
+            question = question.usual(personal=self.settings.personal)
         rows = self.ask(lambda connection: list_runs(connection, question, limit))
         for line in self.ask(
             lambda connection: list(unknown_names.lines(connection, question.names(), rows))

@@ -127,8 +127,8 @@ class Experiment:
         self.info = self.client.ask(lambda connection: experiments.get(connection, self.name))
 
     def runs(self, *refs: int | str, **filters: Any) -> Runs:
-        """Return its runs, the newest last; refs and filters as in `Client.runs`."""
-        return self.client.runs(*refs, experiment=self.name, **filters)
+        """Return its runs, everybody's that one may see, the newest last; filters as in `Client.runs`."""
+        return self.client.runs(*refs, experiment=self.name, **{"mine": False, **filters})
 
     def frame(self, *, extremes: bool = True) -> pd.DataFrame:
         """Return a row per run, the newest last.

@@ -125,6 +125,11 @@ steps = click.option(
 )
 
 
+def all_users(help: str) -> Callable[[_Command], _Command]:
+    """``-a``: not the caller's own alone, as squeue and sacct have it."""
+    return click.option("-a", "--allusers", "all_users", is_flag=True, help=help)
+
+
 def experiment(help: str) -> Callable[[_Command], _Command]:
     """``-E``: an experiment, and what it is to the verb."""
     return click.option(

@@ -5,7 +5,7 @@ Make a `Question`, `ask` it, show the `Answer`. The next page is the same questi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from hpctrack.run import conditions
@@ -35,6 +35,9 @@ class Question:
     not_statuses: tuple[RunStatus, ...] = ()
     users: tuple[str, ...] = ()
     mine: bool = False
+    """Only the caller's own, beside those of ``users``."""
+    usual_scope: bool = False
+    """Those that lists on a site's server are of where nobody says: the caller's, unless they act for all."""
     experiment: str | None = None
     tags: tuple[tuple[str, str | None], ...] = ()
     name: str | None = None
@@ -54,7 +57,9 @@ class Question:
     @property
     def filtered(self) -> bool:
         """Whether anything narrows the list."""
-        anything = Question(sort=self.sort, limit=self.limit, unfold=self.unfold)
+        anything = Question(
+            sort=self.sort, limit=self.limit, unfold=self.unfold, usual_scope=self.usual_scope
+        )
         return self != anything
 
     @property
@@ -64,7 +69,8 @@ class Question:
             return "No run matches. hpctrack status without filters lists all runs."
         return (
             "No runs yet. Submit one: hpctrack sbatch train.sh, "
-            "or run one here: hpctrack run -- python train.py (archived ones: --archived)"
+            "or run one here: hpctrack run -- python train.py (archived ones: --archived"
+            + ("; everybody's: --allusers)" if self.usual_scope else ")")
         )
 
     @property
@@ -77,6 +83,11 @@ class Question:
         """How pages are sorted."""
         return self.sort or lists.NEWEST_FIRST
 
+    def usual(self, *, personal: bool) -> Question:
+        """Return the question with what is meant where nobody says: on a site's server one's own runs."""
+        says = bool(self.refs or self.users or self.mine)
+        return replace(self, usual_scope=not personal and not says)
+
     def names(self, shown: Iterable[FieldRef] = ()) -> Names:
         """Return what it asks for by name, the fields that are shown among it."""
         refs = [] if self.where is None else list(conditions.fields_of(self.where))
@@ -86,12 +97,11 @@ class Question:
 
     def filter(self, connection: Connection) -> filters.RunFilter:
         """Return the filter for the user who is logged in. Raises `errors.RunNotFound`."""
-        mine = lookup.my_names(connection) if self.mine else ()
         return filters.RunFilter(
             ids=lookup.find_all(connection, self.refs) if self.refs else None,
             statuses=self.statuses or None,
             not_statuses=self.not_statuses or None,
-            users=(*self.users, *mine) or None,
+            users=self._users(connection),
             experiment=self.experiment,
             tags=self.tags,
             name=self.name,
@@ -101,6 +111,13 @@ class Question:
             where=self.where,
             archived=self._takes_archived,
         )
+
+    def _users(self, connection: Connection) -> tuple[str, ...] | None:
+        if self.usual_scope:
+            names = lookup.usual_names(connection)
+            return None if names is None else tuple(names)
+        mine = lookup.my_names(connection) if self.mine else ()
+        return (*self.users, *mine) or None
 
     def last(self, connection: Connection) -> int | None:
         """Return the id of the run behind which the page begins. Raises `errors.RunNotFound`."""

@@ -200,8 +200,6 @@ CREATE TABLE runs (
     time_updated  timestamptz,
     comment       text,
     tags          jsonb,
-    args          jsonb,
-    env           jsonb,
     submission    uuid REFERENCES submissions,
     task          integer,
     user_name     text NOT NULL DEFAULT session_user,
@@ -232,6 +230,9 @@ CREATE TABLE runs (
     time_stopped  timestamptz,
     suspended     interval NOT NULL DEFAULT '0',
     sluid         text,
+    visible       text CHECK (visible IN ('own', 'account', 'all')),
+    args          jsonb,  -- details stand last: see run_facts
+    env           jsonb,
     UNIQUE (submission, task),
     CONSTRAINT ended_by_client CHECK (kind <> 'client' OR submission IS NULL),
     CONSTRAINT plain_id CHECK (id BETWEEN 1 AND 2147483647),
@@ -260,6 +261,10 @@ CREATE TRIGGER keep_id BEFORE UPDATE OF id ON runs
 CREATE INDEX runs_tags_gin ON runs USING gin (tags);
 CREATE INDEX runs_args_gin ON runs USING gin (args);
 CREATE INDEX runs_experiment ON runs (experiment_id, id);
+-- Whether there is a run of somebody's, or of an account's, in an experiment.
+CREATE INDEX runs_experiment_user ON runs (experiment_id, user_name);
+CREATE INDEX runs_experiment_account ON runs (experiment_id, account);
+CREATE INDEX runs_narrowed ON runs (id) WHERE visible IN ('own', 'account');
 CREATE INDEX runs_user ON runs (user_name, id);
 CREATE INDEX runs_status ON runs (status, id);
 CREATE INDEX runs_created ON runs (time_created);
@@ -313,6 +318,8 @@ COMMENT ON COLUMN runs.kind IS
     'Who ends it. batch: Slurm; command: hpctrack run; client: whoever made it, in SQL, with SQLTrack''s client or the API';
 COMMENT ON COLUMN runs.archived IS 'Whether lists leave it out unless they are asked for such runs; it is tracked all the same';
 COMMENT ON COLUMN runs.missing_since IS 'Since when squeue no longer lists a job that has not ended for accounting either';
+COMMENT ON COLUMN runs.visible IS
+    'Who may see it at most: own, account or all; NULL for whoever the site says. Shares (shares) come on top of it';
 COMMENT ON COLUMN runs.sluid IS 'What Slurm calls the latest execution besides (SLURM_JOB_SLUID, from 24.11 on), also while it waits';
 COMMENT ON COLUMN runs.time_stopped IS
     'Since when the latest attempt does not run although the run may go on: it is suspended, or has ended; NULL while it runs';
@@ -418,9 +425,9 @@ CREATE TABLE attempts (
     node_list      text,
     batch_host     text,
     reason         text,
-    stderr_tail    text,
     sluid          text,
     resources      jsonb CHECK (jsonb_typeof(resources) = 'object'),
+    stderr_tail    text,  -- a detail stands last: see attempt_facts
     PRIMARY KEY (run_id, attempt),
     CONSTRAINT plain_times CHECK (is_plain(time_submitted, time_started, time_ended)),
     CONSTRAINT plain_attempt CHECK (attempt BETWEEN 0 AND 65535),
@@ -431,7 +438,7 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_sluid ON attempts (sluid) WHERE sluid IS NOT NULL;
 COMMENT ON TABLE attempts IS
-    'Executions of a run: one per start, also after a requeue or a preemption. attempt_overview shows everybody''s';
+    'Executions of a run: one per start, also after a requeue or a preemption';
 COMMENT ON COLUMN attempts.run_id IS 'The run';
 COMMENT ON COLUMN attempts.attempt IS '0 for the first (SLURM_RESTART_COUNT)';
 COMMENT ON COLUMN attempts.slurm_job_id IS 'Raw job id (SLURM_JOB_ID)';
@@ -752,20 +759,24 @@ CREATE TABLE clusters (
     name              text PRIMARY KEY,
     time_checked      timestamptz,
     unreachable_since timestamptz,
-    error             text
+    error             text,
+    members_checked   timestamptz,
+    members_error     text
 );
 COMMENT ON TABLE clusters IS 'What the reconciler knows about each Slurm cluster';
 COMMENT ON COLUMN clusters.name IS 'Slurm''s ClusterName';
 COMMENT ON COLUMN clusters.time_checked IS 'When Slurm last answered everything';
 COMMENT ON COLUMN clusters.unreachable_since IS 'Since when Slurm has not answered; nothing is concluded meanwhile';
 COMMENT ON COLUMN clusters.error IS 'Why it did not answer';
+COMMENT ON COLUMN clusters.members_checked IS 'When members was last brought up to date; NULL if never';
+COMMENT ON COLUMN clusters.members_error IS 'Why it could not be since; members stays as it was';
 
 CREATE TABLE site (
     name  text PRIMARY KEY,
     value text NOT NULL
 );
 COMMENT ON TABLE site IS
-    'Choices of the site; details_visible = yes shows everybody''s environments, args, scripts and standard error';
+    'Choices of the site: who sees runs (runs_visible), and their details (details_visible): own, account or all; hpctrack setup sets them';
 COMMENT ON COLUMN site.name IS 'Name of the choice';
 COMMENT ON COLUMN site.value IS 'What was chosen';
 
@@ -780,31 +791,251 @@ CREATE FUNCTION acts_for_all() RETURNS boolean
             AND (SELECT rolbypassrls FROM pg_roles WHERE rolname = session_user));
 COMMENT ON FUNCTION acts_for_all IS 'Whether whoever is logged in is the schema''s owner or a collector';
 
-CREATE FUNCTION details_visible() RETURNS boolean
-    LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN EXISTS (SELECT FROM site WHERE name = 'details_visible' AND value = 'yes') OR acts_for_all();
-COMMENT ON FUNCTION details_visible IS
-    'Whether whoever is logged in may see environments, args, scripts and standard error of other people''s runs';
+CREATE TABLE members (
+    account   text,
+    user_name text NOT NULL,
+    role      text NOT NULL CHECK (role IN ('member', 'coordinator', 'operator')),
+    CONSTRAINT operators_of_all CHECK ((account IS NULL) = (role = 'operator')),
+    CONSTRAINT fitting_texts CHECK (octet_length(account) <= 255 AND octet_length(user_name) <= 255),
+    UNIQUE NULLS NOT DISTINCT (user_name, account)
+);
+COMMENT ON TABLE members IS
+    'Who belongs to which account, as Slurm''s accounting or Unix groups tell; collectors renew it. Each login sees its own rows';
+COMMENT ON COLUMN members.account IS 'Slurm''s account; NULL for operators, who see the runs of all accounts';
+COMMENT ON COLUMN members.user_name IS 'PostgreSQL login, the same text as Slurm''s user name';
+COMMENT ON COLUMN members.role IS
+    'member: sees runs as the site says; coordinator: sees all of the account''s runs with their details; operator: of everybody';
 
--- (SELECT details_visible()) is worked out once in a query, not once for each row.
-ALTER TABLE submissions ENABLE ROW LEVEL SECURITY;
-CREATE POLICY visible ON submissions FOR SELECT USING (user_name = session_user OR (SELECT details_visible()));
-CREATE POLICY own_delete ON submissions FOR DELETE USING (user_name = session_user);
+CREATE TABLE shares (
+    owner         text NOT NULL DEFAULT session_user,
+    run_id        bigint REFERENCES runs ON DELETE CASCADE,
+    experiment_id bigint REFERENCES experiments ON DELETE CASCADE,
+    user_name     text,
+    account       text,
+    time          timestamptz NOT NULL DEFAULT current_timestamp,
+    CONSTRAINT a_run_or_an_experiment CHECK (num_nonnulls(run_id, experiment_id) = 1),
+    CONSTRAINT a_user_or_an_account CHECK (num_nonnulls(user_name, account) = 1),
+    CONSTRAINT plain_times CHECK (is_plain(time)),
+    CONSTRAINT fitting_texts CHECK (octet_length(owner) <= 255 AND octet_length(user_name) BETWEEN 1 AND 255
+                                    AND octet_length(account) BETWEEN 1 AND 255)
+);
+CREATE UNIQUE INDEX shares_run ON shares (run_id, user_name, account) NULLS NOT DISTINCT WHERE run_id IS NOT NULL;
+CREATE UNIQUE INDEX shares_experiment ON shares (experiment_id, owner, user_name, account) NULLS NOT DISTINCT
+    WHERE experiment_id IS NOT NULL;
+CREATE INDEX shares_with_user ON shares (user_name, owner) WHERE user_name IS NOT NULL;
+CREATE INDEX shares_with_account ON shares (account, owner) WHERE account IS NOT NULL;
+COMMENT ON TABLE shares IS 'Runs that their owners show, with their details, to whoever would not see them otherwise (hpctrack share)';
+COMMENT ON COLUMN shares.owner IS 'Whose runs: nobody shares anybody else''s';
+COMMENT ON COLUMN shares.run_id IS 'The run; NULL where all of the owner''s in an experiment are meant';
+COMMENT ON COLUMN shares.experiment_id IS 'The experiment of which all of the owner''s runs are meant, later ones too; NULL for one run';
+COMMENT ON COLUMN shares.user_name IS 'PostgreSQL login that they are shown to; NULL for an account';
+COMMENT ON COLUMN shares.account IS 'Account to whose members they are shown; NULL for a login';
+COMMENT ON COLUMN shares.time IS 'Since when';
 
-ALTER TABLE runs ENABLE ROW LEVEL SECURITY;
-CREATE POLICY visible ON runs FOR SELECT USING (user_name = session_user OR (SELECT details_visible()));
+-- Apart from experiments, whose rows policies could not ask here: those ask the runs, whose policies ask this.
+CREATE TABLE experiment_scopes (
+    experiment_id bigint PRIMARY KEY REFERENCES experiments ON DELETE CASCADE,
+    visible       text NOT NULL CHECK (visible IN ('own', 'account'))
+);
+COMMENT ON TABLE experiment_scopes IS 'Experiments whose runs fewer may see than the site says';
+COMMENT ON COLUMN experiment_scopes.experiment_id IS 'The experiment';
+COMMENT ON COLUMN experiment_scopes.visible IS 'Who may see its runs at most: own or account, as runs.visible';
+
+-- What policies ask about whoever is logged in, once in a query. Each tells that login only of itself: they may look at
+-- all rows, and policies of these tables would make every plan many times as large.
+CREATE FUNCTION site_choice(choice text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN coalesce((SELECT s.value FROM site s WHERE s.name = choice),
+                    CASE choice WHEN 'runs_visible' THEN 'account' WHEN 'details_visible' THEN 'own' END);
+COMMENT ON FUNCTION site_choice IS 'What the site chose, or the default: runs_visible, details_visible';
+
+CREATE FUNCTION sees_all() RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN acts_for_all() OR EXISTS (SELECT FROM members m WHERE m.user_name = session_user AND m.role = 'operator');
+COMMENT ON FUNCTION sees_all IS 'Whether whoever is logged in sees everybody''s runs with their details: schema''s owner, collector, operator';
+
+CREATE FUNCTION coordinated_accounts() RETURNS text[]
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN ARRAY(SELECT m.account FROM members m WHERE m.user_name = session_user AND m.role = 'coordinator');
+COMMENT ON FUNCTION coordinated_accounts IS 'Accounts that whoever is logged in coordinates';
+
+CREATE FUNCTION my_accounts() RETURNS text[]
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN ARRAY(SELECT m.account FROM members m WHERE m.user_name = session_user AND m.account IS NOT NULL);
+COMMENT ON FUNCTION my_accounts IS 'Accounts of whoever is logged in';
+
+CREATE FUNCTION accounts_shown(choice text) RETURNS text[]
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN CASE WHEN site_choice(choice) = 'own' THEN '{}' ELSE my_accounts() END;
+COMMENT ON FUNCTION accounts_shown IS 'Accounts whose runs the site shows to whoever is logged in, by one of its choices';
+
+CREATE FUNCTION is_shown_any() RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN EXISTS (SELECT FROM shares s WHERE s.user_name = session_user)
+        OR EXISTS (SELECT FROM shares s WHERE s.account = ANY (my_accounts()));
+COMMENT ON FUNCTION is_shown_any IS 'Whether anybody shares runs with whoever is logged in';
+
+CREATE FUNCTION is_any_narrowed() RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN EXISTS (SELECT FROM experiment_scopes);
+COMMENT ON FUNCTION is_any_narrowed IS 'Whether any experiment is for fewer than the site says';
+
+CREATE FUNCTION sees_every_run() RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN sees_all() OR site_choice('runs_visible') = 'all' AND NOT is_any_narrowed()
+                         AND NOT EXISTS (SELECT FROM runs r WHERE r.visible IN ('own', 'account'));
+COMMENT ON FUNCTION sees_every_run IS 'Whether there is no run that whoever is logged in may not see: then no row need be looked at';
+
+-- A function, because policies of submissions ask the runs.
+CREATE FUNCTION is_own_submission(uuid uuid) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN EXISTS (SELECT FROM submissions s WHERE s.uuid = is_own_submission.uuid AND s.user_name = session_user);
+COMMENT ON FUNCTION is_own_submission IS 'Whether whoever is logged in handed it in';
+
+-- Lists look through the newest runs first, however few of them are for whoever asks.
+CREATE FUNCTION nth_newest_run(n integer, before bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    RETURN (SELECT r.id FROM runs r WHERE r.id < coalesce(before, 2147483648) ORDER BY r.id DESC OFFSET n LIMIT 1);
+COMMENT ON FUNCTION nth_newest_run IS 'Id of the run before which n newer ones were made, and before a run; NULL if there are not so many';
+
+CREATE VIEW shares_with_me WITH (security_barrier = true) AS
+SELECT s.owner, s.run_id, s.experiment_id FROM shares s
+WHERE s.user_name = session_user OR s.account = ANY ((SELECT my_accounts())::text[]);
+COMMENT ON VIEW shares_with_me IS 'What others share with whoever is logged in';
+COMMENT ON COLUMN shares_with_me.owner IS 'Whose runs';
+COMMENT ON COLUMN shares_with_me.run_id IS 'The run; NULL where all of the owner''s in an experiment are meant';
+COMMENT ON COLUMN shares_with_me.experiment_id IS 'The experiment; NULL for one run';
+
+ALTER TABLE members ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON members FOR SELECT USING (user_name = session_user OR (SELECT acts_for_all()));
+
+ALTER TABLE shares ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON shares FOR SELECT USING (
+    owner = session_user OR user_name = session_user OR account = ANY ((SELECT my_accounts())::text[])
+    OR (SELECT acts_for_all()));
+CREATE POLICY own_insert ON shares FOR INSERT WITH CHECK (
+    owner = session_user
+    AND (run_id IS NULL OR EXISTS (SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user))
+    AND (experiment_id IS NULL OR EXISTS (SELECT FROM experiments e WHERE e.id = experiment_id)));
+CREATE POLICY own_delete ON shares FOR DELETE USING (owner = session_user);
+
+-- Everybody's queries ask the shares with them.
+CREATE FUNCTION refuse_more_shares() RETURNS trigger
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF (SELECT count(*) FROM (SELECT FROM shares s WHERE s.owner = NEW.owner AND s.user_name = NEW.user_name
+                              UNION ALL SELECT FROM shares s WHERE s.owner = NEW.owner AND s.account = NEW.account
+                              LIMIT 1000) found) = 1000 THEN
+        RAISE EXCEPTION '% shares 1000 things with % already: share an experiment as a whole', NEW.owner,
+            coalesce(NEW.user_name, 'account ' || NEW.account) USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION refuse_more_shares IS 'Trigger: bounds what one owner shares with one user or account';
+CREATE TRIGGER refuse_more BEFORE INSERT ON shares FOR EACH ROW EXECUTE FUNCTION refuse_more_shares();
+
+ALTER TABLE experiment_scopes ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON experiment_scopes FOR SELECT USING (true);
+-- Not FOR ALL, which would hold for SELECT, too, and ask the experiments that ask this.
+CREATE POLICY own_insert ON experiment_scopes FOR INSERT WITH CHECK (
+    EXISTS (SELECT FROM experiments e WHERE e.id = experiment_id AND e.user_name = session_user));
+CREATE POLICY own_update ON experiment_scopes FOR UPDATE USING (
+    EXISTS (SELECT FROM experiments e WHERE e.id = experiment_id AND e.user_name = session_user));
+CREATE POLICY own_delete ON experiment_scopes FOR DELETE USING (
+    EXISTS (SELECT FROM experiments e WHERE e.id = experiment_id AND e.user_name = session_user));
+
+-- Policies hide rows, and no columns. So rows without details have a table of their own above the table that holds
+-- them: PostgreSQL reads a table by the policies of the one that is asked, those of the tables below do not count.
+-- Whoever may see a run finds it in run_facts; whoever may see its arguments and environment, too, in runs.
+CREATE TABLE run_facts (LIKE runs);
+ALTER TABLE run_facts DROP COLUMN args, DROP COLUMN env, ADD CONSTRAINT no_rows_of_its_own CHECK (false) NO INHERIT;
+ALTER TABLE runs INHERIT run_facts;
+COMMENT ON TABLE run_facts IS 'The rows of runs without what only few may see (args, env): everything of runs that whoever is logged in may see';
+CREATE TABLE attempt_facts (LIKE attempts);
+ALTER TABLE attempt_facts DROP COLUMN stderr_tail, ADD CONSTRAINT no_rows_of_its_own CHECK (false) NO INHERIT;
+ALTER TABLE attempts INHERIT attempt_facts;
+COMMENT ON TABLE attempt_facts IS 'The rows of attempts without standard error';
+
+-- The owner; operators, coordinators; whom the site shows it to, unless the run or its experiment is narrower; whom its
+-- owner shows it to. A subquery that does not ask the row is worked out once in a query. visible_runs has the ids for
+-- policies of other tables, which find a run by its id; it shows rows by its own condition, and no others (security_barrier).
+DO $$
+DECLARE
+    sight record;
+    seen text;
+BEGIN
+    FOR sight IN SELECT * FROM (VALUES ('run_facts', 'runs_visible'), ('runs', 'details_visible')) AS v (asked, choice) LOOP
+        seen := format($policy$
+                user_name = session_user
+                OR (SELECT sees_all())
+                OR account = ANY ((SELECT coordinated_accounts())::text[])
+                OR (account = ANY ((SELECT accounts_shown(%1$L))::text[])
+                    OR (SELECT site_choice(%1$L) = 'all') AND visible IS DISTINCT FROM 'account'
+                       AND (NOT (SELECT is_any_narrowed())
+                            OR NOT EXISTS (SELECT FROM experiment_scopes s WHERE s.experiment_id = %2$I.experiment_id)))
+                   AND visible IS DISTINCT FROM 'own'
+                   AND (NOT (SELECT is_any_narrowed())
+                        OR NOT EXISTS (SELECT FROM experiment_scopes s
+                                       WHERE s.experiment_id = %2$I.experiment_id AND s.visible = 'own'))
+                OR (SELECT is_shown_any())
+                   AND (EXISTS (SELECT FROM shares_with_me s WHERE s.run_id = %2$I.id AND s.owner = %2$I.user_name)
+                        OR EXISTS (SELECT FROM shares_with_me s
+                                   WHERE s.experiment_id = %2$I.experiment_id AND s.owner = %2$I.user_name))
+            $policy$, sight.choice, sight.asked);
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', sight.asked);
+        EXECUTE format('CREATE POLICY visible ON %I FOR SELECT USING (%s)', sight.asked, seen);
+        IF sight.asked = 'run_facts' THEN
+            EXECUTE format('CREATE VIEW visible_runs WITH (security_barrier = true) AS SELECT id FROM runs run_facts WHERE %s', seen);
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON VIEW visible_runs IS 'The runs that whoever is logged in may see, by their ids alone';
+COMMENT ON COLUMN visible_runs.id IS 'The run''s id';
+
+CREATE VIEW visible_experiments WITH (security_barrier = true) AS
+SELECT e.id
+FROM experiments e
+LEFT JOIN experiment_scopes n ON n.experiment_id = e.id
+WHERE e.user_name = session_user OR e.name = 'default' OR (SELECT sees_all())
+   OR (SELECT site_choice('runs_visible') = 'all') AND n.visible IS NULL
+   -- OFFSET: looked up by the index for each experiment, never in all runs at once.
+   OR EXISTS (SELECT FROM runs r WHERE r.experiment_id = e.id AND r.user_name = session_user OFFSET 0)
+   OR (SELECT coordinated_accounts() <> '{}')
+      AND EXISTS (SELECT FROM runs r WHERE r.experiment_id = e.id
+                  AND r.account = ANY ((SELECT coordinated_accounts())::text[]) OFFSET 0)
+   OR (SELECT accounts_shown('runs_visible') <> '{}') AND n.visible IS DISTINCT FROM 'own'
+      AND EXISTS (SELECT FROM runs r WHERE r.experiment_id = e.id AND r.visible IS DISTINCT FROM 'own'
+                  AND r.account = ANY ((SELECT accounts_shown('runs_visible'))::text[]) OFFSET 0)
+   OR (SELECT site_choice('runs_visible') = 'all') AND n.visible IS DISTINCT FROM 'own'
+      AND EXISTS (SELECT FROM runs r WHERE r.experiment_id = e.id AND r.id IN (SELECT v.id FROM visible_runs v) OFFSET 0)
+   OR (SELECT is_shown_any())
+      AND (EXISTS (SELECT FROM shares_with_me s WHERE s.experiment_id = e.id
+                   AND EXISTS (SELECT FROM runs r WHERE r.experiment_id = e.id AND r.user_name = s.owner OFFSET 0))
+           OR EXISTS (SELECT FROM shares_with_me s JOIN runs r ON r.id = s.run_id AND r.user_name = s.owner
+                      WHERE r.experiment_id = e.id OFFSET 0));
+COMMENT ON VIEW visible_experiments IS 'The experiments that whoever is logged in may see, by their ids alone';
+COMMENT ON COLUMN visible_experiments.id IS 'The experiment''s id';
+
+-- Who names an experiment by its id must see it: what is in it is seen by whoever has a run there.
 CREATE POLICY own_insert ON runs FOR INSERT WITH CHECK (
     user_name = session_user
-    AND (submission IS NULL
-         OR EXISTS (SELECT FROM submissions s WHERE s.uuid = submission AND s.user_name = session_user)));
+    AND EXISTS (SELECT FROM visible_experiments v WHERE v.id = experiment_id)
+    AND (submission IS NULL OR is_own_submission(submission)));
 CREATE POLICY own_update ON runs FOR UPDATE USING (user_name = session_user) WITH CHECK (
     user_name = session_user
-    AND (submission IS NULL
-         OR EXISTS (SELECT FROM submissions s WHERE s.uuid = submission AND s.user_name = session_user)));
+    AND EXISTS (SELECT FROM visible_experiments v WHERE v.id = experiment_id)
+    AND (submission IS NULL OR is_own_submission(submission)));
 CREATE POLICY own_delete ON runs FOR DELETE USING (user_name = session_user);
 
+ALTER TABLE submissions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON submissions FOR SELECT USING (
+    user_name = session_user OR EXISTS (SELECT FROM runs r WHERE r.submission = uuid));
+CREATE POLICY own_delete ON submissions FOR DELETE USING (user_name = session_user);
+
 ALTER TABLE experiments ENABLE ROW LEVEL SECURITY;
-CREATE POLICY visible ON experiments FOR SELECT USING (true);
+CREATE POLICY visible ON experiments FOR SELECT USING (
+    user_name = session_user OR EXISTS (SELECT FROM visible_experiments v WHERE v.id = experiments.id OFFSET 0));
 CREATE POLICY own_insert ON experiments FOR INSERT WITH CHECK (user_name = session_user);
 CREATE POLICY own_update ON experiments FOR UPDATE USING (user_name = session_user) WITH CHECK (user_name = session_user);
 CREATE POLICY own_delete ON experiments FOR DELETE USING (user_name = session_user);
@@ -817,7 +1048,8 @@ CREATE FUNCTION refuse_deletion() RETURNS trigger
     LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
 BEGIN
-    RAISE EXCEPTION 'run r% belongs to %: only they may delete it', OLD.id, OLD.user_name
+    -- Whose and which is not said: whoever owns the experiment need not see them.
+    RAISE EXCEPTION 'runs of other people are in this experiment: only they may delete those'
         USING ERRCODE = 'insufficient_privilege';
 END $$;
 COMMENT ON FUNCTION refuse_deletion IS 'Trigger: keeps other people''s runs when an experiment is deleted';
@@ -825,27 +1057,47 @@ CREATE TRIGGER keep_others BEFORE DELETE ON runs
     FOR EACH ROW WHEN (OLD.user_name <> session_user AND NOT acts_for_all())
     EXECUTE FUNCTION refuse_deletion();
 
+-- Links are seen by whoever sees both ends, and made from what is one's own to what one sees.
 ALTER TABLE experiment_relationships ENABLE ROW LEVEL SECURITY;
-CREATE POLICY visible ON experiment_relationships FOR SELECT USING (true);
-CREATE POLICY own ON experiment_relationships
-    USING (EXISTS (SELECT FROM experiments e WHERE e.id = from_id AND e.user_name = session_user));
-
+CREATE POLICY visible ON experiment_relationships FOR SELECT USING (
+    EXISTS (SELECT FROM visible_experiments v WHERE v.id = from_id)
+    AND EXISTS (SELECT FROM visible_experiments v WHERE v.id = to_id));
 ALTER TABLE run_relationships ENABLE ROW LEVEL SECURITY;
-CREATE POLICY visible ON run_relationships FOR SELECT USING (true);
-CREATE POLICY own ON run_relationships
-    USING (EXISTS (SELECT FROM runs r WHERE r.id = from_id AND r.user_name = session_user));
-
--- What everybody may see of every run, and its owner may change (where hpctrack setup grants that).
+CREATE POLICY visible ON run_relationships FOR SELECT USING (
+    (SELECT sees_every_run())
+    OR EXISTS (SELECT FROM visible_runs v WHERE v.id = from_id) AND EXISTS (SELECT FROM visible_runs v WHERE v.id = to_id));
 DO $$
-DECLARE child text;
+DECLARE
+    link record;
+    command text;
 BEGIN
-    FOREACH child IN ARRAY ARRAY['metrics', 'run_latest', 'transitions', 'usage', 'streams'] LOOP
+    FOR link IN SELECT * FROM (VALUES ('experiment_relationships', 'experiments', 'visible_experiments'),
+                                      ('run_relationships', 'runs', 'visible_runs')) AS v (links, owned, seen) LOOP
+        FOREACH command IN ARRAY ARRAY['INSERT WITH CHECK', 'UPDATE USING', 'DELETE USING'] LOOP
+            EXECUTE format('CREATE POLICY %I ON %I FOR %s (EXISTS (SELECT FROM %I o WHERE o.id = from_id AND o.user_name = session_user)'
+                           ' AND EXISTS (SELECT FROM %I s WHERE s.id = to_id))',
+                           'own_' || lower(split_part(command, ' ', 1)), link.links, command, link.owned, link.seen);
+        END LOOP;
+    END LOOP;
+END $$;
+
+-- What everybody may see of the runs that they see, and the owner may change (where hpctrack setup grants that).
+DO $$
+DECLARE
+    child text;
+    command text;
+BEGIN
+    FOREACH child IN ARRAY ARRAY['metrics', 'run_latest', 'transitions', 'usage', 'streams', 'attempt_facts'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);
-        EXECUTE format('CREATE POLICY visible ON %I FOR SELECT USING (true)', child);
+        EXECUTE format('CREATE POLICY visible ON %1$I FOR SELECT USING '
+                       '((SELECT sees_every_run()) OR EXISTS (SELECT FROM visible_runs v WHERE v.id = %1$I.run_id))', child);
     END LOOP;
     FOREACH child IN ARRAY ARRAY['metrics', 'run_latest'] LOOP
-        EXECUTE format('CREATE POLICY own ON %I USING (EXISTS '
-                       '(SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user))', child);
+        FOREACH command IN ARRAY ARRAY['INSERT WITH CHECK', 'UPDATE USING', 'DELETE USING'] LOOP
+            EXECUTE format('CREATE POLICY %I ON %I FOR %s (EXISTS '
+                           '(SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user))',
+                           'own_' || lower(split_part(command, ' ', 1)), child, command);
+        END LOOP;
     END LOOP;
 END $$;
 CREATE POLICY own_insert ON transitions FOR INSERT WITH CHECK (
@@ -857,8 +1109,8 @@ DECLARE child text;
 BEGIN
     FOREACH child IN ARRAY ARRAY['attempts', 'rejected'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);
-        EXECUTE format('CREATE POLICY visible ON %I FOR SELECT USING ((SELECT details_visible()) OR EXISTS '
-                       '(SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user))', child);
+        EXECUTE format('CREATE POLICY visible ON %1$I FOR SELECT USING '
+                       '((SELECT sees_all()) OR EXISTS (SELECT FROM runs r WHERE r.id = %1$I.run_id))', child);
     END LOOP;
 END $$;
 
@@ -870,18 +1122,16 @@ CREATE POLICY own_update ON attempts FOR UPDATE
 ALTER TABLE run_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE events ENABLE ROW LEVEL SECURITY;
 
--- Everybody's runs for every reader; what they may not see is NULL. These views hide columns and no rows, so they
--- need no security_barrier, which would make every list read and sort all runs.
+-- Views see what whoever asks may see (security_invoker). What a query does not ask for is not joined: hence the outer
+-- joins, also where there is always a row.
 
-CREATE VIEW run_overview AS
+CREATE VIEW run_overview WITH (security_invoker = true) AS
 SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.time_started, r.time_updated,
-       r.time_ended, r.time_seen, r.comment, r.tags,
-       CASE WHEN (SELECT details_visible()) OR r.user_name = session_user THEN r.args END AS args,
-       CASE WHEN (SELECT details_visible()) OR r.user_name = session_user THEN r.env END AS env,
+       r.time_ended, r.time_seen, r.comment, r.tags, d.args, d.env,
        r.submission, r.task, r.user_name, r.cluster, r.slurm_job_id, r.array_job_id, r.array_task_id, r.het_job_id,
        r.job_name, r.partition, r.account, r.qos, r.time_limit, r.stdout_path, r.stderr_path, r.attempt,
        r.exit_code, r.exit_signal, r.reason, r.node_list, r.slurm_state, r.kind, r.archived, r.missing_since,
-       r.time_stopped, r.suspended, r.sluid,
+       r.time_stopped, r.suspended, r.sluid, r.visible,
        CASE WHEN r.time_ended IS NOT NULL THEN NULL
             WHEN r.kind = 'command' AND r.cluster IS NULL AND r.submission IS NOT NULL
             THEN (SELECT h.heard FROM (SELECT greatest(r.time_seen, r.time_started, max(s.time_last)) AS heard
@@ -893,24 +1143,24 @@ SELECT r.id, r.experiment_id, e.name AS experiment, r.status, r.time_created, r.
             THEN greatest(r.time_updated, r.time_started, l.last_time) END AS silent_since,
        l.last_step, l.last_time, l.last, coalesce(l.rows, 0) AS rows, coalesce(l.lost, 0) AS lost,
        coalesce(l.waiting, 0) AS waiting
-FROM runs r
-JOIN experiments e ON e.id = r.experiment_id
-LEFT JOIN run_latest l ON l.run_id = r.id;
-COMMENT ON VIEW run_overview IS 'Everybody''s runs with their experiment and latest values; what hpctrack status lists';
+FROM run_facts r
+LEFT JOIN experiments e ON e.id = r.experiment_id
+LEFT JOIN run_latest l ON l.run_id = r.id
+LEFT JOIN runs d ON d.id = r.id;
+COMMENT ON VIEW run_overview IS 'Runs with their experiment and latest values; what hpctrack status lists';
 COMMENT ON COLUMN run_overview.experiment IS 'Name of the experiment';
 COMMENT ON COLUMN run_overview.silent_since IS
     'When a client''s run, or a command outside Slurm, that is not over was last heard of, if that is some minutes ago';
 
-CREATE VIEW attempt_overview AS
+CREATE VIEW attempt_overview WITH (security_invoker = true) AS
 SELECT a.run_id, a.attempt, a.slurm_job_id, a.status, a.time_submitted, a.time_started, a.time_ended, a.exit_code,
-       a.exit_signal, a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason,
-       CASE WHEN (SELECT details_visible()) OR r.user_name = session_user THEN a.stderr_tail END AS stderr_tail,
+       a.exit_signal, a.slurm_exit_code, a.slurm_exit_signal, a.node_list, a.batch_host, a.reason, d.stderr_tail,
        a.resources
-FROM attempts a
-JOIN runs r ON r.id = a.run_id;
-COMMENT ON VIEW attempt_overview IS 'Everybody''s attempts';
+FROM attempt_facts a
+LEFT JOIN attempts d ON d.run_id = a.run_id AND d.attempt = a.attempt;
+COMMENT ON VIEW attempt_overview IS 'Executions of runs';
 
-CREATE VIEW attempt_resources AS
+CREATE VIEW attempt_resources WITH (security_invoker = true) AS
 SELECT a.run_id, a.attempt,
        coalesce(metric_number(a.resources -> 'elapsed_s'),
                 extract(epoch FROM CASE WHEN a.attempt = r.attempt
@@ -923,8 +1173,8 @@ SELECT a.run_id, a.attempt,
        greatest(count_number(a.resources -> 'max_rss_bytes'), u.memory_bytes) AS memory_used_bytes,
        least(coalesce(count_number(coalesce(a.resources -> 'alloc_tres', a.resources -> 'req_tres') -> 'gres/gpu'), 0),
              2147483647)::integer AS gpus
-FROM attempts a
-JOIN runs r ON r.id = a.run_id
+FROM attempt_facts a
+JOIN run_facts r ON r.id = a.run_id
 CROSS JOIN LATERAL (
     SELECT sum(n.cpu_s) AS cpu_s, nullif(least(coalesce(sum(n.memory_bytes), -1), 9223372036854775807), -1)::bigint AS memory_bytes
     FROM (SELECT max(s.cpu_s) AS cpu_s, max(greatest(s.memory_peak_bytes, s.memory_bytes)) AS memory_bytes
@@ -938,7 +1188,8 @@ COMMENT ON COLUMN attempt_resources.memory_used_bytes IS
     'Most memory that it was seen to use: the greater of accounting''s MaxRSS (of one task) and our samples (all nodes together)';
 COMMENT ON COLUMN attempt_resources.gpus IS 'GPUs that Slurm gave it';
 
-CREATE VIEW jobs AS
+
+CREATE VIEW jobs WITH (security_invoker = true) AS
 SELECT o.id AS run_id,
        CASE WHEN o.array_task_id IS NULL THEN o.slurm_job_id::text
             ELSE o.array_job_id || '_' || o.array_task_id END AS job_id,
@@ -949,7 +1200,7 @@ SELECT o.id AS run_id,
        o.time_limit, o.node_list, o.exit_code, o.exit_signal, o.reason, o.last_step, o.last_time, o.last, o.lost,
        o.archived
 FROM run_overview o;
-COMMENT ON VIEW jobs IS 'Everybody''s runs in sacct''s words, with their latest metrics';
+COMMENT ON VIEW jobs IS 'Runs in sacct''s words, with their latest metrics';
 COMMENT ON COLUMN jobs.run_id IS 'The run''s own id, written r7';
 COMMENT ON COLUMN jobs.job_id IS 'Slurm''s id as its commands write it: 14, or 14_3 for a task of an array; NULL outside Slurm';
 COMMENT ON COLUMN jobs.experiment IS 'Name of the experiment';
@@ -1000,13 +1251,14 @@ COMMENT ON COLUMN metric_summary.min_step IS 'First step with the least value';
 COMMENT ON COLUMN metric_summary.max IS 'Greatest value, apart from NaN';
 COMMENT ON COLUMN metric_summary.max_step IS 'First step with the greatest value';
 
--- Columns that a view hands through are explained like those of the table.
+-- Columns that a view, or a table over another, hands through are explained like those of the table.
 DO $$
 DECLARE c record;
 BEGIN
     FOR c IN
         SELECT v.relname AS view, va.attname AS name, d.description
         FROM (VALUES ('run_links', 'run_relationships', 1), ('experiment_links', 'experiment_relationships', 1),
+                     ('run_facts', 'runs', 1), ('attempt_facts', 'attempts', 1),
                      ('run_overview', 'runs', 1), ('run_overview', 'run_latest', 2),
                      ('attempt_overview', 'attempts', 1), ('attempt_resources', 'attempts', 1),
                      ('jobs', 'runs', 1), ('jobs', 'run_latest', 2), ('metric_values', 'metrics', 1)) AS pair (view, base, rank)

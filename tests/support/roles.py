@@ -91,10 +91,10 @@ class Roles:
         return code, out, err
 
     def open(self) -> None:
-        """Set up as docs/roles.md says."""
+        """Set up as docs/site.md says, but that everybody sees everybody's runs."""
         code, _, err = self.run(
             "owner", "setup", "--grant-read", self.role("reader"), "--grant-user", self.role("users"),
-            "--grant-collector", self.role("collector"),
+            "--grant-collector", self.role("collector"), "--runs-visible", "all",
         )  # fmt: skip
         assert code == 0, err
 

@@ -37,15 +37,22 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("list")
+@options.all_users("Everybody's experiments that I may see, with all their runs.")
 @click.option("--archived", is_flag=True, help="Archived experiments and runs, too.")
 @options.as_json
 @options.config_path
-def list_(*, archived: bool, as_json: bool, config_path: str | None) -> None:
-    """List experiments, the one with the newest run last."""
+def list_(*, all_users: bool, archived: bool, as_json: bool, config_path: str | None) -> None:
+    """List experiments, the one with the newest run last.
+
+    On a site's server these are those that you made or have runs in, and your runs there; -a lists all.
+    """
+    from hpctrack.store.read import lookup
     from hpctrack.store.write import experiments
 
-    with sessions.connected(settings.load(config_path=config_path)) as connection:
-        listed = experiments.list_all(connection, archived=archived)
+    configuration = settings.load(config_path=config_path)
+    with sessions.connected(configuration) as connection:
+        users = None if all_users or configuration.personal else lookup.usual_names(connection)
+        listed = experiments.list_all(connection, users, archived=archived)
     if as_json:
         say.raw(jsonable.to_json({"experiments": [_to_object(experiment) for experiment in listed]}) + "\n")
     elif listed:

@@ -21,8 +21,9 @@ class _Rights(NamedTuple):
     readers: tuple[str, ...]
     users: tuple[str, ...]
     collectors: tuple[str, ...]
-    show_details: bool | None
-    """Whether everybody is to see details of others' runs; None leaves it as it is."""
+    runs_visible: str | None
+    details_visible: str | None
+    """Who is to see runs, and their details; None leaves it as it is."""
 
     def wanted(self) -> list[tuple[roles.RoleKind, str]]:
         """Return each role with what it is for."""
@@ -36,7 +37,8 @@ class _Rights(NamedTuple):
         return [(kind, role) for kind, names in kinds.items() for role in names]
 
 
-_NO_RIGHTS = _Rights((), (), (), None)
+_NO_RIGHTS = _Rights((), (), (), None, None)
+_SCOPE = click.Choice(["own", "account", "all"])
 
 
 @click.command()
@@ -46,9 +48,7 @@ _NO_RIGHTS = _Rights((), (), (), None)
 @click.option("-p", "--port", "dsn_port", help="Port of the PostgreSQL server.")
 @click.option("-d", "--database", "dsn_dbname", help="Database.")
 @click.option("-s", "--schema", help="Schema (default: hpctrack).")
-@click.option(
-    "--grant-read", "readers", multiple=True, metavar="ROLE", help="Let a role look at everybody's runs."
-)
+@click.option("--grant-read", "readers", multiple=True, metavar="ROLE", help="Let a role look at runs.")
 @click.option(
     "--grant-user",
     "users",
@@ -60,9 +60,14 @@ _NO_RIGHTS = _Rights((), (), (), None)
     "--grant-collector", "collectors", multiple=True, metavar="ROLE", help="Let a role run the collector."
 )
 @click.option(
-    "--show-details/--hide-details",
-    default=None,
-    help="Whether everybody sees environment, arguments and script of others' runs (at first: hidden).",
+    "--runs-visible",
+    type=_SCOPE,
+    help="Who sees a run: its owner, members of its Slurm account (at first), or all.",
+)
+@click.option(
+    "--details-visible",
+    type=_SCOPE,
+    help="Who sees its environment, arguments, script and standard error, too (at first: own).",
 )
 @options.config_path
 @click.option(
@@ -74,7 +79,8 @@ def command(
     readers: tuple[str, ...],
     users: tuple[str, ...],
     collectors: tuple[str, ...],
-    show_details: bool | None,
+    runs_visible: str | None,
+    details_visible: str | None,
     config_path: str | None,
     take_over: bool,
     **server: str | None,
@@ -92,9 +98,13 @@ def command(
 
     On a server, --grant-read, --grant-user and --grant-collector say what other roles may do; each can be
     given several times. Roles must exist. Rights given once extend to tables that files add later.
+    Which runs they see --runs-visible and --details-visible say (docs/visibility.md):
+
+    \b
+      hpctrack setup --grant-user cluster_users --runs-visible account --details-visible own
     """
     configuration = settings.load(server, config_path=config_path)
-    rights = _Rights(readers, users, collectors, show_details)
+    rights = _Rights(readers, users, collectors, runs_visible, details_visible)
     if take_over:
         _take_over(configuration)
     if configuration.personal and rights != _NO_RIGHTS:
@@ -119,7 +129,8 @@ def _grant(configuration: Settings, rights: _Rights) -> None:
     """Give roles their rights; say which have which."""
     from hpctrack.store.schema import roles
 
-    for grant in roles.apply(configuration, rights.wanted(), show_details=rights.show_details):
+    choices = roles.Choices(rights.runs_visible, rights.details_visible)
+    for grant in roles.apply(configuration, rights.wanted(), choices):
         say.out(f"  {grant.kind.value} {grant.role}: {'granted before' if grant.known else 'granted'}")
         for note in grant.notes:
             say.note(f"{grant.role} {note}")

@@ -56,7 +56,8 @@ def _format(
 
 @click.command()
 @options.optional_runs
-@click.option("--me", "mine", is_flag=True, help="My runs only.")
+@click.option("--me", "mine", is_flag=True, help="My runs only; on a site's server this is usual.")
+@options.all_users("Everybody's runs that I may see.")
 @click.option("--user", "users", multiple=True, callback=_words, metavar="USERS", help="Runs of these users.")
 @options.job_states("statuses", "-t", "--state", help="Slurm's states, any case, also compact: --state PD,R.")
 @options.job_states("not_statuses", "--not-state", help="Leave these states out.")
@@ -108,6 +109,8 @@ def command(
     watch: bool,
     interval: float,
     unfold: bool,
+    mine: bool,
+    all_users: bool,
     config_path: str | None,
     **asked: Any,
 ) -> None:
@@ -115,12 +118,20 @@ def command(
 
     RUN is a Slurm job id (14, an array with all its tasks; 14_3, one task), a run's own id (r7), or the
     beginning of its job's name. What is shown comes from PostgreSQL; Slurm is not asked.
+
+    On a site's server these are your own runs, unless you name runs, users (--user), or all of them (-a):
+
+    \b
+      hpctrack status -a -t running
     """
     _check_ways({"--json": as_json, f"--{form}": bool(form), "--count": count, "--watch": watch})
+    _check_ways({"--me": mine, "--allusers": all_users})
     if everything and form is None:
         raise errors.UsageError("--all is for --csv and --parsable: otherwise raise --limit")
-    question = Question(**asked, unfold=unfold or as_json or bool(form or chosen))
     configuration = settings.load(config_path=config_path)
+    question = Question(**asked, mine=mine, unfold=unfold or as_json or bool(form or chosen))
+    if not all_users:
+        question = question.usual(personal=configuration.personal)
     if watch:
         _watch(configuration, question, interval, chosen)
         return

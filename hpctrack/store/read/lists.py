@@ -240,14 +240,10 @@ def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any
     filled: sql.Composable = sql.SQL("false")
     complete: sql.Composable = sql.SQL("true")
     if newest:
-        reached = order.behind
-        if not look.which.archived:
-            reached = sql.SQL("{} AND {}").format(order.behind, filters.LISTED)
-        reach, most = parameters.add(_REACH), parameters.add(WINDOW)
-        runs = composable("newest_runs").format(behind=reached, reach=reach)
+        most = parameters.add(WINDOW)
         window = composable("page_window").format(window=most)
         filled = composable("page_filled").format(window=most)
-        complete = composable("page_complete").format(behind=reached, reach=reach, window=most)
+        runs, complete = _newest(look, order.behind, most, parameters)
     lines = composable("folded_lines" if look.fold else "page_lines")
     folded = sql.SQL("CASE WHEN array_task_id IS NOT NULL THEN submission END")
     query = composable("fetch_page").format(
@@ -262,6 +258,19 @@ def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any
         lines=lines.format(order=order.by, limit=parameters.add(look.limit)),
     )
     return query, parameters.values
+
+
+def _newest(
+    look: Look, behind: sql.Composable, most: sql.Composable, parameters: filters.Parameters
+) -> tuple[sql.Composed, sql.Composed]:
+    """Return the newest runs, and the condition that they are all."""
+    if not look.which.archived:
+        behind = sql.SQL("{} AND {}").format(behind, filters.LISTED)
+    values = {"behind": behind, "reach": parameters.add(_REACH), "window": most}
+    if look.which.users is None:
+        return composable("newest_runs").format(**values), composable("page_complete").format(**values)
+    values |= {"users": parameters.add(list(look.which.users)), "after": parameters.add(look.after)}
+    return composable("newest_runs_of").format(**values), composable("page_complete_of").format(**values)
 
 
 def _arrays_at(connection: Connection, which: RunFilter, after: int) -> list[UUID]:

@@ -90,7 +90,20 @@ def find_one(connection: Connection, ref: runids.RunRef) -> int:
 
 def my_names(connection: Connection) -> list[str]:
     """Return the names under which the caller's runs are stored: PostgreSQL's login, and the user's here."""
-    login: str = rows.scalar(connection, "fetch_login")
+    [(login, _)] = rows.tuples(connection, "fetch_login")
+    return _names(login)
+
+
+def usual_names(connection: Connection) -> list[str] | None:
+    """Return whose runs a site's lists are of where nobody says: the caller's.
+
+    None, which means everybody's, for the schema's owner and collectors, as for root in Slurm's commands.
+    """
+    [(login, acts_for_all)] = rows.tuples(connection, "fetch_login")
+    return None if acts_for_all else _names(login)
+
+
+def _names(login: str) -> list[str]:
     return list(dict.fromkeys((login, account.user_name())))
 
 

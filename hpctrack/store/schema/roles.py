@@ -42,11 +42,13 @@ _USER = {
     "experiment_links": _ALL,
     "experiment_relationships": _ALL,
     "experiments": _ALL,
+    "experiment_scopes": _ALL,
     "metrics": _ALL,
     "run_latest": _ALL,
     "run_links": _ALL,
     "run_relationships": _ALL,
     "runs": _ALL,
+    "shares": "INSERT, DELETE",
     "submissions": "DELETE",
     # Not id: a role that chose numbers to come would keep others' rows from being written.
     "transitions": "INSERT (run_id, attempt, status, time, source, reason, raw)",
@@ -56,6 +58,7 @@ _COLLECTOR = {
     "clusters": "INSERT, UPDATE",
     "collectors": _ALL,
     "events": "SELECT, UPDATE, DELETE",  # UPDATE: to lock what is taken
+    "members": _ALL,
     "rejected": "INSERT",
     "run_keys": "SELECT",
     "streams": "INSERT, UPDATE",
@@ -63,16 +66,37 @@ _COLLECTOR = {
 }
 _FUNCTIONS = {
     RoleKind.READER: (
+        "accounts_shown",
         "acts_for_all",
         "as_double",
+        "coordinated_accounts",
         "count_number",
-        "details_visible",
+        "is_any_narrowed",
+        "is_own_submission",
+        "is_shown_any",
         "known_runs",
         "metric_number",
+        "my_accounts",
+        "nth_newest_run",
+        "sees_all",
+        "sees_every_run",
+        "site_choice",
     ),
     RoleKind.USER: ("register_submission",),
     RoleKind.COLLECTOR: ("add_metric_columns",),
 }
+
+
+#: Who sees runs, the fewest first, as the site may choose it.
+SCOPES = ("own", "account", "all")
+
+
+class Choices(NamedTuple):
+    """Whom the site shows runs to, in words of `SCOPES`; None leaves it as it is."""
+
+    runs_visible: str | None = None
+    details_visible: str | None = None
+    """Their environments, arguments, scripts and standard error."""
 
 
 class Grant(NamedTuple):
@@ -97,20 +121,19 @@ class _Role(NamedTuple):
 
 
 def apply(
-    settings: Settings, wanted: Iterable[tuple[RoleKind, str]], *, show_details: bool | None = None
+    settings: Settings, wanted: Iterable[tuple[RoleKind, str]], choices: Choices | None = None
 ) -> list[Grant]:
-    """Give roles their rights, and those that had theirs before the ones on new tables.
+    """Give roles their rights, and those that had theirs before the ones on new tables; note choices.
 
-    ``show_details``: whether everybody sees environments, arguments and scripts of others' runs; None leaves
-    it as it is. All in one transaction; again, it changes nothing. Raises `errors.BadInput` for a role
-    that does not exist, `errors.StoreDenied` where only another role can give what is needed, and what
-    `database.connect` raises.
+    All in one transaction; again, it changes nothing. Raises `errors.BadInput` for a role that does not
+    exist and for details that more would see than runs, `errors.StoreDenied` where only another role can
+    give what is needed, and what `database.connect` raises.
     """
     wanted = list(dict.fromkeys(wanted))
     with database.connect(settings, autocommit=True) as connection, database.translated():
         [(owner, owned)] = rows.tuples(connection, "fetch_owner")
         if not owned:
-            if wanted or show_details is not None:
+            if wanted or choices not in (None, Choices()):
                 raise errors.StoreDenied(
                     f"{migrate.where(connection, settings)} belongs to {owner}: only that role or a "
                     "superuser can give rights (hpctrack setup --user)"
@@ -118,16 +141,35 @@ def apply(
             return []
         with connection.transaction():
             migrate.lock(connection, settings)
-            if show_details is not None:
-                _choose_details(connection, are_visible=show_details)
+            _choose(connection, choices or Choices())
             known = _known(connection)
             _refresh(connection, settings, known)
             return [_grant(connection, settings, kind, role, known) for kind, role in wanted]
 
 
-def _choose_details(connection: Connection, *, are_visible: bool) -> None:
-    value = "yes" if are_visible else "no"
-    rows.execute(connection, "set_site_choice", name="details_visible", value=value)
+def _choose(connection: Connection, choices: Choices) -> None:
+    for name, value in choices._asdict().items():
+        if value is not None:
+            rows.execute(connection, "set_site_choice", name=name, value=value)
+    chosen = chosen_scopes(connection)
+    if SCOPES.index(chosen.details_visible) > SCOPES.index(chosen.runs_visible):
+        raise errors.BadInput(
+            f"details can't be seen by more than runs: --runs-visible {chosen.runs_visible} and "
+            f"--details-visible {chosen.details_visible}"
+        )
+
+
+class Scopes(NamedTuple):
+    """Whom the site shows runs to, and their details, in words of `SCOPES`."""
+
+    runs_visible: str
+    details_visible: str
+
+
+def chosen_scopes(connection: Connection) -> Scopes:
+    """Return what the site has chosen, or the defaults."""
+    [scopes] = rows.records(connection, "fetch_site_choices", Scopes)
+    return scopes
 
 
 def _known(connection: Connection) -> dict[str, RoleKind]:

@@ -58,12 +58,16 @@ class Link(NamedTuple):
     target: str
 
 
-def list_all(connection: Connection, *, archived: bool = False) -> list[Experiment]:
-    """Return all experiments, the one with the newest run last; archived ones, and runs, if asked for.
+def list_all(
+    connection: Connection, users: Collection[str] | None = None, *, archived: bool = False
+) -> list[Experiment]:
+    """Return experiments, the one with the newest run last; archived ones, and runs, if asked for.
 
-    An archived one that has runs which are not archived is there in any case.
+    ``users``: only what they named or have runs in, and of runs only theirs are counted. An archived one that
+    has runs which are not archived is there in any case.
     """
-    return rows.records(connection, "list_experiments", Experiment, archived=archived)
+    names = None if users is None else list(users)
+    return rows.records(connection, "list_experiments", Experiment, users=names, archived=archived)
 
 
 def get(connection: Connection, name: str, *, archived: bool = False) -> Experiment:

@@ -39,6 +39,11 @@ SELECT ARRAY (SELECT id FROM lines) AS ids,
 -- keeps conditions out: for those that few meet, PostgreSQL would walk through the latest values of all runs.
 (SELECT * FROM run_overview WHERE {behind} ORDER BY id DESC LIMIT {reach}) run_overview
 
+-- name: newest_runs_of
+-- The same where only some users' are asked for: those among the newest of everybody's. Their own newest stand far apart.
+(SELECT * FROM run_overview
+ WHERE {behind} AND user_name = ANY ({users}::text[]) AND id > coalesce((SELECT nth_newest_run({reach}, {after})), 0)) run_overview
+
 -- name: page_window
 -- As many of them as a person may want counted.
 ORDER BY id DESC LIMIT {window}
@@ -51,6 +56,10 @@ ORDER BY id DESC LIMIT {window}
 -- Whether nothing was left out.
 (SELECT count(*) FROM found) < {window}
 AND NOT EXISTS (SELECT FROM run_overview WHERE {behind} ORDER BY id DESC OFFSET {reach} LIMIT 1)
+
+-- name: page_complete_of
+-- The same where only some users' are asked for.
+(SELECT count(*) FROM found) < {window} AND nth_newest_run({reach}, {after}) IS NULL
 
 -- name: page_lines
 -- A line for each run.

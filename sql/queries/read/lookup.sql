@@ -36,5 +36,5 @@ ORDER BY id DESC
 LIMIT %(limit)s;
 
 -- name: fetch_login
--- Who is logged in.
-SELECT session_user;
+-- Who is logged in, and whether for everybody: as the schema's owner or a collector.
+SELECT session_user::text, acts_for_all();

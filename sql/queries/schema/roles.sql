@@ -39,3 +39,7 @@ ORDER BY 1;
 -- name: set_site_choice
 -- A choice of the site.
 INSERT INTO site (name, value) VALUES (%(name)s, %(value)s) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: fetch_site_choices
+-- Whom the site shows runs to, and their details.
+SELECT site_choice('runs_visible') AS runs_visible, site_choice('details_visible') AS details_visible;

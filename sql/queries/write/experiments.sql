@@ -2,7 +2,8 @@
 
 -- name: list_experiments
 -- Experiments, the one with the newest run last, with the number of runs by state: all runs are read once.
--- Archived ones are left out, unless asked for, but for those that have runs which are not.
+-- Archived ones are left out, unless asked for, but for those that have runs which are not. Of some users, where they
+-- are given: what they made, and where they have runs, which alone are counted then.
 SELECT e.id, e.name, e.user_name, e.time_created, e.comment, for_lists(e.tags) AS tags, for_lists(e.goals) AS goals, e.archived,
        coalesce(r.counts, '{}') AS counts, coalesce(r.archived, 0) AS archived_runs, r.first, r.newest
 FROM experiments e
@@ -12,10 +13,13 @@ LEFT JOIN (
     FROM (SELECT experiment_id, status, count(*) FILTER (WHERE listed) AS count,
                  count(*) FILTER (WHERE archived) AS archived, min(time_created) FILTER (WHERE listed) AS first,
                  max(time_created) FILTER (WHERE listed) AS newest
-          FROM (SELECT *, %(archived)s OR NOT archived AS listed FROM run_overview) o GROUP BY experiment_id, status) s
+          FROM (SELECT *, %(archived)s OR NOT archived AS listed FROM run_overview
+                WHERE %(users)s::text[] IS NULL OR user_name = ANY (%(users)s)) o
+          GROUP BY experiment_id, status) s
     GROUP BY s.experiment_id
 ) r ON r.experiment_id = e.id
-WHERE %(archived)s OR NOT e.archived OR r.counts IS NOT NULL
+WHERE (%(archived)s OR NOT e.archived OR r.counts IS NOT NULL)
+  AND (%(users)s::text[] IS NULL OR e.user_name = ANY (%(users)s) OR r.experiment_id IS NOT NULL)
 ORDER BY coalesce(r.newest, e.time_created), e.id;
 
 -- name: get_experiment

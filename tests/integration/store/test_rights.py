@@ -40,17 +40,29 @@ def submission(connection):
             Jsonb({"uuid": str(name), "user_name": "alice", "time": "2026-01-01T00:00:00Z", "env": {"A": "1"},
                    "script": "#!/bin/sh"}),
             b"k" * 32,
-            Jsonb({"experiment": "e", "job_id": 14, "args": {"lr": 1}}),
+            Jsonb({"experiment": "e", "job_id": 14, "args": {"lr": 1}, "account": "lab"}),
         ),
     )  # fmt: skip
     return name
 
 
-def test_a_reader_sees_that_others_runs_are_there_and_nothing_private(reader, submission):
-    listed = reader.execute("SELECT user_name, status::text, args, env FROM run_overview").fetchall()
+@pytest.fixture
+def fellow(reader, connection):
+    """Put the reader into the run's account; returns its connection."""
+    connection.execute("INSERT INTO members VALUES ('lab', %s, 'member')", [reader.info.user])
+    return reader
+
+
+def test_a_reader_sees_that_runs_of_an_own_account_are_there_and_nothing_private(fellow, submission):
+    listed = fellow.execute("SELECT user_name, status::text, args, env FROM run_overview").fetchall()
     assert listed == [("alice", "PENDING", None, None)]
-    assert reader.execute("SELECT * FROM submissions").fetchall() == []
-    assert reader.execute("SELECT args FROM runs").fetchall() == []
+    assert fellow.execute("SELECT * FROM submissions").fetchall() == []
+    assert fellow.execute("SELECT args FROM runs").fetchall() == []
+
+
+def test_a_reader_sees_nothing_of_another_account(reader, submission):
+    for table in ("run_overview", "run_facts", "experiments", "transitions", "jobs"):
+        assert reader.execute(f"SELECT * FROM {table}").fetchall() == [], table
 
 
 def test_nobody_but_the_owner_reads_keys(reader, connection, submission):
@@ -63,7 +75,7 @@ def test_a_reader_submits_nothing(reader, connection, submission):
         reader.execute("SELECT register_submission('{}', 'k', '{}', '{-1}')")
 
 
-def test_a_reader_changes_nothing(reader, submission):
+def test_a_reader_changes_nothing(fellow, submission):
     for statement in (
         "UPDATE runs SET status = 'COMPLETED'",
         "DELETE FROM runs",
@@ -71,7 +83,7 @@ def test_a_reader_changes_nothing(reader, submission):
         "TRUNCATE run_keys",
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            reader.execute(statement)
+            fellow.execute(statement)
 
 
 def test_a_submission_in_anothers_name_is_refused(reader, connection, submission):

@@ -122,13 +122,16 @@ def test_hpctrack_shows_such_runs_like_any_other(roles, clients):
         [(step, last)] = roles.query("reader", "SELECT last_step, last FROM jobs WHERE state = 'RUNNING'")
         assert (step, last) == (2, {"loss": {"float": "nan"}, "top1": 0.75, "note": "first"})
         run.add_metrics(step=3, loss=0.25)
-    code, out, err = roles.run("bob", "status", "--json")
+    code, out, err = roles.run("bob", "status", "--allusers", "--json")
     assert (code, err) == (0, "")
     [told] = json.loads(out)["runs"]
     assert (told["experiment"], told["state"], told["user"]) == ("e", "COMPLETED", roles.role("alice"))
     assert told["kind"] == "client"
     for condition, count in (("kind = client", 1), ("kind != client", 0)):
-        assert len(json.loads(roles.run("bob", "status", "--json", "--where", condition)[1])["runs"]) == count
+        assert (
+            len(json.loads(roles.run("bob", "status", "-a", "--json", "--where", condition)[1])["runs"])
+            == count
+        )
     assert (told["last"]["loss"], told["rows"]) == (0.25, 3)
     code, out, err = roles.run("alice", "show", f"r{run.id}")
     assert (code, err) == (0, "")

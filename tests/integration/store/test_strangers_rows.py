@@ -220,6 +220,7 @@ _JSON = (
 )  # fmt: skip
 #: By PostgreSQL's type; what a table refuses is none of our business.
 HOSTILE = {
+    "boolean": ("true", "false", None),
     "bigint": ("-9223372036854775808", "-1", "0", "4294967296", "9223372036854775807", None),
     "integer": ("-2147483648", "-1", "65535", "2147483647", None),
     "double precision": ("NaN", "Infinity", "-Infinity", "1e308", "-1e308", "-0.0", "5e-324", None),
@@ -277,10 +278,11 @@ _FILL = (
     "INSERT INTO experiment_relationships VALUES (%(experiment)s, 'like', %(experiment)s)",
 )
 _LISTS = (
-    ("status", "--json", "-l", "100000"), ("status", "-l", "100000"), ("status", "--array", "-l", "100000"),
+    ("status", "-a", "--json", "-l", "100000"), ("status", "-a", "-l", "100000"),
+    ("status", "-a", "--array", "-l", "100000"),
     ("status", "--sort", "elapsed"), ("status", "--sort", "-metrics.n"), ("status", "--sort", "tags.n"),
     ("status", "--where", "metrics.n < 1 and args.n < 1"), ("status", "--where", "tags.n > 1 or tags.n < 0"),
-    ("status", "--csv", "--all"), ("status", "--count"), ("status", "--since", "1d"),
+    ("status", "--csv", "--all"), ("status", "-a", "--count"), ("status", "--since", "1d"),
     ("status", "--format", "run,job,elapsed,limit,cpus,maxmem,cpueff,memeff,timeeff,tags,args,latest,rows"),
     ("experiment", "list"), ("experiment", "list", "--json"), ("prune", "--older-than", "1d", "--dry-run"),
 )  # fmt: skip

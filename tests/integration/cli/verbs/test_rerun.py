@@ -161,7 +161,7 @@ def test_anothers_submission_is_not_submitted_again(roles):
     code, out, err = roles.run("bob", "rerun", f"r{run_id}")
     assert (code, out) == (77, "")
     assert err == f"hpctrack: what r{run_id} was submitted as is for {roles.role('alice')} alone\n"
-    assert roles.run("owner", "setup", "--show-details")[0] == 0
+    assert roles.run("owner", "setup", "--details-visible", "all")[0] == 0
     for caller in ("bob", "collector", "owner", None):
         code, out, err = roles.run(caller, "rerun", f"r{run_id}")
         assert (code, out, err.count("\n")) == (77, "", 1), "no stranger's script runs as the caller"

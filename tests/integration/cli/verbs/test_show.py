@@ -431,6 +431,7 @@ def other_user(database, server, connection):
         " AND relname <> 'run_keys'"
     ).fetchall():
         connection.execute(f"GRANT SELECT ON hpctrack.{table} TO {role}")
+    connection.execute("INSERT INTO site VALUES ('runs_visible', 'all')")
     return database._replace(dsn={**database.dsn, "user": role, "password": "x"})
 
 

@@ -10,6 +10,7 @@ from tests.support.paths import SAMPLE
 #: Run 2 is of alice's array 1200, run 8 is bob's job 1301.
 _COMMANDS = (
     ("status",),
+    ("status", "-a"),
     ("status", "--json", "--where", "metrics.val_loss < 2"),
     ("status", "--csv", "--user", "bob", "--tag", "baseline"),
     ("show", "1301"),
@@ -46,7 +47,8 @@ def test_every_command_that_looks(sample, name):
 @pytest.mark.parametrize("name", ["reader", "bob"])
 def test_the_python_interface(sample, name):
     with Client(settings=sample.of(name)) as client:
-        assert len(client.runs()) == 12
+        assert len(client.runs(mine=False)) == 12
+        assert len(client.runs()) == (0 if name == "reader" else 6)
         metrics = client.run(2).metrics(["loss"])
         assert len(metrics) == 20
         own = client.run(8)
