@@ -266,3 +266,13 @@ class Piece(NamedTuple):
     """The name of the run on the wire. The piece is stored only while the run of that id has this name."""
     owner: str = ""
     """Whose run it is; empty where all runs are one user's."""
+
+
+class Member(NamedTuple):
+    """What somebody is to an account."""
+
+    user: str
+    account: str | None
+    """None for an operator, who is one for all accounts."""
+    role: str
+    """``member``, ``coordinator`` or ``operator``."""

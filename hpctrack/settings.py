@@ -87,6 +87,9 @@ class Settings(NamedTuple):
     #: personal mode.
     auto_columns: bool | None = None
     slurm_backend: str = "auto"
+    #: Who tells which account somebody belongs to, on a server: ``sacctmgr``, or ``groups`` (Unix groups of
+    #: the accounts' names).
+    members: str = "sacctmgr"
     #: Seconds between two passes of the reconciler; None: 30, and 60 in the personal mode.
     reconcile_interval: float | None = None
     #: Seconds after the last live run, command or session at which a collector and an embedded PostgreSQL end
@@ -219,6 +222,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "note": str,
     "auto_columns": _boolean,
     "slurm_backend": _choice("auto", "cli", "pyslurm"),
+    "members": _choice("sacctmgr", "groups"),
     "reconcile_interval": _seconds,
     "idle_exit": _seconds,
 }

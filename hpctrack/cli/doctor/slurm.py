@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: After so long without a question to Slurm, it is looked whether anybody asks at all.
 _LONG_UNASKED = timedelta(minutes=10)
+#: After so long it is told that nobody renews who belongs to which account.
+_MEMBERS_OLD = timedelta(hours=3)
 #: Seconds that Slurm's commands have to answer.
 _SECONDS = 20.0
 _PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
@@ -59,6 +61,8 @@ def look(configuration: Settings, connection: Connection | None) -> Iterator[Che
         yield _pyslurm(cluster)
     if connection is not None:
         yield _reconciler(connection, cluster)
+        if not configuration.personal:
+            yield _members(connection, cluster)
 
 
 def _pyslurm(cluster: str) -> Check:
@@ -123,6 +127,24 @@ def _reconciler(connection: Connection, name: str) -> Check:
     if checked is None:
         return Check("reconciler", "ok", f"has had nothing to ask of {name} yet")
     return Check("reconciler", "ok", f"last asked {name} {notation.duration(now - checked)} ago")
+
+
+def _members(connection: Connection, name: str) -> Check:
+    """Tell whether it is known who belongs to which account, on which it depends who sees runs."""
+    from hpctrack.store.read import queries
+
+    cluster = next((cluster for cluster in queries.clusters(connection) if cluster.name == name), None)
+    do = (
+        "try it: sacctmgr -nP show assoc format=User,Account, as the collector's account (docs/visibility.md)"
+    )
+    if cluster is not None and cluster.members_error is not None:
+        return Check("accounts", "note", f"not brought up to date: {cluster.members_error}", do)
+    if cluster is None or cluster.members_checked is None:
+        return Check("accounts", "ok", "not told yet who belongs to which: collectors ask hourly")
+    age = queries.now(connection) - cluster.members_checked
+    if age > _MEMBERS_OLD:
+        return Check("accounts", "note", f"last told {notation.duration(age)} ago", do)
+    return Check("accounts", "ok", f"who belongs to which was told {notation.duration(age)} ago")
 
 
 def _nobody_asks(connection: Connection) -> bool:

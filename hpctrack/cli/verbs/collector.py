@@ -101,7 +101,8 @@ def _find_slurm(configuration: Settings) -> Slurm:
         environ = site.client_environ(environ, configuration.cache)
     cluster = site.cluster_name(environ, configuration.cache)
     user = account.user_name() if configuration.personal else None
-    return Slurm(cluster, backend.choose(configuration.slurm_backend, cluster, environ), user)
+    asked = backend.choose(configuration.slurm_backend, cluster, environ)
+    return Slurm(cluster, asked, user, environ)
 
 
 def _logging(configuration: Settings, *, bounded: bool) -> AbstractContextManager[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -9,6 +11,7 @@ import click
 from hpctrack import errors, settings
 from hpctrack.cli import options
 from hpctrack.cli.terminal import say
+from hpctrack.run.audience import SCOPES
 
 if TYPE_CHECKING:
     from hpctrack.settings import Settings
@@ -38,7 +41,7 @@ class _Rights(NamedTuple):
 
 
 _NO_RIGHTS = _Rights((), (), (), None, None)
-_SCOPE = click.Choice(["own", "account", "all"])
+_SCOPE = click.Choice(SCOPES)
 
 
 @click.command()
@@ -112,6 +115,7 @@ def command(
     _migrate(configuration, files)
     if not configuration.personal:
         _grant(configuration, rights)
+        _renew_members(configuration)
 
 
 def _migrate(configuration: Settings, files: tuple[str, ...]) -> None:
@@ -134,6 +138,29 @@ def _grant(configuration: Settings, rights: _Rights) -> None:
         say.out(f"  {grant.kind.value} {grant.role}: {'granted before' if grant.known else 'granted'}")
         for note in grant.notes:
             say.note(f"{grant.role} {note}")
+
+
+def _renew_members(configuration: Settings) -> None:
+    """Learn who belongs to which account, where Slurm's commands are there; else the collector will."""
+    from hpctrack.slurm import command, site
+    from hpctrack.store import database
+    from hpctrack.store.schema import roles
+    from hpctrack.stream.collector import membership
+
+    try:
+        command.find("sacctmgr", os.environ)
+    except errors.CommandNotFound:
+        return
+    with contextlib.closing(database.connect(configuration, autocommit=True)) as connection:
+        if not roles.may_choose(connection):
+            return
+        try:
+            cluster = site.cluster_name(os.environ, configuration.cache)
+            why = membership.renew(connection, configuration.members, cluster, os.environ)
+        except errors.SlurmError as error:
+            why = str(error)
+    if why is not None:
+        say.note(f"who belongs to which account stays as it was known: {why}")
 
 
 def _take_over(configuration: Settings) -> None:

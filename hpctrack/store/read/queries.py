@@ -192,6 +192,10 @@ class Cluster:
     time_checked: datetime | None
     unreachable_since: datetime | None
     error: str | None
+    members_checked: datetime | None = None
+    """When it was last told who belongs to which account; None if never."""
+    members_error: str | None = None
+    """Why it could not be told since."""
     awaited: bool = True
     """Whether any run there is still to hear of Slurm."""
 

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from hpctrack import errors
+from hpctrack.run.audience import SCOPES
 from hpctrack.store import database, rows
 from hpctrack.store.schema import migrate
 
@@ -87,10 +88,6 @@ _FUNCTIONS = {
 }
 
 
-#: Who sees runs, the fewest first, as the site may choose it.
-SCOPES = ("own", "account", "all")
-
-
 class Choices(NamedTuple):
     """Whom the site shows runs to, in words of `SCOPES`; None leaves it as it is."""
 
@@ -157,6 +154,12 @@ def _choose(connection: Connection, choices: Choices) -> None:
             f"details can't be seen by more than runs: --runs-visible {chosen.runs_visible} and "
             f"--details-visible {chosen.details_visible}"
         )
+
+
+def may_choose(connection: Connection) -> bool:
+    """Whether the caller may act as the role that owns the tables."""
+    [(_, owned)] = rows.tuples(connection, "fetch_owner")
+    return bool(owned)
 
 
 class Scopes(NamedTuple):

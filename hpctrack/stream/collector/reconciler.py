@@ -6,16 +6,17 @@ import dataclasses
 import logging
 import threading
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors, reconcile
 from hpctrack.backoff import Backoff
-from hpctrack.stream.collector import pace
+from hpctrack.stream.collector import membership, pace
 from hpctrack.stream.collector.figures import Program, of
 from hpctrack.stream.collector.worker import Worker, session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from uuid import UUID
 
     from hpctrack.settings import Settings
@@ -38,6 +39,8 @@ class Slurm(NamedTuple):
     backend: Backend
     user: str | None
     """Only this user's runs; None: everybody's."""
+    environ: Mapping[str, str] = MappingProxyType({})
+    """In which Slurm's commands run."""
 
 
 class Reconciler(Worker):
@@ -66,6 +69,8 @@ class Reconciler(Worker):
         self._looks = pace.Looks(between_looks)
         self._pace = pace.Pace(settings.reconciles_every)
         self._next_pass = 0.0
+        self._members = settings.members
+        self._next_members = 0.0
         self.passes = 0
 
     def ended(self, run_ids: Collection[int]) -> None:
@@ -113,6 +118,16 @@ class Reconciler(Worker):
             report = self._pass(slurm, ())
             self._pace.note(report.asked_s, answered=report.error is None)
             self._next_pass = now + self._pace.interval
+        if slurm.user is None and now >= self._next_members:
+            self._next_members = now + membership.INTERVAL
+            self._renew_members(slurm)
+
+    def _renew_members(self, slurm: Slurm) -> None:
+        """Bring up to date who belongs to which account; what fails is tried again in an hour."""
+        connection = self._session.connection()
+        why = membership.renew(connection, self._members, slurm.cluster, slurm.environ, lease=self._collector)
+        if why is not None:
+            _log.warning("who belongs to which account stays as it was known: %s", why)
 
     def _look(self, slurm: Slurm, now: float) -> None:
         with self._lock:

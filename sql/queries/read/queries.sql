@@ -72,7 +72,7 @@ LIMIT 5;
 
 -- name: fetch_clusters
 -- What the reconciler knows about each Slurm cluster.
-SELECT name, time_checked, unreachable_since, error,
+SELECT name, time_checked, unreachable_since, error, members_checked, members_error,
        EXISTS (SELECT FROM runs WHERE cluster = name AND time_ended IS NULL AND submission IS NOT NULL) AS awaited
 FROM clusters
 ORDER BY name;

@@ -88,7 +88,8 @@ def test_all_is_well(doctor, collector, connection, capsys):
     assert {state for state, _ in told.values()} == {"ok"}
     assert list(told) == [
         "configuration", "data folder", "node folder", "PostgreSQL", "schema", "clock", "collector",
-        "submitting", "echo", "Slurm", "squeue", "sacct", "reconciler", "spool",
+        "submitting", "echo", "Slurm", "squeue", "sacct", "reconciler", "accounts",
+        "spool",
     ]  # fmt: skip
     assert told["echo"][1].startswith(f"{collector} answers in ")
     assert told["Slurm"][1] == "slurm 22.05.8, cluster mini"
