@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, ov
 from hpctrack import errors
 from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
+from hpctrack.run.audience import SCOPES, Audience
 from hpctrack.script import calls, journal_lines
 from hpctrack.store.metrics import extreme_values, metric_names, metric_tables, packed_columns, series
 from hpctrack.store.read import queries
-from hpctrack.store.write import changes, tracked
+from hpctrack.store.write import changes, sharing, tracked
 from hpctrack.text import nearest
 
 if TYPE_CHECKING:
@@ -224,6 +225,32 @@ class Run:
     def links(self) -> Records[queries.Relative]:
         """Return its links to other runs, in both directions."""
         return Records(self.client.ask(lambda connection: queries.relatives(connection, self.id)))
+
+    def share(self, *audiences: str, only: str | None = None) -> None:
+        """Show it, with its details, to others on a site's server: ``share("bob", "account:lab")``.
+
+        ``only``: who may see it at most beside those: ``"own"``, ``"account"``, or ``"all"`` for whoever the
+        site says. Raises `errors.StoreDenied`, and `errors.UsageError` for a user unknown to the server.
+        """
+        if only not in (None, *SCOPES):
+            raise errors.UsageError(f"only is one of {', '.join(SCOPES)}, not {only!r}")
+        whom = list(map(Audience.parse, audiences))
+
+        def change(connection: Connection) -> None:
+            if only is not None:
+                sharing.narrow_runs(connection, [self.id], None if only == "all" else only)
+            sharing.share_runs(connection, [self.id], whom)
+
+        self._change(change)
+
+    def unshare(self, *audiences: str) -> int:
+        """Take shares of it back, those with some or all; return how many. Raises `errors.StoreDenied`."""
+        whom = list(map(Audience.parse, audiences)) or None
+        return self.client.change(lambda connection: sharing.unshare_runs(connection, [self.id], whom))
+
+    def shares(self) -> Records[sharing.Share]:
+        """Return with whom it is shared, by itself or with its experiment."""
+        return Records(self.client.ask(lambda connection: sharing.shares_of_runs(connection, [self.id])))
 
     def _change(self, what: Callable[[Connection], object]) -> None:
         self.client.change(what)

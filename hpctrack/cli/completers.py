@@ -38,6 +38,11 @@ def experiments(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
     return _ask(ctx, lambda source: source.experiments(incomplete))
 
 
+def audiences(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete whom to share with: a login, or one of the caller's accounts."""
+    return _ask(ctx, lambda source: source.audiences(incomplete))
+
+
 def metrics(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a metric of the run."""
     return _ask(ctx, lambda source: source.metrics([ctx.params["ref"].text], incomplete))

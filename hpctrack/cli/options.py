@@ -13,6 +13,7 @@ import click
 from hpctrack import errors
 from hpctrack.cli import completers
 from hpctrack.run import runids, states, words
+from hpctrack.run.audience import Audience
 from hpctrack.script import journal_lines
 
 if TYPE_CHECKING:
@@ -128,6 +129,20 @@ steps = click.option(
 def all_users(help: str) -> Callable[[_Command], _Command]:
     """``-a``: not the caller's own alone, as squeue and sacct have it."""
     return click.option("-a", "--allusers", "all_users", is_flag=True, help=help)
+
+
+def _read_audiences(
+    _ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
+) -> tuple[Audience, ...]:
+    return tuple(map(Audience.parse, texts))
+
+
+def audiences(help: str) -> Callable[[_Command], _Command]:
+    """``--with``, given once for each user or account."""
+    return click.option(
+        "--with", "audiences", multiple=True, callback=_read_audiences, metavar="WHOM",
+        shell_complete=completers.audiences, help=help,
+    )  # fmt: skip
 
 
 def experiment(help: str) -> Callable[[_Command], _Command]:

@@ -50,6 +50,8 @@ VERBS = {
     "link": Verb("Change", "Link a run to another."),
     "archive": Verb("Change", "Leave runs or an experiment out of lists."),
     "unarchive": Verb("Change", "List archived runs or an experiment again."),
+    "share": Verb("Change", "Show runs to others, or to fewer; tell who sees them."),
+    "unshare": Verb("Change", "Take back what was shared."),
     "experiment": Verb("Change", "List, show, rename, delete experiments."),
     "delete": Verb("Change", "Delete runs with all that belongs to them."),
     "setup": Verb("Keep", "Create or migrate the schema; apply SQL files; give rights."),

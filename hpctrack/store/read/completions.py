@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import starmap
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
@@ -96,6 +97,11 @@ class Source:
         """Return the names of experiments, the newest first."""
         pairs = rows.tuples(self._connection, "complete_experiments", beginning=beginning, limit=_OFFERED)
         return [Word(name, f"by {user}") for name, user in pairs]
+
+    def audiences(self, beginning: str) -> list[Word]:
+        """Return the server's logins, and the caller's accounts as ``account:NAME``."""
+        pairs = rows.tuples(self._connection, "complete_audiences", beginning=beginning, limit=_OFFERED)
+        return list(starmap(Word, pairs))
 
     def metrics(self, texts: Iterable[str], beginning: str) -> list[Word]:
         """Return the metrics of the runs that stand among some words."""

@@ -47,7 +47,7 @@ def archive(connection: Connection, ids: Collection[int], *, archived: bool = Tr
     Goes in batches: what was changed before a failure stays changed.
     """
     ordered, changed = sorted(ids), 0
-    _check_rights(connection, ordered)
+    check_rights(connection, ordered)
     for start in range(0, len(ordered), _ARCHIVED):
         batch = ordered[start : start + _ARCHIVED]
         with rows.transaction(connection):
@@ -60,7 +60,7 @@ def link(connection: Connection, from_id: int, kind: str, to_id: int) -> None:
     limits.text(limits.LINK, kind)
     kind = database.without_secrets(kind)
     with rows.transaction(connection):
-        _check_rights(connection, [from_id])
+        check_rights(connection, [from_id])
         rows.execute(connection, "link_runs", from_id=from_id, kind=kind, to_id=to_id)
 
 
@@ -68,7 +68,7 @@ def unlink(connection: Connection, from_id: int, kind: str, to_id: int) -> bool:
     """Remove a link; False if there is none."""
     kind = database.without_secrets(kind)
     with rows.transaction(connection):
-        _check_rights(connection, [from_id])
+        check_rights(connection, [from_id])
         return rows.execute(connection, "unlink_runs", from_id=from_id, kind=kind, to_id=to_id) > 0
 
 
@@ -85,7 +85,7 @@ class Doomed(NamedTuple):
 
 def count(connection: Connection, ids: Collection[int]) -> list[Doomed]:
     """Return what `delete` would take, by experiment. Raises `errors.StoreDenied` as it does."""
-    _check_rights(connection, ids)
+    check_rights(connection, ids)
     return rows.records(connection, "count_doomed", Doomed, ids=list(ids))
 
 
@@ -97,7 +97,7 @@ def delete(
     Goes in batches, ``progress`` is told of each; what was deleted before a failure stays deleted.
     """
     deleted = 0
-    _check_rights(connection, ids)
+    check_rights(connection, ids)
     for start in range(0, len(ids), retention.BATCH):
         gone = retention.delete_by(
             connection, "delete_runs", ids=sorted(ids[start : start + retention.BATCH])
@@ -109,11 +109,11 @@ def delete(
 
 def _update(connection: Connection, name: str, ids: Collection[int], **parameters: Any) -> None:
     with rows.transaction(connection):
-        _check_rights(connection, ids)
+        check_rights(connection, ids)
         rows.execute(connection, name, ids=list(ids), **parameters)
 
 
-def _check_rights(connection: Connection, ids: Collection[int]) -> None:
+def check_rights(connection: Connection, ids: Collection[int]) -> None:
     """Raise `errors.StoreDenied` where row-level security would silently leave runs out."""
     others = rows.tuples(connection, "find_others_runs", ids=list(ids))
     if others:

@@ -80,11 +80,21 @@ def get(connection: Connection, name: str, *, archived: bool = False) -> Experim
 
 
 def ensure(connection: Connection, name: str) -> Experiment:
-    """Return the experiment of a name, made if there is none. Raises `errors.UsageError` for a long one."""
+    """Return the experiment of a name, made if there is none.
+
+    Raises `errors.UsageError` for a long one, `errors.StoreDenied` for one that the caller may not see.
+    """
     name = database.without_secrets(name)
     limits.text(limits.EXPERIMENT, name)
-    rows.execute(connection, "ensure_experiment", name=name)
-    return get(connection, name)
+    made = rows.execute(connection, "ensure_experiment", name=name)
+    try:
+        return get(connection, name)
+    except errors.ExperimentNotFound:
+        if made:
+            raise
+        raise errors.StoreDenied(
+            f"the name {name!r} is taken by an experiment that you may not see: choose another"
+        ) from None
 
 
 def links(connection: Connection, experiment: Experiment) -> list[Link]:

@@ -16,6 +16,14 @@ WHERE starts_with(name, %(beginning)s) AND NOT archived
 ORDER BY id DESC
 LIMIT %(limit)s;
 
+-- name: complete_audiences
+-- Logins of this server, and the caller's accounts.
+SELECT * FROM (SELECT 'account:' || unnest(my_accounts()), 'account'
+               UNION ALL SELECT rolname::text, 'user' FROM pg_roles WHERE rolcanlogin) a (word, kind)
+WHERE starts_with(word, %(beginning)s)
+ORDER BY word
+LIMIT %(limit)s;
+
 -- name: complete_tags
 -- Tags of runs whose name begins so, for completion.
 SELECT DISTINCT tag

@@ -332,7 +332,8 @@ def logins(server, database, connection):
     for name in names:
         create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
         connection.execute(create.format(sql.Identifier(name), PASSWORD))
-    roles.apply(database, [(roles.RoleKind.USER, name) for name in names])
+    users = [(roles.RoleKind.USER, name) for name in names]
+    roles.apply(database, users, roles.Choices(runs_visible="all"))
     clients = [
         Client(settings=database._replace(dsn={**database.dsn, "user": name, "password": PASSWORD}))
         for name in names

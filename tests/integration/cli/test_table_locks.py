@@ -27,8 +27,8 @@ from tests.support.waiting import eventually
 
 #: What users have to change by themselves, and so may lock. All else is read, or changed for them.
 LOCKABLE = {
-    "attempts", "experiment_links", "experiment_relationships", "experiments", "metrics", "run_latest",
-    "run_links", "run_relationships", "runs", "submissions",
+    "attempts", "experiment_links", "experiment_relationships", "experiment_scopes", "experiments", "metrics",
+    "run_latest", "run_links", "run_relationships", "runs", "shares", "submissions",
 }  # fmt: skip
 
 
