@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from hpctrack import errors, settings
-from hpctrack.cli.doctor import collector, folders, postgresql, slurm, spool
+from hpctrack.cli.doctor import clients, collector, folders, postgresql, slurm, spool
 from hpctrack.cli.doctor.check import Check, Failed
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def examine(config_path: str | None) -> Iterator[Check]:
             yield from collector.look(configuration, connection)
             yield from slurm.look(configuration, connection)
             yield from spool.look(configuration, connection)
+            yield from clients.look(connection)
     except Failed as failed:
         yield failed.check
         yield from slurm.look(configuration, None)

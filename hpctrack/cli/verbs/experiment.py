@@ -164,7 +164,7 @@ def delete_(*, name: str, yes: bool, force: bool, config_path: str | None) -> No
 
 
 def _columns(listed: list[Experiment]) -> list[table.Column]:
-    return [
+    columns = [
         table.column("experiment", [experiment.name for experiment in listed], least=12),
         table.column("runs", [str(experiment.runs) for experiment in listed], justify="right"),
         table.column("states", map(told.states, listed), least=20),
@@ -172,6 +172,10 @@ def _columns(listed: list[Experiment]) -> list[table.Column]:
         table.column("user", [experiment.user_name for experiment in listed], least=6, drop=1),
         table.column("tags", [notation.tags(experiment.tags) for experiment in listed], least=6, drop=3),
     ]
+    if any(experiment.goals for experiment in listed):
+        shown = [told.goals(experiment.goals) for experiment in listed]
+        columns.append(table.column("goals", shown, least=6, drop=4))
+    return columns
 
 
 def _to_object(experiment: Experiment) -> dict[str, Any]:

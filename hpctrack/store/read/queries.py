@@ -22,7 +22,7 @@ from hpctrack.store.statements import composable
 from hpctrack.stream.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -265,6 +265,11 @@ def losses(connection: Connection, run_id: int) -> Losses:
     if not counts.rejected:
         return counts
     return counts._replace(reasons=tuple(rows.tuples(connection, "fetch_rejections", id=run_id)))
+
+
+def silent_clients(connection: Connection, users: Sequence[str]) -> list[int]:
+    """Return the runs of clients that are RUNNING and have said nothing for minutes, some of these users'."""
+    return rows.column(connection, "find_silent_clients", users=list(users))
 
 
 def clusters(connection: Connection) -> list[Cluster]:

@@ -70,6 +70,13 @@ GROUP BY reason
 ORDER BY count(*) DESC, reason
 LIMIT 5;
 
+-- name: find_silent_clients
+-- Runs whose programs have said nothing for minutes, the first of them.
+SELECT id FROM run_overview
+WHERE status = 'RUNNING' AND kind = 'client' AND user_name = ANY (%(users)s) AND silent_since IS NOT NULL
+ORDER BY id
+LIMIT 20;
+
 -- name: fetch_clusters
 -- What the reconciler knows about each Slurm cluster.
 SELECT name, time_checked, unreachable_since, error, members_checked, members_error,

@@ -291,3 +291,22 @@ def test_a_full_folder_of_the_node_is_told(small_disk, settings):
     assert (check.state, "No space left" in check.says) == ("broken", True)
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
     assert folders.node_folder(settings._replace(node_dir="/nowhere")).state == "note"
+
+
+def test_a_client_that_says_nothing_is_named(doctor, collector, connection, insert):
+    insert("experiments", name="e")
+    user = connection.info.user
+    for kind, minutes in (("client", 20), ("client", 1), ("batch", 20)):
+        insert("runs", experiment_id=1, status="RUNNING", kind=kind, user_name=user)
+        connection.execute(
+            "UPDATE runs SET time_updated = now() - %s * interval '1 minute'"
+            " WHERE id = (SELECT max(id) FROM runs)",
+            [minutes],
+        )
+    insert("runs", experiment_id=1, status="RUNNING", user_name="somebody", time_updated="2026-01-01Z")
+    code, checks = doctor()
+    assert checks["clients"][0] == "note"
+    assert checks["clients"][1].startswith("r1: RUNNING, and not heard from")
+    connection.execute("UPDATE runs SET status = 'FAILED' WHERE id IN (1)")
+    assert "clients" not in doctor()[1]
+    assert code == 0

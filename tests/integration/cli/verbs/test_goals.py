@@ -22,6 +22,7 @@ def test_goals_are_said_shown_and_forgotten(cli, printed, run):
         "experiment": "digits", "goals": {"val/acc": "min"},
     }  # fmt: skip
     assert "goals       min:val/acc\n" in printed("experiment", "show", "digits")
+    assert printed("experiment", "list").splitlines()[1].split()[-1] == "min:val/acc"
     (told,) = json.loads(printed("experiment", "list", "--json"))["experiments"]
     assert told["goals"] == {"val/acc": "min"}
 
