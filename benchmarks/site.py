@@ -16,16 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from psycopg import sql
+
 from benchmarks.result import ENVIRON
 from hpctrack.settings import Settings
 from hpctrack.store import database, embedded
 from hpctrack.store.embedded import host_folder
 from hpctrack.store.embedded.cluster_folder import Place
 from hpctrack.store.embedded.owner import Host
+from hpctrack.store.schema import roles
 from hpctrack.stream.collector import launch
 from hpctrack.stream.wire import ciphers
 
 _PATIENCE = 60.0
+_PASSWORD = "to each their own"
 _PROGRAM = "from hpctrack.cli import main; main.main()"
 _SUBMIT = (
     "WITH e AS (INSERT INTO experiments (name) VALUES (%(name)s::text) RETURNING id),"
@@ -64,6 +68,18 @@ class Site:
         return [
             Run(run_id, name.bytes, task, ciphers.run_key(secret, task)) for task, run_id in enumerate(ids)
         ]
+
+    def user(self, name: str, account: str) -> Site:
+        """Let an ordinary user in, who is in an account, as setup does; return the site as theirs."""
+        dsn = database.conninfo(self.settings)
+        owner = self.settings._replace(dsn=dsn)
+        with contextlib.closing(self.connect()) as connection:
+            create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
+            connection.execute(create.format(sql.Identifier(name), sql.Literal(_PASSWORD)))
+            connection.execute("INSERT INTO members VALUES (%s, %s, 'member')", [account, name])
+        roles.apply(owner, [(roles.RoleKind.USER, name)])
+        known = {key: value for key, value in dsn.items() if key in ("host", "port", "dbname")}
+        return Site(owner._replace(dsn={**known, "user": name, "password": _PASSWORD}))
 
     @contextlib.contextmanager
     def collector(self) -> Iterator[Collector]:

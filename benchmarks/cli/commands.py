@@ -16,6 +16,7 @@ from benchmarks.result import Result, processes
 from benchmarks.site import Site, personal
 from hpctrack.store import database
 from hpctrack.store.read import filters, lists
+from hpctrack.stream.collector import launch
 
 #: What the names of its results begin with.
 RESULTS = ("cli.help", "cli.status", "cli.plot")
@@ -42,6 +43,7 @@ def measure() -> Iterator[Result]:
         yield from _status(small, large)
         yield from _conditions(large)
         yield from _plot(large)
+        yield from _users(large)
 
 
 def _status(small: Site, large: Site) -> Iterator[Result]:
@@ -50,6 +52,22 @@ def _status(small: Site, large: Site) -> Iterator[Result]:
         "cli.status", many, "ms", floor, target=1.5, note=f"{LARGE} runs; floor: imports, bare query"
     )
     yield Result("cli.status.growth", many, "ms", few, target=1.2, note=f"floor: with {SMALL} runs")
+
+
+def _users(site: Site) -> Iterator[Result]:
+    """An ordinary user's commands beside the owner's, on the same million runs, with policies that hide."""
+    looks = (("user", ()), ("user.all", ("--allusers",)), ("user.where", ("--where", _COMMON)))
+    fellow, stranger = site.user("user07", "lab"), site.user("newcomer", "none")
+    for name, options in looks:
+        given = [word for word in options if word != "--allusers"]
+        asked = [_command(place, "status", *options) for place in (fellow, stranger)]
+        owner, users, new = processes([_command(site, "status", *given), *asked], rounds=7)
+        yield Result(f"cli.status.{name}", users, "ms", owner, target=1.5, note="floor: the owner's")
+        yield Result(f"cli.status.{name}.new", new, "ms", owner, note="of whom no run is to be seen")
+    owner, users = processes(
+        [_command(place, "metrics", f"r{LARGE}", "--last") for place in (site, fellow)], 7
+    )
+    yield Result("cli.metrics.user", users, "ms", owner, target=1.5, note=f"{bigdata.LONG_SERIES} rows")
 
 
 def _conditions(site: Site) -> Iterator[Result]:
@@ -64,7 +82,8 @@ def _plot(site: Site) -> Iterator[Result]:
 
 
 def _command(site: Site, *arguments: str) -> list[str]:
-    return ["env", f"HPCTRACK_DATA_DIR={site.settings.data_dir}", *_MAIN, *arguments]
+    environ = (f"{name}={value}" for name, value in launch.environment(site.settings).items())
+    return ["env", *environ, *_MAIN, *arguments]
 
 
 def _floor(site: Site) -> list[str]:
