@@ -19,7 +19,7 @@ from hpctrack.store.read import filters, lists
 from hpctrack.stream.collector import launch
 
 #: What the names of its results begin with.
-RESULTS = ("cli.help", "cli.status", "cli.plot")
+RESULTS = ("cli.help", "cli.status", "cli.plot", "cli.metrics")
 
 SMALL = 10_000
 LARGE = int(os.environ.get("HPCTRACK_BENCH_RUNS", "1000000"))

@@ -64,6 +64,9 @@ def command(
         else:
             told = _runs(connection, lookup.find_each(connection, refs), audiences, only)
         _note_accounts(connection, audiences)
+    if configuration.personal:  # nobody else is there
+        for run in told["runs"]:
+            run |= {"facts": "own", "details": "own"}
     _print(told, as_json=as_json)
 
 
@@ -146,11 +149,16 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         ]
         yield f"experiment {render.clean(told['experiment'])}: shared with {', '.join(shares) or 'nobody'}"
     for run in told["runs"]:
-        who = {"user": render.clean(run["user"]), "account": render.clean(run["account"] or "-")}
-        facts, details = (_WHO[run[which]].format(**who) for which in ("facts", "details"))
+        facts, details = _who(run, "facts"), _who(run, "details")
         shares = [render.clean(share["with"]) + _through(share) for share in run["shares"]]
         seen = f"r{run['id']}: seen by {facts}; details by {details}"
         yield f"{seen}; shared with {', '.join(shares) or 'nobody'}"
+
+
+def _who(run: dict[str, Any], what: str) -> str:
+    """Return who sees that of a run; one without an account is nobody's but its owner's."""
+    scope = "own" if run["account"] is None and run[what] == "account" else run[what]
+    return _WHO[scope].format(user=render.clean(run["user"]), account=render.clean(run["account"] or ""))
 
 
 def _through(share: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def test_a_run_is_shared_with_a_user_and_taken_back(site):
     code, out, err = site.run("alice", "share", f"r{run}", "--with", reader)
     assert (code, err) == (0, "")
     alice = site.role("alice")
-    assert out == f"r{run}: seen by {alice} and account -; details by {alice}; shared with {reader}\n"
+    assert out == f"r{run}: seen by {alice}; details by {alice}; shared with {reader}\n"
     assert sees(site, "reader", run) == (True, True)
     assert sees(site, "bob", run) == (False, False)
     assert len(site.query("reader", "SELECT script FROM submissions")) == 1
@@ -76,6 +76,8 @@ def test_a_run_is_for_fewer_than_the_site_says(site):
     site.run("owner", "setup", "--runs-visible", "account", "--details-visible", "account")
     run = site.submit("alice", account="lab")
     assert sees(site, "bob", run) == (True, True)
+    out = site.run("bob", "share", f"r{run}")[1]
+    assert out.startswith(f"r{run}: seen by {site.role('alice')} and account lab; details by ")
     assert site.run("alice", "share", f"r{run}", "--only", "own")[0] == 0
     assert sees(site, "bob", run) == (False, False)
     assert sees(site, "alice", run) == (True, True)
@@ -121,7 +123,7 @@ def test_what_is_shared_by_whoever_may_not_is_refused(site):
 
 
 def test_in_the_personal_mode_nobody_else_is_there(cli, run):
-    run("COMPLETED")
+    run("COMPLETED", account="lab")
     code, out, _ = cli("share", "r1")
     assert (code, out.endswith("shared with nobody\n")) == (0, True)
 
