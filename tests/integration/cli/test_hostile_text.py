@@ -114,13 +114,14 @@ def spoilt(connection, insert):
             )
         insert("run_latest", run_id=number, last={EVIL: 1.5, "word": EVIL}, rows=3, lost=3)
     insert("run_relationships", from_id=1, kind="k", to_id=2)
+    insert("shares", owner="alice", run_id=1, user_name="bob")
     insert("experiments", name="other")
     insert("experiment_relationships", from_id=experiment, kind="k", to_id=experiment + 1)
     insert("clusters", name="c", unreachable_since=NOW, error="e")
     insert("collectors", id=uuid.uuid4(), host="h", pid=1, addresses="{a}", started=NOW, heartbeat=NOW)
     tables = (
         "experiments", "submissions", "runs", "attempts", "transitions", "usage", "streams", "rejected",
-        "run_relationships", "experiment_relationships", "clusters", "collectors",
+        "run_relationships", "experiment_relationships", "clusters", "collectors", "shares",
     )  # fmt: skip
     value = Jsonb({EVIL: EVIL, "n": {EVIL: [EVIL]}, "best": None})
     values = {"text": (EVIL, SHORT), "_text": ([EVIL],), "jsonb": (value,)}
@@ -137,11 +138,13 @@ def spoilt(connection, insert):
                     connection.execute(change, (value,))
                     kept.discard((table, column))
                     break
-    assert kept == {("runs", "kind"), ("transitions", "source")}
+    chosen = {("runs", "kind"), ("runs", "visible"), ("transitions", "source"), ("shares", "account")}
+    assert kept == {*chosen, ("experiments", "goals")}
     return "r1"
 
 
 OF_RUNS = [
+    ["share", "r1"], ["share", "r1", "--json"],
     ["show", "r1"], ["show", "r1", "--json"], ["show", "r1", "--script"], ["show", "r1", "--env"],
     ["show", "r1", "--plot", EVIL], ["show", "r1", "--plot", "nothing"], ["show", EVIL],
     ["metrics", "r1"], ["metrics", "r1", "--csv"], ["metrics", "r1", "--json"], ["metrics", "r1", "--last"],
