@@ -224,6 +224,8 @@ class MetricBlock(NamedTuple):
     """float64, of shape (names, rows): the metrics that every row has as a float."""
     columns: tuple[MetricColumn, ...]
     """All other metrics. A name may come again with another type, never twice in a row."""
+    series: str | None = None
+    """None for the rows of the run itself."""
 
 
 class UnknownBlock(NamedTuple):

@@ -40,13 +40,15 @@ def log(
     *,
     step: int | None = None,
     progress: float | None = None,
+    series: str | None = None,
     **metrics: Any,
 ) -> None:
     """Log metrics: ``log(step=3, loss=0.2)`` or ``log({"train/loss": 0.2}, step=3)``.
 
     Takes numbers, booleans, strings, dates, and everything with ``item()`` (numpy scalars, tensors of one
-    element); None is left out, and nested dictionaries get names like ``train/loss``. Rows without a step are
-    numbered in order of arrival. Outside a tracked run it does nothing. It never raises.
+    element), lists and arrays of up to 64 kB; None is left out, and nested dictionaries get names like
+    ``train/loss``. Rows without a step get the next free number. Rows of a ``series`` have steps of their
+    own: ``log(series="eval", acc=0.9)``. Outside a tracked run it does nothing. It never raises.
     """
     try:
         try:
@@ -57,21 +59,24 @@ def log(
                 return
             row = metrics if values is None else joined(values, metrics)
             now = time_ns()
-            packer = _packers.get((type(step), type(progress), *row, *map(type, row.values())))
+            packer = None
+            if series is None:
+                packer = _packers.get((type(step), type(progress), *row, *map(type, row.values())))
             if packer is None or not _MIN <= step <= _MAX:  # type: ignore[operator]  # the key says int
-                line = _line(writer, row, step, progress, now)
+                line = _line(writer, row, (step, progress, series), now)
             else:
                 try:
                     line = f"={step} - {now} {packer[0]}{packer[1](*row.values()).hex()}\n".encode()
                 except (struct.error, OverflowError):  # an integer beyond 64 bits
-                    line = _line(writer, row, step, progress, now)
+                    line = _line(writer, row, (step, progress, series), now)
             if line:
                 writer.append(line, now)
         except Exception as error:  # noqa: BLE001 (tracking never harms the job)
             if _lose_row is not None:  # at its very end Python empties modules, and then calls __del__()
                 _lose_row(values, error)
     except RecursionError:
-        _put_off[_END:] = [(log, (values,), {**metrics, "step": step, "progress": progress})]
+        reserved = {"step": step, "progress": progress, "series": series}
+        _put_off[_END:] = [(log, (values,), {**metrics, **reserved})]
 
 
 def set_args(args: object = None, /, **more: Any) -> None:
@@ -224,23 +229,25 @@ def flat_values(values: Mapping[str, Any]) -> dict[str, journal_lines.Value]:
     return flat
 
 
-def _line(writer: Writer, metrics: Mapping[str, Any], step: Any, progress: Any, now: int) -> bytes:
-    """Format any row, and remember how to format others like it."""
+def _line(writer: Writer, metrics: Mapping[str, Any], place: tuple[Any, Any, Any], now: int) -> bytes:
+    """Format any row, and remember how to format others like it; its place: step, progress, series."""
     left_out = _left_out[0]
     values = flat_values(metrics)
+    step, progress, series = place
     step = values.pop("step", None) if step is None else step
     progress = values.pop("progress", None) if progress is None else progress
+    series = values.pop("series", None) if series is None else series
     if not values and step is None:
         if _left_out[0] > left_out:  # of this row nothing is left
             writer.lose()
         return b""
     values = {name + writer.suffix: value for name, value in values.items()}
-    step, progress = _step(step), _progress(progress)
-    packer, line = _packer(metrics, values), b""
+    step, progress, series = _step(step), _progress(progress), _series(series)
+    packer, line = _packer(metrics, values) if series is None else None, b""
     if packer is not None:
         line = journal_lines.format_packed(packer[0], packer[1](*values.values()), step, progress, now)
     if packer is None or len(line) > journal_lines.MAX_LINE:
-        line = journal_lines.format_row(values, step, progress, now / 1e9)
+        line = journal_lines.format_row(values, step, progress, now / 1e9, series)
     if len(line) > journal_lines.MAX_LINE:
         _warn("long row", f"a row of {len(line)} bytes is too long; it is left out")
         writer.lose()
@@ -317,8 +324,23 @@ def _plain(name: str, value: Any) -> journal_lines.Value:
             return _plain(name, convert(value))
         except Exception as error:  # noqa: BLE001 (an array of many elements, a property that fails)
             trouble.raise_foreign(error)
+    parts = _with_parts(value, 0)
+    if parts is not None:
+        return _json(name, parts)
     _warn(f"type {type(value)}", f"{name} is of type {type(value).__name__}: stored as text")
     return conversions.clean(str(value)[:_MAX_TEXT])
+
+
+def _json(name: str, parts: Any) -> journal_lines.Value:
+    """Return a list or a dictionary as JSON; one that is too long is cut, and text."""
+    import json  # late: most scripts log numbers alone
+
+    text = json.dumps(parts, separators=(",", ":"))
+    if len(text) <= journal_lines.MAX_JSON:
+        return journal_lines.Json(text)
+    most = f"lists and dictionaries have at most {journal_lines.MAX_JSON >> 10} kB of JSON"
+    _warn("JSON " + name, f"{name}: {most}: the beginning is stored as text")
+    return text[:_MAX_TEXT]
 
 
 def _step(step: Any) -> int | None:
@@ -332,6 +354,22 @@ def _step(step: Any) -> int | None:
         trouble.raise_foreign(error)
         step = error
     _warn("step", f"step must be an integer of 64 bits, not {trouble.shown(step)}; the row gets the next one")
+    return None
+
+
+def _series(series: Any) -> str | None:
+    if series is None:
+        return None
+    try:
+        name = _clean(str(series)).encode("utf-8", "replace")
+        if 0 < len(name) <= journal_lines.MAX_SERIES:
+            return name.decode()
+        series = f"{trouble.shown(name[:60])}..., {len(name)} bytes" if name else "''"
+    except Exception as error:  # noqa: BLE001
+        trouble.raise_foreign(error)
+        series = error
+    wanted = f"a name of 1 to {journal_lines.MAX_SERIES} bytes"
+    _warn("series", f"series must be {wanted}, not {trouble.shown(series)}; it is left out")
     return None
 
 

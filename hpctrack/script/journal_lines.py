@@ -13,20 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Union
 
-    Value = Union[float, int, bool, str]
+    Value = Union[float, int, bool, str]  # and `Json`
 
-RESERVED = frozenset(("step", "progress", "time"))
+RESERVED = frozenset(("step", "progress", "time", "series"))
 #: ASCII CAN: ends a line that could not be written whole, so that nobody reads half of it.
 CANCEL = b"\x18"
 #: Longest line that is read; a longer one is counted as torn.
 MAX_LINE = 1 << 20
 MAX_NAME = 1024  # bytes
+MAX_SERIES = 255  # bytes of the name of a series
+#: Longest list or object that stands as JSON in a line; a longer one is text.
+MAX_JSON = 64 << 10  # bytes
 
 #: The file in a folder of journals that says whose they are.
 IDENTITY = "identity.json"
 #: What every journal begins with.
 MAGIC = b"# hpctrack journal "
-_HEADER = MAGIC.decode() + "1 attempt={:06d} rank={:06d} lost={:012d}\n"
+_HEADER = MAGIC.decode() + "2 attempt={:06d} rank={:06d} lost={:012d}\n"
 HEADER_SIZE = len(_HEADER.format(0, 0, 0))
 #: Where the count of lost lines stands in the header, for a writer that updates it in place.
 LOST_OFFSET = HEADER_SIZE - 13
@@ -45,6 +48,12 @@ _SPECIAL = frozenset("=\"'!#\\\x7f")
 _ESCAPES = {**{code: f"\\u{code:04x}" for code in range(32)}, ord('"'): '\\"', ord("\\"): "\\\\"}
 
 
+class Json(str):
+    """A list or an object, as JSON text in one line."""
+
+    __slots__ = ()
+
+
 def format_header(attempt: int, rank: int, lost: int = 0) -> bytes:
     """Return the first line of a journal, always `HEADER_SIZE` bytes."""
     return _HEADER.format(min(attempt, 999999), min(max(rank, 0), 999999), min(lost, _MAX_LOST)).encode()
@@ -57,6 +66,8 @@ def format_lost(lost: int) -> bytes:
 
 def format_value(value: Value) -> str:
     """Format one value such that `journal.parse_line` gives it back: same type, same bits."""
+    if type(value) is Json:
+        return str.__str__(value)
     if value is True:
         return "true"
     if value is False:
@@ -85,6 +96,7 @@ def format_row(
     step: int | None = None,
     progress: float | None = None,
     time: float | None = None,
+    series: str | None = None,
 ) -> bytes:
     """Format one row as a line.
 
@@ -97,6 +109,8 @@ def format_row(
         tokens.append("progress=" + repr(progress))
     if time is not None:
         tokens.append(f"time={time:.6f}")
+    if series is not None:
+        tokens.append("series=" + format_value(series))
     tokens += [format_name(name) + "=" + format_value(value) for name, value in values.items()]
     return (" ".join(tokens) + "\n").encode("utf-8", "replace")
 

@@ -3,7 +3,8 @@
 JSONB's numbers are decimals: they know no nan, no infinity and no -0.0, and forget that 1e22 was a float.
 What would not come back is written as an object of one key: ``{"float": "nan"}``;
 ``{"int": "9007199254740993"}``, more than a double holds; ``{"text": ...}`` with the JSON text of a string
-that PostgreSQL's texts can't hold. Everything else stands for itself.
+that PostgreSQL's texts can't hold; ``{"json": ...}`` with a list or an object. Everything else stands for
+itself.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from hpctrack.script.journal_lines import Json
 from hpctrack.stream.wire.messages import storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from hpctrack import model
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 EXACT = 1 << 53
 #: Floats from here (or 0.0) to there are written as plain decimals: no exponent, few digits, a point.
 _PLAIN_FROM, _PLAIN_BELOW = 1e-20, 1e16
+#: Microseconds since the epoch, of what Python's datetime can hold.
+_FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
 _MAX_DEPTH = 100
 _NONFINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 #: How the texts are read that stand for values, by the key of their object.
@@ -33,6 +37,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "text": json.loads,
 }
 _BRIEF = 1000  # characters
+_BRIEF_JSON = 100
 
 
 def encode(value: float | int | bool | str) -> str:
@@ -45,13 +50,20 @@ def encode(value: float | int | bool | str) -> str:
         return repr(value) if _is_plain(value) else f'{{"float": "{value!r}"}}'
     if isinstance(value, int):
         return repr(value) if -EXACT <= value <= EXACT else f'{{"int": "{_digits(value)}"}}'
+    if isinstance(value, Json):
+        return f'{{"json": {value}}}'
     if storable(value) != value:
         return f'{{"text": {json.dumps(json.dumps(value))}}}'
     return json.dumps(value, ensure_ascii=False)
 
 
 def brief(value: float | int | bool | str) -> str:
-    """Return the JSON text of a value for lists, where a long one stands in everybody's way: it is cut."""
+    """Return the JSON text of a value for lists, where a long one stands in everybody's way: it is cut.
+
+    Of a long list or object nothing is left but the brackets.
+    """
+    if isinstance(value, Json) and len(value) > _BRIEF_JSON:
+        return f'{{"json": "{value[0]}...{value[-1]}"}}'
     if isinstance(value, str) and len(value) > _BRIEF:
         value = value[:_BRIEF] + "..."
     text = encode(value)
@@ -63,6 +75,16 @@ def to_object(texts: Mapping[str, str]) -> str:
     return "{" + ",".join([f"{_quoted(name)}:{text}" for name, text in texts.items()]) + "}"
 
 
+def to_array(texts: Iterable[str]) -> str:
+    """Return the JSON array of values that are JSON texts."""
+    return "[" + ",".join(texts) + "]"
+
+
+def readable_time(time: int) -> int:
+    """Return microseconds since the epoch such that readers in Python get a time."""
+    return min(max(time, _FIRST_TIME), _LAST_TIME)
+
+
 def decode(value: Any) -> Any:
     """Return the value that an element of ``extra`` or ``last``, as `json.loads` reads it, stands for.
 
@@ -71,6 +93,8 @@ def decode(value: Any) -> Any:
     if not isinstance(value, dict) or len(value) != 1:
         return value
     ((kind, text),) = value.items()
+    if kind == "json":
+        return text
     read = _READ.get(kind)
     if read is None or not isinstance(text, str):
         return value

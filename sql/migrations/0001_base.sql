@@ -356,6 +356,8 @@ COMMENT ON COLUMN run_relationships.kind IS
     'What the link means; submitted: from_id submitted to_id from inside its job; reruns: from_id is to_id, submitted again';
 COMMENT ON COLUMN run_relationships.to_id IS 'The run that the link leads to';
 
+-- Divided by ranges of runs' ids, into one leaf until there is much: whoever divides it later leaves behind nothing that
+-- users hung on it. A row without a leaf would count as refused: the last leaf has no upper end.
 CREATE TABLE metrics (
     run_id   bigint NOT NULL REFERENCES runs ON DELETE CASCADE,
     step     bigint NOT NULL DEFAULT 0,
@@ -363,15 +365,23 @@ CREATE TABLE metrics (
     time     timestamptz,
     attempt  integer,
     extra    jsonb CHECK (jsonb_typeof(extra) = 'object') CHECK (is_fitting(extra, 4194304)),
+    numbered boolean CHECK (numbered),
     PRIMARY KEY (run_id, step, progress)
-);
+) PARTITION BY RANGE (run_id);
+-- Policies hold for what they are asked through: a leaf shows nobody anything, whatever rights are given on it. It stands
+-- beside the table, so that a dump of the schema has the rows.
+CREATE TABLE metrics_leaf_1 PARTITION OF metrics FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+ALTER TABLE metrics_leaf_1 ENABLE ROW LEVEL SECURITY;
 COMMENT ON TABLE metrics IS 'One row per run, step and progress; a column per metric, added by setup files or by the collector';
 COMMENT ON COLUMN metrics.run_id IS 'The run that logged it';
-COMMENT ON COLUMN metrics.step IS 'Step as logged; rows logged without one are numbered in the order of their arrival';
-COMMENT ON COLUMN metrics.progress IS 'Progress as logged, in whatever unit (epochs, say); 0 if not logged';
+COMMENT ON COLUMN metrics.step IS
+    'Step as logged; a row logged without one has the next free number, and gives way to a row that brings that step';
+COMMENT ON COLUMN metrics.progress IS
+    'Progress as logged, in whatever unit (epochs, say); 0 is none: such a value stands in the row of its step that has one';
 COMMENT ON COLUMN metrics.time IS 'Clock of the node when the latest value of the row was logged';
 COMMENT ON COLUMN metrics.attempt IS 'Attempt that wrote the latest value of the row';
 COMMENT ON COLUMN metrics.extra IS 'Object: values that have no column, by metric name; metric_number() reads them as numbers';
+COMMENT ON COLUMN metrics.numbered IS 'true where the row was logged without a step, NULL elsewhere';
 
 -- A cast would fail, and whoever reads a number of somebody else's with it.
 CREATE FUNCTION as_double(value numeric) RETURNS double precision
@@ -514,6 +524,7 @@ CREATE TABLE streams (
     journal_id text   NOT NULL,
     attempt    integer NOT NULL DEFAULT 0,
     watermark  bigint NOT NULL DEFAULT 0,
+    first_step bigint CHECK (first_step > 0),
     rows       bigint NOT NULL DEFAULT 0,
     lost       bigint NOT NULL DEFAULT 0,
     torn       bigint NOT NULL DEFAULT 0,
@@ -528,6 +539,8 @@ COMMENT ON TABLE streams IS 'How far each journal is in: the watermark moves in 
 COMMENT ON COLUMN streams.run_id IS 'The run';
 COMMENT ON COLUMN streams.journal_id IS 'The journal: 16 hexadecimal digits, as in its file name';
 COMMENT ON COLUMN streams.attempt IS 'The attempt that wrote it';
+COMMENT ON COLUMN streams.first_step IS
+    'Least positive step that a row of it brought, of an attempt after the first: such rows of earlier attempts are superseded';
 COMMENT ON COLUMN streams.rows IS 'Rows of metrics that came in';
 COMMENT ON COLUMN streams.time_first IS 'When something of it was first stored';
 COMMENT ON COLUMN streams.time_last IS 'When something of it was last stored';
@@ -537,6 +550,49 @@ COMMENT ON COLUMN streams.torn IS 'Lines found damaged in the journal, or given 
 COMMENT ON COLUMN streams.rejected IS 'Rows that PostgreSQL refused; kept in rejected';
 COMMENT ON COLUMN streams.replaced IS 'Rows of an earlier attempt that this journal''s rows replaced';
 COMMENT ON COLUMN streams.duplicates IS 'Datagrams that arrived again and changed nothing';
+
+CREATE TABLE series_rows (
+    run_id   bigint NOT NULL REFERENCES runs ON DELETE CASCADE,
+    series   text   NOT NULL,
+    idx      bigint NOT NULL,
+    progress double precision,
+    time     timestamptz,
+    attempt  integer NOT NULL,
+    numbered boolean CHECK (numbered),
+    values   jsonb  NOT NULL,
+    PRIMARY KEY (run_id, series, idx),
+    CONSTRAINT fitting_series CHECK (octet_length(series) BETWEEN 1 AND 1000),
+    CONSTRAINT fitting_values CHECK (jsonb_typeof(values) = 'object' AND is_fitting(values, 4194304))
+);
+COMMENT ON TABLE series_rows IS 'Rows that were logged with series=..., each series with steps of its own';
+COMMENT ON COLUMN series_rows.run_id IS 'The run that logged it';
+COMMENT ON COLUMN series_rows.series IS 'Name of the series';
+COMMENT ON COLUMN series_rows.idx IS 'Step within the series as logged; a row logged without one has the next free number there';
+COMMENT ON COLUMN series_rows.progress IS 'Progress as logged; NULL if not logged';
+COMMENT ON COLUMN series_rows.time IS 'Clock of the node when the latest value of the row was logged';
+COMMENT ON COLUMN series_rows.attempt IS 'Attempt that wrote the latest value of the row';
+COMMENT ON COLUMN series_rows.numbered IS 'true where the row was logged without a step, NULL elsewhere';
+COMMENT ON COLUMN series_rows.values IS 'Object: values by metric name; metric_number() reads them as numbers';
+
+CREATE TABLE run_series (
+    run_id    bigint  NOT NULL REFERENCES runs ON DELETE CASCADE,
+    series    text    NOT NULL,
+    attempt   integer NOT NULL,
+    rows      bigint  NOT NULL DEFAULT 0,
+    numbered  boolean NOT NULL DEFAULT false,
+    next_idx  bigint  NOT NULL DEFAULT 0,
+    first_idx bigint  CHECK (first_idx > 0),
+    PRIMARY KEY (run_id, series, attempt)
+);
+COMMENT ON TABLE run_series IS 'The series of a run, by attempt';
+COMMENT ON COLUMN run_series.run_id IS 'The run';
+COMMENT ON COLUMN run_series.series IS 'Name of the series';
+COMMENT ON COLUMN run_series.attempt IS 'The attempt';
+COMMENT ON COLUMN run_series.rows IS 'Rows that it logged';
+COMMENT ON COLUMN run_series.numbered IS 'Whether it logged rows without a step';
+COMMENT ON COLUMN run_series.next_idx IS 'Step after its greatest one';
+COMMENT ON COLUMN run_series.first_idx IS
+    'Least positive step that it brought, if it is not the first: such rows of earlier attempts are superseded';
 
 CREATE TABLE rejected (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -568,11 +624,20 @@ CREATE TABLE run_latest (
     last_time timestamptz,
     last      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(last) = 'object'),
     rows      bigint NOT NULL DEFAULT 0,
+    numbered  boolean NOT NULL DEFAULT false,
+    progressed boolean NOT NULL DEFAULT false,
+    stats     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(stats) = 'object'),
+    unsummed  bigint NOT NULL DEFAULT 0,
+    stale     boolean NOT NULL DEFAULT false,
+    scans     integer NOT NULL DEFAULT 0 CHECK (scans >= 0),
+    settled   boolean NOT NULL DEFAULT false,
     lost      bigint NOT NULL DEFAULT 0,
     waiting   bigint NOT NULL DEFAULT 0,
     CONSTRAINT plain_times CHECK (is_plain(last_time)),
-    CONSTRAINT fitting_last CHECK (is_fitting(last, 1048576))
+    CONSTRAINT fitting_last CHECK (is_fitting(last, 1048576)),
+    CONSTRAINT fitting_stats CHECK (is_fitting(stats, 1048576))
 );
+CREATE INDEX run_latest_unsettled ON run_latest (run_id) WHERE NOT settled;
 COMMENT ON TABLE run_latest IS 'Latest values and counters of a run, so that lists never scan metrics';
 COMMENT ON COLUMN run_latest.run_id IS 'The run';
 COMMENT ON COLUMN run_latest.next_step IS 'Step that the next row logged without a step gets';
@@ -580,8 +645,60 @@ COMMENT ON COLUMN run_latest.last_step IS 'Step of the latest row';
 COMMENT ON COLUMN run_latest.last_time IS 'Clock of the node when the latest row was logged';
 COMMENT ON COLUMN run_latest.last IS 'Object: latest value of each metric; metric_number() reads them as numbers';
 COMMENT ON COLUMN run_latest.rows IS 'Rows of metrics that came in';
+COMMENT ON COLUMN run_latest.numbered IS 'Whether rows were logged without a step';
+COMMENT ON COLUMN run_latest.progressed IS 'Whether rows were logged with progress';
+COMMENT ON COLUMN run_latest.stats IS
+    'Object: statistics of each metric while they are not in run_metrics; metric_summary reads them. By name an array: values, nans, min, its step, max, its step, first, its step and progress, last, its step and progress';
+COMMENT ON COLUMN run_latest.unsummed IS 'Rows that stats do not tell of yet';
+COMMENT ON COLUMN run_latest.stale IS 'Whether stats are to be reckoned anew from the rows: values were replaced or superseded, or another client wrote them';
+COMMENT ON COLUMN run_latest.scans IS 'How often they were';
+COMMENT ON COLUMN run_latest.settled IS 'Whether the run is over, and its statistics are in run_metrics';
 COMMENT ON COLUMN run_latest.lost IS 'Lines lost, torn or rejected in all journals of the run';
 COMMENT ON COLUMN run_latest.waiting IS 'Rows known to wait in the spool';
+
+CREATE TABLE metric_names (
+    id   integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    CONSTRAINT fitting_name CHECK (octet_length(name) <= 4096)
+);
+COMMENT ON TABLE metric_names IS 'Names of metrics, so that run_metrics is small';
+COMMENT ON COLUMN metric_names.id IS 'Its number in run_metrics';
+COMMENT ON COLUMN metric_names.name IS 'Name of the metric';
+
+CREATE TABLE run_metrics (
+    run_id   bigint  NOT NULL REFERENCES runs ON DELETE CASCADE,
+    name_id  integer NOT NULL REFERENCES metric_names,
+    count    bigint  NOT NULL,
+    nans     bigint  NOT NULL,
+    min      double precision,
+    min_step bigint,
+    max      double precision,
+    max_step bigint,
+    first          double precision,
+    first_step     bigint,
+    first_progress double precision,
+    last           double precision,
+    last_step      bigint,
+    last_progress  double precision,
+    PRIMARY KEY (run_id, name_id)
+);
+CREATE INDEX run_metrics_min ON run_metrics (name_id, min);
+CREATE INDEX run_metrics_max ON run_metrics (name_id, max);
+COMMENT ON TABLE run_metrics IS 'Statistics of the metrics of runs that are over; metric_summary shows them with those of all others';
+COMMENT ON COLUMN run_metrics.run_id IS 'The run';
+COMMENT ON COLUMN run_metrics.name_id IS 'The metric, in metric_names';
+COMMENT ON COLUMN run_metrics.count IS 'How many values there are; rows that a later attempt superseded do not count';
+COMMENT ON COLUMN run_metrics.nans IS 'How many of them are NaN';
+COMMENT ON COLUMN run_metrics.min IS 'Least value, apart from NaN';
+COMMENT ON COLUMN run_metrics.min_step IS 'First step with the least value';
+COMMENT ON COLUMN run_metrics.max IS 'Greatest value, apart from NaN';
+COMMENT ON COLUMN run_metrics.max_step IS 'First step with the greatest value';
+COMMENT ON COLUMN run_metrics.first IS 'Value at the first step that has one';
+COMMENT ON COLUMN run_metrics.first_step IS 'That step';
+COMMENT ON COLUMN run_metrics.first_progress IS 'And the progress there';
+COMMENT ON COLUMN run_metrics.last IS 'Value at the last step that has one';
+COMMENT ON COLUMN run_metrics.last_step IS 'That step';
+COMMENT ON COLUMN run_metrics.last_progress IS 'And the progress there';
 
 -- Whoever writes metrics in SQL says so by time_updated, as SQLTrack's client does after each row. Metrics may have
 -- any name, that of an alias, too: m.* is the whole row whatever columns there are, a bare m is not.
@@ -589,8 +706,8 @@ CREATE FUNCTION note_latest() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
-    INSERT INTO run_latest AS l (run_id, next_step, last_step, last_time, last)
-    SELECT m.run_id, least(m.step, 9223372036854775806) + 1, m.step, coalesce(m.time, NEW.time_updated),
+    INSERT INTO run_latest AS l (run_id, stale, next_step, last_step, last_time, last)
+    SELECT m.run_id, true, least(m.step, 9223372036854775806) + 1, m.step, coalesce(m.time, NEW.time_updated),
            CASE WHEN pg_column_size(coalesce(m.extra, '{}') || coalesce(c.last, '{}')) < 1000000
                 THEN coalesce(m.extra, '{}') || coalesce(c.last, '{}') ELSE '{}' END
     FROM (SELECT * FROM metrics WHERE run_id = NEW.id ORDER BY step DESC, progress DESC LIMIT 1) m,
@@ -598,10 +715,10 @@ BEGIN
                                                               WHEN '"Infinity"' THEN '{"float": "inf"}'
                                                               WHEN '"-Infinity"' THEN '{"float": "-inf"}'
                                                               ELSE e.value END) AS last
-                  FROM jsonb_each(to_jsonb(m.*) - '{run_id,step,progress,time,attempt,extra}'::text[]) e
+                  FROM jsonb_each(to_jsonb(m.*) - '{run_id,step,progress,time,attempt,extra,numbered}'::text[]) e
                   WHERE e.value <> 'null') c
     ON CONFLICT (run_id) DO UPDATE
-    SET next_step = greatest(l.next_step, excluded.next_step), last_step = excluded.last_step,
+    SET stale = true, settled = false, next_step = greatest(l.next_step, excluded.next_step), last_step = excluded.last_step,
         last_time = excluded.last_time,
         last = CASE WHEN pg_column_size(l.last || excluded.last) < 1000000 THEN l.last || excluded.last ELSE l.last END;
     IF NEW.status <> OLD.status THEN
@@ -1087,7 +1204,8 @@ DECLARE
     child text;
     command text;
 BEGIN
-    FOREACH child IN ARRAY ARRAY['metrics', 'run_latest', 'transitions', 'usage', 'streams', 'attempt_facts'] LOOP
+    FOREACH child IN ARRAY ARRAY['metrics', 'run_latest', 'transitions', 'usage', 'streams', 'attempt_facts', 'series_rows',
+                                'run_series', 'run_metrics'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);
         EXECUTE format('CREATE POLICY visible ON %1$I FOR SELECT USING '
                        '((SELECT sees_every_run()) OR EXISTS (SELECT FROM visible_runs v WHERE v.id = %1$I.run_id))', child);
@@ -1100,6 +1218,10 @@ BEGIN
         END LOOP;
     END LOOP;
 END $$;
+-- What a metric is called may say what its run is for.
+ALTER TABLE metric_names ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON metric_names FOR SELECT USING (
+    (SELECT sees_every_run()) OR EXISTS (SELECT FROM run_metrics m WHERE m.name_id = metric_names.id));
 CREATE POLICY own_insert ON transitions FOR INSERT WITH CHECK (
     source = 'user' AND EXISTS (SELECT FROM runs r WHERE r.id = run_id AND r.user_name = session_user));
 
@@ -1219,7 +1341,7 @@ CROSS JOIN LATERAL (
            CASE WHEN c.value IN ('"NaN"', '"Infinity"', '"-Infinity"') THEN (c.value #>> '{}')::double precision
                 ELSE metric_number(c.value) END AS value,
            c.value #>> '{}' AS text
-    FROM jsonb_each(to_jsonb(m.*) - '{run_id,step,progress,time,attempt,extra}'::text[]) c
+    FROM jsonb_each(to_jsonb(m.*) - '{run_id,step,progress,time,attempt,extra,numbered}'::text[]) c
     WHERE c.value <> 'null'
     UNION ALL
     SELECT e.key, metric_number(e.value), coalesce(e.value ->> 'float', e.value ->> 'int', e.value #>> '{}')
@@ -1230,22 +1352,26 @@ COMMENT ON COLUMN metric_values.value IS 'Its value as a number; NULL where it i
 COMMENT ON COLUMN metric_values.text IS 'Its value as text';
 
 CREATE VIEW metric_summary WITH (security_invoker = true) AS
-SELECT run_id, name, count(*) AS count,
-       (array_agg(value ORDER BY step, progress))[1] AS first,
-       (array_agg(value ORDER BY step DESC, progress DESC))[1] AS last,
-       min(value) FILTER (WHERE value <> 'NaN') AS min,
-       (array_agg(step ORDER BY value, step) FILTER (WHERE value <> 'NaN'))[1] AS min_step,
-       max(value) FILTER (WHERE value <> 'NaN') AS max,
-       (array_agg(step ORDER BY value DESC, step) FILTER (WHERE value <> 'NaN'))[1] AS max_step
-FROM metric_values
-WHERE value IS NOT NULL
-GROUP BY run_id, name;
-COMMENT ON VIEW metric_summary IS 'Each metric of a run in one row: its first, last, least and greatest value; for some runs at a time';
+SELECT m.run_id, n.name, m.count, m.nans, m.first, m.first_step, m.last, m.last_step, m.min, m.min_step, m.max, m.max_step
+FROM run_metrics m
+JOIN metric_names n ON n.id = m.name_id
+UNION ALL
+SELECT l.run_id, s.key, (s.value ->> 0)::bigint, (s.value ->> 1)::bigint,
+       metric_number(s.value -> 6), (s.value ->> 7)::bigint, metric_number(s.value -> 9), (s.value ->> 10)::bigint,
+       metric_number(s.value -> 2), (s.value ->> 3)::bigint, metric_number(s.value -> 4), (s.value ->> 5)::bigint
+FROM run_latest l
+CROSS JOIN LATERAL jsonb_each(l.stats) s
+WHERE NOT l.settled;
+COMMENT ON VIEW metric_summary IS
+    'Each metric of a run in one row: its first, last, least and greatest value. Of runs that go on a few seconds old';
 COMMENT ON COLUMN metric_summary.run_id IS 'The run';
 COMMENT ON COLUMN metric_summary.name IS 'Name of the metric';
-COMMENT ON COLUMN metric_summary.count IS 'How many values there are';
+COMMENT ON COLUMN metric_summary.count IS 'How many values there are; rows that a later attempt superseded do not count';
+COMMENT ON COLUMN metric_summary.nans IS 'How many of them are NaN';
 COMMENT ON COLUMN metric_summary.first IS 'Value at the first step that has one';
+COMMENT ON COLUMN metric_summary.first_step IS 'That step';
 COMMENT ON COLUMN metric_summary.last IS 'Value at the last step that has one';
+COMMENT ON COLUMN metric_summary.last_step IS 'That step';
 COMMENT ON COLUMN metric_summary.min IS 'Least value, apart from NaN';
 COMMENT ON COLUMN metric_summary.min_step IS 'First step with the least value';
 COMMENT ON COLUMN metric_summary.max IS 'Greatest value, apart from NaN';

@@ -12,7 +12,7 @@ from hpctrack.store import values
 from hpctrack.stream.collector import arrays
 from hpctrack.stream.wire import bodies, journal
 
-BASE = ("run_id", "step", "progress", "time", "attempt", "extra")
+BASE = ("run_id", "step", "progress", "time", "attempt", "extra", "numbered")
 A, B = "a" * 16, "b" * 16
 
 
@@ -58,7 +58,7 @@ def stored(connection, run_id) -> dict:
     listed = sql.SQL(", ").join(map(sql.Identifier, [*BASE, *names]))
     query = sql.SQL("SELECT {} FROM metrics WHERE run_id = {}").format(listed, run_id)
     rows = {}
-    for _, step, progress, _, _, extra, *cells in connection.execute(query):
+    for _, step, progress, _, _, extra, _, *cells in connection.execute(query):
         in_columns = {name: cell for name, cell in zip(names, cells, strict=True) if cell is not None}
         elsewhere = {name: values.decode(value) for name, value in (extra or {}).items()}
         assert not in_columns.keys() & elsewhere.keys(), "a value lives in one place"

@@ -6,11 +6,11 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors, model
 from hpctrack.store import refusals, values
-from hpctrack.store.ingest import gather, messages, pieces, rows
+from hpctrack.store.ingest import gather, messages, metrics, pending, pieces, rows, series
 from hpctrack.store.ingest.progress import COUNTED, Journal, decide
 from hpctrack.store.statements import statement
 from hpctrack.stream.wire.messages import KINDS, RunMessage, read, storable
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from hpctrack.store.database import Connection
-    from hpctrack.store.ingest import metrics
 
     #: Records what relays say about status: `hpctrack.reconcile.observe`.
     Observe = Callable[[Connection, Iterable[RunMessage]], frozenset[int]]
 
-#: Microseconds since the epoch, of what Python's datetime can hold: readers in Python get a time.
-_FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
 _MAX_REASON = 1000  # characters
 #: How often parts of one refused piece are tried, each of which costs about a millisecond: enough to find
 #: every row of a usual one. What is left then is set aside in larger parts.
@@ -56,6 +53,8 @@ class Outcome:
     """Rows that were set aside, by SQLSTATE; ``none`` where it was not PostgreSQL that refused them."""
     refusing: str | None = None
     """What PostgreSQL refuses whatever comes for; None while it does not."""
+    stored: list[tuple[dict[pending.Key, int], list[rows.Table]]] = field(default_factory=list)
+    """Rows: how many came of each run, and tables of them."""
 
     def add(self, other: Outcome) -> None:
         """Take in what became of another part of the batch."""
@@ -66,6 +65,7 @@ class Outcome:
         self.counts += other.counts
         self.rejected += other.rejected
         self.refusing = other.refusing or self.refusing
+        self.stored += other.stored
 
 
 def store(
@@ -116,11 +116,22 @@ def probe(
     return batch.probe(writer, observe)
 
 
+class _Latest(NamedTuple):
+    """What is stored of a run that rows come of."""
+
+    attempt: int
+    """The latest that wrote rows."""
+    scans: int
+    """How often its statistics were reckoned anew."""
+    before: metrics.Before
+
+
 class _Batch:
     def __init__(self, connection: Connection, given: Sequence[model.Piece]) -> None:
         self._connection = connection
         self._pieces = given
         self._watermarks: dict[JournalKey, int] = {}
+        self._first_steps: dict[JournalKey, int | None] = {}
         #: Rows and torn lines that have come in.
         self._lines: dict[JournalKey, int] = {}
         #: Those of runs that are what the wire calls them, and those of others.
@@ -130,8 +141,12 @@ class _Batch:
         #: Entries and bytes in `rejected`, by run.
         self._set_aside_before: dict[int | None, tuple[int, int]] = {}
         self._logged: list[rows.Logged] = []
+        #: Of series, which `_logged` has nothing of.
+        self._in_series: list[rows.Logged] = []
         self._messages: list[RunMessage] = []
         self._lossy: set[int] = set()
+        #: Runs of which an attempt went back farther than it had so far.
+        self._resumed: set[int] = set()
         self.outcome = Outcome()
 
     def lock(self) -> None:
@@ -146,9 +161,9 @@ class _Batch:
             self._lock_journals(new)
 
     def _lock_journals(self, keys: Collection[JournalKey]) -> None:
-        for run_id, journal, watermark, lines in self._execute("lock_streams", **parameters(keys)):
+        for run_id, journal, watermark, lines, first in self._execute("lock_streams", **parameters(keys)):
             key = JournalKey(run_id, journal)
-            self._watermarks[key], self._lines[key] = watermark, lines
+            self._watermarks[key], self._lines[key], self._first_steps[key] = watermark, lines, first
 
     def _hold_runs(self) -> None:
         """Hold the runs that still are what the wire called them: a cached key may outlive its run."""
@@ -203,8 +218,7 @@ class _Batch:
         reasons: dict[str, None] = {}
         for block in piece.contents.blocks:
             if isinstance(block, model.MetricBlock):
-                journal.rows += block.rows
-                self._logged.append(rows.Logged(piece.run_id, piece.attempt, index, block))
+                self._take_rows(journal, rows.Logged(piece.run_id, piece.attempt, index, block))
             elif (reason := self._take_message(piece, block)) is not None:
                 unknown.append(block)
                 reasons[reason] = None
@@ -212,6 +226,19 @@ class _Batch:
             contents = model.Contents(unknown)
             part = piece._replace(contents=contents, body=pieces.body(contents), fault="; ".join(reasons))
             journal.rejected += self._set_aside(part, piece.run_id)
+
+    def _take_rows(self, journal: Journal, logged: rows.Logged) -> None:
+        if logged.block.series is not None:
+            journal.take_rows(logged.block.rows, None)
+            self._in_series.append(logged)
+            return
+        # Nothing was before the first attempt that it could supersede.
+        first_step = rows.least_step(logged.block) if logged.attempt else None
+        before = self._first_steps[journal.key]
+        if first_step is not None and (before is None or first_step < before):
+            self._resumed.add(logged.run_id)
+        journal.take_rows(logged.block.rows, first_step)
+        self._logged.append(logged)
 
     def _take_message(
         self, piece: model.Piece, message: model.NodeMessage | model.UnknownBlock
@@ -277,8 +304,8 @@ class _Batch:
     ) -> errors.ContentRefused | None:
         """Store some lines; returns why they were refused, and nothing has changed then."""
         journal, before = self._journals[index], self._journals[index].counted()
-        counts, table = self.outcome.counts.copy(), writer.table
-        self._logged, self._messages = [], []
+        counts, table, stored = self.outcome.counts.copy(), writer.table, len(self.outcome.stored)
+        self._logged, self._in_series, self._messages = [], [], []
         try:
             with refusals.told(self._connection), self._connection.transaction():
                 self._take_lines(index, part)
@@ -289,6 +316,7 @@ class _Batch:
             writer.table = table
             journal.restore(before)
             self.outcome.counts = counts
+            del self.outcome.stored[stored:]
             return refusal
         return None
 
@@ -329,41 +357,56 @@ class _Batch:
         self.outcome.watermarks[key] = max(piece.end for piece in given)
 
     def store_rows(self, writer: metrics.Writer, *, refresh: bool = True) -> None:
-        """Store rows of metrics, and what is latest of each run; ``refresh``: first see which columns are."""
+        """Store rows, and what is latest of each run; ``refresh``: first see which columns there are."""
+        if self._in_series:
+            self._hold_latest(sorted({logged.run_id for logged in self._in_series}))
+            series.write(self._connection, self._in_series)
         if not self._logged:
             return
         if refresh:
             writer.refresh()
         held = self._hold_latest(sorted({logged.run_id for logged in self._logged}))
-        written = writer.write(self._logged, {run_id: next_step for run_id, (next_step, _) in held.items()})
+        written = writer.write(self._logged, {run_id: latest.before for run_id, latest in held.items()})
         for index, count in written.replaced.items():
             self._journals[index].replaced += count
         counts: Counter[int] = Counter()
         for logged in self._logged:
             counts[logged.run_id] += logged.block.rows
-        latest = [
-            values.to_object(
-                {
-                    "run_id": str(run_id),
-                    "next_step": str(written.next_steps[run_id]),
-                    "current": "true" if item.attempt >= held[run_id][1] else "false",
-                    "last_step": str(item.step),
-                    "last_time": "null" if item.time is None else str(_clipped(item.time)),
-                    "last": values.to_object(item.values),
-                    "rows": str(counts[run_id]),
-                }
+        latest = []
+        for run_id, item in _joined(written.latest).items():
+            is_late = item.attempt < held[run_id].attempt
+            flags = {
+                "current": not is_late,
+                "numbered": run_id in written.numbered,
+                "progressed": run_id in written.progressed,
+                "stale": is_late or run_id in written.stale or run_id in self._resumed,
+            }
+            said = {name: values.encode(flag) for name, flag in flags.items()}
+            texts = {
+                "run_id": str(run_id),
+                "next_step": str(written.next_steps[run_id]),
+                "last_step": str(item.step),
+                "last_time": "null" if item.time is None else str(values.readable_time(item.time)),
+                "last": values.to_object(item.values),
+                "rows": str(counts[run_id]),
+            }
+            latest.append(
+                values.to_object(texts | {name: values.encode(flag) for name, flag in said.items()})
             )
-            for run_id, item in _joined(written.latest).items()
-        ]
-        self._execute("update_latest", runs=_array(latest))
+        self._execute("update_latest", runs=values.to_array(latest))
+        keys = {pending.Key(run_id, held[run_id].scans): count for run_id, count in counts.items()}
+        self.outcome.stored.append((keys, written.tables))
 
-    def _hold_latest(self, runs: list[int]) -> dict[int, tuple[int, int]]:
-        """Lock what is latest of runs; return the next step of each, and the attempt that wrote last."""
+    def _hold_latest(self, runs: list[int]) -> dict[int, _Latest]:
+        """Lock what is latest of runs, and return it."""
         latest = self._execute("lock_latest", runs=runs)
         if len(latest) < len(runs):
             self._execute("insert_latest", runs=runs)
             latest = self._execute("lock_latest", runs=runs)
-        return {run_id: (next_step, attempt or 0) for run_id, next_step, attempt in latest}
+        return {
+            run_id: _Latest(attempt or 0, scans, metrics.Before(*before))
+            for run_id, attempt, scans, *before in latest
+        }
 
     def store_messages(self, observe: Observe) -> None:
         """Store what messages say."""
@@ -424,11 +467,3 @@ def _joined(parts: Iterable[gather.Latest]) -> dict[int, gather.Latest]:
             part = part._replace(values=before.values | part.values, time=time)  # noqa: PLW2901
         joined[part.run_id] = part
     return joined
-
-
-def _array(texts: Iterable[str]) -> str:
-    return "[" + ",".join(texts) + "]"
-
-
-def _clipped(time: int) -> int:
-    return min(max(time, _FIRST_TIME), _LAST_TIME)

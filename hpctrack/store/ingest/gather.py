@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from hpctrack.script.journal_lines import Json
 from hpctrack.store import values
 from hpctrack.store.ingest import rows
 from hpctrack.store.metrics import columns
@@ -69,15 +70,18 @@ class _Gathered:
         """Return what was gathered; rows without a step are numbered."""
         blocks = [item.block for item in self._logged]
         run = self._spread([item.run_id for item in self._logged], np.int64)
+        attempt = self._spread([item.attempt for item in self._logged], np.int32)
         step, stepped = self._join([(block.steps, block.stepped) for block in blocks])
-        if not stepped.all():
-            step = rows.number(step, stepped, run, next_steps)
         time, timed = self._join([(block.times, block.timed) for block in blocks])
+        if not stepped.all():
+            when = rows.in_order_of_time(attempt, time, timed)
+            step = rows.number(step, stepped, run, when, next_steps)
         return rows.Table(
             run=run,
             step=step,
+            numbered=~stepped,
             progress=self._progress(),
-            attempt=self._spread([item.attempt for item in self._logged], np.int32),
+            attempt=attempt,
             journal_index=self._spread([item.journal_index for item in self._logged], np.int32),
             time=time,
             timed=timed,
@@ -198,7 +202,8 @@ class _Gathered:
         self, run_id: int, name: str, where: model.Array, given: model.Array | list[str | int]
     ) -> None:
         """Put values of one metric into their column as far as it takes them, the others into ``extra``."""
-        target = self._targets.get(name)
+        is_json = isinstance(given, list) and isinstance(given[0], Json)
+        target = None if is_json else self._targets.get(name)
         if target is not None:
             converted, taken = target.convert(given)
             at = where[taken]

@@ -117,6 +117,9 @@ class Ingestion:
         if self._may_divide and self._refusals_left < most:
             ended = self._clock()
             self._memory.spend(spent + (ended - began), ended)
+        for counts, tables in outcome.stored:
+            self._memory.pending.add(counts, tables)
+        outcome.stored.clear()
         return outcome
 
     def _charge(self, to_blame: Sequence[model.Piece]) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 from hpctrack.store import locked, refusals, throttle
+from hpctrack.store.ingest import pending
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -45,6 +46,8 @@ class Memory:
         self.put_off = locked.PutOff()
         self.streak = refusals.Streak()
         self.log = throttle.Throttle()
+        #: Rows that are stored, and that the statistics of their runs do not tell of yet.
+        self.pending = pending.Pending()
         #: How often the connection was lost, or the server failed, while something of a run was stored.
         self.losses: Counter[int] = Counter()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from hpctrack.store import database
-from hpctrack.store.ingest import gather, rows
+from hpctrack.store.ingest import gather, pending, rows
 from hpctrack.store.metrics import columns, copy_binary
 from hpctrack.store.statements import composable, statement
 
@@ -35,6 +37,25 @@ class Written(NamedTuple):
     next_steps: dict[int, int]
     replaced: dict[int, int]
     """Rows of an earlier attempt that were replaced, by the index of the journal."""
+    numbered: set[int]
+    """Runs of which rows came without a step."""
+    progressed: set[int]
+    """Runs of which rows came with progress."""
+    stale: set[int]
+    """Runs whose statistics these rows do not just add to."""
+    tables: list[rows.Table]
+    """The rows, as they were written: no key comes twice in one table."""
+
+
+class Before(NamedTuple):
+    """What is stored of a run."""
+
+    next_step: int
+    """The step after its greatest."""
+    numbered: bool
+    """Whether rows of it came without a step."""
+    progressed: bool
+    """Whether rows of it came with progress."""
 
 
 class Incoming(NamedTuple):
@@ -78,34 +99,44 @@ class Writer:
         if columns.signature(self._connection) != self._catalog.signature:
             self._catalog = columns.load(self._connection)
 
-    def write(self, logged: Sequence[rows.Logged], next_steps: Mapping[int, int]) -> Written:
+    def write(self, logged: Sequence[rows.Logged], before: Mapping[int, Before]) -> Written:
         """Write blocks; those of a run stand together, in order of attempt and arrival.
 
-        ``next_steps``: by run, the step after the greatest that is stored. The runs must be held by this
-        transaction. Raises `errors.ContentRefused` and what psycopg raises.
+        ``before``: of each run. The runs must be held by this transaction. Raises `errors.ContentRefused` and
+        what psycopg raises.
         """
         if sum(item.block.rows for item in logged) < _MANY:
-            return self._write(logged, next_steps)
+            return self._write(logged, before)
         skipped = self._connection.execute(statement("skip_run_checks")).fetchone() is not None
-        written = self._write(logged, next_steps)
+        written = self._write(logged, before)
         if skipped:
             self._connection.execute(statement("apply_run_checks"))
         return written
 
-    def _write(self, logged: Sequence[rows.Logged], next_steps: Mapping[int, int]) -> Written:
+    def _write(self, logged: Sequence[rows.Logged], before: Mapping[int, Before]) -> Written:
         try:
             with self._connection.transaction():
-                return self._write_parts(logged, next_steps, fresh=True)
+                return self._write_parts(logged, before, fresh=True)
         except psycopg.errors.UniqueViolation:
             # Somebody else has written rows beyond what was known.
             self.forget()
-            return self._write_parts(logged, next_steps, fresh=False)
+            steps = self._connection.execute(statement("fetch_next_steps"), {"runs": list(before)}).fetchall()
+            stored = {run_id: before[run_id]._replace(next_step=next_step) for run_id, next_step in steps}
+            return self._write_parts(logged, stored, fresh=False)
 
     def _write_parts(
-        self, logged: Sequence[rows.Logged], next_steps: Mapping[int, int], *, fresh: bool
+        self, logged: Sequence[rows.Logged], before: Mapping[int, Before], *, fresh: bool
     ) -> Written:
         """Write blocks; ``fresh`` rows go straight into ``metrics``, and fail where they meet others."""
-        written = Written([], dict(next_steps), {})
+        written = Written(
+            latest=[],
+            next_steps={run_id: of_run.next_step for run_id, of_run in before.items()},
+            replaced={},
+            numbered={run_id for run_id, of_run in before.items() if of_run.numbered},
+            progressed={run_id for run_id, of_run in before.items() if of_run.progressed},
+            stale=set(),
+            tables=[],
+        )
         meeting: list[rows.Table] = []
         parts = self._prepare(logged, written, meeting, fresh=fresh)
         part = next(parts, None)
@@ -115,8 +146,7 @@ class Writer:
                 # While PostgreSQL takes this part in, the next one is made.
                 part = next(parts, None)
         for table in meeting:
-            self._prepare_incoming()
-            _add(written.replaced, self._merge(table))
+            self._meet(table, written)
         return written
 
     def _prepare(
@@ -126,14 +156,35 @@ class Writer:
         for part in rows.partition(logged, self._catalog.targets):
             table, seen = gather.gather(part, self._catalog.targets, written.next_steps)
             written.latest.extend(seen)
-            table, merged = rows.merge(table)
-            _add(written.replaced, merged)
+            written.numbered.update(_runs(table, table.numbered))
             beyond = rows.fresh(table, written.next_steps) if fresh else np.zeros(len(table), dtype=bool)
             written.next_steps.update(rows.advance(table, written.next_steps))
             if not beyond.all():
                 meeting.append(_where(table, ~beyond))
             if beyond.any():
-                yield copy_binary.encode(rows.spread(_where(table, beyond)))
+                table = rows.give_progress(_where(table, beyond))
+                written.progressed.update(_runs(table, table.progress != 0))
+                yield copy_binary.encode(rows.spread(_merged(table, written)))
+
+    def _meet(self, table: rows.Table, written: Written) -> None:
+        """Merge rows into stored ones, attempt by attempt: which of two values stays is told by that."""
+        table = rows.give_progress(self._take_progress(table, written.progressed))
+        written.progressed.update(_runs(table, table.progress != 0))
+        for attempt in np.unique(table.attempt):
+            part = _merged(_where(table, table.attempt == attempt), written)
+            self._prepare_incoming()
+            _add(written.replaced, self._merge(part, written))
+
+    def _take_progress(self, table: rows.Table, progressed: Collection[int]) -> rows.Table:
+        """Give values without progress that of their step, where one is stored."""
+        bare = np.flatnonzero(np.isin(table.run, list(progressed)) & (table.progress == 0))
+        if not len(bare):
+            return table
+        steps = {"runs": table.run[bare].tolist(), "steps": table.step[bare].tolist()}
+        progress = table.progress.copy()
+        for place, greatest in self._connection.execute(statement("fetch_progress_of_steps"), steps):
+            progress[bare[place - 1]] = greatest
+        return replace(table, progress=progress)
 
     def _copy(self, table: tuple[str, ...], names: tuple[str, ...], data: bytes) -> None:
         with self._connection.cursor() as cursor, cursor.copy(_copy_command(table, names)) as copy:
@@ -151,17 +202,44 @@ class Writer:
             self._connection.execute(statement("truncate_incoming"))
         self.table = self.table._replace(used=True)
 
-    def _merge(self, table: rows.Table) -> dict[int, int]:
+    def _merge(self, table: rows.Table, written: Written) -> dict[int, int]:
         names, data = copy_binary.encode(table, journal_column=self.table.journal_column)
         self._copy(_INCOMING, names, data)
+        runs = set(_runs(table))
+        if numbered := runs & written.numbered:
+            next_steps = {run_id: written.next_steps[run_id] for run_id in numbered}
+            _add(written.next_steps, give_way(self._connection, sql.Identifier(*_INCOMING), next_steps))
+        if runs & written.progressed:
+            self._connection.execute(progress_statement(sql.Identifier(*_INCOMING)))
+        touched = _touched(table, self._catalog.targets)
+        changed = self._connection.execute(_replacing_query(touched)).fetchall()
+        written.stale.update(int(str(run_id)) for (run_id,) in changed)
         replaced: dict[int, int] = {}
         if table.attempt.any():
             journal_column = sql.Identifier("i", self.table.journal_column)
             query = composable("count_replaced").format(journal_column=journal_column)
             for journal_index, count in self._connection.execute(query).fetchall():
                 replaced[int(str(journal_index))] = int(str(count))
-        self._connection.execute(_merge_command(_touched(table, self._catalog.targets)))
+        self._connection.execute(_merge_command(touched))
         return replaced
+
+
+def give_way(
+    connection: Connection, source: sql.Composable, next_steps: Mapping[int, int]
+) -> Mapping[int, int]:
+    """Move stored rows that were logged without a step out of the way of rows of a source that bring it.
+
+    Returns how many rows moved, by run.
+    """
+    query = composable("give_way").format(
+        source=source, runs=list(next_steps), next_steps=list(next_steps.values())
+    )
+    return Counter(int(str(run_id)) for (run_id,) in connection.execute(query).fetchall())
+
+
+def progress_statement(source: sql.Composable) -> sql.Composed:
+    """Return the statement that gives stored values without progress that of a source's rows."""
+    return composable("give_progress").format(source=source)
 
 
 def _free_name(taken: Collection[str]) -> str:
@@ -188,6 +266,14 @@ def _merge_command(names: tuple[str, ...]) -> bytes:
     return merge_statement(names, sql.Identifier(*_INCOMING)).as_bytes()
 
 
+@functools.lru_cache(maxsize=1024)
+def _replacing_query(names: tuple[str, ...]) -> bytes:
+    """Return the query for runs of which the temporary table replaces values, not only adds some."""
+    both = composable("both_have_value")
+    conditions = [both.format(column=sql.Identifier(name), name=sql.Literal(name)) for name in names]
+    return composable("fetch_replacing").format(conditions=sql.SQL("").join(conditions)).as_bytes()
+
+
 def merge_statement(names: Sequence[str], source: sql.Composable) -> sql.Composed:
     """Return the statement that merges rows of a source, of the same columns, into ``metrics``."""
     column = composable("merge_column")
@@ -212,6 +298,20 @@ def _present(row: str, names: Sequence[str]) -> sql.Composed:
 
 def _joined(parts: Iterable[sql.Composable]) -> sql.Composed:
     return sql.SQL(", ").join(parts)
+
+
+def _merged(table: rows.Table, written: Written) -> rows.Table:
+    """Make one row of those with the same key, and note them as they are written."""
+    table, replaced = rows.merge(table)
+    _add(written.replaced, replaced)
+    written.tables.append(table)
+    written.stale.update(pending.unread(table))
+    return table
+
+
+def _runs(table: rows.Table, mask: np.ndarray | None = None) -> list[int]:
+    """Return the runs of a table's rows, or of some of them."""
+    return list(np.unique(table.run if mask is None else table.run[mask]).tolist())
 
 
 def _where(table: rows.Table, mask: np.ndarray) -> rows.Table:

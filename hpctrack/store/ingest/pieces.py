@@ -51,7 +51,7 @@ def body(contents: model.Contents) -> bytes:
         elif isinstance(block, model.NodeMessage):
             parts.append(bodies.pack([journal.Message(0, block.kind, block.text)])[0])
         else:
-            parts.append(bodies.pack(list(_journal_rows(block)), 1 << 30)[0])
+            parts.append(bodies.pack(list(journal_rows(block)), 1 << 30)[0])
     return b"".join(parts)
 
 
@@ -76,6 +76,7 @@ def _rows(block: model.MetricBlock, begin: int, end: int) -> model.MetricBlock:
         block.names,
         block.matrix[:, rows],
         tuple(column for column in columns if len(column.values)),
+        block.series,
     )
 
 
@@ -87,7 +88,8 @@ def _column(column: model.MetricColumn, begin: int, end: int) -> model.MetricCol
     return column._replace(present=column.present[begin:end], values=values)
 
 
-def _journal_rows(block: model.MetricBlock) -> Iterator[journal.Row]:
+def journal_rows(block: model.MetricBlock) -> Iterator[journal.Row]:
+    """Yield the rows of a block, one by one."""
     for index in range(block.rows):
         row = _rows(block, index, index + 1)
         values = dict(zip(row.names, row.matrix[:, 0].tolist(), strict=True))
@@ -101,6 +103,7 @@ def _journal_rows(block: model.MetricBlock) -> Iterator[journal.Row]:
             _one(row.progress, None),
             None if time is None else time / _MICROSECONDS,
             values,
+            series=block.series,
         )
 
 

@@ -50,6 +50,8 @@ class Journal:
     torn: int = 0
     rejected: int = 0
     replaced: int = 0
+    #: Least positive step that its rows brought, of an attempt after the first.
+    first_step: int | None = None
     #: Lines that were counted in earlier batches.
     before: int = 0
 
@@ -60,11 +62,17 @@ class Journal:
             known = self.before + self.rows + self.torn + self.rejected
             self.torn += max(0, contents.lines - known)
 
-    def counted(self) -> dict[str, int]:
-        """Return what it adds, to be restored should that be undone."""
-        return {name: getattr(self, name) for name in COUNTED}
+    def take_rows(self, count: int, first_step: int | None) -> None:
+        """Count rows; ``first_step``: the least positive step that they brought, where that matters."""
+        self.rows += count
+        if first_step is not None:
+            self.first_step = first_step if self.first_step is None else min(self.first_step, first_step)
 
-    def restore(self, counted: Mapping[str, int]) -> None:
+    def counted(self) -> dict[str, Any]:
+        """Return what it adds, to be restored should that be undone."""
+        return {name: getattr(self, name) for name in (*COUNTED, "first_step")}
+
+    def restore(self, counted: Mapping[str, Any]) -> None:
         """Take back what was added since `counted` was asked."""
         for name, value in counted.items():
             setattr(self, name, value)

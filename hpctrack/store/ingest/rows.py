@@ -28,8 +28,6 @@ _MAX_CELLS = 64_000
 #: Rows of a run, at once, that take several pages of an index.
 _LONG = 500
 _MAX_STEP = journal_lines.INT64[-1]
-#: Stands in for lesser steps while rows are numbered: none of those is a run's greatest.
-_LOW = -(1 << 62)
 
 
 class Logged(NamedTuple):
@@ -57,7 +55,10 @@ class Table:
 
     run: model.Array
     step: model.Array
+    numbered: model.Mask
+    """Which rows were logged without a step."""
     progress: model.Array
+    """0 for none."""
     attempt: model.Array
     journal_index: model.Array
     time: model.Array
@@ -87,6 +88,7 @@ class Table:
             self,
             run=self.run[rows],
             step=self.step[rows],
+            numbered=self.numbered[rows],
             progress=self.progress[rows],
             attempt=self.attempt[rows],
             journal_index=self.journal_index[rows],
@@ -189,26 +191,79 @@ def advance(table: Table, next_steps: Mapping[int, int]) -> dict[int, int]:
 
 
 def number(
-    steps: model.Array, stepped: model.Mask, run: model.Array, next_steps: Mapping[int, int]
+    steps: model.Array,
+    stepped: model.Mask,
+    run: model.Array,
+    when: model.Array,
+    next_steps: Mapping[int, int],
 ) -> model.Array:
-    """Give rows without a step the one after the greatest that their run has so far, in order of arrival.
+    """Give rows without a step the next free numbers of their run, in the order of attempt and time.
 
-    Raises `errors.ContentRefused` where no step is left.
+    Those come after all steps that are stored, and after all that the rows of the run bring: no row is in
+    another's place. ``when``: of the rows, in what order they were logged (`in_order_of_time`). Raises
+    `errors.ContentRefused` where no step is left.
     """
     numbered: model.Array = steps.copy()
     starts = _starts(run[1:] != run[:-1])
     for begin, end in itertools.pairwise([*starts.tolist(), len(run)]):
-        has = stepped[begin:end]
-        if has.all():
+        bare = begin + np.flatnonzero(~stepped[begin:end])
+        if not len(bare):
             continue
-        given = np.cumsum(~has)
-        # The greatest step so far, less the numbers given so far, only grows at rows that bring a step.
-        bare = np.where(has, np.maximum(steps[begin:end], _LOW) - given, _LOW)
-        bare = np.maximum.accumulate(np.maximum(bare, next_steps[int(run[begin])] - 1))
-        if (bare > _MAX_STEP - 1 - given).any():
+        first = next_steps[int(run[begin])]
+        if len(bare) < end - begin:
+            first = max(first, min(int(steps[begin:end][stepped[begin:end]].max()), _MAX_STEP - 1) + 1)
+        if first > _MAX_STEP - len(bare):
             raise errors.ContentRefused("no step is left for a row without one", "22003")
-        numbered[begin:end] = np.where(has, steps[begin:end], bare + given)
+        numbered[bare[np.argsort(when[bare], kind="stable")]] = np.arange(first, first + len(bare))
     return numbered
+
+
+def least_step(block: model.MetricBlock) -> int | None:
+    """Return the least positive step that the rows of a block brought; None if they brought none."""
+    if block.steps is None:
+        return None
+    brought = block.steps > 0 if block.stepped is None else block.stepped & (block.steps > 0)
+    return int(block.steps[brought].min()) if brought.any() else None
+
+
+def in_order_of_time(attempt: model.Array, time: model.Array, timed: model.Mask) -> model.Array:
+    """Return of each row its place in the order of attempt and time.
+
+    A row without a time was logged right after the one before it, as far as anybody knows.
+    """
+    before = np.maximum.accumulate(np.where(timed, np.arange(len(time)), 0))
+    order = np.lexsort((time[before], attempt))
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return places
+
+
+def give_progress(table: Table) -> Table:
+    """Give values without progress that of their step, if other rows of the table bring one.
+
+    Of several the greatest that came before, or else the first that came after. The rows of a run must stand
+    in the order of their arrival.
+    """
+    has = table.progress != 0
+    if has.all() or not has.any():
+        return table
+    order = np.lexsort((table.step, table.run))
+    run, step, has, progress = (part[order] for part in (table.run, table.step, has, table.progress))
+    changes = (run[1:] != run[:-1]) | (step[1:] != step[:-1])
+    starts = _starts(changes)
+    group = np.cumsum(np.concatenate(([False], changes)))
+    # Groups one above the other, so that the greatest so far is the group's own.
+    ranked, rank = np.unique(progress, return_inverse=True)
+    levels = group * (len(ranked) + 1)
+    greatest = np.maximum.accumulate(levels + np.where(has, rank + 1, 0)) - levels
+    places = np.where(has, np.arange(len(run)), len(run))
+    first = np.minimum.reduceat(places, starts)[group]
+    late = (greatest == 0) & (first < len(run))
+    given = np.where(has, progress, np.where(greatest > 0, ranked[greatest - 1], 0.0))
+    given[late] = progress[first[late]]
+    given_progress = table.progress.copy()
+    given_progress[order] = given
+    return replace(table, progress=given_progress)
 
 
 def merge(table: Table) -> tuple[Table, dict[int, int]]:

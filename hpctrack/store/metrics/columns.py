@@ -30,7 +30,9 @@ MAX_AUTOMATIC = 200
 MAX_COLUMNS = 800
 _MAX_NAME = 63  # bytes: NAMEDATALEN - 1 of PostgreSQL
 #: What the table has beside metrics, and PostgreSQL's system columns (manual, "System Columns").
-RESERVED = frozenset("run_id step progress time attempt extra tableoid oid xmin cmin xmax cmax ctid".split())
+RESERVED = frozenset(
+    "run_id step progress time attempt extra numbered tableoid oid xmin cmin xmax cmax ctid".split()
+)
 #: Comment by which an automatic column is known.
 _AUTOMATIC = "Added by the collector"
 _LOCK_TIMEOUT = "100ms"

@@ -99,6 +99,8 @@ def _fixed(table: Table, journal_column: str) -> list[Field]:
         Field("attempt", ">i4", table.attempt, None),
         Field("time", ">i8", times, _mask(table.timed)),
     ]
+    if table.numbered.any():
+        fields.append(Field("numbered", ">i1", table.numbered, _mask(table.numbered)))
     if journal_column:
         fields.append(Field(journal_column, ">i4", table.journal_index, None))
     for column in table.declared:

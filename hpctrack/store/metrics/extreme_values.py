@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows
-from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.metrics import metric_names, series, superseded
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Ex
     """
     names = metric_names.fetch(connection, runs)
     columns = series.columns_as_numbers(connection)
+    standing = superseded.standing(connection, runs)
     extremes: dict[int, dict[str, Extremes]] = {}
     for chunk in series.chunks(names):
         aggregates = itertools.chain.from_iterable(_aggregates(name, columns.get(name)) for name in chunk)
         query = composable("fetch_extremes").format(
-            aggregates=sql.SQL(", ").join(aggregates), runs=list(runs)
+            aggregates=sql.SQL(", ").join(aggregates), runs=list(runs), standing=standing
         )
         for run_id, *cells in rows.tuples(connection, query):
             pairs = zip(chunk, map(Extremes, cells[::2], cells[1::2]), strict=True)

@@ -58,7 +58,7 @@ def iterate(
         columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier("m", name)) for name in placed),
         names=sql.Literal(list(names)),
         run_id=run_id,
-        span=span.condition(),
+        span=span.condition(connection, run_id),
         present=metric_names.has_any(names, placed),
         direction=sql.SQL("ASC" if last is None else "DESC"),
         limit=sql.Literal(last),
@@ -75,6 +75,7 @@ def last_values(
 ) -> list[LastValue]:
     """Return the latest value of each metric that has one."""
     columns = series.columns_as_numbers(connection)
+    condition = span.condition(connection, run_id)
     latest = []
     for name in names:
         placed = [name] if name in columns else []
@@ -82,7 +83,7 @@ def last_values(
             column=sql.Identifier("m", name) if placed else sql.SQL("NULL"),
             name=sql.Literal(name),
             run_id=run_id,
-            span=span.condition(),
+            span=condition,
             present=metric_names.has_any([name], placed),
         )
         row = rows.first(connection, query)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import database, rows, values
-from hpctrack.store.metrics import column_types, columnar, copy_decode, copy_out, metric_names
+from hpctrack.store.metrics import column_types, columnar, copy_decode, copy_out, metric_names, superseded
 from hpctrack.store.metrics.column_types import FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ
 from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.statements import composable
@@ -67,10 +67,12 @@ def read(
     *,
     axes: Sequence[str] = tuple(AXES),
     every_row: bool = True,
+    every_attempt: bool = False,
 ) -> Iterator[Part]:
     """Yield the rows of runs, run by run, each run's in the order of step and progress.
 
-    ``every_row``: also those without a value of any of these metrics. Raises `errors.StoreError`.
+    ``every_row``: also those without a value of any of these metrics; ``every_attempt``: also those that a
+    later attempt superseded. Raises `errors.StoreError`.
     """
     names = list(dict.fromkeys(names))
     types = metric_names.column_types(connection)
@@ -79,6 +81,7 @@ def read(
     query = composable("select_metrics").format(
         fields=_listed(fields),
         runs=list(runs),
+        standing=superseded.standing(connection, runs, every_attempt=every_attempt),
         condition=sql.SQL("true") if every_row else metric_names.has_any(names, list(placed)),
     )
     for size, cells in _copied(connection, query, fields):

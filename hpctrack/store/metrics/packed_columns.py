@@ -16,7 +16,7 @@ from psycopg import sql
 
 from hpctrack import errors
 from hpctrack.store import rows
-from hpctrack.store.metrics import column_types, copy_decode, metric_names
+from hpctrack.store.metrics import column_types, copy_decode, metric_names, superseded
 from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.metrics.metric_tables import Part
 from hpctrack.store.statements import composable
@@ -38,6 +38,8 @@ class _Request(NamedTuple):
     run_id: int
     names: tuple[str, ...]
     every_row: bool
+    standing: sql.Composable
+    """The condition on rows that are wanted, whatever they hold."""
     stop: threading.Event
     """Set when nobody wants the rest any more."""
 
@@ -53,6 +55,7 @@ def read(
     names: Sequence[str],
     *,
     every_row: bool = True,
+    every_attempt: bool = False,
     helper: Callable[[], Connection] | None = None,
 ) -> list[Part] | None:
     """Return the rows of a run as `metric_tables.read` does, with nan for what is missing; axes are `AXES`.
@@ -63,7 +66,8 @@ def read(
     types = metric_names.column_types(connection)
     if any(types.get(name) != column_types.FLOAT8 for name in names):
         return None
-    request = _Request(run_id, tuple(names), every_row, threading.Event())
+    standing = superseded.standing(connection, [run_id], every_attempt=every_attempt)
+    request = _Request(run_id, tuple(names), every_row, standing, threading.Event())
     other = None
     if helper is not None:
         # A server that has no connection left for it is read through one.
@@ -120,6 +124,7 @@ def _rows(connection: Connection, request: _Request, which: sql.Composable) -> l
             run=request.run_id,
             which=which,
             behind=behind,
+            standing=request.standing,
             condition=sql.SQL("true") if request.every_row else metric_names.has_any(names, names),
             limit=limit,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows
-from hpctrack.store.metrics import column_types
+from hpctrack.store.metrics import column_types, superseded
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -76,9 +76,11 @@ class Span:
     """Logged then or later; rows without a time are left out."""
     until: datetime | None = None
     """Logged earlier."""
+    every_attempt: bool = False
+    """Also rows that a later attempt superseded."""
 
-    def condition(self) -> sql.Composed:
-        """Return the condition on rows ``m`` of metrics."""
+    def condition(self, connection: Connection, run_id: int) -> sql.Composed:
+        """Return the condition on rows ``m`` of a run's metrics."""
         bounds = (
             ("m.step >= {}::bigint", self.first_step),
             ("m.step <= {}::bigint", self.last_step),
@@ -86,7 +88,8 @@ class Span:
             ("m.time < {}::timestamptz", self.until),
         )
         parts = [sql.SQL(text).format(sql.Literal(bound)) for text, bound in bounds if bound is not None]
-        return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
+        standing = superseded.standing(connection, [run_id], every_attempt=self.every_attempt)
+        return sql.SQL(" AND ").join([standing, *parts])
 
 
 EVERYTHING = Span()
@@ -105,14 +108,15 @@ def fetch(
     """
     columns = columns_as_numbers(connection)
     values = {name: number_of(name, columns.get(name)) for name in names}
-    axis = _axis(connection, run_id, span)
+    condition = span.condition(connection, run_id)
+    axis = _axis(connection, run_id, condition)
     if axis is None:
         return []
     return [
         series
         for chunk in chunks(list(values))
         for series in _fetch_chunk(
-            connection, _Rows(run_id, span, axis, buckets), {name: values[name] for name in chunk}
+            connection, _Rows(run_id, condition, axis, buckets), {name: values[name] for name in chunk}
         )
     ]
 
@@ -131,9 +135,9 @@ def number_of(name: str, as_number: str | None) -> sql.Composable:
     return sql.SQL("coalesce(" + as_number + ", {})").format(sql.Identifier("m", name), extra)
 
 
-def _axis(connection: Connection, run_id: int, span: Span) -> _Axis | None:
+def _axis(connection: Connection, run_id: int, span: sql.Composable) -> _Axis | None:
     """Return along what to draw: steps, or progress where all rows have the same step."""
-    query = composable("fetch_axis").format(id=run_id, span=span.condition())
+    query = composable("fetch_axis").format(id=run_id, span=span)
     ((first_step, last_step, first_progress, last_progress),) = rows.tuples(connection, query)
     if first_step is None:
         return None
@@ -146,7 +150,7 @@ class _Rows(NamedTuple):
     """What to reduce, and to how much."""
 
     run_id: int
-    span: Span
+    span: sql.Composable
     axis: _Axis
     buckets: int
 
@@ -158,7 +162,7 @@ def _fetch_chunk(connection: Connection, which: _Rows, values: dict[str, sql.Com
         values=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, values.values(), labels)),
         aggregates=sql.SQL(", ").join(itertools.chain.from_iterable(map(_aggregates, labels))),
         id=which.run_id,
-        span=which.span.condition(),
+        span=which.span,
         low=which.axis.low,
         high=which.axis.high,
         buckets=which.buckets,
@@ -183,7 +187,7 @@ def _ends(which: _Rows, values: Iterable[sql.Composable]) -> sql.Composed:
     end = composable("fetch_end")
     directions = (sql.SQL("ASC"), sql.SQL("DESC"))
     queries = [
-        end.format(id=which.run_id, span=which.span.condition(), value=value, direction=direction)
+        end.format(id=which.run_id, span=which.span, value=value, direction=direction)
         for value in values
         for direction in directions
     ]

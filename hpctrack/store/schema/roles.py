@@ -61,7 +61,11 @@ _COLLECTOR = {
     "events": "SELECT, UPDATE, DELETE",  # UPDATE: to lock what is taken
     "members": _ALL,
     "rejected": "INSERT",
+    "metric_names": "INSERT",
     "run_keys": "SELECT",
+    "run_metrics": _ALL,
+    "run_series": "INSERT, UPDATE",
+    "series_rows": "INSERT, UPDATE",
     "streams": "INSERT, UPDATE",
     "usage": "INSERT",
 }

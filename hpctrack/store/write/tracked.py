@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 _Value: TypeAlias = "float | int | bool | str"
-_AXES = {"run_id": "bigint", "step": "bigint", "progress": "double precision", "attempt": "integer"}
+_AXES = {
+    "run_id": "bigint",
+    "step": "bigint",
+    "progress": "double precision",
+    "attempt": "integer",
+    "numbered": "boolean",
+}
 
 
 class Origin(NamedTuple):
@@ -116,7 +122,9 @@ def add_metrics(
         targets = _targets(connection, measured, adder)
         with connection.transaction():
             run = _lock(connection, run_id)
-            row = _Row(run_id, run.next_step if step is None else step, progress, run.attempt)
+            row = _Row(run_id, run.next_step, progress, run.attempt, numbered=True)
+            if step is not None:
+                row = _placed(connection, row._replace(step=step, numbered=None), run.next_step)
             connection.execute(_merge(row, measured, targets))
             rows.execute(connection, "touch_run", id=run_id)
 
@@ -182,24 +190,44 @@ def _fits(target: columns.Target, value: _Value) -> bool:
 
 
 class _Row(NamedTuple):
-    """The key of a row of ``metrics``, and the attempt that it is from."""
+    """The key of a row of ``metrics``, the attempt that it is from, and whether it came without a step."""
 
     run_id: int
     step: int
     progress: float
     attempt: int
+    numbered: bool | None
+
+
+def _placed(connection: Connection, row: _Row, next_step: int) -> _Row:
+    """Make room for a row that brings its step, and return it with the progress that its step has."""
+    source = _source(row, {})
+    metrics.give_way(connection, source, {row.run_id: next_step})
+    if row.progress:
+        connection.execute(metrics.progress_statement(source))
+        return row
+    progress = rows.scalar(connection, "fetch_progress", id=row.run_id, step=row.step)
+    return row._replace(progress=progress or 0.0)
 
 
 def _merge(row: _Row, measured: Mapping[str, _Value], targets: Mapping[str, columns.Target]) -> sql.Composed:
     """Return the statement that merges one row into ``metrics``; its time is PostgreSQL's."""
     touched = {name: targets[name] for name in measured if name in targets}
     placed = {name: measured[name] for name, target in touched.items() if _fits(target, measured[name])}
-    cells = [_cell(value, _AXES[name]) for name, value in row._asdict().items()]
-    cells += [sql.SQL("clock_timestamp()"), _cell(_extra(measured, placed), "jsonb")]
-    cells += [_cell(placed.get(name), target.type) for name, target in touched.items()]
-    names = sql.SQL(", ").join(map(sql.Identifier, [*_AXES, "time", "extra", *touched]))
-    source = sql.SQL("(VALUES ({})) AS given ({})").format(sql.SQL(", ").join(cells), names)
-    return metrics.merge_statement(list(touched), source)
+    cells = {name: _cell(placed.get(name), target.type) for name, target in touched.items()}
+    cells["time"] = sql.SQL("clock_timestamp()")
+    cells["extra"] = _cell(_extra(measured, placed), "jsonb")
+    return metrics.merge_statement(list(touched), _source(row, cells))
+
+
+def _source(row: _Row, more: Mapping[str, sql.Composable]) -> sql.Composed:
+    """Return a row and its further cells, by column, as what statements take rows from."""
+    cells = {name: _cell(value, _AXES[name]) for name, value in row._asdict().items()} | dict(more)
+    return sql.SQL("(SELECT {})").format(
+        sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(cell, sql.Identifier(name)) for name, cell in cells.items()
+        )
+    )
 
 
 def _extra(measured: Mapping[str, _Value], placed: Collection[str]) -> str | None:

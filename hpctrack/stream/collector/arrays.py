@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
 from hpctrack import errors, model
 from hpctrack.script import journal_lines
+from hpctrack.store.values import to_json
 from hpctrack.stream.wire import layout
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def decode(body: bytes) -> model.Contents:
     torn = lines = 0
     before: int | None = None
     for kind, start, end in _blocks(body):
-        block = _rows(body, start, end) if kind == layout.ROWS else None
+        block = _metrics(body, kind, start, end) if kind in (layout.ROWS, layout.SERIES) else None
         lines += 1 if block is None else block.rows
         if lines > layout.MAX_LINES:
             _refuse("too many lines")
@@ -154,8 +155,24 @@ def _message(body: bytes, start: int, end: int) -> model.NodeMessage:
     return model.NodeMessage(kind, text)
 
 
-def _rows(body: bytes, start: int, end: int) -> model.MetricBlock:
+def _metrics(body: bytes, kind: int, start: int, end: int) -> model.MetricBlock:
     reader = _Reader(body, start, end)
+    return _rows(reader, _series(reader) if kind == layout.SERIES else None)
+
+
+def _series(reader: _Reader) -> str:
+    (length,) = layout.SERIES_HEAD.unpack_from(reader.body, reader.take(layout.SERIES_HEAD.size))
+    if not 0 < length <= journal_lines.MAX_SERIES:
+        _refuse("the name of a series is too long, or missing")
+    begin = reader.take(length)
+    try:
+        return reader.body[begin : begin + length].decode().replace("\0", "\ufffd")
+    except UnicodeDecodeError:
+        _refuse("a name is not text")
+
+
+def _rows(reader: _Reader, series: str | None) -> model.MetricBlock:
+    body = reader.body
     head = layout.ROWS_HEAD.unpack_from(body, reader.take(layout.ROWS_HEAD.size))
     rows, step_mode, progress_mode, time_mode, high, low = head
     size = (high << 16) + low
@@ -170,12 +187,12 @@ def _rows(body: bytes, start: int, end: int) -> model.MetricBlock:
     count = len(shape.floats)
     matrix = reader.array("<f8", count * rows, 8).reshape(count, rows)
     columns = [_column(reader, rows, *entry) for entry in shape.others]
-    if reader.position != end:
+    if reader.position != reader.end:
         _refuse("a block is longer than its rows")
     if shape.mixed:
         _check_disjoint(columns, shape.floats)
     return model.MetricBlock(
-        rows, steps, stepped, progress, times, timed, shape.floats, matrix, tuple(columns)
+        rows, steps, stepped, progress, times, timed, shape.floats, matrix, tuple(columns), series
     )
 
 
@@ -201,7 +218,7 @@ def _entry(reader: _Reader) -> tuple[str, int, int]:
     """Read an entry of a column table: name, type, presence."""
     kind, presence, length = layout.COLUMN_HEAD.unpack_from(reader.body, reader.take(layout.COLUMN_HEAD.size))
     begin = reader.take(length)
-    if not layout.FLOAT64 <= kind <= layout.JSON or presence not in (layout.EVERY, layout.BITMAP):
+    if not layout.FLOAT64 <= kind <= layout.VALUE or presence not in (layout.EVERY, layout.BITMAP):
         _refuse("a column has an unknown type")
     if length > _MAX_NAME:
         _refuse("a name is too long")
@@ -263,22 +280,37 @@ def _column(reader: _Reader, rows: int, name: str, kind: int, presence: int) -> 
         if count and flags.max() > 1:
             _refuse("a boolean is neither 0 nor 1")
         return model.MetricColumn(name, present, flags.view(bool))
-    return model.MetricColumn(name, present, _texts(reader, count))
+    read = _value if kind == layout.VALUE else _text
+    return model.MetricColumn(name, present, list(map(read, _texts(reader, count))))
 
 
-def _texts(reader: _Reader, count: int) -> list[str | int]:
-    lengths = reader.array("<u4", count, 4).tolist()
-    values: list[str | int] = []
-    for length in lengths:
+def _texts(reader: _Reader, count: int) -> Iterator[bytes]:
+    for length in reader.array("<u4", count, 4).tolist():
         begin = reader.take(length)
-        try:
-            value = json.loads(reader.body[begin : begin + length].decode(), strict=False)
-        except (ValueError, RecursionError):
-            _refuse("a value is not JSON")
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
-            _refuse("a value is neither a string nor an integer")
-        values.append(value)
-    return values
+        yield reader.body[begin : begin + length]
+
+
+def _text(text: bytes) -> str | int:
+    value = _loads(text)
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        _refuse("a value is neither a string nor an integer")
+    return value
+
+
+def _value(text: bytes) -> str:
+    if len(text) > journal_lines.MAX_JSON:
+        _refuse("a value is too long")
+    value = _loads(text)
+    if not isinstance(value, (list, dict)):
+        _refuse("a value is neither a list nor an object")
+    return journal_lines.Json(to_json(value))
+
+
+def _loads(text: bytes) -> Any:
+    try:
+        return json.loads(text.decode(), strict=False)
+    except (ValueError, RecursionError):
+        _refuse("a value is not JSON")
 
 
 def _check_disjoint(columns: list[model.MetricColumn], floats: tuple[str, ...]) -> None:

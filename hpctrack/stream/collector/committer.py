@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hpctrack.settings import Settings
     from hpctrack.store.database import Connection
     from hpctrack.store.ingest.batch import Outcome
+    from hpctrack.store.ingest.pending import Pending
     from hpctrack.store.session import Session
     from hpctrack.stream.collector.intake import Datagram, Intake
     from hpctrack.stream.collector.keys import Keys
@@ -115,6 +116,11 @@ class Committer(Worker):
     def journals(self) -> int:
         """Journals that are remembered."""
         return len(self._reassembly)
+
+    @property
+    def pending(self) -> Pending:
+        """What is stored, and statistics do not tell of yet."""
+        return self._memory.pending
 
     def figures(self) -> Stored:
         """Return what this thread has counted."""

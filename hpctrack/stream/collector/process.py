@@ -25,6 +25,7 @@ from hpctrack.stream.collector import (
     launch,
     reconciler,
     registrar,
+    summarizer,
 )
 from hpctrack.stream.collector.figures import Figures
 from hpctrack.stream.wire import records
@@ -77,6 +78,7 @@ class Collector:
             settings, self._keys, self.id, identity, self.figures, reconciles=slurm is not None
         )
         self._courier = courier.Courier(settings, self.addresses)
+        self._summarizer = summarizer.Summarizer(settings, self._committer.pending)
 
     def stop(self) -> None:
         """Make `run` return. For any thread, and for signal handlers."""
@@ -141,7 +143,7 @@ class Collector:
 
     def _others(self) -> list[Worker]:
         """Return the threads beside those that receive and store."""
-        others: list[Worker] = [self._registrar, self._courier]
+        others: list[Worker] = [self._registrar, self._courier, self._summarizer]
         return others if self._reconciler is None else [*others, self._reconciler]
 
     def _fail(self, why: str) -> None:

@@ -17,8 +17,8 @@ from hpctrack.stream.wire import journal, layout
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_KINDS = {"d": layout.FLOAT64, "q": layout.INT64, "?": layout.BOOL, "s": layout.JSON}
-_WIDTH = {"d": 8, "q": 8, "?": 1, "s": 4}
+_KINDS = {"d": layout.FLOAT64, "q": layout.INT64, "?": layout.BOOL, "s": layout.JSON, "j": layout.VALUE}
+_WIDTH = {"d": 8, "q": 8, "?": 1, "s": 4, "j": 4}
 _CLOSE = 4294.0  # seconds: their microseconds fit into 32 bits
 #: Seconds since the epoch that PostgreSQL's timestamps can hold.
 _FIRST_TIME, _LAST_TIME = -2e11, 9e12
@@ -35,6 +35,9 @@ def pack(lines: Iterable[journal.Line], budget: int = layout.MAX_BODY) -> tuple[
     rows, room, count = body.rows, body.room, 0
     for line in itertools.islice(lines, layout.MAX_LINES):
         if isinstance(line, journal.Row):
+            if line.series != rows.series:
+                body.turn_to(line.series)
+                rows, room = body.rows, body.room
             if not rows.append(line, room if count else _ANY):
                 break
         elif isinstance(line, journal.Gap):
@@ -48,15 +51,26 @@ def pack(lines: Iterable[journal.Line], budget: int = layout.MAX_BODY) -> tuple[
 
 
 class _Body:
-    """A body in the making. Lines come in their order; torn ones are only counted."""
+    """A body in the making. Lines come in their order; torn ones are only counted.
+
+    Rows since the last message are in one block for each series, and one for those of none.
+    """
 
     def __init__(self, room: int) -> None:
         self.room = room
         """Bytes for `rows`."""
         self.rows = Rows()
-        """Those since the last message."""
+        """Those that the next row belongs to."""
+        self._others: dict[str | None, Rows] = {}
         self._blocks: list[bytes] = []
         self._torn = 0
+
+    def turn_to(self, series: str | None) -> None:
+        """The next row is of this series."""
+        self._others[self.rows.series] = self.rows
+        self.room -= self.rows.size()
+        self.rows = self._others.pop(series) if series in self._others else Rows(series)
+        self.room += self.rows.size()
 
     def append(self, line: journal.Torn | journal.Message, *, is_first: bool) -> bool:
         """Add a line that is no row if there is room for it, or if it is the first; say whether it was added.
@@ -69,8 +83,8 @@ class _Body:
         room = self.room - self.rows.size() - len(message)
         if room < 0 and not is_first:
             return False
-        self._blocks += (self.rows.encode(), message)
-        self.room, self.rows = room, Rows()
+        self._blocks += (*self._encode_rows(), message)
+        self.room, self.rows, self._others = room, Rows(), {}
         return True
 
     def _append_torn(self, *, is_first: bool) -> bool:
@@ -83,7 +97,10 @@ class _Body:
     def encode(self) -> bytes:
         """Return the body."""
         torn = layout.TORN_BLOCK.pack(layout.TORN, 4, self._torn) if self._torn else b""
-        return b"".join((*self._blocks, self.rows.encode(), torn))
+        return b"".join((*self._blocks, *self._encode_rows(), torn))
+
+    def _encode_rows(self) -> list[bytes]:
+        return [rows.encode() for rows in (*self._others.values(), self.rows)]
 
 
 def _encode_gap(line: journal.Gap) -> bytes:
@@ -109,7 +126,9 @@ class _Run(NamedTuple):
 class Rows:
     """A block of rows in the making. Knows its size, so that datagrams are full."""
 
-    def __init__(self) -> None:
+    def __init__(self, series: str | None = None) -> None:
+        self.series = series
+        self._head = b"" if series is None else _encode_series(series)
         self._rows: list[journal.Row] = []
         self._runs: list[_Run] = []
         self._shape: journal.Shape | None = None  # of the last row; None if its width is not that of others
@@ -131,7 +150,7 @@ class Rows:
 
         After a refusal the block can only be encoded.
         """
-        _, step, progress, time, shape, cells = row
+        _, step, progress, time, shape, cells, _ = row
         if shape is self._shape:
             self._runs[-1].rows.append(cells)
             self._cells += self._width
@@ -191,7 +210,7 @@ class Rows:
             self._open_run(shape)
         self._width = self._runs[-1].width
         self._shape = shape
-        if "s" in shape.codes:
+        if "s" in shape.codes or "j" in shape.codes:
             cells = tuple(map(_encode_cell, shape.codes, cells))
             self._width += sum(len(cell) for cell in cells if type(cell) is bytes)
             self._shape = None
@@ -216,9 +235,8 @@ class Rows:
         if not count:
             return 0
         bitmap = (count + 7) >> 3
-        size = (
-            layout.BLOCK.size + layout.ROWS_HEAD.size + self._table + self._cells + bitmap * len(self._sparse)
-        )
+        size = layout.BLOCK.size + len(self._head) + layout.ROWS_HEAD.size
+        size += self._table + self._cells + bitmap * len(self._sparse)
         size += 16 if self._affine else 8 * count + bitmap
         if self._progressed:
             size += 8 * count + bitmap
@@ -234,8 +252,9 @@ class Rows:
         progress, progress_data = _encode_optional("d", [row.progress for row in self._rows])
         times, time_data = _encode_times([row.time for row in self._rows])
         head = layout.ROWS_HEAD.pack(count, steps, progress, times, *divmod(len(table), 1 << 16))
-        content = b"".join((head, table, step_data, progress_data, time_data, *data))
-        return layout.BLOCK.pack(layout.ROWS, len(content)) + content
+        content = b"".join((self._head, head, table, step_data, progress_data, time_data, *data))
+        kind = layout.ROWS if self.series is None else layout.SERIES
+        return layout.BLOCK.pack(kind, len(content)) + content
 
     def _encode_columns(self, count: int) -> tuple[bytes, list[bytes]]:
         """Return the column table and the columns' data; the floats that every row has come first."""
@@ -263,6 +282,11 @@ class Rows:
                 before, values = gathered.get(column, (0, []))
                 gathered[column] = before | bits, [*values, *cells]
         return gathered
+
+
+def _encode_series(name: str) -> bytes:
+    encoded = name.encode("utf-8", "replace")
+    return layout.SERIES_HEAD.pack(len(encoded)) + encoded
 
 
 def _encode_bitmap(bits: int, count: int) -> bytes:
@@ -310,6 +334,8 @@ def _microseconds(times: Sequence[float | None]) -> list[int | None]:
 
 def _encode_cell(code: str, cell: Any) -> Any:
     """Return a value as it is, or as the text that stands for it."""
+    if code == "j":
+        return str.encode(cell, "utf-8", "replace")
     return json.dumps(cell, ensure_ascii=False).encode("utf-8", "replace") if code == "s" else cell
 
 

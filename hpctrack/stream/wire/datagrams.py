@@ -36,7 +36,8 @@ class Header(NamedTuple):
     For DATA, ``start`` and ``end`` are the range of the journal; a range that needs more than one datagram
     travels as ``parts`` slices of its body, numbered by ``part``. For ACK and PONG, ``start`` is the
     committed watermark, for HELD the end of what has arrived without a gap; ``end`` is the credit: up to
-    which offset the collector is willing to take more. ``echo`` is the sender's token, given back unchanged.
+    which offset the collector is willing to take more. ``echo`` is the sender's token, given back unchanged;
+    an answer has the version of its question.
     """
 
     kind: int
@@ -49,6 +50,7 @@ class Header(NamedTuple):
     echo: int = 0
     part: int = 0
     parts: int = 1
+    version: int = layout.VERSION
 
 
 def _xor(left: bytes, right: bytes) -> bytes:
@@ -70,7 +72,7 @@ def _is_public(body: bytes) -> bool:
     position, size = 0, len(body)
     while position + layout.BLOCK.size <= size:
         kind, length = layout.BLOCK.unpack_from(body, position)
-        if kind not in (layout.ROWS, layout.TORN):
+        if kind not in layout.METRICS:
             return False
         position += layout.BLOCK.size + length
     return position == size
@@ -92,7 +94,7 @@ def sign(key: bytes, header: Header, content: bytes) -> bytes:
     """Return the datagram with one of the `contents`, or none."""
     head = layout.HEADER.pack(
         layout.MAGIC,
-        layout.VERSION,
+        header.version,
         header.kind,
         header.submission,
         header.task,
@@ -120,7 +122,7 @@ def peek(datagram: bytes) -> Header:
     )
     if magic != layout.MAGIC:
         raise errors.WireError("wrong magic")
-    if version != layout.VERSION:
+    if version not in layout.VERSIONS:
         raise errors.WireError("wrong version")
     if part >= parts or parts > layout.MAX_PARTS:
         raise errors.WireError("wrong part")
@@ -130,7 +132,7 @@ def peek(datagram: bytes) -> Header:
         datagram[layout.HEADER_SIZE], layout.MAX_DATAGRAM + 1
     ):
         raise errors.WireError("wrong cipher")
-    return Header(kind, submission, task, attempt, name, start, end, echo, part, parts)
+    return Header(kind, submission, task, attempt, name, start, end, echo, part, parts, version)
 
 
 def verified(key: bytes, datagram: bytes) -> bool:

@@ -43,14 +43,15 @@ class Doubts:
         self._untold: list[str] = []
 
     def note(self, name: str, text: str, line: str) -> None:
-        """Note a value of a metric, if it looks like a number."""
+        """Note a value of a metric, a bare word or JSON, if it looks like a number."""
         if name in self._seen or len(self._seen) >= _MOST or not is_doubtful(text):
             return
         if name in journal_lines.RESERVED:
             return  # its line is torn
         self._seen.add(name)
+        stored = "a list" if isinstance(text, journal_lines.Json) else "text"
         self._untold.append(
-            f"{name[:_LONGEST]} is text, since {text[:_LONGEST]} is no number: {_short(line)}"
+            f"{name[:_LONGEST]} is {stored}, since {text[:_LONGEST]} is no number: {_short(line)}"
         )
 
     @property
@@ -125,6 +126,8 @@ def _why_no_word(word: str) -> str | None:
         return "name=value has no blanks" if equals else _why_no_pair(word)
     if "=" in value and '"' not in value:
         return f"{_short(word)} has two ="
+    if name == "series":
+        return None if 0 < len(value) <= journal_lines.MAX_SERIES else "the name of a series is too long"
     if name in journal_lines.RESERVED and not _is_number(value):
         return f"a comma follows {name}" if value.endswith(",") else f"{name} is no number"
     return None

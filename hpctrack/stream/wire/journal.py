@@ -4,9 +4,10 @@ A journal is an append-only text file. Its first line is a header, lines that be
 and every other line is one of
 
 * a row: ``key=value`` pairs split by ASCII white space, ``step=3 loss=0.25 phase="warm up"``. Keys and
-  strings are quoted like JSON strings where they need it. Bare ``step``, ``progress`` and ``time`` (seconds
-  since the epoch) are reserved; in quotes they are metrics like others. Numbers follow C's grammar
-  (``strtod``), with ``nan`` and ``inf``; ``true`` and ``false`` are booleans; other bare words are strings.
+  strings are quoted like JSON strings where they need it. Bare ``step``, ``progress``, ``time`` (seconds
+  since the epoch) and ``series`` are reserved; in quotes they are metrics like others. Numbers follow C's
+  grammar (``strtod``), with ``nan`` and ``inf``; ``true`` and ``false`` are booleans; what begins with ``[``
+  or ``{`` and is JSON is that; other bare words are strings.
 * a packed row, which is what `hpctrack.log` writes: ``=step progress time names types values``, with ``-``
   for no step or progress, the time in nanoseconds since the epoch, the names split by commas, a letter of
   `journal_lines.CODES` for the type of each, and their little-endian bytes in hexadecimal. Exact to the bit,
@@ -28,6 +29,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack.script import journal_lines
+from hpctrack.script.journal_lines import Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -47,9 +49,9 @@ if TYPE_CHECKING:
 
 
 #: Journals of later versions may hold what this one would misread.
-VERSION = 1
+VERSION = 2
 _VERSION_PATTERN = re.compile(rb"# hpctrack journal ([0-9]{1,9})[ \n]")
-_HEADER_PATTERN = re.compile(rb"# hpctrack journal 1 attempt=(\d{6}) rank=(\d{6}) lost=(\d{12})\n")
+_HEADER_PATTERN = re.compile(rb"# hpctrack journal [12] attempt=(\d{6}) rank=(\d{6}) lost=(\d{12})\n")
 
 _NUMBER = re.compile(
     r"[+-]?(?:(?P<int>[0-9]+)|0[xX](?P<hex>[0-9a-fA-F]+)"
@@ -59,10 +61,15 @@ _NUMBER = re.compile(
 )
 _TOKEN = re.compile(
     r"""[ \t\r\v\f]*(?:(?P<key>[^ \t\r\v\f="]+)|(?P<quoted_key>"(?:[^"\\]|\\.)*"))="""
-    r"""(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<bare>[^ \t\r\v\f="]+))(?=[ \t\r\v\f]|\Z)"""
+    r"""(?:(?P<quoted>"(?:[^"\\]|\\.)*")(?=[ \t\r\v\f]|\Z)"""
+    r"""|(?P<bare>[^ \t\r\v\f="\[{][^ \t\r\v\f="]*)(?=[ \t\r\v\f]|\Z)|(?P<opened>[\[{]))"""
 )
 #: Lines that begin with white space or a byte order mark, as shells may write them.
 _ODD = re.compile(rb"\n(?:[ \t\r\v\f]|\xef\xbb\xbf)")
+#: Where a value of JSON, not a string or number, may begin.
+_OPEN = re.compile(r"=[\[{]")
+_END_OF_TOKEN = re.compile(r"[ \t\r\v\f]|\Z")
+_WORD = re.compile(r'[^ \t\r\v\f="]+(?=[ \t\r\v\f]|\Z)')
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 # Longer ones would meet Python's limit on digits, and mean a float to everyone.
 _MAX_DIGITS = 400
@@ -77,9 +84,9 @@ class Shape(NamedTuple):
     codes: str
 
 
-#: Types of metrics: those of packed rows, and ``s`` for strings and for integers beyond 64 bits.
-CODES = journal_lines.CODES + "s"
-_CODES = {float: "d", int: "q", bool: "?", str: "s"}
+#: Types of metrics: those of packed rows, ``s`` for strings and for integers beyond 64 bits, ``j`` for JSON.
+CODES = journal_lines.CODES + "sj"
+_CODES = {float: "d", int: "q", bool: "?", str: "s", Json: "j"}
 #: Rows alike share their shape, so that this shows without a look at it.
 _shape = functools.lru_cache(maxsize=256)(Shape)
 
@@ -93,6 +100,8 @@ class Row(NamedTuple):
     time: float | None
     shape: Shape
     cells: tuple[Value, ...]
+    series: str | None = None
+    """None for the rows of the run itself."""
 
     @classmethod
     def of(
@@ -102,13 +111,15 @@ class Row(NamedTuple):
         progress: float | None,
         time: float | None,
         values: Mapping[str, Value],
+        *,
+        series: str | None = None,
     ) -> Row:
         """Return the row that has these values."""
         cells = tuple(values.values())
         shape = _shape_of(tuple(values), tuple(map(type, cells)))
         if "q" in shape.codes and not all(cell in journal_lines.INT64 for cell in cells if type(cell) is int):
             shape = _shape(shape.names, "".join(map(_code, cells)))
-        return cls(end, step, progress, time, shape, cells)
+        return cls(end, step, progress, time, shape, cells, series)
 
     @property
     def values(self) -> dict[str, Value]:
@@ -267,11 +278,18 @@ def parse_line(
         text = stripped.decode()
         if text[0] == "!":
             return _parse_message(text, end, redactor)
-        if '"' in text:
+        if '"' in text or _OPEN.search(text):
             return _parse_quoted(text, end, redactor, doubts)
         return _parse_plain(stripped, end, redactor, doubts)
     except (ValueError, RecursionError):
         return Torn(end)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant + " is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, strict=False)
 
 
 def _parse_message(text: str, end: int, redactor: Redactor | None) -> Line:
@@ -282,10 +300,6 @@ def _parse_message(text: str, end: int, redactor: Redactor | None) -> Line:
     if redactor is not None:
         body = json.dumps(redactor.value(value), separators=(",", ":"))
     return Message(end, kind, body)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant + " is not JSON")
 
 
 def _parse_plain(line: bytes, end: int, redactor: Redactor | None, doubts: Doubts | None) -> Line:
@@ -307,12 +321,14 @@ def _parse_plain(line: bytes, end: int, redactor: Redactor | None, doubts: Doubt
 
 
 def _doubt(doubts: Doubts, name: str, value: str, line: str, redactor: Redactor | None) -> None:
-    shown = (value, line) if redactor is None else (redactor.text(value), redactor.text(line))
-    doubts.note(name, *shown)
+    if redactor is not None:
+        value = type(value)(redactor.text(value))
+        line = redactor.text(line)
+    doubts.note(name, value, line)
 
 
 def _parse_quoted(text: str, end: int, redactor: Redactor | None, doubts: Doubts | None) -> Line:
-    """Read a row some of whose keys or strings are quoted."""
+    """Read a row some of whose keys or strings are quoted, or which has JSON in it."""
     reserved: dict[str, Value] = {}
     values: dict[str, Value] = {}
     position, count = 0, 0
@@ -322,17 +338,41 @@ def _parse_quoted(text: str, end: int, redactor: Redactor | None, doubts: Doubts
             return Torn(end)
         position = match.end()
         count += 1
-        key, quoted_key, quoted, bare = match.groups()
-        value = _value(bare) if bare else json.loads(quoted, strict=False)
-        if isinstance(value, str):
-            if doubts is not None and bare:
-                _doubt(doubts, key or quoted_key, value, text, redactor)
+        key, quoted_key, quoted, bare, opened = match.groups()
+        if opened:
+            value, position = _json_value(text, match.start("opened"), redactor)
+        else:
+            value = _value(bare) if bare else json.loads(quoted, strict=False)
+        if doubts is not None and isinstance(value, str) and not quoted:
+            _doubt(doubts, key or quoted_key, value, text, redactor)
+        if type(value) is str:
             value = redactor.text(value) if redactor is not None else value
         if key in journal_lines.RESERVED:
             reserved[key] = value
         else:
             values[key or json.loads(quoted_key, strict=False)] = value
     return _row(reserved, values, end) if len(reserved) + len(values) == count else Torn(end)
+
+
+def _json_value(text: str, begin: int, redactor: Redactor | None) -> tuple[Value, int]:
+    """Read a list or an object that begins there; returns it and where it ends.
+
+    What only looks like one is a bare word. Raises ValueError where it is none either.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, begin)
+    except ValueError:
+        end = -1
+    if end < 0 or not _END_OF_TOKEN.match(text, end):
+        word = _WORD.match(text, begin)
+        if word is None:
+            raise ValueError(text)
+        return word[0], word.end()
+    if redactor is not None:
+        value = redactor.value(value)
+    shown = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    is_long = len(shown.encode("utf-8", "replace")) > journal_lines.MAX_JSON
+    return shown if is_long else Json(shown), end
 
 
 def _row(reserved: Mapping[str, Value], values: dict[str, Value], end: int) -> Line:
@@ -347,7 +387,18 @@ def _row(reserved: Mapping[str, Value], values: dict[str, Value], end: int) -> L
         for name in values
     ):
         return Torn(end)
-    return Row.of(end, step, _real(reserved.get("progress")), _real(reserved.get("time")), values)
+    progress, time = _real(reserved.get("progress")), _real(reserved.get("time"))
+    return Row.of(end, step, progress, time, values, series=_series(reserved.get("series")))
+
+
+def _series(value: Value | None) -> str | None:
+    """Check the name of a series, which may look like a number; raises ValueError for what can be none."""
+    if value is None:
+        return None
+    name = value if isinstance(value, str) else repr(value)
+    if isinstance(value, Json) or not 0 < len(name.encode("utf-8", "replace")) <= journal_lines.MAX_SERIES:
+        raise ValueError(value)
+    return name
 
 
 def _real(value: Value | None) -> float | None:

@@ -12,7 +12,9 @@ from hpctrack.stream.wire import ciphers
 
 MAX_DATAGRAM = 1400
 MAGIC = b"HT"
-VERSION = 1
+VERSION = 2
+#: What is understood; an answer is of its question's version.
+VERSIONS = (1, VERSION)
 
 # Kinds of datagrams. The odd ones go from relay to collector, the even ones back.
 DATA = 1
@@ -41,6 +43,9 @@ ROWS = 1
 MESSAGE = 2
 TORN = 3
 GAP = 4
+SERIES = 5  # length of the series' name, the name, then as a block of rows
+#: Blocks that hold metrics alone.
+METRICS = (ROWS, TORN, SERIES)
 #: Head of a block: kind, and bytes of the rest.
 BLOCK = struct.Struct("<BI")
 #: Whole blocks: kind, bytes of the rest, and a number of lines.
@@ -49,6 +54,8 @@ GAP_BLOCK = struct.Struct("<BIQ")
 #: Head of a block of rows: rows, modes of steps, progress and times, bytes of the column table: how often
 #: 65,536, and the rest.
 ROWS_HEAD = struct.Struct("<HBBBBH")
+#: Head of a block of rows of a series: bytes of its name.
+SERIES_HEAD = struct.Struct("<H")
 #: Head of an entry of the column table: type, presence, bytes of the name, which follows.
 COLUMN_HEAD = struct.Struct("<BBH")
 
@@ -72,3 +79,4 @@ FLOAT64 = 1
 INT64 = 2
 BOOL = 3
 JSON = 4  # strings, and integers beyond 64 bits: lengths (4 bytes each), then the UTF-8 texts
+VALUE = 5  # lists and objects of JSON, in the same form

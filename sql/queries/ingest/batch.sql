@@ -17,7 +17,7 @@ ON CONFLICT DO NOTHING;
 
 -- name: lock_streams
 -- Journals of a batch, locked in the order of their keys, and how many of their lines are counted.
-SELECT s.run_id, s.journal_id, s.watermark, s.rows + s.torn + s.rejected
+SELECT s.run_id, s.journal_id, s.watermark, s.rows + s.torn + s.rejected, s.first_step
 FROM unnest(%(runs)s::bigint[], %(journals)s::text[]) AS k (run_id, journal_id)
 JOIN streams s USING (run_id, journal_id)
 ORDER BY s.run_id, s.journal_id
@@ -27,10 +27,10 @@ FOR UPDATE OF s;
 -- Move watermarks and counters.
 UPDATE streams s
 SET watermark = k.watermark, rows = s.rows + k.rows, torn = s.torn + k.torn, rejected = s.rejected + k.rejected,
-    replaced = s.replaced + k.replaced, duplicates = s.duplicates + k.duplicates, time_last = now()
+    first_step = least(s.first_step, k.first_step), replaced = s.replaced + k.replaced, duplicates = s.duplicates + k.duplicates, time_last = now()
 FROM jsonb_to_recordset(%(journals)s::jsonb)
      AS k (run_id bigint, journal_id text, watermark bigint, rows bigint, torn bigint, rejected bigint, replaced bigint,
-           duplicates bigint)
+           first_step bigint, duplicates bigint)
 WHERE s.run_id = k.run_id AND s.journal_id = k.journal_id;
 
 -- name: measure_rejected
@@ -54,8 +54,8 @@ INSERT INTO run_latest (run_id) SELECT unnest(%(runs)s::bigint[]) ON CONFLICT DO
 
 -- name: lock_latest
 -- What is the latest of each run, and of which attempt; locked in the order of the runs.
-SELECT l.run_id, l.next_step,
-       greatest(r.attempt, (SELECT max(s.attempt) FROM streams s WHERE s.run_id = l.run_id AND s.rows > 0))
+SELECT l.run_id, greatest(r.attempt, (SELECT max(s.attempt) FROM streams s WHERE s.run_id = l.run_id AND s.rows > 0)),
+       l.scans, l.next_step, l.numbered, l.progressed
 FROM run_latest l JOIN runs r ON r.id = l.run_id
 WHERE l.run_id = ANY (%(runs)s::bigint[])
 ORDER BY l.run_id
@@ -78,9 +78,11 @@ SET next_step = k.next_step,
                                      FROM jsonb_each(k.last) e WHERE l.last ? e.key) n
                                WHERE pg_column_size(n.last) < 1000000), l.last)
            END,
-    rows = l.rows + k.rows
+    rows = l.rows + k.rows, numbered = k.numbered, progressed = k.progressed, unsummed = l.unsummed + k.rows,
+    stale = l.stale OR l.settled OR k.stale, settled = false
 FROM jsonb_to_recordset(%(runs)s::jsonb)
-     AS k (run_id bigint, next_step bigint, current boolean, last_step bigint, last_time bigint, last jsonb, rows bigint)
+     AS k (run_id bigint, next_step bigint, current boolean, last_step bigint, last_time bigint, last jsonb, rows bigint,
+           numbered boolean, progressed boolean, stale boolean)
 WHERE l.run_id = k.run_id;
 
 -- name: update_lost

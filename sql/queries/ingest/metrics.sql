@@ -2,7 +2,7 @@
 
 -- name: take_part_in_metrics
 -- Keep columns as they are until the batch is in.
-LOCK TABLE metrics IN ROW EXCLUSIVE MODE;
+LOCK TABLE ONLY metrics IN ROW EXCLUSIVE MODE;
 
 -- name: skip_run_checks
 -- Leave out the check of each row's run_id, for a batch whose runs this transaction holds (hold_runs): what the
@@ -41,6 +41,41 @@ SELECT m.*, NULL::integer AS {journal_column} FROM metrics m WITH NO DATA;
 -- Make room for the next rows of the same batch.
 TRUNCATE pg_temp.incoming_metrics;
 
+-- name: fetch_next_steps
+-- The step after the greatest of runs, as they are stored now.
+SELECT r.id, coalesce((SELECT least(m.step, 9223372036854775806) + 1 FROM metrics m WHERE m.run_id = r.id
+                       ORDER BY m.step DESC LIMIT 1), 0)
+FROM unnest(%(runs)s::bigint[]) AS r (id);
+
+-- name: give_way
+-- Stored rows that were logged without a step make room for rows that bring the step they stand at: the next free
+-- numbers of their run are theirs.
+UPDATE metrics m
+SET step = n.step
+FROM (SELECT met.run_id, met.step AS before,
+             f.next_step - 1 + row_number() OVER (PARTITION BY met.run_id ORDER BY met.step) AS step
+      FROM (SELECT DISTINCT g.run_id, g.step
+            FROM {source} g JOIN metrics m ON m.run_id = g.run_id AND m.step = g.step AND m.numbered
+            WHERE g.numbered IS NULL) met
+      JOIN unnest({runs}::bigint[], {next_steps}::bigint[]) AS f (run_id, next_step) ON f.run_id = met.run_id) n
+WHERE m.run_id = n.run_id AND m.step = n.before AND m.numbered
+RETURNING m.run_id;
+
+-- name: give_progress
+-- Stored values of a step that have no progress yet get that of a row that brings one.
+UPDATE metrics m
+SET progress = g.progress
+FROM (SELECT run_id, step, min(progress) AS progress FROM {source} i WHERE progress <> 0 GROUP BY run_id, step) g
+WHERE m.run_id = g.run_id AND m.step = g.step AND m.progress = 0
+  AND NOT EXISTS (SELECT FROM metrics o WHERE o.run_id = m.run_id AND o.step = m.step AND o.progress <> 0);
+
+-- name: fetch_progress_of_steps
+-- The greatest progress that is stored at steps, where there is any.
+SELECT k.place, max(m.progress)
+FROM unnest(%(runs)s::bigint[], %(steps)s::bigint[]) WITH ORDINALITY AS k (run_id, step, place)
+JOIN metrics m ON m.run_id = k.run_id AND m.step = k.step AND m.progress <> 0
+GROUP BY k.place;
+
 -- name: count_replaced
 -- Rows of an earlier attempt that are about to be replaced, by journal.
 SELECT {journal_column}, count(*)
@@ -50,10 +85,21 @@ CROSS JOIN LATERAL (SELECT FROM metrics m
                     LIMIT 1) earlier
 GROUP BY {journal_column};
 
+-- name: fetch_replacing
+-- Runs of which a row has a value that a stored row has, too, wherever it is.
+SELECT DISTINCT i.run_id
+FROM pg_temp.incoming_metrics i
+JOIN metrics m ON m.run_id = i.run_id AND m.step = i.step AND m.progress = i.progress
+WHERE coalesce(m.extra ?| ARRAY (SELECT jsonb_object_keys(i.extra)), false){conditions};
+
+-- name: both_have_value
+-- One metric with a column in fetch_replacing.
+ OR (i.{column} IS NOT NULL OR coalesce(i.extra ? {name}, false)) AND (m.{column} IS NOT NULL OR coalesce(m.extra ? {name}, false))
+
 -- name: merge_incoming
 -- Rows that may meet stored ones. Of each metric the later value stays, unless the earlier is of a later attempt.
-INSERT INTO metrics AS m (run_id, step, progress, attempt, time, extra{columns})
-SELECT run_id, step, progress, attempt, time, extra{columns} FROM {source}
+INSERT INTO metrics AS m (run_id, step, progress, attempt, time, extra, numbered{columns})
+SELECT run_id, step, progress, attempt, time, extra, numbered{columns} FROM {source} g
 ORDER BY run_id, step, progress
 ON CONFLICT (run_id, step, progress) DO UPDATE
 SET attempt = greatest(m.attempt, excluded.attempt),

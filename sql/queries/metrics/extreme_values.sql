@@ -4,7 +4,7 @@
 -- The least and the greatest value of metrics, of each run.
 SELECT m.run_id, {aggregates}
 FROM metrics m
-WHERE m.run_id = ANY ({runs}::bigint[])
+WHERE m.run_id = ANY ({runs}::bigint[]) AND {standing}
 GROUP BY m.run_id;
 
 -- name: least_value

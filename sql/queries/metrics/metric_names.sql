@@ -6,7 +6,7 @@ SELECT a.attname::text, t.typname::text
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = 'metrics'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-  AND a.attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
+  AND a.attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra', 'numbered')
 ORDER BY a.attnum;
 
 -- name: fetch_names_of_runs

@@ -10,7 +10,7 @@ SELECT least(coalesce(sum(rows), 0), 9223372036854775807)::bigint FROM run_lates
 SELECT {fields}
 FROM unnest({runs}::bigint[]) AS r (id)
 CROSS JOIN LATERAL (SELECT * FROM metrics WHERE run_id = r.id ORDER BY step, progress) m
-WHERE {condition}
+WHERE {condition} AND {standing}
 
 -- name: select_usage
 -- Samples of what a run used.

@@ -32,7 +32,7 @@ m.step >= {step}
 SELECT count(*), count(*) FILTER (WHERE {extra}), string_agg(int8send(m.step), ''),
        string_agg(timestamptz_send(coalesce(m.time, '-infinity')), ''), {packed}
 FROM (SELECT * FROM metrics m
-      WHERE m.run_id = {run} AND {which} AND {behind} AND {condition}
+      WHERE m.run_id = {run} AND {which} AND {behind} AND {standing} AND {condition}
       ORDER BY m.step, m.progress
       LIMIT {limit}) m;
 

@@ -8,7 +8,7 @@ WITH RECURSIVE columns (name, number, type) AS (
     SELECT attname, attnum, atttypid
     FROM pg_attribute
     WHERE attrelid = 'metrics'::regclass AND attnum > 0 AND NOT attisdropped
-      AND attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
+      AND attname NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra', 'numbered')
     UNION ALL
     SELECT c.name, c.number, t.typbasetype FROM columns c JOIN pg_type t ON t.oid = c.type WHERE t.typtype = 'd'
 )

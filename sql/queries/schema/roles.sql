@@ -18,7 +18,7 @@ SELECT pg_get_userbyid(relowner), pg_has_role(relowner, 'USAGE') FROM pg_class W
 -- Tables and views of the schema on which the caller can give rights, and whether nobody has been given any yet.
 SELECT relname, relacl IS NULL
 FROM pg_class
-WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
   AND pg_has_role(relowner, 'USAGE')
 ORDER BY relname;
 

@@ -18,6 +18,10 @@ FROM runs r
 WHERE r.id = %(id)s
 FOR NO KEY UPDATE;
 
+-- name: fetch_progress
+-- The greatest progress at a step of a run; NULL where none was logged.
+SELECT max(progress) FROM metrics WHERE run_id = %(id)s AND step = %(step)s AND progress <> 0;
+
 -- name: start_run
 -- A run that begins, perhaps again.
 UPDATE runs

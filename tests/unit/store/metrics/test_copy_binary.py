@@ -260,10 +260,11 @@ def test_rows_without_a_step_follow_the_greatest():
         logged(2, block([None, None], a=[0.0] * 2)),
         next_steps={1: 4, 2: 0},
     )
-    assert table.step.tolist() == [4, 10, 11, 3, 12, 0, 1]
-    assert rows.advance(table, {1: 4, 2: 0}) == {1: 13, 2: 2}
+    assert table.step.tolist() == [11, 10, 12, 3, 13, 0, 1]
+    assert table.numbered.tolist() == [True, False, True, False, True, True, True]
+    assert rows.advance(table, {1: 4, 2: 0}) == {1: 14, 2: 2}
     assert rows.fresh(table, {1: 4, 2: 0}).tolist() == [True, True, True, False, True, True, True]
-    assert [item.step for item in latest] == [12, 1]
+    assert [item.step for item in latest] == [13, 1]
 
 
 def test_the_greatest_of_all_steps_leaves_no_number():
@@ -274,15 +275,45 @@ def test_the_greatest_of_all_steps_leaves_no_number():
     assert rows.advance(table, {1: 0}) == {1: last}
 
 
-@given(st.lists(st.none() | st.integers(-5, 30), min_size=1, max_size=30), st.integers(0, 10))
+ENTRY = st.tuples(st.none() | st.integers(-5, 30), st.none() | st.integers(0, 9))
+
+
+@given(st.lists(ENTRY, min_size=1, max_size=30), st.integers(0, 10))
 @settings(deadline=None)
-def test_numbering_is_what_a_loop_would_do(steps, start):
-    table, _ = gathered(logged(1, block(steps, a=[0.0] * len(steps))), next_steps={1: start})
-    expected, greatest = [], start - 1
-    for step in steps:
-        greatest = greatest + 1 if step is None else max(greatest, step)
-        expected.append(greatest if step is None else step)
+def test_numbering_is_what_a_loop_would_do(entries, start):
+    steps, times = zip(*entries, strict=True)
+    given_block = block(steps, times=times, a=[0.0] * len(steps))
+    table, _ = gathered(logged(1, given_block), next_steps={1: start})
+    brought = {step for step in steps if step is not None}
+    now, waiting = 0, []
+    for place, (step, time) in enumerate(entries):
+        now = now if time is None else time
+        if step is None:
+            waiting.append((now, place))
+    expected = list(steps)
+    for number, (_, place) in enumerate(sorted(waiting), max([start, *(step + 1 for step in brought)])):
+        expected[place] = number
     assert table.step.tolist() == expected
+    assert table.numbered.tolist() == [step is None for step in steps]
+
+
+PLACE = st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.0, 0.25, 0.5, -1.0]))
+
+
+@given(st.lists(PLACE, min_size=1, max_size=20))
+@settings(deadline=None)
+def test_progress_is_given_as_a_loop_would_do(places):
+    steps, progress = zip(*places, strict=True)
+    table, _ = gathered(logged(1, block(steps, progress=progress, a=[0.0] * len(steps))))
+    expected = list(progress)
+    for step in set(steps):
+        at = [place for place, other in enumerate(steps) if other == step]
+        for number, place in enumerate(at):
+            if not progress[place]:
+                before = [progress[other] for other in at[:number] if progress[other]]
+                after = [progress[other] for other in at[number:] if progress[other]]
+                expected[place] = max(before) if before else (after or [0.0])[0]
+    assert rows.give_progress(table).progress.tolist() == expected
 
 
 CELL = st.none() | st.sampled_from([1.0, 2.5, 3, (1 << 60), True, "text"])

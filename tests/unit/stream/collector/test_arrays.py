@@ -10,22 +10,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrack import errors, model
+from hpctrack.script import journal_lines
+from hpctrack.store import values
+from hpctrack.store.ingest import pieces
 from hpctrack.stream.collector import arrays
 from hpctrack.stream.wire import bodies, journal, layout
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 FLOATS = st.floats(allow_nan=True)
-VALUES = FLOATS | INT64 | st.booleans() | st.text(max_size=20) | st.integers(1 << 63, 1 << 90)
+ELEMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 60), 1 << 60) | st.text(st.characters(codec="ascii")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+#: Lists and objects of JSON, as journals hold them.
+JSON = (st.lists(ELEMENTS, max_size=4) | st.dictionaries(st.text(max_size=3), ELEMENTS, max_size=3)).map(
+    lambda value: journal_lines.Json(values.to_json(value))
+)
+VALUES = FLOATS | INT64 | st.booleans() | st.text(max_size=20) | st.integers(1 << 63, 1 << 90) | JSON
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 PROGRESS = st.none() | st.floats(allow_nan=False)
 TIMES = st.none() | st.floats(0, 4e9)
 ROWS = st.builds(
-    lambda step, progress, time, values: journal.Row.of(0, step, progress, time, values),
+    lambda step, progress, time, cells: journal.Row.of(0, step, progress, time, cells),
     st.none() | INT64,
     PROGRESS,
     TIMES,
     st.dictionaries(NAMES, VALUES, max_size=5),
 )
+OF_SERIES = st.builds(lambda row, series: row._replace(series=series), ROWS, st.none() | NAMES)
 
 
 def bits(value):
@@ -55,13 +68,13 @@ def integer(cells, present, row: int) -> int | None:
 
 def values_of(block: model.MetricBlock, row: int) -> dict:
     """Return a row's values by name; columns with gaps have cells for the rows that have one."""
-    values = {name: float(block.matrix[index, row]) for index, name in enumerate(block.names)}
+    cells = {name: float(block.matrix[index, row]) for index, name in enumerate(block.names)}
     for column in block.columns:
         if column.present is None or column.present[row]:
             index = row if column.present is None else int(np.count_nonzero(column.present[:row]))
             value = column.values[index]
-            values[column.name] = value if isinstance(value, (str, int)) else value.item()
-    return values
+            cells[column.name] = value if isinstance(value, (str, int)) else value.item()
+    return cells
 
 
 def expected(row: journal.Row) -> tuple:
@@ -76,9 +89,39 @@ def test_rows_come_back_bit_for_bit(rows):
     assert count == len(rows)
     (block,) = arrays.decode(body).blocks
     for got, row in zip(rows_of(block), rows, strict=True):
-        step, progress, time, values = expected(row)
-        assert got[:3] == (step, progress, time)
-        assert {k: bits(v) for k, v in got[3].items()} == {k: bits(v) for k, v in values.items()}
+        *place, cells = expected(row)
+        assert list(got[:3]) == place
+        assert {k: bits(v) for k, v in got[3].items()} == {k: bits(v) for k, v in cells.items()}
+
+
+@given(st.lists(OF_SERIES, min_size=1, max_size=12), st.integers(0, 2000))
+@settings(max_examples=100, deadline=None)
+def test_rows_of_a_series_are_a_block_of_their_own(rows, budget):
+    body, count = bodies.pack(rows, budget)
+    assert len(body) <= budget or count == 1
+    contents = arrays.decode(body)
+    packed = {}
+    for row in rows[:count]:
+        packed.setdefault(row.series, []).append(expected(row)[0])
+    assert {block.series: [row[0] for row in rows_of(block)] for block in contents.blocks} == packed
+    lines = pieces.count(contents)
+    assert lines == count
+    cut = [pieces.cut(contents, begin, begin + 1) for begin in range(lines)]
+    assert sorted(str(row) for part in cut for block in part.blocks for row in rows_of(block)) == sorted(
+        str(row) for block in contents.blocks for row in rows_of(block)
+    )
+
+
+def test_the_size_of_blocks_of_several_series_is_known():
+    rows = [
+        journal.Row.of(
+            0, step, None, 1e9 + step, {f"m{step % 3}": 1.0}, series=f"s{step % 5}" if step % 2 else None
+        )
+        for step in range(300)
+    ]
+    body, count = bodies.pack(rows)
+    assert 0 < layout.MAX_BODY - len(body) < 60
+    assert count > 40
 
 
 def test_messages_and_torn_lines_keep_their_place():

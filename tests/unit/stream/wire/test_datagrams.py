@@ -235,10 +235,26 @@ def test_key_and_datagram_are_those_of_the_document():
     ).digest()
     assert key == KEY != ciphers.run_key(b"s" * 32, -1)
     datagram = datagrams.seal(KEY, HEADER, TORN)
-    assert datagram[:4] == b"HT\x01\x01" and datagram[4:20] == bytes(range(16))
+    assert datagram[:4] == b"HT\x02\x01" and datagram[4:20] == bytes(range(16))
     assert struct.unpack_from("<iHHH8sQQI", datagram, 20) == (7, 2, 0, 1, b"journal!", 100, 900, 0xFFFFFFFF)
     assert datagram[58:-16] == b"\0" + TORN
     assert hashlib.blake2b(datagram[:-16], key=derived(b"MAC"), digest_size=16).digest() == datagram[-16:]
+
+
+@pytest.mark.parametrize("version", layout.VERSIONS)
+def test_an_answer_has_the_version_of_its_question(version):
+    question = datagrams.seal(KEY, HEADER._replace(version=version), TORN)
+    header = datagrams.peek(question)
+    assert header == HEADER._replace(version=version)
+    for answer in (datagrams.answer(header, KEY, 5, 9), datagrams.held(header, KEY, 5, 9)):
+        assert answer[2] == question[2] == version
+        assert datagrams.verified(KEY, answer)
+
+
+@pytest.mark.parametrize("version", [0, 3, 255])
+def test_what_is_of_another_version_is_none_of_ours(version):
+    with pytest.raises(errors.WireError, match="version"):
+        datagrams.peek(datagrams.seal(KEY, HEADER._replace(version=version), TORN))
 
 
 MESSAGE, _ = bodies.pack([Message(1, "start", '{"env": {"NOTE": "private"}}')])
@@ -254,6 +270,7 @@ BODIES = {
     "no blocks at all": (b"private", True),
     "a block cut short": (ROWS[:-1], True),
     "rows": (ROWS, False),
+    "rows of a series": (bodies.pack([Row.of(1, 1, None, None, {"x": 1.0}, series="eval")])[0], False),
     "torn lines": (ROWS + TORN, False),
     "nothing": (b"", False),
 }
@@ -312,7 +329,7 @@ def changed(**fields) -> bytes:
 @pytest.mark.parametrize(
     "datagram",
     [
-        b"", bytes(73), bytes(74), bytes(1401), b"XX" + changed()[2:], b"HT\x02" + changed()[3:],
+        b"", bytes(73), bytes(74), bytes(1401), b"XX" + changed()[2:], b"HT\x03" + changed()[3:],
         changed(part=1), changed(parts=0), changed(parts=1025), changed(start=900), changed(start=901),
         changed(end=1 << 63), datagrams.sign(KEY, HEADER, b""),
         datagrams.sign(KEY, HEADER, b"\1" + bytes(15)), datagrams.sign(KEY, HEADER, b"\2" + bytes(40)),

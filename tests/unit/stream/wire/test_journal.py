@@ -20,7 +20,10 @@ names = st.text(min_size=1, max_size=60).filter(lambda name: name.encode("utf-8"
 texts = st.text(max_size=80).filter(lambda text: text.encode("utf-8", "ignore").decode() == text)
 integers = st.integers(-(1 << 63), (1 << 63) - 1)
 floats = st.floats(allow_nan=True)
-values = st.one_of(floats, st.integers(-(10**30), 10**30), st.booleans(), texts)
+lists = st.lists(st.integers() | texts | st.none(), max_size=4).map(
+    lambda value: journal_lines.Json(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+)
+values = st.one_of(floats, st.integers(-(10**30), 10**30), st.booleans(), texts, lists)
 
 
 def only(line: bytes) -> journal.Line | None:
@@ -341,7 +344,7 @@ def test_any_text_is_read_as_something(text):
 
 
 @pytest.mark.parametrize(
-    "line", [b"# hpctrack journal 2 attempt=000000 more=1\n", b"# hpctrack journal 17\n"]
+    "line", [b"# hpctrack journal 3 attempt=000000 more=1\n", b"# hpctrack journal 17\n"]
 )
 def test_a_journal_of_a_newer_version_is_left_as_it_is(tmp_path, line):
     path = tmp_path / f"{'a' * 16}.log.journal"
@@ -354,6 +357,72 @@ def test_a_journal_of_a_newer_version_is_left_as_it_is(tmp_path, line):
     assert not journal_tail.is_blank
     assert "newer hpctrack" in journal_tail.trouble.strerror
     assert path.read_bytes() == line + b"step=1 x=1\nstep=2 x="
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_headers_of_both_versions_are_read(version):
+    header = journal_lines.format_header(3, 1, 7).replace(b"journal 2", f"journal {version}".encode())
+    assert journal.parse_header(header) == (3, 1, 7)
+    assert journal.version(header) == version
+
+
+# --- lists, objects, series ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1,2.5,null,true]", [1, 2.5, None, True]),
+        ('[1, 2, {"a": "b = c"}]', [1, 2, {"a": "b = c"}]),
+        ('{"x":[[]], "y" : "\\u00e9 \\" é"}', {"x": [[]], "y": 'é " é'}),
+        ("[]", []),
+        ("{}", {}),
+    ],
+)
+def test_lists_and_objects_are_json(text, expected):
+    for line in (f"x={text}", f"step=3 x={text} y=1", f'"x"={text}\ty="z"'):
+        value = row(line)["x"]
+        assert type(value) is journal_lines.Json
+        assert json.loads(value) == expected
+        assert only(journal_lines.format_row({"x": value})).values == {"x": value}
+
+
+@pytest.mark.parametrize("text", ["[info]", "{", "[", "[1,2", "{a}", "[NaN]", "[1]x", "{}]"])
+def test_what_only_looks_like_json_is_a_string(text):
+    assert row(f"step=1 x={text} y=2") == {"x": text, "y": 2}
+
+
+@pytest.mark.parametrize("text", ["[1,2]y=3", "[1, 2", '{"a": 1', '["a]', "[1]=2", '[1]"a"'])
+def test_damaged_json_is_torn(text):
+    assert isinstance(only(f"x={text}\n".encode()), Torn)
+
+
+def test_json_that_is_too_long_is_text():
+    fits = json.dumps(["a" * (journal_lines.MAX_JSON - 4)])
+    assert type(row(f"x={fits}")["x"]) is journal_lines.Json
+    assert row(f'x={fits[:-2]}a"]') == {"x": fits[:-2] + 'a"]'}
+    assert type(row(f'x={fits[:-2]}a"]')["x"]) is str
+
+
+def test_secrets_in_lists_are_masked():
+    line = b'x=["password=hunter2hunter2", {"api_key": "abcdefgh12345678"}]\n'
+    (found,) = journal.parse(line, 0, Redactor({}))
+    assert "hunter2" not in found.values["x"] and "abcdefgh" not in found.values["x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("eval", "eval"), ('"a b"', "a b"), ("7", "7"), ("é/1", "é/1"), ("nan", "nan")]
+)
+def test_a_row_may_be_of_a_series(text, name):
+    found = only(f"series={text} step=3 loss=0.5\n".encode())
+    assert (found.series, found.step, found.values) == (name, 3, {"loss": 0.5})
+    again = only(journal_lines.format_row({"series": 1}, 3, series=name))
+    assert (again.series, again.values) == (name, {"series": 1})
+
+
+@pytest.mark.parametrize("text", ['""', "[1]", "x" * 256, "é" * 128])
+def test_names_that_no_series_can_have(text):
+    assert isinstance(only(f"series={text} loss=1\n".encode()), Torn)
 
 
 @pytest.mark.parametrize(
