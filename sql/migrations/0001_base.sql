@@ -372,6 +372,7 @@ CREATE TABLE metrics (
 -- beside the table, so that a dump of the schema has the rows.
 CREATE TABLE metrics_leaf_1 PARTITION OF metrics FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 ALTER TABLE metrics_leaf_1 ENABLE ROW LEVEL SECURITY;
+COMMENT ON TABLE metrics_leaf_1 IS 'Rows of metrics: to be read and written as metrics';
 COMMENT ON TABLE metrics IS 'One row per run, step and progress; a column per metric, added by setup files or by the collector';
 COMMENT ON COLUMN metrics.run_id IS 'The run that logged it';
 COMMENT ON COLUMN metrics.step IS
@@ -648,7 +649,7 @@ COMMENT ON COLUMN run_latest.rows IS 'Rows of metrics that came in';
 COMMENT ON COLUMN run_latest.numbered IS 'Whether rows were logged without a step';
 COMMENT ON COLUMN run_latest.progressed IS 'Whether rows were logged with progress';
 COMMENT ON COLUMN run_latest.stats IS
-    'Object: statistics of each metric while they are not in run_metrics; metric_summary reads them. By name an array: values, nans, min, its step, max, its step, first, its step and progress, last, its step and progress';
+    'Object: statistics of each metric while they are not in run_metrics, an array each; metric_summary shows them';
 COMMENT ON COLUMN run_latest.unsummed IS 'Rows that stats do not tell of yet';
 COMMENT ON COLUMN run_latest.stale IS 'Whether stats are to be reckoned anew from the rows: values were replaced or superseded, or another client wrote them';
 COMMENT ON COLUMN run_latest.scans IS 'How often they were';
@@ -1377,7 +1378,7 @@ COMMENT ON COLUMN metric_summary.min_step IS 'First step with the least value';
 COMMENT ON COLUMN metric_summary.max IS 'Greatest value, apart from NaN';
 COMMENT ON COLUMN metric_summary.max_step IS 'First step with the greatest value';
 
--- Columns that a view, or a table over another, hands through are explained like those of the table.
+-- Columns that a view, a leaf, or a table over another hands through are explained like those of the table.
 DO $$
 DECLARE c record;
 BEGIN
@@ -1387,7 +1388,8 @@ BEGIN
                      ('run_facts', 'runs', 1), ('attempt_facts', 'attempts', 1),
                      ('run_overview', 'runs', 1), ('run_overview', 'run_latest', 2),
                      ('attempt_overview', 'attempts', 1), ('attempt_resources', 'attempts', 1),
-                     ('jobs', 'runs', 1), ('jobs', 'run_latest', 2), ('metric_values', 'metrics', 1)) AS pair (view, base, rank)
+                     ('jobs', 'runs', 1), ('jobs', 'run_latest', 2), ('metric_values', 'metrics', 1),
+                     ('metrics_leaf_1', 'metrics', 1)) AS pair (view, base, rank)
         JOIN pg_class v ON v.oid = pair.view::regclass
         JOIN pg_attribute va ON va.attrelid = v.oid AND col_description(v.oid, va.attnum) IS NULL
         JOIN pg_attribute ba ON ba.attrelid = pair.base::regclass AND ba.attname = va.attname

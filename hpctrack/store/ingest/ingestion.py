@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from hpctrack.store.database import Connection
     from hpctrack.store.ingest.batch import Observe
+    from hpctrack.store.ingest.pending import Pending
     from hpctrack.stream.wire.names import JournalKey
 
 #: Refusals, each of which costs some milliseconds, for which suspects' pieces are divided in one batch; what
@@ -81,6 +82,11 @@ class Ingestion:
         self._rolled_back = 0.0
         self._may_divide = True
         self._memory = Memory() if memory is None else memory
+
+    @property
+    def pending(self) -> Pending:
+        """What is stored, and statistics do not tell of yet."""
+        return self._memory.pending
 
     def watermarks(self, journals: Collection[JournalKey]) -> dict[JournalKey, int]:
         """Return how far journals are in; 0 for those that are not known. Raises `errors.StoreError`."""

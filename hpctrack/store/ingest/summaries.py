@@ -90,7 +90,7 @@ def renew(connection: Connection, run_id: int) -> bool:
 
 def reckon(connection: Connection, run_id: int) -> dict[str, Statistics]:
     """Return the statistics of a run as its rows have them now, by metric."""
-    names = metric_names.fetch(connection, [run_id])
+    names = sorted(metric_names.look(connection, [run_id]))
     stats: dict[str, Statistics] = {}
     for part in metric_tables.read(connection, [run_id], names, axes=_AXES, every_row=False):
         if part.rows:

@@ -32,7 +32,12 @@ def fetch(connection: Connection, runs: Sequence[int]) -> list[str]:
     (names,) = rows.records(connection, "fetch_names_of_runs", _Names, ids=list(runs))
     if not names.unnoted:
         return sorted(names.noted)
-    return sorted({*names.noted, *_columns_in_use(connection, runs), *extra_kinds(connection, runs)})
+    return sorted({*names.noted, *look(connection, runs)})
+
+
+def look(connection: Connection, runs: Sequence[int]) -> set[str]:
+    """Return the names of the metrics that any row of runs has, whoever wrote it."""
+    return {*_columns_in_use(connection, runs), *extra_kinds(connection, runs)}
 
 
 def column_types(connection: Connection) -> dict[str, str]:

@@ -37,6 +37,8 @@ PUBLIC = "public"
 #: Tables that readers see nothing of. All others, and views, also of the site's own, they may SELECT from.
 _PRIVATE = frozenset(("events", "run_keys"))
 _ALL = "INSERT, UPDATE, DELETE"
+#: Not the statistics: what lists read of everybody's runs is the collector's to write.
+_LATEST = "run_id, next_step, last_step, last_time, last, rows, lost, waiting"
 #: Beside SELECT, by table. Users: their own rows.
 _USER = {
     "attempts": "INSERT, UPDATE",
@@ -45,7 +47,7 @@ _USER = {
     "experiments": _ALL,
     "experiment_scopes": _ALL,
     "metrics": _ALL,
-    "run_latest": _ALL,
+    "run_latest": f"INSERT ({_LATEST}), UPDATE ({_LATEST}), DELETE",
     "run_links": _ALL,
     "run_relationships": _ALL,
     "runs": _ALL,

@@ -13,7 +13,8 @@ from psycopg import sql
 
 import hpctrack
 from hpctrack import resources
-from hpctrack.store.ingest import ingestion
+from hpctrack.store.ingest import ingestion, summaries
+from hpctrack.store.metrics import statistics
 from hpctrack.stream.wire import journal
 from tests.support.journals import BASE, Journal, one, stored
 from tests.support.roles import PASSWORD
@@ -93,10 +94,12 @@ def ends(connection):
         ).fetchall()
         assert dict(found) == names
         assert len(found) == len(names)
+        assert summaries.renew(connection, run_id)
         found = connection.execute(
             "SELECT name, last FROM metric_summary WHERE run_id = %s", [run_id]
         ).fetchall()
-        assert dict(found) == names
+        assert dict(found).items() <= names.items()
+        assert len(found) == min(len(names), statistics.MOST)
         (last,) = one(connection, "SELECT last FROM run_latest WHERE run_id = %s", run_id)
         assert last == names
         assert one(connection, "SELECT count(*) FROM rejected") == (0,)

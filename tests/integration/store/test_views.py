@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from hpctrack.store.ingest import summaries
+
 
 @pytest.fixture
 def values(connection, insert, run):
@@ -20,6 +22,9 @@ def values(connection, insert, run):
     insert("metrics", run_id=run_id, step=3, extra={"acc": {"float": "nan"}, "big": {"int": str(10**20)}})
     insert("metrics", run_id=run_id, step=4, loss=0.5, extra={"acc": True, "name": None})
     insert("metrics", run_id=run_id, step=5, loss=0.5)
+    connection.execute("UPDATE runs SET time_updated = now() WHERE id = %s", [run_id])
+    assert [run.run_id for run in summaries.find_stale(connection)] == [run_id]
+    assert summaries.renew(connection, run_id)
     return run_id
 
 
@@ -60,9 +65,13 @@ def test_one_runs_values_are_found_by_the_index(connection, insert, run):
     for _ in range(20):
         connection.execute("INSERT INTO metrics (run_id, step) SELECT %s, generate_series(1, 200)", [run()])
     connection.execute("ANALYZE metrics")
-    for view in ("metric_values", "metric_summary"):
+    indexes = {
+        "metric_values": ["metrics_leaf_1_pkey"],
+        "metric_summary": ["run_metrics_pkey", "run_latest_"],
+    }
+    for view, used in indexes.items():
         plan = connection.execute(f"EXPLAIN SELECT * FROM {view} WHERE run_id = 3").fetchall()
-        assert any("metrics_pkey" in line for (line,) in plan), plan
+        assert all(any(index in line for (line,) in plan) for index in used), plan
 
 
 def test_jobs_are_called_what_slurm_calls_them(connection, insert):

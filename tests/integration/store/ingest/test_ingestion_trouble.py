@@ -32,9 +32,9 @@ def _full_disk(admin, _connection):
         name = "t" + uuid.uuid4().hex
         try:
             admin.execute(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
-            admin.execute(f"ALTER TABLE metrics SET TABLESPACE {name}")
+            admin.execute(f"ALTER TABLE metrics_leaf_1 SET TABLESPACE {name}")
             yield
-            admin.execute("ALTER TABLE metrics SET TABLESPACE pg_default")
+            admin.execute("ALTER TABLE metrics_leaf_1 SET TABLESPACE pg_default")
             admin.execute(f"DROP TABLESPACE {name}")
         finally:
             subprocess.run(["umount", "--lazy", folder], check=True)
