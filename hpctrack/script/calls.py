@@ -27,7 +27,7 @@ _MAX_REMEMBERED = 900
 _MAX_TEXT = 1000
 _MAX_STRING = 100_000
 _MAX_DEPTH = 8
-_MAX_ARRAY = 1000
+_MAX_ARRAY = 8192
 #: Bits of an integer that readers take for one (`journal`): of others they make a float, which is infinite.
 _MAX_BITS = 1300
 _MIN, _MAX = journal_lines.INT64[0], journal_lines.INT64[-1]
@@ -59,9 +59,7 @@ def log(
                 return
             row = metrics if values is None else joined(values, metrics)
             now = time_ns()
-            packer = None
-            if series is None:
-                packer = _packers.get((type(step), type(progress), *row, *map(type, row.values())))
+            packer = _packers.get((type(step), type(progress), type(series), *row, *map(type, row.values())))
             if packer is None or not _MIN <= step <= _MAX:  # type: ignore[operator]  # the key says int
                 line = _line(writer, row, (step, progress, series), now)
             else:
@@ -233,16 +231,12 @@ def _line(writer: Writer, metrics: Mapping[str, Any], place: tuple[Any, Any, Any
     """Format any row, and remember how to format others like it; its place: step, progress, series."""
     left_out = _left_out[0]
     values = flat_values(metrics)
-    step, progress, series = place
-    step = values.pop("step", None) if step is None else step
-    progress = values.pop("progress", None) if progress is None else progress
-    series = values.pop("series", None) if series is None else series
+    step, progress, series = conversions.place(values, place, _plain, _warn)
     if not values and step is None:
         if _left_out[0] > left_out:  # of this row nothing is left
             writer.lose()
         return b""
     values = {name + writer.suffix: value for name, value in values.items()}
-    step, progress, series = _step(step), _progress(progress), _series(series)
     packer, line = _packer(metrics, values) if series is None else None, b""
     if packer is not None:
         line = journal_lines.format_packed(packer[0], packer[1](*values.values()), step, progress, now)
@@ -270,7 +264,7 @@ def _packer(
 def _remember(metrics: Mapping[str, Any], packer: tuple[str, Callable[..., bytes]]) -> None:
     if len(_packers) >= _MAX_SHAPES:
         _packers.clear()
-    _packers.setdefault((int, type(None), *metrics, *map(type, metrics.values())), packer)
+    _packers.setdefault((int, type(None), type(None), *metrics, *map(type, metrics.values())), packer)
 
 
 def _flat(prefix: str, values: Mapping[str, Any], depth: int) -> Iterator[tuple[str, journal_lines.Value]]:
@@ -341,50 +335,6 @@ def _json(name: str, parts: Any) -> journal_lines.Value:
     most = f"lists and dictionaries have at most {journal_lines.MAX_JSON >> 10} kB of JSON"
     _warn("JSON " + name, f"{name}: {most}: the beginning is stored as text")
     return text[:_MAX_TEXT]
-
-
-def _step(step: Any) -> int | None:
-    if step is None:
-        return None
-    try:
-        value = _plain("step", step)
-        if not isinstance(value, str) and int(value) == value and int(value) in journal_lines.INT64:
-            return int(value)
-    except Exception as error:  # noqa: BLE001
-        trouble.raise_foreign(error)
-        step = error
-    _warn("step", f"step must be an integer of 64 bits, not {trouble.shown(step)}; the row gets the next one")
-    return None
-
-
-def _series(series: Any) -> str | None:
-    if series is None:
-        return None
-    try:
-        name = _clean(str(series)).encode("utf-8", "replace")
-        if 0 < len(name) <= journal_lines.MAX_SERIES:
-            return name.decode()
-        series = f"{trouble.shown(name[:60])}..., {len(name)} bytes" if name else "''"
-    except Exception as error:  # noqa: BLE001
-        trouble.raise_foreign(error)
-        series = error
-    wanted = f"a name of 1 to {journal_lines.MAX_SERIES} bytes"
-    _warn("series", f"series must be {wanted}, not {trouble.shown(series)}; it is left out")
-    return None
-
-
-def _progress(progress: Any) -> float | None:
-    if progress is None:
-        return None
-    try:
-        value = float(_plain("progress", progress))
-        if value == value:
-            return value
-    except Exception as error:  # noqa: BLE001
-        trouble.raise_foreign(error)
-        progress = error
-    _warn("progress", f"progress must be a number, not {trouble.shown(progress)}; it is left out")
-    return None
 
 
 def jsonable(value: Any, depth: int = 0) -> Any:
@@ -459,8 +409,8 @@ def _arguments(args: Any) -> Mapping[str, Any]:
 
 #: ``writer``, once the first call has found out; None where nothing is to be logged.
 _state: dict[str, Writer | None] = {}
-#: How to pack rows that are like one before, by the types of step and progress (an integer, and none), the
-#: names of the metrics and their types.
+#: How to pack rows that are like one before, by the types of step, progress and series (an integer, none and
+#: none), the names of the metrics and their types.
 _packers: dict[tuple[object, ...], tuple[str, Callable[..., bytes]]] = {}
 _warned: set[str] = set()
 #: How many values were left out of rows and arguments.

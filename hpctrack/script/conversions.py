@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from hpctrack.script import journal_lines, trouble
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -143,3 +145,57 @@ def name(value: Any) -> str:
     if hasattr(value, "__qualname__"):  # generators have no module
         return ".".join(filter(None, (getattr(value, "__module__", None), value.__qualname__)))
     return str(value.name)
+
+
+def place(
+    values: dict[str, Any],
+    given: tuple[Any, Any, Any],
+    plain: Callable[[str, Any], Any],
+    warn: Callable[[str, str], None],
+) -> tuple[int | None, float | None, str | None]:
+    """Return step, progress and series of a row as a journal holds them; what can't be one is left out.
+
+    What was not ``given`` may stand among the row's values. ``plain`` turns anything into a value; ``warn``
+    hears what was left out.
+    """
+    taken = [values.pop(name, None) if value is None else value for name, value in zip(_PLACE, given)]
+    checked: list[Any] = []
+    for name, value in zip(_PLACE, taken):
+        wanted, check = _CHECKS[name]
+        try:
+            checked.append(None if value is None else check(plain(name, value)))
+        except Exception as error:  # noqa: BLE001 (one bad value must not take the row along)
+            trouble.raise_foreign(error)
+            warn(name, f"{name} must be {wanted}, not {trouble.shown(value)}; {_INSTEAD[name]}")
+            checked.append(None)
+    return checked[0], checked[1], checked[2]
+
+
+def _step(value: Any) -> int:
+    if isinstance(value, str) or int(value) != value or int(value) not in journal_lines.INT64:
+        raise ValueError(value)
+    return int(value)
+
+
+def _progress(value: Any) -> float:
+    number = float(value)
+    if number != number:
+        raise ValueError(value)
+    return number
+
+
+def _series(value: Any) -> str:
+    name = value if isinstance(value, str) else str(value)
+    fits = 0 < len(name.encode("utf-8", "replace")) <= journal_lines.MAX_SERIES
+    if not fits or isinstance(value, journal_lines.Json):
+        raise ValueError(value)
+    return name.encode("utf-8", "replace").decode()
+
+
+_PLACE = ("step", "progress", "series")
+_CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "step": ("an integer of 64 bits", _step),
+    "progress": ("a number", _progress),
+    "series": (f"a name of 1 to {journal_lines.MAX_SERIES} bytes", _series),
+}
+_INSTEAD = {"step": "the row gets the next one", "progress": "it is left out", "series": "it is left out"}

@@ -372,30 +372,32 @@ class _Batch:
         counts: Counter[int] = Counter()
         for logged in self._logged:
             counts[logged.run_id] += logged.block.rows
-        latest = []
-        for run_id, item in _joined(written.latest).items():
-            is_late = item.attempt < held[run_id].attempt
-            flags = {
-                "current": not is_late,
-                "numbered": run_id in written.numbered,
-                "progressed": run_id in written.progressed,
-                "stale": is_late or run_id in written.stale or run_id in self._resumed,
-            }
-            said = {name: values.encode(flag) for name, flag in flags.items()}
-            texts = {
-                "run_id": str(run_id),
-                "next_step": str(written.next_steps[run_id]),
-                "last_step": str(item.step),
-                "last_time": "null" if item.time is None else str(values.readable_time(item.time)),
-                "last": values.to_object(item.values),
-                "rows": str(counts[run_id]),
-            }
-            latest.append(
-                values.to_object(texts | {name: values.encode(flag) for name, flag in said.items()})
-            )
+        latest = [
+            self._latest_text(item, held[run_id], written, counts[run_id])
+            for run_id, item in _joined(written.latest).items()
+        ]
         self._execute("update_latest", runs=values.to_array(latest))
         keys = {pending.Key(run_id, held[run_id].scans): count for run_id, count in counts.items()}
         self.outcome.stored.append((keys, written.tables))
+
+    def _latest_text(self, item: gather.Latest, held: _Latest, written: metrics.Written, count: int) -> str:
+        """Return what ``update_latest`` takes of a run."""
+        run_id, is_late = item.run_id, item.attempt < held.attempt
+        flags = {
+            "current": not is_late,
+            "numbered": run_id in written.numbered,
+            "progressed": run_id in written.progressed,
+            "stale": is_late or run_id in written.stale or run_id in self._resumed,
+        }
+        texts = {
+            "run_id": str(run_id),
+            "next_step": str(written.next_steps[run_id]),
+            "last_step": str(item.step),
+            "last_time": "null" if item.time is None else str(values.readable_time(item.time)),
+            "last": values.to_object(item.values),
+            "rows": str(count),
+        }
+        return values.to_object(texts | {name: values.encode(flag) for name, flag in flags.items()})
 
     def _hold_latest(self, runs: list[int]) -> dict[int, _Latest]:
         """Lock what is latest of runs, and return it."""

@@ -123,10 +123,14 @@ class Ingestion:
         if self._may_divide and self._refusals_left < most:
             ended = self._clock()
             self._memory.spend(spent + (ended - began), ended)
+        self._hand_over(outcome)
+        return outcome
+
+    def _hand_over(self, outcome: Outcome) -> None:
+        """Hand what was stored to whoever makes statistics of it."""
         for counts, tables in outcome.stored:
             self._memory.pending.add(counts, tables)
         outcome.stored.clear()
-        return outcome
 
     def _charge(self, to_blame: Sequence[model.Piece]) -> None:
         """Charge owners with the time for which others' pieces were stored in vain beside theirs."""

@@ -64,6 +64,7 @@ _COLLECTOR = {
     "members": _ALL,
     "rejected": "INSERT",
     "metric_names": "INSERT",
+    "run_latest": _ALL,
     "run_keys": "SELECT",
     "run_metrics": _ALL,
     "run_series": "INSERT, UPDATE",

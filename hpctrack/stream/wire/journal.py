@@ -336,22 +336,26 @@ def _parse_quoted(text: str, end: int, redactor: Redactor | None, doubts: Doubts
         match = _TOKEN.match(text, position)
         if match is None:
             return Torn(end)
-        position = match.end()
         count += 1
-        key, quoted_key, quoted, bare, opened = match.groups()
-        if opened:
-            value, position = _json_value(text, match.start("opened"), redactor)
-        else:
-            value = _value(bare) if bare else json.loads(quoted, strict=False)
-        if doubts is not None and isinstance(value, str) and not quoted:
+        key, quoted_key = match["key"], match["quoted_key"]
+        value, position = _token_value(match, redactor)
+        if doubts is not None and isinstance(value, str) and not match["quoted"]:
             _doubt(doubts, key or quoted_key, value, text, redactor)
-        if type(value) is str:
-            value = redactor.text(value) if redactor is not None else value
+        if redactor is not None and type(value) is str:
+            value = redactor.text(value)
         if key in journal_lines.RESERVED:
             reserved[key] = value
         else:
             values[key or json.loads(quoted_key, strict=False)] = value
     return _row(reserved, values, end) if len(reserved) + len(values) == count else Torn(end)
+
+
+def _token_value(match: re.Match[str], redactor: Redactor | None) -> tuple[Value, int]:
+    """Return the value of a token, and where it ends."""
+    if match["opened"]:
+        return _json_value(match.string, match.start("opened"), redactor)
+    quoted = match["quoted"]
+    return json.loads(quoted, strict=False) if quoted else _value(match["bare"]), match.end()
 
 
 def _json_value(text: str, begin: int, redactor: Redactor | None) -> tuple[Value, int]:

@@ -177,16 +177,16 @@ def test_what_a_newer_one_wrote_is_kept_and_told(chain, tmp_path):
     script.write_text(
         "import hpctrack\n"
         "from hpctrack.script import journal_lines\n"
-        "journal_lines._HEADER = journal_lines._HEADER.replace('journal 1 ', 'journal 2 ')\n"
+        "journal_lines._HEADER = journal_lines._HEADER.replace('journal 2 ', 'journal 3 ')\n"
         "hpctrack.log(step=1, loss=0.5)\n"
     )
     done = chain.hpctrack("run", "--", sys.executable, script, HPCTRACK_FLUSH="1s")
     assert done.returncode == 0, done.stderr
-    left = [path for path in tmp_path.rglob("*.journal") if b"journal 2 " in path.read_bytes()]
+    left = [path for path in tmp_path.rglob("*.journal") if b"journal 3 " in path.read_bytes()]
     assert left, "it is gone"
     done = chain.hpctrack("sync")
-    assert done.returncode == 65 and "a newer hpctrack wrote it (journal 2)" in done.stderr
-    assert any(b"journal 2 " in path.read_bytes() for path in tmp_path.rglob("*.journal"))
+    assert done.returncode == 65 and "a newer hpctrack wrote it (journal 3)" in done.stderr
+    assert any(b"journal 3 " in path.read_bytes() for path in tmp_path.rglob("*.journal"))
 
 
 def test_both_are_hpctrack(both, tmp_path):

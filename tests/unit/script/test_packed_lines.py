@@ -23,7 +23,7 @@ def test_the_line_of_log_is_that_of_format_packed(run_folder, monkeypatch, value
     now = next(NOW)
     monkeypatch.setattr(calls, "time_ns", lambda: now)
     calls.log(values, step=0)  # it is remembered by this how rows like it are packed
-    assert (int, type(None), *values, *map(type, values.values())) in calls._packers
+    assert (int, type(None), type(None), *values, *map(type, values.values())) in calls._packers
     calls.log(values, step=step)
     packer = journal_lines.packer(values, "".join(CODES[type(value)] for value in values.values()))
     assert packer is not None

@@ -14,7 +14,7 @@ import struct
 import numpy as np
 import pytest
 
-from hpctrack.script import calls, trouble
+from hpctrack.script import calls, journal_lines, trouble
 from hpctrack.stream.wire import journal
 from tests.support.run_folders import lines, logged
 
@@ -124,13 +124,61 @@ def test_nested_dictionaries_and_none(run_folder):
 
 def test_other_things_become_text_with_one_warning(run_folder, capfd):
     for _ in range(2):
-        calls.log(step=1, a=np.arange(3), b=[1, 2], c=Colour.RED, d=1 + 2j)
-    assert [row.values for row in lines(run_folder)] == [
-        {"a": "[0 1 2]", "b": "[1, 2]", "c": "Colour.RED", "d": "(1+2j)"}
-    ] * 2
-    assert capfd.readouterr().err.count("\n") == 4
-    calls.log(long=list(range(10_000)))
-    assert len(lines(run_folder)[-1].values["long"]) == 1000
+        calls.log(step=1, c=Colour.RED, d=1 + 2j)
+    assert [row.values for row in lines(run_folder)] == [{"c": "Colour.RED", "d": "(1+2j)"}] * 2
+    assert capfd.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([1, 2.5, "a", None, True], [1, 2.5, "a", None, True]),
+        ((1, (2, [])), [1, [2, []]]),
+        ({3, 1, 2}, [1, 2, 3]),
+        (np.arange(6.0).reshape(2, 3), [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]),
+        (np.arange(8192), list(range(8192))),
+        ([math.nan, math.inf, {"a": [1]}], ["nan", "inf", {"a": [1]}]),
+        (["\n", "é", "\0"], ["\n", "é", "\ufffd"]),
+        (list(range(10_000)), list(range(10_000))),
+        ([], []),
+    ],
+)
+def test_lists_and_arrays_are_json(run_folder, capfd, given, expected):
+    calls.log(step=1, boxes=given, loss=0.5)
+    values = lines(run_folder)[0].values
+    assert type(values["boxes"]) is journal_lines.Json
+    assert (json.loads(values["boxes"]), values["loss"]) == (expected, 0.5)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_list_that_is_too_long_is_cut_and_told(run_folder, capfd):
+    for _ in range(2):
+        calls.log(step=1, boxes=["a" * 1000] * 70)
+    row = lines(run_folder)[0].values
+    assert type(row["boxes"]) is str and len(row["boxes"]) == 1000
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and "boxes" in told and "64 kB" in told
+
+
+def test_rows_of_a_series(run_folder, capfd):
+    calls.log(series="eval", acc=0.5)
+    calls.log({"acc": 0.6, "series": "eval", "step": 7})
+    calls.log(series="a b", step=3, progress=0.5, acc=0.7)
+    calls.log(acc=0.8)
+    found = [(row.series, row.step, row.progress, row.values["acc"]) for row in lines(run_folder)]
+    assert found == [
+        ("eval", None, None, 0.5), ("eval", 7, None, 0.6), ("a b", 3, 0.5, 0.7), (None, None, None, 0.8),
+    ]  # fmt: skip
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("series", ["", "x" * 256, [1]], ids=str)
+def test_what_can_be_no_name_of_a_series_is_told(run_folder, capfd, series):
+    for _ in range(2):
+        calls.log(series=series, acc=0.5)
+    assert [row.values for row in lines(run_folder)] == [{"acc": 0.5}] * 2
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and "series must be a name" in told
 
 
 def test_a_value_that_fails_does_not_take_the_others_along(run_folder, capfd):

@@ -89,60 +89,64 @@ def test_rows_of_a_step_with_several_progresses_stay_apart(connection, ingest, r
     }
 
 
+_SOURCES = [(A, 0, "loss"), (B, 0, "acc"), ("c" * 16, 1, "loss"), ("d" * 16, 1, "lr")]
+_PROGRESS = {step: step / 50 for step in range(1, 50)}
+
+
+def _drawn(draw, name, attempt):
+    """What a process logs: some steps, of which some with their progress, and rows without any."""
+    for step in range(draw.randrange(20), 30 + draw.randrange(20)):
+        with_progress = draw.random() < 0.5 and step in _PROGRESS
+        yield {"step": step, name: float(step + attempt)} | (
+            {"progress": _PROGRESS[step]} if with_progress else {}
+        )
+        if draw.random() < 0.2:
+            yield {"free": draw.random()}
+
+
+def _arrive(ingest, draw, run_id, logged):
+    """Store it, divided, repeated and in an order as it happens."""
+    pieces = []
+    for journal, attempt, _ in _SOURCES:
+        log, left = Journal(run_id, journal, attempt), logged[journal]
+        while left:
+            size = draw.randrange(1, 15)
+            pieces.append(log.rows(*left[:size]))
+            left = left[size:]
+    todo = pieces + draw.sample(pieces, len(pieces) // 3)
+    draw.shuffle(todo)
+    while todo:
+        size = draw.randrange(1, 8)
+        todo = todo[size:] + ingest.store(todo[:size]).ahead
+
+
+def _outcome(connection, run_id):
+    """What is stored: rows with a step, rows without one, and where attempts resumed."""
+    query = "SELECT step FROM metrics WHERE numbered AND run_id = %s"
+    numbered = {step for (step,) in connection.execute(query, [run_id])}
+    rows = stored(connection, run_id)
+    query = "SELECT journal_id, first_step FROM streams WHERE run_id = %s"
+    return (
+        {key: row for key, row in rows.items() if key[0] not in numbered},
+        sorted(row["free"] for key, row in rows.items() if key[0] in numbered),
+        dict(connection.execute(query, [run_id]).fetchall()),
+    )
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_order_division_repetition_and_delay_make_no_difference(connection, ingest, run, seed):
     draw = random.Random(seed)
-    progress = {step: step / 50 for step in range(50)}
-
-    def rows(name, attempt):
-        for step in range(draw.randrange(20), 30 + draw.randrange(20)):
-            row = {"step": step, name: float(step + attempt)}
-            yield row | ({"progress": progress[step]} if draw.random() < 0.5 and step else {})
-            if draw.random() < 0.2:
-                yield {"free": draw.random()}
-
-    sources = [(A, 0, "loss"), (B, 0, "acc"), ("c" * 16, 1, "loss"), ("d" * 16, 1, "lr")]
-    logged = {journal: list(rows(name, attempt)) for journal, attempt, name in sources}
+    logged = {journal: list(_drawn(draw, name, attempt)) for journal, attempt, name in _SOURCES}
     # Every step has some value with its progress.
-    logged[A] += [{"step": step, "progress": progress[step], "mark": 1.0} for step in range(1, 50)]
+    logged[A] += [{"step": step, "progress": progress, "mark": 1.0} for step, progress in _PROGRESS.items()]
     outcomes = []
-    for _ in range(2):
-        run_id = run()
-        pieces = []
-        for journal, attempt, _ in sources:
-            log, left = Journal(run_id, journal, attempt), logged[journal]
-            while left:
-                size = draw.randrange(1, 15)
-                log_rows, left = left[:size], left[size:]
-                pieces.append(log.rows(*log_rows))
-        todo = pieces + draw.sample(pieces, len(pieces) // 3)
-        draw.shuffle(todo)
-        while todo:
-            size = draw.randrange(1, 8)
-            batch, todo = todo[:size], todo[size:]
-            todo += ingest.store(batch).ahead
-        found = stored(connection, run_id)
-        numbered = {
-            step
-            for (step,) in connection.execute(
-                "SELECT step FROM metrics WHERE numbered AND run_id = %s", [run_id]
-            )
-        }
-        outcomes.append(
-            (
-                {key: row for key, row in found.items() if key[0] not in numbered},
-                sorted(row["free"] for key, row in found.items() if key[0] in numbered),
-                dict(
-                    connection.execute(
-                        "SELECT journal_id, first_step FROM streams WHERE run_id = %s", [run_id]
-                    ).fetchall()
-                ),
-            )
-        )
+    for run_id in (run(), run()):
+        _arrive(ingest, draw, run_id, logged)
+        outcomes.append(_outcome(connection, run_id))
     assert outcomes[0] == outcomes[1]
-    given = sorted(row["free"] for rows_ in logged.values() for row in rows_ if "free" in row)
+    given = sorted(row["free"] for rows in logged.values() for row in rows if "free" in row)
     assert outcomes[0][1] == given
-    assert {key[1] for key in outcomes[0][0] if key[0]} == {progress[step] for step in range(1, 50)}
+    assert {key[1] for key in outcomes[0][0] if key[0]} == set(_PROGRESS.values())
 
 
 # --- superseded rows ---

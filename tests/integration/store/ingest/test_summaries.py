@@ -75,52 +75,58 @@ _CELLS = (
 )  # fmt: skip
 
 
+_NAMES = ["a", "b", "n", "ok", "m", "late/x"]
+
+
+def _row(draw):
+    row = {name: draw.choice(_CELLS) for name in draw.sample(_NAMES, draw.randrange(1, 4))}
+    if draw.random() < 0.8:
+        row["step"] = draw.randrange(-2, 60)
+    if draw.random() < 0.2:
+        row["progress"] = draw.choice([0.25, 0.5])
+    return row
+
+
+def _renew(connection, runs):
+    for run in runs:
+        summaries.renew(connection, run.run_id)
+
+
+def _pieces(draw, runs):
+    """What processes of several attempts log, as it arrives."""
+    journals = [
+        Journal(run_id, f"{number:016x}", attempt)
+        for run_id in runs
+        for number, attempt in enumerate(draw.choice([(0,), (0, 0), (0, 1), (0, 1, 2)]))
+    ]
+    pieces = [
+        draw.choice(journals).rows(*(_row(draw) for _ in range(draw.randrange(1, 9)))) for _ in range(30)
+    ]
+    draw.shuffle(pieces)
+    return pieces
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("auto", [True, False])
 def test_what_batches_bring_is_what_a_scan_finds(connection, ingest, plain, run, seed, auto):
     draw = random.Random(seed)
     writer = ingest if auto else plain
     if seed % 3 == 0:
-        connection.execute(
-            "ALTER TABLE metrics ADD COLUMN n bigint, ADD COLUMN ok boolean, ADD COLUMN m numeric"
-        )
+        added = "ADD COLUMN n bigint, ADD COLUMN ok boolean, ADD COLUMN m numeric"
+        connection.execute(f"ALTER TABLE metrics {added}")
     runs = [run() for _ in range(3)]
-    journals = [
-        Journal(run_id, f"{number:016x}", attempt)
-        for run_id in runs
-        for number, attempt in enumerate(draw.choice([(0,), (0, 0), (0, 1), (0, 1, 2)]))
-    ]
-    names = ["a", "b", "n", "ok", "m", "late/x"]
-    pieces = []
-    for _ in range(30):
-        log = draw.choice(journals)
-        rows = []
-        for _ in range(draw.randrange(1, 9)):
-            row = {name: draw.choice(_CELLS) for name in draw.sample(names, draw.randrange(1, 4))}
-            if draw.random() < 0.8:
-                row["step"] = draw.randrange(-2, 60)
-            if draw.random() < 0.2:
-                row["progress"] = draw.choice([0.25, 0.5])
-            rows.append(row)
-        pieces.append(log.rows(*rows))
-    draw.shuffle(pieces)
+    pieces = _pieces(draw, runs)
     while pieces:
-        batch, pieces = pieces[:4], pieces[4:]
-        pieces += writer.store(batch).ahead
+        pieces = pieces[4:] + writer.store(pieces[:4]).ahead
         if draw.random() < 0.3:
             write(connection, writer)
-        for stale in summaries.find_stale(connection):
-            if draw.random() < 0.2:
-                summaries.renew(connection, stale.run_id)
+        _renew(connection, [run for run in summaries.find_stale(connection) if draw.random() < 0.2])
     write(connection, writer)
-    for stale in summaries.find_stale(connection):
-        summaries.renew(connection, stale.run_id)
+    _renew(connection, summaries.find_stale(connection))
     for run_id in runs:
         assert shown(connection, run_id) == scanned(connection, run_id)
-        assert one(connection, "SELECT unsummed, stale FROM run_latest WHERE run_id = %s", run_id) == (
-            0,
-            False,
-        )
+        known = "SELECT unsummed, stale FROM run_latest WHERE run_id = %s"
+        assert one(connection, known, run_id) == (0, False)
 
 
 def test_rows_that_only_add_are_not_read_again(connection, ingest, run):

@@ -35,7 +35,8 @@ ORDER BY 1, 2
 def relations(roles) -> list[str]:
     """Return the tables and views of the schema."""
     query = (
-        "SELECT relname FROM pg_class WHERE relnamespace = 'hpctrack'::regnamespace AND relkind IN ('r', 'v')"
+        "SELECT relname FROM pg_class WHERE relnamespace = 'hpctrack'::regnamespace"
+        " AND relkind IN ('r', 'p', 'v') AND NOT relispartition"
     )
     return sorted(name for (name,) in roles.query("owner", query))
 
