@@ -143,7 +143,6 @@ def test_no_number_of_the_schema_can_be_chosen_or_moved_by_a_user(roles):
         " WHERE s.relkind = 'S' AND s.relnamespace = 'hpctrack'::regnamespace",
     )
     assert {table for _, table, _ in sequences} == {
-    assert {table for _, table, _ in sequences} == {
         "events", "experiments", "metric_names", "rejected", "runs", "transitions",
     }  # fmt: skip
     for sequence, table, column in sequences:
