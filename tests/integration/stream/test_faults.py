@@ -172,7 +172,7 @@ def test_postgresql_without_disk_space_acknowledges_nothing_and_recovers(
     space = f"small_{connection.info.dbname}"
     connection.execute(f"CREATE TABLESPACE {space} LOCATION '{small_disk}'")
     try:
-        connection.execute(f"ALTER TABLE metrics SET TABLESPACE {space}")
+        connection.execute(f"ALTER TABLE metrics_leaf_1 SET TABLESPACE {space}")
         filler = fill(small_disk)
         eventually(lambda: script.logged() > script.rows() + RATE)
         filler.unlink()
@@ -180,5 +180,5 @@ def test_postgresql_without_disk_space_acknowledges_nothing_and_recovers(
         script.check()
     finally:
         with store.connect(settings, autocommit=True) as own:
-            own.execute("ALTER TABLE metrics SET TABLESPACE pg_default")
+            own.execute("ALTER TABLE metrics_leaf_1 SET TABLESPACE pg_default")
             own.execute(f"DROP TABLESPACE {space}")
