@@ -228,7 +228,6 @@ HOSTILE = {
     "interval": ("-1 day", "0", "1000 years", "178000000 years", "1 mon -1 day", None),
     "text": (*_TEXTS, None),
     "jsonb": (*_JSON, None),
-    "boolean": ("true", "false", None),
     "uuid": ("00000000-0000-0000-0000-000000000000", None),
     "USER-DEFINED": (*(status.value for status in RunStatus), None),
 }

@@ -16,7 +16,7 @@ def values(connection, insert, run):
         "ALTER TABLE metrics ADD COLUMN loss float, ADD COLUMN epochs integer, ADD COLUMN note text,"
         ' ADD COLUMN "val/Loss" float'
     )
-    run_id = run()
+    run_id = run(kind="client")
     insert("metrics", run_id=run_id, step=1, loss=2.0, epochs=7, extra={"acc": 0.25, "name": "x"})
     insert("metrics", run_id=run_id, step=2, loss=math.nan, note="NaN?", **{"val/Loss": math.inf})
     insert("metrics", run_id=run_id, step=3, extra={"acc": {"float": "nan"}, "big": {"int": str(10**20)}})
