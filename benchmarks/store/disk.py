@@ -22,7 +22,7 @@ CREATE TABLE by_value (
 INSERT INTO by_value
 SELECT run_id, step, progress, time, key, value::double precision
 FROM metrics m, jsonb_each_text(jsonb_strip_nulls(to_jsonb(m)))
-WHERE key NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra')
+WHERE key NOT IN ('run_id', 'step', 'progress', 'time', 'attempt', 'extra', 'numbered')
 """
 
 
@@ -44,6 +44,9 @@ def _measure(name: str, sets: Sequence[tuple[str, ...]], runs: int, target: floa
 
 
 def _bytes(connection: Connection, table: str) -> float:
-    query = "SELECT pg_total_relation_size(%s::regclass)"
-    rows = connection.execute(query, (table,)).fetchone()
+    query = (
+        "SELECT sum(pg_total_relation_size(part))::bigint FROM (SELECT %(table)s::regclass AS part"
+        " UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = %(table)s::regclass) AS parts"
+    )
+    rows = connection.execute(query, {"table": table}).fetchone()
     return int(str(rows[0])) / (ROWS * _VALUES) if rows else 0.0
