@@ -81,6 +81,7 @@ def fill(connection: database.Connection, counts: Counts, seed: int = 1) -> None
         _copy_metrics(connection, counts, np.random.default_rng(seed))
         connection.execute(_LATEST)
         connection.execute(_LATEST_OF_LONG)
+        connection.execute(_summaries().encode())
     connection.execute("VACUUM ANALYZE")
 
 
@@ -109,7 +110,42 @@ _LATEST = """
     FROM metrics m
     JOIN (SELECT run_id, max(step) AS step FROM metrics GROUP BY run_id) l USING (run_id, step)
     ORDER BY m.run_id"""
+#: Of runs that are over in run_metrics, as the collector leaves them; of others beside their latest values.
+_SUMMARIES = """
+    CREATE TEMPORARY TABLE summaries ON COMMIT DROP AS
+    SELECT w.run_id, v.name, w.count, v.min, v.max, v.first, v.last, w.last_step
+    FROM (SELECT m.run_id, l.last_step, count(*) AS count, {}
+          FROM metrics m JOIN run_latest l USING (run_id) GROUP BY m.run_id, l.last_step) w
+    CROSS JOIN LATERAL (VALUES {}) AS v (name, min, max, first, last);
+    INSERT INTO metric_names (name) SELECT DISTINCT name FROM summaries ORDER BY name;
+    INSERT INTO run_metrics (run_id, name_id, count, nans, min, min_step, max, max_step, first, first_step,
+                             first_progress, last, last_step, last_progress)
+    SELECT s.run_id, n.id, s.count, 0, s.min, 0, s.max, 0, s.first, 0, 0, s.last, s.last_step, 0
+    FROM summaries s JOIN runs r ON r.id = s.run_id JOIN metric_names n USING (name)
+    WHERE r.time_ended IS NOT NULL
+    ORDER BY s.run_id, n.id;
+    UPDATE run_latest l SET settled = true FROM runs r WHERE r.id = l.run_id AND r.time_ended IS NOT NULL;
+    UPDATE run_latest l
+    SET stats = (SELECT jsonb_object_agg(s.name, jsonb_build_array(
+                            s.count, 0, s.min, 0, s.max, 0, s.first, 0, 0, s.last, s.last_step, 0))
+                 FROM summaries s WHERE s.run_id = l.run_id)
+    WHERE NOT l.settled"""
 _LATEST_OF_LONG = "UPDATE run_latest SET rows = last_step + 1 WHERE run_id = (SELECT max(id) FROM runs)"
+
+
+def _summaries() -> str:
+    """Return the statements that make statistics, by one pass through all rows."""
+    reckoned = ", ".join(
+        f"min({name}) AS min_{number}, max({name}) AS max_{number},"
+        f" min({name}) FILTER (WHERE m.step = 0) AS first_{number},"
+        f" min({name}) FILTER (WHERE m.step = l.last_step) AS last_{number}"
+        for number, name in enumerate(_METRICS)
+    )
+    values = ", ".join(
+        f"('{name}', min_{number}, max_{number}, first_{number}, last_{number})"
+        for number, name in enumerate(_METRICS)
+    )
+    return _SUMMARIES.format(reckoned, values)
 
 
 def _copy(connection: database.Connection, target: str, rows: Iterable[tuple[object, ...]]) -> None:

@@ -107,9 +107,9 @@ class Client:
         * ``tag``: ``"set=cifar"``, or ``"baseline"`` with any value; of several tags a run needs all.
         * ``name``: a pattern of the job's name, ``"train*"``; ``partition``: one or several.
         * ``since``, ``until``: submitted at that time or later, and before it: a time, or a text (``"2d"``).
-        * ``where``: a condition such as ``"args.lr < 0.01 and metrics.val_loss < 0.3"``.
+        * ``where``: a condition such as ``"args.lr < 0.01 and min.val_loss < 0.3"``.
         * ``archived``: archived runs, too; ``refs`` name them anyway, and ``where`` may ask for them.
-        * ``sort``: the field to order by, ``"metrics.val_loss"``; ``"-elapsed"`` reverses the order.
+        * ``sort``: the field to order by, ``"min.val_loss"``; ``"-elapsed"`` reverses the order.
         * ``after``: the next page: the first run of the page before it, or with ``sort`` its last.
 
         An empty list of states, users or partitions matches no run; without ``refs`` all runs are searched.

@@ -62,20 +62,31 @@ def _typed(ctx: click.Context) -> tuple[str, ...]:
     return ctx.params.get("words") or ()  # None before the first
 
 
-def fields(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def fields(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a field to sort by, behind a minus, too."""
     from hpctrack.run import fields as of_runs
 
     sign = "-" if incomplete.startswith("-") else ""
-    return _of(of_runs.ASKED, sign, incomplete.removeprefix("-"))
+    word = incomplete.removeprefix("-")
+    return _scoped(ctx, sign, word) if of_runs.scoped(f"{word}x") else _of(of_runs.ASKED, sign, word)
 
 
-def columns(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def columns(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the last of the columns that are joined by commas."""
+    from hpctrack.run import fields as of_runs
     from hpctrack.view import columns as of_lists
 
     done, comma, word = incomplete.rpartition(",")
+    if of_runs.scoped(f"{word}x"):
+        return _scoped(ctx, done + comma, word)
     return _of(of_lists.names(), done + comma, word)
+
+
+def _scoped(ctx: click.Context, before: str, word: str) -> list[CompletionItem]:
+    """Complete a name in a scope, args.lr or min.val_loss, behind what stands before it."""
+    return _ask(
+        ctx, lambda source: [known._replace(text=before + known.text) for known in source.scoped(word)]
+    )
 
 
 def _of(names: Iterable[str], before: str, word: str) -> list[CompletionItem]:

@@ -66,15 +66,13 @@ class _Asker:
         self.answer: Answer | None = None
         self.trouble = ""
         self._question = question
-        self._resources = columns.need_resources(chosen)
+        self._besides = columns.besides(chosen)
         self._session = registration.session(settings)
 
     def ask(self) -> Answer:
         """Return the newest answer; ``trouble`` says why it is not newer."""
         try:
-            self.answer = self._session.ask(
-                lambda server: ask(server, self._question, resources=self._resources)
-            )
+            self.answer = self._session.ask(lambda server: ask(server, self._question, self._besides))
             self.trouble = ""
         except errors.StoreUnavailable as error:
             if self.answer is None:

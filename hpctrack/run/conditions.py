@@ -4,8 +4,11 @@
     state in (FAILED, TIMEOUT) and not tags.baseline and elapsed > 2h
     name like 'train%' and (submitted > 2d or user = alice)
 
-The words are SQL's. ``args.NAME``, ``tags.NAME`` and ``metrics.NAME`` (the latest value) are looked up in
-each run; alone, such a name asks whether it is there. Names with blanks are quoted: ``metrics."val loss"``.
+    min.val_loss < 0.3 and max.acc > 0.9
+
+The words are SQL's. ``args.NAME``, ``tags.NAME``, ``metrics.NAME`` (the latest value) and statistics such as
+``min.NAME`` are looked up in each run; alone, such a name asks whether it is there. Names with blanks are
+quoted: ``metrics."val loss"``.
 Texts need quotes only where they hold blanks, commas, parentheses or operators. As in SQL, a value that is
 not there matches no comparison; ``is null`` finds it.
 """
@@ -36,10 +39,10 @@ _OPERATORS: Mapping[str, Operator] = MappingProxyType(
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _TOKEN = re.compile(
-    r"""\ *(?:
+    rf"""\ *(?:
         (?P<operator> <= | >= | <> | != | == | [=<>] )
       | (?P<punctuation> [(),] )
-      | (?P<word> (?:args|tags|metrics)\.(?:"[^"]+"|'[^']+') | [^\s()<>=!,'"]+ )
+      | (?P<word> (?:{"|".join(fields.SCOPES)})\.(?:"[^"]+"|'[^']+') | [^\s()<>=!,'"]+ )
       | (?P<quoted> '(?:[^']|'')*' | "(?:[^"]|"")*" )
     )""",
     re.VERBOSE | re.IGNORECASE,
@@ -172,7 +175,7 @@ class _Parser:
             return _negated(self._in(what), negated)
         operator = self._operator(negated=negated)
         if operator is None:
-            if what.kind in ("json", "flag"):
+            if what.kind in ("json", "flag", "value"):
                 return Has(what)
             self._fail(f"expected a comparison of {what.name}, such as = or <")
         return _negated(Compare(what, operator, self._value(what, operator)), negated)
@@ -298,13 +301,16 @@ def _flag(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _metric_value(text: str) -> Value:
+    special = _SPECIAL.get(text.lower())
+    return _number(text) if special is None else special
+
+
 def _json_value(text: str) -> Value:
     lowered = text.lower()
     if lowered in ("true", "false"):
         return lowered == "true"
-    if lowered in _SPECIAL:
-        return _SPECIAL[lowered]
-    return _number(text) if _NUMBER.fullmatch(text) else text
+    return _metric_value(text) if lowered in _SPECIAL or _NUMBER.fullmatch(text) else text
 
 
 _READERS: Mapping[FieldKind, Callable[[str], Value]] = MappingProxyType(
@@ -319,6 +325,7 @@ _READERS: Mapping[FieldKind, Callable[[str], Value]] = MappingProxyType(
         "size": _number,
         "share": _number,
         "flag": _flag,
+        "value": _metric_value,
         "json": _json_value,
     }
 )

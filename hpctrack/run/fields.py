@@ -4,8 +4,9 @@ Conditions, sorting, columns of lists, ``--json``, ``hpctrack show``, comparison
 ask these rows. A new field is a row here, and an attribute of the record (`hpctrack.store.read.queries`);
 where conditions and sorting take it, it is a column of the view ``run_overview``, too.
 
-Beside them each run has names of its own, in one of the `SCOPES`: ``args.NAME``, ``tags.NAME`` and
-``metrics.NAME``, its latest value. `FieldRef` means either.
+Beside them each run has names of its own, in one of the `SCOPES`: ``args.NAME``, ``tags.NAME``,
+``metrics.NAME``, its latest value, and the `STATISTICS` of a metric, such as ``min.NAME``. `FieldRef` means
+either.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 #: What values are: how they compare, and how people read them.
 #: ``id``: compares as a number, and is shown as a text. ``number``: a whole one; ``count``: never unknown.
-#: ``size``: bytes. ``share``: 1 is all of it. ``flag``: true or false. ``object``: a whole JSON object;
-#: ``json``: an element of one.
+#: ``size``: bytes. ``share``: 1 is all of it. ``flag``: true or false. ``value``: one of a metric's, nan and
+#: infinities among them. ``object``: a whole JSON object; ``json``: an element of one.
 FieldKind = Literal[
-    "text", "state", "id", "number", "count", "time", "length", "size", "share", "flag", "object", "json"
-]
+    "text", "state", "id", "number", "count", "time", "length", "size", "share", "flag", "value", "object",
+    "json",
+]  # fmt: skip
 _SAME = ""
 
 
@@ -184,8 +186,21 @@ BY_NAME: Mapping[str, Field] = MappingProxyType({row.name: row for row in FIELDS
 ASKED: Mapping[str, Field] = MappingProxyType({row.name: row for row in FIELDS if row.column is not None})
 #: What ``--format`` takes.
 LISTED: Mapping[str, Field] = MappingProxyType({row.name: row for row in FIELDS if row.listed})
+#: What is known of a metric of a run, beside its latest value, and what that is.
+STATISTICS: Mapping[str, str] = MappingProxyType(
+    {
+        "min": "least value of one metric",
+        "max": "greatest value of one metric",
+        "first": "value at the first step that has one",
+        "last": "value at the last step that has one",
+        "count": "how many values of one metric there are",
+        "nans": "how many of them are nan",
+    }
+)
 #: Where a run has names of its own, by the attribute that holds them.
-SCOPES: Mapping[str, str] = MappingProxyType({"args": "args", "tags": "tags", "metrics": "last"})
+SCOPES: Mapping[str, str] = MappingProxyType(
+    {"args": "args", "tags": "tags", "metrics": "last", **dict.fromkeys(STATISTICS, "summaries")}
+)
 #: How what stands in them is written.
 SCOPED = tuple(f"{scope}.NAME" for scope in SCOPES)
 
@@ -199,13 +214,29 @@ class FieldRef(NamedTuple):
     @property
     def kind(self) -> FieldKind:
         """What its values are."""
-        return BY_NAME[self.name].kind if self.scope == "run" else "json"
+        if self.scope == "run":
+            return BY_NAME[self.name].kind
+        return "value" if self.is_statistic else "json"
+
+    @property
+    def is_statistic(self) -> bool:
+        """Whether it is one of a metric's `STATISTICS`."""
+        return self.scope in STATISTICS
+
+    @property
+    def of_names(self) -> str:
+        """The scope that has its name: statistics have those of metrics."""
+        return "metrics" if self.is_statistic else self.scope
 
     def read(self, run: Any, now: datetime) -> Any:
         """Return its value in a run's record."""
         if self.scope == "run":
             return BY_NAME[self.name].read(run, now)
-        return element(getattr(run, SCOPES[self.scope]), self.name)
+        held = getattr(run, SCOPES[self.scope])
+        if self.is_statistic:
+            summary = held.get(self.name)
+            return None if summary is None else getattr(summary, self.scope)
+        return element(held, self.name)
 
 
 def parse(text: str) -> FieldRef:

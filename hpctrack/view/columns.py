@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 DEFAULT = "run,job,user,experiment,name,state,elapsed,limit,nodes,step"
 """What CSV and parsable output have without ``--format``."""
-_SPEC = re.compile(r"""((?:args|tags|metrics)\.(?:"[^"]+"|'[^']+')|[^,%]+)(?:%([0-9]{1,4}))?(?:,|\Z)""")
-_WIDTH = 12
+_SPEC = re.compile(
+    rf"""((?:{"|".join(fields.SCOPES)})\.(?:"[^"]+"|'[^']+')|[^,%]+)(?:%([0-9]{{1,4}}))?(?:,|\Z)"""
+)
+_WIDTH = 14
 
 
 class Column(NamedTuple):
@@ -38,6 +40,8 @@ class Column(NamedTuple):
     """See `Field.array`."""
     of_resources: bool = False
     """Whether it needs the run's resources, which have to be asked for."""
+    metric: str | None = None
+    """The metric whose statistics it needs, which have to be asked for, too."""
     width: int | None = None
     """Longer cells are cut."""
 
@@ -57,6 +61,15 @@ class Column(NamedTuple):
     def text(self, line: RunRow | ArrayRow, now: datetime) -> str:
         """Return how people read that."""
         return notation.text(self.kind, self.value(line, now))
+
+
+class Besides(NamedTuple):
+    """What is shown of runs beside their own rows, and has to be asked for."""
+
+    resources: bool = False
+    """Of each run's latest attempt; arrays have none."""
+    metrics: frozenset[str] = frozenset()
+    """Of which statistics are shown."""
 
 
 def _remarks(line: RunRow | ArrayRow, _now: datetime) -> str | None:
@@ -93,7 +106,7 @@ def _choose(name: str) -> Column:
     ref = fields.scoped(name)
     if ref is None:
         raise errors.UsageError(f"{name!r} is no column: {fields.hint(name, names())}")
-    return Column(name, ref.kind, ref.read)
+    return Column(name, ref.kind, ref.read, metric=ref.name if ref.is_statistic else None)
 
 
 def _of_field(field: Field) -> Column:
@@ -110,14 +123,17 @@ def explain() -> str:
     told = {field.name: field.help for field in fields.LISTED.values()}
     told |= {_REMARKS.header: _REMARKS_HELP}
     told |= {"args.NAME": "one argument", "tags.NAME": "one tag"}
+    told |= {"metrics.NAME": "latest value of one metric"}
+    told |= {f"{scope}.NAME": what for scope, what in fields.STATISTICS.items()}
     lines = [f"{name:<{_WIDTH}}{what}" for name, what in told.items()]
-    lines += ["metrics.NAME  latest value of one metric", "", "A number behind % bounds the width: name%20"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "A number behind % bounds the width: name%20"])
 
 
-def need_resources(columns: Sequence[Column] | None) -> bool:
-    """Whether any of the columns shows resources."""
-    return any(column.of_resources for column in columns or ())
+def besides(columns: Sequence[Column] | None) -> Besides:
+    """Return what the columns show beside the runs' own rows."""
+    shown = columns or ()
+    metrics = frozenset(column.metric for column in shown if column.metric is not None)
+    return Besides(any(column.of_resources for column in shown), metrics)
 
 
 def csv_lines(columns: Sequence[Column], runs: Iterable[RunRow], now: datetime) -> Iterator[str]:

@@ -80,12 +80,17 @@ def of_answer(answer: Answer) -> dict[str, Any]:
     """Return what ``hpctrack status`` answers."""
     return {
         "time": answer.now,
-        "runs": [of_run(run, answer.now) for run in answer.runs],
+        "runs": [{**of_run(run, answer.now), "summaries": _of_summaries(run)} for run in answer.runs],
         "next": answer.next_page,
         "counts": {status.value: count for status, count in answer.page.counts.items()},
         "counted": answer.page.counted,
         "clusters": [of_record(cluster) for cluster in answer.clusters],
     }
+
+
+def _of_summaries(run: RunRow) -> dict[str, Any]:
+    """Return the statistics of the metrics that were asked for."""
+    return {name: of_record(summary, leave_out=("run_id", "name")) for name, summary in run.summaries.items()}
 
 
 def of_story(story: Story) -> dict[str, Any]:

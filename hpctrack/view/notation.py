@@ -102,12 +102,13 @@ _BY_KIND: Mapping[FieldKind, Callable[[Any], str]] = MappingProxyType(
         "size": size,
         "share": percent,
         "flag": number,
+        "value": number,
         "object": number,
         "json": number,
     }
 )
 #: Kinds that stand at the right of their column.
-NUMERIC = frozenset(("number", "count", "length", "size", "share", "json"))
+NUMERIC = frozenset(("number", "count", "length", "size", "share", "value", "json"))
 
 
 def text(kind: FieldKind, value: Any) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hpctrack.run import conditions
 from hpctrack.run.fields import FieldRef
-from hpctrack.store.read import attempt_resources, filters, lists, lookup, queries
+from hpctrack.store.read import attempt_resources, filters, lists, lookup, metric_summaries, queries
 from hpctrack.store.read.unknown_names import Names
 from hpctrack.view import remarks
+from hpctrack.view.columns import Besides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,6 +96,11 @@ class Question:
         refs += [*shown, *(FieldRef("tags", name) for name, _ in self.tags)]
         return Names(self.experiment, refs, self.users, self.partitions)
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics whose statistics it looks at."""
+        return frozenset(ref.name for ref in self.names().fields if ref.is_statistic)
+
     def filter(self, connection: Connection) -> filters.RunFilter:
         """Return the filter for the user who is logged in. Raises `errors.RunNotFound`."""
         return filters.RunFilter(
@@ -122,6 +128,9 @@ class Question:
     def last(self, connection: Connection) -> int | None:
         """Return the id of the run behind which the page begins. Raises `errors.RunNotFound`."""
         return None if self.after is None else lookup.find_one(connection, self.after)
+
+
+_NOTHING = Besides()
 
 
 @dataclass(frozen=True)
@@ -199,11 +208,8 @@ def list_runs(connection: Connection, question: Question, limit: int | None) -> 
     return lists.list_runs(connection, which, limit, question.last(connection), question.order)
 
 
-def ask(connection: Connection, question: Question, *, resources: bool = False) -> Answer:
-    """Ask PostgreSQL. Raises `errors.RunNotFound` for what names no run.
-
-    ``resources``: whether those of each run's latest attempt are shown, too; arrays have none.
-    """
+def ask(connection: Connection, question: Question, besides: Besides = _NOTHING) -> Answer:
+    """Ask PostgreSQL. Raises `errors.RunNotFound` for what names no run."""
     now = queries.now(connection)
     page = lists.fetch_page(
         connection,
@@ -214,7 +220,14 @@ def ask(connection: Connection, question: Question, *, resources: bool = False) 
         # Who names an array wants to see its tasks.
         fold=not question.unfold and not question.refs and question.sort is None,
     )
-    if resources:
+    if besides != _NOTHING:
         runs = [line for line in page.lines if not line.is_array]
-        page = page._replace(lines=list(attempt_resources.add(connection, runs)))
+        page = page._replace(lines=list(add(connection, runs, besides)))
     return Answer(now, page, question.sort is None, queries.clusters(connection))
+
+
+def add(connection: Connection, runs: Iterable[RunRow], besides: Besides) -> Iterable[RunRow]:
+    """Return runs with what is shown beside their own rows."""
+    if besides.resources:
+        runs = attempt_resources.add(connection, runs)
+    return metric_summaries.add(connection, runs, besides.metrics) if besides.metrics else runs

@@ -683,8 +683,9 @@ CREATE TABLE run_metrics (
     last_progress  double precision,
     PRIMARY KEY (run_id, name_id)
 );
-CREATE INDEX run_metrics_min ON run_metrics (name_id, min);
-CREATE INDEX run_metrics_max ON run_metrics (name_id, max);
+-- In the orders in which lists have runs: hpctrack.store.read.filters, has_index.
+CREATE INDEX run_metrics_min ON run_metrics (name_id, min, run_id DESC);
+CREATE INDEX run_metrics_max ON run_metrics (name_id, max DESC NULLS LAST, run_id DESC);
 COMMENT ON TABLE run_metrics IS 'Statistics of the metrics of runs that are over; metric_summary shows them with those of all others';
 COMMENT ON COLUMN run_metrics.run_id IS 'The run';
 COMMENT ON COLUMN run_metrics.name_id IS 'The metric, in metric_names';

@@ -11,9 +11,9 @@ from hpctrack import errors, settings
 from hpctrack.cli import completers, misspelt, options, sessions
 from hpctrack.cli.terminal import listing, render, say, table, waiting
 from hpctrack.run import conditions, runids, words
-from hpctrack.store.read import attempt_resources, filters, lists, queries
+from hpctrack.store.read import filters, lists, queries
 from hpctrack.view import columns, jsonable
-from hpctrack.view.question import Question, ask
+from hpctrack.view.question import Question, add, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,11 +71,11 @@ def _format(
 @options.period("Submitted", "2d, 3h, 30min, 2026-01-31")
 @click.option(
     "--where", callback=_where, metavar="CONDITION",
-    help="Such as 'args.lr < 0.01 and metrics.val_loss < 0.3'; fields as in --sort.",
+    help="Such as 'args.lr < 0.01 and min.val_loss < 0.3'; fields as in --sort.",
 )  # fmt: skip
 @click.option(
     "--sort", callback=_sort, metavar="FIELD", shell_complete=completers.fields,
-    help="Order by submitted, elapsed, metrics.val_loss, args.lr ...; -FIELD turns it round.",
+    help="Order by submitted, elapsed, min.val_loss, args.lr ...; -FIELD turns it round.",
 )  # fmt: skip
 @options.archived
 @options.limit("So many lines.", default=50, show_default=True)
@@ -84,7 +84,7 @@ def _format(
 @click.option("-r", "--array", "unfold", is_flag=True, help="A line for each task of a job array.")
 @click.option(
     "-o", "--format", "chosen", callback=_format, metavar="COLUMNS", shell_complete=completers.columns,
-    help="These columns: run,job,name%20,metrics.val_loss; help lists them.",
+    help="These columns: run,job,name%20,min.val_loss; help lists them.",
 )  # fmt: skip
 @options.as_json
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, one row for each run.")
@@ -167,7 +167,8 @@ def _watch(
 def _print_json(
     connection: Connection, question: Question, chosen: tuple[columns.Column, ...] | None
 ) -> None:
-    answer = ask(connection, question)
+    besides = columns.besides(chosen)
+    answer = ask(connection, question, besides._replace(metrics=besides.metrics | question.metrics))
     say.raw(jsonable.to_json(jsonable.of_answer(answer)) + "\n")
     misspelt.note(connection, question, answer.heads, chosen)
 
@@ -176,7 +177,7 @@ def _print_table(
     connection: Connection, question: Question, chosen: tuple[columns.Column, ...] | None
 ) -> None:
     output = table.Output()
-    answer = ask(connection, question, resources=columns.need_resources(chosen))
+    answer = ask(connection, question, columns.besides(chosen))
     output.print(*listing.draw(answer, question.nothing, output.width, plain=output.bare, chosen=chosen))
     misspelt.note(connection, question, answer.heads, chosen)
 
@@ -202,21 +203,20 @@ def _print_rows(
     """Print runs for programs; a list that is cut says so on stderr."""
     write = columns.csv_lines if form == "csv" else listing.parsable_lines
     shown = chosen or columns.parse(columns.DEFAULT)
-    resources = columns.need_resources(shown)
+    besides = columns.besides(shown)
     if everything:
         now = queries.now(connection)
-        runs = _all_runs(connection, question, resources=resources)
+        runs = add(connection, _all_runs(connection, question), besides)
         table.ForPrograms().writelines(write(shown, runs, now))
         return
-    answer = ask(connection, question, resources=resources)
+    answer = ask(connection, question, besides)
     misspelt.note(connection, question, answer.heads, chosen)
     table.ForPrograms().writelines(write(shown, answer.runs, answer.now))
     if answer.next_page:
         say.note(f"more runs match: --after {answer.next_page} goes on, --all prints all")
 
 
-def _all_runs(connection: Connection, question: Question, *, resources: bool) -> Iterator[queries.RunRow]:
+def _all_runs(connection: Connection, question: Question) -> Iterator[queries.RunRow]:
     """Return all runs that match, the oldest first where nothing else is asked for."""
     sort = question.sort or filters.Sort(descending=False)
-    runs = lists.iterate_runs(connection, question.filter(connection), sort)
-    return attempt_resources.add(connection, runs) if resources else runs
+    return lists.iterate_runs(connection, question.filter(connection), sort)

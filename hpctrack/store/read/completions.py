@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from itertools import starmap
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
-from hpctrack.run import runids
+from hpctrack.run import fields, runids
 from hpctrack.run import words as reading
 from hpctrack.store import database, rows
 from hpctrack.store.metrics import metric_names
-from hpctrack.store.read import lookup
+from hpctrack.store.read import known_names, lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ _CONNECT_TIMEOUT = "2"
 _NEWEST = 1000
 #: More than a screenful helps nobody.
 _OFFERED = 100
+#: What names in conditions and columns are not without quotes.
+_QUOTED = re.compile(r"""[\s()<>=!,'"%]""")
 
 
 class Word(NamedTuple):
@@ -114,6 +117,17 @@ class Source:
             self._connection, "complete_tags", ids=self._named(texts), beginning=beginning, limit=_OFFERED
         )
         return [Word(name, "tag") for name in names]
+
+    def scoped(self, beginning: str) -> list[Word]:
+        """Return what ``args.l`` or ``min.val_`` may continue as: names that the newest runs have.
+
+        Those that would need quotes are left out.
+        """
+        scope = beginning.partition(".")[0]
+        kind = fields.FieldRef(scope, "").of_names
+        words = (f"{scope}.{name}" for name in known_names.of_runs(self._connection).get(kind, []))
+        offered = [word for word in words if word.startswith(beginning) and not _QUOTED.search(word)]
+        return [Word(word, fields.STATISTICS.get(scope, kind)) for word in offered[:_OFFERED]]
 
     def _named(self, texts: Iterable[str]) -> list[int]:
         ids: dict[int, None] = {}

@@ -18,10 +18,12 @@ from hpctrack import errors
 from hpctrack.run import conditions, fields
 from hpctrack.run.fields import FieldRef
 from hpctrack.run.states import RunStatus
+from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+_NONE: Mapping[str, sql.Composable] = MappingProxyType({})
 #: As the index of what lists look at has it.
 LISTED = sql.SQL("NOT archived")
 #: Fields that are no column of run_overview, but worked out from some.
@@ -30,6 +32,8 @@ _WORKED_OUT: Mapping[str, str] = MappingProxyType(
 )
 #: Tags are texts on the command line: those that look like numbers are compared as such.
 _NUMERIC = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?$"
+#: Statistics that may be nan, which PostgreSQL takes for greater than all numbers.
+_MAYBE_NAN = ("first", "last")
 _RANGE = re.compile(r"\[(!?)(\]?[^\]]*)\]")
 
 
@@ -72,18 +76,50 @@ class Sort(NamedTuple):
         """Whether it is the runs' own order."""
         return self.field == FieldRef("run", "run")
 
+    @property
+    def has_index(self) -> bool:
+        """Whether an index has the runs in this order, those without a value left out."""
+        return (self.field.scope, self.descending) in (("min", False), ("max", True))
+
 
 class Parameters:
-    """Collects the parameters of a statement; each has a placeholder."""
+    """Collects the parameters of a statement, each of which has a placeholder, and what it joins."""
 
     def __init__(self, **values: Any) -> None:
         self.values = values
+        self._metrics: dict[str, tuple[sql.Placeholder, sql.Identifier]] = {}
 
     def add(self, value: Any) -> sql.Placeholder:
         """Return the placeholder of a value."""
         name = f"p{len(self.values)}"
         self.values[name] = value
         return sql.Placeholder(name)
+
+    def summary(self, metric: str) -> sql.Identifier:
+        """Return the alias of the statistics of a metric, which the statement joins (`joins`)."""
+        if metric not in self._metrics:
+            alias = sql.Identifier(f"summary_{len(self._metrics)}")
+            self._metrics[metric] = self.add(metric), alias
+        return self._metrics[metric][1]
+
+    def summary_parts(self, metric: str) -> dict[str, sql.Composable]:
+        """Return what statements about the statistics of a metric are made of."""
+        name, alias = self._metrics[metric]
+        settled, live = (
+            composable(of_runs).format(metric=name, alias=alias)
+            for of_runs in ("settled_summaries", "live_summaries")
+        )
+        return {"settled": settled, "live": live, "alias": alias}
+
+    def joins(self, leading: Mapping[str, sql.Composable] = _NONE) -> sql.Composable:
+        """Return what the conditions made so far look at beside run_overview.
+
+        ``leading``: by metric what is joined in place of its statistics in all runs.
+        """
+        joined = composable("joined_summaries")
+        return sql.SQL(" ").join(
+            leading.get(metric) or joined.format(**self.summary_parts(metric)) for metric in self._metrics
+        )
 
 
 def condition(which: RunFilter, parameters: Parameters) -> sql.Composable:
@@ -125,6 +161,8 @@ class Order(NamedTuple):
     """The order of rows that have it as ``key``."""
     behind: sql.Composable
     """The condition of what comes behind some run."""
+    not_before: sql.Composable
+    """A simpler condition, which some others meet, too; those without a value do not."""
 
 
 def order(sort: Sort, *, after: int | None, parameters: Parameters) -> Order:
@@ -135,17 +173,56 @@ def order(sort: Sort, *, after: int | None, parameters: Parameters) -> Order:
     if not sort.by_id:
         by = sql.SQL("key {} NULLS LAST, id DESC").format(direction)
     if after is None:
-        return Order(key, by, sql.SQL("true"))
+        return Order(key, by, sql.SQL("true"), sql.SQL("true"))
     last = parameters.add(after)
     beyond = sql.SQL("<" if sort.descending else ">")
     if sort.by_id:
-        return Order(key, by, sql.SQL("id {} {}").format(beyond, last))
-    at = sql.SQL("(SELECT {} FROM run_overview WHERE id = {})").format(key, last)
+        return Order(key, by, sql.SQL("id {} {}").format(beyond, last), sql.SQL("true"))
+    at = sql.SQL("(SELECT {} FROM run_overview {} WHERE id = {})").format(key, parameters.joins(), last)
     behind = sql.SQL(
         "({key} {beyond} {at} OR {key} IS NULL AND {at} IS NOT NULL"
         " OR {key} IS NOT DISTINCT FROM {at} AND id < {last})"
     )
-    return Order(key, by, behind.format(key=key, beyond=beyond, at=at, last=last))
+    not_before = sql.SQL("{} {}= {}").format(key, beyond, at)
+    return Order(key, by, behind.format(key=key, beyond=beyond, at=at, last=last), not_before)
+
+
+class Leading(NamedTuple):
+    """The first runs in an order that has an index (`Sort.has_index`)."""
+
+    joins: sql.Composable
+    """What run_overview is joined with: some statistics are those of these runs only."""
+    filled: sql.Composable
+    """Whether there may be more of them."""
+
+
+def leading(which: RunFilter, sort: Sort, order: Order, parameters: Parameters, most: int) -> Leading:
+    """Return at most so many runs with which the order begins, whatever else is asked of them.
+
+    Comparisons of the field that orders them are kept, if all runs must meet them.
+    """
+    metric = sort.field.name
+    bounds = _joined(" AND ", [*_bounds(which.where, sort.field, parameters), order.not_before])
+    parts = parameters.summary_parts(metric)
+    most_placed = parameters.add(most)
+    first = composable("leading_summaries").format(
+        condition=sql.SQL("{} IS NOT NULL AND {}").format(order.key, bounds),
+        order=sql.SQL("{} {}").format(order.key, sql.SQL("DESC NULLS LAST" if sort.descending else "ASC")),
+        most=most_placed,
+        **parts,
+    )
+    joined = composable("joined_leading").format(leading=first, alias=parts["alias"])
+    filled = composable("leading_filled").format(leading=first, most=most_placed)
+    return Leading(parameters.joins({metric: joined}), filled)
+
+
+def _bounds(
+    tree: conditions.Expression | None, field: FieldRef, parameters: Parameters
+) -> Iterator[sql.Composable]:
+    """Yield comparisons of a field that a condition demands of all runs."""
+    for item in tree.items if isinstance(tree, conditions.And) else (tree,):
+        if isinstance(item, conditions.Compare) and item.field == field:
+            yield _compare(item, parameters)
 
 
 def expression(
@@ -167,6 +244,8 @@ def expression(
     value = _value(tree.field, parameters)
     if isinstance(tree, conditions.IsNull):
         return sql.SQL("{} IS NOT NULL" if negated else "{} IS NULL").format(value)
+    if tree.field.is_statistic:
+        return sql.SQL("{} IS NULL" if negated else "{} IS NOT NULL").format(value)
     there = sql.SQL("coalesce({} <> 'false', false)").format(value)
     return sql.SQL("NOT {}").format(there) if negated else there
 
@@ -204,6 +283,8 @@ def _checked(choice: str, written: str) -> str:
 def _compare(tree: conditions.Compare, parameters: Parameters, *, negated: bool = False) -> sql.Composable:
     value = _element(tree.field, parameters)
     operator = sql.SQL(_OPPOSITES[tree.operator] if negated else tree.operator.upper())
+    if tree.field.kind == "value":
+        return _compare_value(tree, operator, value, parameters)
     if tree.field.kind != "json":
         type_ = sql.SQL("bigint" if type(tree.value) is int else _TYPES[tree.field.kind])
         wanted = parameters.add(_plain(tree.value))
@@ -214,6 +295,16 @@ def _compare(tree: conditions.Compare, parameters: Parameters, *, negated: bool 
     # latest values, it need not join runs without any before it looks at them.
     there = sql.SQL("last IS NOT NULL AND " if tree.field.scope == "metrics" else "")
     return sql.SQL("({}CASE WHEN {} THEN true ELSE false END)").format(there, comparison)
+
+
+def _compare_value(
+    tree: conditions.Compare, operator: sql.SQL, value: sql.Composable, parameters: Parameters
+) -> sql.Composable:
+    """Return the comparison of one of a metric's statistics, bare where an index has it."""
+    wanted: float = tree.value  # type: ignore[assignment]
+    if tree.field.scope in _MAYBE_NAN and not math.isnan(wanted):
+        value = sql.SQL("nullif({}, 'NaN')").format(value)
+    return sql.SQL("{} {} {}::double precision").format(value, operator, parameters.add(float(wanted)))
 
 
 def _compare_element(
@@ -273,6 +364,7 @@ _TYPES: Mapping[fields.FieldKind, str] = MappingProxyType(
         "size": "double precision",
         "flag": "boolean",
         "share": "double precision",
+        "value": "double precision",
     }
 )
 
@@ -280,12 +372,14 @@ _TYPES: Mapping[fields.FieldKind, str] = MappingProxyType(
 def _value(field: FieldRef, parameters: Parameters) -> sql.Composable:
     """Return a field: a column, or an element of an object; null in JSON is no value."""
     element = _element(field, parameters)
-    return element if field.scope == "run" else sql.SQL("nullif({}, 'null')").format(element)
+    return element if field.kind != "json" else sql.SQL("nullif({}, 'null')").format(element)
 
 
 def _element(field: FieldRef, parameters: Parameters) -> sql.Composable:
     if field.scope == "run":
         return _column(fields.BY_NAME[field.name])
+    if field.is_statistic:
+        return sql.SQL("{}.{}").format(parameters.summary(field.name), sql.Identifier(f"{field.scope}_value"))
     whole = sql.SQL(fields.SCOPES[field.scope])
     name = parameters.add(field.name)
     if field.scope == "args" and "." in field.name:
@@ -311,6 +405,8 @@ def _number(field: FieldRef, value: sql.Composable) -> sql.Composable:
 def _sort_key(field: FieldRef, parameters: Parameters) -> sql.Composable:
     if field.scope == "metrics":
         return sql.SQL("nullif(metric_number({}), 'NaN')").format(_element(field, parameters))
+    if field.scope in _MAYBE_NAN:
+        return sql.SQL("nullif({}, 'NaN')").format(_element(field, parameters))
     return _value(field, parameters)
 
 

@@ -115,9 +115,11 @@ def _query(
 ) -> tuple[sql.Composed, dict[str, Any]]:
     parameters = filters.Parameters()
     order = filters.order(sort, after=after, parameters=parameters)
+    condition = filters.condition(which, parameters)
     query = composable("list_runs").format(
         key=order.key,
-        condition=filters.condition(which, parameters),
+        joins=parameters.joins(),
+        condition=condition,
         behind=order.behind,
         order=order.by,
         limit=parameters.add(limit),
@@ -128,7 +130,8 @@ def _query(
 def count_runs(connection: Connection, which: RunFilter) -> dict[RunStatus, int]:
     """Return how many runs match, by status, the most frequent first."""
     parameters = filters.Parameters()
-    query = composable("count_runs").format(condition=filters.condition(which, parameters))
+    condition = filters.condition(which, parameters)
+    query = composable("count_runs").format(condition=condition, joins=parameters.joins())
     counts = rows.tuples(connection, query, **parameters.values)
     return {RunStatus(name): count for name, count in counts}
 
@@ -187,7 +190,7 @@ def _look_through(connection: Connection, look: Look) -> _Seen:
     of them in that order for conditions that few meet: many times slower than a plain scan.
     """
     if look.sort != NEWEST_FIRST:
-        return _look(connection, look, newest=False)
+        return _look_in_order(connection, look)
     first = seen = _look(connection, look, newest=True)
     ids, arrays = list(seen.ids), list(seen.arrays)
     while look.fold and seen.filled and len(ids) < look.limit:
@@ -197,18 +200,31 @@ def _look_through(connection: Connection, look: Look) -> _Seen:
         ids += seen.ids
         arrays += seen.arrays
     if len(ids) < look.limit and not seen.complete:
-        return _look(connection, look, newest=False)
+        return _look(connection, look)
     return first._replace(ids=ids, arrays=arrays)
 
 
-def _look(connection: Connection, look: Look, *, newest: bool) -> _Seen:
-    query, parameters = page_query(look, newest=newest)
+def _look_in_order(connection: Connection, look: Look) -> _Seen:
+    """Look through the runs with which the order begins if an index has it, and through all otherwise."""
+    if look.sort.has_index:
+        seen = _look(connection, look, leading=True)
+        if seen.filled and len(seen.ids) >= look.limit:
+            return seen
+    return _look(connection, look)
+
+
+def _look(connection: Connection, look: Look, *, newest: bool = False, leading: bool = False) -> _Seen:
+    query, parameters = page_query(look, newest=newest, leading=leading)
     (seen,) = rows.records(connection, query, _Seen, **parameters)
     return seen
 
 
-def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any]]:
-    """Return the statement that looks for a page, among the newest runs or among all, and its parameters.
+def page_query(
+    look: Look, *, newest: bool = False, leading: bool = False
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """Return the statement that looks for a page, and its parameters.
+
+    It looks among all runs, the ``newest``, or the ``leading`` ones: the first in an order with an index.
 
     Put together, the folded list of one user's newest runs (``hpctrack status``) is (shortened)::
 
@@ -244,13 +260,19 @@ def page_query(look: Look, *, newest: bool) -> tuple[sql.Composed, dict[str, Any
         window = composable("page_window").format(window=most)
         filled = composable("page_filled").format(window=most)
         runs, complete = _newest(look, order.behind, most, parameters)
+    condition = filters.condition(look.which, parameters)
+    joins = parameters.joins()
+    if leading:
+        complete = sql.SQL("false")
+        joins, filled = filters.leading(look.which, look.sort, order, parameters, WINDOW)
     lines = composable("folded_lines" if look.fold else "page_lines")
     folded = sql.SQL("CASE WHEN array_task_id IS NOT NULL THEN submission END")
     query = composable("fetch_page").format(
         array=folded if look.fold else sql.SQL("NULL::uuid"),
         key=order.key,
-        condition=filters.condition(look.which, parameters),
+        condition=condition,
         runs=runs,
+        joins=joins,
         behind=behind,
         window=window,
         filled=filled,
@@ -275,8 +297,9 @@ def _newest(
 
 def _arrays_at(connection: Connection, which: RunFilter, after: int) -> list[UUID]:
     parameters = filters.Parameters()
+    condition = filters.condition(which, parameters)
     query = composable("fetch_arrays_at").format(
-        after=parameters.add(after), condition=filters.condition(which, parameters)
+        after=parameters.add(after), condition=condition, joins=parameters.joins()
     )
     return rows.column(connection, query, **parameters.values)
 
@@ -297,8 +320,9 @@ def _arrays(
     if not arrays:
         return
     parameters = filters.Parameters()
+    condition = filters.condition(which, parameters)
     query = composable("fetch_arrays").format(
-        arrays=parameters.add(arrays), condition=filters.condition(which, parameters)
+        arrays=parameters.add(arrays), condition=condition, joins=parameters.joins()
     )
     parts = rows.records(connection, query, _Part, **parameters.values)
     for _, group in itertools.groupby(parts, key=lambda part: part.submission):

@@ -31,6 +31,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class MetricSummary:
+    """Statistics of a metric in a run; of a run that goes on they are a few seconds old."""
+
+    run_id: int
+    name: str
+    min: float | None
+    """Apart from nan."""
+    max: float | None
+    first: float | None
+    """At the first step that has a value."""
+    last: float | None
+    count: int
+    """Rows that a later attempt superseded do not count, here and elsewhere."""
+    nans: int
+
+
+@dataclass(frozen=True)
 class RunRow:
     """One run, as lists show it."""
 
@@ -89,6 +106,8 @@ class RunRow:
     """For how long that attempt was suspended until then."""
     resources: Resources | None = field(default=None, kw_only=True)
     """Of the latest attempt, where they were asked for (`hpctrack.store.read.attempt_resources`)."""
+    summaries: Mapping[str, MetricSummary] = field(default_factory=dict, kw_only=True)
+    """Of metrics, where they were asked for (`hpctrack.store.read.metric_summaries`)."""
 
     @property
     def ref(self) -> str:

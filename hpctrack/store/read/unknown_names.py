@@ -42,7 +42,8 @@ class Names(NamedTuple):
 
     def of_runs(self) -> Iterator[tuple[str, str]]:
         """Yield the scope and the name of each that a run may have."""
-        yield from (ref for ref in dict.fromkeys(self.fields) if ref.scope in fields.SCOPES)
+        named = ((ref.of_names, ref.name) for ref in self.fields if ref.scope in fields.SCOPES)
+        yield from dict.fromkeys(named)
         yield from (("user", name) for name in self.users)
         yield from (("partition", name) for name in self.partitions)
 

@@ -7,14 +7,14 @@ SELECT id, experiment, status, time_created, time_started, time_ended, for_lists
        slurm_job_id, array_job_id, array_task_id, het_job_id, job_name, partition, account, qos, comment,
        time_limit, attempt, exit_code, exit_signal, reason, node_list, slurm_state, missing_since, silent_since,
        time_stopped, suspended, last_step, for_lists(last) AS last, rows, lost, waiting
-FROM (SELECT *, {key} AS key FROM run_overview WHERE {condition} AND {behind}) keyed
+FROM (SELECT run_overview.*, {key} AS key FROM run_overview {joins} WHERE {condition} AND {behind}) keyed
 ORDER BY {order}
 LIMIT {limit};
 
 -- name: count_runs
 -- How many runs match, by status.
 SELECT status, count(*)
-FROM run_overview
+FROM run_overview {joins}
 WHERE {condition}
 GROUP BY status
 ORDER BY count(*) DESC, status;
@@ -23,7 +23,7 @@ ORDER BY count(*) DESC, status;
 -- A page of lines, and the states of the runs that match.
 WITH found AS MATERIALIZED (
     SELECT id, status, {array} AS array_of, {key} AS key
-    FROM {runs}
+    FROM {runs} {joins}
     WHERE {condition} AND {behind}
     {window}
 ), lines AS ({lines})
@@ -74,7 +74,7 @@ ORDER BY max(id) DESC LIMIT {limit}
 -- name: fetch_arrays_at
 -- Arrays that the page before may have shown: tasks of one have neighbouring ids, but for what others inserted meanwhile.
 SELECT DISTINCT submission
-FROM run_overview
+FROM run_overview {joins}
 WHERE id >= {after} AND id < {after} + 1000 AND array_task_id IS NOT NULL AND submission IS NOT NULL AND {condition};
 
 -- name: fetch_arrays
@@ -84,7 +84,7 @@ SELECT submission, status, array_agg(array_task_id) AS tasks, array_agg(id) AS i
        count(*) FILTER (WHERE time_started IS NOT NULL AND coalesce(time_ended, time_stopped) IS NULL) AS running,
        max(coalesce(time_ended, time_stopped)) FILTER (WHERE time_started IS NOT NULL) AS time_stopped,
        least(sum(rows), 9223372036854775807)::bigint AS rows, least(sum(lost), 9223372036854775807)::bigint AS lost, least(sum(waiting), 9223372036854775807)::bigint AS waiting
-FROM run_overview
+FROM run_overview {joins}
 WHERE submission = ANY ({arrays}::uuid[]) AND {condition}
 GROUP BY submission, status
 ORDER BY submission, count(*) DESC, status;

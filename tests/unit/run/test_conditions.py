@@ -129,7 +129,7 @@ def test_the_page_about_conditions_names_every_field_and_its_examples_are_unders
         fields.ASKED
     )
     examples = [line.strip() for line in section.splitlines() if line.startswith("    ")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         conditions.parse(example)
 
