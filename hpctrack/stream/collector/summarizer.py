@@ -51,9 +51,10 @@ class Summarizer(Worker):
         connection = self._session.connection()
         # What can't be written now is not told of as written: it is read again once the run is over.
         summaries.add(connection, self._pending.take())
+        until = time.monotonic() + _SECONDS
         for run in summaries.find_stale(connection):
-            if self._stopping.is_set():
-                return
+            if self._stopping.is_set() or time.monotonic() > until:
+                break  # the others' rows wait
             self._renew(connection, run)
         while summaries.settle(connection) and not self._stopping.is_set():
             pass

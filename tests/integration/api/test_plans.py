@@ -55,7 +55,7 @@ def plans(connection, monkeypatch):
 def test_rows_of_runs_are_found_by_the_index(connection, many, plans):
     assert sum(part.rows for part in metric_tables.read(connection, many[3:9], ["loss"])) == 12_000
     (plan,) = plans
-    assert "metrics_pkey" in plan
+    assert "metrics_leaf_1_pkey" in plan
     assert "Seq Scan" not in plan
 
 
@@ -65,7 +65,7 @@ def test_stretches_of_a_run_begin_where_the_last_one_ended(connection, many, pla
     assert sum(part.rows for part in parts) == 2000
     assert len(plans) == 5
     for plan in plans:
-        assert "metrics_pkey" in plan
+        assert "metrics_leaf_1_pkey" in plan
         assert "Seq Scan" not in plan
     conditions = [line for line in plans[1].splitlines() if "Index Cond" in line]
     assert "ROW(step, progress) > ROW(500" in conditions[0]
