@@ -112,6 +112,7 @@ _LATEST = """
     ORDER BY m.run_id"""
 #: Of runs that are over in run_metrics, as the collector leaves them; of others beside their latest values.
 _SUMMARIES = """
+    ANALYZE metrics, run_latest;
     CREATE TEMPORARY TABLE summaries ON COMMIT DROP AS
     SELECT w.run_id, v.name, w.count, v.min, v.max, v.first, v.last, w.last_step
     FROM (SELECT m.run_id, l.last_step, count(*) AS count, {}

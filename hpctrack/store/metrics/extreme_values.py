@@ -1,14 +1,19 @@
-"""The least and the greatest value of each metric of many runs."""
+"""The least and the greatest value of each metric of many runs.
+
+They are taken from the statistics of runs (`hpctrack.store.ingest.summaries`). Rows are read only of runs
+whose statistics may not say it: they do not tell of all rows yet, have infinite extremes, or not all metrics.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg import sql
 
 from hpctrack.store import rows
-from hpctrack.store.metrics import metric_names, series, superseded
+from hpctrack.store.metrics import metric_names, series, statistics, superseded
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -29,6 +34,29 @@ def fetch(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Ex
 
     Booleans are 0 and 1.
     """
+    extremes = _known(connection, runs)
+    return {**extremes, **_scanned(connection, [run_id for run_id in runs if run_id not in extremes])}
+
+
+def _known(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Extremes]]:
+    """Return those of runs whose statistics have them."""
+    summaries: dict[int, dict[str, Extremes]] = {}
+    for run_id, name, *pair in rows.tuples(connection, "fetch_known_extremes", runs=list(runs)):
+        summaries.setdefault(run_id, {})[name] = Extremes(*pair)
+    return {
+        run_id: {name: pair for name, pair in sorted(of_run.items()) if pair.minimum is not None}
+        for run_id, of_run in summaries.items()
+        if len(of_run) < statistics.MOST and not any(map(_is_infinite, of_run.values()))
+    }
+
+
+def _is_infinite(pair: Extremes) -> bool:
+    return pair.minimum is not None and (math.isinf(pair.minimum) or math.isinf(pair.maximum))
+
+
+def _scanned(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str, Extremes]]:
+    if not runs:
+        return {}
     names = metric_names.fetch(connection, runs)
     columns = series.columns_as_numbers(connection)
     standing = superseded.standing(connection, runs)

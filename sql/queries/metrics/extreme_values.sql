@@ -1,5 +1,12 @@
 -- Least and greatest values. Statements without a semicolon at their end become part of others.
 
+-- name: fetch_known_extremes
+-- Those that the statistics of runs have, where these tell of all rows.
+SELECT s.run_id, s.name, s.min, s.max
+FROM run_latest l
+JOIN metric_summary s ON s.run_id = l.run_id
+WHERE l.run_id = ANY (%(runs)s::bigint[]) AND (l.settled OR NOT l.stale AND l.unsummed = 0);
+
 -- name: fetch_extremes
 -- The least and the greatest value of metrics, of each run.
 SELECT m.run_id, {aggregates}
