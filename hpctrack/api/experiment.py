@@ -141,17 +141,31 @@ class Experiment:
 
     @overload
     def metrics(
-        self, names: str | Sequence[str] | None = None, *, format: Literal["pandas"] = "pandas"
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["pandas"] = "pandas",
     ) -> pd.DataFrame: ...
 
     @overload
-    def metrics(self, names: str | Sequence[str] | None = None, *, format: Literal["arrow"]) -> pa.Table: ...
+    def metrics(
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["arrow"],
+    ) -> pa.Table: ...
 
     def metrics(
-        self, names: str | Sequence[str] | None = None, *, format: frames.Format = "pandas"
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: frames.Format = "pandas",
     ) -> pd.DataFrame | pa.Table:
         """Return the metrics of all its runs, as `Runs.metrics` does."""
-        return self.runs().metrics(names, format=format)
+        return self.runs().metrics(names, all_attempts=all_attempts, format=format)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -6,7 +6,7 @@ import math
 import operator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
 
 from hpctrack import errors
 from hpctrack.api import export, frames, html, summary, tracking
@@ -262,25 +262,40 @@ class Run:
 
     @overload
     def metrics(
-        self, names: str | Sequence[str] | None = None, *, format: Literal["pandas"] = "pandas"
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["pandas"] = "pandas",
     ) -> pd.DataFrame: ...
 
     @overload
-    def metrics(self, names: str | Sequence[str] | None = None, *, format: Literal["arrow"]) -> pa.Table: ...
+    def metrics(
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["arrow"],
+    ) -> pa.Table: ...
 
     def metrics(
-        self, names: str | Sequence[str] | None = None, *, format: frames.Format = "pandas"
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: frames.Format = "pandas",
     ) -> pd.DataFrame | pa.Table:
         """Return its metrics: a row per step and progress, in their order.
 
         Columns: ``step``, ``progress``, ``time`` (the node's clock, UTC), then the metrics. With ``names``
         only these metrics, in this order, and only rows that have a value of one of them. A value that was
-        not logged is nan (null in Arrow, where it differs from a logged nan).
+        not logged is nan (null in Arrow, where it differs from a logged nan). Rows that a later attempt
+        superseded, because it resumed before them, are left out unless ``all_attempts`` is true.
 
         Raises `errors.BadInput` for a metric that neither this run nor any column of the table has,
         `errors.MissingExtra` without pandas or pyarrow.
         """
-        return _metrics(self.client, [self], names, format, packed_columns.AXES)
+        return _metrics(self.client, [self], _Wanted(names, all_attempts), format, packed_columns.AXES)
 
     @overload
     def usage(self, *, format: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
@@ -339,17 +354,20 @@ class Runs(list[Run]):
         """What a notebook shows."""
         return html.runs([run._row for run in self], _now())
 
-    def export(self, path: str | Path) -> int:
+    def export(self, path: str | Path, *, all_attempts: bool = False) -> int:
         """Write their metrics into a file: ``.parquet``, ``.csv`` or ``.jsonl``; return the number of rows.
 
-        Rows are streamed, and the file is complete or missing. `export.write` says which columns it has and
-        what is raised; also raises `errors.BadInput` without runs.
+        Rows are streamed, and the file is complete or missing. With ``all_attempts`` rows that a later
+        attempt superseded are written, too. `export.write` says which columns the file has and what is
+        raised; also raises `errors.BadInput` without runs.
         """
         target, ids = Path(path), [run.id for run in self]
         export.check(target)
         if not self:
             raise errors.BadInput("no runs to export")
-        return self[0].client.ask(lambda connection: export.write(connection, ids, target))
+        return self[0].client.ask(
+            lambda connection: export.write(connection, ids, target, every_attempt=all_attempts)
+        )
 
     def frame(self, *, extremes: bool = True) -> pd.DataFrame:
         """Return a row per run, as `Experiment.frame` does."""
@@ -363,52 +381,77 @@ class Runs(list[Run]):
 
     @overload
     def metrics(
-        self, names: str | Sequence[str] | None = None, *, format: Literal["pandas"] = "pandas"
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["pandas"] = "pandas",
     ) -> pd.DataFrame: ...
 
     @overload
-    def metrics(self, names: str | Sequence[str] | None = None, *, format: Literal["arrow"]) -> pa.Table: ...
+    def metrics(
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["arrow"],
+    ) -> pa.Table: ...
 
     def metrics(
-        self, names: str | Sequence[str] | None = None, *, format: frames.Format = "pandas"
+        self,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: frames.Format = "pandas",
     ) -> pd.DataFrame | pa.Table:
         """Return the metrics of all these runs, run by run, as `Run.metrics` does.
 
         The first column, ``run``, is the run's id.
         """
-        return _metrics(self[0].client if self else None, self, names, format, ("run", *packed_columns.AXES))
+        axes = ("run", *packed_columns.AXES)
+        return _metrics(self[0].client if self else None, self, _Wanted(names, all_attempts), format, axes)
 
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
+class _Wanted(NamedTuple):
+    """Which metrics, of which rows."""
+
+    names: str | Sequence[str] | None
+    all_attempts: bool
+
+    def listed(self) -> list[str] | None:
+        """Return the names; None: all."""
+        names = [self.names] if isinstance(self.names, str) else self.names
+        return None if names is None else list(names)
+
+
 def _metrics(
-    client: Client | None,
-    runs: Sequence[Run],
-    names: str | Sequence[str] | None,
-    how: frames.Format,
-    axes: Sequence[str],
+    client: Client | None, runs: Sequence[Run], asked: _Wanted, how: frames.Format, axes: Sequence[str]
 ) -> Any:
-    wanted = [names] if isinstance(names, str) else names
+    wanted = asked.listed()
     ids = [run.id for run in runs]
+    which = {"every_row": wanted is None, "every_attempt": asked.all_attempts}
 
     def read(connection: Connection) -> Any:
-        chosen = _chosen(connection, ids, wanted)
+        chosen = _chosen(connection, ids, asked)
         parts: Iterable[metric_tables.Part] | None = None
         if how == "pandas" and axes == packed_columns.AXES:
             large = runs[0]._row.rows >= _LARGE
             helper = runs[0].client.helper if large else None
-            parts = packed_columns.read(connection, ids[0], chosen, every_row=wanted is None, helper=helper)
+            parts = packed_columns.read(connection, ids[0], chosen, **which, helper=helper)
         if parts is None:
-            parts = metric_tables.read(connection, ids, chosen, axes=axes, every_row=wanted is None)
+            parts = metric_tables.read(connection, ids, chosen, **which, axes=axes)
         return frames.build(parts, axes, chosen, how)
 
     return frames.build([], axes, wanted or [], how) if client is None else client.ask(read)
 
 
-def _chosen(connection: Connection, ids: Sequence[int], wanted: Sequence[str] | None) -> list[str]:
-    known = metric_names.fetch(connection, ids)
+def _chosen(connection: Connection, ids: Sequence[int], asked: _Wanted) -> list[str]:
+    known = metric_names.fetch(connection, ids, every_attempt=asked.all_attempts)
+    wanted = asked.listed()
     if wanted is None:
         return known
     unknown = set(wanted).difference(known)

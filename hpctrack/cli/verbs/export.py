@@ -28,6 +28,7 @@ _TERMINATED = 128 + signal.SIGTERM
 @options.optional_runs
 @options.experiment("All runs of this experiment.")
 @options.archived
+@options.all_attempts
 @click.option(
     "-o", "--output", "--to", "path", required=True,
     type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -40,6 +41,7 @@ def command(
     refs: tuple[runids.RunRef, ...],
     experiment: str | None,
     archived: bool,
+    all_attempts: bool,
     path: Path,
     as_json: bool,
     config_path: str | None,
@@ -59,7 +61,7 @@ def command(
     with sessions.connected(settings.load(config_path=config_path)) as connection:
         ids = _ids(connection, refs, experiment, archived=archived)
         with _bar(connection, ids) as progress:
-            rows = export.write(connection, ids, path, progress)
+            rows = export.write(connection, ids, path, progress, every_attempt=all_attempts)
     if as_json:
         say.json({"file": str(path), "runs": len(ids), "rows": rows, "bytes": path.stat().st_size})
     else:

@@ -38,6 +38,7 @@ _AXES = ("step", "progress", "time", "restarts")
 @click.option("--last", is_flag=True, help="Just the latest value of each metric.")
 @options.steps
 @options.logged
+@options.all_attempts
 @options.limit(f"So many rows at most, the last ones.  [default: {_SHOWN} in a table, otherwise all]")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @options.as_json
@@ -50,6 +51,7 @@ def command(
     steps: tuple[int | None, int | None],
     since: datetime | None,
     until: datetime | None,
+    all_attempts: bool,
     limit: int | None,
     as_csv: bool,
     as_json: bool,
@@ -62,10 +64,10 @@ def command(
     if as_csv and as_json:
         raise errors.UsageError("--csv and --json do not go together")
     form: _Form = "csv" if as_csv else "json" if as_json else "table"
-    span = series.Span(*steps, since, until)
+    span = series.Span(*steps, since, until, all_attempts)
     with sessions.connected(settings.load(config_path=config_path)) as connection:
         run_id = lookup.find_one(connection, ref)
-        chosen = choose(connection, run_id, names)
+        chosen = choose(connection, run_id, names, every_attempt=all_attempts)
         if last:
             values = metric_rows.last_values(connection, run_id, chosen, span)
             _LAST_WRITERS[form](values, run_id)
@@ -78,12 +80,12 @@ def command(
             write(metric_rows.iterate(connection, run_id, chosen, span, limit), chosen, run_id)
 
 
-def choose(connection: Connection, run_id: int, names: Sequence[str]) -> list[str]:
+def choose(connection: Connection, run_id: int, names: Sequence[str], *, every_attempt: bool) -> list[str]:
     """Return the metrics of a run that names and patterns mean; without any, all.
 
     Raises `errors.UsageError` for a name that means none.
     """
-    known = metric_names.fetch(connection, [run_id])
+    known = metric_names.fetch(connection, [run_id], every_attempt=every_attempt)
     chosen: list[str] = []
     for name in names:
         meant = matching(name, known)

@@ -38,6 +38,7 @@ _FINE = 2000
 )  # fmt: skip
 @options.steps
 @options.logged
+@options.all_attempts
 @options.config_path
 def command(
     *,
@@ -46,6 +47,7 @@ def command(
     steps: tuple[int | None, int | None],
     since: datetime | None,
     until: datetime | None,
+    all_attempts: bool,
     config_path: str | None,
 ) -> None:
     """Draw metrics of runs, a chart for each metric, with all runs in it.
@@ -54,11 +56,11 @@ def command(
     """
     if path is not None:
         chart_files.check(path)
-    span = series.Span(*steps, since, until)
+    span = series.Span(*steps, since, until, all_attempts)
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
     with sessions.connected(settings.load(config_path=config_path)) as connection:
-        runs, names = _split(connection, words)
+        runs, names = _split(connection, words, every_attempt=all_attempts)
         charts = _fetch(connection, runs, names, span, _FINE if path else chart.DOTS * width)
     if path is not None:
         chart_files.write(path, charts)
@@ -67,7 +69,9 @@ def command(
         say.coloured(*chart.draw(metric, width, colour=output.coloured))
 
 
-def _split(connection: Connection, words: tuple[str, ...]) -> tuple[list[queries.Run], list[str]]:
+def _split(
+    connection: Connection, words: tuple[str, ...], *, every_attempt: bool
+) -> tuple[list[queries.Run], list[str]]:
     """Split the words into runs and metrics.
 
     A word that names a metric of the runs before it is a metric; so is, behind the first one, every word that
@@ -82,7 +86,7 @@ def _split(connection: Connection, words: tuple[str, ...]) -> tuple[list[queries
             continue
         new = _find(connection, word, ids, known)
         ids += new
-        known.update(metric_names.fetch(connection, new))
+        known.update(metric_names.fetch(connection, new, every_attempt=every_attempt))
     if not names:
         raise errors.UsageError(f"name a metric of {runids.runs_text(ids)}: {_have(known)}")
     runs = [queries.get_run(connection, run_id) for run_id in dict.fromkeys(ids)]

@@ -8,13 +8,14 @@ or a collector ended before it told what rows brought, they are reckoned anew fr
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hpctrack.script.journal_lines import Json
 from hpctrack.store import rows, values
 from hpctrack.store.ingest import pending
-from hpctrack.store.metrics import columnar, metric_names, metric_tables, statistics
+from hpctrack.store.metrics import columnar, metric_names, metric_tables, statistics, superseded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -77,26 +78,49 @@ def find_stale(connection: Connection) -> list[Stale]:
 def renew(connection: Connection, run_id: int) -> bool:
     """Reckon the statistics of a run anew from its rows, of which none can come meanwhile.
 
+    If it resumed, its latest values are those of the rows that stand from then on, too.
     Returns whether that was still to be done. Raises `errors.StoreError`.
     """
     with rows.transaction(connection):
         if not rows.scalar(connection, "lock_stale", run=run_id):
             return False
-        stats = reckon(connection, run_id)
+        stats: dict[str, Statistics] = {}
+        last: dict[str, str] = {}
+        for part in _parts(connection, run_id):
+            for name, of_metric in _of_part(part):
+                pending.join(stats, {name: of_metric})
+            last.update(_last_of_part(part))
         rows.execute(connection, "drop_settled", run=run_id)
         rows.execute(connection, "replace_stats", run=run_id, stats=_to_json(stats))
+        if superseded.is_resumed(connection, run_id):
+            rows.execute(connection, "replace_last", run=run_id, last=values.to_object(last))
     return True
 
 
-def reckon(connection: Connection, run_id: int) -> dict[str, Statistics]:
-    """Return the statistics of a run as its rows have them now, by metric."""
+def _parts(connection: Connection, run_id: int) -> Iterator[metric_tables.Part]:
+    """Yield the rows of a run that stand."""
     names = sorted(metric_names.look(connection, [run_id]))
-    stats: dict[str, Statistics] = {}
-    for part in metric_tables.read(connection, [run_id], names, axes=_AXES, every_row=False):
-        if part.rows:
-            for name, of_metric in _of_part(part):
-                pending.join(stats, {name: of_metric})
-    return stats
+    parts = metric_tables.read(connection, [run_id], names, axes=_AXES, every_row=False)
+    return (part for part in parts if part.rows)
+
+
+def _last_of_part(part: metric_tables.Part) -> Iterator[tuple[str, str]]:
+    """Yield the last value of each metric as ``run_latest.last`` has it."""
+    for name in {**part.metrics, **part.extra}:
+        cells, extra = part.metrics.get(name), part.extra.get(name, {})
+        placed = [] if cells is None else columnar.mask(cells).nonzero()[0][-1:].tolist()
+        row = max([*placed, *extra], default=None)
+        if row in extra:
+            yield name, values.brief(_as_logged(extra[row]))
+        elif cells is not None and row is not None:
+            yield name, values.brief(_as_logged(cells.values[row : row + 1].tolist()[0]))
+
+
+def _as_logged(value: Any) -> float | int | bool | str:
+    """Return a value that was read as one that `values.brief` takes."""
+    if isinstance(value, float | int | str):
+        return value
+    return Json(values.to_json(value)) if isinstance(value, dict | list) else str(value)
 
 
 def _of_part(part: metric_tables.Part) -> Iterator[tuple[str, Statistics]]:

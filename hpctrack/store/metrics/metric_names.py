@@ -24,13 +24,14 @@ class _Names(NamedTuple):
     """Whether any of the runs has rows that another client wrote."""
 
 
-def fetch(connection: Connection, runs: Sequence[int]) -> list[str]:
+def fetch(connection: Connection, runs: Sequence[int], *, every_attempt: bool = False) -> list[str]:
     """Return the names of the metrics of runs, in alphabetical order.
 
-    The collector notes them; those of runs whose rows another client wrote are looked for.
+    The collector notes them; those of runs whose rows another client wrote are looked for, and so are,
+    with ``every_attempt``, those that only superseded rows have.
     """
     (names,) = rows.records(connection, "fetch_names_of_runs", _Names, ids=list(runs))
-    if not names.unnoted:
+    if not (names.unnoted or every_attempt):
         return sorted(names.noted)
     return sorted({*names.noted, *look(connection, runs)})
 

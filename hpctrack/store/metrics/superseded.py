@@ -40,6 +40,11 @@ def standing(connection: Connection, runs: Sequence[int], *, every_attempt: bool
     return condition(resumptions)
 
 
+def is_resumed(connection: Connection, run_id: int) -> bool:
+    """Return whether an attempt of a run may have superseded rows."""
+    return bool(rows.tuples(connection, "fetch_resumptions", ids=[run_id]))
+
+
 def condition(resumptions: Sequence[Resumption]) -> sql.Composable:
     """Return the condition on rows ``m`` that none of these supersedes."""
     if not resumptions:

@@ -31,6 +31,15 @@ SELECT stale OR unsummed > 0 FROM run_latest WHERE run_id = %(run)s FOR UPDATE;
 -- Statistics that were reckoned anew: what was brought before that is in them.
 UPDATE run_latest SET stats = %(stats)s::jsonb, unsummed = 0, stale = false, scans = scans + 1 WHERE run_id = %(run)s;
 
+-- name: replace_last
+-- Latest values that an attempt of before had, and that were superseded, give way to those that stand.
+UPDATE run_latest l
+SET last = n.last
+FROM (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS last
+      FROM run_latest o CROSS JOIN LATERAL jsonb_each(%(last)s::jsonb) e
+      WHERE o.run_id = %(run)s AND o.last ? e.key) n
+WHERE l.run_id = %(run)s AND pg_column_size(n.last) < 1000000;
+
 -- name: drop_settled
 -- Statistics of a run that went on after it was over.
 DELETE FROM run_metrics WHERE run_id = %(run)s;
