@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from hpctrack.store.metrics.series import Series
+    from hpctrack.store.metrics.curves import Curve
     from hpctrack.store.read.queries import RunRow
     from hpctrack.store.write.experiments import Experiment
     from hpctrack.view.columns import Column
@@ -30,7 +30,7 @@ _COLUMNS = columns.parse("run,state,job,name,experiment,elapsed,step,args,latest
 _CELL = "text-align:left;padding:2px 10px 2px 0"
 
 
-def run(row: RunRow, series: Sequence[Series], now: datetime) -> str:
+def run(row: RunRow, curves: Sequence[Curve], now: datetime) -> str:
     """Return one run: its facts, and a chart of each metric."""
     head = " ".join(map(_escape, story.title(row)))
     said = _escape(", ".join(remarks.of_run(row)))
@@ -38,10 +38,10 @@ def run(row: RunRow, series: Sequence[Series], now: datetime) -> str:
     lines.append(
         _table((), [(fact.name, _pairs(fact.told)) for fact in story.facts(story.Subject(row, now))])
     )
-    if series:
+    if curves:
         drawn = [
             (metric.name, Markup(sparkline(metric)), metric.last, metric.minimum, metric.maximum)
-            for metric in series
+            for metric in curves
         ]
         lines.append(_table(("metric", "course", "last", "min", "max"), drawn))
     return "".join(lines)
@@ -90,15 +90,15 @@ def status(state: RunStatus) -> str:
     return f'<span style="color:{look.colour}{weight}">{look.glyph}&nbsp;{state.value}</span>'
 
 
-def sparkline(series: Series) -> str:
+def sparkline(curve: Curve) -> str:
     """Return a chart of a metric as SVG: minimum and maximum of each bucket, so that peaks are kept."""
-    low, high = series.minimum, series.maximum
+    low, high = curve.minimum, curve.maximum
     if low is None or high is None:
         return ""
-    first, last = series.buckets[0].x, series.buckets[-1].x
+    first, last = curve.buckets[0].x, curve.buckets[-1].x
     points = " ".join(
         f"{_place(bucket.x, first, last) * _WIDTH:.1f},{(1 - _place(value, low, high)) * _HEIGHT:.1f}"
-        for bucket in series.buckets
+        for bucket in curve.buckets
         for value in dict.fromkeys((bucket.minimum, bucket.maximum))
     )
     stroke = f'stroke="{states.ACTIVE.colour}" stroke-width="1.5"'

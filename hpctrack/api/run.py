@@ -13,7 +13,7 @@ from hpctrack.api import export, frames, html, summary, tracking
 from hpctrack.api.records import Records
 from hpctrack.run.audience import SCOPES, Audience
 from hpctrack.script import calls, journal_lines
-from hpctrack.store.metrics import extreme_values, metric_names, metric_tables, packed_columns, series
+from hpctrack.store.metrics import curves, extreme_values, metric_names, metric_tables, packed_columns
 from hpctrack.store.read import queries
 from hpctrack.store.write import changes, sharing, tracked
 from hpctrack.text import nearest
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hpctrack.store.database import Connection
 
 #: How many metrics a notebook shows a chart of, and in how many buckets each.
-_COURSES, _POINTS = 50, 60
+_CURVES, _POINTS = 50, 60
 #: From so many rows on, two connections read a run.
 _LARGE = 200_000
 
@@ -333,14 +333,14 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows; without charts of metrics if PostgreSQL can't be asked."""
         try:
-            courses = self.client.ask(self._courses)
+            drawn = self.client.ask(self._curves)
         except errors.HpctrackError:
-            courses = []
-        return html.run(self._row, courses, _now())
+            drawn = []
+        return html.run(self._row, drawn, _now())
 
-    def _courses(self, connection: Connection) -> list[series.Series]:
+    def _curves(self, connection: Connection) -> list[curves.Curve]:
         names = metric_names.fetch(connection, [self.id])
-        return series.fetch(connection, self.id, names[:_COURSES], buckets=_POINTS)
+        return curves.fetch(connection, self.id, names[:_CURVES], buckets=_POINTS)
 
     def __repr__(self) -> str:
         parts = [self.status.value, self.experiment, self.name, self.job and f"job {self.job}"]

@@ -106,7 +106,7 @@ def of_story(story: Story) -> dict[str, Any]:
         "hints": story.hints(),
         "losses": {**story.losses._asdict(), "reasons": dict(story.losses.reasons)},
         "links": [f"r{row.from_id} {row.kind} r{row.to_id}" for row in story.relatives],
-        "metrics": [of_record(series, leave_out=("buckets",)) for series in story.series],
+        "metrics": [of_record(curve, leave_out=("buckets",)) for curve in story.curves],
         "env": story.environment(),
     }
 

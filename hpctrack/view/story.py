@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hpctrack.run import efficiency, fields, words
 from hpctrack.run.states import Ends, RunStatus, Stage
-from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.metrics import curves, metric_names
 from hpctrack.store.read import attempt_resources, queries
 from hpctrack.view import executions, notation, remarks
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hpctrack.run.efficiency import Resources
     from hpctrack.run.fields import Field
     from hpctrack.store.database import Connection
-    from hpctrack.store.metrics.series import Series
+    from hpctrack.store.metrics.curves import Curve
     from hpctrack.store.read.queries import Losses, Relative, Run, RunRow, Submission, Usage
 
 #: A text, or names with their values.
@@ -59,7 +59,7 @@ class Story:
     resources: list[Resources]
     losses: Losses
     relatives: list[Relative]
-    series: list[Series]
+    curves: list[Curve]
 
     def environment(self) -> dict[str, Any] | None:
         """Return the environment that the run began with; None where its owner keeps it to himself."""
@@ -104,7 +104,7 @@ def gather(connection: Connection, run: Run, *, buckets: int) -> Story:
         resources=attempt_resources.of_run(connection, run.id),
         losses=queries.losses(connection, run.id),
         relatives=queries.relatives(connection, run.id),
-        series=series.fetch(connection, run.id, names, buckets=buckets),
+        curves=curves.fetch(connection, run.id, names, buckets=buckets),
     )
 
 

@@ -299,7 +299,7 @@ BAD = {
     "model": "from hpctrack.run import runids",
     "": "import click",
     "store.write.reconciled": "from hpctrack.slurm import parse",
-    "store.metrics.series": "from hpctrack.store.read import queries",
+    "store.metrics.curves": "from hpctrack.store.read import queries",
     "store.database": "def late():\n    from hpctrack.store import locked",
     "slurm.native": "from hpctrack.store.database import connect",
     "store.ingest.ingestion": "from hpctrack.stream.node.relay import Relay",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hpctrack.store.metrics.series import Series
+    from hpctrack.store.metrics.curves import Curve
 
 _HEIGHT = 17
 _TICKS = 6
@@ -41,7 +41,7 @@ class Line(NamedTuple):
     """One run's line in a chart."""
 
     label: str
-    series: Series
+    curve: Curve
 
 
 class Chart(NamedTuple):
@@ -58,7 +58,7 @@ class Chart(NamedTuple):
     @property
     def axis(self) -> str:
         """Name of the horizontal axis."""
-        return " / ".join(dict.fromkeys(line.series.axis for line in self.lines))
+        return " / ".join(dict.fromkeys(line.curve.axis for line in self.lines))
 
 
 def draw(chart: Chart, width: int, *, colour: bool = False) -> list[str]:
@@ -68,7 +68,7 @@ def draw(chart: Chart, width: int, *, colour: bool = False) -> list[str]:
     """
     import plotext
 
-    courses = [list(points(line.series)) for line in chart.lines]
+    courses = [list(points(line.curve)) for line in chart.lines]
     if not all(courses):
         raise ValueError(f"{chart.name} has no finite value")
     several = len(courses) > 1
@@ -110,10 +110,10 @@ def _marker(plotext: Any, number: int, count: int, *, colour: bool) -> Any:
     return _MARKS[number % len(_MARKS)] if count > 1 or number else "dot"
 
 
-def points(series: Series) -> Iterator[tuple[float, float]]:
+def points(curve: Curve) -> Iterator[tuple[float, float]]:
     """Yield the points of the line through the buckets; the nearer end of a bucket comes first."""
-    before = series.buckets[0].minimum if series.buckets else 0.0
-    for bucket in series.buckets:
+    before = curve.buckets[0].minimum if curve.buckets else 0.0
+    for bucket in curve.buckets:
         ends = (bucket.minimum, bucket.maximum)
         if abs(before - bucket.maximum) < abs(before - bucket.minimum):
             ends = (bucket.maximum, bucket.minimum)

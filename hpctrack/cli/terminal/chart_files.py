@@ -98,7 +98,7 @@ def _draw(charts: Sequence[chart.Chart]) -> Figure:
 
 def _plot(axes: Axes, panel: chart.Chart) -> None:
     for place, (line, colour) in enumerate(_coloured(panel)):
-        xs, ys = zip(*chart.points(line.series), strict=True)
+        xs, ys = zip(*chart.points(line.curve), strict=True)
         style = _DASHES[place // len(chart.COLOURS) % len(_DASHES)] if len(xs) > 1 else "o"
         axes.plot(xs, ys, style, color=colour, label=line.label, linewidth=1)
     axes.set_title(panel.title)
@@ -114,7 +114,7 @@ def _write_page(path: Path, charts: Sequence[chart.Chart]) -> None:
     figure = make_subplots(rows=len(charts), cols=1, subplot_titles=titles)
     for row, panel in enumerate(charts, 1):
         for line, colour in _coloured(panel):
-            xs, ys = zip(*chart.points(line.series), strict=True)
+            xs, ys = zip(*chart.points(line.curve), strict=True)
             mode = "lines" if len(xs) > 1 else "markers"
             name = _unmarked(f"{line.label}: {panel.name}")
             figure.add_trace(

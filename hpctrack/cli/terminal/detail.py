@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from hpctrack.store.metrics.series import Series
+    from hpctrack.store.metrics.curves import Curve
     from hpctrack.view.story import Story
 
 _INDENT = 2
@@ -145,18 +145,18 @@ def _metrics(story: Story, output: table.Output, width: int) -> Text | None:
 
 def _measured(story: Story, blocks: int) -> Iterator[_Metric]:
     """Yield the metrics with numbers, then the latest values of those without any."""
-    drawn = {series.name: _drawn(series, blocks) for series in story.series}
+    drawn = {curve.name: _drawn(curve, blocks) for curve in story.curves}
     yield from drawn.values()
     for name, value in story.run.last.items():
         if name not in drawn:
             yield _Metric(name, last=Text(notation.number(value)))
 
 
-def _drawn(series: Series, blocks: int) -> _Metric:
-    numbers = (series.first, series.last, series.minimum, series.maximum)
+def _drawn(curve: Curve, blocks: int) -> _Metric:
+    numbers = (curve.first, curve.last, curve.minimum, curve.maximum)
     first, last, minimum, maximum = map(notation.number, numbers)
-    course = Text(render.sparkline(series, blocks) if blocks else "", _COURSE)
-    return _Metric(series.name, course, first, last, minimum, maximum, str(series.nonfinite or ""))
+    course = Text(render.sparkline(curve, blocks) if blocks else "", _COURSE)
+    return _Metric(curve.name, course, first, last, minimum, maximum, str(curve.nonfinite or ""))
 
 
 def _stderr(story: Story) -> Text | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hpctrack.run.states import RunStatus
-    from hpctrack.store.metrics.series import Bucket, Series
+    from hpctrack.store.metrics.curves import Bucket, Curve
 
 WARNING = "#e04030"
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -53,15 +53,15 @@ def pairs(values: Mapping[str, object], separator: str = "  ") -> Text:
     return text
 
 
-def sparkline(series: Series, width: int) -> str:
+def sparkline(curve: Curve, width: int) -> str:
     """Return a metric's course in blocks, at most ``width`` of them.
 
     A block shows the middle of its values; the block with the least or greatest value of all shows that one.
     """
-    low, high = series.minimum, series.maximum
+    low, high = curve.minimum, curve.maximum
     if low is None or high is None:
         return ""
-    buckets = series.buckets[-width:] if len(series.buckets) > width else series.buckets
+    buckets = curve.buckets[-width:] if len(curve.buckets) > width else curve.buckets
     return "".join(_block(_height(bucket, low, high), low, high) for bucket in buckets)
 
 

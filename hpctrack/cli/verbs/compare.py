@@ -12,7 +12,7 @@ from hpctrack import errors, settings
 from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.run import comparison, fields, runids
-from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.metrics import curves, metric_names
 from hpctrack.store.read import attempt_resources, lookup, queries
 from hpctrack.text import visible
 from hpctrack.view import jsonable, notation, story
@@ -132,7 +132,7 @@ def _numbers(connection: Connection, run_id: int) -> dict[str, tuple[float | Non
     names = metric_names.fetch(connection, [run_id])
     return {
         metric.name: (metric.last, metric.minimum, metric.maximum)
-        for metric in series.fetch(connection, run_id, names, buckets=1)
+        for metric in curves.fetch(connection, run_id, names, buckets=1)
     }
 
 

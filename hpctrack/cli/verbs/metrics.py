@@ -15,7 +15,7 @@ from hpctrack import errors, settings
 from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.run import runids
-from hpctrack.store.metrics import metric_names, metric_rows, series
+from hpctrack.store.metrics import curves, metric_names, metric_rows
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest, visible
 from hpctrack.view import jsonable, notation
@@ -64,7 +64,7 @@ def command(
     if as_csv and as_json:
         raise errors.UsageError("--csv and --json do not go together")
     form: _Form = "csv" if as_csv else "json" if as_json else "table"
-    span = series.Span(*steps, since, until, all_attempts)
+    span = curves.Span(*steps, since, until, all_attempts)
     with sessions.connected(settings.load(config_path=config_path)) as connection:
         run_id = lookup.find_one(connection, ref)
         chosen = choose(connection, run_id, names, every_attempt=all_attempts)

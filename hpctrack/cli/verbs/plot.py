@@ -13,7 +13,7 @@ from hpctrack.cli.terminal import chart, chart_files, render, say, table
 from hpctrack.cli.verbs import metrics
 from hpctrack.run import runids
 from hpctrack.run import words as reading
-from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.metrics import curves, metric_names
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest
 from hpctrack.view import story
@@ -52,11 +52,11 @@ def command(
 ) -> None:
     """Draw metrics of runs, a chart for each metric, with all runs in it.
 
-    NAME is a metric or a pattern such as 'train/*'. However long a series is, its peaks are drawn.
+    NAME is a metric or a pattern such as 'train/*'. However many rows there are, their peaks are drawn.
     """
     if path is not None:
         chart_files.check(path)
-    span = series.Span(*steps, since, until, all_attempts)
+    span = curves.Span(*steps, since, until, all_attempts)
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
     with sessions.connected(settings.load(config_path=config_path)) as connection:
@@ -127,13 +127,13 @@ def _have(known: set[str]) -> str:
 
 
 def _fetch(
-    connection: Connection, runs: list[queries.Run], names: list[str], span: series.Span, buckets: int
+    connection: Connection, runs: list[queries.Run], names: list[str], span: curves.Span, buckets: int
 ) -> list[chart.Chart]:
     """Return a chart for each metric that has numbers. Raises `errors.UsageError` if none has."""
     lines: dict[str, list[chart.Line]] = {name: [] for name in names}
     for run in runs:
         label = render.clean(story.label(run))
-        for metric in series.fetch(connection, run.id, names, buckets, span):
+        for metric in curves.fetch(connection, run.id, names, buckets, span):
             if metric.buckets:
                 lines[metric.name].append(chart.Line(label, metric))
     charts = [chart.Chart(render.clean(name), tuple(drawn)) for name, drawn in lines.items() if drawn]

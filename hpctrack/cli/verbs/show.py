@@ -10,7 +10,7 @@ import click
 from hpctrack import errors, settings
 from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import detail, render, say, table, waiting
-from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.metrics import curves, metric_names
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest
 from hpctrack.view import jsonable
@@ -70,7 +70,7 @@ def _plot(connection: Connection, run: queries.Run, names: tuple[str, ...]) -> N
 
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
-    measured = series.fetch(connection, run.id, names, buckets=chart.DOTS * width)
+    measured = curves.fetch(connection, run.id, names, buckets=chart.DOTS * width)
     drawable = {metric.name: metric for metric in measured if metric.buckets}
     for name in names:
         if name not in drawable:

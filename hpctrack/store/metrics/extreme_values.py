@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows
-from hpctrack.store.metrics import metric_names, series, statistics, superseded
+from hpctrack.store.metrics import curves, metric_names, statistics, superseded
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def _scanned(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str,
     if not runs:
         return {}
     names = metric_names.fetch(connection, runs)
-    columns = series.columns_as_numbers(connection)
+    columns = curves.columns_as_numbers(connection)
     standing = superseded.standing(connection, runs)
     extremes: dict[int, dict[str, Extremes]] = {}
-    for chunk in series.chunks(names):
+    for chunk in curves.chunks(names):
         aggregates = itertools.chain.from_iterable(_aggregates(name, columns.get(name)) for name in chunk)
         query = composable("fetch_extremes").format(
             aggregates=sql.SQL(", ").join(aggregates), runs=list(runs), standing=standing
@@ -75,5 +75,5 @@ def _scanned(connection: Connection, runs: Sequence[int]) -> dict[int, dict[str,
 
 
 def _aggregates(name: str, as_number: str | None) -> tuple[sql.Composed, sql.Composed]:
-    value = series.number_of(name, as_number)
+    value = curves.number_of(name, as_number)
     return composable("least_value").format(value=value), composable("greatest_value").format(value=value)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows, values
-from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.metrics import curves, metric_names
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class LastValue(NamedTuple):
 
 
 def iterate(
-    connection: Connection, run_id: int, names: Sequence[str], span: series.Span, last: int | None = None
+    connection: Connection, run_id: int, names: Sequence[str], span: curves.Span, last: int | None = None
 ) -> Iterator[MetricRow]:
     """Yield the rows that have one of these metrics, in order of step; with ``last`` only so many, the last.
 
     PostgreSQL keeps the rows that were not asked for yet. Raises `errors.StoreError`.
     """
-    columns = series.columns_as_numbers(connection)
+    columns = curves.columns_as_numbers(connection)
     placed = [name for name in names if name in columns]
     query = composable("list_metric_rows").format(
         columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier("m", name)) for name in placed),
@@ -71,10 +71,10 @@ def iterate(
 
 
 def last_values(
-    connection: Connection, run_id: int, names: Sequence[str], span: series.Span
+    connection: Connection, run_id: int, names: Sequence[str], span: curves.Span
 ) -> list[LastValue]:
     """Return the latest value of each metric that has one."""
-    columns = series.columns_as_numbers(connection)
+    columns = curves.columns_as_numbers(connection)
     condition = span.condition(connection, run_id)
     latest = []
     for name in names:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import bigdata
-from hpctrack.store.metrics import series
+from hpctrack.store.metrics import curves
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_generated_database_is_like_a_real_one(cli, connection, filled):
     assert {"COMPLETED", "FAILED", "RUNNING", "PENDING"} <= set(told["counts"])
     assert any(run["array_job_id"] for run in told["runs"])
     assert told["runs"][-1]["last_step"] == 2999
-    (only,) = series.fetch(connection, 600, ["val_loss"], buckets=50)
+    (only,) = curves.fetch(connection, 600, ["val_loss"], buckets=50)
     assert (only.count, only.maximum) == (3000, bigdata.SPIKE)
     # The keys hold, although they were not checked when it was loaded.
     for table, key in (("runs", "submission"), ("attempts", "run_id"), ("metrics", "run_id")):

@@ -45,7 +45,7 @@ import json, os, pty, sys
 from hpctrack.cli import group, main
 from hpctrack.cli.terminal import detail, listing
 from hpctrack.cli.verbs import compare, experiment, metrics, plot, show, status
-from hpctrack.store.metrics import series
+from hpctrack.store.metrics import curves
 from hpctrack.store.read import lists, queries
 told = []
 for arguments in json.load(sys.stdin):

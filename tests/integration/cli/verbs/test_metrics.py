@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from hpctrack.store.metrics import series
+from hpctrack.store.metrics import curves
 from tests.support.paths import DOCS
 
 T0 = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
@@ -200,7 +200,7 @@ def spiky(connection, run):
 
 
 def test_a_spike_of_one_step_stays_visible(cli, connection, spiky):
-    (only,) = series.fetch(connection, spiky, ["loss"], buckets=100)
+    (only,) = curves.fetch(connection, spiky, ["loss"], buckets=100)
     assert len(only.buckets) == 100
     assert [bucket.maximum for bucket in only.buckets if bucket.maximum] == [77]
     _, out, _ = cli("plot", f"r{spiky}", "loss")

@@ -14,7 +14,7 @@ import pytest
 
 from hpctrack import errors
 from hpctrack.store import database as store
-from hpctrack.store.metrics import metric_names, series
+from hpctrack.store.metrics import curves, metric_names
 from hpctrack.store.read import filters, lists, queries
 from tests.support.paths import DOCS
 
@@ -279,7 +279,7 @@ def test_columns_and_extra_are_read_as_one(connection, bare, log):
     connection.execute("UPDATE metrics SET extra = extra || '{\"loss\": 1.5}' WHERE step >= 2")
     names = metric_names.fetch(connection, [bare])
     assert names == ["gain", "loss", "o'dd %s"]
-    metrics = by_name(series.fetch(connection, bare, names))
+    metrics = by_name(curves.fetch(connection, bare, names))
     assert [bucket.minimum for bucket in metrics["loss"].buckets] == [10.0, 9.0, 1.5, 1.5]
     assert (metrics["gain"].count, metrics["gain"].first, metrics["gain"].last) == (4, 0.0, 3.0)
     assert metrics["o'dd %s"].maximum == 3.0
@@ -295,7 +295,7 @@ def test_peaks_survive_the_shrinking(connection, bare, log):
     values = [{"loss": 1.0 + index % 7 / 100} for index in range(5000)]
     values[1234]["loss"], values[4321]["loss"] = 50.0, -50.0
     log(bare, values)
-    (loss,) = series.fetch(connection, bare, ["loss"], buckets=20)
+    (loss,) = curves.fetch(connection, bare, ["loss"], buckets=20)
     assert len(loss.buckets) == 20
     assert (loss.count, loss.minimum, loss.maximum) == (5000, -50.0, 50.0)
     assert [bucket.maximum for bucket in loss.buckets].index(50.0) == 1234 * 20 // 5000
@@ -307,7 +307,7 @@ def test_few_rows_are_not_changed_at_all(connection, bare, log):
     random.seed(1)
     values = [random.random() for _ in range(40)]
     log(bare, [{"loss": value} for value in values])
-    (loss,) = series.fetch(connection, bare, ["loss"], buckets=40)
+    (loss,) = curves.fetch(connection, bare, ["loss"], buckets=40)
     assert [(bucket.x, bucket.minimum, bucket.maximum) for bucket in loss.buckets] == [
         (float(step), value, value) for step, value in enumerate(values)
     ]
@@ -324,7 +324,7 @@ def test_nan_and_infinities_are_counted_and_never_drawn(connection, bare, log):
             {"loss": {"float": "-inf"}},
         ],
     )
-    (loss,) = series.fetch(connection, bare, ["loss"])
+    (loss,) = curves.fetch(connection, bare, ["loss"])
     assert (loss.count, loss.nonfinite, loss.minimum, loss.maximum) == (5, 3, 1.0, 2.0)
     assert math.isnan(loss.first)
     assert loss.last == float("-inf")
@@ -333,19 +333,19 @@ def test_nan_and_infinities_are_counted_and_never_drawn(connection, bare, log):
 
 def test_a_metric_that_never_was_finite_has_no_course(connection, bare, log):
     log(bare, [{"loss": {"float": "nan"}}])
-    (loss,) = series.fetch(connection, bare, ["loss"])
+    (loss,) = curves.fetch(connection, bare, ["loss"])
     assert (loss.count, loss.nonfinite, loss.minimum, loss.buckets) == (1, 1, None, ())
 
 
 def test_sparse_metrics_have_their_own_first_and_last(connection, bare, log):
     log(bare, [{"loss": index, **({"test": index * 10} if index in (3, 6) else {})} for index in range(9)])
-    metrics = by_name(series.fetch(connection, bare, ["loss", "test"]))
+    metrics = by_name(curves.fetch(connection, bare, ["loss", "test"]))
     assert (metrics["test"].count, metrics["test"].first, metrics["test"].last) == (2, 30.0, 60.0)
 
 
 def test_progress_is_the_axis_where_steps_stand_still(connection, bare, log):
     log(bare, [{"loss": index} for index in range(11)], progress=True)
-    (loss,) = series.fetch(connection, bare, ["loss"])
+    (loss,) = curves.fetch(connection, bare, ["loss"])
     assert loss.axis == "progress"
     assert [round(bucket.x, 6) for bucket in loss.buckets] == [index / 10 for index in range(11)]
 
@@ -357,7 +357,7 @@ def test_any_steps_can_be_drawn(connection, bare, steps):
             "INSERT INTO metrics (run_id, step, progress, extra) VALUES (%s, %s, %s, '{\"loss\": 1}')",
             (bare, step, float("inf") if number and step == 0 else 0.0),
         )
-    (loss,) = series.fetch(connection, bare, ["loss"])
+    (loss,) = curves.fetch(connection, bare, ["loss"])
     assert loss.count >= 1
     assert len(loss.buckets) >= 1
 
@@ -368,17 +368,17 @@ def test_what_is_no_number_is_left_out(connection, bare, log):
     connection.execute("UPDATE metrics SET phase = 'warm up', fine = true")
     names = metric_names.fetch(connection, [bare])
     assert {"phase", "fine", "words", "list"} <= set(names)
-    assert [(metric.name, metric.last) for metric in series.fetch(connection, bare, names)] == [("fine", 1.0)]
+    assert [(metric.name, metric.last) for metric in curves.fetch(connection, bare, names)] == [("fine", 1.0)]
 
 
 def test_many_metrics_need_several_statements(connection, bare, log):
     names = [f"metric_{number}" for number in range(450)]
     log(bare, [{name: number for number, name in enumerate(names)}])
-    assert [metric.last for metric in series.fetch(connection, bare, names)] == [float(n) for n in range(450)]
+    assert [metric.last for metric in curves.fetch(connection, bare, names)] == [float(n) for n in range(450)]
 
 
 def test_a_run_without_metrics_has_none(connection, bare):
-    assert series.fetch(connection, bare, ["loss"]) == []
+    assert curves.fetch(connection, bare, ["loss"]) == []
 
 
 def test_sparklines_and_numbers_are_shown(cli, bare, log, insert):

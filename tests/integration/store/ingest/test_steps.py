@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from hpctrack.store.metrics import metric_rows, metric_tables, series
+from hpctrack.store.metrics import curves, metric_rows, metric_tables
 from tests.support.journals import A, B, Journal, one, stored
 
 
@@ -164,18 +164,18 @@ def resumed(ingest, run):
 
 
 def test_what_a_later_attempt_went_back_before_is_superseded(connection, resumed):
-    (loss,) = series.fetch(connection, resumed, ["loss", "acc", "x"], buckets=1)
+    (loss,) = curves.fetch(connection, resumed, ["loss", "acc", "x"], buckets=1)
     assert (loss.name, loss.count, loss.maximum, loss.last) == ("loss", 28, 270.5, 270.5)
-    last = metric_rows.last_values(connection, resumed, ["loss", "acc", "note"], series.EVERYTHING)
+    last = metric_rows.last_values(connection, resumed, ["loss", "acc", "note"], curves.EVERYTHING)
     assert [(value.name, value.value) for value in last] == [("loss", 270.5), ("note", "x")]
-    listed = list(metric_rows.iterate(connection, resumed, ["loss"], series.EVERYTHING))
+    listed = list(metric_rows.iterate(connection, resumed, ["loss"], curves.EVERYTHING))
     assert [row.step for row in listed] == list(range(0, 271, 10))
     assert sum(part.rows for part in metric_tables.read(connection, [resumed], ["loss"])) == 29
 
 
 def test_every_attempt_can_be_asked_for(connection, resumed):
-    everything = series.Span(every_attempt=True)
-    (loss,) = series.fetch(connection, resumed, ["loss"], 1, everything)
+    everything = curves.Span(every_attempt=True)
+    (loss,) = curves.fetch(connection, resumed, ["loss"], 1, everything)
     assert (loss.count, loss.last) == (111, 1100.0)
     parts = metric_tables.read(connection, [resumed], ["loss"], every_attempt=True)
     assert sum(part.rows for part in parts) == 112
@@ -189,9 +189,9 @@ def test_an_attempt_that_begins_at_step_0_supersedes_all_but_numbers(connection,
         [first.rows({"a": 1.0}, {"step": 0, "b": 1.0}, {"step": 1, "b": 1.0}, {"step": 9, "b": 1.0})]
     )
     ingest.store([second.rows({"step": 0, "c": 1.0})])
-    assert len(list(metric_rows.iterate(connection, run_id, ["a", "b", "c"], series.EVERYTHING))) == 4
+    assert len(list(metric_rows.iterate(connection, run_id, ["a", "b", "c"], curves.EVERYTHING))) == 4
     ingest.store([second.rows({"step": 1, "c": 1.0})])
-    listed = list(metric_rows.iterate(connection, run_id, ["a", "b", "c"], series.EVERYTHING))
+    listed = list(metric_rows.iterate(connection, run_id, ["a", "b", "c"], curves.EVERYTHING))
     assert [(row.step, *row.values) for row in listed] == [
         (0, None, 1.0, 1.0), (1, None, 1.0, 1.0), (10, 1.0, None, None),
     ]  # fmt: skip

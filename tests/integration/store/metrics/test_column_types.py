@@ -7,7 +7,7 @@ import datetime
 import numpy as np
 import pytest
 
-from hpctrack.store.metrics import column_types, extreme_values, metric_tables, series
+from hpctrack.store.metrics import column_types, curves, extreme_values, metric_tables
 from tests.support.journals import Journal
 
 _DAYS_TO_2000 = 10_957
@@ -63,7 +63,7 @@ def test_a_made_up_type_is_one_row(dates, connection, ingest, run, database, pri
     ]
     assert part.extra == {"day": {1: "tomorrow"}}
     # Drawn.
-    [days] = series.fetch(connection, run_id, ["day"])
+    [days] = curves.fetch(connection, run_id, ["day"])
     assert (days.minimum, days.maximum) == (10_956, 20_485)
     # Shown, and exported.
     assert "2026-02-01" in printed("metrics", f"r{run_id}", "day")
@@ -80,7 +80,7 @@ def test_a_type_without_a_row_is_not_written_and_read_as_text(connection, ingest
     connection.execute("UPDATE metrics SET day = '2026-02-01', extra = NULL")
     [part] = metric_tables.read(connection, [run_id], ["day"])
     assert part.metrics["day"].values.tolist() == ["2026-02-01"]
-    assert series.fetch(connection, run_id, ["day"]) == []
+    assert curves.fetch(connection, run_id, ["day"]) == []
 
 
 #: A type as an extension brings it, which says itself how it is cast.
@@ -109,7 +109,7 @@ def test_what_postgresql_casts_to_a_number_is_drawn(connection, run, insert, def
     insert("metrics", run_id=run_id, step=0, attempt=0, acc="0.5")
     insert("metrics", run_id=run_id, step=1, attempt=0, acc="0.25")
     insert("metrics", run_id=run_id, step=2, attempt=0, extra='{"acc": 1}')
-    [accuracy] = series.fetch(connection, run_id, ["acc"])
+    [accuracy] = curves.fetch(connection, run_id, ["acc"])
     assert (accuracy.first, accuracy.minimum, accuracy.last, accuracy.count) == (0.5, 0.25, 1.0, 3)
     assert extreme_values.fetch(connection, [run_id])[run_id]["acc"] == (0.25, 1.0)
 
@@ -118,7 +118,7 @@ def test_an_oid_is_drawn(connection, run, insert):
     connection.execute("ALTER TABLE metrics ADD COLUMN object oid")
     run_id = run()
     insert("metrics", run_id=run_id, step=0, attempt=0, object=4_000_000_000)
-    [objects] = series.fetch(connection, run_id, ["object"])
+    [objects] = curves.fetch(connection, run_id, ["object"])
     assert objects.last == 4_000_000_000
 
 
@@ -126,4 +126,4 @@ def test_json_that_may_be_no_number_is_not_drawn(connection, run, insert):
     connection.execute("ALTER TABLE metrics ADD COLUMN acc jsonb")
     run_id = run()
     insert("metrics", run_id=run_id, step=0, attempt=0, acc='"high"')
-    assert series.fetch(connection, run_id, ["acc"]) == []
+    assert curves.fetch(connection, run_id, ["acc"]) == []

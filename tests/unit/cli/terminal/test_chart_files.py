@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hpctrack.cli.terminal import chart, chart_files
-from hpctrack.store.metrics.series import Bucket, Series
+from hpctrack.store.metrics.curves import Bucket, Curve
 from tests.support.paths import ROOT
 
 pytest.importorskip("matplotlib")
@@ -30,7 +30,7 @@ NAMES = [
 
 def one_chart(name, *values):
     buckets = tuple(Bucket(float(x), 1, value, value) for x, value in enumerate(values or (1.0, 2.0)))
-    drawn = Series(name, "step", 2, 0, 1.0, 2.0, 1.0, 2.0, buckets)
+    drawn = Curve(name, "step", 2, 0, 1.0, 2.0, 1.0, 2.0, buckets)
     return chart.Chart(name, (chart.Line(f"r1 {name}", drawn), chart.Line(f"r2 {name}", drawn)))
 
 
@@ -110,8 +110,8 @@ def test_the_users_own_settings_serve_but_for_tex(tmp_path, monkeypatch):
 
 
 def lines_of(count):
-    series = one_chart("loss").lines[0].series
-    return chart.Chart("loss", tuple(chart.Line(f"r{number} 14 train", series) for number in range(count)))
+    curve = one_chart("loss").lines[0].curve
+    return chart.Chart("loss", tuple(chart.Line(f"r{number} 14 train", curve) for number in range(count)))
 
 
 @pytest.mark.parametrize("count", [2, 7, 40])

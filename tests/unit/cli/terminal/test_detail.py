@@ -7,7 +7,7 @@ import pytest
 
 from hpctrack.cli.terminal import detail
 from hpctrack.run.states import RunStatus
-from hpctrack.store.metrics.series import Bucket, Series
+from hpctrack.store.metrics.curves import Bucket, Curve
 from hpctrack.view import story
 
 
@@ -33,8 +33,8 @@ def test_what_has_not_ended_runs_only_if_it_does(status, told):
 
 def drawn(width):
     buckets = tuple(Bucket(step, 1, value, value) for step, value in enumerate((0.128, 0.9034, 0.25)))
-    series = Series("a/rather/long/name/of/a/metric", "step", 3, 0, 0.128, 0.25, 0.128, 0.9034, buckets)
-    measured = SimpleNamespace(run=SimpleNamespace(last={}), series=[series], losses=(0, 0, 0, 0))
+    curve = Curve("a/rather/long/name/of/a/metric", "step", 3, 0, 0.128, 0.25, 0.128, 0.9034, buckets)
+    measured = SimpleNamespace(run=SimpleNamespace(last={}), curves=[curve], losses=(0, 0, 0, 0))
     text = detail._metrics(measured, SimpleNamespace(width=width, unicode=True), width)
     return [line.rstrip() for line in text.plain.split("\n")]
 

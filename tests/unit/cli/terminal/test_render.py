@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hpctrack.cli.terminal import render, table
 from hpctrack.run.states import RunStatus
-from hpctrack.store.metrics.series import Bucket, Series
+from hpctrack.store.metrics.curves import Bucket, Curve
 from hpctrack.text import visible
 from hpctrack.view import jsonable
 
@@ -65,10 +65,10 @@ def test_families_of_states_differ_in_glyph_and_colour():
     assert len({look.plain[0] for look in looks}) == len({str(look.style) for look in looks}) == 5
 
 
-def series(*values: float | tuple[float, float]) -> Series:
+def curve(*values: float | tuple[float, float]) -> Curve:
     pairs = [value if isinstance(value, tuple) else (value, value) for value in values]
     buckets = tuple(Bucket(float(x), 1, low, high) for x, (low, high) in enumerate(pairs))
-    return Series(
+    return Curve(
         "loss", "step", len(pairs), 0, pairs[0][0], pairs[-1][1],
         min(low for low, _ in pairs), max(high for _, high in pairs), buckets,
     )  # fmt: skip
@@ -86,15 +86,15 @@ def series(*values: float | tuple[float, float]) -> Series:
     ],
 )
 def test_sparklines_keep_the_peaks(values, expected):
-    assert render.sparkline(series(*values), 40) == expected
+    assert render.sparkline(curve(*values), 40) == expected
 
 
 def test_a_sparkline_of_nothing_finite_is_empty():
-    assert render.sparkline(replace(series(1.0), minimum=None, maximum=None, buckets=()), 40) == ""
+    assert render.sparkline(replace(curve(1.0), minimum=None, maximum=None, buckets=()), 40) == ""
 
 
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60), st.integers(1, 50)
 )
 def test_a_sparkline_is_never_wider_than_asked(values, width):
-    assert 1 <= len(render.sparkline(series(*values), width)) <= width
+    assert 1 <= len(render.sparkline(curve(*values), width)) <= width

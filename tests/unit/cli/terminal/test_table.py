@@ -14,7 +14,7 @@ from hpctrack.cli import options
 from hpctrack.cli.terminal import chart, listing, table
 from hpctrack.run import states
 from hpctrack.run.states import RunStatus
-from hpctrack.store.metrics.series import Bucket, Series
+from hpctrack.store.metrics.curves import Bucket, Curve
 from hpctrack.view import columns, notation
 
 
@@ -194,13 +194,13 @@ def test_compact_forms_mean_different_states():
     assert len(states.BY_CODE) == len(RunStatus)
 
 
-def line(*values: float) -> Series:
+def line(*values: float) -> Curve:
     buckets = tuple(Bucket(float(x), 1, value, value) for x, value in enumerate(values, 1))
-    return Series("loss", "step", len(values), 0, values[0], values[-1], min(values), max(values), buckets)
+    return Curve("loss", "step", len(values), 0, values[0], values[-1], min(values), max(values), buckets)
 
 
-def one_line(series: Series) -> chart.Chart:
-    return chart.Chart("loss", (chart.Line("r7", series),))
+def one_line(curve: Curve) -> chart.Chart:
+    return chart.Chart("loss", (chart.Line("r7", curve),))
 
 
 def test_a_chart_falls_where_the_metric_falls():
@@ -251,7 +251,7 @@ def test_extremes_can_be_drawn(values):
 
 def test_nothing_finite_can_not_be_drawn():
     with pytest.raises(ValueError, match="no finite value"):
-        chart.draw(one_line(Series("loss", "step", 1, 1, None, None, None, None, ())), 60)
+        chart.draw(one_line(Curve("loss", "step", 1, 1, None, None, None, None, ())), 60)
 
 
 def test_elapsed_words_need_no_zone():

@@ -1,7 +1,7 @@
 """Metrics of a run, made small enough to draw by PostgreSQL itself; peaks survive.
 
 A metric's values live in a column of ``metrics`` or in its ``extra``, and are read as one. The SQL is put
-together from the statements in ``sql/queries/metrics/series.sql`` and quoted identifiers.
+together from the statements in ``sql/queries/metrics/curves.sql`` and quoted identifiers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Bucket(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Series:
+class Curve:
     """One metric of a run. Booleans are 0 and 1."""
 
     name: str
@@ -101,7 +101,7 @@ def fetch(
     names: Iterable[str],
     buckets: int = 40,
     span: Span = EVERYTHING,
-) -> list[Series]:
+) -> list[Curve]:
     """Return the numeric ones of some metrics, reduced to at most so many buckets each.
 
     Names without a numeric value in this run are left out.
@@ -113,9 +113,9 @@ def fetch(
     if axis is None:
         return []
     return [
-        series
+        curve
         for chunk in chunks(list(values))
-        for series in _fetch_chunk(
+        for curve in _fetch_chunk(
             connection, _Rows(run_id, condition, axis, buckets), {name: values[name] for name in chunk}
         )
     ]
@@ -155,7 +155,7 @@ class _Rows(NamedTuple):
     buckets: int
 
 
-def _fetch_chunk(connection: Connection, which: _Rows, values: dict[str, sql.Composable]) -> Iterator[Series]:
+def _fetch_chunk(connection: Connection, which: _Rows, values: dict[str, sql.Composable]) -> Iterator[Curve]:
     labels = [sql.Identifier(f"v{number}") for number in range(len(values))]
     query = composable("fetch_buckets").format(
         axis=sql.Identifier("m", which.axis.name),
@@ -173,9 +173,9 @@ def _fetch_chunk(connection: Connection, which: _Rows, values: dict[str, sql.Com
     for number, name in enumerate(values):
         begin = 3 + number * len(_AGGREGATES)
         cells = [bucket[begin : begin + len(_AGGREGATES)] for bucket in buckets]
-        series = _series(name, which.axis.name, middles, cells, ends[2 * number : 2 * number + 2])
-        if series.count:
-            yield series
+        curve = _curve(name, which.axis.name, middles, cells, ends[2 * number : 2 * number + 2])
+        if curve.count:
+            yield curve
 
 
 def _aggregates(label: sql.Identifier) -> list[sql.Composable]:
@@ -194,17 +194,17 @@ def _ends(which: _Rows, values: Iterable[sql.Composable]) -> sql.Composed:
     return composable("fetch_ends").format(ends=sql.SQL(", ").join(queries))
 
 
-def _series(
+def _curve(
     name: str,
     axis: Literal["step", "progress"],
     middles: Sequence[float],
     cells: Sequence[Sequence[Any]],
     ends: Sequence[Any],
-) -> Series:
+) -> Curve:
     """Put one metric together; a cell is (count, finite count, minimum, maximum)."""
     drawn = _drawn(middles, cells)
     count = sum(cell[0] for cell in cells)
-    return Series(
+    return Curve(
         name,
         axis,
         count,
