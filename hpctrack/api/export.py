@@ -19,7 +19,7 @@ import numpy as np
 from hpctrack import errors
 from hpctrack.api import frames
 from hpctrack.store import database
-from hpctrack.store.metrics import columnar, metric_names, metric_tables
+from hpctrack.store.metrics import columnar, metric_names, metric_tables, series_rows
 from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.statements import statement
 from hpctrack.text import visible
@@ -64,23 +64,26 @@ def write(
     path: Path,
     progress: Callable[[int], None] = lambda _rows: None,
     *,
+    series: str | None = None,
     every_attempt: bool = False,
 ) -> int:
     """Write the metrics of runs into a file; return the number of rows. ``progress`` gets each part's number.
 
     Columns: ``run``, ``step``, ``progress``, ``time`` (UTC), ``restarts`` (0: the first attempt), then every
-    metric that any of the runs has. ``every_attempt``: also rows that a later attempt superseded. An
-    existing file is replaced. Raises `errors.BadInput` for a file that can't be written,
-    `errors.StoreError`, and what `check` raises.
+    metric that any of the runs has. ``series``: the rows of this series, ``every_attempt``: also rows that a
+    later attempt superseded. An existing file is replaced. Raises `errors.BadInput` for a file that can't be
+    written, `errors.UsageError` for a series that none of the runs has, `errors.StoreError`, and what
+    `check` raises.
     """
     check(path)
+    series_rows.check(connection, runs, series)
     with _whole_file(path) as file, database.translated(), connection.transaction():
         connection.execute(statement("take_snapshot"))
-        columns = _columns(connection, runs, every_attempt=every_attempt)
+        columns = _columns(connection, runs, series, every_attempt=every_attempt)
         writer = _WRITERS[path.suffix.lower()](file, columns)
         rows = 0
         names = [column.metric for column in columns if column.metric is not None]
-        for part in metric_tables.read(connection, runs, names, every_attempt=every_attempt):
+        for part in metric_tables.read(connection, runs, names, series, every_attempt=every_attempt):
             writer.write(_typed(part, columns))
             rows += part.rows
             progress(part.rows)
@@ -106,13 +109,15 @@ def _whole_file(path: Path) -> Iterator[IO[bytes]]:
         raise errors.BadInput(f"{path} can't be written: {error.strerror or error}") from error
 
 
-def _columns(connection: Connection, runs: Sequence[int], *, every_attempt: bool) -> list[_Column]:
+def _columns(
+    connection: Connection, runs: Sequence[int], series: str | None, *, every_attempt: bool
+) -> list[_Column]:
     axes = {axis: metric_tables.kind_of_type(type_) for axis, (_, type_) in metric_tables.AXES.items()}
     columns = [_Column(axis, None, kind) for axis, kind in axes.items()]
-    types = metric_names.column_types(connection)
-    extra = metric_names.extra_kinds(connection, runs)
+    types = metric_names.column_types(connection, series)
+    extra = metric_names.extra_kinds(connection, runs, series)
     taken = {column.name for column in columns}
-    for metric in metric_names.fetch(connection, runs, every_attempt=every_attempt):
+    for metric in metric_names.fetch(connection, runs, series, every_attempt=every_attempt):
         kinds = extra.get(metric, set()) - {"null"}
         if metric in types:
             kinds.add(metric_tables.kind_of_type(types[metric]))

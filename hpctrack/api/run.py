@@ -6,20 +6,26 @@ import math
 import operator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, overload
 
 from hpctrack import errors
-from hpctrack.api import export, frames, html, summary, tracking
+from hpctrack.api import export, frames, html, measured, summary, tracking
 from hpctrack.api.records import Records
 from hpctrack.run.audience import SCOPES, Audience
 from hpctrack.script import calls, journal_lines
-from hpctrack.store.metrics import curves, extreme_values, metric_names, metric_tables, packed_columns
+from hpctrack.store.metrics import (
+    curves,
+    extreme_values,
+    metric_names,
+    metric_tables,
+    packed_columns,
+    series_rows,
+)
 from hpctrack.store.read import queries
 from hpctrack.store.write import changes, sharing, tracked
-from hpctrack.text import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import timedelta
 
     import pandas as pd
@@ -295,7 +301,50 @@ class Run:
         Raises `errors.BadInput` for a metric that neither this run nor any column of the table has,
         `errors.MissingExtra` without pandas or pyarrow.
         """
-        return _metrics(self.client, [self], _Wanted(names, all_attempts), format, packed_columns.AXES)
+        asked = measured.Asked(names, all_attempts)
+        helper = self.client.helper if self._row.rows >= _LARGE else None
+        return measured.read(self.client, [self.id], asked, format, packed_columns.AXES, helper=helper)
+
+    def series_names(self) -> list[str]:
+        """Return the names of its series, in alphabetical order."""
+        found = self.client.ask(lambda connection: series_rows.fetch(connection, [self.id]))
+        return [series.name for series in found]
+
+    @overload
+    def series(
+        self,
+        series: str,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["pandas"] = "pandas",
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def series(
+        self,
+        series: str,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: Literal["arrow"],
+    ) -> pa.Table: ...
+
+    def series(
+        self,
+        series: str,
+        names: str | Sequence[str] | None = None,
+        *,
+        all_attempts: bool = False,
+        format: frames.Format = "pandas",
+    ) -> pd.DataFrame | pa.Table:
+        """Return the rows that were logged with ``series=``, in the form of `metrics`.
+
+        The steps are those of the series. Raises `errors.UsageError` for a series that this run does not
+        have, and what `metrics` raises.
+        """
+        asked = measured.Asked(names, all_attempts, series)
+        return measured.read(self.client, [self.id], asked, format, packed_columns.AXES)
 
     @overload
     def usage(self, *, format: Literal["pandas"] = "pandas") -> pd.DataFrame: ...
@@ -354,19 +403,21 @@ class Runs(list[Run]):
         """What a notebook shows."""
         return html.runs([run._row for run in self], _now())
 
-    def export(self, path: str | Path, *, all_attempts: bool = False) -> int:
+    def export(self, path: str | Path, *, series: str | None = None, all_attempts: bool = False) -> int:
         """Write their metrics into a file: ``.parquet``, ``.csv`` or ``.jsonl``; return the number of rows.
 
-        Rows are streamed, and the file is complete or missing. With ``all_attempts`` rows that a later
-        attempt superseded are written, too. `export.write` says which columns the file has and what is
-        raised; also raises `errors.BadInput` without runs.
+        Rows are streamed, and the file is complete or missing. With ``series`` the rows of that series are
+        written; with ``all_attempts`` also rows that a later attempt superseded. `export.write` says which
+        columns the file has and what is raised; also raises `errors.BadInput` without runs.
         """
         target, ids = Path(path), [run.id for run in self]
         export.check(target)
         if not self:
             raise errors.BadInput("no runs to export")
         return self[0].client.ask(
-            lambda connection: export.write(connection, ids, target, every_attempt=all_attempts)
+            lambda connection: export.write(
+                connection, ids, target, series=series, every_attempt=all_attempts
+            )
         )
 
     def frame(self, *, extremes: bool = True) -> pd.DataFrame:
@@ -409,54 +460,9 @@ class Runs(list[Run]):
         The first column, ``run``, is the run's id.
         """
         axes = ("run", *packed_columns.AXES)
-        return _metrics(self[0].client if self else None, self, _Wanted(names, all_attempts), format, axes)
+        client, ids = self[0].client if self else None, [run.id for run in self]
+        return measured.read(client, ids, measured.Asked(names, all_attempts), format, axes)
 
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
-
-
-class _Wanted(NamedTuple):
-    """Which metrics, of which rows."""
-
-    names: str | Sequence[str] | None
-    all_attempts: bool
-
-    def listed(self) -> list[str] | None:
-        """Return the names; None: all."""
-        names = [self.names] if isinstance(self.names, str) else self.names
-        return None if names is None else list(names)
-
-
-def _metrics(
-    client: Client | None, runs: Sequence[Run], asked: _Wanted, how: frames.Format, axes: Sequence[str]
-) -> Any:
-    wanted = asked.listed()
-    ids = [run.id for run in runs]
-    which = {"every_row": wanted is None, "every_attempt": asked.all_attempts}
-
-    def read(connection: Connection) -> Any:
-        chosen = _chosen(connection, ids, asked)
-        parts: Iterable[metric_tables.Part] | None = None
-        if how == "pandas" and axes == packed_columns.AXES:
-            large = runs[0]._row.rows >= _LARGE
-            helper = runs[0].client.helper if large else None
-            parts = packed_columns.read(connection, ids[0], chosen, **which, helper=helper)
-        if parts is None:
-            parts = metric_tables.read(connection, ids, chosen, **which, axes=axes)
-        return frames.build(parts, axes, chosen, how)
-
-    return frames.build([], axes, wanted or [], how) if client is None else client.ask(read)
-
-
-def _chosen(connection: Connection, ids: Sequence[int], asked: _Wanted) -> list[str]:
-    known = metric_names.fetch(connection, ids, every_attempt=asked.all_attempts)
-    wanted = asked.listed()
-    if wanted is None:
-        return known
-    unknown = set(wanted).difference(known)
-    unknown -= set(metric_names.column_types(connection)) if unknown else set()
-    if unknown and known:
-        whose = f"r{ids[0]}" if len(ids) == 1 else f"any of these {len(ids)} runs"
-        raise errors.BadInput(f"no metric {min(unknown)!r} in {whose}: {nearest.hint(min(unknown), known)}")
-    return list(dict.fromkeys(wanted))

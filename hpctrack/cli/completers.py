@@ -44,13 +44,21 @@ def audiences(ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
 
 
 def metrics(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete a metric of the run."""
-    return _ask(ctx, lambda source: source.metrics([ctx.params["ref"].text], incomplete))
+    """Complete a metric of the run, or of the series that was named."""
+    series = ctx.params.get("series")
+    return _ask(ctx, lambda source: source.metrics([ctx.params["ref"].text], incomplete, series))
 
 
 def runs_and_metrics(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a metric of the runs that stand there already, or one more run."""
-    return _ask(ctx, lambda source: source.metrics(_typed(ctx), incomplete) + source.runs(incomplete))
+    series = ctx.params.get("series")
+    return _ask(ctx, lambda source: source.metrics(_typed(ctx), incomplete, series) + source.runs(incomplete))
+
+
+def series(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a series of the runs that stand there already."""
+    named = [ref.text for ref in (ctx.params.get("ref"), *(ctx.params.get("refs") or ())) if ref is not None]
+    return _ask(ctx, lambda source: source.series([*named, *_typed(ctx)], incomplete))
 
 
 def runs_and_tags(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

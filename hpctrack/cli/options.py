@@ -121,6 +121,12 @@ force = click.option(
 )
 archived = click.option("--archived", is_flag=True, help="Archived runs, too.")
 note = click.option("--note", metavar="TEXT", help="A remark.")
+series = click.option(
+    "--series",
+    metavar="NAME",
+    shell_complete=completers.series,
+    help="Rows of this series: log(series=NAME).",
+)
 all_attempts = click.option("--all-attempts", is_flag=True, help="Also rows that a later attempt superseded.")
 steps = click.option(
     "--steps", callback=_read_steps, metavar="FROM:TO", help="Only these steps: 100:200, 100:, :200."

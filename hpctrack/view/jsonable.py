@@ -107,6 +107,7 @@ def of_story(story: Story) -> dict[str, Any]:
         "losses": {**story.losses._asdict(), "reasons": dict(story.losses.reasons)},
         "links": [f"r{row.from_id} {row.kind} r{row.to_id}" for row in story.relatives],
         "metrics": [of_record(curve, leave_out=("buckets",)) for curve in story.curves],
+        "series": _listed_as(of_record, story.series),
         "env": story.environment(),
     }
 

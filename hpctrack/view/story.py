@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hpctrack.run import efficiency, fields, words
 from hpctrack.run.states import Ends, RunStatus, Stage
-from hpctrack.store.metrics import curves, metric_names
+from hpctrack.store.metrics import curves, metric_names, series_rows
 from hpctrack.store.read import attempt_resources, queries
 from hpctrack.view import executions, notation, remarks
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpctrack.run.fields import Field
     from hpctrack.store.database import Connection
     from hpctrack.store.metrics.curves import Curve
+    from hpctrack.store.metrics.series_rows import Series
     from hpctrack.store.read.queries import Losses, Relative, Run, RunRow, Submission, Usage
 
 #: A text, or names with their values.
@@ -60,6 +61,7 @@ class Story:
     losses: Losses
     relatives: list[Relative]
     curves: list[Curve]
+    series: list[Series]
 
     def environment(self) -> dict[str, Any] | None:
         """Return the environment that the run began with; None where its owner keeps it to himself."""
@@ -89,6 +91,10 @@ class Story:
         if self.relatives:
             links = (_link(self.run.id, relative) for relative in self.relatives)
             yield Fact("links", ", ".join(links))
+        if self.series:
+            yield Fact(
+                "series", ", ".join(f"{name}: {words.counted(rows, 'row')}" for name, rows in self.series)
+            )
 
 
 def gather(connection: Connection, run: Run, *, buckets: int) -> Story:
@@ -105,6 +111,7 @@ def gather(connection: Connection, run: Run, *, buckets: int) -> Story:
         losses=queries.losses(connection, run.id),
         relatives=queries.relatives(connection, run.id),
         curves=curves.fetch(connection, run.id, names, buckets=buckets),
+        series=series_rows.fetch(connection, [run.id]),
     )
 
 

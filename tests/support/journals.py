@@ -22,13 +22,13 @@ class Journal:
     def __init__(self, run_id: int, name: str = A, attempt: int = 0, owner: str = "") -> None:
         self.run_id, self.name, self.attempt, self.end, self.owner = run_id, name, attempt, 0, owner
 
-    def rows(self, *rows: dict) -> model.Piece:
+    def rows(self, *rows: dict, series: str | None = None) -> model.Piece:
         """Return the next piece: rows with their values, and ``step``, ``progress``, ``time`` among them."""
         lines = []
         for row in rows:
             cells = dict(row)
             reserved = [cells.pop(name, None) for name in ("step", "progress", "time")]
-            lines.append(journal.Row.of(0, *reserved, cells))
+            lines.append(journal.Row.of(0, *reserved, cells, series=series))
         return self.lines(*lines)
 
     def message(self, kind: str, body) -> model.Piece:

@@ -28,6 +28,7 @@ _TERMINATED = 128 + signal.SIGTERM
 @options.optional_runs
 @options.experiment("All runs of this experiment.")
 @options.archived
+@options.series
 @options.all_attempts
 @click.option(
     "-o", "--output", "--to", "path", required=True,
@@ -41,6 +42,7 @@ def command(
     refs: tuple[runids.RunRef, ...],
     experiment: str | None,
     archived: bool,
+    series: str | None,
     all_attempts: bool,
     path: Path,
     as_json: bool,
@@ -60,8 +62,8 @@ def command(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     with sessions.connected(settings.load(config_path=config_path)) as connection:
         ids = _ids(connection, refs, experiment, archived=archived)
-        with _bar(connection, ids) as progress:
-            rows = export.write(connection, ids, path, progress, every_attempt=all_attempts)
+        with _bar(connection, ids, series) as progress:
+            rows = export.write(connection, ids, path, progress, series=series, every_attempt=all_attempts)
     if as_json:
         say.json({"file": str(path), "runs": len(ids), "rows": rows, "bytes": path.stat().st_size})
     else:
@@ -85,11 +87,12 @@ def _ids(
 
 
 @contextlib.contextmanager
-def _bar(connection: Connection, ids: list[int]) -> Iterator[Callable[[int], None]]:
+def _bar(connection: Connection, ids: list[int], series: str | None) -> Iterator[Callable[[int], None]]:
     """Show how far it is; only on a terminal."""
     from rich.progress import MofNCompleteColumn
 
     from hpctrack.store.metrics import metric_tables
 
-    with bar.shown("rows", metric_tables.count(connection, ids) or None, MofNCompleteColumn) as progress:
+    total = metric_tables.count(connection, ids, series) or None
+    with bar.shown("rows", total, MofNCompleteColumn) as progress:
         yield progress

@@ -6,7 +6,7 @@ import csv
 import fnmatch
 import json
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 from rich.text import Text
@@ -15,7 +15,7 @@ from hpctrack import errors, settings
 from hpctrack.cli import completers, options, sessions
 from hpctrack.cli.terminal import render, say, table
 from hpctrack.run import runids
-from hpctrack.store.metrics import curves, metric_names, metric_rows
+from hpctrack.store.metrics import curves, metric_names, metric_rows, series_rows
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest, visible
 from hpctrack.view import jsonable, notation
@@ -38,6 +38,7 @@ _AXES = ("step", "progress", "time", "restarts")
 @click.option("--last", is_flag=True, help="Just the latest value of each metric.")
 @options.steps
 @options.logged
+@options.series
 @options.all_attempts
 @options.limit(f"So many rows at most, the last ones.  [default: {_SHOWN} in a table, otherwise all]")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
@@ -51,6 +52,7 @@ def command(
     steps: tuple[int | None, int | None],
     since: datetime | None,
     until: datetime | None,
+    series: str | None,
     all_attempts: bool,
     limit: int | None,
     as_csv: bool,
@@ -59,38 +61,57 @@ def command(
 ) -> None:
     """Print the metrics of a run: a row for each step, in order.
 
-    NAME is a metric or a pattern such as 'train/*'; without any all metrics are printed.
+    NAME is a metric or a pattern such as 'train/*'; without any all metrics are printed:
+
+        hpctrack metrics 14 'val/*' --series eval --csv
     """
     if as_csv and as_json:
         raise errors.UsageError("--csv and --json do not go together")
     form: _Form = "csv" if as_csv else "json" if as_json else "table"
-    span = curves.Span(*steps, since, until, all_attempts)
+    span = curves.Span(*steps, since, until, all_attempts, series)
     with sessions.connected(settings.load(config_path=config_path)) as connection:
         run_id = lookup.find_one(connection, ref)
-        chosen = choose(connection, run_id, names, every_attempt=all_attempts)
+        chosen = choose(connection, run_id, names, span)
         if last:
             values = metric_rows.last_values(connection, run_id, chosen, span)
-            _LAST_WRITERS[form](values, run_id)
+            _LAST_WRITERS[form](values, _Subject(run_id, series))
         elif form == "table":
             rows = list(metric_rows.iterate(connection, run_id, chosen, span, limit or _SHOWN))
-            run = queries.get_run(connection, run_id)
-            _print_table(rows, chosen, run, is_cut=limit is None and len(rows) == _SHOWN)
+            if rows:
+                _print_table(rows, chosen, is_cut=limit is None and len(rows) == _SHOWN)
+            else:
+                say.out(_nothing(connection, run_id, span))
         else:
             write = _print_csv if form == "csv" else _print_json
-            write(metric_rows.iterate(connection, run_id, chosen, span, limit), chosen, run_id)
+            write(
+                metric_rows.iterate(connection, run_id, chosen, span, limit), chosen, _Subject(run_id, series)
+            )
 
 
-def choose(connection: Connection, run_id: int, names: Sequence[str], *, every_attempt: bool) -> list[str]:
-    """Return the metrics of a run that names and patterns mean; without any, all.
+class _Subject(NamedTuple):
+    """What rows are of."""
 
-    Raises `errors.UsageError` for a name that means none.
+    run_id: int
+    series: str | None
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return the keys that tell it."""
+        return {"run": f"r{self.run_id}", "series": self.series}
+
+
+def choose(connection: Connection, run_id: int, names: Sequence[str], span: curves.Span) -> list[str]:
+    """Return the metrics of a run, or of a series of it, that names and patterns mean; without any, all.
+
+    Raises `errors.UsageError` for a name that means none, and for a series that the run does not have.
     """
-    known = metric_names.fetch(connection, [run_id], every_attempt=every_attempt)
+    series_rows.check(connection, [run_id], span.series)
+    known = metric_names.fetch(connection, [run_id], span.series, every_attempt=span.every_attempt)
     chosen: list[str] = []
     for name in names:
         meant = matching(name, known)
         if not meant:
-            raise errors.UsageError(f"r{run_id} has no metric {name!r}: {nearest.hint(name, known)}")
+            what = "metric" if span.series is None else f"metric in series {span.series!r} named"
+            raise errors.UsageError(f"r{run_id} has no {what} {name!r}: {nearest.hint(name, known)}")
         chosen += meant
     return list(dict.fromkeys(chosen)) if names else known
 
@@ -100,7 +121,7 @@ def matching(name: str, known: Sequence[str]) -> list[str]:
     return [name] if name in known else [metric for metric in known if fnmatch.fnmatchcase(metric, name)]
 
 
-def _print_csv(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], _run_id: int) -> None:
+def _print_csv(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], _subject: _Subject) -> None:
     writer = csv.writer(table.ForPrograms(), lineterminator="\n")
     writer.writerow(map(visible.cell, [*_AXES, *names]))
     for row in rows:
@@ -118,9 +139,10 @@ def _axes(row: metric_rows.MetricRow) -> tuple[Any, ...]:
     return row.step, row.progress, row.time, row.attempt
 
 
-def _print_json(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], run_id: int) -> None:
+def _print_json(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], subject: _Subject) -> None:
     """Print an object row by row: there may be millions."""
-    sys.stdout.write(f'{{"run": "r{run_id}", "rows": [')
+    head = visible.in_json(json.dumps(subject.to_json(), ensure_ascii=False)).removesuffix("}")
+    sys.stdout.write(f'{head}, "rows": [')
     separator = "\n"
     for row in rows:
         metrics = {name: value for name, value in zip(names, row.values, strict=True) if value is not None}
@@ -130,12 +152,17 @@ def _print_json(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], run
     sys.stdout.write("\n]}\n")
 
 
-def _print_table(
-    rows: Sequence[metric_rows.MetricRow], names: Sequence[str], run: queries.Run, *, is_cut: bool
-) -> None:
-    if not rows:
-        say.out(f"{run.ref} has no such rows." if run.rows else f"{run.ref} has logged no metrics.")
-        return
+def _nothing(connection: Connection, run_id: int, span: curves.Span) -> str:
+    """Return what is said where there are no rows to print."""
+    run = queries.get_run(connection, run_id)
+    known = [] if span.series is not None else series_rows.fetch(connection, [run_id])
+    hint = (
+        f" It has series (--series): {', '.join(render.clean(one.name) for one in known)}." if known else ""
+    )
+    return (f"{run.ref} has no such rows." if run.rows else f"{run.ref} has logged no metrics.") + hint
+
+
+def _print_table(rows: Sequence[metric_rows.MetricRow], names: Sequence[str], *, is_cut: bool) -> None:
     output = table.Output()
     columns = [*_axis_columns(rows), *_metric_columns(rows, names)]
     parts = [table.build(columns, output.width)]
@@ -182,18 +209,18 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _last_as_json(values: list[metric_rows.LastValue], run_id: int) -> None:
+def _last_as_json(values: list[metric_rows.LastValue], subject: _Subject) -> None:
     told = {value.name: jsonable.of_record(value, leave_out=("name",)) for value in values}
-    say.raw(jsonable.to_json({"run": f"r{run_id}", "last": told}) + "\n")
+    say.raw(jsonable.to_json({**subject.to_json(), "last": told}) + "\n")
 
 
-def _last_as_csv(values: list[metric_rows.LastValue], _run_id: int) -> None:
+def _last_as_csv(values: list[metric_rows.LastValue], _subject: _Subject) -> None:
     writer = csv.writer(table.ForPrograms(), lineterminator="\n")
     writer.writerow(("metric", "value", "step", "progress", "time"))
     writer.writerows(map(_cell, value) for value in values)
 
 
-def _last_as_table(values: list[metric_rows.LastValue], _run_id: int) -> None:
+def _last_as_table(values: list[metric_rows.LastValue], _subject: _Subject) -> None:
     output = table.Output()
     columns = [
         table.Column("metric", [Text(render.clean(value.name)) for value in values], least=12),

@@ -13,7 +13,7 @@ from hpctrack.cli.terminal import chart, chart_files, render, say, table
 from hpctrack.cli.verbs import metrics
 from hpctrack.run import runids
 from hpctrack.run import words as reading
-from hpctrack.store.metrics import curves, metric_names
+from hpctrack.store.metrics import curves, metric_names, series_rows
 from hpctrack.store.read import lookup, queries
 from hpctrack.text import nearest
 from hpctrack.view import story
@@ -38,6 +38,7 @@ _FINE = 2000
 )  # fmt: skip
 @options.steps
 @options.logged
+@options.series
 @options.all_attempts
 @options.config_path
 def command(
@@ -47,6 +48,7 @@ def command(
     steps: tuple[int | None, int | None],
     since: datetime | None,
     until: datetime | None,
+    series: str | None,
     all_attempts: bool,
     config_path: str | None,
 ) -> None:
@@ -56,11 +58,11 @@ def command(
     """
     if path is not None:
         chart_files.check(path)
-    span = curves.Span(*steps, since, until, all_attempts)
+    span = curves.Span(*steps, since, until, all_attempts, series)
     output = table.Output()
     width = _PLAIN_WIDTH if output.plain else min(output.width, _CHART_WIDTH)
     with sessions.connected(settings.load(config_path=config_path)) as connection:
-        runs, names = _split(connection, words, every_attempt=all_attempts)
+        runs, names = _split(connection, words, span)
         charts = _fetch(connection, runs, names, span, _FINE if path else chart.DOTS * width)
     if path is not None:
         chart_files.write(path, charts)
@@ -70,7 +72,7 @@ def command(
 
 
 def _split(
-    connection: Connection, words: tuple[str, ...], *, every_attempt: bool
+    connection: Connection, words: tuple[str, ...], span: curves.Span
 ) -> tuple[list[queries.Run], list[str]]:
     """Split the words into runs and metrics.
 
@@ -84,9 +86,14 @@ def _split(
         if ids and _is_metric(word, known, behind_another=bool(names)):
             names.append(word)
             continue
-        new = _find(connection, word, ids, known)
+        try:
+            new = _find(connection, word, ids, known)
+        except errors.UsageError:
+            series_rows.check(connection, ids, span.series)  # the reason for it
+            raise
         ids += new
-        known.update(metric_names.fetch(connection, new, every_attempt=every_attempt))
+        known.update(metric_names.fetch(connection, new, span.series, every_attempt=span.every_attempt))
+    series_rows.check(connection, ids, span.series)
     if not names:
         raise errors.UsageError(f"name a metric of {runids.runs_text(ids)}: {_have(known)}")
     runs = [queries.get_run(connection, run_id) for run_id in dict.fromkeys(ids)]

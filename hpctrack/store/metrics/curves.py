@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows
-from hpctrack.store.metrics import column_types, superseded
+from hpctrack.store.metrics import column_types, series_rows, superseded
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Span:
-    """A span of rows, by step and time; None means no bound. Both ends of a range of steps belong to it."""
+    """Which rows of a run, by step and time; None means no bound. Both ends of a range of steps count."""
 
     first_step: int | None = None
     last_step: int | None = None
@@ -78,9 +78,11 @@ class Span:
     """Logged earlier."""
     every_attempt: bool = False
     """Also rows that a later attempt superseded."""
+    series: str | None = None
+    """The series that the rows are of; None: rows of metrics."""
 
     def condition(self, connection: Connection, run_id: int) -> sql.Composed:
-        """Return the condition on rows ``m`` of a run's metrics."""
+        """Return the condition on rows ``m`` of a run."""
         bounds = (
             ("m.step >= {}::bigint", self.first_step),
             ("m.step <= {}::bigint", self.last_step),
@@ -88,7 +90,7 @@ class Span:
             ("m.time < {}::timestamptz", self.until),
         )
         parts = [sql.SQL(text).format(sql.Literal(bound)) for text, bound in bounds if bound is not None]
-        standing = superseded.standing(connection, [run_id], every_attempt=self.every_attempt)
+        standing = superseded.standing(connection, [run_id], self.series, every_attempt=self.every_attempt)
         return sql.SQL(" AND ").join([standing, *parts])
 
 
@@ -106,23 +108,31 @@ def fetch(
 
     Names without a numeric value in this run are left out.
     """
-    columns = columns_as_numbers(connection)
+    columns = columns_as_numbers(connection, span.series)
     values = {name: number_of(name, columns.get(name)) for name in names}
     condition = span.condition(connection, run_id)
-    axis = _axis(connection, run_id, condition)
+    source = series_rows.source(span.series)
+    axis = _axis(connection, source, run_id, condition)
     if axis is None:
         return []
     return [
         curve
         for chunk in chunks(list(values))
         for curve in _fetch_chunk(
-            connection, _Rows(run_id, condition, axis, buckets), {name: values[name] for name in chunk}
+            connection,
+            _Rows(source, run_id, condition, axis, buckets),
+            {name: values[name] for name in chunk},
         )
     ]
 
 
-def columns_as_numbers(connection: Connection) -> dict[str, str | None]:
-    """Return the columns that hold metrics, each with `ColumnType.as_number` of its type."""
+def columns_as_numbers(connection: Connection, series: str | None = None) -> dict[str, str | None]:
+    """Return the columns that hold metrics, each with `ColumnType.as_number` of its type.
+
+    A series has none.
+    """
+    if series is not None:
+        return {}
     columns = rows.tuples(connection, "fetch_metric_columns")
     return {name: column_types.as_number(type_, through) for name, type_, through in columns}
 
@@ -135,9 +145,9 @@ def number_of(name: str, as_number: str | None) -> sql.Composable:
     return sql.SQL("coalesce(" + as_number + ", {})").format(sql.Identifier("m", name), extra)
 
 
-def _axis(connection: Connection, run_id: int, span: sql.Composable) -> _Axis | None:
+def _axis(connection: Connection, source: sql.Composable, run_id: int, span: sql.Composable) -> _Axis | None:
     """Return along what to draw: steps, or progress where all rows have the same step."""
-    query = composable("fetch_axis").format(id=run_id, span=span)
+    query = composable("fetch_axis").format(source=source, id=run_id, span=span)
     ((first_step, last_step, first_progress, last_progress),) = rows.tuples(connection, query)
     if first_step is None:
         return None
@@ -149,6 +159,7 @@ def _axis(connection: Connection, run_id: int, span: sql.Composable) -> _Axis | 
 class _Rows(NamedTuple):
     """What to reduce, and to how much."""
 
+    source: sql.Composable
     run_id: int
     span: sql.Composable
     axis: _Axis
@@ -161,6 +172,7 @@ def _fetch_chunk(connection: Connection, which: _Rows, values: dict[str, sql.Com
         axis=sql.Identifier("m", which.axis.name),
         values=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, values.values(), labels)),
         aggregates=sql.SQL(", ").join(itertools.chain.from_iterable(map(_aggregates, labels))),
+        source=which.source,
         id=which.run_id,
         span=which.span,
         low=which.axis.low,
@@ -187,7 +199,7 @@ def _ends(which: _Rows, values: Iterable[sql.Composable]) -> sql.Composed:
     end = composable("fetch_end")
     directions = (sql.SQL("ASC"), sql.SQL("DESC"))
     queries = [
-        end.format(id=which.run_id, span=which.span, value=value, direction=direction)
+        end.format(source=which.source, id=which.run_id, span=which.span, value=value, direction=direction)
         for value in values
         for direction in directions
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows
+from hpctrack.store.metrics import series_rows
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -24,12 +25,16 @@ class _Names(NamedTuple):
     """Whether any of the runs has rows that another client wrote."""
 
 
-def fetch(connection: Connection, runs: Sequence[int], *, every_attempt: bool = False) -> list[str]:
-    """Return the names of the metrics of runs, in alphabetical order.
+def fetch(
+    connection: Connection, runs: Sequence[int], series: str | None = None, *, every_attempt: bool = False
+) -> list[str]:
+    """Return the names of the metrics of runs, or of a series of theirs, in alphabetical order.
 
-    The collector notes them; those of runs whose rows another client wrote are looked for, and so are,
-    with ``every_attempt``, those that only superseded rows have.
+    The collector notes those of runs; of runs whose rows another client wrote they are looked for. So are the
+    names in series, and, with ``every_attempt``, names that only superseded rows have.
     """
+    if series is not None:
+        return sorted(extra_kinds(connection, runs, series))
     (names,) = rows.records(connection, "fetch_names_of_runs", _Names, ids=list(runs))
     if not (names.unnoted or every_attempt):
         return sorted(names.noted)
@@ -41,8 +46,10 @@ def look(connection: Connection, runs: Sequence[int]) -> set[str]:
     return {*_columns_in_use(connection, runs), *extra_kinds(connection, runs)}
 
 
-def column_types(connection: Connection) -> dict[str, str]:
-    """Return the columns that hold metrics, with PostgreSQL's names of their types."""
+def column_types(connection: Connection, series: str | None = None) -> dict[str, str]:
+    """Return the columns that hold metrics, with PostgreSQL's names of their types; a series has none."""
+    if series is not None:
+        return {}
     return dict(rows.tuples(connection, "fetch_metric_types"))
 
 
@@ -57,10 +64,13 @@ def _columns_in_use(connection: Connection, runs: Sequence[int]) -> list[str]:
     return [name for name, is_used in zip(names, cells, strict=True) if is_used]
 
 
-def extra_kinds(connection: Connection, runs: Sequence[int]) -> dict[str, set[str]]:
-    """Return by metric the kinds (see `columnar.kind`) of its values outside the columns."""
+def extra_kinds(
+    connection: Connection, runs: Sequence[int], series: str | None = None
+) -> dict[str, set[str]]:
+    """Return by metric the kinds (see `columnar.kind`) of its values outside the columns, or in a series."""
     kinds: dict[str, set[str]] = {}
-    for name, kind in rows.tuples(connection, "fetch_extra_kinds", ids=list(runs)):
+    query = composable("fetch_extra_kinds").format(runs=list(runs), source=series_rows.source(series))
+    for name, kind in rows.tuples(connection, query):
         kinds.setdefault(name, set()).add(kind)
     return kinds
 

@@ -1,4 +1,4 @@
-"""Rows of a run's metrics, one by one, for people and text files; arrays are made by `metric_tables`.
+"""Rows of a run, one by one, for people and text files; arrays are made by `metric_tables`.
 
 A metric's value lives in a column of ``metrics`` or in its ``extra``, and both are read as one.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import rows, values
-from hpctrack.store.metrics import curves, metric_names
+from hpctrack.store.metrics import curves, metric_names, series_rows
 from hpctrack.store.statements import composable
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ def iterate(
 
     PostgreSQL keeps the rows that were not asked for yet. Raises `errors.StoreError`.
     """
-    columns = curves.columns_as_numbers(connection)
+    columns = curves.columns_as_numbers(connection, span.series)
     placed = [name for name in names if name in columns]
     query = composable("list_metric_rows").format(
         columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier("m", name)) for name in placed),
         names=sql.Literal(list(names)),
+        source=series_rows.source(span.series),
         run_id=run_id,
         span=span.condition(connection, run_id),
         present=metric_names.has_any(names, placed),
@@ -74,7 +75,7 @@ def last_values(
     connection: Connection, run_id: int, names: Sequence[str], span: curves.Span
 ) -> list[LastValue]:
     """Return the latest value of each metric that has one."""
-    columns = curves.columns_as_numbers(connection)
+    columns = curves.columns_as_numbers(connection, span.series)
     condition = span.condition(connection, run_id)
     latest = []
     for name in names:
@@ -82,6 +83,7 @@ def last_values(
         query = composable("fetch_last_value").format(
             column=sql.Identifier("m", name) if placed else sql.SQL("NULL"),
             name=sql.Literal(name),
+            source=series_rows.source(span.series),
             run_id=run_id,
             span=condition,
             present=metric_names.has_any([name], placed),

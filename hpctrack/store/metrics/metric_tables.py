@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg import sql
 
 from hpctrack.store import database, rows, values
-from hpctrack.store.metrics import column_types, columnar, copy_decode, copy_out, metric_names, superseded
+from hpctrack.store.metrics import (
+    column_types,
+    columnar,
+    copy_decode,
+    copy_out,
+    metric_names,
+    series_rows,
+    superseded,
+)
 from hpctrack.store.metrics.column_types import FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ
 from hpctrack.store.metrics.columnar import Cells
 from hpctrack.store.statements import composable
@@ -55,8 +63,10 @@ class _Field(NamedTuple):
     type: str
 
 
-def count(connection: Connection, runs: Sequence[int]) -> int:
-    """Return how many rows came in for runs; there may be fewer, where some came twice."""
+def count(connection: Connection, runs: Sequence[int], series: str | None = None) -> int:
+    """Return how many rows came in for runs, or for a series; there may be fewer, where some came twice."""
+    if series is not None:
+        return sum(known.rows for known in series_rows.fetch(connection, runs) if known.name == series)
     return int(rows.scalar(connection, "count_rows", ids=list(runs)))
 
 
@@ -64,24 +74,26 @@ def read(
     connection: Connection,
     runs: Sequence[int],
     names: Iterable[str],
+    series: str | None = None,
     *,
     axes: Sequence[str] = tuple(AXES),
     every_row: bool = True,
     every_attempt: bool = False,
 ) -> Iterator[Part]:
-    """Yield the rows of runs, run by run, each run's in the order of step and progress.
+    """Yield the rows of runs, or of a series, run by run, each run's in the order of step and progress.
 
     ``every_row``: also those without a value of any of these metrics; ``every_attempt``: also those that a
     later attempt superseded. Raises `errors.StoreError`.
     """
     names = list(dict.fromkeys(names))
-    types = metric_names.column_types(connection)
+    types = metric_names.column_types(connection, series)
     placed = {name: types[name] for name in names if name in types}
     fields = _fields(axes, placed, names)
     query = composable("select_metrics").format(
         fields=_listed(fields),
+        source=series_rows.source(series),
         runs=list(runs),
-        standing=superseded.standing(connection, runs, every_attempt=every_attempt),
+        standing=superseded.standing(connection, runs, series, every_attempt=every_attempt),
         condition=sql.SQL("true") if every_row else metric_names.has_any(names, list(placed)),
     )
     for size, cells in _copied(connection, query, fields):

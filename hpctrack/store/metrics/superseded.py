@@ -32,12 +32,22 @@ class Resumption(NamedTuple):
     """The least positive step that it brought."""
 
 
-def standing(connection: Connection, runs: Sequence[int], *, every_attempt: bool = False) -> sql.Composable:
-    """Return the condition on rows ``m`` of metrics that stand; with ``every_attempt`` all do."""
+def standing(
+    connection: Connection, runs: Sequence[int], series: str | None = None, *, every_attempt: bool = False
+) -> sql.Composable:
+    """Return the condition on rows ``m`` of metrics, or of a series, that stand.
+
+    With ``every_attempt`` all do.
+    """
     if every_attempt:
         return sql.SQL("true")
-    resumptions = _telling(rows.records(connection, "fetch_resumptions", Resumption, ids=list(runs)))
-    return condition(resumptions)
+    return condition(_telling(_resumptions(connection, runs, series)))
+
+
+def _resumptions(connection: Connection, runs: Sequence[int], series: str | None) -> list[Resumption]:
+    if series is None:
+        return rows.records(connection, "fetch_resumptions", Resumption, ids=list(runs))
+    return rows.records(connection, "fetch_resumptions_in_series", Resumption, ids=list(runs), series=series)
 
 
 def is_resumed(connection: Connection, run_id: int) -> bool:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpctrack import errors
 from hpctrack.run import fields, runids
 from hpctrack.run import words as reading
+from hpctrack.run.words import counted
 from hpctrack.store import database, rows
-from hpctrack.store.metrics import metric_names
+from hpctrack.store.metrics import metric_names, series_rows
 from hpctrack.store.read import known_names, lookup
 
 if TYPE_CHECKING:
@@ -106,10 +107,17 @@ class Source:
         pairs = rows.tuples(self._connection, "complete_audiences", beginning=beginning, limit=_OFFERED)
         return list(starmap(Word, pairs))
 
-    def metrics(self, texts: Iterable[str], beginning: str) -> list[Word]:
-        """Return the metrics of the runs that stand among some words."""
-        names = metric_names.fetch(self._connection, self._named(texts))
+    def metrics(self, texts: Iterable[str], beginning: str, series: str | None = None) -> list[Word]:
+        """Return the metrics, or those of a series, of the runs that stand among some words."""
+        names = metric_names.fetch(self._connection, self._named(texts), series)
         return [Word(name, "metric") for name in names if name.startswith(beginning)][:_OFFERED]
+
+    def series(self, texts: Iterable[str], beginning: str) -> list[Word]:
+        """Return the series of the runs that stand among some words."""
+        found = series_rows.fetch(self._connection, self._named(texts))
+        return [Word(name, counted(rows, "row")) for name, rows in found if name.startswith(beginning)][
+            :_OFFERED
+        ]
 
     def tags(self, texts: Iterable[str], beginning: str) -> list[Word]:
         """Return the names of the tags of the runs that stand among some words."""

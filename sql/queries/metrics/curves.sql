@@ -29,7 +29,7 @@ ORDER BY c.number;
 -- Over which steps and progress the rows of a run go; infinite progress can't be drawn.
 SELECT min(step) AS first_step, max(step) AS last_step, min(progress) AS first_progress,
        max(progress) AS last_progress
-FROM metrics m
+FROM {source} m
 WHERE m.run_id = {id} AND {span} AND m.progress > '-Infinity' AND m.progress < 'Infinity';
 
 -- name: fetch_buckets
@@ -43,7 +43,7 @@ FROM (SELECT {axis}::double precision AS x,
                                           {high}::double precision, {buckets}), {buckets})
                   ELSE 1 END AS bucket,
              {values}
-      FROM metrics m
+      FROM {source} m
       WHERE m.run_id = {id} AND {span} AND m.progress > '-Infinity' AND m.progress < 'Infinity'
       OFFSET 0) v  -- so that each value is worked out once, not once for each aggregate
 GROUP BY bucket
@@ -55,5 +55,5 @@ SELECT {ends};
 
 -- name: fetch_end
 -- One of the subqueries of fetch_ends.
-(SELECT {value} FROM metrics m WHERE m.run_id = {id} AND {span} AND {value} IS NOT NULL
+(SELECT {value} FROM {source} m WHERE m.run_id = {id} AND {span} AND {value} IS NOT NULL
  ORDER BY m.step {direction}, m.progress {direction} LIMIT 1)

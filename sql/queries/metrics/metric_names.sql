@@ -32,6 +32,6 @@ SELECT DISTINCT e.key,
            WHEN 'null' THEN 'null'
            ELSE CASE WHEN e.value ? 'float' THEN 'float' WHEN e.value ? 'text' THEN 'text' ELSE 'object' END
        END
-FROM unnest(%(ids)s::bigint[]) AS r (id)
-CROSS JOIN LATERAL (SELECT extra FROM metrics WHERE run_id = r.id AND extra IS NOT NULL) m
+FROM unnest({runs}::bigint[]) AS r (id)
+CROSS JOIN LATERAL (SELECT o.extra FROM {source} o WHERE o.run_id = r.id AND o.extra IS NOT NULL) m
 CROSS JOIN LATERAL jsonb_each(m.extra) AS e;

@@ -9,7 +9,7 @@ SELECT least(coalesce(sum(rows), 0), 9223372036854775807)::bigint FROM run_lates
 -- Rows of metrics of runs, in the order of the runs given and of each run's steps: never all of them are sorted.
 SELECT {fields}
 FROM unnest({runs}::bigint[]) AS r (id)
-CROSS JOIN LATERAL (SELECT * FROM metrics WHERE run_id = r.id ORDER BY step, progress) m
+CROSS JOIN LATERAL (SELECT * FROM {source} o WHERE o.run_id = r.id ORDER BY o.step, o.progress) m
 WHERE {condition} AND {standing}
 
 -- name: select_usage

@@ -7,6 +7,12 @@ FROM streams
 WHERE run_id = ANY (%(ids)s::bigint[]) AND first_step IS NOT NULL
 GROUP BY run_id, attempt;
 
+-- name: fetch_resumptions_in_series
+-- The same of a series, whose steps are its own.
+SELECT run_id, attempt, first_idx AS first_step
+FROM run_series
+WHERE run_id = ANY (%(ids)s::bigint[]) AND series = %(series)s AND first_idx IS NOT NULL;
+
 -- name: is_behind
 -- A row that an attempt supersedes.
 (m.run_id = {run_id} AND m.attempt < {attempt} AND m.step >= {first_step})

@@ -122,7 +122,7 @@ def test_json_has_the_documented_keys(cli, logged):
 def test_a_run_without_metrics_says_so(cli, run):
     run()
     assert cli("metrics", "r1") == (0, "r1 has logged no metrics.\n", "")
-    assert json.loads(cli("metrics", "r1", "--json")[1]) == {"run": "r1", "rows": []}
+    assert json.loads(cli("metrics", "r1", "--json")[1]) == {"run": "r1", "series": None, "rows": []}
 
 
 def test_a_table_stops_at_fifty_rows(cli, connection, run):

@@ -427,7 +427,8 @@ def other_user(database, server, connection):
     server.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
     connection.execute(f"GRANT USAGE ON SCHEMA hpctrack TO {role}")
     for (table,) in connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'hpctrack'::regnamespace AND relkind IN ('r', 'p', 'v')"
+        "SELECT relname FROM pg_class"
+        " WHERE relnamespace = 'hpctrack'::regnamespace AND relkind IN ('r', 'p', 'v')"
         " AND relname <> 'run_keys'"
     ).fetchall():
         connection.execute(f"GRANT SELECT ON hpctrack.{table} TO {role}")
