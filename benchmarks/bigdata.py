@@ -81,6 +81,7 @@ def fill(connection: database.Connection, counts: Counts, seed: int = 1) -> None
         _copy_metrics(connection, counts, np.random.default_rng(seed))
         connection.execute(_LATEST)
         connection.execute(_LATEST_OF_LONG)
+        connection.execute("ANALYZE metrics, runs, run_latest")
         connection.execute(_summaries().encode())
     connection.execute("VACUUM ANALYZE")
 
@@ -112,11 +113,11 @@ _LATEST = """
     ORDER BY m.run_id"""
 #: Of runs that are over in run_metrics, as the collector leaves them; of others beside their latest values.
 _SUMMARIES = """
-    ANALYZE metrics, run_latest;
+    SET LOCAL work_mem = '512MB';
     CREATE TEMPORARY TABLE summaries ON COMMIT DROP AS
-    SELECT w.run_id, v.name, w.count, v.min, v.max, v.first, v.last, w.last_step
-    FROM (SELECT m.run_id, l.last_step, count(*) AS count, {}
-          FROM metrics m JOIN run_latest l USING (run_id) GROUP BY m.run_id, l.last_step) w
+    SELECT w.run_id, v.name, w.count, v.min, v.max, v.first, v.last, l.last_step
+    FROM (SELECT run_id, count(*) AS count, {} FROM metrics GROUP BY run_id) w
+    JOIN run_latest l USING (run_id)
     CROSS JOIN LATERAL (VALUES {}) AS v (name, min, max, first, last);
     INSERT INTO metric_names (name) SELECT DISTINCT name FROM summaries ORDER BY name;
     INSERT INTO run_metrics (run_id, name_id, count, nans, min, min_step, max, max_step, first, first_step,
@@ -137,14 +138,13 @@ _LATEST_OF_LONG = "UPDATE run_latest SET rows = last_step + 1 WHERE run_id = (SE
 def _summaries() -> str:
     """Return the statements that make statistics, by one pass through all rows."""
     reckoned = ", ".join(
-        f"min({name}) AS min_{number}, max({name}) AS max_{number},"
-        f" min({name}) FILTER (WHERE m.step = 0) AS first_{number},"
-        f" min({name}) FILTER (WHERE m.step = l.last_step) AS last_{number}"
-        for number, name in enumerate(_METRICS)
+        f"min({name}) AS min_{name}, max({name}) AS max_{name},"
+        f" min({name}) FILTER (WHERE step = 0) AS first_{name}"
+        for name in _METRICS
     )
     values = ", ".join(
-        f"('{name}', min_{number}, max_{number}, first_{number}, last_{number})"
-        for number, name in enumerate(_METRICS)
+        f"('{name}', min_{name}, max_{name}, first_{name}, (l.last ->> '{name}')::double precision)"
+        for name in _METRICS
     )
     return _SUMMARIES.format(reckoned, values)
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import bigdata
-from benchmarks.result import Result, processes
+from benchmarks.result import Result, processes, timed
 from benchmarks.site import Site, personal
+from hpctrack.run import conditions
 from hpctrack.store import database
 from hpctrack.store.read import filters, lists
 from hpctrack.stream.collector import launch
@@ -26,6 +28,8 @@ LARGE = int(os.environ.get("HPCTRACK_BENCH_RUNS", "1000000"))
 #: Many runs meet it; hardly any does, so that all have to be looked at.
 _COMMON = "args.lr < 0.01 and metrics.val_loss < 0.6"
 _RARE = "args.lr < 0.00002 and metrics.val_loss < 0.4925"
+#: Of a metric's least value: one run meets it, one in a hundred, and most.
+_SUMMARIES = (("one", "min.val_loss < 0.3"), ("few", "min.val_loss < 0.5"), ("many", "min.val_loss < 0.6"))
 _MAIN = [sys.executable, "-c", "from hpctrack.cli.main import main; main()"]
 _IMPORTS = "import click, psycopg"
 _PAGE = lists.Look(filters.RunFilter(archived=False), lists.NEWEST_FIRST, None, True, (), 51)
@@ -42,6 +46,7 @@ def measure() -> Iterator[Result]:
                 bigdata.fill(connection, bigdata.Counts.of(runs))
         yield from _status(small, large)
         yield from _conditions(large)
+        yield from _summaries(large)
         yield from _plot(large)
         yield from _users(large)
 
@@ -56,7 +61,13 @@ def _status(small: Site, large: Site) -> Iterator[Result]:
 
 def _users(site: Site) -> Iterator[Result]:
     """An ordinary user's commands beside the owner's, on the same million runs, with policies that hide."""
-    looks = (("user", ()), ("user.all", ("--allusers",)), ("user.where", ("--where", _COMMON)))
+    few = ("--allusers", "--where", _SUMMARIES[1][1], "--sort", "min.val_loss")
+    looks = (
+        ("user", ()),
+        ("user.all", ("--allusers",)),
+        ("user.where", ("--where", _COMMON)),
+        ("user.summary", few),
+    )
     fellow, stranger = site.user("user07", "lab"), site.user("newcomer", "none")
     for name, options in looks:
         given = [word for word in options if word != "--allusers"]
@@ -74,6 +85,20 @@ def _conditions(site: Site) -> Iterator[Result]:
     for name, condition in (("common", _COMMON), ("rare", _RARE)):
         (only,) = processes([_command(site, "status", "--where", condition)], rounds=5)
         yield Result(f"cli.status.where.{name}", only, "ms", target=1000, note=condition)
+
+
+def _summaries(site: Site) -> Iterator[Result]:
+    """Ask for the page alone, in the order of what the condition looks at."""
+    order = filters.Sort.parse("min.val_loss")
+    with contextlib.closing(site.connect()) as connection:
+        for name, condition in _SUMMARIES:
+            which = filters.RunFilter(where=conditions.parse(condition), archived=False)
+            times = timed(lambda which=which: lists.fetch_page(connection, which, sort=order), 15)  # type: ignore[misc]
+            page = lists.fetch_page(connection, which, sort=order)
+            yield Result(
+                f"cli.status.summary.{name}", statistics.median(times) / 1000, "ms", target=300,
+                note=f"{condition}: {page.total} runs{'' if page.counted else ' or more'}; without imports",
+            )  # fmt: skip
 
 
 def _plot(site: Site) -> Iterator[Result]:

@@ -100,6 +100,11 @@ def list_runs(
 
     ``after`` is the id with which the page before ended.
     """
+    if sort.has_index and limit is not None:
+        query, parameters = _query(which, sort, limit, after, leading=True)
+        first = rows.records(connection, query, RunRow, **parameters)
+        if len(first) == limit:
+            return first
     query, parameters = _query(which, sort, limit, after)
     return rows.records(connection, query, RunRow, **parameters)
 
@@ -111,14 +116,16 @@ def iterate_runs(connection: Connection, which: RunFilter, sort: Sort = NEWEST_F
 
 
 def _query(
-    which: RunFilter, sort: Sort, limit: int | None, after: int | None
+    which: RunFilter, sort: Sort, limit: int | None, after: int | None, *, leading: bool = False
 ) -> tuple[sql.Composed, dict[str, Any]]:
     parameters = filters.Parameters()
     order = filters.order(sort, after=after, parameters=parameters)
     condition = filters.condition(which, parameters)
     query = composable("list_runs").format(
         key=order.key,
-        joins=parameters.joins(),
+        joins=filters.leading(which, sort, order, parameters, WINDOW).joins
+        if leading
+        else parameters.joins(),
         condition=condition,
         behind=order.behind,
         order=order.by,

@@ -116,20 +116,24 @@ def test_pages_in_their_order_join_up(connection, six, monkeypatch, order, lette
             break
         after = page.lines[-1].id
     assert found == letters
-    whole = lists.list_runs(connection, RunFilter(), limit=None, sort=Sort.parse(order))
-    assert "".join(six[line.id] for line in whole) == letters
+    for limit in (None, 2, 3, 6):
+        runs = lists.list_runs(connection, RunFilter(), limit=limit, sort=Sort.parse(order))
+        assert "".join(six[run.id] for run in runs) == letters[:limit]
 
 
 def test_runs_that_share_a_value_stand_in_their_own_order(connection, measured, monkeypatch):
     monkeypatch.setattr(lists, "WINDOW", 4)
-    made = [measured(live=index % 2 == 0, loss=(1, 0, 0.5, 0.5, 0.5, 0.5)) for index in range(9)]
-    for order in ("min.loss", "-max.loss"):
+    values = [0.5] * 3 + [0.75] * 6
+    made = [measured(live=value > 0.6, loss=(1, 0, value, value, value, value)) for value in values]
+    rising = [*made[2::-1], *made[:2:-1]]
+    falling = [*made[:2:-1], *made[2::-1]]
+    for order, expected in (("min.loss", rising), ("-max.loss", falling)):
         ids, after = [], None
-        while len(ids) < 9:
+        for _ in range(5):
             page = lists.fetch_page(connection, RunFilter(), 2, after, Sort.parse(order))
             ids += [line.id for line in page.lines]
             after = ids[-1]
-        assert ids == made[::-1]
+        assert ids == expected
 
 
 def test_a_page_that_the_first_runs_fill_counts_only_these(connection, measured, monkeypatch):

@@ -241,6 +241,9 @@ def test_a_real_bash_completes(complete, connection, insert, run):
     assert complete("hpctrack plot 47") == complete("hpctrack plot 4711 loss 47") == ["4711"]
     assert complete("hpctrack untag 4711 ba") == ["baseline"]
     assert complete("hpctrack status -E two") == [r"two\ words\;\ \$\(rm\)"]
+    run(latest={"last": {"val_loss": 1}})
+    assert complete("hpctrack status --sort min.v") == ["min.val_loss"]
+    assert complete("hpctrack status --format run,tags.b") == ["run,tags.baseline"]
 
 
 @pytest.mark.parametrize(
