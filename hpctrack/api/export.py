@@ -208,7 +208,7 @@ def _listed(cells: Cells) -> list[Any]:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, bool | dict | list):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return visible.cell(value)
 
 

@@ -103,4 +103,8 @@ def arrow_type(kind: str) -> Any:
 
 def text(value: object) -> str:
     """Return a value as text: a string as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    )

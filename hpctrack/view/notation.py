@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hpctrack.run.states import RunStatus
 
 UNKNOWN = "-"
+#: Characters of JSON in a cell.
+_SHORT = 60
 
 
 def duration(length: timedelta | None) -> str:
@@ -65,6 +67,19 @@ def number(value: object) -> str:
     if isinstance(value, dict | list):
         return visible.line(json.dumps(value, ensure_ascii=False))
     return visible.line(value)
+
+
+def metric(value: object) -> str:
+    """Return a metric's value for a table: lists and objects as compact JSON, of which a long one is cut."""
+    if not isinstance(value, dict | list):
+        return number(value)
+    text = compact(value)
+    return visible.line(text if len(text) <= _SHORT else f"{text[:_SHORT]}...{text[-1]}")
+
+
+def compact(value: object) -> str:
+    """Return JSON text without blanks."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def moment(time: datetime | None) -> str:

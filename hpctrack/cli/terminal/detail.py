@@ -149,7 +149,7 @@ def _measured(story: Story, blocks: int) -> Iterator[_Metric]:
     yield from drawn.values()
     for name, value in story.run.last.items():
         if name not in drawn:
-            yield _Metric(name, last=Text(notation.number(value)))
+            yield _Metric(name, last=Text(notation.metric(value)))
 
 
 def _drawn(curve: Curve, blocks: int) -> _Metric:

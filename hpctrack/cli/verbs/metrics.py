@@ -131,7 +131,7 @@ def _print_csv(rows: Iterable[metric_rows.MetricRow], names: Sequence[str], _sub
 def _cell(value: Any) -> Any:
     plain = jsonable.plain(value)
     if isinstance(plain, bool | dict | list):
-        return json.dumps(plain, ensure_ascii=False)
+        return notation.compact(plain)
     return visible.cell(plain)
 
 
@@ -195,7 +195,7 @@ def _metric_columns(rows: Sequence[metric_rows.MetricRow], names: Sequence[str])
 
 
 def _numbers(header: str, values: Iterable[object], *, drop: int | None = None) -> table.Column:
-    return table.Column(header, [Text(notation.number(value)) for value in values], "right", drop=drop)
+    return table.Column(header, [Text(notation.metric(value)) for value in values], "right", drop=drop)
 
 
 def _hidden(columns: Sequence[table.Column], width: int) -> list[str]:
@@ -224,7 +224,7 @@ def _last_as_table(values: list[metric_rows.LastValue], _subject: _Subject) -> N
     output = table.Output()
     columns = [
         table.Column("metric", [Text(render.clean(value.name)) for value in values], least=12),
-        table.Column("value", [Text(notation.number(value.value)) for value in values], "right", least=10),
+        table.Column("value", [Text(notation.metric(value.value)) for value in values], "right", least=10),
         _numbers("step", (value.step for value in values)),
         table.Column("time", [Text(notation.moment(value.time)) for value in values], drop=1),
     ]
