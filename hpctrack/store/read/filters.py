@@ -194,6 +194,8 @@ class Leading(NamedTuple):
     """What run_overview is joined with: some statistics are those of these runs only."""
     filled: sql.Composable
     """Whether there may be more of them."""
+    complete: sql.Composable
+    """Whether all runs that match are among them, since they have to have a value."""
 
 
 def leading(which: RunFilter, sort: Sort, order: Order, parameters: Parameters, most: int) -> Leading:
@@ -202,18 +204,20 @@ def leading(which: RunFilter, sort: Sort, order: Order, parameters: Parameters, 
     Comparisons of the field that orders them are kept, if all runs must meet them.
     """
     metric = sort.field.name
-    bounds = _joined(" AND ", [*_bounds(which.where, sort.field, parameters), order.not_before])
+    bounds = [*_bounds(which.where, sort.field, parameters)]
+    bounded = _joined(" AND ", [*bounds, order.not_before])
     parts = parameters.summary_parts(metric)
     most_placed = parameters.add(most)
     first = composable("leading_summaries").format(
-        condition=sql.SQL("{} IS NOT NULL AND {}").format(order.key, bounds),
+        condition=sql.SQL("{} IS NOT NULL AND {}").format(order.key, bounded),
         order=sql.SQL("{} {}").format(order.key, sql.SQL("DESC NULLS LAST" if sort.descending else "ASC")),
         most=most_placed,
         **parts,
     )
     joined = composable("joined_leading").format(leading=first, alias=parts["alias"])
     filled = composable("leading_filled").format(leading=first, most=most_placed)
-    return Leading(parameters.joins({metric: joined}), filled)
+    complete = sql.SQL("NOT {}").format(filled) if bounds else sql.SQL("false")
+    return Leading(parameters.joins({metric: joined}), filled, complete)
 
 
 def _bounds(

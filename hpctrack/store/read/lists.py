@@ -215,7 +215,7 @@ def _look_in_order(connection: Connection, look: Look) -> _Seen:
     """Look through the runs with which the order begins if an index has it, and through all otherwise."""
     if look.sort.has_index:
         seen = _look(connection, look, leading=True)
-        if seen.filled and len(seen.ids) >= look.limit:
+        if seen.complete or (seen.filled and len(seen.ids) >= look.limit):
             return seen
     return _look(connection, look)
 
@@ -270,8 +270,7 @@ def page_query(
     condition = filters.condition(look.which, parameters)
     joins = parameters.joins()
     if leading:
-        complete = sql.SQL("false")
-        joins, filled = filters.leading(look.which, look.sort, order, parameters, WINDOW)
+        joins, filled, complete = filters.leading(look.which, look.sort, order, parameters, WINDOW)
     lines = composable("folded_lines" if look.fold else "page_lines")
     folded = sql.SQL("CASE WHEN array_task_id IS NOT NULL THEN submission END")
     query = composable("fetch_page").format(

@@ -227,6 +227,16 @@ def test_an_order_with_an_index_reads_no_more_than_it_counts(connection, many, m
     assert reads(connection, look, leading=True) == {"runs": 100, "run_metrics": 200, "metrics": 0}
 
 
+@pytest.mark.parametrize(("condition", "complete"), [("min.loss < 4", True), ("rows = 0", False)])
+def test_the_first_runs_are_all_where_a_condition_bounds_them(connection, measured, condition, complete):
+    measured(loss=(1, 0, 3, 3, 3, 3))
+    look = lists.Look(
+        RunFilter(where=conditions.parse(condition)), Sort.parse("min.loss"), None, False, (), 51
+    )
+    seen = lists._look(connection, look, leading=True)
+    assert (seen.ids, seen.filled, seen.complete) == ([1], False, complete)
+
+
 def test_a_condition_that_few_meet_finds_them_by_the_index(connection, many):
     where = conditions.parse("min.loss < 0.001 and max.loss > 0")
     look = lists.Look(RunFilter(where=where), Sort.parse("first.loss"), None, False, (), 51)
