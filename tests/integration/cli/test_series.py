@@ -147,3 +147,17 @@ def test_series_and_their_metrics_are_completed(connection, logged):
     ]  # fmt: skip
     assert [word.text for word in source.series(["r1"], "t")] == ["test"]
     assert [word.text for word in source.metrics(["r1"], "", "test")] == ["acc", "label"]
+
+
+def test_names_of_series_command_no_terminal(cli, ingest, run, tmp_path):
+    evil = "\x1b[31m\u202ex"
+    ingest.store([Journal(run()).rows({"step": 1, "acc": 1.0, evil: 2.0}, series=evil)])
+    of_series = ("r1", "--series", evil)
+    for arguments in (
+        ("show", "r1"), ("show", "r1", "--json"), ("metrics", "r1"), ("metrics", *of_series),
+        ("metrics", *of_series, "--json"), ("metrics", *of_series, "--last"), ("metrics", *of_series, "q"),
+        ("plot", *of_series, "acc"), ("metrics", "r1", "--series", "y"),
+        ("export", "r1", "--series", "y", "-o", str(tmp_path / "x.csv")),
+    ):  # fmt: skip
+        _, out, err = cli(*arguments)
+        assert not {"\x1b", "\u202e"} & {*out, *err}, arguments
