@@ -156,6 +156,9 @@ def _renew_members(configuration: Settings) -> None:
             return
         try:
             cluster = site.cluster_name(os.environ, configuration.cache)
+        except errors.SlurmError:
+            return  # the host has Slurm's commands, and no cluster
+        try:
             why = membership.renew(connection, configuration.members, cluster, os.environ)
         except errors.SlurmError as error:
             why = str(error)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from hpctrack.store.ingest import summaries
 from tests.support.paths import DOCS, SAMPLE
 
 PAGE = DOCS / "sql.md"
@@ -59,6 +60,10 @@ def answer(connection, query: str) -> str:
 def sample(connection):
     """A connection to the small site."""
     connection.execute(SAMPLE.read_text().encode())
+    connection.execute("INSERT INTO run_latest (run_id) SELECT id FROM runs ON CONFLICT DO NOTHING")
+    connection.execute("UPDATE run_latest SET stale = true")
+    for run in summaries.find_stale(connection):
+        assert summaries.renew(connection, run.run_id)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("ANALYZE")
     return connection

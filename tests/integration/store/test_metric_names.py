@@ -44,7 +44,7 @@ def _words(connection) -> list[str]:
     )}  # fmt: skip
     words |= {name for (name,) in connection.execute(
         "SELECT attname::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
-        " WHERE c.relnamespace = current_schema()::regnamespace"
+        " WHERE c.relnamespace = current_schema()::regnamespace AND NOT attisdropped"
     )}  # fmt: skip
     for path in resources.folder("sql").rglob("*.sql"):
         code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))

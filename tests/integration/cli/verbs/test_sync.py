@@ -73,12 +73,12 @@ def test_a_journal_of_a_newer_version_stays_and_keeps_no_other_from_delivery(set
     left, other = Left(settings), Left(settings)
     newer = left.journal(lines(500, 3))
     with open(newer, "r+b") as file:
-        file.write(b"# hpctrack journal 2")
+        file.write(b"# hpctrack journal 3")
     beside = left.journal(lines(0, 50))
     alone = other.journal(lines(50, 50))
     run = hpctrack(settings, "sync")
     assert run.returncode == 65
-    assert f"{os.path.basename(newer)}: a newer hpctrack wrote it (journal 2)" in run.stderr
+    assert f"{os.path.basename(newer)}: a newer hpctrack wrote it (journal 3)" in run.stderr
     assert logged(settings) == whole(100)
     assert os.path.exists(newer)
     assert not os.path.exists(alone)
