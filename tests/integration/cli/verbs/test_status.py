@@ -271,7 +271,8 @@ def test_json_has_just_the_documented_keys(cli, run, insert):
     assert code == 0
     documented = set().union(*documented_keys("`hpctrack status --json`"))
     assert {*told, *told["runs"][0]} == documented
-    assert set(told["clusters"][0]) == {"name", "time_checked", "unreachable_since", "error", "awaited"}
+    asked = {"time_checked", "unreachable_since", "error", "members_checked", "members_error"}
+    assert set(told["clusters"][0]) == {"name", "awaited", *asked}
     assert told["runs"][0]["last"] == {"x": "nan"}
     assert told["runs"][0]["time_started"] is None
     assert datetime.fromisoformat(told["runs"][0]["time_created"]) == NOW
