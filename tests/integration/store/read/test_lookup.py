@@ -157,8 +157,12 @@ def test_the_name_of_a_large_array_means_all_its_tasks(connection, submission, r
         lookup.find_each(connection, [runids.parse("bi")])
 
 
-def test_a_name_is_found_by_an_index(connection):
-    connection.execute("SET enable_seqscan = off")
+def test_a_name_is_found_by_an_index(connection, insert):
+    insert("experiments", name="e")
+    connection.execute(
+        "INSERT INTO runs (experiment_id, job_name) SELECT 1, 'job' || i FROM generate_series(1, 3000) i"
+    )
+    connection.execute("ANALYZE")
     (plan,) = connection.execute(
         "EXPLAIN (FORMAT JSON) SELECT id FROM run_overview WHERE job_name LIKE 'train%' ORDER BY id DESC"
     ).fetchone()
