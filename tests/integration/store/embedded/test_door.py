@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -44,7 +45,8 @@ def listening_sockets(*pids):
     held = set()
     for pid in pids:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            held.add(os.readlink(entry))
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                held.add(os.readlink(entry))
     lines = [
         line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     ]
