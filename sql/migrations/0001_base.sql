@@ -413,6 +413,19 @@ CREATE FUNCTION count_number(value jsonb) RETURNS bigint
     RETURN CASE WHEN metric_number(value) BETWEEN 0 AND 9007199254740992 THEN metric_number(value)::bigint END;
 COMMENT ON FUNCTION count_number IS 'A value of JSON as a count, of bytes say; NULL where it is none. Exact up to 2^53';
 
+CREATE FUNCTION statistics_of(cells jsonb)
+    RETURNS TABLE (count bigint, nans bigint, min double precision, min_step bigint, max double precision, max_step bigint,
+                   first double precision, first_step bigint, first_progress double precision,
+                   last double precision, last_step bigint, last_progress double precision)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT (cells ->> 0)::bigint, (cells ->> 1)::bigint,
+           metric_number(cells -> 2), (cells ->> 3)::bigint, metric_number(cells -> 4), (cells ->> 5)::bigint,
+           metric_number(cells -> 6), (cells ->> 7)::bigint, metric_number(cells -> 8),
+           metric_number(cells -> 9), (cells ->> 10)::bigint, metric_number(cells -> 11);
+END;
+COMMENT ON FUNCTION statistics_of IS 'The statistics of a metric in run_latest.stats, one value in each column';
+
 -- The published client of SQLTrack calls the relationships links.
 CREATE VIEW experiment_links WITH (security_invoker = true) AS SELECT from_id, kind, to_id FROM experiment_relationships;
 CREATE VIEW run_links WITH (security_invoker = true) AS SELECT from_id, kind, to_id FROM run_relationships;
@@ -1358,11 +1371,10 @@ SELECT m.run_id, n.name, m.count, m.nans, m.first, m.first_step, m.last, m.last_
 FROM run_metrics m
 JOIN metric_names n ON n.id = m.name_id
 UNION ALL
-SELECT l.run_id, s.key, (s.value ->> 0)::bigint, (s.value ->> 1)::bigint,
-       metric_number(s.value -> 6), (s.value ->> 7)::bigint, metric_number(s.value -> 9), (s.value ->> 10)::bigint,
-       metric_number(s.value -> 2), (s.value ->> 3)::bigint, metric_number(s.value -> 4), (s.value ->> 5)::bigint
+SELECT l.run_id, s.key, m.count, m.nans, m.first, m.first_step, m.last, m.last_step, m.min, m.min_step, m.max, m.max_step
 FROM run_latest l
 CROSS JOIN LATERAL jsonb_each(l.stats) s
+CROSS JOIN LATERAL statistics_of(s.value) m
 WHERE NOT l.settled;
 COMMENT ON VIEW metric_summary IS
     'Each metric of a run in one row: its first, last, least and greatest value. Of runs that go on a few seconds old';

@@ -89,6 +89,7 @@ _FUNCTIONS = {
         "sees_all",
         "sees_every_run",
         "site_choice",
+        "statistics_of",
     ),
     RoleKind.USER: ("register_submission",),
     RoleKind.COLLECTOR: ("add_metric_columns",),

@@ -65,12 +65,10 @@ ON CONFLICT DO NOTHING;
 -- Statistics of runs that are over, for good.
 INSERT INTO run_metrics (run_id, name_id, count, nans, min, min_step, max, max_step, first, first_step, first_progress, last,
                          last_step, last_progress)
-SELECT l.run_id, n.id, (s.value ->> 0)::bigint, (s.value ->> 1)::bigint,
-       metric_number(s.value -> 2), (s.value ->> 3)::bigint, metric_number(s.value -> 4), (s.value ->> 5)::bigint,
-       metric_number(s.value -> 6), (s.value ->> 7)::bigint, metric_number(s.value -> 8),
-       metric_number(s.value -> 9), (s.value ->> 10)::bigint, metric_number(s.value -> 11)
+SELECT l.run_id, n.id, m.*
 FROM run_latest l
 CROSS JOIN LATERAL jsonb_each(l.stats) s
+CROSS JOIN LATERAL statistics_of(s.value) m
 JOIN metric_names n ON n.name = s.key
 WHERE l.run_id = ANY (%(runs)s::bigint[])
 ON CONFLICT (run_id, name_id) DO NOTHING;

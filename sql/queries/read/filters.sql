@@ -9,11 +9,10 @@
 
 -- name: live_summaries
 -- And in the few others, as far as they are known.
-(SELECT l.run_id AS of_run, metric_number(s.cells -> 2) AS min_value, metric_number(s.cells -> 4) AS max_value,
-        metric_number(s.cells -> 6) AS first_value, metric_number(s.cells -> 9) AS last_value,
-        (s.cells ->> 0)::bigint AS count_value, (s.cells ->> 1)::bigint AS nans_value
- FROM run_latest l CROSS JOIN LATERAL (SELECT l.stats -> {metric}::text AS cells) s
- WHERE NOT l.settled AND s.cells IS NOT NULL) {alias}
+(SELECT l.run_id AS of_run, m.min AS min_value, m.max AS max_value, m.first AS first_value, m.last AS last_value,
+        m.count AS count_value, m.nans AS nans_value
+ FROM run_latest l CROSS JOIN LATERAL statistics_of(l.stats -> {metric}::text) m
+ WHERE NOT l.settled AND l.stats ? {metric}::text) {alias}
 
 -- name: joined_summaries
 -- Both, of the runs that are looked at.
