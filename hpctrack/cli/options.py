@@ -17,7 +17,7 @@ from hpctrack.run.audience import Audience
 from hpctrack.script import journal_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from hpctrack.run.states import RunStatus
@@ -90,6 +90,12 @@ def _bound(word: str, text: str) -> int | None:
 
 def _no_steps(text: str) -> errors.UsageError:
     return errors.UsageError(f"{text!r} is no range of steps: write 100:200, 100: or :200")
+
+
+def check_runs_or_experiment(refs: Sequence[runids.RunRef], experiment: str | None) -> None:
+    """Raise `errors.UsageError` unless either runs or an experiment are named."""
+    if bool(refs) == (experiment is not None):
+        raise errors.UsageError("name runs, or an experiment with --experiment")
 
 
 # --- arguments ----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hpctrack import errors, settings
+from hpctrack import settings
 from hpctrack.cli import options, sessions
 from hpctrack.cli.terminal import render, say
 from hpctrack.run import runids, words
@@ -42,8 +42,7 @@ def change(
     from hpctrack.store.read import lookup
     from hpctrack.store.write import changes, experiments
 
-    if bool(refs) == (experiment is not None):
-        raise errors.UsageError("name runs, or an experiment with --experiment")
+    options.check_runs_or_experiment(refs, experiment)
     with sessions.connected(settings.load(config_path=config_path)) as connection:
         if experiment is None:
             ids = list(lookup.find_each(connection, refs))

@@ -55,8 +55,7 @@ def command(
     """
     from hpctrack.api import export
 
-    if bool(refs) == (experiment is not None):
-        raise errors.UsageError("name runs, or an experiment with --experiment")
+    options.check_runs_or_experiment(refs, experiment)
     export.check(path)
     # Otherwise the half of a file would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))

@@ -74,8 +74,7 @@ def check_names(
     configuration: Settings, refs: Sequence[runids.RunRef], experiment: str | None, *, changes: bool
 ) -> None:
     """Raise `errors.UsageError` unless runs or an experiment are named, and others are there to see them."""
-    if bool(refs) == (experiment is not None):
-        raise errors.UsageError("name runs, or an experiment with --experiment")
+    options.check_runs_or_experiment(refs, experiment)
     if changes and configuration.personal:
         raise errors.UsageError("sharing is for a server that others use, but none is configured")
 
