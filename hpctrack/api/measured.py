@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpctrack import errors
 from hpctrack.api import frames
+from hpctrack.run import words
 from hpctrack.store.metrics import metric_names, metric_tables, packed_columns, series_rows
 from hpctrack.text import nearest
 
@@ -67,6 +68,7 @@ def _names(connection: Connection, runs: Sequence[int], asked: Asked) -> list[st
     unknown = set(wanted).difference(known)
     unknown -= set(metric_names.column_types(connection, asked.series)) if unknown else set()
     if unknown and known:
-        whose = f"r{runs[0]}" if len(runs) == 1 else f"any of these {len(runs)} runs"
-        raise errors.BadInput(f"no metric {min(unknown)!r} in {whose}: {nearest.hint(min(unknown), known)}")
+        raise errors.BadInput(
+            f"no metric {min(unknown)!r} in {words.any_of(runs)}: {nearest.hint(min(unknown), known)}"
+        )
     return list(dict.fromkeys(wanted))

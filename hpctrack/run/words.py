@@ -59,6 +59,11 @@ def named(ids: Sequence[int]) -> str:
     return f"{counted(len(ids), 'run')} ({text})"
 
 
+def any_of(ids: Sequence[int]) -> str:
+    """Return how messages call runs of which none has something: ``r7``, ``any of these 3 runs``."""
+    return f"r{ids[0]}" if len(ids) == 1 else f"any of these {counted(len(ids), 'run')}"
+
+
 def exit_text(code: int | None, signal_number: int | None) -> str | None:
     """Return how a process ended: ``0``, ``3``, ``SIGSEGV``; None for what is not known."""
     if not signal_number:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from psycopg import sql
 
 from hpctrack import errors
+from hpctrack.run import words
 from hpctrack.store import rows
 from hpctrack.store.statements import composable
 from hpctrack.text import nearest
@@ -40,8 +41,7 @@ def check(connection: Connection, runs: Sequence[int], name: str | None) -> None
         return
     known = [series.name for series in fetch(connection, runs)]
     if name not in known:
-        whose = f"r{runs[0]}" if len(runs) == 1 else f"any of these {len(runs)} runs"
-        raise errors.UsageError(f"no series {name!r} in {whose}: {nearest.hint(name, known)}")
+        raise errors.UsageError(f"no series {name!r} in {words.any_of(runs)}: {nearest.hint(name, known)}")
 
 
 def source(series: str | None) -> sql.Composable:

@@ -22,8 +22,6 @@ FORMATTED = re.compile(rf"(%d|\{{\w*(?::,?d?)?\}}){THINGS.pattern}")
 NEVER_ONE = {
     ("html.py", "len(rows)", " runs"),
     ("run.py", "len(ids)", " runs"),
-    ("measured.py", "len(runs)", " runs"),
-    ("series_rows.py", "len(runs)", " runs"),
     ("cancel.py", "job.run_id", " runs"),
     ("options.py", "len(more) + 1", " runs"),
     ("chart_files.py", "path.suffix", " files"),
