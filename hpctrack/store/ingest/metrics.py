@@ -311,6 +311,8 @@ def _merged(table: rows.Table, written: Written) -> rows.Table:
 
 def _runs(table: rows.Table, mask: np.ndarray | None = None) -> list[int]:
     """Return the runs of a table's rows, or of some of them."""
+    if mask is not None and not mask.any():  # the usual case
+        return []
     return list(np.unique(table.run if mask is None else table.run[mask]).tolist())
 
 

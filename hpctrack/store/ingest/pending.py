@@ -79,13 +79,13 @@ class Pending:
             counts, self._rows = self._rows, {}
         brought = {key: Brought(rows, {}) for key, rows in counts.items()}
         for key, name, of_metric in of_tables(tables):
-            join(brought[Key(*key)].statistics, {name: of_metric})
+            join(brought[Key(*key)].statistics, [(name, of_metric)])
         return brought
 
 
-def join(before: dict[str, Statistics], more: Mapping[str, Statistics]) -> None:
+def join(before: dict[str, Statistics], more: Iterable[tuple[str, Statistics]]) -> None:
     """Join statistics of further rows to those of a run; of too many names some have none."""
-    for name, of_name in more.items():
+    for name, of_name in more:
         if name in before:
             before[name] = before[name].joined(of_name)
         elif len(before) < statistics.MOST:

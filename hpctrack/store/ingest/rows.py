@@ -27,7 +27,7 @@ _SHARED_COLUMNS = 64
 _MAX_CELLS = 64_000
 #: Rows of a run, at once, that take several pages of an index.
 _LONG = 500
-_MAX_STEP = journal_lines.INT64[-1]
+MAX_STEP = journal_lines.INT64[-1]
 
 
 class Logged(NamedTuple):
@@ -185,7 +185,7 @@ def advance(table: Table, next_steps: Mapping[int, int]) -> dict[int, int]:
     starts = table.runs()
     greatest = np.maximum.reduceat(table.step, starts)
     return {
-        run: max(next_steps[run], min(step, _MAX_STEP - 1) + 1)
+        run: max(next_steps[run], min(step, MAX_STEP - 1) + 1)
         for run, step in zip(table.run[starts].tolist(), greatest.tolist(), strict=True)
     }
 
@@ -211,8 +211,8 @@ def number(
             continue
         first = next_steps[int(run[begin])]
         if len(bare) < end - begin:
-            first = max(first, min(int(steps[begin:end][stepped[begin:end]].max()), _MAX_STEP - 1) + 1)
-        if first > _MAX_STEP - len(bare):
+            first = max(first, min(int(steps[begin:end][stepped[begin:end]].max()), MAX_STEP - 1) + 1)
+        if first > MAX_STEP - len(bare):
             raise errors.ContentRefused("no step is left for a row without one", "22003")
         numbered[bare[np.argsort(when[bare], kind="stable")]] = np.arange(first, first + len(bare))
     return numbered

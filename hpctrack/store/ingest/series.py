@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpctrack import errors
 from hpctrack.store import values
-from hpctrack.store.ingest import pieces
+from hpctrack.store.ingest import pieces, rows
 from hpctrack.store.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hpctrack.store.database import Connection
-    from hpctrack.store.ingest import rows
     from hpctrack.stream.wire import journal
-
-_MAX_INDEX = (1 << 63) - 1
 
 
 class Key(NamedTuple):
@@ -60,11 +57,10 @@ class _Row:
         self.texts.update({name: values.encode(value) for name, value in row.values.items()})
 
 
-def write(connection: Connection, logged: Sequence[rows.Logged]) -> dict[int, int]:
+def write(connection: Connection, logged: Sequence[rows.Logged]) -> None:
     """Write blocks of series; those of a run stand together, in order of attempt and arrival.
 
-    The runs must be held by this transaction. Returns how many rows came in, by run. Raises
-    `errors.ContentRefused` and what psycopg raises.
+    The runs must be held by this transaction. Raises `errors.ContentRefused` and what psycopg raises.
     """
     by_series = _by_series(logged)
     stored = _fetch(connection, by_series)
@@ -86,7 +82,6 @@ def write(connection: Connection, logged: Sequence[rows.Logged]) -> dict[int, in
         statement("count_series_rows"),
         {"runs": list(counts), "rows": list(counts.values()), "times": list(latest.values())},
     )
-    return counts
 
 
 def _by_series(logged: Iterable[rows.Logged]) -> dict[Key, list[_Logged]]:
@@ -106,7 +101,7 @@ def _fetch(connection: Connection, keys: Iterable[Key]) -> dict[Key, _Stored]:
 def _make_room(connection: Connection, key: Key, given: Sequence[_Logged], stored: _Stored) -> int:
     """Move stored rows without a step out of the way; returns the first number that is free then."""
     brought = {item.row.step for item in given if item.row.step is not None}
-    next_index = max([stored.next_index, *(min(step, _MAX_INDEX - 1) + 1 for step in brought)])
+    next_index = max([stored.next_index, *(min(step, rows.MAX_STEP - 1) + 1 for step in brought)])
     if stored.numbered and brought:
         moved = connection.execute(
             statement("give_way_in_series"),
@@ -123,7 +118,7 @@ def _place(given: Sequence[_Logged], next_index: int) -> dict[int, _Row]:
         if row.step is not None:
             placed.setdefault(row.step, _Row(attempt, numbered=False)).take(attempt, row)
     bare = [item for item in given if item.row.step is None]
-    if bare and next_index > _MAX_INDEX - len(bare):
+    if bare and next_index > rows.MAX_STEP - len(bare):
         raise errors.ContentRefused("no step is left for a row without one", "22003")
     for index, item in zip(itertools.count(next_index), _in_order_of_time(bare), strict=False):
         placed[index] = _Row(item.attempt, numbered=True)
@@ -159,7 +154,7 @@ def _row_text(key: Key, index: int, row: _Row) -> str:
 
 def _counters(key: Key, given: Sequence[_Logged], placed: Mapping[int, _Row]) -> Iterator[str]:
     """Yield what came of each attempt, as ``update_series`` takes it."""
-    next_index = str(min(max(placed), _MAX_INDEX - 1) + 1)
+    next_index = str(min(max(placed), rows.MAX_STEP - 1) + 1)
     for attempt, logged in itertools.groupby(given, key=lambda item: item.attempt):
         steps = [item.row.step for item in logged]
         positive = [step for step in steps if step is not None and step > 0]

@@ -58,7 +58,7 @@ def _add(connection: Connection, brought: Mapping[Key, Brought]) -> None:
         if more is None:
             continue
         stats = {name: statistics.Statistics.from_json(cells) for name, cells in stored.items()}
-        pending.join(stats, more.statistics)
+        pending.join(stats, more.statistics.items())
         written.append(
             values.to_object({"run_id": str(run_id), "rows": str(more.rows), "stats": _to_json(stats)})
         )
@@ -87,8 +87,7 @@ def renew(connection: Connection, run_id: int) -> bool:
         stats: dict[str, Statistics] = {}
         last: dict[str, str] = {}
         for part in _parts(connection, run_id):
-            for name, of_metric in _of_part(part):
-                pending.join(stats, {name: of_metric})
+            pending.join(stats, _of_part(part))
             last.update(_last_of_part(part))
         rows.execute(connection, "drop_settled", run=run_id)
         rows.execute(connection, "replace_stats", run=run_id, stats=_to_json(stats))

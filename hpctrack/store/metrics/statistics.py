@@ -134,9 +134,8 @@ def of_rows(
     """
     starts = np.flatnonzero(np.concatenate(([True], rows.run[1:] != rows.run[:-1])))
     places = np.arange(len(rows.run))
-    numbers = np.isfinite(matrix) | np.isinf(matrix)
     there = np.ones(matrix.shape, dtype=bool) if present is None else present
-    numbers &= there
+    numbers = there & ~np.isnan(matrix)
     sizes = np.add.reduceat(there, starts, axis=1, dtype=np.int64)
     usable = np.add.reduceat(numbers, starts, axis=1, dtype=np.int64)
     firsts = np.minimum.reduceat(np.where(there, places, len(places)), starts, axis=1)
