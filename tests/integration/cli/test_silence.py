@@ -66,7 +66,7 @@ def test_others_are_not(printed, run, minutes, values):
     assert silent(printed, run(minutes, **values)) is None
 
 
-@pytest.mark.parametrize(("minutes", "told"), [(11, True), (5, False)])
+@pytest.mark.parametrize(("minutes", "told"), [(11, True), (9, False)])
 def test_a_client_that_says_nothing_is_told(printed, run, insert, minutes, told):
     """Its program says nothing between two rows of metrics: it is given more time."""
     heard = datetime.now(timezone.utc) - timedelta(minutes=minutes)
